@@ -5,7 +5,7 @@ import contextlib
 import random
 import ssl
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,6 +145,7 @@ class Scenario:
         others: Requests that are on their way when it starts.
         extensions: Its extensions.
         http2: Whether servers speak HTTP/2.
+        head_start: Whether the others start first, or in between.
     """
 
     prepare: Callable[[ConnectionPool, FakeNetwork], Awaitable[None]] = nothing
@@ -152,6 +153,7 @@ class Scenario:
     others: tuple[str, ...] = ()
     extensions: dict[str, Any] = field(default_factory=dict)
     http2: bool = False
+    head_start: bool = True
 
 
 SCENARIOS = {
@@ -173,6 +175,9 @@ SCENARIOS = {
     "new HTTP/2 connection, with others": Scenario(url=SECURE, http2=True, others=(SECURE,) * 4),
     "kept HTTP/2 connection, with others": Scenario(
         url=SECURE, http2=True, prepare=kept_http2, others=(SECURE,) * 4
+    ),
+    "writes frames of others too": Scenario(
+        url=SECURE, http2=True, prepare=kept_http2, others=(SECURE,) * 4, head_start=False
     ),
 }
 
@@ -207,7 +212,7 @@ async def interrupt_at(
             bystander = fetch_or_lose if scenario.http2 and cancelling is by_task else fetch
             for url in scenario.others:
                 tasks.start_soon(bystander, pool, url)
-            if scenario.others:
+            if scenario.head_start and scenario.others:
                 await anyio.lowlevel.checkpoint()
             reached = await cancelling(fetch(pool, scenario.url, **scenario.extensions), step)
         network.http2 = False
@@ -294,6 +299,58 @@ async def test_a_connection_passed_on_unused_is_no_fresher_than_it_was() -> None
         assert pool.statistics().idle == pool.statistics().connections == 1
         await fetch(pool, A, max_idle=5.0)
     assert network.requests_per_socket() == {0: 1, 1: 1}
+
+
+async def test_an_http2_connection_whose_first_request_was_cancelled_is_not_kept() -> None:
+    """Part of its set-up may have been left out, so it is no good to others."""
+    step, reached = 1, True
+    while reached:
+        network = FakeNetwork()
+        network.http2 = True
+        async with ConnectionPool(http2=True, ssl_context=TLS, network_backend=network) as pool:
+            reached = await by_scope(fetch(pool, SECURE), step)
+            await fetch(pool, SECURE)
+            assert pool.statistics().connections == pool.statistics().idle == 1
+        step += 1
+
+
+async def test_an_answer_that_is_complete_when_cancelled_keeps_its_connection() -> None:
+    network = FakeNetwork()
+    async with ConnectionPool(network_backend=network) as pool:
+        response = await pool.handle_async_request(httpcore.Request("GET", A, headers=[(b"Host", b"a.test")]))
+        assert isinstance(response.stream, AsyncIterable)
+        with anyio.CancelScope() as scope:
+            async for part in response.stream:
+                assert part == b"ok"
+                scope.cancel()
+        assert pool.statistics().idle == 1
+
+
+async def test_when_the_head_of_the_queue_gives_up_the_next_may_be_served_at_once() -> None:
+    """Two wait on a full pool: the first for another origin, the second could share the HTTP/2 connection."""
+    network = FakeNetwork()
+    network.http2 = True
+    async with ConnectionPool(limit=1, http2=True, ssl_context=TLS, network_backend=network) as pool:
+        await fetch(pool, SECURE)
+        network.gate = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            head = anyio.CancelScope()
+
+            async def wait_for_another_origin() -> None:
+                with head:
+                    await fetch(pool, "https://b.test")
+
+            tasks.start_soon(fetch, pool, SECURE)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(wait_for_another_origin)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(fetch, pool, SECURE)
+            await anyio.wait_all_tasks_blocked()
+            assert pool.statistics().waiting == 2
+            head.cancel()
+            await anyio.wait_all_tasks_blocked()
+            assert (pool.statistics().waiting, len(network.received)) == (0, 3)
+            network.gate.set()
 
 
 async def test_a_socket_whose_tls_handshake_is_cancelled_is_closed() -> None:
