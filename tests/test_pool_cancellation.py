@@ -308,9 +308,31 @@ async def test_an_http2_connection_whose_first_request_was_cancelled_is_not_kept
         network = FakeNetwork()
         network.http2 = True
         async with ConnectionPool(http2=True, ssl_context=TLS, network_backend=network) as pool:
-            reached = await by_scope(fetch(pool, SECURE), step)
             await fetch(pool, SECURE)
-            assert pool.statistics().connections == pool.statistics().idle == 1
+            reached = await by_scope(fetch(pool, SECURE, max_idle=0.0), step)
+            await fetch(pool, SECURE)
+            assert pool.statistics().opened == 2
+            assert pool.statistics().connections == pool.statistics().idle == network.open
+        step += 1
+    assert step > 100, "the set-up of an HTTP/2 connection was expected to be long"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+@pytest.mark.parametrize("delay", [0, 1, 2])
+async def test_a_torn_http2_connection_fails_the_others_at_once(delay: int) -> None:
+    """A task cancelled while it writes the frames of another takes them with it; the other must not hang."""
+    step, reached = 1, True
+    while reached:
+        network = FakeNetwork()
+        network.http2 = True
+        async with ConnectionPool(limit=LIMIT, http2=True, ssl_context=TLS, network_backend=network) as pool:
+            await fetch(pool, SECURE)
+            victim = asyncio.create_task(by_task(fetch(pool, SECURE), step))
+            for _ in range(delay):
+                await anyio.lowlevel.checkpoint()
+            await fetch_or_lose(pool, SECURE)
+            reached = await victim
+            await assert_intact(pool, network)
         step += 1
 
 
