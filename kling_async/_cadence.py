@@ -153,15 +153,11 @@ class Learned:
 
     lag_per_look: float = 0.5
     _laws: dict[str, Posterior] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _kept: dict[str, list[list[float | None]]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _kept: dict[str, list[list[float | None]]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (isfinite(self.lag_per_look) and self.lag_per_look > 0):
-            raise ValueError(
-                f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}"
-            )
+            raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}")
 
     def cadence(self, key: str, prior: Law) -> Cadence:
         """The timing of one new job; see `Schedule`."""

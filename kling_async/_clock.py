@@ -24,8 +24,11 @@ class Clock:
         self._offset = math.nan
 
     def now(self) -> float:
-        """The time in POSIX seconds. Call it from within an event loop."""
-        loop = current_token()
+        """The time in POSIX seconds; outside of an event loop, the wall clock's."""
+        try:
+            loop = current_token()
+        except anyio.NoEventLoopError:
+            return time.time()
         if loop != self._loop:
             self._loop = loop
             self._offset = time.time() - anyio.current_time()

@@ -33,9 +33,7 @@ RANK = {
 }
 
 
-def advance(
-    latest: Event | None, reading: Reading, *, source: Source, at: float, started: float
-) -> Event | None:
+def advance(latest: Event | None, reading: Reading, *, source: Source, at: float, started: float) -> Event | None:
     """The event that `reading` amounts to, or None if it changes nothing.
 
     Args:
@@ -68,7 +66,7 @@ def _changes(base: Event, reading: Reading) -> dict[str, Any] | None:
     artifacts = _union(base.artifacts, reading.artifacts)
     if not (said > known or progress != base.progress or len(artifacts) > len(base.artifacts)):
         return None
-    changes = {
+    changes: dict[str, Any] = {
         "progress": progress,
         "artifacts": artifacts,
         "failures": reading.failures or base.failures,

@@ -133,9 +133,7 @@ class Failure:
 class Saver(Protocol):
     """How an artifact reaches the disk; the job that made the artifact supplies it."""
 
-    async def save(
-        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None
-    ) -> Path:
+    async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         """Save to the file `target`, or into `target` as a directory (made if need be) under a name of its own."""
         ...
 

@@ -26,7 +26,7 @@ from kling_async._errors import (
     Unauthorized,
     UnreadableReply,
 )
-from kling_async._models import Cost, JobRef, Reading, Status
+from kling_async._models import Cost, JobRef, Reading
 from kling_async._requests import Request, is_secure
 from kling_async._wire import Call, Flow, Reply
 
@@ -43,7 +43,8 @@ class Endpoint(Generic[RequestT]):
         request: Its request class.
         schedule: When to look at a job, as the provider documents it.
         deadline: Seconds after which a job is given up, as documented.
-        law: The law of durations that a request's job follows, from the documented times.
+        law: The law of durations that a request's job follows, from the documented times; of the slowest request
+            where it is asked about None (a job that was attached).
         variant: What changes the duration, as text: jobs of one variant are learned from together.
         price: The documented price of a request; None where none is documented.
     """
@@ -51,7 +52,7 @@ class Endpoint(Generic[RequestT]):
     request: type[RequestT]
     schedule: Progressive
     deadline: float
-    law: Callable[[RequestT], Law]
+    law: Callable[[RequestT | None], Law]
     variant: Callable[[RequestT], str] = field(default=lambda _: "")
     price: Callable[[RequestT], Cost | None] = field(default=lambda _: None)
 
@@ -299,7 +300,6 @@ class Provider(abc.ABC):
         )
 
 
-
 _SERVER_ERROR = 500
 _BY_STATUS: Mapping[int, type[KlingError]] = {
     400: InvalidRequest,
@@ -321,5 +321,3 @@ _VERDICT: Mapping[type[KlingError], str] = {
     RateLimited: "says that too many calls were made",
     ProviderUnavailable: "cannot serve now",
 }
-
-

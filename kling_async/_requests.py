@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    model_validator,
+)
 
 __all__ = [
     "CallbackUrl",
@@ -144,9 +150,7 @@ class ImageRule:
         if size == 0:
             raise ValueError(f"{label} is empty")
         if size > self.max_bytes:
-            raise ValueError(
-                f"{label} has {size / _MIB:.1f} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed"
-            )
+            raise ValueError(f"{label} has {size / _MIB:.1f} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
         found = sniff(head)
         if found not in self.formats:
             raise ValueError(
@@ -184,9 +188,7 @@ class Request(BaseModel):
     Subclasses name their endpoint, and the provider's own field names where they differ from ours.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_bytes="base64"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_bytes="base64")
 
     endpoint: ClassVar[str]
     """Full name, ``provider/endpoint``, such as ``"runblob/o3-video"``."""
@@ -264,5 +266,3 @@ class Request(BaseModel):
     def __repr_args__(self) -> Any:
         """Fields as shown in a repr: images by their digest, not by their megabytes."""
         return self.describe().items()
-
-

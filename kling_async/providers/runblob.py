@@ -12,7 +12,6 @@ Wire facts: the provider's pages under ``docs.runblob.io/api-reference`` (``klin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -122,17 +121,18 @@ class O3Video(_RunBlobRequest):
         return super().translate(data)
 
 
-def _between(low: float, high: float) -> Law:
-    """The lognormal law of which 80 % lies within the documented "from `low` to `high` seconds"."""
-    return Law(math.sqrt(low * high), math.log(high / low) / 2.563)
-
-
-_PHOTO_LAW = _between(70, 210)  # 10-30 s pending, then 1-3 min (kling/o3-photo-status)
-_VIDEO_LAWS = {5: _between(120, 180), 10: _between(180, 300), 15: _between(300, 420)}  # kling/o3-video-status
+_PHOTO_LAW = Law.between(70, 210)  # 10-30 s pending, then 1-3 min (kling/o3-photo-status)
+_VIDEO_LAWS = {
+    5: Law.between(120, 180),
+    10: Law.between(180, 300),
+    15: Law.between(300, 420),
+}  # kling/o3-video-status
 _PRO_FACTOR = 1.4  # "30-50 % longer"
 
 
-def _video_law(request: O3Video) -> Law:
+def _video_law(request: O3Video | None) -> Law:
+    if request is None:
+        return Law.between(120, 420)
     law = _VIDEO_LAWS[request.duration]
     return law if request.model == "kling_o3" else Law(law.median * _PRO_FACTOR, law.sigma)
 
