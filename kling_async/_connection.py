@@ -102,10 +102,11 @@ class Connection:
         wire: Its socket.
         displaced: The connection that was given up for this one and must be closed before this one dials.
         requests: How many it carries now.
+        multiplexed: Whether it can carry several at once; shows when the first is answered.
         last_used: When an answer last ended, in seconds on the event loop's clock.
     """
 
-    __slots__ = ("displaced", "http", "last_used", "origin", "requests", "wire")
+    __slots__ = ("displaced", "http", "last_used", "multiplexed", "origin", "requests", "wire")
 
     def __init__(
         self,
@@ -119,6 +120,7 @@ class Connection:
         self.wire = wire
         self.displaced = displaced
         self.requests = 1
+        self.multiplexed = False
         self.last_used = 0.0
 
     @property
@@ -133,7 +135,7 @@ class Connection:
             await displaced.aclose()
 
     async def aclose(self) -> None:
-        """Close every socket it answers for, shielded. One that fails to close cleanly is gone all the same."""
+        """Close every socket it answers for, shielded; one that does not close cleanly is gone as well."""
         with anyio.CancelScope(shield=True):
             await self.make_room()
             with contextlib.suppress(Exception):

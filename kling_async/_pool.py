@@ -242,7 +242,7 @@ class ConnectionPool:
         try:
             response = await connection.http.handle_async_request(request)
             if self._http2:
-                self._share(connection)
+                self._look_for_http2(connection)
                 await self._close_doomed()
             response.stream = _ResponseStream(response.stream, connection, self)
         except BaseException as exc:
@@ -293,6 +293,7 @@ class ConnectionPool:
         ticket.connection = self._take_shared(ticket, now) or self._take_idle(ticket, now)
         if ticket.connection is not None:
             ticket.connection.requests += 1
+            self._share(ticket.connection)
             self._reused += 1
         elif len(self._connections) < self._limit:
             ticket.connection = self._make_connection(ticket.origin)
@@ -307,11 +308,7 @@ class ConnectionPool:
         while shared:
             connection = next(reversed(shared))
             if connection.usable:
-                if now - connection.last_used >= ticket.max_idle:
-                    return None
-                if connection.requests + 1 == _STREAMS_PER_CONNECTION:
-                    self._unshare(connection)
-                return connection
+                return connection if now - connection.last_used < ticket.max_idle else None
             self._unshare(connection)
         return None
 
@@ -353,19 +350,27 @@ class ConnectionPool:
             if not connection.requests:
                 self._doomed.append(connection)
         elif connection.requests:
-            self._shared.setdefault(connection.origin, {})[connection] = None
+            self._share(connection)
         else:
             self._unshare(connection)
             (self._idle.push if served else self._idle.put_back)(connection)
         self._doom_expired(now)
         self._serve_waiting()
 
-    def _share(self, connection: Connection) -> None:
-        """Open a connection to more requests if it speaks HTTP/2, which shows when the first is answered."""
-        if connection.usable and connection.requests < _STREAMS_PER_CONNECTION and not self._closed:
+    def _look_for_http2(self, connection: Connection) -> None:
+        """Open a connection to more requests if it would take them while it still carries its first."""
+        if connection.usable and not connection.multiplexed and not self._closed:
+            connection.multiplexed = True
             connection.last_used = anyio.current_time()
-            self._shared.setdefault(connection.origin, {})[connection] = None
+            self._share(connection)
             self._serve_waiting()
+
+    def _share(self, connection: Connection) -> None:
+        """Offer a connection to other requests while it has room for one."""
+        if connection.multiplexed and connection.requests < _STREAMS_PER_CONNECTION:
+            self._shared.setdefault(connection.origin, {})[connection] = None
+        else:
+            self._unshare(connection)
 
     def _unshare(self, connection: Connection) -> None:
         shared = self._shared.get(connection.origin)
