@@ -109,9 +109,7 @@ class Sandbox:
 
     def providers(self) -> list[Any]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
-        return [
-            dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()
-        ]
+        return [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
 
     def script(
         self,
