@@ -50,10 +50,7 @@ _REACH = 40  # cells on either side of the prior median: a factor of 11
 _OFFSETS = tuple(_PITCH * step for step in range(-_REACH, _REACH + 1))  # mu - ln(prior median)
 _RATIOS = tuple(1.4**step for step in range(-4, 5))  # sigma over prior sigma: a factor of 3.8 either way
 _BELIEF = tuple(
-    tuple(
-        -2 * log(1 + (mu / _MEDIAN_SPREAD) ** 2 / 3) - (log(ratio) / _SIGMA_SPREAD) ** 2 / 2
-        for mu in _OFFSETS
-    )
+    tuple(-2 * log(1 + (mu / _MEDIAN_SPREAD) ** 2 / 3) - (log(ratio) / _SIGMA_SPREAD) ** 2 / 2 for mu in _OFFSETS)
     for ratio in _RATIOS
 )
 _GRAIN = _PITCH**2 / 12  # variance of mu inside a cell
@@ -320,6 +317,5 @@ def _lasts(sigma: float) -> tuple[float, ...]:
     """The log-likelihood of "still running" with mu from -80 to 80 cells above the log of the job's age."""
     scale = _PITCH / (sigma * sqrt(2))
     return tuple(
-        log(_OUTLIERS + (1 - _OUTLIERS) * (1 + erf(cells * scale)) / 2)
-        for cells in range(-2 * _REACH, 2 * _REACH + 1)
+        log(_OUTLIERS + (1 - _OUTLIERS) * (1 + erf(cells * scale)) / 2) for cells in range(-2 * _REACH, 2 * _REACH + 1)
     )

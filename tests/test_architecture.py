@@ -99,7 +99,9 @@ def ours(name: str) -> str | None:
     return room(rest) if room(rest) in FLOORS else ""
 
 
-@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("module", "path"), list(modules()), ids=lambda value: str(value) if isinstance(value, str) else ""
+)
 def test_a_module_imports_only_from_lower_floors(module: str, path: Path) -> None:
     assert room(module) in FLOORS, f"{module} has no floor; give it one in FLOORS"
     for name, typing_only in imports(path):
@@ -127,7 +129,9 @@ def test_there_are_no_cycles() -> None:
         visit(module, ())
 
 
-@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("module", "path"), list(modules()), ids=lambda value: str(value) if isinstance(value, str) else ""
+)
 def test_pure_floors_do_no_io_and_libraries_stay_in_their_rooms(module: str, path: Path) -> None:
     for name, _ in imports(path):
         head = name.partition(".")[0]
