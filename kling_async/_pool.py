@@ -429,9 +429,7 @@ class _ResponseStream:
         try:
             with anyio.CancelScope(shield=True):
                 await _close(self._stream)
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # another task is reading: it will find the end itself
+                with contextlib.suppress(RuntimeError):  # another task is reading: it will find the end itself
                     await _close(self._parts)
         finally:
             await self._pool._give_back(self._connection, served=True)  # noqa: SLF001  # the other half of it

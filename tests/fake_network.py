@@ -232,9 +232,7 @@ class _Http2Server:
             if isinstance(event, h2.events.RequestReceived):
                 self._targets[event.stream_id] = dict(event.headers)[b":path"].decode()
             elif isinstance(event, h2.events.StreamEnded):
-                received = Received(
-                    self._socket.number, self._socket.host, self._targets.pop(event.stream_id), b""
-                )
+                received = Received(self._socket.number, self._socket.host, self._targets.pop(event.stream_id), b"")
                 if self._socket.hear(received) is not None:
                     self._h2.send_headers(event.stream_id, [(":status", "200"), ("content-length", "2")])
                     self._h2.send_data(event.stream_id, b"ok", end_stream=True)

@@ -104,9 +104,7 @@ class TestKeeping:
             await fetch(pool, A, max_idle=0.0)
         assert network.requests_per_socket() == {0: 1, 1: 1}
 
-    async def test_at_the_bound_an_old_connection_makes_room_for_a_fresh_one(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_at_the_bound_an_old_connection_makes_room_for_a_fresh_one(self, network: FakeNetwork) -> None:
         async with ConnectionPool(limit=1, network_backend=network) as pool:
             await fetch(pool, A)
             skip(2.0)
@@ -114,9 +112,7 @@ class TestKeeping:
             assert (pool.statistics().opened, pool.statistics().closed) == (2, 1)
         assert network.most_open == 1
 
-    async def test_connections_expire_together_and_are_closed_by_the_next_request(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_connections_expire_together_and_are_closed_by_the_next_request(self, network: FakeNetwork) -> None:
         async with ConnectionPool(keepalive=65.0, network_backend=network) as pool:
             await fetch_at_once(pool, A, A, A, B, B)
             skip(64.0)
@@ -160,12 +156,8 @@ class TestKeeping:
             await response.aclose()
             assert pool.statistics().connections == network.open == 0
 
-    @pytest.mark.filterwarnings(
-        "ignore:Async generator 'httpcore"
-    )  # trio on httpcore's own, left by httpcore
-    async def test_a_response_left_in_the_middle_of_its_body_closes_the_connection(
-        self, network: FakeNetwork
-    ) -> None:
+    @pytest.mark.filterwarnings("ignore:Async generator 'httpcore")  # trio on httpcore's own, left by httpcore
+    async def test_a_response_left_in_the_middle_of_its_body_closes_the_connection(self, network: FakeNetwork) -> None:
         network.answer = lambda _: OK.removesuffix(b"k")
         async with ConnectionPool(network_backend=network) as pool:
             (response,) = await open_responses(pool, A)
@@ -186,9 +178,7 @@ class TestBound:
             )
         assert network.most_open == 3
 
-    async def test_requests_are_served_in_order_of_arrival_over_all_origins(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_requests_are_served_in_order_of_arrival_over_all_origins(self, network: FakeNetwork) -> None:
         urls = [f"{origin}/{i}" for i, origin in enumerate([A, B, A, A, B, B, A, B])]
         network.gate = anyio.Event()
         async with (
@@ -292,9 +282,7 @@ class TestIdleConnections:
 
 
 class TestDeadConnections:
-    async def test_a_connection_that_the_server_closed_while_idle_is_not_used(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_a_connection_that_the_server_closed_while_idle_is_not_used(self, network: FakeNetwork) -> None:
         async with ConnectionPool(network_backend=network) as pool:
             await fetch_at_once(pool, A, A, A)
             network.hang_up_idle()
@@ -317,9 +305,7 @@ class TestDeadConnections:
             await fetch(pool, A)
             assert network.readable_checks == asked + 1
 
-    async def test_a_read_on_a_stale_connection_is_sent_once_more_on_a_new_one(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_a_read_on_a_stale_connection_is_sent_once_more_on_a_new_one(self, network: FakeNetwork) -> None:
         async with ConnectionPool(network_backend=network) as pool:
             await fetch_at_once(pool, A, A)
             network.kill()
@@ -327,9 +313,7 @@ class TestDeadConnections:
             assert pool.statistics().opened == 3
         assert network.received[-1].body == b"poll"
 
-    async def test_a_server_that_hangs_up_on_a_kept_connection_counts_as_stale(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_a_server_that_hangs_up_on_a_kept_connection_counts_as_stale(self, network: FakeNetwork) -> None:
         async with ConnectionPool(network_backend=network) as pool:
             await fetch(pool, A)
             network.answer = lambda received: b"" if received.socket == 0 else OK
@@ -375,9 +359,7 @@ class TestDeadConnections:
 
 
 class TestClosing:
-    async def test_closing_fails_busy_and_waiting_requests_and_leaves_no_socket(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_closing_fails_busy_and_waiting_requests_and_leaves_no_socket(self, network: FakeNetwork) -> None:
         network.answer = lambda _: None
         pool = ConnectionPool(limit=1, network_backend=network)
         async with anyio.create_task_group() as tasks:
@@ -503,9 +485,7 @@ class TestHttp2:
             assert await fetch(pool, "https://a.test", retry_stale=True) == b"ok"
             assert (pool.statistics().opened, pool.statistics().connections) == (2, 1)
 
-    async def test_what_a_leaving_server_refused_is_not_sent_again_without_leave(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_what_a_leaving_server_refused_is_not_sent_again_without_leave(self, network: FakeNetwork) -> None:
         async with ConnectionPool(http2=True, network_backend=network) as pool:
             await fetch(pool, "https://a.test")
             network.sockets[0].refuse_streams(last_stream_id=1)
@@ -587,9 +567,7 @@ class TestRealSockets:
 
 async def open_responses(pool: ConnectionPool, *urls: str) -> list[httpcore.Response]:
     with anyio.fail_after(5):
-        return [
-            await pool.handle_async_request(httpcore.Request("GET", url, headers=_host(url))) for url in urls
-        ]
+        return [await pool.handle_async_request(httpcore.Request("GET", url, headers=_host(url))) for url in urls]
 
 
 async def expect(error: type[Exception], pool: ConnectionPool, url: str) -> None:
