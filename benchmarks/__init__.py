@@ -1,0 +1,1 @@
+"""Benchmarks. Each one writes its tables and charts into `benchmarks/results`."""
