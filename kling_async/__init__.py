@@ -1,1 +1,80 @@
-"""kling_async."""
+"""kling_async: the async-first client for Kling image and video generation, over every provider that sells it.
+
+::
+
+    async with kling_async.Client() as client:
+        result = await client.run(kling_async.runblob.O3Video(prompt="a paper boat in the rain"))
+        await result.save("out")
+"""
+
+from kling_async._cadence import Learned, Progressive
+from kling_async._client import Client, Statistics
+from kling_async._engine import Limits
+from kling_async._errors import (
+    BudgetExceeded,
+    BulkStopped,
+    ConfigurationError,
+    ContentRejected,
+    DownloadFailed,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationTimeout,
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    KeyConflict,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    SubmissionUnknown,
+    TransportFailed,
+    Unauthorized,
+    WebhookRejected,
+)
+from kling_async._job import Job
+from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
+from kling_async._poller import Polling
+from kling_async._requests import Request
+from kling_async.providers import runblob
+from kling_async.providers.runblob import RunBlob
+
+__all__ = [
+    "Artifact",
+    "BudgetExceeded",
+    "BulkStopped",
+    "Client",
+    "ConfigurationError",
+    "ContentRejected",
+    "Cost",
+    "DownloadFailed",
+    "Event",
+    "Failure",
+    "GenerationCancelled",
+    "GenerationFailed",
+    "GenerationTimeout",
+    "InsufficientCredits",
+    "InvalidRequest",
+    "Job",
+    "JobNotFound",
+    "JobRef",
+    "KeyConflict",
+    "KlingError",
+    "Learned",
+    "Limits",
+    "Polling",
+    "Progressive",
+    "ProviderUnavailable",
+    "RateLimited",
+    "Request",
+    "Result",
+    "RunBlob",
+    "Statistics",
+    "Status",
+    "SubmissionUnknown",
+    "TransportFailed",
+    "Unauthorized",
+    "WebhookRejected",
+    "runblob",
+]
+
+__version__ = "0.1.0"

@@ -157,9 +157,7 @@ class Learned:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.lag_per_look) and self.lag_per_look > 0):
-            raise ValueError(
-                f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}"
-            )
+            raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}")
 
     def cadence(self, key: str, prior: Law) -> Cadence:
         """The timing of one new job; see `Schedule`."""

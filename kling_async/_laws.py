@@ -82,9 +82,7 @@ class Law:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.median) and self.median > 0 and isfinite(self.sigma) and self.sigma > 0):
-            raise ValueError(
-                f"a law needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}"
-            )
+            raise ValueError(f"a law needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
 
     @classmethod
     def between(cls, shortest: float, longest: float) -> Law:
@@ -180,9 +178,7 @@ class Survival:
         index, chance, area = self._at(last)
         target = last + lag - area / chance
         times, areas = self._times, self._area
-        found = bisect_right(
-            range(len(times)), target, lo=index, key=lambda at: times[at] - areas[at] / chance
-        )
+        found = bisect_right(range(len(times)), target, lo=index, key=lambda at: times[at] - areas[at] / chance)
         if found == index:
             start, here, gone = last, chance, area
         else:

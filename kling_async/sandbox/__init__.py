@@ -1,0 +1,33 @@
+"""A company that sells Kling generations, for rehearsals: a real HTTP server on this machine, no money.
+
+It speaks the dialects of the providers as strictly as they do, takes realistic (scalable) time, makes real
+pictures and playable video, calls webhooks back, and misbehaves when told to:
+
+    async with Sandbox(speed=60) as sandbox:                    # a minute passes in a second
+        async with Client(sandbox.providers()) as client:
+            result = await client.run(runblob.O3Video("a fox in the snow", duration=5))
+        assert sandbox.counters.bought["runblob"] == 1          # what the providers saw: the judge
+
+`with Sandbox() as sandbox:` does the same for synchronous code, `python -m kling_async.sandbox` for another
+process. `Sandbox.script` and directives in the prompt (`a fox [sandbox: fail=CONTENT_POLICY_VIOLATION]`)
+decide how jobs end; `sandbox.faults` decides what goes wrong on the way; `sandbox.world.clock.advance(300)`
+saves waiting.
+"""
+
+from __future__ import annotations
+
+try:
+    from kling_async.sandbox._server import Sandbox
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "PIL", "av"}:
+        raise
+    raise ImportError(
+        f"the sandbox needs {error.name}, which is not installed: pip install 'kling-async[sandbox]'"
+    ) from error
+
+from kling_async.sandbox._counters import Counters
+from kling_async.sandbox._faults import Fault, Rule
+from kling_async.sandbox._jobs import Ending
+from kling_async.sandbox._webhooks import Delivery
+
+__all__ = ["Counters", "Delivery", "Ending", "Fault", "Rule", "Sandbox"]

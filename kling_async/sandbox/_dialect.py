@@ -1,0 +1,91 @@
+"""The seam between the server and a provider's dialect: a dialect is one file that returns one `Dialect`.
+
+How to add one: write `_name.py` with `def dialect(world: World) -> Dialect`, and list it in `DIALECTS` of
+`_server.py`. Its endpoints are ordinary Starlette endpoints. They authenticate with `world.account`,
+validate, sell with `world.submit(Order(...))`, look with `world.look`, and answer with `reply`. Counting,
+faults, the delivery of results and of webhooks are the server's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from kling_async.sandbox._jobs import Job
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One verb of a provider's API.
+
+    Args:
+        kind: What it is, for counters and faults: `submit` (buys), `status` (looks), `cancel`, `list`,
+            `upload`, `stream`; or a function that tells from the body, where one address serves several
+            verbs.
+        method: HTTP method.
+        path: Starlette path pattern below the dialect's base URL, such as `/jobs/{job_id}`; may be empty.
+        endpoint: What answers. The body is already read: `await request.body()` costs nothing.
+    """
+
+    kind: str | Callable[[bytes], str]
+    method: str
+    path: str
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A provider's habit of calling back.
+
+    Args:
+        moments: The simulated moments at which a job's deliveries are due (one at the end, or one per file);
+            infinite ones never come.
+        body: The JSON of the delivery with that index, made when it is sent.
+        running: The JSON of a delivery that says that the job still runs, which comes only out of order.
+        pauses: Simulated seconds before each further attempt after an answer that is not 2xx.
+        timeout: Real seconds to wait for the customer's answer.
+    """
+
+    moments: Callable[[Job], Sequence[float]]
+    body: Callable[[Job, int], Any]
+    running: Callable[[Job], Any]
+    pauses: Sequence[float]
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One provider's API as the server needs to know it.
+
+    Args:
+        name: The provider's name as in refs: `runblob`. Its address is the server's plus `/{name}`.
+        api_key: The key that the sandbox's only customer uses.
+        operations: Its verbs.
+        error_body: The provider's own JSON for an error: of this status (404, 429, 500, 503 ...), for a
+            request to this path, and, where the wait is told in the body, with these seconds.
+        client: Makes the library's provider object from a key and a base URL (imported when called).
+        webhook: How it calls back; None: it never does.
+        base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
+    """
+
+    name: str
+    api_key: str
+    operations: Sequence[Operation]
+    error_body: Callable[[int, str, float | None], Any]
+    client: Callable[[str, str], Any]
+    webhook: Webhook | None = None
+    base_path: str = ""
+
+
+def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON."""
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return Response(content, status, headers, media_type="application/json")

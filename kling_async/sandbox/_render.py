@@ -1,0 +1,162 @@
+"""Makes the files that customers download: a scene with its prompt on it, as a picture or as a video.
+
+Everything is decided by the description (`Picture`, `Clip`): equal descriptions give equal files.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import av
+from PIL import Image, ImageDraw, ImageFont
+
+from kling_async.sandbox._scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av.video.stream import VideoStream
+
+    from kling_async.sandbox._jobs import Clip, Picture
+
+_FPS = 24
+_CANVAS = 1280  # px of the longer side up to which shapes are drawn; larger pictures enlarge them, not the text
+_TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side; the largest that fits
+_TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
+_LEADING = 1.28  # height of a line in font sizes
+_LEGIBLE = 9  # px; smaller text is not worth drawing
+_INK = (255, 255, 255, 245)
+_PANEL = (8, 10, 18, 118)
+
+#: Encoders in order of preference, with container and options; browsers play all of them.
+_ENCODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("libx264", "mp4", {"preset": "veryfast", "crf": "23"}),
+    ("libopenh264", "mp4", {}),
+    ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "crf": "34", "b": "0"}),
+)
+
+
+def draw_picture(picture: Picture, scale: float = 1.0) -> bytes:
+    """A picture file of the size asked for, times `scale`."""
+    size = _scaled(picture.width, scale), _scaled(picture.height, scale)
+    shrink = min(1.0, _CANVAS / max(size))
+    scene = Scene(picture.prompt, picture.seed, round(size[0] * shrink), round(size[1] * shrink))
+    image = scene.frame(0.3, 0.0)
+    if shrink < 1:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    caption, corner = _caption(picture.prompt, size)
+    image.paste(caption, corner, caption)
+    file = io.BytesIO()
+    options: dict[str, Any] = {"quality": picture.quality}
+    if picture.format == "png":
+        options = {"compress_level": 1}
+    elif picture.format == "webp":
+        options["method"] = 0
+    image.save(file, picture.format, **options)
+    return file.getvalue()
+
+
+def draw_clip(clip: Clip, scale: float = 1.0) -> bytes:
+    """A video file of the size asked for, times `scale`, and of the whole duration."""
+    size = _scaled(clip.width, scale), _scaled(clip.height, scale)
+    encoder, container, options = _encoder()
+    with tempfile.TemporaryDirectory(prefix="kling-sandbox-") as folder:
+        # A real file, because "faststart" (the index before the pictures) rewrites what was written.
+        path = Path(folder) / f"clip.{container}"
+        flags = {"movflags": "+faststart"} if container == "mp4" else {}
+        with av.open(str(path), "w", format=container, options=flags) as output:
+            stream = cast("VideoStream", output.add_stream(encoder, rate=_FPS, options=options))
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuv420p"
+            for image in _frames(clip, size):
+                output.mux(stream.encode(_frame(image)))
+            output.mux(stream.encode())
+        return path.read_bytes()
+
+
+def clip_extension() -> str:
+    """The container that this machine's encoders can fill: `mp4`, or `webm` without an H.264 encoder.
+
+    Raises:
+        RuntimeError: PyAV was built without any of the encoders.
+    """
+    return _encoder()[1]
+
+
+@functools.cache
+def _encoder() -> tuple[str, str, dict[str, str]]:
+    for name, container, options in _ENCODERS:
+        if name in av.codecs_available:
+            return name, container, options
+    wanted = ", ".join(name for name, *_ in _ENCODERS)
+    raise RuntimeError(f"PyAV has none of the encoders {wanted}: install its binary wheel")
+
+
+def _frames(clip: Clip, size: tuple[int, int]) -> Iterator[Image.Image]:
+    width, height = size
+    scene = Scene(clip.prompt, clip.seed, width, height)
+    caption, corner = _caption(clip.prompt, size)
+    bar = max(2, height // 120)
+    count = round(clip.seconds * _FPS)
+    for index in range(count):
+        image = scene.frame(index / count, index / _FPS)
+        image.paste(caption, corner, caption)
+        played = width * (index + 1) // count
+        ImageDraw.Draw(image).rectangle((0, height - bar, played, height), fill=scene.accent)
+        yield image
+
+
+def _frame(image: Image.Image) -> av.VideoFrame:
+    frame: av.VideoFrame = av.VideoFrame.from_image(image)  # type: ignore[no-untyped-call]  # PyAV has no types here
+    return frame
+
+
+def _caption(text: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """The text on a dark pane, and where its corner goes."""
+    width, height = size
+    short = min(size)
+    margin, padding = round(short * 0.05), round(short * 0.03)
+    room = width - 2 * (margin + padding)
+    for share in _TEXT_SIZES:
+        points = max(_LEGIBLE, round(short * share))
+        font = ImageFont.load_default(points)
+        lines = _wrapped(text, font, room)
+        most = max(1, int(height * _TEXT_HEIGHT / (points * _LEADING)))
+        if len(lines) <= most:
+            break
+    else:
+        lines = [*lines[: most - 1], lines[most - 1][:-1] + "\N{HORIZONTAL ELLIPSIS}"]
+    wide = min(room, round(max(font.getlength(line) for line in lines)) + 1)
+    tall = round(len(lines) * points * _LEADING)
+    pane = Image.new("RGBA", (wide + 2 * padding, tall + 2 * padding))
+    draw = ImageDraw.Draw(pane)
+    draw.rounded_rectangle((0, 0, pane.width - 1, pane.height - 1), radius=padding, fill=_PANEL)
+    for row, line in enumerate(lines):
+        draw.text((padding, padding + row * points * _LEADING), line, font=font, fill=_INK)
+    return pane, (margin, height - margin - pane.height)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> list[str]:
+    """The text in lines no wider than `room`; words too long for a line are broken."""
+    lines = [""]
+    for word in text.split():
+        rest = word
+        joined = f"{lines[-1]} {rest}".strip()
+        if font.getlength(joined) <= room:
+            lines[-1] = joined
+            continue
+        while font.getlength(rest) > room:
+            fitting = next(n for n in range(len(rest), 0, -1) if n == 1 or font.getlength(rest[:n]) <= room)
+            lines.append(rest[:fitting])
+            rest = rest[fitting:]
+        lines.append(rest)
+    return [line for line in lines if line] or [" "]
+
+
+def _scaled(side: int, scale: float) -> int:
+    """Scaled to an even number: half-resolution colour needs pairs of pixels."""
+    return max(2, round(side * scale / 2) * 2)

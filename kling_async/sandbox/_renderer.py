@@ -1,0 +1,69 @@
+"""Draws result files in worker threads: each at most once, only when somebody wants it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from kling_async.sandbox._jobs import Clip, Picture
+from kling_async.sandbox._render import draw_clip, draw_picture
+
+if TYPE_CHECKING:
+    from kling_async.sandbox._counters import Counters
+
+_KEPT = 64 * 1024 * 1024  # bytes of finished files
+_VIDEO_SCALE = 0.5  # of width and height, unless the user chose: quick to make, still pleasant to look at
+
+
+class Renderer:
+    """A bounded cache in front of the drawing.
+
+    Args:
+        scale: Size of results relative to what was asked; None: pictures whole, video at half width and
+            height.
+        counters: Where drawings are counted.
+    """
+
+    def __init__(self, scale: float | None, counters: Counters) -> None:
+        self._video_scale = _VIDEO_SCALE if scale is None else scale
+        self._picture_scale = 1.0 if scale is None else scale
+        self._counters = counters
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kling-sandbox-render")
+        self._drawing: dict[Picture | Clip, asyncio.Future[bytes]] = {}
+        self._kept: OrderedDict[Picture | Clip, bytes] = OrderedDict()
+        self._size = 0
+
+    async def draw(self, media: Picture | Clip) -> bytes:
+        """The file that shows `media`; who asks for the same at the same time waits for the same drawing."""
+        if media in self._kept:
+            self._kept.move_to_end(media)
+            return self._kept[media]
+        drawing = self._drawing.get(media)
+        if drawing is None:
+            loop = asyncio.get_running_loop()
+            drawing = self._drawing[media] = loop.run_in_executor(self._threads, self._make, media)
+            drawing.add_done_callback(lambda done: self._keep(media, done))
+        # Shielded: one customer who hangs up does not spoil the file for the others.
+        return await asyncio.shield(drawing)
+
+    def close(self) -> None:
+        """End the threads; what is being drawn is finished first."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _make(self, media: Picture | Clip) -> bytes:
+        if isinstance(media, Clip):
+            return draw_clip(media, self._video_scale)
+        return draw_picture(media, self._picture_scale)
+
+    def _keep(self, media: Picture | Clip, done: asyncio.Future[bytes]) -> None:
+        del self._drawing[media]
+        if done.cancelled() or done.exception() is not None:
+            return
+        self._counters.renders += 1
+        self._kept[media] = done.result()
+        self._size += len(done.result())
+        while self._size > _KEPT and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._size -= len(dropped)

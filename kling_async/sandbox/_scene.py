@@ -1,0 +1,139 @@
+"""A landscape that moves: sky, sun, drifting lights and ridges in colours taken from the prompt."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import math
+import random
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+Colour: TypeAlias = tuple[int, int, int]
+
+_DUSK = (0.5, 0.9)  # hues of the upper sky: from teal over blue to plum
+_GLOW = (-0.08, 0.14)  # hues of the horizon: from rose over orange to straw
+_RIDGES = 6
+_LIGHTS = 14
+_NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves; the farthest moves a tenth of it
+_SMOOTH = 2  # ridges are drawn so many times larger, then reduced: edges without steps
+
+
+class Scene:
+    """The landscape of one prompt.
+
+    Args:
+        prompt: Decides the colours.
+        seed: Decides the shapes.
+        width: Pixels.
+        height: Pixels.
+    """
+
+    def __init__(self, prompt: str, seed: int, width: int, height: int) -> None:
+        self._size = width, height
+        palette = random.Random(hashlib.sha256(prompt.encode()).digest())  # noqa: S311 - a drawing
+        shapes = random.Random(seed)  # noqa: S311 - a drawing
+        hue, warmth = palette.uniform(*_DUSK), palette.uniform(*_GLOW)
+        self.accent = _colour(warmth, 0.5, 1.0)
+        dusk, glow = _colour(hue, 0.62, 0.36), _colour(warmth, 0.45, 0.98)
+        self._sky = _gradient(self._size, dusk, _mix(_colour(hue, 0.42, 0.72), glow, 0.3), glow)
+        self._sun = _glow(round(min(width, height) * 0.62), _colour(warmth + 0.03, 0.16, 1.0))
+        self._sun_path = shapes.uniform(0.12, 0.3), shapes.uniform(0.7, 0.88), shapes.uniform(0.1, 0.2)
+        self._lights = [
+            (
+                shapes.random(),
+                shapes.random(),
+                shapes.uniform(0.02, 0.07),
+                _light(shapes, self._size, self.accent),
+            )
+            for _ in range(_LIGHTS)
+        ]
+        self._ridges = [self._ridge(index, hue, glow, shapes) for index in range(_RIDGES)]
+
+    def frame(self, share: float, seconds: float) -> Image.Image:
+        """The landscape at one moment.
+
+        Args:
+            share: How much of the whole has passed, from 0 to 1: where the sun stands.
+            seconds: How long it has moved.
+        """
+        width, height = self._size
+        image = self._sky.copy()
+        start, end, lift = self._sun_path
+        radius = self._sun.width // 2
+        x = round(width * (start + (end - start) * share)) - radius
+        y = round(height * (0.46 - lift * math.sin(math.pi * (0.15 + 0.7 * share)))) - radius
+        image.paste(self._sun, (x, y), self._sun)
+        for index, (shade, mask) in enumerate(self._ridges):
+            pace = _NEAR_SPEED * 0.1 ** (1 - index / (_RIDGES - 1))
+            offset = round(seconds * pace * width) % (2 * width)
+            image.paste(shade, mask=mask.crop((offset, 0, offset + width, height)))
+        for across, down, speed, sprite in self._lights:
+            x = round(((across + 0.3 * speed * seconds) % 1.0) * width) - sprite.width // 2
+            y = round(((down - speed * seconds) % 1.0) * height) - sprite.height // 2
+            image.paste(sprite, (x, y), sprite)
+        return image
+
+    def _ridge(self, index: int, hue: float, glow: Colour, shapes: random.Random) -> tuple[Image.Image, Image.Image]:
+        """A ridge's colours, and its outline over three widths, of which the third repeats the first."""
+        width, height = self._size
+        near = index / (_RIDGES - 1)
+        base = height * (0.5 + 0.42 * near)
+        waves = [
+            (
+                count,
+                shapes.uniform(0, math.tau),
+                height * (0.05 + 0.05 * near) * shapes.uniform(0.5, 1.1) / count**0.6,
+            )
+            for count in (1, 2, 3, 5, 8, 13, 21)
+        ]
+        step = max(1, width // 320)
+        outline = [
+            (
+                x * _SMOOTH,
+                _SMOOTH * (base - sum(tall * math.sin(math.pi * count * x / width + at) for count, at, tall in waves)),
+            )
+            for x in range(0, 3 * width + step, step)
+        ]
+        mask = Image.new("L", (3 * width * _SMOOTH, height * _SMOOTH))
+        ImageDraw.Draw(mask).polygon([*outline, (3 * width * _SMOOTH, height * 9), (0, height * 9)], fill=255)
+        mask = mask.resize((3 * width, height), Image.Resampling.BOX)
+        top = _mix(glow, _colour(hue, 0.7, 0.1), 0.25 + 0.72 * near)
+        mist = _mix(top, glow, 0.35 * (1 - near) + 0.06)
+        return _gradient(self._size, top, top, mist), mask
+
+
+def _light(shapes: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:
+    sprite = _glow(max(4, round(min(size) * shapes.uniform(0.012, 0.05))), colour)
+    sprite.putalpha(sprite.getchannel("A").point(lambda value: value * 0.7))
+    return sprite
+
+
+def _glow(diameter: int, colour: Colour) -> Image.Image:
+    """A disc with a bright heart and a soft halo."""
+    halo = ImageOps.invert(Image.radial_gradient("L")).resize((diameter, diameter), Image.Resampling.BICUBIC)
+    halo = halo.point(lambda value: max(0.0, (value - 75) / 180) ** 2.2 * 190)
+    heart = Image.new("L", (diameter, diameter))
+    edge = diameter * 0.38
+    ImageDraw.Draw(heart).ellipse((edge, edge, diameter - edge, diameter - edge), fill=255)
+    heart = heart.filter(ImageFilter.GaussianBlur(diameter / 90))
+    sprite = Image.new("RGBA", (diameter, diameter), colour)
+    halo.paste(255, mask=heart)
+    sprite.putalpha(halo)
+    return sprite
+
+
+def _gradient(size: tuple[int, int], top: Colour, middle: Colour, bottom: Colour) -> Image.Image:
+    ramp = Image.linear_gradient("L").resize(size, Image.Resampling.BICUBIC)
+    return ImageOps.colorize(ramp, top, bottom, middle, midpoint=110)
+
+
+def _colour(hue: float, saturation: float, value: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _mix(one: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue

@@ -1,0 +1,221 @@
+"""`Sandbox`: starts the server in a thread of its own, and is what tests hold in their hands."""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio.to_thread
+
+from kling_async.sandbox import _runblob
+from kling_async.sandbox._account import Account
+from kling_async.sandbox._app import App
+from kling_async.sandbox._clock import Clock
+from kling_async.sandbox._jobs import Ending
+from kling_async.sandbox._protocol import Server
+from kling_async.sandbox._world import World
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kling_async.sandbox._counters import Counters
+    from kling_async.sandbox._dialect import Dialect
+    from kling_async.sandbox._faults import Switchboard
+    from kling_async.sandbox._webhooks import Delivery
+
+#: Every provider that the sandbox plays, one line each.
+DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect,)
+
+_HOST = "127.0.0.1"
+_START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
+
+
+class Sandbox:
+    """All providers on one loopback address.
+
+    Use it as `async with` (asyncio or trio) or `with`; it serves from a thread of its own with its own event
+    loop.
+
+    Args:
+        speed: Simulated seconds per real second: 60 makes a minute pass in a second; 0 stops the clock, which
+            then moves by `sandbox.world.clock.advance(seconds)` alone.
+        seed: Decides ids, durations and pictures: equal seeds and orders give equal jobs. None: a fresh one.
+        port: TCP port on 127.0.0.1; 0: any free one.
+        scale: Size of results relative to what was asked; None: pictures whole, video at half width and
+            height, which is quick to make. `scale=1.0` makes both whole.
+        ration: Status calls allowed in any 60 simulated seconds, per key; a number for every provider or a
+            mapping by provider (RunBlob documents 60). None: not rationed.
+        credits: What each account can spend, in its provider's unit; a number or a mapping by provider.
+            None: no end.
+        lifetime: Simulated seconds that a result can be downloaded for (RunBlob documents 24 h). None: for
+            ever.
+
+    Raises:
+        OSError: The port is in use.
+    """
+
+    def __init__(
+        self,
+        *,
+        speed: float = 1.0,
+        seed: int | None = 0,
+        port: int = 0,
+        scale: float | None = None,
+        ration: int | Mapping[str, int] | None = None,
+        credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
+        lifetime: float | None = None,
+    ) -> None:
+        self.world = World(Clock(speed), secrets.randbits(32) if seed is None else seed, lifetime=lifetime)
+        self._dialects = {dialect.name: dialect for dialect in (build(self.world) for build in DIALECTS)}
+        for name, dialect in self._dialects.items():
+            limit = credits.get(name) if isinstance(credits, Mapping) else credits
+            looks = ration.get(name) if isinstance(ration, Mapping) else ration
+            self.world.open_account(
+                Account(name, dialect.api_key, None if limit is None else Decimal(str(limit)), looks)
+            )
+        self._app = App(self.world, tuple(self._dialects.values()), scale)
+        self._port = port
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves, such as `http://127.0.0.1:8080`; known once it has started."""
+        return f"http://{_HOST}:{self._port}"
+
+    @property
+    def counters(self) -> Counters:
+        """What the providers saw so far: jobs bought, requests, connections."""
+        return self.world.counters
+
+    @property
+    def faults(self) -> Switchboard:
+        """What goes wrong on purpose: `sandbox.faults.add(Fault.accept_then_reset, every=10)`."""
+        return self._app.faults
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """The webhook deliveries attempted so far (the last 10 000)."""
+        return list(self._app.courier.delivered)
+
+    def base_url(self, provider: str) -> str:
+        """The base URL that replaces a provider's real one; it carries a path.
+
+        Raises:
+            KeyError: No such provider.
+        """
+        return f"{self.url}/{provider}{self._dialects[provider].base_path}"
+
+    def api_key(self, provider: str) -> str:
+        """The key of the sandbox's customer at a provider.
+
+        Raises:
+            KeyError: No such provider.
+        """
+        return self._dialects[provider].api_key
+
+    def providers(self) -> list[Any]:
+        """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
+        return [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
+
+    def script(
+        self,
+        provider: str | None = None,
+        *,
+        fail: str | None = None,
+        duration: float | None = None,
+        stuck: bool = False,
+        times: int = 1,
+    ) -> None:
+        """Decide how the next jobs end.
+
+        Args:
+            provider: Whose jobs; None: any provider's.
+            fail: Failure code in the provider's words; None: they succeed.
+            duration: Simulated seconds from purchase to end; None: as documented by the provider.
+            stuck: They never end.
+            times: How many jobs; several scripts are used in the order of the calls.
+        """
+        self.world.script(Ending(fail, duration, stuck), provider=provider, times=times)
+
+    def describe(self) -> dict[str, Any]:
+        """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
+        providers = {
+            name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects
+        }
+        return {"url": self.url, "providers": providers}
+
+    def wait(self) -> None:
+        """Block until the server ends, which it does when another thread or a signal handler stops it."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def start(self) -> None:
+        """Bind, serve, and return once requests are answered; `stop` ends it. `with` does both.
+
+        Raises:
+            OSError: The port is in use.
+            RuntimeError: The server did not come up.
+        """
+        sock = _bind(self._port)
+        self._port = sock.getsockname()[1]
+        self.world.cdn = f"{self.url}/cdn"
+        self._server = Server(self._app, self.counters, self._app.keep_alive, self._app.chores)
+        self._thread = threading.Thread(
+            target=self._server.run,
+            kwargs={"sockets": [sock]},
+            name=f"kling-sandbox-{self._port}",
+            daemon=True,
+        )
+        self._thread.start()
+        if not self._server.ready.wait(_START_TIMEOUT):
+            raise RuntimeError(f"the sandbox on {self.url} did not start within {_START_TIMEOUT:.0f} s")
+
+    def stop(self) -> None:
+        """Close every connection and end the thread; harmless when it is not running."""
+        if self._server is not None and self._thread is not None:
+            self._server.stop()
+            self._thread.join()
+            self._app.close()
+        self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        # Shielded: a cancelled start would leave a thread behind that nobody knows of.
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.stop)
+
+
+def _bind(port: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((_HOST, port))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(
+                errno.EADDRINUSE,
+                f"port {port} is in use on {_HOST}: stop what uses it, or choose another with --port "
+                "(0 takes any free one)",
+            ) from error
+        raise
+    return sock
