@@ -22,6 +22,7 @@ _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, mean
 app = typer.Typer(
     name="kling",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -45,7 +45,9 @@ _PROMPTS = (
 
 def demo(
     *,
-    speed: Annotated[float, typer.Option(min=1, max=3600, help="Simulated seconds that pass in one second.")] = 60.0,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", min=1, max=3600, help="Simulated seconds that pass in one second.")
+    ] = 60.0,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")] = Path(
         "kling-demo"
     ),
@@ -83,9 +85,7 @@ class _Demo:
         polling = Polling(schedule=looks, status_calls_per_minute=math.inf)
         async with self.sandbox:
             providers = self.sandbox.providers()
-            self.report.say(
-                f"On a sandbox at {self.sandbox.url}: nothing is bought, and {self.speed:g} seconds pass in one."
-            )
+            self.report.say(f"On a sandbox, {self.sandbox.url}: nothing is bought, and {self.speed:g} s pass in one.")
             async with Client(providers, polling=polling) as client, anyio.create_task_group() as group:
                 for endpoint, prompt in programme(providers):
                     group.start_soon(self._make, client, endpoint, endpoint.request(prompt=prompt))

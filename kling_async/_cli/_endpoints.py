@@ -20,7 +20,9 @@ __all__ = ["endpoints"]
 
 
 def endpoints(
-    endpoint: Annotated[str | None, typer.Argument(help="One of them; all, if none is named.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Argument(metavar="ENDPOINT", help="One of them; all, if none is named.")
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -126,7 +126,8 @@ class Problem:
 def explain(error: Exception) -> Problem:
     """What to tell the user about an error."""
     if isinstance(error, CommandError):
-        return Problem("UsageError", error.message, error.code, fields=error.fields)
+        kind = "UsageError" if error.code == USAGE else "ConfigurationError"
+        return Problem(kind, error.message, error.code, fields=error.fields)
     if isinstance(error, BulkStopped) and error.cause is not None:
         return Problem(type(error).__name__, str(error), explain(error.cause).code)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)

@@ -144,7 +144,7 @@ def acceptable(endpoint: Endpoint[Any]) -> Iterator[None]:
 
 def _reason(endpoint: Endpoint[Any], item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
-        return f"{endpoint.name} has no such field; it has {', '.join(endpoint.request.model_fields)}"
+        return f"{endpoint.name} has no such field; it has {', '.join(field.name for field in fields(endpoint))}"
     rule = re.sub(r"^(Value|Assertion) error, ", "", item["msg"])
     if rule != item["msg"]:  # our own validators say what they got
         return rule
@@ -171,10 +171,11 @@ class Field:
 
 
 def fields(endpoint: Endpoint[Any]) -> list[Field]:
-    """The fields of an endpoint, in the order of its model."""
+    """The fields of an endpoint in the order of its model, those that every endpoint has at the end."""
     meanings = _meanings(endpoint.request)
     found = []
-    for name, info in endpoint.request.model_fields.items():
+    everywhere = Request.model_fields
+    for name, info in sorted(endpoint.request.model_fields.items(), key=lambda item: item[0] in everywhere):
         default = None if info.is_required() else _default(info.get_default(call_default_factory=True))
         found.append(Field(name, _option(name), default, meanings.get(name) or info.description or ""))
     return found

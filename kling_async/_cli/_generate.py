@@ -40,8 +40,10 @@ def _option(metavar: str, meaning: str, *names: str) -> Any:
 
 
 def generate(  # noqa: PLR0913  # typer reads the options of the command from this signature
-    endpoint: Annotated[str, typer.Argument(help="Such as runblob/o3-video; kling endpoints lists them.")],
-    prompt: Annotated[str, typer.Argument(help="What to generate; - reads it from standard input.")],
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
+    ],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")],
     *,
     duration: Annotated[str | None, _option("SECONDS", "Length of the clip.")] = None,
     aspect_ratio: Annotated[str | None, _option("W:H", "Such as 16:9.")] = None,
@@ -122,12 +124,14 @@ async def _generate(
         if directory is None:
             report.submitted(job.ref, job.cost)
             return
+        if job.cost is not None:
+            report.say(f"bought for {job.cost}")
         report.begun(job.ref, endpoint.law(request).median)
         await collect(job, directory, report)
 
 
 def watch(
-    ref: Annotated[str, typer.Argument(help="A job's reference, such as runblob/o3-video/550e8400-...")],
+    ref: Annotated[str, typer.Argument(metavar="REF", help="A job's reference, such as runblob/o3-video/550e8400-...")],
     *,
     output: Output = Path(),
     as_json: AsJson = False,
@@ -139,7 +143,9 @@ def watch(
         try:
             address = JobRef.parse(ref)
         except ValueError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(
+                f"{ref!r:.200} is not a job reference; one looks like runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+            ) from error
         kind, _ = find(address.name)
         client = open_client(kind, timeout)
         directory = destination(output)

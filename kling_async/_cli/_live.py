@@ -97,9 +97,10 @@ class LiveReport(PlainReport):
             super().product(text)
 
     def begun(self, ref: JobRef, expected: float | None = None) -> None:
-        """A row for the job; its full address is shown once, to be at hand whatever happens."""
+        """A row for the job; its full address is shown once if it outlives us, to be at hand whatever happens."""
         super().begun(ref, expected)
-        self.say(str(ref))
+        if self._resume:
+            self.say(str(ref))
         self._rows[ref] = _Row(time.monotonic(), expected)
         self._live.start()
 
@@ -110,6 +111,8 @@ class LiveReport(PlainReport):
         if event.status.terminal:
             row.ended = time.monotonic()
             row.outcome = str(event.failures[0]) if event.failures and event.status is Status.FAILED else ""
+        if event.status is Status.COMPLETED:
+            row.outcome = "saving"
 
     def saving(self, ref: JobRef, done: int, total: int | None) -> None:
         """A part of a job's file has arrived."""
@@ -142,5 +145,7 @@ def _progress(row: _Row) -> RenderableType:
     if share is None:
         return Text("")
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_row(ProgressBar(total=1.0, completed=share[0], width=_BAR), Text(share[1], style="dim"))
+    grid.add_row(
+        ProgressBar(total=1.0, completed=share[0], width=_BAR, complete_style="cyan"), Text(share[1], style="dim")
+    )
     return grid

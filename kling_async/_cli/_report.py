@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from kling_async._cli._exits import INTERRUPTED, Problem
 from kling_async._cli._text import duration, printable
+from kling_async._errors import KlingError
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 
 __all__ = ["JsonReport", "PlainReport", "Report", "resume_command"]
@@ -193,6 +194,9 @@ class _Words(logging.Handler):
         self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if any(isinstance(argument, KlingError) for argument in arguments):
+            return  # what fails for good is raised as well, and told then
         self._report.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 

@@ -19,7 +19,13 @@ from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandErr
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command
 from kling_async._client import Client
-from kling_async._errors import ConfigurationError, KlingError
+from kling_async._errors import (
+    ConfigurationError,
+    GenerationCancelled,
+    GenerationFailed,
+    JobNotFound,
+    KlingError,
+)
 from kling_async._job import Job
 from kling_async._models import JobRef
 from kling_async._poller import Polling
@@ -41,7 +47,7 @@ def choose_report(*, as_json: bool, directory: Path | None, resumable: bool = Tr
     """
 
     def resume(ref: JobRef) -> str:
-        return resume_command(ref, directory)
+        return resume_command(ref, None if directory == Path() else directory)
 
     follow = resume if resumable else None
     if as_json:
@@ -159,10 +165,12 @@ async def collect(job: Job, directory: Path, report: Report) -> None:
     Raises:
         KlingError: It did not end well, or could not be saved.
     """
-    async for event in job:
-        report.event(job.ref, event)
-        if event.status.terminal and not event.artifacts:
-            report.over(job.ref)
-    result = await job
+    try:
+        async for event in job:
+            report.event(job.ref, event)
+        result = await job
+    except (GenerationFailed, GenerationCancelled, JobNotFound):
+        report.over(job.ref)
+        raise
     paths = await result.save(directory, progress=lambda done, total: report.saving(job.ref, done, total))
     report.saved(result, paths)

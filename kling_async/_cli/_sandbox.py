@@ -25,24 +25,33 @@ _PORT = 8765
 
 def sandbox(  # noqa: PLR0913  # typer reads the options of the command from this signature
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes any free one.")] = _PORT,
-    speed: Annotated[float, typer.Option(min=0, max=3600, help="Simulated seconds that pass in one second.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Decides keys, ids, durations and pictures.")] = 0,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes any free one.")
+    ] = _PORT,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", min=0, max=3600, help="Simulated seconds that pass in one second.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Decides keys, ids, durations and pictures.")] = 0,
     scale: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Size of results relative to what was asked.")
+        float | None,
+        typer.Option(metavar="FACTOR", min=0.01, max=1, help="Size of results relative to what was asked."),
     ] = None,
     ration: Annotated[
-        int | None, typer.Option(min=1, help="Status calls allowed in 60 simulated seconds (RunBlob: 60).")
+        int | None, typer.Option(metavar="N", min=1, help="Status calls allowed in 60 simulated seconds (RunBlob: 60).")
     ] = None,
     credit: Annotated[
-        float | None, typer.Option("--credits", min=0, help="What each account can spend, in its provider's unit.")
+        float | None,
+        typer.Option("--credits", metavar="AMOUNT", min=0, help="What each account can spend, in its provider's unit."),
     ] = None,
     lifetime: Annotated[
-        float | None, typer.Option(min=0, help="Simulated seconds that a result can be downloaded for.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="Simulated seconds that a result can be downloaded for."),
     ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="What goes wrong, such as accept-then-reset:submit:every=10; may be repeated."),
+        typer.Option(
+            metavar="FAULT", help="What goes wrong, such as accept-then-reset:submit:every=10; may be repeated."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
