@@ -144,7 +144,8 @@ def watch(
             address = JobRef.parse(ref)
         except ValueError as error:
             raise CommandError(
-                f"{ref!r:.200} is not a job reference; one looks like runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+                f"{ref!r:.200} is not a job reference; one looks like "
+                "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
             ) from error
         kind, _ = find(address.name)
         client = open_client(kind, timeout)
