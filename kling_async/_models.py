@@ -90,7 +90,7 @@ class JobRef:
         return f"{self.provider}/{self.endpoint}"
 
     def __str__(self) -> str:
-        return f"{self.provider}/{self.endpoint}/{self.id}"
+        return "/".join((self.provider, self.endpoint, self.id))  # unlike an f-string, it refuses an id that is no text
 
 
 _REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~-]{1,200}")
@@ -98,7 +98,7 @@ _REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~-]{1,200}")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a job cost.
+    """An amount of money: what a job cost, or what an account has left.
 
     Attributes:
         amount: How much.
@@ -199,6 +199,7 @@ class Result:
         cost: What it cost, where the provider tells.
         failures: Files that were asked for and not made (a partial success); empty otherwise.
         raw: The provider's last answer about the job, decoded.
+        balance: What the account had left when that was last told; None where the provider does not tell.
     """
 
     ref: JobRef
@@ -206,6 +207,7 @@ class Result:
     cost: Cost | None = None
     failures: tuple[Failure, ...] = ()
     raw: Any = field(default=None, repr=False)
+    balance: Cost | None = None
 
     @property
     def urls(self) -> list[str]:
@@ -243,6 +245,7 @@ class Reading:
         lifetime: Seconds for which the files' URLs are documented to work.
         oddity: What in the answer was not understood, such as an unknown status word; it is logged.
         raw: The decoded answer.
+        balance: What the account has left, where told.
     """
 
     status: Status | None
@@ -255,6 +258,7 @@ class Reading:
     lifetime: float | None = None
     oddity: str | None = None
     raw: Any = field(default=None, repr=False)
+    balance: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +277,7 @@ class Event:
         failures: Why the job, or some files of it, failed.
         cost: What it costs, where told.
         raw: The provider's answer that ended the job, decoded; None before.
+        balance: What the account had left when that was last told; None where the provider does not tell.
     """
 
     seq: int
@@ -287,8 +292,9 @@ class Event:
     cost: Cost | None = None
     step: int = field(default=0, repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
+    balance: Cost | None = None
 
     def result(self, ref: JobRef, saver: Saver) -> Result:
         """The job's outcome, its artifacts ready to save."""
         artifacts = tuple(replace(artifact, saver=saver) for artifact in self.artifacts)
-        return Result(ref, artifacts, self.cost, self.failures, self.raw)
+        return Result(ref, artifacts, self.cost, self.failures, self.raw, self.balance)
