@@ -66,7 +66,9 @@ class JobRef:
 
     def __post_init__(self) -> None:
         # The id goes into URLs and file names, so anything that could change their meaning is refused here.
-        if not _REF.fullmatch(str(self)):
+        # An id that is no text (a provider's null, say) would spell one.
+        texts = all(isinstance(part, str) for part in (self.provider, self.endpoint, self.id))
+        if not (texts and _REF.fullmatch(str(self))):
             raise ValueError(
                 f"{str(self)!r:.200} is not a job reference; one looks like provider/endpoint/id, "
                 "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
@@ -90,7 +92,7 @@ class JobRef:
         return f"{self.provider}/{self.endpoint}"
 
     def __str__(self) -> str:
-        return "/".join((self.provider, self.endpoint, self.id))  # unlike an f-string, it refuses an id that is no text
+        return f"{self.provider}/{self.endpoint}/{self.id}"
 
 
 _REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~-]{1,200}")
