@@ -257,6 +257,7 @@ class Provider(abc.ABC):
         kind = self.codes.get(code or "") or _BY_STATUS.get(http_status or 0)
         if kind is None:
             kind = ProviderUnavailable if (http_status or 0) >= _SERVER_ERROR else InvalidRequest
+        code = code and self.redact(code)
         words = self.redact(": ".join(dict.fromkeys(part for part in (code, message) if part)))
         return kind(
             f"{self.title} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
