@@ -277,11 +277,6 @@ async def test_credentials_travel_to_the_provider_and_to_nobody_else(sample: Sam
         assert KEY not in str(request.url)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 # One surface.
 
 
