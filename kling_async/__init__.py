@@ -35,7 +35,8 @@ from kling_async._job import Job
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import runblob
+from kling_async.providers import pixeldojo, runblob
+from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "KlingError",
     "Learned",
     "Limits",
+    "PixelDojo",
     "Polling",
     "Progressive",
     "ProviderUnavailable",
@@ -74,6 +76,7 @@ __all__ = [
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "pixeldojo",
     "runblob",
 ]
 
