@@ -1,7 +1,7 @@
 """inference.sh: the app ``klingai/image-o1`` (Kling Image O1).
 
 Wire facts: the app's published page and client examples, ``/docs/api/rest/overview.md`` and the streaming, files and
-errors pages of inference.sh, the official clients (PyPI ``inferencesh`` 0.4.0 to 0.36.0, ``inference-sh/sdk-js`` 0.5.13),
+errors pages of inference.sh, the official clients (PyPI ``inferencesh`` 0.4.0 to 0.36.0, ``inference-sh/sdk-js``),
 and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``). Where they disagree:
 
 - Answers come in three envelopes: ``{"success", "data"}`` (which may state an error at HTTP 200), the bare object, and
