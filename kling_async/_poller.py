@@ -163,8 +163,8 @@ class Watch:
 
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it. Returns the time."""
-        while (wait := self._free - self._clock.now()) > 0:
-            await anyio.sleep(wait)  # noqa: ASYNC110  # it waits for a time, which others may move meanwhile
+        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+            await anyio.sleep(wait)
         now = self._clock.now()
         self._spend(now)
         return now
