@@ -35,7 +35,8 @@ from kling_async._job import Job
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import pixeldojo, runblob
+from kling_async.providers import inferencesh, pixeldojo, runblob
+from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
 
@@ -53,6 +54,7 @@ __all__ = [
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
+    "InferenceSh",
     "InsufficientCredits",
     "InvalidRequest",
     "Job",
@@ -76,6 +78,7 @@ __all__ = [
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "inferencesh",
     "pixeldojo",
     "runblob",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
@@ -122,8 +123,9 @@ class Job:
         return taken
 
     async def _until_end(self) -> None:
+        # One wait to the end, not one an event: a stream is then opened once, not once an event.
         while not self._trail.ended:
-            await self._until_more_than(len(self._trail.events))
+            await self._until_more_than(sys.maxsize)
 
     async def _until_more_than(self, seen: int) -> None:
         try:

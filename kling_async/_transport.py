@@ -341,7 +341,9 @@ class Lane:
             ):
                 if response.status_code != _OK:
                     content = await _read(response, call.max_bytes)
-                    reply = Reply(response.status_code, dict(response.headers), content)
+                    reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
+                    if reply.status == _TOO_MANY:
+                        self._gate.refused(_retry_after(reply, self._clock.now()))
                     raise self.provider.refusal(reply) or self.provider.make_error(reply.status, None, None)
                 async for text in _lines(response, call.max_bytes):
                     await line(text)
@@ -415,6 +417,8 @@ async def _lines(response: Response, limit: int) -> AsyncIterator[str]:
                 yield line.decode("utf-8", "replace").strip()
         if len(rest) > limit:
             raise UnreadableReply(f"a line of the stream is longer than {limit} bytes")
+    if rest.strip():
+        yield rest.decode("utf-8", "replace").strip()
 
 
 _OK = 200
