@@ -35,8 +35,9 @@ from kling_async._job import Job
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import runblob
+from kling_async.providers import runblob, runware
 from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
 
 __all__ = [
     "Artifact",
@@ -68,6 +69,7 @@ __all__ = [
     "Request",
     "Result",
     "RunBlob",
+    "Runware",
     "Statistics",
     "Status",
     "SubmissionUnknown",
@@ -75,6 +77,7 @@ __all__ = [
     "Unauthorized",
     "WebhookRejected",
     "runblob",
+    "runware",
 ]
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kling_async._provider import Provider
 from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
 
-KNOWN: tuple[type[Provider], ...] = (RunBlob,)
+KNOWN: tuple[type[Provider], ...] = (RunBlob, Runware)
 """Every provider, in the order in which they are listed to users."""
