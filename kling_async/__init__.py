@@ -35,10 +35,11 @@ from kling_async._job import Job
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import inferencesh, pixeldojo, runblob
+from kling_async.providers import inferencesh, pixeldojo, runblob, runware
 from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
 
 __all__ = [
     "Artifact",
@@ -72,6 +73,7 @@ __all__ = [
     "Request",
     "Result",
     "RunBlob",
+    "Runware",
     "Statistics",
     "Status",
     "SubmissionUnknown",
@@ -81,6 +83,7 @@ __all__ = [
     "inferencesh",
     "pixeldojo",
     "runblob",
+    "runware",
 ]
 
 __version__ = "0.1.0"

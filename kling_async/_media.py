@@ -170,8 +170,9 @@ class ArtifactSaver:
             artifacts = await self.renew()
         except KlingError as error:
             raise self._failed(f"{reason}, and asking for a new URL failed: {error}") from error
+        # Where files have ids they tell them apart: we number files as they become known, the provider as it likes.
         for fresh in artifacts:
-            if fresh.index == artifact.index:
+            if fresh.id == artifact.id and (artifact.id is not None or fresh.index == artifact.index):
                 return fresh
         raise self._failed(f"{reason}, and {self.ref.provider} does not name the file any more")
 

@@ -269,11 +269,15 @@ class Provider(abc.ABC):
         code, message = stated
         return self.make_error(reply.status, code, message, request_id=reply.headers.get("x-request-id"))
 
+    def classify(self, code: str | None) -> type[KlingError] | None:
+        """The class of error that the provider's code stands for; None: the code does not tell."""
+        return self.codes.get(code or "")
+
     def make_error(
         self, http_status: int | None, code: str | None, message: str | None, *, request_id: str | None = None
     ) -> KlingError:
-        """The typed error for a provider's code (by `codes`) or else for the HTTP status."""
-        kind = self.codes.get(code or "") or _BY_STATUS.get(http_status or 0)
+        """The typed error for a provider's code (by `classify`) or else for the HTTP status."""
+        kind = self.classify(code) or _BY_STATUS.get(http_status or 0)
         if kind is None:
             kind = ProviderUnavailable if (http_status or 0) >= _SERVER_ERROR else InvalidRequest
         code = code and self.redact(code)

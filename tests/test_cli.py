@@ -8,29 +8,18 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
-import select
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from kling_async import Progressive, Request
-from kling_async._cadence import Law
 from kling_async._cli import main
-from kling_async._cli._demo import programme
-from kling_async._cli._exits import EXITS, CommandError
-from kling_async._cli._fields import build
-from kling_async._cli._text import printable
-from kling_async._errors import ConfigurationError
-from kling_async._provider import Endpoint
+from kling_async._cli._exits import EXITS
 from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
 
@@ -162,9 +151,7 @@ def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sand
     assert sandbox.counters.jobs_bought == 1
 
 
-def test_the_prompt_may_come_from_standard_input(
-    kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_prompt_may_come_from_standard_input(kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ein Fuchs im Schnee, grün\n".encode())))
     assert kling("generate", PHOTO, "-", "--no-wait").code == 0
     [job] = sandbox.world.jobs.values()

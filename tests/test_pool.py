@@ -125,9 +125,7 @@ class TestKeeping:
             )
             assert network.open == 1
 
-    async def test_expired_connections_are_closed_when_a_response_ends_too(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_expired_connections_are_closed_when_a_response_ends_too(self, network: FakeNetwork) -> None:
         async with ConnectionPool(network_backend=network) as pool:
             (response,) = await open_responses(pool, A)
             await fetch(pool, A)
@@ -454,9 +452,7 @@ class TestHttp2:
             assert pool.statistics().idle == 1
         assert len(network.received) == 131
 
-    async def test_a_request_that_could_share_does_not_overtake_one_that_cannot(
-        self, network: FakeNetwork
-    ) -> None:
+    async def test_a_request_that_could_share_does_not_overtake_one_that_cannot(self, network: FakeNetwork) -> None:
         async with ConnectionPool(limit=1, http2=True, network_backend=network) as pool:
             await fetch(pool, "https://a.test/first")
             network.gate = anyio.Event()

@@ -173,9 +173,7 @@ SCENARIOS = {
     "gets the last answer of a connection": Scenario(prepare=last_answers, others=(A, A, A)),
     "new HTTP/2 connection": Scenario(url=SECURE, http2=True),
     "new HTTP/2 connection, with others": Scenario(url=SECURE, http2=True, others=(SECURE,) * 4),
-    "kept HTTP/2 connection, with others": Scenario(
-        url=SECURE, http2=True, prepare=kept_http2, others=(SECURE,) * 4
-    ),
+    "kept HTTP/2 connection, with others": Scenario(url=SECURE, http2=True, prepare=kept_http2, others=(SECURE,) * 4),
     "writes frames of others too": Scenario(
         url=SECURE, http2=True, prepare=kept_http2, others=(SECURE,) * 4, head_start=False
     ),
@@ -204,9 +202,7 @@ async def interrupt_at(
 ) -> bool:
     network = FakeNetwork()
     network.http2 = scenario.http2
-    async with ConnectionPool(
-        limit=LIMIT, http2=scenario.http2, ssl_context=TLS, network_backend=network
-    ) as pool:
+    async with ConnectionPool(limit=LIMIT, http2=scenario.http2, ssl_context=TLS, network_backend=network) as pool:
         await scenario.prepare(pool, network)
         async with anyio.create_task_group() as tasks:
             bystander = fetch_or_lose if scenario.http2 and cancelling is by_task else fetch
