@@ -1,7 +1,7 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`_pool`), through a thin coat of httpx; or what the user injected, or httpx's
-own transport where a proxy is in the way. This is the only file that knows httpx.
+By default that is our own connection pool (`_pool`), through a thin coat of httpx; or what the user injected, or
+httpx's own transport where a proxy is in the way. This is the only file that knows httpx.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response"]
 USER_AGENT = "kling-async"
 
 Http: TypeAlias = Any
-"""What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``, or
-the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
+"""What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
+or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Engine:
         return await self._transport.handle_async_request(request)
 
     @asynccontextmanager
-    async def open(self, method: str, url: str, headers: Mapping[str, str]) -> AsyncIterator[Response]:
+    async def open(self, method: str, url: str, headers: dict[str, str]) -> AsyncIterator[Response]:
         """A request without a body whose answer is read while it is open."""
         response = await self.send(method, url, headers, b"", {"retry_stale": True})
         try:

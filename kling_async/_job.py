@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Generator
 from typing import Any
@@ -75,7 +76,7 @@ class Job:
     def __aiter__(self) -> AsyncIterator[Event]:
         return _Cursor(self)
 
-    async def wait(self, timeout: float | None = None) -> Status:  # noqa: ASYNC109  # a bound on the wait, not an error
+    async def wait(self, timeout: float | None = None) -> Status:  # a bound on the wait, not an error
         """Wait for the end, without judging it.
 
         Args:
@@ -85,10 +86,8 @@ class Job:
             Where the job stands then. It is not terminal if the time ran out.
         """
         with anyio.move_on_after(timeout):
-            try:
+            with contextlib.suppress(GenerationTimeout):
                 await self._until_end()
-            except GenerationTimeout:
-                pass
         return self.status
 
     async def refresh(self) -> Status:
@@ -190,11 +189,11 @@ class _Cursor:
         return self
 
     async def __anext__(self) -> Event:
-        trail = self._job._trail  # noqa: SLF001  # the cursor is a part of the job
+        trail = self._job._trail  # the cursor is a part of the job
         if self._next >= len(trail.events):
             if trail.ended:
                 raise StopAsyncIteration
-            await self._job._until_more_than(self._next)  # noqa: SLF001  # the same
+            await self._job._until_more_than(self._next)  # the same
         event = trail.events[self._next]
         self._next += 1
         return event

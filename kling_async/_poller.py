@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-There is no background task. Whoever waits for a job calls `Watch.follow`, and one task of those that wait for the same
-job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into the
-watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls are
+There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
+job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
+the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls are
 rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
 leader, which makes the call. A keeper that leaves, for whatever reason, wakes another to take its place.
 
@@ -17,8 +17,8 @@ looks go on beside it, ever further apart. So what happened before it was open i
 open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before the job's
 end is opened again after a look; when that has happened several times without an event between, looks alone go on.
 
-A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break for
-`Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before their
+A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before their
 own database has caught up.
 """
 
@@ -163,7 +163,7 @@ class Watch:
 
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it. Returns the time."""
-        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+        while (wait := self._free - self._clock.now()) > 0:  # others move the time meanwhile
             await anyio.sleep(wait)
         now = self._clock.now()
         self._spend(now)
@@ -181,8 +181,7 @@ class Watch:
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
-                    if len(trail.events) <= seen and self._clock.now() >= trail.deadline:
-                        raise DeadlinePassed
+                    self._raise_late(trail, seen)
                     if self._features.stream:
                         return
                     self._enter(trail)
@@ -194,6 +193,10 @@ class Watch:
         finally:
             del self._leaders[trail]
             self._leave(trail)
+
+    def _raise_late(self, trail: Trail, seen: int) -> None:
+        if not trail.ended and len(trail.events) <= seen and self._clock.now() >= trail.deadline:
+            raise DeadlinePassed
 
     def _enter(self, trail: Trail) -> None:
         """Let the job compete for the next look."""

@@ -92,13 +92,13 @@ class _Gate:
         async with self.turn:
             while (now := self.clock.now()) < self.until:
                 await anyio.sleep(self.until - now)
-            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # jitter
 
     def refused(self, retry_after: float | None) -> None:
         """The provider said "not now": pause, for as long as it said if it did."""
         self.strikes += 1
         wait = retry_after if retry_after is not None else self.FIRST * 2 ** min(self.strikes - 1, 6)
-        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
+        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # jitter
         self.until = max(self.until, self.clock.now() + wait)
         self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
 

@@ -71,7 +71,9 @@ def answering(report: Report) -> Iterator[None]:
         # Whoever read our output is gone; the interpreter must not try to flush into it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         for ref, command in report.left():
-            print(f"job {ref} goes on at its provider; see how it ends with: {command}", file=sys.stderr)  # noqa: T201  # the last words
+            print(
+                f"job {ref} goes on at its provider; see how it ends with: {command}", file=sys.stderr
+            )  # the last words
         raise typer.Exit(PIPE_CLOSED) from None
     except (CommandError, KlingError, ValidationError, OSError, ImportError) as error:
         problem = explain(error)
@@ -100,7 +102,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
             with scope:
                 try:
                     await work()
-                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
+                except Exception as error:  # carried out of the task group as it is
                     failure.append(error)
             group.cancel_scope.cancel()
         return scope.cancelled_caught
