@@ -56,8 +56,8 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 
 @asynccontextmanager
 async def _httpx_over_our_pool(url: str) -> AsyncIterator[Fetch]:
-    from kling_async._engine import _PooledTransport  # only in the process that needs it
-    from kling_async._pool import ConnectionPool  # the same
+    from kling_async._engine import _PooledTransport  # noqa: PLC0415  # only in the process that needs it
+    from kling_async._pool import ConnectionPool  # noqa: PLC0415  # the same
 
     async with _httpx(url, transport=_PooledTransport(ConnectionPool(limit=CONNECTIONS))) as fetch:
         yield fetch
@@ -65,7 +65,7 @@ async def _httpx_over_our_pool(url: str) -> AsyncIterator[Fetch]:
 
 @asynccontextmanager
 async def _our_engine(url: str) -> AsyncIterator[Fetch]:
-    from kling_async._engine import Engine, Limits, ssl_context  # the same
+    from kling_async._engine import Engine, Limits, ssl_context  # noqa: PLC0415  # the same
 
     engine = Engine(None, Limits(connections=CONNECTIONS), url, ssl_context())
 

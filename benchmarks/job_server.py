@@ -72,7 +72,7 @@ def job_server(core: int) -> Iterator[str]:
         The URL of a job's status.
     """
     command = [sys.executable, "-m", __name__, str(core)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # our own module
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own module
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()

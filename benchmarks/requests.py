@@ -126,7 +126,7 @@ def measure(client: str, in_flight: int, plan: Plan, url: str) -> Figure:
     arguments = [client, str(in_flight), str(plan.requests[in_flight]), str(plan.cap), url]
     while len(figures) < plan.repeats and not any(figure.capped for figure in figures):
         command = [sys.executable, "-m", "benchmarks.requests", "--measure", *arguments]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # ourselves
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603  # ourselves
         figures.append(Figure(**json.loads(output)))
     return sorted(figures, key=lambda figure: figure.microseconds)[len(figures) // 2]
 

@@ -102,7 +102,7 @@ class Progressive:
         object.__setattr__(self, "intervals", intervals)
         object.__setattr__(self, "first", first)
 
-    def cadence(self, key: str, prior: Law) -> Cadence:
+    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
         """The timing of one new job; see `Schedule`."""
         return _Intervals(self.intervals if self.first is None else (self.first, *self.intervals))
 

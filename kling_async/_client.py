@@ -172,7 +172,7 @@ class Client:
         endpoint = account.provider.endpoint(request.endpoint)
         job = self._job(account, endpoint, ref, request, started)
         self._submitted += 1
-        await job._trail.apply(accepted.reading, "submit")  # the client makes jobs
+        await job._trail.apply(accepted.reading, "submit")  # noqa: SLF001  # the client makes jobs
         return job
 
     @staticmethod
@@ -324,7 +324,7 @@ async def _held(operation: Callable[[], Awaitable[T]], grace: float) -> T:
         with shield:
             try:
                 outcome.append(await operation())
-            except Exception as error:  # carried out of the task group as it is, not in an exception group
+            except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in an exception group
                 failure.append(error)
         done.set()
 

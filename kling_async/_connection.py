@@ -66,7 +66,7 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # httpcore's interface
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's interface
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> Self:
@@ -78,7 +78,7 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # httpcore's interface
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's interface
     ) -> Self:
         """Do the TLS handshake, and become the encrypted stream."""
         self._stream = await self._connected.start_tls(ssl_context, server_hostname, timeout)
@@ -86,14 +86,14 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         self.multiplexed |= ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2"
         return self
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # the same
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # the same
         """Receive, and remember that something was heard."""
         data = await self._connected.read(max_bytes, timeout)
         if data:
             self.heard = True
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # the same
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
         """Send, and remember if it was broken off."""
         try:
             if self.multiplexed:

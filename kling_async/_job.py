@@ -25,8 +25,8 @@ class Job:
     """Handle to one generation.
 
     ``await job`` waits for the end and returns the `Result`; it may be repeated, and many tasks may do it.
-    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has its
-    own place in the log, so a late reader misses nothing.
+    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has
+    its own place in the log, so a late reader misses nothing.
 
     A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
@@ -76,7 +76,7 @@ class Job:
     def __aiter__(self) -> AsyncIterator[Event]:
         return _Cursor(self)
 
-    async def wait(self, timeout: float | None = None) -> Status:  # a bound on the wait, not an error
+    async def wait(self, timeout: float | None = None) -> Status:  # noqa: ASYNC109  # a bound on the wait, not an error
         """Wait for the end, without judging it.
 
         Args:
@@ -189,11 +189,11 @@ class _Cursor:
         return self
 
     async def __anext__(self) -> Event:
-        trail = self._job._trail  # the cursor is a part of the job
+        trail = self._job._trail  # noqa: SLF001  # the cursor is a part of the job
         if self._next >= len(trail.events):
             if trail.ended:
                 raise StopAsyncIteration
-            await self._job._until_more_than(self._next)  # the same
+            await self._job._until_more_than(self._next)  # noqa: SLF001  # the same
         event = trail.events[self._next]
         self._next += 1
         return event

@@ -356,5 +356,5 @@ class _Part:
 
     @property
     def _open(self) -> IO[bytes]:
-        assert self._file is not None  # entered
+        assert self._file is not None  # noqa: S101  # entered
         return self._file

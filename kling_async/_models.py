@@ -82,7 +82,7 @@ class JobRef:
             ValueError: It does not look like ``provider/endpoint/id``.
         """
         parts = text.strip().split("/")
-        if len(parts) != 3:  # provider, endpoint, id
+        if len(parts) != 3:  # noqa: PLR2004  # provider, endpoint, id
             parts = ["", "", text]
         return cls(*parts)
 

@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
 job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
-the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls are
-rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
+the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls
+are rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
 leader, which makes the call. A keeper that leaves, for whatever reason, wakes another to take its place.
 
 So ten thousand waiting jobs hold one timer; a ration is served in the order of the claims, whoever waits; and where a
@@ -18,8 +18,8 @@ open and tells nothing does no harm; neither does a job that is silent for long.
 end is opened again after a look; when that has happened several times without an event between, looks alone go on.
 
 A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
-for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before their
-own database has caught up.
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+their own database has caught up.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Watch:
 
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it. Returns the time."""
-        while (wait := self._free - self._clock.now()) > 0:  # others move the time meanwhile
+        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
             await anyio.sleep(wait)
         now = self._clock.now()
         self._spend(now)

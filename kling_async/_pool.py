@@ -264,7 +264,7 @@ class ConnectionPool:
             connection = self._doomed.pop()
             try:
                 await connection.aclose()
-            except BaseException as exc:  # asyncio's own cancellation pierces shields; raised below
+            except BaseException as exc:  # noqa: BLE001  # asyncio's own cancellation pierces shields; raised below
                 interruption = exc
             self._connections.discard(connection)
             self._serve_waiting()
@@ -432,7 +432,7 @@ class _ResponseStream:
                 with contextlib.suppress(RuntimeError):  # another task is reading: it will find the end itself
                     await _close(self._parts)
         finally:
-            await self._pool._give_back(self._connection, served=True)  # the other half of it
+            await self._pool._give_back(self._connection, served=True)  # noqa: SLF001  # the other half of it
 
 
 async def _close(stream: AsyncIterable[bytes]) -> None:

@@ -15,8 +15,8 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
            recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
 =========  =====================================================================================================
 
-A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw on
-a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
+A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
+on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
 
 Underneath is an engine (`_engine`). This is the only file that knows stamina.
 """
@@ -90,15 +90,15 @@ class _Gate:
         if not self.spacing:
             return
         async with self.turn:
-            while (now := self.clock.now()) < self.until:
+            while (now := self.clock.now()) < self.until:  # noqa: ASYNC110  # a new refusal moves it meanwhile
                 await anyio.sleep(self.until - now)
-            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # jitter
+            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
     def refused(self, retry_after: float | None) -> None:
         """The provider said "not now": pause, for as long as it said if it did."""
         self.strikes += 1
         wait = retry_after if retry_after is not None else self.FIRST * 2 ** min(self.strikes - 1, 6)
-        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # jitter
+        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
         self.until = max(self.until, self.clock.now() + wait)
         self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
 
@@ -344,7 +344,7 @@ class Lane:
                     reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
                     if reply.status == _TOO_MANY:
                         self._gate.refused(_retry_after(reply, self._clock.now()))
-                    raise self.provider.refusal(reply) or self.provider.make_error(reply.status, None, None)
+                    self.provider.expect(reply)
                 async for text in _lines(response, call.max_bytes):
                     await line(text)
         except KlingError:
@@ -432,7 +432,7 @@ _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "Unsup
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether the error, of whichever engine, says that no connection was had. Told by name: engines share the names."""
+    """Whether the error says that no connection was had. Told by its name, which all engines share."""
     return any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
 
 

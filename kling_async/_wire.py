@@ -85,7 +85,7 @@ class Reply:
     @property
     def ok(self) -> bool:
         """Whether the status is a success (2xx)."""
-        return 200 <= self.status < 300  # the range of success codes is HTTP's
+        return 200 <= self.status < 300  # noqa: PLR2004  # the range of success codes is HTTP's
 
     def json(self) -> Any:
         """The decoded body.

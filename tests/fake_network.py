@@ -92,7 +92,7 @@ class FakeNetwork(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # httpcore's interface
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's interface
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
@@ -144,7 +144,7 @@ class FakeSocket(httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # the same
+        timeout: float | None = None,  # noqa: ASYNC109  # the same
     ) -> httpcore.AsyncNetworkStream:
         self.network.tls_contexts.append(ssl_context)
         await anyio.lowlevel.checkpoint()
@@ -155,7 +155,7 @@ class FakeSocket(httpcore.AsyncNetworkStream):
             self._server = _Http2Server(self)
         return self
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # the same
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # the same
         self.network.timeouts.setdefault("read", set()).add(timeout)
         await anyio.lowlevel.checkpoint()
         while True:
@@ -171,7 +171,7 @@ class FakeSocket(httpcore.AsyncNetworkStream):
             self._news = anyio.Event()
             await self._news.wait()
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # the same
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
         self.network.timeouts.setdefault("write", set()).add(timeout)
         await anyio.lowlevel.checkpoint()
         if self.closed:

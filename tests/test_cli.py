@@ -80,7 +80,7 @@ def spawn(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
     """The program as a process, whose output is read by a test."""
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([*PROGRAM, *arguments], env=variables, **(defaults | settings))  # ourselves
+    return subprocess.Popen([*PROGRAM, *arguments], env=variables, **(defaults | settings))
 
 
 def finish(process: subprocess.Popen[str]) -> Answer:

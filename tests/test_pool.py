@@ -546,7 +546,7 @@ class TestRealSockets:
 
         closed: set[int] = set()
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # anyio's extra, not Django's
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio's extra, not Django's
         url = f"http://127.0.0.1:{port}/"
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, serve)

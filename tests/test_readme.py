@@ -42,7 +42,7 @@ def test_every_block_is_run_by_a_test() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
 def test_scripts_run(script: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    exec(compile(script, "README.md", "exec"), {"__name__": "__main__"})  # the README is ours
+    exec(compile(script, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # the README is ours
     assert sandbox.counters.jobs_bought == 1
     if ".save(" in script:
         [path] = (tmp_path / "out").iterdir()
@@ -54,7 +54,7 @@ def test_scripts_run(script: str, sandbox: Sandbox, tmp_path: Path) -> None:
 @pytest.mark.parametrize("service", SERVICES, ids=range(len(SERVICES)))
 async def test_services_serve(service: str, sandbox: Sandbox) -> None:
     names: dict[str, Any] = {"__name__": "service"}
-    exec(compile(service, "README.md", "exec"), names)  # the README is ours
+    exec(compile(service, "README.md", "exec"), names)  # noqa: S102  # the README is ours
     app = names["app"]
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as web:

@@ -133,7 +133,7 @@ class Planned:
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
 
-    def cadence(self, key: str, prior: Law) -> Cadence:
+    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  one plan for all
         """The timing of one job."""
         return _Plan(self._times)
 
@@ -144,7 +144,7 @@ class Clairvoyant:
     def __init__(self, durations: Sequence[float]) -> None:
         self._durations: Iterator[float] = iter(durations)
 
-    def cadence(self, key: str, prior: Law) -> Cadence:
+    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  jobs come in the order of the durations
         """The timing of the next job."""
         return _Plan((next(self._durations),))
 

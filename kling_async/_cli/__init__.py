@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code; ``kling --help`` lists them.
     """
     try:
-        from kling_async._cli._app import run  # an optional extra, missed with a sentence
+        from kling_async._cli._app import run  # noqa: PLC0415  # an optional extra, missed with a sentence
 
         return run(arguments)
     except ModuleNotFoundError as error:

@@ -36,7 +36,7 @@ app.command()(endpoints)
 
 def _version(value: bool) -> None:  # as typer calls it
     if value:
-        print(f"kling_async {kling_async.__version__}")  # what was asked for
+        print(f"kling_async {kling_async.__version__}")  # noqa: T201  # what was asked for
         raise typer.Exit
 
 

@@ -62,7 +62,7 @@ def demo(
     """
     report = choose_report(as_json=as_json, directory=None, resumable=False)
     with answering(report):
-        from kling_async.sandbox import Sandbox  # an optional extra
+        from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
         show = _Demo(Sandbox(speed=speed, scale=_SCALE), speed, destination(output), report)
         run(lambda: show.run(keep=keep), report)

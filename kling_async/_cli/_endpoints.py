@@ -34,7 +34,7 @@ def endpoints(
         for kind, each in chosen:
             if as_json:
                 told = {"type": "endpoint", "endpoint": each.name, "schema": each.request.model_json_schema()}
-                print(json.dumps(told))  # what was asked for
+                print(json.dumps(told))  # noqa: T201  # what was asked for
                 continue
             summary = (each.request.__doc__ or "").partition("\n")[0]
             console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {kind.variables[0]}"))

@@ -39,7 +39,7 @@ def _option(metavar: str, meaning: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=meaning, rich_help_panel=_PANEL, show_default=False)
 
 
-def generate(  # typer reads the options of the command from this signature
+def generate(  # noqa: PLR0913  # typer reads the options of the command from this signature
     endpoint: Annotated[
         str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
     ],
@@ -118,7 +118,7 @@ async def _generate(
             with acceptable(endpoint):
                 job = await client.submit(request)
         except anyio.get_cancelled_exc_class():
-            for ref in client._running:  # the id came, and its handle was lost with the cancellation
+            for ref in client._running:  # noqa: SLF001  # the id came, and its handle was lost with the cancellation
                 report.begun(ref)
             raise
         if directory is None:

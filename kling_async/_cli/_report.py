@@ -93,11 +93,11 @@ class PlainReport(Report):
 
     def say(self, text: str) -> None:
         """Words for a human, on standard error."""
-        print(printable(text), file=sys.stderr, flush=True)  # a command line program talks
+        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
 
     def product(self, text: str) -> None:
         """A line of what the user asked for, on standard output."""
-        print(printable(text), flush=True)  # the same
+        print(printable(text), flush=True)  # noqa: T201  # the same
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed: its address, where it stands, its age, and the provider's words."""
@@ -141,7 +141,7 @@ class JsonReport(Report):
 
     def tell(self, **fields: Any) -> None:
         """One line. Non-ASCII is escaped, so a line is safe to show on a terminal, too."""
-        print(json.dumps(fields, default=str), flush=True)  # a command line program talks
+        print(json.dumps(fields, default=str), flush=True)  # noqa: T201  # a command line program talks
 
     def event(self, ref: JobRef, event: Event) -> None:
         """``{"type": "event", ...}``: the fields of the event."""

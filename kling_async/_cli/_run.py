@@ -71,9 +71,8 @@ def answering(report: Report) -> Iterator[None]:
         # Whoever read our output is gone; the interpreter must not try to flush into it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         for ref, command in report.left():
-            print(
-                f"job {ref} goes on at its provider; see how it ends with: {command}", file=sys.stderr
-            )  # the last words
+            last_words = f"job {ref} goes on at its provider; see how it ends with: {command}"
+            print(last_words, file=sys.stderr)  # noqa: T201  # the console is not to be used any more
         raise typer.Exit(PIPE_CLOSED) from None
     except (CommandError, KlingError, ValidationError, OSError, ImportError) as error:
         problem = explain(error)
@@ -102,7 +101,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
             with scope:
                 try:
                     await work()
-                except Exception as error:  # carried out of the task group as it is
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
                     failure.append(error)
             group.cancel_scope.cancel()
         return scope.cancelled_caught

@@ -23,7 +23,7 @@ __all__ = ["exports", "sandbox"]
 _PORT = 8765
 
 
-def sandbox(  # typer reads the options of the command from this signature
+def sandbox(  # noqa: PLR0913  # typer reads the options of the command from this signature
     *,
     port: Annotated[
         int, typer.Option(metavar="PORT", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes any free one.")
@@ -61,7 +61,7 @@ def sandbox(  # typer reads the options of the command from this signature
     """
     report = choose_report(as_json=as_json, directory=None, resumable=False)
     with answering(report):
-        from kling_async.sandbox import Sandbox  # an optional extra
+        from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
         stage = Sandbox(
             speed=speed, seed=seed, port=port, scale=scale, ration=ration, credits=credit, lifetime=lifetime
@@ -84,7 +84,7 @@ def _arrange(stage: Sandbox, faults: list[str]) -> None:
 async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:
     async with stage:
         if as_json:
-            print(json.dumps({"type": "sandbox", **stage.describe()}), flush=True)  # what was asked for
+            print(json.dumps({"type": "sandbox", **stage.describe()}), flush=True)  # noqa: T201  # what was asked for
         for line in exports(stage):
             report.product(line)
         report.say(f"The sandbox serves on {stage.url}; Ctrl-C ends it.")

@@ -20,7 +20,7 @@ def printable(text: object) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as ``2:05``; one decimal below ten seconds, where that is the news."""
-    if 0 <= seconds < 10:  # ten seconds
+    if 0 <= seconds < 10:  # noqa: PLR2004  # ten seconds
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     return f"{minutes}:{rest:02d}"

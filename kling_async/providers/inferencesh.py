@@ -451,7 +451,7 @@ class _TaskStream(Stream):
         return self._merge(said)
 
     def _merge(self, said: dict[str, Any]) -> Reading | None:
-        data = self._provider._task(_unwrapped(said), self._ref)  # the stream is a part of the provider
+        data = self._provider._task(_unwrapped(said), self._ref)  # noqa: SLF001  # the stream is a part of the provider
         fields = said.get("fields")
         if isinstance(fields, list):
             data = {name: value for name, value in data.items() if name in fields}
@@ -462,8 +462,8 @@ class _TaskStream(Stream):
         self._task.update(data)
         if not {"status", "status_text"} & self._task.keys():
             return None
-        stage = self._provider._stage(self._task)  # the same
-        reading = self._provider._reading(dict(self._task), stage)  # the same
+        stage = self._provider._stage(self._task)  # noqa: SLF001  # the same
+        reading = self._provider._reading(dict(self._task), stage)  # noqa: SLF001  # the same
         # A completion may come a line before its output, and what is not clear here is asked for once the stream ends.
         return reading if reading.status else None
 
@@ -560,7 +560,7 @@ def _images(output: Any) -> tuple[Artifact, ...]:
 
 def _progress(percent: Any) -> float | None:
     number = isinstance(percent, int | float) and not isinstance(percent, bool)
-    return percent / 100 if number and 0 <= percent <= 100 else None  # percent
+    return percent / 100 if number and 0 <= percent <= 100 else None  # noqa: PLR2004  # percent
 
 
 def _cost(events: Any) -> Cost | None:

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         for fault in options.fault:
             sandbox.faults.add(fault)
         with sandbox:
-            print(json.dumps(sandbox.describe()), flush=True)
+            print(json.dumps(sandbox.describe()), flush=True)  # noqa: T201 - this line is the program's output
             if options.until_eof:
                 sys.stdin.read()
             else:
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except (OSError, ValueError) as error:
-        print(f"kling_async.sandbox: {error}", file=sys.stderr)
+        print(f"kling_async.sandbox: {error}", file=sys.stderr)  # noqa: T201 - the user's terminal
         return 2
     return 0
 

@@ -223,7 +223,7 @@ class Switchboard:
 
     def __init__(self, seed: int = 0) -> None:
         self._rules: tuple[Rule, ...] = ()
-        self._dice = random.Random(seed)
+        self._dice = random.Random(seed)  # noqa: S311 - a simulation
 
     @property
     def rules(self) -> Sequence[Rule]:

@@ -238,7 +238,7 @@ def dialect(world: World) -> Dialect:
 
 
 def _client(api_key: str, base_url: str) -> Any:
-    from kling_async.providers.runblob import RunBlob
+    from kling_async.providers.runblob import RunBlob  # noqa: PLC0415 - the server does not need the client
 
     return RunBlob(api_key=api_key, base_url=base_url)
 

@@ -67,7 +67,7 @@ class Sandbox:
         port: int = 0,
         scale: float | None = None,
         ration: int | Mapping[str, int] | None = None,
-        credits: Decimal | float | Mapping[str, Decimal | float] | None = None,
+        credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
         lifetime: float | None = None,
     ) -> None:
         self.world = World(Clock(speed), secrets.randbits(32) if seed is None else seed, lifetime=lifetime)

@@ -206,7 +206,7 @@ def _abused(value: Any, job_id: str, other_id: str) -> Any:
     return other_id if value == job_id else value
 
 
-async def _post(url: str, body: bytes, timeout: float) -> int | None:
+async def _post(url: str, body: bytes, timeout: float) -> int | None:  # noqa: ASYNC109 - a fact of the provider's
     """The status of the answer; None when there was none in time.
 
     Written on bare streams: thousands of one-shot calls with nothing to configure need no client.

@@ -174,5 +174,5 @@ class World:
         # The same order again is another job: told apart by how often it was seen, not by arrival.
         identity = f"{self.seed}|{order.account.provider}|{order.endpoint}|{order.prompt}|{order.params}"
         self._orders[identity] += 1
-        dice = random.Random(f"{identity}|{self._orders[identity]}")
+        dice = random.Random(f"{identity}|{self._orders[identity]}")  # noqa: S311 - a simulation
         return plan(order, ending, now, dice)

@@ -65,7 +65,7 @@ def test_a_wrong_element_is_named_by_its_index(client: httpx.Client) -> None:
     ("fields", "code"),
     [
         ({"images_url": ["ftp://example.com/a.png"]}, "INVALID_IMAGE"),
-        ({"images_url": ["/tmp/a.png"]}, "INVALID_IMAGE"),
+        ({"images_url": ["/tmp/a.png"]}, "INVALID_IMAGE"),  # noqa: S108 - a path where a URL belongs
         ({"images_url": ["https://nowhere.invalid/a.png"]}, "IMAGE_INACCESSIBLE"),
         ({"images_url": ["https://example.com/a.png"] * 11}, "TOO_MANY_IMAGES"),
         ({"images_base64": ["aGVsbG8="]}, "INVALID_IMAGE"),
