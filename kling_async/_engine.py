@@ -100,7 +100,8 @@ class Engine:
                 limits=httpx.Limits(
                     max_connections=limits.connections,
                     max_keepalive_connections=limits.connections,
-                    keepalive_expiry=limits.keepalive,
+                    # httpx's pool cannot keep old connections from paid calls alone, so here none grows old.
+                    keepalive_expiry=limits.paid_idle,
                 ),
             )
         elif isinstance(http, httpx.AsyncBaseTransport):
@@ -218,6 +219,12 @@ class Engines:
     """The engines of one address, one for each event loop, each made on first use."""
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
+        usable = http is None or isinstance(http, str | httpx.AsyncBaseTransport)
+        if not usable and not (hasattr(http, "build_request") and hasattr(http, "send")):
+            raise ConfigurationError(
+                f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client of "
+                f"the same shape, or a proxy's URL; {type(http).__name__} is none of them"
+            )
         self._http, self._limits, self._address = http, limits, address
         self._context: ssl.SSLContext | None = None
         self._loop: object = None

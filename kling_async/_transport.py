@@ -428,12 +428,26 @@ _UNAVAILABLE = 503
 _SERVER_ERROR = 500
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
 _PASSING = frozenset({408, 425})
-_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"})
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
+_PLAIN_SPEAKERS = frozenset(
+    {"httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio", "asyncio", "builtins", "socket", "ssl", "respx"}
+)
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether the error says that no connection was had. Told by its name, which all engines share."""
-    return any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+    """Whether the error says that no connection was had. Told by its name, which all engines share.
+
+    Engines built on another library translate its errors, and not always well: httpx-aiohttp 0.2 calls a connection
+    that was reset a connection that was never made. So a translated error is believed only for what it was before.
+    """
+    named = any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+    origins: list[BaseException] = []
+    origin = error.__cause__ or error.__context__
+    while origin is not None and origin not in origins:
+        origins.append(origin)
+        origin = origin.__cause__ or origin.__context__
+    foreign = [origin for origin in origins if type(origin).__module__.partition(".")[0] not in _PLAIN_SPEAKERS]
+    return named and all(any(kind.__name__ == "ClientConnectorError" for kind in type(o).__mro__) for o in foreign)
 
 
 def _host(call: Call, provider: Provider) -> str:

@@ -39,6 +39,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn 
         """Count the connection in."""
         self.counters.connections += 1
         self.counters.open_connections += 1
+        self.counters.most_connections = max(self.counters.most_connections, self.counters.open_connections)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
