@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -201,12 +202,15 @@ def test_what_is_no_engine_is_refused() -> None:
         Client(RunBlob("rb_key"), http={})
 
 
-def test_one_client_serves_two_event_loops(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_client_serves_two_event_loops(sandbox: Sandbox, backend: str) -> None:
+    """And leaves no connection behind in the first."""
     client = Client(provider(sandbox), polling=QUICK)
-    job = anyio.run(client.submit, PHOTO)
-    assert anyio.run(_outcome, job)
-    assert anyio.run(client.run, PHOTO).urls
-    anyio.run(client.aclose)
+    job = anyio.run(client.submit, PHOTO, backend=backend)
+    assert anyio.run(_outcome, job, backend=backend)
+    assert anyio.run(client.run, PHOTO, backend=backend).urls
+    del client, job
+    gc.collect()
 
 
 async def _outcome(job: Any) -> Any:
