@@ -55,7 +55,7 @@ def test_accept_then_reset_buys_and_says_nothing(client: httpx.Client, sandbox: 
 
 def test_reset_before_reading_buys_nothing(client: httpx.Client, sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.reset_before_reading, kind="submit", times=1)
-    # Which of the two depends on whether the kernel's ECONNRESET meets the writing of the body or the reading.
+    # Which of the two: whether the kernel's ECONNRESET met the writing of the body or the reading.
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         _submit(client)
     assert sandbox.counters.jobs_bought == 0

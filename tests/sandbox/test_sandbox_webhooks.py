@@ -40,8 +40,8 @@ class Customer:
                 status = 200 if customer.answers.empty() else customer.answers.get()
                 self.send_response(status)
                 self.send_header("Content-Length", "0")
-                self.end_headers()
                 customer.calls.put((self.path, body))
+                self.end_headers()
 
             def log_message(self, *_: object) -> None:
                 """Keep the test output clean."""
