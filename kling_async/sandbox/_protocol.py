@@ -45,8 +45,10 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn 
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection in."""
-        self.counters.connections += 1
-        self.counters.open_connections += 1
+        counters = self.counters
+        counters.connections += 1
+        counters.open_connections += 1
+        counters.peak_connections = max(counters.peak_connections, counters.open_connections)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
