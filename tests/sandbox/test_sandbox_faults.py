@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -19,6 +19,12 @@ PHOTO = "/v1/kling/o3-photo"
 ENOUGH = 1000.0
 
 Buy = Callable[..., str]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(speed=0, scale=0.05) as running:
+        yield running
 
 
 def _submit(client: httpx.Client) -> httpx.Response:

@@ -131,6 +131,7 @@ def test_connections_are_counted(sandbox: Sandbox) -> None:
                 client.get(f"{sandbox.url}/_sandbox/counters")
             assert sandbox.counters.open_connections >= 1
     assert sandbox.counters.connections == 3
+    assert 1 <= sandbox.counters.peak_connections <= 3
 
 
 def test_without_the_extra_the_import_says_what_to_install() -> None:
