@@ -1,1 +1,89 @@
-"""kling_async."""
+"""kling_async: the async-first client for Kling image and video generation, over every provider that sells it.
+
+::
+
+    async with kling_async.Client() as client:
+        result = await client.run(kling_async.runblob.O3Video(prompt="a paper boat in the rain"))
+        await result.save("out")
+"""
+
+from kling_async._cadence import Learned, Progressive
+from kling_async._client import Client, Statistics
+from kling_async._engine import Limits
+from kling_async._errors import (
+    BudgetExceeded,
+    BulkStopped,
+    ConfigurationError,
+    ContentRejected,
+    DownloadFailed,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationTimeout,
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    KeyConflict,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    SubmissionUnknown,
+    TransportFailed,
+    Unauthorized,
+    WebhookRejected,
+)
+from kling_async._job import Job
+from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
+from kling_async._poller import Polling
+from kling_async._requests import Request
+from kling_async.providers import inferencesh, pixeldojo, runblob, runware
+from kling_async.providers.inferencesh import InferenceSh
+from kling_async.providers.pixeldojo import PixelDojo
+from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
+
+__all__ = [
+    "Artifact",
+    "BudgetExceeded",
+    "BulkStopped",
+    "Client",
+    "ConfigurationError",
+    "ContentRejected",
+    "Cost",
+    "DownloadFailed",
+    "Event",
+    "Failure",
+    "GenerationCancelled",
+    "GenerationFailed",
+    "GenerationTimeout",
+    "InferenceSh",
+    "InsufficientCredits",
+    "InvalidRequest",
+    "Job",
+    "JobNotFound",
+    "JobRef",
+    "KeyConflict",
+    "KlingError",
+    "Learned",
+    "Limits",
+    "PixelDojo",
+    "Polling",
+    "Progressive",
+    "ProviderUnavailable",
+    "RateLimited",
+    "Request",
+    "Result",
+    "RunBlob",
+    "Runware",
+    "Statistics",
+    "Status",
+    "SubmissionUnknown",
+    "TransportFailed",
+    "Unauthorized",
+    "WebhookRejected",
+    "inferencesh",
+    "pixeldojo",
+    "runblob",
+    "runware",
+]
+
+__version__ = "0.1.0"

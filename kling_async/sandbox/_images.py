@@ -43,9 +43,7 @@ def check_data_uri(uri: str, formats: Collection[str]) -> None:
         raise BadImageError(f"{len(data)} bytes; the limit is {MAX_BYTES}")
     found = _format(data)
     if found is None or found not in formats:
-        raise BadImageError(
-            f"the content is {found or 'no image'}; accepted are {', '.join(sorted(formats))}"
-        )
+        raise BadImageError(f"the content is {found or 'no image'}; accepted are {', '.join(sorted(formats))}")
     if head[1] != f"image/{found.lower()}":
         raise BadImageError(f"called {head[1]}, but the content is {found}")
 

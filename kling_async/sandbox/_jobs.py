@@ -83,9 +83,7 @@ class Law:
 
 #: performance.md section 3: laws fitted to the durations that the providers document.
 IMAGE = Law(median=24, sigma=0.545)
-CLIP_LAWS: Mapping[int, Law] = MappingProxyType(
-    {5: Law(147, 0.158), 10: Law(232, 0.199), 15: Law(355, 0.131)}
-)
+CLIP_LAWS: Mapping[int, Law] = MappingProxyType({5: Law(147, 0.158), 10: Law(232, 0.199), 15: Law(355, 0.131)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +225,7 @@ def directive(prompt: str) -> Ending | None:
             ending = replace(ending, stuck=True)
         else:
             raise UnknownDirectiveError(
-                f"{word!r} in {found[0]!r} means nothing to the sandbox; "
-                "it knows fail=CODE, duration=SECONDS and stuck"
+                f"{word!r} in {found[0]!r} means nothing to the sandbox; it knows fail=CODE, duration=SECONDS and stuck"
             )
     return ending
 

@@ -95,13 +95,9 @@ class Server(uvicorn.Server):
         keep_alive: Callable[[], float],
         chores: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
-        protocol = type(
-            "Connection", (Connection,), {"counters": counters, "keep_alive": staticmethod(keep_alive)}
-        )
+        protocol = type("Connection", (Connection,), {"counters": counters, "keep_alive": staticmethod(keep_alive)})
         super().__init__(
-            uvicorn.Config(
-                app, http=protocol, ws="none", lifespan="off", log_config=None, server_header=False
-            )
+            uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, server_header=False)
         )
         self.ready = threading.Event()
         self._chores = chores

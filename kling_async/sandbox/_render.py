@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _FPS = 24
-_CANVAS = (
-    1280  # px of the longer side up to which shapes are drawn; larger pictures enlarge them, not the text
-)
+_CANVAS = 1280  # px of the longer side up to which shapes are drawn; larger pictures enlarge them, not the text
 _TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side; the largest that fits
 _TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
 _LEADING = 1.28  # height of a line in font sizes

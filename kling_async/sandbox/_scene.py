@@ -75,9 +75,7 @@ class Scene:
             image.paste(sprite, (x, y), sprite)
         return image
 
-    def _ridge(
-        self, index: int, hue: float, glow: Colour, shapes: random.Random
-    ) -> tuple[Image.Image, Image.Image]:
+    def _ridge(self, index: int, hue: float, glow: Colour, shapes: random.Random) -> tuple[Image.Image, Image.Image]:
         """A ridge's colours, and its outline over three widths, of which the third repeats the first."""
         width, height = self._size
         near = index / (_RIDGES - 1)
@@ -94,10 +92,7 @@ class Scene:
         outline = [
             (
                 x * _SMOOTH,
-                _SMOOTH
-                * (
-                    base - sum(tall * math.sin(math.pi * count * x / width + at) for count, at, tall in waves)
-                ),
+                _SMOOTH * (base - sum(tall * math.sin(math.pi * count * x / width + at) for count, at, tall in waves)),
             )
             for x in range(0, 3 * width + step, step)
         ]

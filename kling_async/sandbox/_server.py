@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from kling_async.sandbox import _runblob
+from kling_async.sandbox import _pixeldojo, _runblob
 from kling_async.sandbox._account import Account
 from kling_async.sandbox._app import App
 from kling_async.sandbox._clock import Clock
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kling_async.sandbox._webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
-DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect,)
+DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect, _pixeldojo.dialect)
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
@@ -121,9 +121,7 @@ class Sandbox:
 
     def providers(self) -> list[Any]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
-        return [
-            dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()
-        ]
+        return [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
 
     def script(
         self,
@@ -147,9 +145,7 @@ class Sandbox:
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
-        providers = {
-            name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects
-        }
+        providers = {name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects}
         return {"url": self.url, "providers": providers}
 
     def wait(self) -> None:

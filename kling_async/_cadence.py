@@ -1,0 +1,353 @@
+"""When to look at a job next, and who is looked at first where looks are rationed. Pure: no clock, no I/O.
+
+Theory. A look costs a request; not looking costs *lag*, the seconds between a job's end and our hearing of
+it. One number joins them: lambda, the seconds of lag that one look is worth. With F the law of durations and
+S = 1 - F, a job that was not finished at t has, at a later u, been finished with probability ``(F(u) - F(t))
+/ S(t)``. The integral of that from t to s is the lag that waiting from t until s is expected to cost, and
+`Learned` looks when it reaches lambda. It needs no horizon and no dynamic programme, gives the first look
+too, and costs within half a percent of the optimum. The law is learned while the jobs run
+(`kling_async._laws`).
+
+Two things bound the rule, because a law is only a belief. A step is never shorter than half a second, and
+after the first look never longer than 15 s or an eighth of the median, whichever is more. And past the 97th
+percentile the law has failed for this job, so the steps no longer come from it: they start from the last one
+that did and grow by a factor of 1.3 each, to 15 s.
+
+Where looks are rationed (RunBlob: 60 a minute for all jobs of a key), the same number is the bid. A job that
+is due claims its accrued lag; each look goes to the highest claim. So the price of a look is lambda while
+looks are plenty, and rises to what the marginal job bids when they are not. It needs no tuning: a job not
+looked at ends up claiming a second per second, so none starves; and before its end is plausible it claims
+next to nothing, so its first look is not wasted. `Contest` finds the highest claim without asking every job.
+A claim grows by at most a second per second, so ``claim - now`` only falls, and a value computed earlier is
+an upper bound: re-evaluate the top of the heap until it stays on top (lazy greedy evaluation; Minoux, 1978).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from kling_async._laws import End, Law, Posterior
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Cadence", "Contest", "Law", "Learned", "Progressive", "Schedule"]
+
+JobT = TypeVar("JobT")
+
+_SHORTEST = 0.5  # s; looks closer together than this cost more than they can tell
+_LONGEST = 15.0  # s; the longest interval of the source documents' own schedules
+_GROWTH = 1.3  # of the step from look to look, past the 97th percentile
+
+
+class Cadence(Protocol):
+    """The timing of one job's looks. All times are seconds since that job's submission."""
+
+    def next_look(self, last: float) -> float:
+        """When to look next, later than `last`: the look that said "not yet", or 0.0 before the first."""
+
+    def accrued(self, last: float, now: float) -> float:
+        """Seconds of lag expected to have accrued from `last` to `now`: the job's claim on a rationed look.
+
+        Never falls as `now` grows, and never grows by more than a second per second.
+        """
+
+    def finished(self, after: float, by: float) -> None:
+        """The job ended in ``(after, by]``; ``after == by``: at that time, as a webhook or a stream tells."""
+
+    def abandoned(self, at: float) -> None:
+        """The job was still running when it was last looked at, at `at`, and will not be looked at again."""
+
+
+class Schedule(Protocol):
+    """A policy of looks. One per client, shared by its jobs."""
+
+    def cadence(self, key: str, prior: Law) -> Cadence:
+        """The timing of one new job.
+
+        Args:
+            key: What decides how long it takes, as ``"runblob/o3-video duration=10 model=kling_o3_pro"``.
+                Jobs with the same key are taken to follow one law.
+            prior: What the provider's documents say of that law.
+        """
+
+
+@dataclass(frozen=True, init=False)
+class Progressive:
+    """Look after each of the intervals in turn; the last one repeats.
+
+    ``Progressive(5, 5, 10, 15)`` looks 5, 10, 20, 35, 50, 65 ... seconds after submission. The interval in
+    force follows from the job's age, so a late look shifts those behind it, and a job taken up again after a
+    restart is not looked at as if it were new.
+
+    Args:
+        intervals: Seconds.
+        first: Seconds to the first look, before the intervals begin.
+
+    Raises:
+        ValueError: There is no interval, or one is not a positive finite number.
+    """
+
+    intervals: tuple[float, ...]
+    first: float | None
+
+    def __init__(self, *intervals: float, first: float | None = None) -> None:
+        steps = intervals if first is None else (first, *intervals)
+        if not intervals or not all(isfinite(step) and step > 0 for step in steps):
+            raise ValueError(f"a schedule needs positive finite intervals in seconds, got {steps!r}")
+        object.__setattr__(self, "intervals", intervals)
+        object.__setattr__(self, "first", first)
+
+    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
+        """The timing of one new job; see `Schedule`."""
+        return _Intervals(self.intervals if self.first is None else (self.first, *self.intervals))
+
+
+class _Intervals:
+    """Fixed intervals. Learns nothing."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: tuple[float, ...]) -> None:
+        self._steps = steps
+
+    def next_look(self, last: float) -> float:
+        return last + self._step(last)
+
+    def accrued(self, last: float, now: float) -> float:
+        """As if the end were equally likely at any moment of the interval in force, and sure at its end."""
+        return _uniform_lag(now - last, self._step(last))
+
+    def finished(self, after: float, by: float) -> None:
+        pass
+
+    def abandoned(self, at: float) -> None:
+        pass
+
+    def _step(self, age: float) -> float:
+        begins = 0.0
+        for step in self._steps:
+            begins += step
+            if age < begins:
+                return step
+        return self._steps[-1]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Look when the lag expected since the last look is worth a look, under a law learned on the way.
+
+    It starts from the documented times and takes each completion as evidence. Not for use from several
+    threads.
+
+    Args:
+        lag_per_look: Lambda: seconds of lag that one look is worth. Larger means fewer looks and later news.
+
+    Raises:
+        ValueError: `lag_per_look` is not a positive finite number.
+    """
+
+    lag_per_look: float = 0.5
+    _laws: dict[str, Posterior] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: dict[str, list[object]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.lag_per_look) and self.lag_per_look > 0):
+            raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}")
+
+    def cadence(self, key: str, prior: Law) -> Cadence:
+        """The timing of one new job; see `Schedule`."""
+        law = self._laws.get(key)
+        if law is None:
+            law = self._laws[key] = Posterior(prior)
+            law.observe(end for row in self._kept.pop(key, ()) if (end := End.read(row)) is not None)
+        return _Expected(law, self.lag_per_look)
+
+    def state(self) -> dict[str, Any]:
+        """What was learned, as JSON: of each key the latest ends, ``[after, by]``, `by` null if not seen."""
+        learned = {key: [end.plain() for end in law.ends] for key, law in self._laws.items() if law.ends}
+        return {"version": 1, "ends": {**self._kept, **learned}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Start from what an earlier `state` had learned; what cannot be read of it is ignored.
+
+        Keys that this schedule has already seen keep what they learned here.
+        """
+        ends = state.get("ends")
+        if state.get("version") == 1 and isinstance(ends, dict):
+            rows = {key: rows for key, rows in ends.items() if isinstance(rows, list)}
+            self._kept.update({key: rows[key] for key in rows if key not in self._laws})
+
+
+class _Expected:
+    """The expected-lag rule for one job."""
+
+    __slots__ = ("_age", "_lag_per_look", "_law")
+
+    def __init__(self, law: Posterior, lag_per_look: float) -> None:
+        self._age = 0
+        self._law = law
+        self._lag_per_look = lag_per_look
+
+    def next_look(self, last: float) -> float:
+        self._age = self._law.running(self._age, last)
+        survival = self._law.survival
+        if last >= survival.guard:
+            return last + self._guarded_step(last)
+        due = survival.reach(last, self._lag_per_look)
+        latest = last + max(_LONGEST, survival.median / 8)
+        if due > latest:  # a look before the first one that the law asks for does not bring that one forward
+            due = max(latest, min(survival.reach(0.0, self._lag_per_look), survival.guard))
+        return max(due, last + _SHORTEST)
+
+    def accrued(self, last: float, now: float) -> float:
+        if now <= last:
+            return 0.0
+        if last < self._law.survival.guard:
+            return self._law.survival.lag(last, now)
+        # No law any more: as if the end were equally likely at any moment for so long that the claim at the
+        # next look comes to lambda, as it does for everyone else.
+        return _uniform_lag(now - last, self._guarded_step(last) ** 2 / (2 * self._lag_per_look))
+
+    def finished(self, after: float, by: float) -> None:
+        self._leave()
+        self._law.observe([End(after, by)])
+
+    def abandoned(self, at: float) -> None:
+        self._leave()
+        self._law.observe([End(at, inf)])
+
+    def __del__(self) -> None:
+        self._leave()  # dropped without a word, a job is no evidence any more
+
+    def _leave(self) -> None:
+        self._age = self._law.running(self._age, 0.0)
+
+    def _guarded_step(self, last: float) -> float:
+        """Steps that grow by `_GROWTH` from look to look, as a function of the time since the guard alone."""
+        survival = self._law.survival
+        began = survival.reach(survival.guard, self._lag_per_look) - survival.guard
+        began = min(max(began, _SHORTEST), max(_LONGEST, survival.median / 8))
+        return min(began + (_GROWTH - 1) * (last - survival.guard), max(_LONGEST, began))
+
+
+@dataclass(slots=True)
+class _Bid(Generic[JobT]):
+    """One job in the contest. `submitted` and `last` are absolute times."""
+
+    job: JobT
+    cadence: Cadence
+    submitted: float
+    last: float
+    standing: bool = True
+
+    def claim(self, now: float) -> float:
+        return self.cadence.accrued(self.last - self.submitted, now - self.submitted)
+
+
+class Contest(Generic[JobT]):
+    """Which job gets the next look, where looks are rationed.
+
+    The lane enters each job after its submission and again after every look that said "not yet"; whenever it
+    has a look to spend it asks `award`. All times are seconds on one clock of the caller's, which never goes
+    back.
+
+    A look costs O(log n) for the jobs that are not due, and for those that are, as many claims as have
+    overtaken the highest one's bound since they were last computed: a handful at any load (measured in
+    `benchmarks/cadence`).
+    """
+
+    __slots__ = ("_bids", "_due", "_order", "_waiting", "price")
+
+    def __init__(self) -> None:
+        self.price = 0.0
+        """What the last look went for, in seconds of lag. Far above lambda, the ration is too small."""
+        self._bids: dict[JobT, _Bid[JobT]] = {}
+        self._waiting: list[tuple[float, int, _Bid[JobT]]] = []  # by the time at which it is due
+        self._due: list[tuple[float, int, _Bid[JobT]]] = []  # by now - claim, which never falls
+        self._order = count()
+
+    def __len__(self) -> int:
+        return len(self._bids)
+
+    def enter(self, job: JobT, cadence: Cadence, *, submitted: float, last: float | None = None) -> None:
+        """Let a job compete for looks; one that already does starts again from `last`.
+
+        Args:
+            job: What `award` returns.
+            cadence: Its timing.
+            submitted: When it was submitted.
+            last: When it was last looked at; None: never.
+        """
+        self.leave(job)
+        bid = _Bid(job, cadence, submitted, submitted if last is None else last)
+        self._bids[job] = bid
+        heappush(self._waiting, (submitted + cadence.next_look(bid.last - submitted), next(self._order), bid))
+
+    def leave(self, job: JobT) -> None:
+        """Take a job out: a webhook told its end, or nobody waits for it. Unknown jobs are ignored."""
+        bid = self._bids.pop(job, None)
+        if bid is not None:
+            bid.standing = False
+            self._sweep()
+
+    def next_due(self) -> float:
+        """When `award` will have an answer: ``-inf`` if a job is due already, ``inf`` if there is no job."""
+        for heap in (self._due, self._waiting):
+            while heap and not heap[0][2].standing:
+                heappop(heap)
+        if self._due:
+            return -inf
+        return self._waiting[0][0] if self._waiting else inf
+
+    def award(self, now: float) -> JobT | None:
+        """The due job with the highest claim, or None; it leaves the contest until it is entered again."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, order, bid = heappop(self._waiting)
+            if bid.standing:
+                heappush(self._due, (now - bid.claim(now), order, bid))
+        while self._due:
+            _, order, bid = heappop(self._due)
+            if not bid.standing:
+                continue
+            claim = bid.claim(now)
+            if self._due and now - claim > self._due[0][0]:
+                heappush(self._due, (now - claim, order, bid))
+                continue
+            self.price = claim
+            self.leave(bid.job)
+            return bid.job
+        return None
+
+    def companions(self, until: float, room: int) -> list[JobT]:
+        """The jobs that would be due by `until`, at most `room`, soonest first; they leave the contest too.
+
+        For a provider whose look takes an array of ids: once a look is made, another id in it is free.
+        """
+        jobs: list[JobT] = []
+        for heap in (self._due, self._waiting):
+            while heap and len(jobs) < room and (heap is self._due or heap[0][0] <= until):
+                bid = heappop(heap)[2]
+                if bid.standing:
+                    jobs.append(bid.job)
+                    bid.standing = False
+                    del self._bids[bid.job]
+        return jobs
+
+    def _sweep(self) -> None:
+        """Drop the entries of jobs that left, once they are the greater part."""
+        for heap in (self._waiting, self._due):
+            if len(heap) > 2 * len(self._bids) + 16:
+                heap[:] = [entry for entry in heap if entry[2].standing]
+                heapify(heap)
+
+
+def _uniform_lag(waited: float, span: float) -> float:
+    """Expected lag after `waited` seconds, if the end is equally likely at any moment of the first `span`."""
+    if waited <= 0:
+        return 0.0
+    return waited * waited / (2 * span) if waited < span else waited - span / 2

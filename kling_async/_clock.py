@@ -1,0 +1,35 @@
+"""One time for everything: POSIX seconds that advance with the event loop.
+
+Deadlines and looks need a clock that never jumps; a ledger, another process and another event loop need one that means
+the same everywhere. So each event loop's clock is anchored to the wall clock once, when it is first asked. A virtual
+loop clock (in tests and simulations) moves this one along.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import anyio
+from anyio.lowlevel import current_token
+
+__all__ = ["Clock"]
+
+
+class Clock:
+    """POSIX seconds, monotonic within an event loop."""
+
+    def __init__(self) -> None:
+        self._loop: object = None
+        self._offset = math.nan
+
+    def now(self) -> float:
+        """The time in POSIX seconds; outside of an event loop, the wall clock's."""
+        try:
+            loop = current_token()
+        except anyio.NoEventLoopError:
+            return time.time()
+        if loop != self._loop:
+            self._loop = loop
+            self._offset = time.time() - anyio.current_time()
+        return anyio.current_time() + self._offset

@@ -1,0 +1,214 @@
+"""What the pool holds: one httpcore connection with its socket, and the shelf of idle ones."""
+
+import contextlib
+import math
+import ssl
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from typing import Any, Self
+
+import anyio
+import httpcore
+
+Origin = tuple[bytes, bytes, int]  # scheme, host, port: httpcore.Origin cannot be hashed
+
+
+def origin_of(url: httpcore.URL) -> Origin:
+    """Tell where a URL connects to, with the scheme's default port filled in.
+
+    Raises:
+        httpcore.UnsupportedProtocol: The URL is neither http nor https.
+    """
+    if url.scheme not in {b"http", b"https"}:
+        raise httpcore.UnsupportedProtocol(
+            f"A request must go to http:// or https://, not to {url.scheme.decode()!r}; nothing was sent."
+        )
+    origin = url.origin
+    return origin.scheme, origin.host, origin.port
+
+
+class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
+    """The network of one connection: dials once, then is the stream.
+
+    It knows what httpcore does not tell: which socket is open, even if the request was cancelled between
+    connecting and the end of the TLS handshake, where httpcore drops the socket without closing it.
+
+    And it keeps one HTTP/2 request from ruining the others on the connection: a write may carry frames of
+    them all, so it is shielded from the cancellation of the one that does the writing. It is bounded by the
+    write timeout, and by the size of a frame.
+
+    Attributes:
+        multiplexed: Whether HTTP/2 was agreed on (or is known beforehand).
+        heard: Whether any byte came since this was last cleared.
+        torn: Whether a write was broken off all the same, by an error or by `asyncio.Task.cancel`, which no
+            shield stops. Frames are missing then, and no request on the connection can count on an answer.
+    """
+
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, *, multiplexed: bool) -> None:
+        self._backend = backend
+        self._stream: httpcore.AsyncNetworkStream | None = None
+        self.multiplexed = multiplexed
+        self.heard = False
+        self.torn = False
+
+    @property
+    def dialled(self) -> bool:
+        """Whether a socket was ever connected."""
+        return self._stream is not None
+
+    @property
+    def _connected(self) -> httpcore.AsyncNetworkStream:
+        if self._stream is None:
+            raise RuntimeError("A wire was used before it was dialled: this is a bug in the pool.")
+        return self._stream
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's interface
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> Self:
+        """Connect, and become the stream."""
+        self._stream = await self._backend.connect_tcp(host, port, timeout, local_address, socket_options)
+        return self
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's interface
+    ) -> Self:
+        """Do the TLS handshake, and become the encrypted stream."""
+        self._stream = await self._connected.start_tls(ssl_context, server_hostname, timeout)
+        ssl_object = self._stream.get_extra_info("ssl_object")
+        self.multiplexed |= ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2"
+        return self
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # the same
+        """Receive, and remember that something was heard."""
+        data = await self._connected.read(max_bytes, timeout)
+        if data:
+            self.heard = True
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
+        """Send, and remember if it was broken off."""
+        try:
+            if self.multiplexed:
+                with anyio.CancelScope(shield=True):
+                    await self._connected.write(buffer, timeout)
+            else:
+                await self._connected.write(buffer, timeout)
+        except BaseException:
+            self.torn = True
+            raise
+
+    async def aclose(self) -> None:
+        """Close the socket, if there is one. Idempotent."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        """As httpcore's streams: `ssl_object`, `is_readable`, `socket`, ..."""
+        return self._connected.get_extra_info(info)
+
+
+class Connection:
+    """An httpcore connection, leased to its first request, and what the pool knows about it.
+
+    Attributes:
+        origin: Where it connects to.
+        http: What speaks HTTP on it.
+        wire: Its socket.
+        displaced: The connection that was given up for this one and must be closed before this one dials.
+        requests: How many it carries now.
+        last_used: When it last answered, in seconds on the event loop's clock. One that never did counts as
+            expired: httpcore's HTTP/2 connections do not survive a cancellation of their first request.
+    """
+
+    __slots__ = ("displaced", "http", "last_used", "origin", "requests", "wire")
+
+    def __init__(
+        self,
+        origin: Origin,
+        http: httpcore.AsyncHTTPConnection,
+        wire: Wire,
+        displaced: "Connection | None" = None,
+    ) -> None:
+        self.origin = origin
+        self.http = http
+        self.wire = wire
+        self.displaced = displaced
+        self.requests = 1
+        self.last_used = -math.inf
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is sound, and may carry another request: not while it is busy, if it speaks HTTP/1.1."""
+        return self.wire.dialled and not self.wire.torn and self.http.is_available()
+
+    async def make_room(self) -> None:
+        """Close the connection whose slot this one took."""
+        if self.displaced is not None:
+            displaced, self.displaced = self.displaced, None
+            await displaced.aclose()
+
+    async def aclose(self) -> None:
+        """Close every socket it answers for, shielded; one that does not close cleanly is gone as well."""
+        with anyio.CancelScope(shield=True):
+            await self.make_room()
+            with contextlib.suppress(Exception):
+                await self.http.aclose()
+            with contextlib.suppress(Exception):
+                await self.wire.aclose()
+
+
+class IdleConnections:
+    """The idle connections: newest first per origin, oldest first over all. Every operation is O(1)."""
+
+    def __init__(self) -> None:
+        self._by_origin: dict[Origin, deque[Connection]] = {}
+        self._by_age: OrderedDict[Connection, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def push(self, connection: Connection) -> None:
+        """Add a connection that was used just now."""
+        self._by_origin.setdefault(connection.origin, deque()).append(connection)
+        self._by_age[connection] = None
+
+    def put_back(self, connection: Connection) -> None:
+        """Add a connection that was taken but not used, at the old end: no fresher one may hide behind it."""
+        self._by_origin.setdefault(connection.origin, deque()).appendleft(connection)
+        self._by_age[connection] = None
+        self._by_age.move_to_end(connection, last=False)
+
+    def newest(self, origin: Origin) -> Connection | None:
+        """Look at the connection of an origin that was used last."""
+        kept = self._by_origin.get(origin)
+        return kept[-1] if kept else None
+
+    def oldest(self) -> Connection | None:
+        """Look at the connection that has idled longest."""
+        return next(iter(self._by_age), None)
+
+    def pop_newest(self, origin: Origin) -> Connection:
+        """Take the connection of an origin that was used last."""
+        connection = self._by_origin[origin].pop()
+        self._forget(connection)
+        return connection
+
+    def pop_oldest(self) -> Connection:
+        """Take the connection that has idled longest: of all, hence of its origin."""
+        origin = next(iter(self._by_age)).origin
+        connection = self._by_origin[origin].popleft()
+        self._forget(connection)
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        del self._by_age[connection]
+        if not self._by_origin[connection.origin]:
+            del self._by_origin[connection.origin]

@@ -1,0 +1,255 @@
+"""Engines: what sends a request and gives back its response, on one event loop.
+
+By default that is our own connection pool (`_pool`), through a thin coat of httpx; or what the user injected, or
+httpx's own transport where a proxy is in the way. This is the only file that knows httpx.
+"""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+import anyio
+import httpcore
+import httpx
+from anyio.lowlevel import current_token
+
+from kling_async._errors import ConfigurationError
+from kling_async._pool import ConnectionPool, PoolStatistics
+
+__all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response"]
+
+USER_AGENT = "kling-async"
+
+Http: TypeAlias = Any
+"""What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
+or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what one client does to one provider.
+
+    Attributes:
+        connections: Open connections per provider at most. Jobs are never bounded: 100 connections serve 10 000.
+        keepalive: Seconds that an idle connection is kept; longer than the longest interval between looks.
+        paid_idle: A paid call never travels on a connection that has idled longer than this many seconds: a server
+            that drops idle connections would make its outcome unknown.
+        connect: Seconds to connect, TLS included.
+        call: Seconds from sending a call to the last byte of its answer; large uploads get more.
+        attempts: How often a call that failed is made at most, the first time included.
+        patience: Seconds for which a call waits and tries again while the provider says "not now".
+        retry_quota: Repetitions of READ calls that a lane may make beyond one for every ten successes.
+        grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
+        unreachable: Seconds without one successful look after which waiting for a job raises the last error.
+    """
+
+    connections: int = 100
+    keepalive: float = 65.0
+    paid_idle: float = 1.5
+    connect: float = 10.0
+    call: float = 60.0
+    attempts: int = 4
+    patience: float = 300.0
+    retry_quota: int = 100
+    grace: float = 5.0
+    unreachable: float = 180.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            smallest = 1 if name in {"connections", "attempts"} else 0
+            if not value >= smallest:
+                raise ConfigurationError(f"Limits({name}={value!r}): it must be at least {smallest}")
+
+
+class Response(Protocol):
+    """The part of a response, of whichever engine, that is used."""
+
+    status_code: int
+    headers: Any
+
+    def aiter_bytes(self) -> AsyncIterator[bytes]:
+        """The decoded body, piece by piece."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back."""
+        ...
+
+
+class Engine:
+    """Sends requests on one event loop: through our own pool, or through what the user injected."""
+
+    def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext) -> None:
+        self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
+        self.slots = anyio.Semaphore(limits.connections, fast_acquire=True)
+        self._client: Any = None
+        self._owned = True
+        self.pool: ConnectionPool | None = None
+        proxy = http if isinstance(http, str) else None if http is not None else _environment_proxy(address)
+        if proxy is not None:
+            self._transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(
+                proxy=proxy,
+                verify=context,
+                limits=httpx.Limits(
+                    max_connections=limits.connections,
+                    max_keepalive_connections=limits.connections,
+                    keepalive_expiry=limits.keepalive,
+                ),
+            )
+        elif isinstance(http, httpx.AsyncBaseTransport):
+            self._transport, self._owned = http, False
+        elif http is not None:
+            self._client, self._owned = http, False
+        else:
+            self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
+            self._transport = _PooledTransport(self.pool)
+
+    async def send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes, extensions: dict[str, Any]
+    ) -> Response:
+        """Send a request; the response's body is still to be read, and the response to be closed."""
+        extensions = {**extensions, "timeout": self._timeout}
+        if self._client is not None:
+            del extensions["timeout"]
+            request = self._client.build_request(
+                method, url, headers=headers, content=body or None, extensions=extensions
+            )
+            response: Response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
+            return response
+        if self.pool is not None:
+            framing = {"host": urlsplit(url).netloc.rpartition("@")[2]}
+            if body:
+                framing["content-length"] = str(len(body))
+            request = httpx.Request(method, url, headers=framing | headers, stream=_Body(body), extensions=extensions)
+        else:
+            request = httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
+        return await self._transport.handle_async_request(request)
+
+    @asynccontextmanager
+    async def open(self, method: str, url: str, headers: dict[str, str]) -> AsyncIterator[Response]:
+        """A request without a body whose answer is read while it is open."""
+        response = await self.send(method, url, headers, b"", {"retry_stale": True})
+        try:
+            yield response
+        finally:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+
+    async def aclose(self) -> None:
+        """Close what is ours."""
+        if self._owned:
+            await self._transport.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, which a connection that breaks leaves unfinished."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._rest: list[bytes] = []
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._rest = [self._content] if self._content else []
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
+
+
+class _PooledTransport(httpx.AsyncBaseTransport):
+    """Our connection pool in httpx's terms."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        response = await self._pool.handle_async_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=_PooledStream(response),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+class _PooledStream(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._response.aiter_stream():
+            yield part
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+def _environment_proxy(address: str) -> str | None:
+    """The proxy that the environment names for `address`, by the usual variables."""
+    parts = urlsplit(address)
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+class Engines:
+    """The engines of one address, one for each event loop, each made on first use."""
+
+    def __init__(self, http: Http, limits: Limits, address: str) -> None:
+        self._http, self._limits, self._address = http, limits, address
+        self._context: ssl.SSLContext | None = None
+        self._loop: object = None
+        self._engine: Engine | None = None
+
+    def here(self) -> Engine:
+        """The engine of the running event loop."""
+        loop = current_token()
+        if self._engine is None or loop != self._loop:
+            # An engine of a loop that has ended cannot be closed any more: its sockets ended with the loop.
+            if self._context is None:
+                self._context = ssl_context()
+            self._engine = Engine(self._http, self._limits, self._address, self._context)
+            self._loop = loop
+        return self._engine
+
+    def statistics(self) -> PoolStatistics | None:
+        """The connections of the pool in use; None where there is no pool of ours."""
+        return self._engine.pool.statistics() if self._engine and self._engine.pool else None
+
+    async def aclose(self) -> None:
+        """Close the engine of the running event loop."""
+        engine, self._engine = self._engine, None
+        if engine is not None and current_token() == self._loop:
+            await engine.aclose()
+
+
+_shared_context: list[ssl.SSLContext] = []
+
+
+def ssl_context() -> ssl.SSLContext:
+    """One TLS context for all lanes: making one reads the certificate store, which takes tens of milliseconds."""
+    if not _shared_context:
+        _shared_context.append(httpx.create_ssl_context())
+    return _shared_context[0]

@@ -1,0 +1,199 @@
+"""The handle to one generation: awaitable, and iterable for its events."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Generator
+from typing import Any
+
+import anyio
+
+from kling_async._engine import Engines
+from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout
+from kling_async._media import ArtifactSaver
+from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
+from kling_async._poller import DeadlinePassed, Watch
+from kling_async._requests import Request
+from kling_async._trail import Trail
+from kling_async._transport import Lane
+
+__all__ = ["Job"]
+
+
+class Job:
+    """Handle to one generation.
+
+    ``await job`` waits for the end and returns the `Result`; it may be repeated, and many tasks may do it.
+    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has
+    its own place in the log, so a late reader misses nothing.
+
+    A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
+    the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
+    """
+
+    __slots__ = ("_engines", "_lane", "_request", "_trail", "_watch")
+
+    def __init__(self, trail: Trail, watch: Watch, lane: Lane, engines: Engines, request: Request | None) -> None:
+        self._trail = trail
+        self._watch = watch
+        self._lane = lane
+        self._engines = engines
+        self._request = request
+
+    def __repr__(self) -> str:
+        return f"<Job {self.ref} {self.status}>"
+
+    @property
+    def ref(self) -> JobRef:
+        """The job's address; its text outlives the process."""
+        return self._trail.ref
+
+    @property
+    def request(self) -> Request | None:
+        """What was submitted; None for a job that was attached by its address."""
+        return self._request
+
+    @property
+    def status(self) -> Status:
+        """Where the job stands, as far as is known; no call is made."""
+        return self._trail.status
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The log so far."""
+        return tuple(self._trail.events)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it costs, where the provider tells."""
+        latest = self._trail.latest
+        return latest.cost if latest else None
+
+    def __await__(self) -> Generator[Any, Any, Result]:
+        return self._outcome().__await__()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return _Cursor(self)
+
+    async def wait(self, timeout: float | None = None) -> Status:  # noqa: ASYNC109  # a bound on the wait, not an error
+        """Wait for the end, without judging it.
+
+        Args:
+            timeout: Seconds to wait at most; None: until the job's deadline.
+
+        Returns:
+            Where the job stands then. It is not terminal if the time ran out.
+        """
+        with anyio.move_on_after(timeout):
+            with contextlib.suppress(GenerationTimeout):
+                await self._until_end()
+        return self.status
+
+    async def refresh(self) -> Status:
+        """Ask the provider now, if the job has not ended.
+
+        Returns:
+            Where the job stands.
+
+        Raises:
+            KlingError: The provider could not be asked, for a reason that will not pass.
+        """
+        if not self._trail.ended:
+            await self._watch.look(self._trail)
+        return self.status
+
+    async def cancel(self) -> bool:
+        """Ask the provider to cancel the job.
+
+        What was spent is not given back by us or, as a rule, by the provider.
+
+        Returns:
+            Whether the provider took the order. False: the job had ended already.
+
+        Raises:
+            ConfigurationError: The provider has no way to cancel; the job runs on.
+            KlingError: The order could not be given.
+        """
+        if self._trail.ended:
+            return False
+        taken = await self._lane.perform(self._lane.provider.cancel(self.ref))
+        await self.refresh()
+        return taken
+
+    async def _until_end(self) -> None:
+        # One wait to the end, not one an event: a stream is then opened once, not once an event.
+        while not self._trail.ended:
+            await self._until_more_than(sys.maxsize)
+
+    async def _until_more_than(self, seen: int) -> None:
+        try:
+            await self._watch.follow(self._trail, seen)
+        except DeadlinePassed:
+            self._trail.settled(self.ref)
+            if self._trail.fresh:
+                self._trail.cadence.abandoned(self._trail.last - self._trail.started)
+            limit = self._trail.deadline - self._trail.started
+            raise GenerationTimeout(
+                f"the job is still {self.status} after {limit:.0f} s, its deadline; it was not cancelled and may yet "
+                f"finish: go on with client.attach({str(self.ref)!r})",
+                job=self,
+                ref=str(self.ref),
+                provider=self.ref.provider,
+            ) from None
+
+    async def _outcome(self) -> Result:
+        await self._until_end()
+        event = self._trail.events[-1]
+        facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
+        if event.status is Status.CANCELLED:
+            raise GenerationCancelled(
+                "the job was cancelled at the provider; submit the request again if it is still wanted",
+                **facts,
+            )
+        if event.status is Status.FAILED:
+            reason = event.failures[0] if event.failures else None
+            retryable = reason is not None and reason.retryable
+            advice = "submitting it again may succeed" if retryable else "the same request would fail again, change it"
+            raise GenerationFailed(
+                f"the generation failed: {reason or 'no reason given'}; {advice}",
+                code=reason.code if reason else None,
+                retryable=retryable,
+                **facts,
+            )
+        return event.result(self.ref, self._saver())
+
+    def _saver(self) -> ArtifactSaver:
+        local = self._lane.provider.base_url.startswith("http:")
+        return ArtifactSaver(self._engines, self.ref, local, self._renew)
+
+    async def _renew(self) -> tuple[Artifact, ...]:
+        """The artifacts as the provider names them now; the log is not touched."""
+        answers = await self._lane.perform(self._lane.provider.poll([self.ref]))
+        answer = answers[self.ref]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.artifacts
+
+
+class _Cursor:
+    """A reader's place in a job's log."""
+
+    __slots__ = ("_job", "_next")
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._next = 0
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        trail = self._job._trail  # noqa: SLF001  # the cursor is a part of the job
+        if self._next >= len(trail.events):
+            if trail.ended:
+                raise StopAsyncIteration
+            await self._job._until_more_than(self._next)  # noqa: SLF001  # the same
+        event = trail.events[self._next]
+        self._next += 1
+        return event

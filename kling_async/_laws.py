@@ -1,0 +1,321 @@
+"""How long a job takes: a lognormal law, learned from ends that are known only to an interval.
+
+Theory. A job's duration is taken as lognormal, ``ln T ~ N(mu, sigma^2)``, with `mu` and `sigma` unknown. The
+belief about them is a weight on every cell of a fixed grid: the prior (the documented times) plus the
+*evidence*, a sum of log-likelihoods. A completion is known only to lie in ``(last look that said no, first
+that said yes]``, and that interval's probability is its likelihood. Midpoints would be simpler and are wrong:
+they make the law follow the looks that it caused itself. A job given up while it ran says ``T > t``. A
+webhook or a stream gives a time, taken as a narrow interval.
+
+Jobs that still run are evidence too: when a hundred start together, the first to end are the short ones, and
+a law learned from them alone would have the other ninety looked at all the time. So each job is counted at the
+age at which it was last seen running, and says ``T > age`` until it ends.
+
+The evidence is a sum, so the order of completions cannot matter; it is multiplied by `_MEMORY` before each
+new term, so that a provider that became slower is believed after some dozens of jobs. Every likelihood has a
+few percent of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
+empty the grid.
+
+Looking needs the *predictive* law, a mixture of the cells. Given sigma, the belief about mu is close to
+normal, so each sigma contributes one lognormal with the same two moments, and nine of them make the survival
+function S. It is tabulated once per completion, together with its integral, and then every question that a
+cadence asks is a search in a sorted list.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass
+from functools import lru_cache
+from math import erf, exp, inf, isfinite, log, sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_MEMORY = 0.995  # weight of the evidence after each later end: the last 200 ends count
+# How far documents are believed: about ln median as Student's t with 3 degrees of freedom, whose tails let even
+# the first job be looked at sensibly if they are wrong by a factor of two; about ln sigma as a normal.
+_MEDIAN_SPREAD = 0.3
+_SIGMA_SPREAD = 0.5
+_OUTLIERS = 0.03  # share of jobs that follow no law (a stuck queue), and how wide they scatter
+_OUTLIER_SIGMA = 1.5
+_RESOLUTION = 0.01  # ends closer than this, relatively, are told apart by no cell of the grid
+_FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is one
+_RECENT = 64  # ends kept for `ends`: replaying them gives the law back within a percent
+
+_PITCH = 0.06  # of the grid in mu
+_REACH = 40  # cells on either side of the prior median: a factor of 11
+_OFFSETS = tuple(_PITCH * step for step in range(-_REACH, _REACH + 1))  # mu - ln(prior median)
+_RATIOS = tuple(1.4**step for step in range(-4, 5))  # sigma over prior sigma: a factor of 3.8 either way
+_BELIEF = tuple(
+    tuple(-2 * log(1 + (mu / _MEDIAN_SPREAD) ** 2 / 3) - (log(ratio) / _SIGMA_SPREAD) ** 2 / 2 for mu in _OFFSETS)
+    for ratio in _RATIOS
+)
+_GRAIN = _PITCH**2 / 12  # variance of mu inside a cell
+_MANY = 8  # jobs running at once
+_MOVES = 32  # this many jobs that grew older are evidence enough to make the predictive law again
+_NEGLIGIBLE = 1e-3  # a sigma with less weight than this is left out of the predictive law
+
+_NODES = tuple(-4.5 + 9.0 * step / 79 for step in range(80))  # of the tabulated law, in standard deviations
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A lognormal law of a job's duration.
+
+    Args:
+        median: Half of the jobs take longer, in seconds.
+        sigma: Standard deviation of the natural logarithm of the duration. "2 to 3 minutes", read as four
+            jobs in five, is a median of 147 s and a sigma of 0.158.
+
+    Raises:
+        ValueError: One of them is not a positive finite number.
+    """
+
+    median: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.median) and self.median > 0 and isfinite(self.sigma) and self.sigma > 0):
+            raise ValueError(f"a law needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
+
+    @classmethod
+    def between(cls, shortest: float, longest: float) -> Law:
+        """The law of a document that says "shortest to longest" seconds: the middle 80 % of the jobs."""
+        return cls(sqrt(shortest * longest), log(longest / shortest) / (2 * 1.2815515655446004))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What is known of one job's end: it lies in ``(after, by]`` seconds after submission.
+
+    ``after == by`` is an exact time; ``by == inf`` a job that was given up at `after`, still running.
+    """
+
+    after: float
+    by: float
+
+    def plain(self) -> list[float | None]:
+        """As JSON, to a hundredth of a second; null for `inf`."""
+        return [round(self.after, 2), None if self.by == inf else round(self.by, 2)]
+
+    @classmethod
+    def read(cls, plain: object) -> End | None:
+        """What `plain` wrote; None for anything else."""
+        match plain:
+            case [int() | float() as after, int() | float() | None as by]:
+                return cls(float(after), inf if by is None else float(by))
+        return None
+
+
+class Survival:
+    """A law of durations as a table: S(t), the chance to last longer than t, and the lag that waiting costs.
+
+    Args:
+        parts: The lognormal laws that it mixes, as (weight, mean of ln T, standard deviation of ln T); the
+            weights sum to 1.
+
+    Attributes:
+        median: Half of the jobs take longer, in seconds.
+        guard: The 97th percentile, in seconds; a job that runs longer is not governed by the law.
+    """
+
+    __slots__ = ("_area", "_chance", "_times", "guard", "median")
+
+    def __init__(self, parts: Sequence[tuple[float, float, float]]) -> None:
+        mean = sum(weight * mu for weight, mu, _ in parts)
+        spread = sqrt(sum(weight * (sd * sd + (mu - mean) ** 2) for weight, mu, sd in parts))
+        logs = [mean + spread * z for z in _NODES]
+        chances = [0.5] * len(logs)
+        for weight, mu, sd in parts:
+            scale = 1 / (sd * sqrt(2))
+            half = weight / 2
+            chances = [chance - half * erf((x - mu) * scale) for chance, x in zip(chances, logs, strict=True)]
+        chances[0] = 1.0
+        times = [exp(x) for x in logs]
+        area = times[0]
+        areas = [area]
+        for index in range(1, len(times)):
+            area += (times[index] - times[index - 1]) * (chances[index] + chances[index - 1]) / 2
+            areas.append(area)
+        self._times, self._chance, self._area = times, chances, areas
+        self.median = self.quantile(0.5)
+        self.guard = self.quantile(0.97)
+
+    def _at(self, t: float) -> tuple[int, float, float]:
+        """The number of nodes up to `t`, S(t), and the integral of S from 0 to `t`."""
+        index = bisect_right(self._times, t)
+        if index == 0:
+            return 0, 1.0, t
+        start, chance, area = self._times[index - 1], self._chance[index - 1], self._area[index - 1]
+        if index == len(self._times):
+            return index, chance, area + chance * (t - start)
+        slope = (self._chance[index] - chance) / (self._times[index] - start)
+        here = chance + slope * (t - start)
+        return index, here, area + (t - start) * (chance + here) / 2
+
+    def quantile(self, share: float) -> float:
+        """The time by which this share of the jobs has ended, in seconds."""
+        wanted = 1 - share
+        index = min(bisect_right(self._chance, -wanted, key=lambda chance: -chance), len(self._times) - 1)
+        high, low = self._chance[index - 1], self._chance[index]
+        part = (high - wanted) / (high - low) if high > low else 0.0
+        return self._times[index - 1] + part * (self._times[index] - self._times[index - 1])
+
+    def lag(self, last: float, now: float) -> float:
+        """Expected seconds by which a job not finished at `last` has been finished, unseen, at `now`."""
+        _, chance, area = self._at(last)
+        _, _, until = self._at(now)
+        return min(max(now - last - (until - area) / chance, 0.0), now - last)
+
+    def reach(self, last: float, lag: float) -> float:
+        """The time at which the lag expected since `last` reaches `lag` seconds: `Survival.lag` inverted."""
+        index, chance, area = self._at(last)
+        target = last + lag - area / chance
+        times, areas = self._times, self._area
+        found = bisect_right(range(len(times)), target, lo=index, key=lambda at: times[at] - areas[at] / chance)
+        if found == index:
+            start, here, gone = last, chance, area
+        else:
+            start, here, gone = times[found - 1], self._chance[found - 1], areas[found - 1]
+        missing = max(target - start + gone / chance, 0.0)
+        if found == len(times):
+            return start + missing / max(1 - here / chance, 1e-9)
+        # Between two nodes S is a line, so the lag is a quadratic; this form of its root cannot cancel.
+        falling = (here - self._chance[found]) / (times[found] - start) if times[found] > start else 0.0
+        linear = 1 - here / chance
+        root = linear + sqrt(linear * linear + 2 * missing * falling / chance)
+        return start + 2 * missing / root if root > 0 else times[found]
+
+
+class Posterior:
+    """What is believed about one kind of job's law, and the `Survival` that follows from it.
+
+    Args:
+        prior: The documented law: the centre of the grid, and all that is known before the first end.
+        memory: What is left of the weight of an end after each later one.
+    """
+
+    __slots__ = ("_evidence", "_memory", "_moves", "_prior", "_recent", "_running", "_sigmas", "_survival")
+
+    def __init__(self, prior: Law, *, memory: float = _MEMORY) -> None:
+        self._prior = prior
+        self._memory = memory
+        self._running = [0] * len(_OFFSETS)  # how many jobs still run, by age on the grid; 0 is none
+        self._moves = 0  # of jobs between ages, since the predictive law was made
+        self._sigmas = tuple(prior.sigma * ratio for ratio in _RATIOS)
+        self._evidence = [[0.0] * len(_OFFSETS) for _ in _RATIOS]
+        self._recent: deque[End] = deque(maxlen=_RECENT)
+        self._survival: Survival | None = None
+
+    @property
+    def ends(self) -> Sequence[End]:
+        """The most recent ends, oldest first: what is worth keeping of a law."""
+        return tuple(self._recent)
+
+    @property
+    def survival(self) -> Survival:
+        """The predictive law of a job; the same object until there is news worth making another."""
+        if self._survival is None:
+            self._moves = 0
+            self._survival = Survival(self._parts())
+        return self._survival
+
+    def running(self, age: int, last: float) -> int:
+        """Take note that a job was still running at `last`.
+
+        Args:
+            age: What this method last returned for the same job; 0 if it never did.
+            last: Seconds since submission; 0.0 takes the job out.
+
+        Returns:
+            The job's age on the grid.
+        """
+        place = self._log(last) / _PITCH + _REACH
+        now = round(min(max(place, 0), 2 * _REACH))
+        if now != age:
+            self._running[age] -= 1
+            self._running[now] += 1
+            self._running[0] = 0
+            self._moves += 1
+            # A job's own age would tell twice on its looks, here and in their condition; among many, hardly.
+            if self._moves >= _MOVES and sum(self._running) >= _MANY:
+                self._survival = None
+        return now
+
+    def observe(self, ends: Iterable[End]) -> None:
+        """Take ends as evidence. Those that say nothing (no number, or still running at 0 s) are ignored."""
+        for end in ends:
+            if not isfinite(end.after) or not end.by > -inf or (end.after <= 0 and end.by == inf):
+                continue
+            self._recent.append(end)
+            self._survival = None
+            self._add(*self._bounds(end))
+
+    def _bounds(self, end: End) -> tuple[float, float]:
+        """An end as an interval of ln(T / prior median), at least as wide as the grid can resolve."""
+        after, by = sorted((self._log(end.after), self._log(end.by)))
+        after, by = min(after, _FARTHEST), max(by, -_FARTHEST)
+        if by == inf or by - after >= 2 * _RESOLUTION:
+            return after, by
+        middle = (after + by) / 2
+        return middle - _RESOLUTION, middle + _RESOLUTION
+
+    def _log(self, seconds: float) -> float:
+        """ln(T / prior median), of any float."""
+        if not seconds > 0:  # not a number, too
+            return -inf
+        if seconds == inf:
+            return inf
+        return min(max(log(seconds) - log(self._prior.median), -_FARTHEST), _FARTHEST)
+
+    def _add(self, after: float, by: float) -> None:
+        scale = 1 / (_OUTLIER_SIGMA * sqrt(2))
+        stray = _OUTLIERS / 2 * (erf(by * scale) - erf(after * scale))
+        half = (1 - _OUTLIERS) / 2
+        for index, sigma in enumerate(self._sigmas):
+            scale = 1 / (sigma * sqrt(2))
+            self._evidence[index] = [
+                self._memory * old + log(stray + half * (erf((by - mu) * scale) - erf((after - mu) * scale)))
+                for old, mu in zip(self._evidence[index], _OFFSETS, strict=True)
+            ]
+
+    def _parts(self) -> list[tuple[float, float, float]]:
+        """One lognormal per sigma: its weight, and mean and standard deviation of ln T in seconds."""
+        scores = [
+            self._with_running([belief + gained for belief, gained in zip(*rows, strict=True)], sigma)
+            for *rows, sigma in zip(_BELIEF, self._evidence, self._sigmas, strict=True)
+        ]
+        best = max(map(max, scores))
+        parts = []
+        for sigma, row in zip(self._sigmas, scores, strict=True):
+            weights = [exp(score - best) for score in row]
+            total = sum(weights)
+            if total > 0:
+                mean = sum(weight * mu for weight, mu in zip(weights, _OFFSETS, strict=True)) / total
+                square = sum(weight * mu * mu for weight, mu in zip(weights, _OFFSETS, strict=True)) / total
+                parts.append((total, mean, sqrt(max(square - mean * mean, 0.0) + _GRAIN + sigma * sigma)))
+        everything = sum(weight for weight, _, _ in parts)
+        parts = [part for part in parts if part[0] >= _NEGLIGIBLE * everything]
+        everything = sum(weight for weight, _, _ in parts)
+        shift = log(self._prior.median)
+        return [(weight / everything, mean + shift, sd) for weight, mean, sd in parts]
+
+    def _with_running(self, scores: list[float], sigma: float) -> list[float]:
+        lasts = _lasts(sigma)
+        for age, jobs in enumerate(self._running):
+            if jobs:
+                part = lasts[2 * _REACH - age :]
+                scores = [score + jobs * last for score, last in zip(scores, part, strict=False)]
+        return scores
+
+
+@lru_cache(maxsize=64)
+def _lasts(sigma: float) -> tuple[float, ...]:
+    """The log-likelihood of "still running" with mu from -80 to 80 cells above the log of the job's age."""
+    scale = _PITCH / (sigma * sqrt(2))
+    return tuple(
+        log(_OUTLIERS + (1 - _OUTLIERS) * (1 + erf(cells * scale)) / 2) for cells in range(-2 * _REACH, 2 * _REACH + 1)
+    )

@@ -1,0 +1,360 @@
+"""Files: reading the local images of a request, and saving what a job made.
+
+A download is written beside its place, synced, and renamed when it is whole and is what it should be: no broken file
+ever stands under a final name. What a broken connection left is kept as ``.part`` and continued by the next attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import urljoin, urlsplit
+
+import anyio
+from anyio import to_thread
+
+from kling_async._engine import USER_AGENT, Engine, Engines, Response
+from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
+from kling_async._models import Artifact, JobRef, Progress
+from kling_async._requests import is_secure
+
+__all__ = ["ArtifactSaver", "load", "writable"]
+
+log = logging.getLogger("kling_async")
+
+_MAX_BYTES = 2 * 1024**3  # larger than any clip on offer; a server that sends without end is stopped
+_STALL = 60.0  # s without a byte
+_ATTEMPTS = 4
+_REDIRECTS = 5
+_HEAD = 512  # bytes that tell what a file is
+_EXPIRED = frozenset({403, 404, 410})
+_RANGE_REFUSED = 416
+_PARTIAL = 206
+_OK = 200
+_SERVER_ERROR = 500
+
+_KINDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), "image", ".jpg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image", ".png"),
+    (re.compile(rb"GIF8[79]a"), "image", ".gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image", ".webp"),
+    (re.compile(rb"....ftypqt  ", re.DOTALL), "video", ".mov"),
+    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "image", ".avif"),
+    (re.compile(rb"....ftyp", re.DOTALL), "video", ".mp4"),
+    (re.compile(rb"\x1aE\xdf\xa3"), "video", ".webm"),
+)
+
+
+async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
+    """The contents of local files, read off the event loop.
+
+    Raises:
+        ConfigurationError: One cannot be read any more.
+    """
+
+    def read() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in paths}
+
+    try:
+        return await to_thread.run_sync(read)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the reference image {error.filename} cannot be read: {error.strerror}; nothing was sent"
+        ) from error
+
+
+async def writable(directory: Path) -> None:
+    """Make the directory if need be and prove that files can be written there: before something is paid for.
+
+    Raises:
+        ConfigurationError: They cannot.
+    """
+
+    def prove() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f".kling-{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+
+    try:
+        await to_thread.run_sync(prove)
+    except OSError as error:
+        raise ConfigurationError(
+            f"results cannot be written to {directory}: {error.strerror}; choose another directory"
+        ) from error
+
+
+class _Broken(Exception):
+    """The transfer failed in a way that may pass."""
+
+
+class _Expired(Exception):
+    """The URL does not work any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactSaver:
+    """Saves the artifacts of one job.
+
+    Args:
+        engines: What downloads go through. It never carries credentials.
+        ref: The job, after which files are named.
+        local: Whether plain http to this machine is acceptable, because the provider itself is there (a sandbox).
+        renew: Asks the provider for fresh artifacts, for when a URL has expired.
+    """
+
+    engines: Engines
+    ref: JobRef
+    local: bool
+    renew: Callable[[], Awaitable[tuple[Artifact, ...]]]
+
+    async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
+        """See `kling_async._models.Saver`."""
+        try:
+            directory = directory or await anyio.Path(target).is_dir()
+            folder = target if directory else target.parent
+            await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
+            if artifact.data is not None:
+                return await to_thread.run_sync(self._save_inline, artifact, target, directory)
+            return await self._download(artifact, target, directory, progress)
+        except OSError as error:
+            raise self._failed(
+                f"writing to {target} failed: {error.strerror or error}; free or choose another place"
+            ) from error
+
+    def _save_inline(self, artifact: Artifact, target: Path, directory: bool) -> Path:
+        data = artifact.data or b""
+        path = self._final(artifact, target, directory, _kind(data[:_HEAD]))
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return path
+
+    async def _download(self, artifact: Artifact, target: Path, directory: bool, progress: Progress | None) -> Path:
+        renewed = False
+        broken = "nothing was tried"
+        attempt = 0
+        while attempt < _ATTEMPTS:
+            if attempt:
+                await anyio.sleep(0.25 * 2**attempt)
+            attempt += 1
+            try:
+                return await self._fetch(artifact, target, directory, progress)
+            except _Broken as error:
+                broken = str(error)
+                log.info("download of %s file %d: %s", self.ref, artifact.index, broken)
+            except _Expired as error:
+                if renewed:
+                    raise self._failed(f"{error}, and asking for a new URL did not help; try again later") from error
+                renewed, attempt = True, 0
+                artifact = await self._renewed(artifact, str(error))
+        raise self._failed(f"{broken}; {_ATTEMPTS} attempts were made. Save it again to continue where it stopped")
+
+    async def _renewed(self, artifact: Artifact, reason: str) -> Artifact:
+        """The same file under a fresh URL."""
+        try:
+            artifacts = await self.renew()
+        except KlingError as error:
+            raise self._failed(f"{reason}, and asking for a new URL failed: {error}") from error
+        # Where files have ids they tell them apart: we number files as they become known, the provider as it likes.
+        for fresh in artifacts:
+            if fresh.id == artifact.id and (artifact.id is not None or fresh.index == artifact.index):
+                return fresh
+        raise self._failed(f"{reason}, and {self.ref.provider} does not name the file any more")
+
+    async def _fetch(self, artifact: Artifact, target: Path, directory: bool, progress: Progress | None) -> Path:
+        """One transfer, continuing what an earlier one left.
+
+        Raises:
+            _Broken, _Expired, DownloadFailed, OSError: It failed.
+        """
+        url = artifact.url or ""
+        engine = self.engines.here()
+        folder = target if directory else target.parent
+        digest = hashlib.sha256(urlsplit(url)._replace(query="", fragment="").geturl().encode()).hexdigest()
+        async with _Part(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.slots:
+            try:
+                await self._transfer(engine, url, part, progress)
+            except (_Broken, _Expired, OSError, KlingError):
+                raise
+            except Exception as error:  # any engine's own errors
+                raise _Broken(f"the transfer broke off: {type(error).__name__} {error}".rstrip()) from error
+            kind = self._recognised(artifact, part)
+            return await part.finish(self._final(artifact, target, directory, kind))
+
+    async def _transfer(self, engine: Engine, url: str, part: _Part, progress: Progress | None) -> None:
+        for _ in range(_REDIRECTS + 1):
+            if not is_secure(url) or (url.startswith("http:") and not self.local):
+                raise self._failed(
+                    f"the provider names {url!r:.100} as result, which is not an https address; it was not opened"
+                )
+            headers = {"user-agent": USER_AGENT, "accept": "*/*", "accept-encoding": "identity"}
+            if part.size:
+                headers["range"] = f"bytes={part.size}-"
+            with anyio.CancelScope() as stall:
+                stall.deadline = anyio.current_time() + _STALL
+                async with engine.open("GET", url, headers) as response:
+                    if (location := self._redirected(response, url)) is not None:
+                        url = location
+                        continue
+                    await self._receive(response, part, progress, stall)
+            if stall.cancelled_caught:
+                raise _Broken(f"nothing came for {_STALL:.0f} s")
+            return
+        raise self._failed(f"the result's address redirects more than {_REDIRECTS} times; it was given up")
+
+    @staticmethod
+    def _redirected(response: Response, url: str) -> str | None:
+        location = response.headers.get("location")
+        return urljoin(url, location) if response.status_code in {301, 302, 303, 307, 308} and location else None
+
+    async def _begin(self, response: Response, part: _Part) -> int | None:
+        """Judge a response by its head, and make `part` fit it. Returns the size of the whole file, if it is told."""
+        status = response.status_code
+        if status in _EXPIRED:
+            raise _Expired(f"the URL of the result does not work any more (HTTP {status})")
+        if status == _RANGE_REFUSED:
+            await part.restart()
+            raise _Broken("the server does not continue the file")
+        if status not in {_OK, _PARTIAL}:
+            if status >= _SERVER_ERROR or status in {408, 425, 429}:
+                raise _Broken(f"the server answered HTTP {status}")
+            raise self._failed(f"the result's address answered HTTP {status}; save it again later")
+        if status == _OK or not re.match(rf"bytes {part.size}-", response.headers.get("content-range", "")):
+            if status == _PARTIAL:
+                await part.restart()
+                raise _Broken("the server continued the file at the wrong place")
+            await part.restart()
+        length = response.headers.get("content-length", "")
+        return part.size + int(length) if length.isdecimal() else None
+
+    async def _receive(
+        self, response: Response, part: _Part, progress: Progress | None, stall: anyio.CancelScope
+    ) -> None:
+        total = await self._begin(response, part)
+        async for chunk in response.aiter_bytes():
+            stall.deadline = anyio.current_time() + _STALL
+            await part.write(chunk)
+            if part.size > _MAX_BYTES:
+                raise self._failed(f"the result is larger than {_MAX_BYTES} bytes; the download was stopped")
+            if progress is not None:
+                progress(part.size, total)
+        if total is not None and part.size != total:
+            raise _Broken(f"the file ended after {part.size} of {total} bytes")
+
+    def _recognised(self, artifact: Artifact, part: _Part) -> str:
+        """The file's extension, told from its content."""
+        if part.size == 0:
+            raise _Broken("the file is empty")
+        found = _kind(part.head)
+        if found is None:
+            shown = part.head[:60].decode("utf-8", "replace")
+            raise self._failed(
+                f"what came is no {artifact.kind} but begins with {shown!r}; it was not saved, try again later"
+            )
+        return found
+
+    def _stem(self, artifact: Artifact) -> str:
+        identity = re.sub(r"[^A-Za-z0-9._-]", "_", self.ref.id)
+        number = f"-{artifact.index}" if artifact.index else ""
+        return f"{self.ref.provider}-{self.ref.endpoint}-{identity}{number}"
+
+    def _final(self, artifact: Artifact, target: Path, directory: bool, extension: str | None) -> Path:
+        return target / f"{self._stem(artifact)}{extension or '.bin'}" if directory else target
+
+    def _failed(self, message: str) -> DownloadFailed:
+        return DownloadFailed(message, provider=self.ref.provider, ref=str(self.ref))
+
+
+def _kind(head: bytes) -> str | None:
+    return next((extension for signature, _, extension in _KINDS if signature.match(head)), None)
+
+
+class _Part:
+    """The file under its temporary name. All disk work happens off the event loop.
+
+    Left by a broken transfer it stays, so that the next one continues it; left by anything else it is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self.size = 0
+        self.head = b""
+
+    async def __aenter__(self) -> Self:
+        def start() -> None:
+            self._file = self._path.open("a+b")
+            self._file.seek(0)
+            self.head = self._file.read(_HEAD)
+            self.size = self._file.seek(0, os.SEEK_END)
+
+        await to_thread.run_sync(start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        def leave() -> None:
+            if self._file is not None:
+                self._file.close()
+            if not (isinstance(error, _Broken) and self.size):
+                self._path.unlink(missing_ok=True)
+
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(leave)
+
+    async def write(self, chunk: bytes) -> None:
+        if len(self.head) < _HEAD:
+            self.head += chunk[: _HEAD - len(self.head)]
+        await to_thread.run_sync(self._open.write, chunk)
+        self.size += len(chunk)
+
+    async def restart(self) -> None:
+        """Throw away what is there."""
+
+        def empty() -> None:
+            self._open.seek(0)
+            self._open.truncate()
+
+        if self.size:
+            await to_thread.run_sync(empty)
+        self.size, self.head = 0, b""
+
+    async def finish(self, path: Path) -> Path:
+        """Sync the file and give it its name."""
+
+        def rename() -> None:
+            self._open.flush()
+            os.fsync(self._open.fileno())
+            self._open.close()
+            self._path.replace(path)
+            if os.name == "posix":  # the directory entry is data of its own there
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(rename)
+        return path
+
+    @property
+    def _open(self) -> IO[bytes]:
+        assert self._file is not None  # noqa: S101  # entered
+        return self._file

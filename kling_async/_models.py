@@ -1,0 +1,302 @@
+"""What a job is made of: its address, its status words, what was said about it, and what came out of it."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+__all__ = [
+    "Artifact",
+    "Cost",
+    "Event",
+    "Failure",
+    "JobRef",
+    "Progress",
+    "Reading",
+    "Result",
+    "Saver",
+    "Source",
+    "Status",
+]
+
+Source = Literal["submit", "poll", "stream", "webhook", "ledger"]
+"""Where an event was learned from."""
+
+Progress = Callable[[int, int | None], None]
+"""Called while a file is saved, with the bytes so far and the bytes in all (None: not told)."""
+
+
+class Status(enum.StrEnum):
+    """Where a job stands. The last three are terminal."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self not in _RUNNING
+
+
+_RUNNING = frozenset({Status.PENDING, Status.PROCESSING})
+
+
+@dataclass(frozen=True, slots=True)
+class JobRef:
+    """Address of a job as plain text, ``provider/endpoint/id``; it outlives the process.
+
+    Attributes:
+        provider: Such as ``"runblob"``.
+        endpoint: Such as ``"o3-video"``.
+        id: The provider's own id of the job.
+    """
+
+    provider: str
+    endpoint: str
+    id: str
+
+    def __post_init__(self) -> None:
+        # The id goes into URLs and file names, so anything that could change their meaning is refused here.
+        # An id that is no text (a provider's null, say) would spell one.
+        texts = all(isinstance(part, str) for part in (self.provider, self.endpoint, self.id))
+        if not (texts and _REF.fullmatch(str(self))):
+            raise ValueError(
+                f"{str(self)!r:.200} is not a job reference; one looks like provider/endpoint/id, "
+                "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> JobRef:
+        """The reference that `text` spells.
+
+        Raises:
+            ValueError: It does not look like ``provider/endpoint/id``.
+        """
+        parts = text.strip().split("/")
+        if len(parts) != 3:  # noqa: PLR2004  # provider, endpoint, id
+            parts = ["", "", text]
+        return cls(*parts)
+
+    @property
+    def name(self) -> str:
+        """The endpoint's full name, ``provider/endpoint``."""
+        return f"{self.provider}/{self.endpoint}"
+
+    def __str__(self) -> str:
+        return f"{self.provider}/{self.endpoint}/{self.id}"
+
+
+_REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """An amount of money: what a job cost, or what an account has left.
+
+    Attributes:
+        amount: How much.
+        unit: ``"USD"`` or the provider's own ``"credits"``.
+    """
+
+    amount: Decimal
+    unit: Literal["USD", "credits"]
+
+    def __str__(self) -> str:
+        return f"${self.amount}" if self.unit == "USD" else f"{self.amount} credits"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job, or one file of it, was not made.
+
+    Attributes:
+        code: The provider's word, such as ``"TIMEOUT"``; ``"unknown"`` where it gave none.
+        message: The provider's explanation, if any.
+        retryable: Whether submitting the same request again may succeed.
+    """
+
+    code: str
+    message: str | None = None
+    retryable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message and self.message != self.code else self.code
+
+
+class Saver(Protocol):
+    """How an artifact reaches the disk; the job that made the artifact supplies it."""
+
+    async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
+        """Save to the file `target`, or into `target` as a directory (made if need be) under a name of its own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One file that a job made.
+
+    Attributes:
+        kind: ``"image"`` or ``"video"``.
+        url: Where the file is, until it expires; None when the provider sent the file itself.
+        data: The file itself, where the provider sent it inline.
+        id: The provider's id of the file, if it has one.
+        seed: The seed it was made from, if told.
+        expires: When the URL is documented to stop working; None: not documented.
+        flagged: Whether the provider's safety check marked it; None: not checked.
+        index: Its position among the job's files, from 0.
+    """
+
+    kind: Literal["image", "video"]
+    url: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    id: str | None = None
+    seed: int | None = None
+    expires: datetime | None = None
+    flagged: bool | None = None
+    index: int = 0
+    saver: Saver | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def identity(self) -> object:
+        """What makes it the same file when a provider names it twice."""
+        return self.id or self.url or self.data
+
+    async def save(self, path: str | Path, *, progress: Progress | None = None) -> Path:
+        """Download to `path`.
+
+        The file appears under its name only when it is whole: it is written beside it, synced and renamed.
+
+        Args:
+            path: The file to write. An existing directory, or a path ending in ``/``: the file is named after
+                the job and its real content type.
+            progress: Called with bytes so far and bytes in all.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            DownloadFailed: It could not be had or written; the job is kept, and saving may be tried again.
+        """
+        if self.saver is None:
+            raise RuntimeError("this artifact belongs to no job; take it from `job` or `result`")
+        return await self.saver.save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Outcome of a completed job.
+
+    Attributes:
+        ref: The job's address.
+        artifacts: The files it made.
+        cost: What it cost, where the provider tells.
+        failures: Files that were asked for and not made (a partial success); empty otherwise.
+        raw: The provider's last answer about the job, decoded.
+        balance: What the account had left when that was last told; None where the provider does not tell.
+    """
+
+    ref: JobRef
+    artifacts: tuple[Artifact, ...]
+    cost: Cost | None = None
+    failures: tuple[Failure, ...] = ()
+    raw: Any = field(default=None, repr=False)
+    balance: Cost | None = None
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of the files; they expire, typically after a day."""
+        return [artifact.url for artifact in self.artifacts if artifact.url is not None]
+
+    async def save(self, directory: str | Path, *, progress: Progress | None = None) -> list[Path]:
+        """Download every file into `directory`, which is made if need be.
+
+        Args:
+            directory: Where to.
+            progress: Called, file after file, with bytes so far and bytes in all.
+
+        Returns:
+            The paths, in the order of `artifacts`.
+
+        Raises:
+            DownloadFailed: One could not be had or written; the job is kept, and saving may be tried again.
+        """
+        return [await artifact.save(f"{directory}/", progress=progress) for artifact in self.artifacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a provider said about a job once. It may repeat, be late, or contradict what is known.
+
+    Attributes:
+        status: None: it said nothing that we understand about the status.
+        step: Order of the provider's own stages within a status; higher is later.
+        progress: Part done, 0.0 to 1.0, where told.
+        message: The provider's words on the stage or the end.
+        artifacts: The files named.
+        failures: Why the job, or some files of it, failed.
+        cost: What it costs.
+        lifetime: Seconds for which the files' URLs are documented to work.
+        oddity: What in the answer was not understood, such as an unknown status word; it is logged.
+        raw: The decoded answer.
+        balance: What the account has left, where told.
+    """
+
+    status: Status | None
+    step: int = 0
+    progress: float | None = None
+    message: str | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    cost: Cost | None = None
+    lifetime: float | None = None
+    oddity: str | None = None
+    raw: Any = field(default=None, repr=False)
+    balance: Cost | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A change of a job, and the whole of what is known of the job after it.
+
+    Attributes:
+        seq: Number of the event within its job, from 0.
+        status: Where the job stands.
+        at: When we learned of it (aware, UTC).
+        elapsed: Seconds since the job was submitted (since it was attached, where that is not known).
+        source: Where we learned it from.
+        progress: Part done, 0.0 to 1.0, where the provider tells.
+        message: The provider's words, if any.
+        artifacts: The files made so far.
+        failures: Why the job, or some files of it, failed.
+        cost: What it costs, where told.
+        raw: The provider's answer that ended the job, decoded; None before.
+        balance: What the account had left when that was last told; None where the provider does not tell.
+    """
+
+    seq: int
+    status: Status
+    at: datetime
+    elapsed: float
+    source: Source
+    progress: float | None = None
+    message: str | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    cost: Cost | None = None
+    step: int = field(default=0, repr=False)
+    raw: Any = field(default=None, repr=False, compare=False)
+    balance: Cost | None = None
+
+    def result(self, ref: JobRef, saver: Saver) -> Result:
+        """The job's outcome, its artifacts ready to save."""
+        artifacts = tuple(replace(artifact, saver=saver) for artifact in self.artifacts)
+        return Result(ref, artifacts, self.cost, self.failures, self.raw, self.balance)

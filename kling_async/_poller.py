@@ -1,0 +1,379 @@
+"""Who looks at which job, and when.
+
+Theory of operation
+-------------------
+There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
+job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
+the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls
+are rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
+leader, which makes the call. A keeper that leaves, for whatever reason, wakes another to take its place.
+
+So ten thousand waiting jobs hold one timer; a ration is served in the order of the claims, whoever waits; and where a
+status call can ask about many jobs, those due soon travel with the one that is due now.
+
+Where the provider has streams, the leader listens to one instead (half of the lane's connections serve that). A stream
+is believed once it has told where the job stands, and then checked by a look only when it is quiet for long; until then
+looks go on beside it, ever further apart. So what happened before it was open is not missed, and a stream that stays
+open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before the job's
+end is opened again after a look; when that has happened several times without an event between, looks alone go on.
+
+A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+their own database has caught up.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anyio
+
+from kling_async._cadence import Contest, Schedule
+from kling_async._clock import Clock
+from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
+from kling_async._models import JobRef, Reading
+from kling_async._provider import Stream
+from kling_async._trail import Trail
+from kling_async._transport import Lane
+
+__all__ = ["DeadlinePassed", "Polling", "Watch"]
+
+log = logging.getLogger("kling_async")
+
+_FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
+_COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
+_STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
+_STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
+_STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """When to look at jobs.
+
+    Attributes:
+        schedule: The times of the looks: ``Progressive(5, 5, 10, 15)`` or ``Learned(lag_per_look=0.5)``. None: what the
+            provider documents for the endpoint.
+        deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. None: the
+            endpoint's own.
+        status_calls_per_minute: Ration of status calls over all jobs of one provider. None: the provider's own, if it
+            states one; ``math.inf``: no ration.
+    """
+
+    schedule: Schedule | None = None
+    deadline: float | None = None
+    status_calls_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("deadline", "status_calls_per_minute"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"Polling({name}={value!r}): it must be greater than 0")
+
+
+class DeadlinePassed(Exception):
+    """The job's deadline has passed, and it still runs."""
+
+
+@dataclass(slots=True)
+class _Bounded:
+    """A job's cadence, with a look when the deadline comes or the job is urgent, before all others."""
+
+    trail: Trail
+
+    def next_look(self, last: float) -> float:
+        trail = self.trail
+        if trail.urgent:
+            return last
+        deadline = trail.deadline - trail.started
+        due = trail.cadence.next_look(last)
+        return min(due, deadline) if last < deadline else due
+
+    def accrued(self, last: float, now: float) -> float:
+        trail = self.trail
+        if trail.urgent or now >= trail.deadline - trail.started:
+            return math.inf
+        return trail.cadence.accrued(last, now)
+
+    def finished(self, after: float, by: float) -> None:
+        self.trail.cadence.finished(after, by)
+
+    def abandoned(self, at: float) -> None:
+        self.trail.cadence.abandoned(at)
+
+
+@dataclass(slots=True)
+class _Hearing:
+    """An open stream: whether it has told anything about the job yet, and whether it has closed."""
+
+    stream: Stream
+    spoken: bool = False
+    closed: bool = False
+
+
+class Watch:
+    """The looking at all jobs of one lane.
+
+    Args:
+        lane: Where the calls go.
+        clock: The client's clock.
+        calls_per_minute: The ration of status calls; None: none.
+    """
+
+    def __init__(self, lane: Lane, clock: Clock, calls_per_minute: float | None) -> None:
+        self._lane = lane
+        self._clock = clock
+        self._contest: Contest[Trail] = Contest()
+        self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
+        self._free = -math.inf  # when the ration allows the next status call
+        self._features = lane.provider.features
+        self._leaders: dict[Trail, None] = {}
+        self._keeper: Trail | None = None
+        self._streams = 0
+
+    async def follow(self, trail: Trail, seen: int) -> None:
+        """Return when the job has more than `seen` events, or has ended.
+
+        Raises:
+            DeadlinePassed: The job's deadline has passed, and it still runs.
+            KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
+        """
+        while len(trail.events) <= seen and not trail.ended:
+            if trail.looking:
+                await trail.change()
+                continue
+            trail.looking = True
+            try:
+                await self._lead(trail, seen)
+            finally:
+                trail.looking = False
+                trail.wake()
+
+    async def look(self, trail: Trail) -> None:
+        """Look at the job now (when the ration allows), and at those that can come along for free.
+
+        Raises:
+            KlingError: As of `follow`.
+        """
+        await self._turn()
+        await self._ask(trail)
+
+    async def _turn(self) -> float:
+        """Wait until the ration allows a look, and take it. Returns the time."""
+        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+            await anyio.sleep(wait)
+        now = self._clock.now()
+        self._spend(now)
+        return now
+
+    async def _lead(self, trail: Trail, seen: int) -> None:
+        """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
+        if await self._listen(trail, seen):
+            return
+        trail.urgent = trail.urgent or self._clock.now() >= trail.deadline
+        self._enter(trail)
+        self._leaders[trail] = None
+        try:
+            while len(trail.events) <= seen and not trail.ended:
+                if trail.granted:
+                    trail.granted = False
+                    await self._ask(trail)
+                    self._raise_late(trail, seen)
+                    if self._features.stream:
+                        return
+                    self._enter(trail)
+                elif self._keeper is None:
+                    await self._keep(trail)
+                else:
+                    await trail.change()
+                _raise_trouble(trail)
+        finally:
+            del self._leaders[trail]
+            self._leave(trail)
+
+    def _raise_late(self, trail: Trail, seen: int) -> None:
+        if not trail.ended and len(trail.events) <= seen and self._clock.now() >= trail.deadline:
+            raise DeadlinePassed
+
+    def _enter(self, trail: Trail) -> None:
+        """Let the job compete for the next look."""
+        if trail.ended:
+            return
+        before = self._contest.next_due()
+        self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        if self._keeper is not None and self._contest.next_due() < before:
+            self._keeper.wake()
+
+    def _leave(self, trail: Trail) -> None:
+        self._contest.leave(trail)
+        if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
+            trail.granted = False
+            self._free -= self._interval
+        self._appoint()
+
+    def _appoint(self) -> None:
+        """Wake a leader to keep the watch, if nobody does."""
+        if self._keeper is None:
+            for leader in self._leaders:
+                if not leader.granted:
+                    leader.wake()
+                    break
+
+    def _spend(self, now: float) -> None:
+        self._free = max(now, self._free) + self._interval
+
+    async def _keep(self, trail: Trail) -> None:
+        """Keep the watch, as the leader of `trail`, until a look is awarded to it or there is news of it."""
+        self._keeper = trail
+        seen = len(trail.events)
+        try:
+            while not trail.granted and len(trail.events) == seen and trail.trouble is None:
+                now = self._clock.now()
+                wait = max(self._contest.next_due(), self._free) - now
+                if wait > 0:
+                    with anyio.move_on_after(wait if wait < math.inf else None):
+                        await trail.change()
+                elif (awarded := self._contest.award(now)) is not None:
+                    self._spend(now)
+                    awarded.granted = True
+                    if awarded is not trail:
+                        awarded.wake()
+        finally:
+            self._keeper = None
+            self._appoint()
+
+    async def _ask(self, trail: Trail) -> None:
+        """Make one status call, for `trail` and for those that come along, and take in what it says.
+
+        Raises:
+            KlingError: What is to be raised to those who wait for `trail`.
+        """
+        now = self._clock.now()
+        company: list[Trail] = []
+        if self._features.batch > 1:
+            soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
+            company = self._contest.companions(soon, self._features.batch - 1)
+        asked = {t.ref: t for t in (trail, *company)}
+        for each in asked.values():
+            each.tried, each.urgent = now, False
+        try:
+            await self._take_in(asked, now)
+        finally:
+            for other in company:
+                if other in self._leaders:
+                    self._enter(other)
+                    other.wake()
+        _raise_trouble(trail)
+
+    async def _take_in(self, asked: dict[JobRef, Trail], now: float) -> None:
+        answers: Mapping[JobRef, Reading | KlingError]
+        try:
+            answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
+        except KlingError as error:
+            answers = dict.fromkeys(asked, error)
+        for ref, trail in asked.items():
+            answer = answers.get(ref)
+            if isinstance(answer, KlingError):
+                self._stumble(trail, answer, now)
+                continue
+            trail.failing_since = trail.trouble = None
+            if answer is not None:
+                await trail.apply(answer, "poll")
+            trail.last = now
+
+    def _stumble(self, trail: Trail, error: KlingError, now: float) -> None:
+        """A look failed: decide whether those who wait should hear of it."""
+        trail.failing_since = now if trail.failing_since is None else trail.failing_since
+        error.ref = error.ref or str(trail.ref)
+        if isinstance(error, JobNotFound):
+            final = not (trail.fresh and now - trail.started < _FORGIVEN)
+        else:
+            lasting = now - trail.failing_since >= self._lane.limits.unreachable
+            final = lasting or isinstance(error, Unauthorized | ConfigurationError)
+        log.log(logging.WARNING if final else logging.INFO, "a look at job %s failed: %s", trail.ref, error)
+        if final:
+            trail.trouble = error
+            trail.failing_since = None
+            trail.wake()
+
+    async def _listen(self, trail: Trail, seen: int) -> bool:
+        """Wait for news over the provider's push channel.
+
+        Returns:
+            Whether there is news. False: there is no channel, it closed, or the deadline has come: a look is due.
+
+        Raises:
+            KlingError: The job cannot be looked at.
+        """
+        limit = self._lane.limits.connections // 2  # the other half is for looks, submissions and cancellations
+        if not self._features.stream or self._streams >= limit or trail.stream_failures >= _STREAM_FAILURES:
+            return False
+        stream = self._lane.provider.stream(trail.ref)
+        if stream is None or self._clock.now() >= trail.deadline:
+            return False
+        hearing = _Hearing(stream)
+        self._streams += 1
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._hear, trail, hearing)
+                await self._mind(trail, seen, hearing)
+                group.cancel_scope.cancel()
+        finally:
+            self._streams -= 1
+        _raise_trouble(trail)
+        if len(trail.events) > seen or trail.ended:
+            return True
+        # The first close after an event is followed by a look at once, further ones when the cadence wants it.
+        trail.urgent = trail.urgent or trail.stream_failures == 1
+        return False
+
+    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
+        """Wait while a stream is listened to, with a look whenever it is too quiet."""
+        patience = _STREAM_START
+        while len(trail.events) <= seen and not trail.ended and trail.trouble is None and not hearing.closed:
+            left = trail.deadline - self._clock.now()
+            if left <= 0:
+                return
+            if hearing.spoken:
+                patience = _STREAM_SILENCE
+            with anyio.move_on_after(min(patience, left)) as wait:
+                await trail.change()
+            if wait.cancelled_caught and patience < left:
+                patience = min(2 * patience, _STREAM_SILENCE)
+                now = trail.tried = await self._turn()
+                # Trouble is left on the trail: raised here, it would come out of the task group wrapped in a group.
+                await self._take_in({trail.ref: trail}, now)
+
+    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
+        """Take in what a stream says, until it closes."""
+
+        async def line(text: str) -> None:
+            reading = hearing.stream.read(text)
+            if reading is None:
+                return
+            # What the first line says has been true for an unknown time.
+            first, hearing.spoken = not hearing.spoken, True
+            if await trail.apply(reading, "stream", exact=not first) is not None:
+                trail.stream_failures = 0
+            elif first:
+                trail.wake()
+            trail.failing_since = None
+            if not trail.ended:
+                trail.last = self._clock.now()
+
+        try:
+            await self._lane.listen(hearing.stream.call, line)
+        except KlingError as error:
+            log.info("the stream of job %s broke off: %s", trail.ref, error)
+        trail.stream_failures += not trail.ended
+        hearing.closed = True
+        trail.wake()
+
+
+def _raise_trouble(trail: Trail) -> None:
+    if trail.trouble is not None:
+        error, trail.trouble = trail.trouble, None
+        raise error

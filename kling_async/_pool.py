@@ -1,0 +1,442 @@
+"""A bounded, first-come-first-served pool of httpcore connections, O(1) per request.
+
+Theory of operation
+===================
+
+TLS, HTTP/1.1, HTTP/2, timeouts and network errors are httpcore's: the pool only decides which connection
+carries which request. A connection is at any moment in exactly one place:
+
+- *leased*: held by one request, from the decision that gave it until the response is closed or anything
+  fails. A new connection is leased before it is dialled; dialling is the first thing its request does.
+- *shared* (HTTP/2): held by the requests it carries; the pool may add more.
+- *idle*: held by the pool. Per origin the last one in is the first one out; over all origins they stand in
+  order of age.
+- *doomed*: given up, but not closed yet. The task that doomed it closes it, right after the decision.
+- *displaced*: given up for a new connection, which took its slot and closes it before dialling.
+
+The bound. All but the displaced ones count against `limit`. A slot is free only once its connection has been
+closed, and a displaced connection is closed before its successor dials: never more than `limit` sockets.
+
+The queue. Requests that find no connection wait in one queue over all origins, and nobody overtakes: who
+comes while others wait goes to the end. Whatever may help (a response ended, a connection was closed, a
+waiter gave up, a new connection turned out to be HTTP/2) serves the head of the queue as long as it can be
+served; it can be while any connection is idle, because an idle one of another origin is displaced.
+
+Why O(1). The newest idle connection of an origin is one end of that origin's deque, the oldest of all is the
+first of an ordered dict, and a waiter leaves the queue by key. Expired connections are looked for at the old
+end only, and each is found once in its life. Of all idle sockets only the one about to be used is asked (one
+system call) whether its server has hung up. Nothing walks over connections or waiters, except `aclose`.
+
+Why no lock. A pool belongs to one event loop. A decision is a plain function: it reads and changes the state
+without awaiting, so no other task sees it half made. I/O comes after, on connections which the decision gave
+to this task alone, and however that I/O ends, by cancellation too, another plain function puts the state
+right before the exception goes on. A grant is part of the decision that frees a connection: a waiter that is
+cancelled between grant and wake-up owns a connection, and passes it on.
+"""
+
+import contextlib
+import ssl
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import anyio
+import httpcore
+
+from kling_async._connection import Connection, IdleConnections, Origin, Wire, origin_of
+
+# As `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
+_NONE_KEPT = 0.0
+
+# What httpcore announces as its own maximum. It would queue streams beyond that, without a bound on the wait.
+_STREAMS_PER_CONNECTION = 100
+
+# How a connection that died shows, timeouts aside.
+_LOST = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """What a pool holds now, and what it has done.
+
+    Attributes:
+        connections: Connections that count against the limit: `idle + in_use`, and `opened - closed`.
+        idle: Kept connections that carry nothing.
+        in_use: Connections that are being dialled, carry requests, or are being closed.
+        waiting: Requests in the queue.
+        opened: Connections made since the pool was.
+        reused: Requests that were given a connection made for another.
+        closed: Connections given up since the pool was made.
+    """
+
+    connections: int
+    idle: int
+    in_use: int
+    waiting: int
+    opened: int
+    reused: int
+    closed: int
+
+
+class _Ticket:
+    """A request's claim to a connection."""
+
+    __slots__ = ("connection", "max_idle", "origin")
+
+    def __init__(self, origin: Origin, max_idle: float) -> None:
+        self.origin = origin
+        self.max_idle = max_idle
+        self.connection: Connection | None = None
+
+
+class ConnectionPool:
+    """Sends httpcore requests over a bounded number of kept connections.
+
+    The pool reads these of a request's `extensions`; all others, such as `trace`, pass through to httpcore:
+
+    - `max_idle` (seconds): use no connection that has idled for so long; 0 asks for a new one. Set below the
+      server's patience, it keeps a request whose answer must not be lost off a connection that the server may
+      be closing. Default and ceiling: `keepalive`.
+    - `retry_stale` (bool): if a kept connection proves dead before any byte of the response came, send the
+      request once more, on a new connection. Only for requests that are harmless to repeat and whose body can
+      be iterated twice. Default: false.
+    - `timeout["pool"]` (seconds): how long to wait for a connection. Default: for ever.
+
+    Args:
+        limit: Most connections at any moment, over all origins.
+        keepalive: Seconds after which an idle connection is not used any more.
+        ssl_context: Shared by all connections; None makes httpcore's default, once, when first needed.
+        http1: Speak HTTP/1.1.
+        http2: Offer HTTP/2 in the TLS handshake (needs the `h2` package).
+        network_backend: What dials; None dials sockets, by anyio.
+
+    Raises:
+        ValueError: The limit admits no connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 100,
+        keepalive: float = 65.0,
+        ssl_context: ssl.SSLContext | None = None,
+        http1: bool = True,
+        http2: bool = False,
+        network_backend: httpcore.AsyncNetworkBackend | None = None,
+    ) -> None:
+        if limit < 1:
+            raise ValueError(f"A pool of {limit} connections can send nothing; limit must be at least 1.")
+        self._limit = limit
+        self._keepalive = keepalive
+        self._ssl_context = ssl_context
+        self._http1 = http1
+        self._http2 = http2
+        self._backend = httpcore.AnyIOBackend() if network_backend is None else network_backend
+        self._connections: set[Connection] = set()  # all that count against the limit
+        self._idle = IdleConnections()
+        self._shared: dict[Origin, dict[Connection, None]] = {}  # HTTP/2 with room for another request
+        self._doomed: list[Connection] = []
+        self._waiting: OrderedDict[_Ticket, anyio.Event] = OrderedDict()
+        self._opened = 0
+        self._reused = 0
+        self._closed = False
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; its connection comes back when the response's stream is exhausted or closed.
+
+        Raises:
+            httpcore.PoolTimeout: No connection within `timeout["pool"]`; nothing was sent.
+            httpcore.UnsupportedProtocol: The URL is neither http nor https; nothing was sent.
+            httpcore.NetworkError: As from httpcore: `ConnectError`, `ReadError`, `WriteError`.
+            httpcore.TimeoutException: As from httpcore: `ConnectTimeout`, `ReadTimeout`, `WriteTimeout`.
+            httpcore.RemoteProtocolError: The server hung up, or did not answer in HTTP.
+            RuntimeError: The pool was closed; nothing was sent.
+        """
+        max_idle = min(request.extensions.get("max_idle", self._keepalive), self._keepalive)
+        connection = await self._lease(request, max_idle)
+        kept = connection.wire.dialled
+        try:
+            return await self._send(request, connection)
+        except _LOST as exc:
+            # HTTP/2 can say which requests it refused (GOAWAY); everything else that is dead is silent.
+            refused = isinstance(exc.__cause__, httpcore.ConnectionNotAvailable)
+            stale = kept and (refused or not connection.wire.heard)
+            if not (stale and request.extensions.get("retry_stale", False)):
+                raise
+        return await self._send(request, await self._lease(request, _NONE_KEPT))
+
+    def statistics(self) -> PoolStatistics:
+        """Count connections and requests, as of now."""
+        return PoolStatistics(
+            connections=len(self._connections),
+            idle=len(self._idle),
+            in_use=len(self._connections) - len(self._idle),
+            waiting=len(self._waiting),
+            opened=self._opened,
+            reused=self._reused,
+            closed=self._opened - len(self._connections),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection, busy ones too; waiting requests fail, and so do later ones. Idempotent."""
+        self._closed = True
+        self._doomed.extend(self._connections)
+        self._idle = IdleConnections()
+        self._shared.clear()
+        while self._waiting:
+            _, granted = self._waiting.popitem(last=False)
+            granted.set()
+        await self._close_doomed()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        state = "closed" if self._closed else f"limit {self._limit}"
+        return f"<ConnectionPool {state}: {now.in_use} in use, {now.idle} idle, {now.waiting} waiting>"
+
+    # I/O. What happens between two awaits is decided by the plain functions further down.
+
+    async def _lease(self, request: httpcore.Request, max_idle: float) -> Connection:
+        """Get a connection that may be sent on, dialled or not; the caller owes its return."""
+        self._require_open()
+        ticket = _Ticket(origin_of(request.url), max_idle)
+        try:
+            if self._waiting or not self._assign(ticket):
+                granted = self._waiting[ticket] = anyio.Event()
+                await self._close_doomed()  # may free the slot that this very ticket waits for
+                await self._wait(granted, request)
+            else:
+                await self._close_doomed()
+            connection = self._redeem(ticket)
+            await connection.make_room()
+        except BaseException:
+            self._withdraw(ticket)
+            await self._close_doomed()
+            raise
+        return connection
+
+    @staticmethod
+    async def _wait(granted: anyio.Event, request: httpcore.Request) -> None:
+        seconds = request.extensions.get("timeout", {}).get("pool")
+        if seconds is None:
+            await granted.wait()
+        else:
+            with anyio.move_on_after(seconds):
+                await granted.wait()
+
+    async def _send(self, request: httpcore.Request, connection: Connection) -> httpcore.Response:
+        if connection.requests == 1:
+            connection.wire.heard = False
+        try:
+            response = await connection.http.handle_async_request(request)
+            if connection.wire.multiplexed:
+                self._answered(connection)
+                await self._close_doomed()
+            response.stream = _ResponseStream(response.stream, connection, self)
+        except BaseException as exc:
+            await self._give_back(connection, served=False)
+            if isinstance(exc, httpcore.ConnectionNotAvailable):
+                # httpcore's own pool would send again; whether that is harmless only the caller knows.
+                message = "The server ended the connection instead of answering."
+                raise httpcore.RemoteProtocolError(message) from exc
+            raise
+        return response
+
+    async def _give_back(self, connection: Connection, *, served: bool) -> None:
+        self._settle(connection, served=served)
+        await self._close_doomed()
+
+    async def _close_doomed(self) -> None:
+        interruption: BaseException | None = None
+        while self._doomed:
+            connection = self._doomed.pop()
+            try:
+                await connection.aclose()
+            except BaseException as exc:  # noqa: BLE001  # asyncio's own cancellation pierces shields; raised below
+                interruption = exc
+            self._connections.discard(connection)
+            self._serve_waiting()
+        if interruption is not None:
+            raise interruption
+
+    # Decisions: plain functions, atomic because they never await.
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("The connection pool was closed; nothing was sent. Use a client that is open.")
+
+    def _redeem(self, ticket: _Ticket) -> Connection:
+        self._require_open()
+        if ticket.connection is None:
+            raise httpcore.PoolTimeout(
+                f"No connection became free in time ({self!r}); nothing was sent."
+                " Allow more connections, or a longer wait."
+            )
+        return ticket.connection
+
+    def _assign(self, ticket: _Ticket) -> bool:
+        """Give the ticket a connection, if one can be had now."""
+        now = anyio.current_time()
+        self._doom_expired(now)
+        ticket.connection = self._take_shared(ticket, now) or self._take_idle(ticket, now)
+        if ticket.connection is not None:
+            ticket.connection.requests += 1
+            self._share(ticket.connection)
+            self._reused += 1
+        elif len(self._connections) < self._limit:
+            ticket.connection = self._make_connection(ticket.origin)
+        elif self._idle:
+            displaced = self._idle.pop_oldest()
+            self._connections.remove(displaced)
+            ticket.connection = self._make_connection(ticket.origin, displaced)
+        return ticket.connection is not None
+
+    def _take_shared(self, ticket: _Ticket, now: float) -> Connection | None:
+        shared = self._shared.get(ticket.origin)
+        while shared:
+            connection = next(reversed(shared))
+            if connection.usable:
+                return connection if now - connection.last_used < ticket.max_idle else None
+            self._unshare(connection)
+        return None
+
+    def _take_idle(self, ticket: _Ticket, now: float) -> Connection | None:
+        while connection := self._idle.newest(ticket.origin):
+            if now - connection.last_used >= ticket.max_idle:
+                return None
+            self._idle.pop_newest(ticket.origin)
+            if connection.usable and not connection.http.has_expired():
+                return connection
+            self._doomed.append(connection)
+        return None
+
+    def _make_connection(self, origin: Origin, displaced: Connection | None = None) -> Connection:
+        scheme, host, port = origin
+        if self._ssl_context is None and scheme == b"https":
+            self._ssl_context = httpcore.default_ssl_context()
+        wire = Wire(self._backend, multiplexed=not self._http1)
+        http = httpcore.AsyncHTTPConnection(
+            httpcore.Origin(scheme, host, port),
+            ssl_context=self._ssl_context,
+            http1=self._http1,
+            http2=self._http2,
+            network_backend=wire,
+        )
+        connection = Connection(origin, http, wire, displaced)
+        self._connections.add(connection)
+        self._opened += 1
+        return connection
+
+    def _settle(self, connection: Connection, *, served: bool) -> None:
+        """End one request of a connection: keep the connection if it is good for another, serve the queue."""
+        now = anyio.current_time()
+        connection.requests -= 1
+        if served:
+            connection.last_used = now
+        if self._closed or not connection.usable:
+            self._unshare(connection)
+            if connection.wire.torn or not connection.requests:
+                self._doomed.append(connection)
+        elif connection.requests:
+            self._share(connection)
+        else:
+            self._unshare(connection)
+            (self._idle.push if served else self._idle.put_back)(connection)
+        self._doom_expired(now)
+        self._serve_waiting()
+
+    def _answered(self, connection: Connection) -> None:
+        """Open an HTTP/2 connection to more requests while it carries this one: it has proved to work."""
+        connection.last_used = anyio.current_time()
+        if connection.usable and not self._closed:
+            self._share(connection)
+            self._serve_waiting()
+
+    def _share(self, connection: Connection) -> None:
+        """Offer a connection to other requests while it has room for one."""
+        if connection.wire.multiplexed and connection.requests < _STREAMS_PER_CONNECTION:
+            self._shared.setdefault(connection.origin, {})[connection] = None
+        else:
+            self._unshare(connection)
+
+    def _unshare(self, connection: Connection) -> None:
+        shared = self._shared.get(connection.origin)
+        if shared is not None:
+            shared.pop(connection, None)
+            if not shared:
+                del self._shared[connection.origin]
+
+    def _doom_expired(self, now: float) -> None:
+        while (oldest := self._idle.oldest()) and now - oldest.last_used >= self._keepalive:
+            self._doomed.append(self._idle.pop_oldest())
+
+    def _serve_waiting(self) -> None:
+        while self._waiting:
+            ticket = next(iter(self._waiting))
+            if not self._assign(ticket):
+                return
+            self._waiting.pop(ticket).set()
+
+    def _withdraw(self, ticket: _Ticket) -> None:
+        """Undo a ticket: leave the queue, or pass on what was granted."""
+        self._waiting.pop(ticket, None)
+        if ticket.connection is not None:
+            self._settle(ticket.connection, served=False)
+        else:
+            self._serve_waiting()  # the next in the queue may be content with less
+
+
+class _ResponseStream:
+    """The body of a response; gives the connection back at its end, on failure, or when closed."""
+
+    def __init__(
+        self, stream: Iterable[bytes] | AsyncIterable[bytes], connection: Connection, pool: ConnectionPool
+    ) -> None:
+        if not isinstance(stream, AsyncIterable):
+            raise TypeError("An asynchronous connection answered with a synchronous body.")
+        self._stream = stream
+        self._parts = aiter(stream)
+        self._connection = connection
+        self._pool = pool
+        self._open = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._parts)
+        except BaseException:  # the end of the body is one, too
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        try:
+            with anyio.CancelScope(shield=True):
+                await _close(self._stream)
+                with contextlib.suppress(RuntimeError):  # another task is reading: it will find the end itself
+                    await _close(self._parts)
+        finally:
+            await self._pool._give_back(self._connection, served=True)  # noqa: SLF001  # the other half of it
+
+
+async def _close(stream: AsyncIterable[bytes]) -> None:
+    """Close what has a way to be closed: httpcore's streams and generators do, a mocked body may not."""
+    close = getattr(stream, "aclose", None)
+    if close is not None:
+        await close()

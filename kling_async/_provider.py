@@ -1,0 +1,358 @@
+"""What a provider is: its address and credentials, its endpoints, and its protocol written as flows.
+
+A provider never does I/O. Its operations are generators that yield `Call`s and are sent `Reply`s; the transport pool
+performs any of them the same way. A new provider is one file of this kind beside its siblings in ``providers/``.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import SecretStr
+
+from kling_async._cadence import Law, Progressive
+from kling_async._errors import (
+    ConfigurationError,
+    ContentRejected,
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    Unauthorized,
+    UnreadableReply,
+)
+from kling_async._models import Cost, JobRef, Reading
+from kling_async._requests import Request, is_secure
+from kling_async._wire import Call, Flow, Reply
+
+__all__ = ["Accepted", "Delivered", "Endpoint", "Features", "Provider", "Stream"]
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[RequestT]):
+    """One thing that a provider sells.
+
+    Attributes:
+        request: Its request class.
+        schedule: When to look at a job, as the provider documents it.
+        deadline: Seconds after which a job is given up, as documented.
+        law: The law of durations that a request's job follows, from the documented times; of the slowest request
+            where it is asked about None (a job that was attached).
+        variant: What changes the duration, as text: jobs of one variant are learned from together.
+        price: The documented price of a request; None where none is documented.
+    """
+
+    request: type[RequestT]
+    schedule: Progressive
+    deadline: float
+    law: Callable[[RequestT | None], Law]
+    variant: Callable[[RequestT], str] = field(default=lambda _: "")
+    price: Callable[[RequestT], Cost | None] = field(default=lambda _: None)
+
+    @property
+    def name(self) -> str:
+        """Full name, ``provider/endpoint``."""
+        return self.request.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a provider offers; the README's table is made from these.
+
+    Attributes:
+        webhook: It calls back when a job ends.
+        stream: It pushes a job's changes over an open connection.
+        cancel: A running job can be cancelled.
+        batch: How many jobs one status call can ask about.
+        list: It lists the account's jobs, so that a submission whose answer was lost can be searched for.
+        own_id: We choose the job's id, so that a submission whose answer was lost is recovered.
+        cost: Unit of the costs it tells; None: it tells none.
+        status_calls_per_minute: Its limit on status calls over all jobs of a key; None: none stated.
+    """
+
+    webhook: bool = False
+    stream: bool = False
+    cancel: bool = False
+    batch: int = 1
+    list: bool = False
+    own_id: bool = False
+    cost: Literal["USD", "credits"] | None = None
+    status_calls_per_minute: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A submission that the provider took: the job's id, and what was said of it."""
+
+    id: str
+    reading: Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a webhook body says of one job: the provider's id of it (None: not told), and the reading."""
+
+    id: str | None
+    reading: Reading
+
+
+class Stream(abc.ABC):
+    """A provider's push channel for one job: the call that opens it, and the reader of its lines."""
+
+    call: Call
+
+    @abc.abstractmethod
+    def read(self, line: str) -> Reading | None:
+        """What `line` says; None for a heartbeat or a line without news.
+
+        Raises:
+            UnreadableReply: The line is not of the provider's making.
+        """
+
+
+class Provider(abc.ABC):
+    """A company's API.
+
+    Args:
+        api_key: The key. None: the client takes it from the environment variable that the provider names.
+        base_url: Another address than the provider's own (a sandbox, a proxy); it may carry a path. https only,
+            or http to this very machine.
+
+    Raises:
+        ConfigurationError: The key is empty or cannot be a header's value, or the address is not acceptable.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    address: ClassVar[str]
+    variables: ClassVar[tuple[str, str]]
+    endpoints: ClassVar[tuple[Endpoint[Any], ...]]
+    features: ClassVar[Features]
+    codes: ClassVar[Mapping[str, type[KlingError]]] = {}
+
+    def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
+        key = api_key if isinstance(api_key, SecretStr | None) else SecretStr(api_key)
+        if key is not None:
+            secret = key.get_secret_value()
+            if not secret or not secret.isascii() or not secret.isprintable() or secret != secret.strip():
+                raise ConfigurationError(
+                    f"the {self.title} API key is empty or has characters that no key has; check {self.variables[0]}",
+                    provider=self.name,
+                )
+        self.api_key = key
+        self.base_url = (base_url or self.address).rstrip("/")
+        self._given = (api_key is not None, base_url is not None)
+        if not is_secure(self.base_url):
+            raise ConfigurationError(
+                f"{self.base_url!r} cannot be the address of {self.title}: it must be an https:// URL "
+                f"(http:// only to this machine), because the API key travels to it; check {self.variables[1]}",
+                provider=self.name,
+            )
+
+    def __repr__(self) -> str:
+        key = "set" if self.api_key else "missing"
+        return f"{type(self).__name__}(base_url={self.base_url!r}, api_key={key})"
+
+    def configured(self, environment: Mapping[str, str]) -> Provider:
+        """This provider with what was not given taken from environment variables.
+
+        Raises:
+            ConfigurationError: No key was given, and the environment has none.
+        """
+        if all(self._given):
+            return self
+        key_variable, url_variable = self.variables
+        key = self.api_key or environment.get(key_variable) or None
+        if key is None:
+            raise ConfigurationError(
+                f"no API key for {self.title}: set {key_variable}, or pass {type(self).__name__}(api_key=...)",
+                provider=self.name,
+            )
+        return type(self)(key, self.base_url if self._given[1] else environment.get(url_variable))
+
+    def credentials(self) -> Mapping[str, str]:
+        """The headers that authenticate a call to the provider's own address."""
+        if self.api_key is None:
+            raise ConfigurationError(f"no API key for {self.title}: set {self.variables[0]}", provider=self.name)
+        return {"authorization": f"Bearer {self.api_key.get_secret_value()}"}
+
+    def endpoint(self, name: str) -> Endpoint[Any]:
+        """The endpoint of that full name.
+
+        Raises:
+            ConfigurationError: The provider has none of that name.
+        """
+        for endpoint in self.endpoints:
+            if endpoint.name == name:
+                return endpoint
+        known = ", ".join(endpoint.name for endpoint in self.endpoints)
+        raise ConfigurationError(f"{self.title} has no endpoint {name!r}; it has {known}", provider=self.name)
+
+    @abc.abstractmethod
+    def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
+        """Buy one generation. The flow's last call is PAID.
+
+        Args:
+            request: A request of one of the endpoints, its local files replaced by their content.
+            key: A fresh UUID v4 for this purchase; the job's id where the provider lets us choose it.
+            callback_url: Where the provider is to report; None: nowhere.
+        """
+
+    @abc.abstractmethod
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+        """Look at jobs, at most ``features.batch`` of them. What cannot be said of one must not harm the others."""
+
+    def cancel(self, ref: JobRef) -> Flow[bool]:
+        """Cancel a running job; returns whether the provider took the order.
+
+        Raises:
+            ConfigurationError: The provider cannot cancel.
+        """
+        raise ConfigurationError(
+            f"{self.title} has no way to cancel a job: it runs on and is charged as usual",
+            provider=self.name,
+            ref=str(ref),
+        )
+        yield  # a flow that never calls
+
+    def stream(self, ref: JobRef) -> Stream | None:
+        """The push channel of a job; None where the provider has none."""
+        del ref
+        return None
+
+    def search(self, request: Any, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
+        """Look for jobs that a submission whose answer was lost may have bought.
+
+        Args:
+            request: What was submitted.
+            callback_url: The callback address that went with it; None: none did.
+            since: When it was sent (aware).
+
+        Returns:
+            The jobs that fit, the newest first. None: it was not bought, or is not listed yet, or the provider has no
+            list. More than one: the provider tells nothing by which to choose.
+        """
+        del request, callback_url, since
+        return ()
+        yield  # a flow that never calls
+
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+        """What a webhook body says, one entry a job.
+
+        Raises:
+            UnreadableReply: The body is not one of the provider's.
+        """
+        del body, headers
+        raise UnreadableReply(f"{self.title} sends no webhooks", provider=self.name)
+
+    @abc.abstractmethod
+    def error(self, data: Any) -> tuple[str | None, str | None] | None:
+        """The code and the message of an error envelope of this provider; None if `data` is none."""
+
+    def refusal(self, reply: Reply) -> KlingError | None:
+        """The error that a reply states in the provider's own words; None if it states none."""
+        try:
+            data = reply.json()
+        except UnreadableReply:
+            return None
+        stated = self.error(data)
+        if stated is None:
+            return None
+        code, message = stated
+        return self.make_error(reply.status, code, message, request_id=reply.headers.get("x-request-id"))
+
+    def classify(self, code: str | None) -> type[KlingError] | None:
+        """The class of error that the provider's code stands for; None: the code does not tell."""
+        return self.codes.get(code or "")
+
+    def make_error(
+        self, http_status: int | None, code: str | None, message: str | None, *, request_id: str | None = None
+    ) -> KlingError:
+        """The typed error for a provider's code (by `classify`) or else for the HTTP status."""
+        kind = self.classify(code) or _BY_STATUS.get(http_status or 0)
+        if kind is None:
+            kind = ProviderUnavailable if (http_status or 0) >= _SERVER_ERROR else InvalidRequest
+        code = code and self.redact(code)
+        words = self.redact(": ".join(dict.fromkeys(part for part in (code, message) if part)))
+        return kind(
+            f"{self.title} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
+            provider=self.name,
+            http_status=http_status,
+            code=code,
+            request_id=request_id,
+        )
+
+    def _remedy(self, kind: type[KlingError]) -> str:
+        remedies = {
+            Unauthorized: f"; check {self.variables[0]}",
+            InsufficientCredits: f"; add credits to the {self.title} account and submit again",
+            ContentRejected: "; change the prompt or the images, the same request will be refused again",
+            RateLimited: "; wait, or lower the rate",
+            ProviderUnavailable: "; try again later",
+            JobNotFound: "; check the job's reference and which account's key is in use",
+        }
+        return remedies.get(kind, "")
+
+    def redact(self, text: str, limit: int = 300) -> str:
+        """The beginning of a provider's words, fit for a log: some APIs repeat the key that they refuse."""
+        if self.api_key is not None:
+            text = text.replace(self.api_key.get_secret_value(), "[the key]")
+        return text if len(text) <= limit else text[:limit] + "..."
+
+    def expect(self, reply: Reply) -> Any:
+        """The decoded body of a reply that reports success.
+
+        Raises:
+            KlingError: The reply is a refusal, or cannot be read.
+        """
+        if not reply.ok:
+            raise self.refusal(reply) or self.make_error(reply.status, None, None)
+        return reply.json()
+
+    def no_job(self, reply: Reply) -> KlingError:
+        """The error for a paid call's answer that has success status and no job.
+
+        It is a refusal only if it names a code of `codes` that is one. Else it is unreadable, so that what became of
+        the call counts as not known: a job may have been bought.
+        """
+        refusal = self.refusal(reply)
+        if refusal is None or refusal.code not in self.codes or isinstance(refusal, ProviderUnavailable):
+            return self.unreadable("it has success status and no job id")
+        return refusal
+
+    def unreadable(self, what: str, ref: JobRef | None = None) -> UnreadableReply:
+        """The error for an answer that lacks what the provider documents."""
+        return UnreadableReply(
+            f"the answer of {self.title} cannot be used: {what}", provider=self.name, ref=ref and str(ref)
+        )
+
+
+_SERVER_ERROR = 500
+_BY_STATUS: Mapping[int, type[KlingError]] = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    402: InsufficientCredits,
+    403: Unauthorized,
+    404: JobNotFound,
+    408: ProviderUnavailable,
+    422: InvalidRequest,
+    425: ProviderUnavailable,
+    429: RateLimited,
+}
+_VERDICT: Mapping[type[KlingError], str] = {
+    Unauthorized: "does not accept the API key",
+    InsufficientCredits: "says that the account cannot pay",
+    ContentRejected: "refused the content",
+    InvalidRequest: "refused the request",
+    JobNotFound: "does not know the job",
+    RateLimited: "says that too many calls were made",
+    ProviderUnavailable: "cannot serve now",
+}

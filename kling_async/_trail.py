@@ -1,0 +1,183 @@
+"""What the client holds of one job: its log of events, and when it was looked at.
+
+Many tasks may wait on a trail; one of them at a time does the looking (`_poller`), the others read the log. A waiter
+that is cancelled loses nothing: the log stays, and the next waiter goes on from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from kling_async._cadence import Cadence
+from kling_async._clock import Clock
+from kling_async._errors import KlingError
+from kling_async._lifecycle import advance
+from kling_async._models import Event, JobRef, Reading, Source, Status
+
+__all__ = ["Trail"]
+
+log = logging.getLogger("kling_async")
+
+Record = Callable[[JobRef, Event], Awaitable[None]]
+"""Makes an event durable before it is published."""
+
+
+class Trail:
+    """The log of one job.
+
+    Args:
+        ref: The job.
+        cadence: When to look at it.
+        started: POSIX time of the submission.
+        deadline: POSIX time at which waiting for it ends.
+        clock: The client's clock.
+        record: Makes an event durable; None: nothing does.
+        settled: Told when waiting for the job is over: it ended, or its deadline passed.
+        fresh: Whether we submitted it, so that `started` is true, its duration can be learned from, and a provider
+            that does not know it yet is forgiven.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_clock",
+        "_lock",
+        "_record",
+        "cadence",
+        "deadline",
+        "events",
+        "failing_since",
+        "fresh",
+        "granted",
+        "last",
+        "looking",
+        "ref",
+        "settled",
+        "started",
+        "stream_failures",
+        "tried",
+        "trouble",
+        "urgent",
+    )
+
+    def __init__(
+        self,
+        ref: JobRef,
+        cadence: Cadence,
+        *,
+        started: float,
+        deadline: float,
+        clock: Clock,
+        record: Record | None = None,
+        settled: Callable[[JobRef], None] = lambda _: None,
+        fresh: bool = True,
+    ) -> None:
+        self.ref = ref
+        self.cadence = cadence
+        self.started = started
+        self.deadline = deadline
+        self.settled = settled
+        self.fresh = fresh
+        self.events: list[Event] = []
+        self.last = started
+        """When a look last said "not yet": the job ended later than this."""
+        self.tried = started
+        """When it was last looked at, whatever came of it."""
+        self.urgent = not fresh
+        """Whether a look is due now, whatever the cadence says."""
+        self.looking = False
+        """Whether a task is doing the looking."""
+        self.granted = False
+        """Whether the next look has been awarded to it."""
+        self.failing_since: float | None = None
+        self.trouble: KlingError | None = None
+        """Why looking at it makes no sense now; raised to whoever waits, and cleared by the next good look."""
+        self.stream_failures = 0
+        self._clock = clock
+        self._record = record
+        self._changed: anyio.Event | None = None
+        self._lock: anyio.Lock | None = None
+
+    def __repr__(self) -> str:
+        return f"<Trail {self.ref} {self.status}, {len(self.events)} events>"
+
+    @property
+    def latest(self) -> Event | None:
+        """The last event; None before the first."""
+        return self.events[-1] if self.events else None
+
+    @property
+    def status(self) -> Status:
+        """Where the job stands, as far as is known."""
+        return self.events[-1].status if self.events else Status.PENDING
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended."""
+        return self.status.terminal
+
+    async def apply(self, reading: Reading, source: Source, *, exact: bool = False) -> Event | None:
+        """Take in what was said about the job; the one way into the log.
+
+        Args:
+            reading: What was said.
+            source: Where.
+            exact: It was said at the moment it became true (a webhook, a stream), so its time can be learned from.
+
+        Returns:
+            The event that it amounted to, now in the log (and durable, with a ledger); None if it was no news.
+        """
+        if reading.oddity:
+            log.warning(
+                "job %s: the provider said %s, which is not understood; the job goes on",
+                self.ref,
+                reading.oddity,
+            )
+        now = self._clock.now()
+        if self._record is None:
+            return self._publish(self._advance(reading, source, now), now, exact=exact)
+        if self._lock is None:
+            self._lock = anyio.Lock()
+        async with self._lock:
+            event = self._advance(reading, source, now)
+            if event is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._record(self.ref, event)
+            return self._publish(event, now, exact=exact)
+
+    def _advance(self, reading: Reading, source: Source, now: float) -> Event | None:
+        return advance(self.latest, reading, source=source, at=now, started=self.started)
+
+    def _publish(self, event: Event | None, now: float, *, exact: bool) -> Event | None:
+        if event is None:
+            return None
+        self.events.append(event)
+        if event.status.terminal:
+            self.settled(self.ref)
+            if self.fresh:
+                self._learn(event, now, exact=exact)
+        self.wake()
+        return event
+
+    def _learn(self, event: Event, now: float, *, exact: bool) -> None:
+        """Tell the cadence how long the job took. How long it took to fail says only that it was not done before."""
+        last = self.last - self.started
+        if event.status is Status.COMPLETED:
+            age = now - self.started
+            self.cadence.finished(age if exact else last, age)
+        else:
+            self.cadence.abandoned(last)
+
+    async def change(self) -> None:
+        """Wait for news: an event, trouble, or the grant of a look. It may also return without."""
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let everyone who waits have another look at the log."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

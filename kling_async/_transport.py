@@ -1,0 +1,464 @@
+"""The transport pool: one lane per provider, through which every call to that provider goes.
+
+Theory of operation
+-------------------
+A *lane* performs flows. For each `Call` a flow yields, it waits at the gate (a provider that said "too many" pauses the
+whole lane, and calls then come back slowly), sends the call, reads the whole reply under a total deadline and a size
+cap, and decides what became of it:
+
+=========  =====================================================================================================
+not sent   The connection was never made, or nothing had been written to it. Sent again, whatever the effect.
+refused    A complete answer in the provider's own error shape. Handed to the flow, which raises the typed error.
+           "Not now" (429; 503 in the provider's own words) pauses the lane and is sent again.
+answered   A complete, readable answer with success status. Handed to the flow.
+lost       Everything else. READ and WRITE calls are sent again. A PAID call is sent again only if the provider
+           recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
+=========  =====================================================================================================
+
+A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
+on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
+
+Underneath is an engine (`_engine`). This is the only file that knows stamina.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import stamina
+
+from kling_async._clock import Clock
+from kling_async._engine import USER_AGENT, Engine, Engines, Http, Limits, Response
+from kling_async._errors import (
+    AnswerLost,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    TransportFailed,
+    UnreadableReply,
+)
+from kling_async._pool import PoolStatistics
+from kling_async._provider import Provider
+from kling_async._wire import Call, Effect, Flow, Reply
+
+__all__ = ["Lane", "LaneStatistics", "Trace"]
+
+T = TypeVar("T")
+log = logging.getLogger("kling_async")
+
+
+class _Again(Exception):
+    """An attempt failed, and may be made again.
+
+    Attributes:
+        error: What to raise when it is not.
+        now: Seconds after which to try again; None: by exponential backoff.
+        patient: It failed because the provider said "not now", which may last.
+    """
+
+    def __init__(self, error: KlingError, *, patient: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.patient = patient
+
+
+@dataclass(slots=True)
+class _Gate:
+    """The pause of a lane after "too many calls", and the slow way back.
+
+    After a pause, calls leave one by one, `spacing` seconds apart; each success brings them closer, each new refusal
+    doubles the distance.
+    """
+
+    clock: Clock
+    until: float = 0.0
+    spacing: float = 0.0
+    strikes: int = 0
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+
+    FIRST, LONGEST, CLOSEST, WIDEST = 1.0, 120.0, 0.01, 5.0
+
+    async def passage(self) -> None:
+        """Wait until a call may leave."""
+        if not self.spacing:
+            return
+        async with self.turn:
+            while (now := self.clock.now()) < self.until:  # noqa: ASYNC110  # a new refusal moves it meanwhile
+                await anyio.sleep(self.until - now)
+            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+
+    def refused(self, retry_after: float | None) -> None:
+        """The provider said "not now": pause, for as long as it said if it did."""
+        self.strikes += 1
+        wait = retry_after if retry_after is not None else self.FIRST * 2 ** min(self.strikes - 1, 6)
+        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
+        self.until = max(self.until, self.clock.now() + wait)
+        self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
+
+    def passed(self) -> None:
+        """A call was served."""
+        self.strikes = 0
+        if self.spacing:
+            self.spacing = self.spacing * 0.9 if self.spacing > self.CLOSEST else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatistics:
+    """What one lane has done so far.
+
+    Attributes:
+        calls: Calls sent, repetitions included.
+        repeated: Calls sent again after a failure.
+        refused: "Not now" answers.
+        lost: Paid calls whose answer was lost.
+        paused: Whether the lane waits because the provider said so.
+        connections: The pool's state; None where the user's own engine is in use.
+    """
+
+    calls: int
+    repeated: int
+    refused: int
+    lost: int
+    paused: bool
+    connections: PoolStatistics | None
+
+
+class Lane:
+    """Everything that goes to one provider.
+
+    Args:
+        provider: Whose calls these are.
+        limits: The bounds.
+        http: What the user injected, or None.
+        clock: The client's clock.
+    """
+
+    def __init__(self, provider: Provider, limits: Limits, http: Http, clock: Clock) -> None:
+        self.provider = provider
+        self.limits = limits
+        self._engines = Engines(http, limits, provider.base_url)
+        self._gate = _Gate(clock)
+        self._clock = clock
+        self._quota = float(limits.retry_quota)
+        self._counts = {"calls": 0, "repeated": 0, "refused": 0, "lost": 0}
+
+    async def perform(self, flow: Flow[T], trace: Trace | None = None) -> T:
+        """Run a flow to its end.
+
+        Args:
+            flow: What to run.
+            trace: Told how far its paid call got; read it when the flow is cancelled.
+
+        Raises:
+            AnswerLost: A paid call was sent and its outcome is not known.
+            KlingError: What the flow raises, or what became of a call.
+        """
+        trace = trace or Trace()
+        call, reply = next(flow), None
+        try:
+            while True:
+                reply = await self.call(call, trace)
+                call = flow.send(reply)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        except UnreadableReply as error:
+            if reply is not None:
+                self._warn(call, reply, "cannot be used")
+            if trace.paid:
+                self._counts["lost"] += 1
+                raise self._lost(error.message) from error
+            raise
+        except AnswerLost:
+            self._counts["lost"] += 1
+            raise
+        finally:
+            flow.close()
+
+    async def call(self, call: Call, trace: Trace) -> Reply:
+        """Make one call, again where that is safe and may help; the reply may be a refusal that is final."""
+        try:
+            return await self._attempt(call, trace)
+        except _Again as failed:
+            first = failed
+        others = 0
+
+        def again(failure: Exception) -> bool | float:
+            nonlocal others
+            if not isinstance(failure, _Again):
+                return False
+            if failure.patient:
+                return 0.01  # the gate does the waiting, for all calls of the lane alike
+            others += 1
+            return others < self.limits.attempts and (call.effect is Effect.PAID or self._afford())
+
+        try:
+            async for attempt in stamina.retry_context(
+                on=again,
+                attempts=None,
+                timeout=self.limits.patience,
+                wait_initial=0.2,
+                wait_max=10.0,
+                wait_jitter=0.5,
+            ):
+                with attempt:
+                    if attempt.num == 1:
+                        raise first
+                    self._counts["repeated"] += 1
+                    return await self._attempt(call, trace)
+        except _Again as failure:
+            raise failure.error from failure.__cause__
+        raise AssertionError("stamina ends with a return or an exception")
+
+    def _afford(self) -> bool:
+        """Take one repetition from the lane's quota."""
+        if self._quota < 1:
+            return False
+        self._quota -= 1
+        return True
+
+    async def _attempt(self, call: Call, trace: Trace) -> Reply:
+        """Make the call once.
+
+        Raises:
+            _Again: It failed in a way that allows to make it again.
+            KlingError: It failed for good.
+        """
+        trace.begin(Effect.READ)
+        await self._gate.passage()
+        trace.begin(call.effect)
+        self._counts["calls"] += 1
+        engine = self._engines.here()
+        try:
+            # Waiting for a connection is not the provider's slowness: it comes before the deadline starts.
+            async with engine.slots:
+                with anyio.fail_after(call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD):
+                    reply = await self._exchange(engine, call, trace)
+        except KlingError as error:
+            raise self._broken(call, error, sent=True) from error
+        except Exception as error:
+            # Any engine's error lands here: httpx's, httpx2's, aiohttp's behind httpx, plain OS errors.
+            sent = trace.maybe_sent and not _never_sent(error)
+            reason = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}"
+            failure = TransportFailed(
+                f"{self.provider.title} at {_host(call, self.provider)} could not be reached: {reason.strip()}"
+                "; check the network and the address"
+            )
+            raise self._broken(call, failure, sent=sent) from error
+        return self._judge(call, reply)
+
+    async def _exchange(self, engine: Engine, call: Call, trace: Trace) -> Reply:
+        own = call.url.startswith("/")
+        headers = {"accept": "application/json", "accept-encoding": "gzip, deflate", "user-agent": USER_AGENT}
+        headers.update(call.headers)
+        if own:
+            headers.update(self.provider.credentials())
+        extensions: dict[str, Any] = {"retry_stale": True}
+        if call.effect is Effect.PAID:
+            extensions = {"max_idle": self.limits.paid_idle, "trace": trace}
+        url = self.provider.base_url + call.url if own else call.url
+        response = await engine.send(call.method, url, headers, call.body, extensions)
+        try:
+            content = await _read(response, call.max_bytes)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+        return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
+
+    def _judge(self, call: Call, reply: Reply) -> Reply:
+        """The reply if it is final; else why it is not."""
+        if reply.ok:
+            self._gate.passed()
+            self._quota = min(self._quota + 0.1, self.limits.retry_quota)
+            if call.json and reply.status != _NO_CONTENT:
+                try:
+                    reply.json()
+                except UnreadableReply as error:
+                    self._warn(call, reply, "cannot be read")
+                    raise self._broken(call, error, sent=True) from error
+            return reply
+        refusal = self.provider.refusal(reply)
+        if reply.status == _TOO_MANY or (reply.status == _UNAVAILABLE and refusal is not None):
+            return self._not_now(reply, refusal)
+        if reply.status in _PASSING or reply.status >= _SERVER_ERROR:
+            self._warn(call, reply, "reports a passing fault")
+            fault = refusal or self.provider.make_error(reply.status, None, "a gateway's answer, not the provider's")
+            raise self._broken(call, fault, sent=True)
+        if call.effect is Effect.PAID and refusal is None:
+            self._warn(call, reply, "refuses a paid call in words that are not the provider's")
+            raise self._broken(call, self.provider.make_error(reply.status, None, None), sent=True)
+        return reply
+
+    def _not_now(self, reply: Reply, refusal: KlingError | None) -> Reply:
+        self._counts["refused"] += 1
+        after = _retry_after(reply, self._clock.now())
+        error = refusal or self.provider.make_error(reply.status, None, None)
+        if isinstance(error, RateLimited | ProviderUnavailable):
+            error.retry_after = after
+        elif reply.status == _TOO_MANY:
+            # A refusal that waiting does not lift, dressed as "too many" (an empty account, say).
+            return reply
+        self._gate.refused(after)
+        raise _Again(error, patient=True)
+
+    def _broken(self, call: Call, error: KlingError, *, sent: bool) -> KlingError | _Again:
+        """What to raise for a call that got no usable answer."""
+        error.provider = self.provider.name
+        if call.effect is not Effect.PAID or not sent or call.repeatable:
+            return _Again(self._lost(error.message) if sent and call.effect is Effect.PAID else error)
+        return self._lost(error.message)
+
+    def _lost(self, reason: str) -> AnswerLost:
+        return AnswerLost(reason, provider=self.provider.name)
+
+    def _warn(self, call: Call, reply: Reply, what: str) -> None:
+        head = self.provider.redact(repr(reply.content[:120]))
+        log.warning("%s %s: HTTP %d %s: %s", call.method, call.url.partition("?")[0], reply.status, what, head)
+
+    async def listen(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
+        """Open a stream of lines and pass each on, until the provider closes it.
+
+        There is no deadline: a stream is silent for as long as nothing happens. Who listens must bound the wait.
+
+        Raises:
+            KlingError: It could not be opened, broke off, or sent something that is no line.
+        """
+        await self._gate.passage()
+        self._counts["calls"] += 1
+        engine = self._engines.here()
+        headers = {"user-agent": USER_AGENT, **call.headers, **self.provider.credentials()}
+        try:
+            async with (
+                engine.slots,
+                engine.open(call.method, self.provider.base_url + call.url, headers) as response,
+            ):
+                if response.status_code != _OK:
+                    content = await _read(response, call.max_bytes)
+                    reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
+                    if reply.status == _TOO_MANY:
+                        self._gate.refused(_retry_after(reply, self._clock.now()))
+                    self.provider.expect(reply)
+                async for text in _lines(response, call.max_bytes):
+                    await line(text)
+        except KlingError:
+            raise
+        except Exception as error:
+            raise TransportFailed(
+                f"the stream from {self.provider.title} broke off: {type(error).__name__} {error}".rstrip(),
+                provider=self.provider.name,
+            ) from error
+
+    def statistics(self) -> LaneStatistics:
+        """What the lane has done so far."""
+        paused = bool(self._gate.spacing)
+        return LaneStatistics(**self._counts, paused=paused, connections=self._engines.statistics())
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._engines.aclose()
+
+
+@dataclass(slots=True)
+class Trace:
+    """How far the paid call of a flow got. httpcore reports its steps to it; other engines report none.
+
+    Attributes:
+        paid: A paid call was begun.
+        maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
+    """
+
+    paid: bool = False
+    _steps: int = 0
+    _written: bool = False
+
+    @property
+    def maybe_sent(self) -> bool:
+        return self.paid and (self._written or not self._steps)
+
+    def begin(self, effect: Effect) -> None:
+        """A call of that effect is about to be made."""
+        self.paid = effect is Effect.PAID
+        self._steps, self._written = 0, False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        del info
+        self._steps += 1
+        self._written = self._written or ".send_" in event
+
+
+async def _read(response: Response, limit: int) -> bytes:
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        size += len(part)
+        if size > limit:
+            raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _lines(response: Response, limit: int) -> AsyncIterator[str]:
+    """The lines of a body as they come; blank ones are left out.
+
+    Raises:
+        UnreadableReply: One is longer than `limit` bytes, or not text.
+    """
+    rest = b""
+    async for part in response.aiter_bytes():
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield line.decode("utf-8", "replace").strip()
+        if len(rest) > limit:
+            raise UnreadableReply(f"a line of the stream is longer than {limit} bytes")
+    if rest.strip():
+        yield rest.decode("utf-8", "replace").strip()
+
+
+_OK = 200
+_NO_CONTENT = 204
+_TOO_MANY = 429
+_UNAVAILABLE = 503
+_SERVER_ERROR = 500
+_SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
+_PASSING = frozenset({408, 425})
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"})
+
+
+def _never_sent(error: Exception) -> bool:
+    """Whether the error says that no connection was had. Told by its name, which all engines share."""
+    return any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+
+
+def _host(call: Call, provider: Provider) -> str:
+    return urlsplit(provider.base_url if call.url.startswith("/") else call.url).netloc
+
+
+def _retry_after(reply: Reply, now: float) -> float | None:
+    """Seconds that the provider wants to be left alone: from the header (seconds or date) or the body."""
+    header = reply.headers.get("retry-after", "").strip()
+    if header:
+        try:
+            return max(0.0, float(header))
+        except ValueError:
+            pass
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
+        except ValueError:
+            pass
+    try:
+        body = reply.json()
+    except UnreadableReply:
+        return None
+    for place in (body, body.get("error") if isinstance(body, dict) else None):
+        for name in ("retry_after", "retryAfter", "retry_after_seconds"):
+            value = place.get(name) if isinstance(place, dict) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return max(0.0, float(value))
+    return None

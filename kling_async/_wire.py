@@ -1,0 +1,107 @@
+"""One HTTP exchange as plain data, and flows: provider protocols without I/O."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import pydantic_core
+
+from kling_async._errors import UnreadableReply
+
+__all__ = ["Call", "Effect", "Flow", "Reply"]
+
+MIB = 1024 * 1024
+
+
+class Effect(enum.Enum):
+    """What sending a call twice would do."""
+
+    READ = "read"
+    """Nothing: it only asks."""
+    WRITE = "write"
+    """Nothing harmful: an upload, a cancellation."""
+    PAID = "paid"
+    """Buy twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request to make.
+
+    Attributes:
+        method: ``"GET"``, ``"POST"``, ...
+        url: A path such as ``"/v1/jobs"`` belongs to the provider's own address and is sent with its credentials.
+            An absolute URL (an upload address, say) is never sent with credentials.
+        effect: What sending it twice would do.
+        body: The body, ready to send.
+        headers: Headers besides the credentials.
+        repeatable: For PAID calls: the provider recognises a repetition by an id that we chose, so a call whose
+            answer was lost may be sent again.
+        json: The answer is JSON; an answer with success status that is not JSON is unreadable.
+        timeout: Seconds from start to the last byte of the answer; None: the lane's own limit.
+        max_bytes: The largest decoded body that is accepted.
+    """
+
+    method: str
+    url: str
+    effect: Effect
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    repeatable: bool = False
+    json: bool = True
+    timeout: float | None = None
+    max_bytes: int = 16 * MIB
+
+    @classmethod
+    def get(cls, url: str, **more: Any) -> Call:
+        """A READ call with GET."""
+        return cls("GET", url, Effect.READ, **more)
+
+    @classmethod
+    def post(cls, url: str, payload: Any, effect: Effect, **more: Any) -> Call:
+        """A POST of a JSON payload. Bytes in it must already be text: the encoder makes one copy, not three."""
+        body = pydantic_core.to_json(payload)
+        headers = {"content-type": "application/json", **more.pop("headers", {})}
+        return cls("POST", url, effect, body, headers, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP response, read to its end.
+
+    Attributes:
+        status: The status code.
+        headers: Header values by lower-case name.
+        content: The decoded body.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    content: bytes = field(default=b"", repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is a success (2xx)."""
+        return 200 <= self.status < 300  # noqa: PLR2004  # the range of success codes is HTTP's
+
+    def json(self) -> Any:
+        """The decoded body.
+
+        Raises:
+            UnreadableReply: The body is not JSON.
+        """
+        try:
+            return pydantic_core.from_json(self.content, allow_inf_nan=False)
+        except ValueError as error:
+            kind = self.headers.get("content-type", "no content type")
+            raise UnreadableReply(
+                f"the answer is not JSON: {len(self.content)} bytes of {kind}", http_status=self.status
+            ) from error
+
+
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Call, Reply, T]
+"""A provider's operation: yields the calls to make, is sent their replies, returns a value."""
