@@ -282,9 +282,7 @@ def test_a_file_shorter_than_its_content_length(client: httpx.Client, sandbox: S
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_an_expired_address_stays_dead_and_is_replaced(
-    client: httpx.Client, sandbox: Sandbox, status: int
-) -> None:
+def test_an_expired_address_stays_dead_and_is_replaced(client: httpx.Client, sandbox: Sandbox, status: int) -> None:
     url = _fresh(sandbox, client)
     sandbox.faults.add(Fault.expired, status=status, times=1)
     assert httpx.get(url, trust_env=False).status_code == status
@@ -294,9 +292,7 @@ def test_an_expired_address_stays_dead_and_is_replaced(
     assert httpx.get(fresh, trust_env=False).status_code == 200
 
 
-def test_api_faults_leave_downloads_alone_unless_told_otherwise(
-    client: httpx.Client, sandbox: Sandbox
-) -> None:
+def test_api_faults_leave_downloads_alone_unless_told_otherwise(client: httpx.Client, sandbox: Sandbox) -> None:
     url = _fresh(sandbox, client)
     rule = sandbox.faults.add(Fault.server_error)
     assert httpx.get(url, trust_env=False).status_code == 200
