@@ -13,7 +13,7 @@ age at which it was last seen running, and says ``T > age`` until it ends.
 
 The evidence is a sum, so the order of completions cannot matter; it is multiplied by `_MEMORY` before each
 new term, so that a provider that became slower is believed after some dozens of jobs. Every likelihood has a
-few percent of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
+tenth of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
 empty the grid.
 
 Looking needs the *predictive* law, a mixture of the cells. Given sigma, the belief about mu is close to
@@ -39,7 +39,7 @@ _MEMORY = 0.995  # weight of the evidence after each later end: the last 200 end
 # the first job be looked at sensibly if they are wrong by a factor of two; about ln sigma as a normal.
 _MEDIAN_SPREAD = 0.3
 _SIGMA_SPREAD = 0.5
-_OUTLIERS = 0.03  # share of jobs that follow no law (a stuck queue), and how wide they scatter
+_OUTLIERS = 0.1  # share of jobs that follow no law (a stuck queue), and how wide they scatter
 _OUTLIER_SIGMA = 1.5
 _RESOLUTION = 0.01  # ends closer than this, relatively, are told apart by no cell of the grid
 _FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is one
@@ -50,10 +50,7 @@ _REACH = 40  # cells on either side of the prior median: a factor of 11
 _OFFSETS = tuple(_PITCH * step for step in range(-_REACH, _REACH + 1))  # mu - ln(prior median)
 _RATIOS = tuple(1.4**step for step in range(-4, 5))  # sigma over prior sigma: a factor of 3.8 either way
 _BELIEF = tuple(
-    tuple(
-        -2 * log(1 + (mu / _MEDIAN_SPREAD) ** 2 / 3) - (log(ratio) / _SIGMA_SPREAD) ** 2 / 2
-        for mu in _OFFSETS
-    )
+    tuple(-2 * log(1 + (mu / _MEDIAN_SPREAD) ** 2 / 3) - (log(ratio) / _SIGMA_SPREAD) ** 2 / 2 for mu in _OFFSETS)
     for ratio in _RATIOS
 )
 _GRAIN = _PITCH**2 / 12  # variance of mu inside a cell
@@ -320,6 +317,5 @@ def _lasts(sigma: float) -> tuple[float, ...]:
     """The log-likelihood of "still running" with mu from -80 to 80 cells above the log of the job's age."""
     scale = _PITCH / (sigma * sqrt(2))
     return tuple(
-        log(_OUTLIERS + (1 - _OUTLIERS) * (1 + erf(cells * scale)) / 2)
-        for cells in range(-2 * _REACH, 2 * _REACH + 1)
+        log(_OUTLIERS + (1 - _OUTLIERS) * (1 + erf(cells * scale)) / 2) for cells in range(-2 * _REACH, 2 * _REACH + 1)
     )
