@@ -65,7 +65,12 @@ def demo(
         from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
         show = _Demo(Sandbox(speed=speed, scale=_SCALE), speed, destination(output), report)
-        run(lambda: show.run(keep=keep), report)
+        try:
+            run(lambda: show.run(keep=keep), report)
+        except KeyboardInterrupt:
+            if not show.finished:
+                raise  # otherwise it has ended the sandbox that was kept, as it was told to
+        raise typer.Exit(show.code)
 
 
 @dataclass(slots=True)
@@ -76,6 +81,7 @@ class _Demo:
     speed: float
     directory: Path
     report: Report
+    finished: bool = False
     code: int = 0
 
     async def run(self, *, keep: bool) -> None:
@@ -89,13 +95,13 @@ class _Demo:
             async with Client(providers, polling=polling) as client, anyio.create_task_group() as group:
                 for endpoint, prompt in programme(providers):
                     group.start_soon(self._make, client, endpoint, endpoint.request(prompt=prompt))
+            self.finished = True
+            self.report.settled()
             if keep:
                 self.report.say("The sandbox goes on; Ctrl-C ends it. To send it jobs from another terminal:")
                 for line in exports(self.sandbox):
                     self.report.product(line)
                 await anyio.sleep_forever()
-        if self.code:
-            raise typer.Exit(self.code)
 
     async def _make(self, client: Client, endpoint: Endpoint[Any], request: Request) -> None:
         """One job; its failure is told, and spoils none of the others."""

@@ -36,7 +36,7 @@ class Report:
 
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
         self._resume = resume
-        self._unfinished: dict[JobRef, None] = {}
+        self._unfinished: dict[JobRef, Status] = {}
         self._words = _Words(self)
 
     def __enter__(self) -> Self:
@@ -57,10 +57,11 @@ class Report:
     def begun(self, ref: JobRef, expected: float | None = None) -> None:
         """A job is followed from now on; it takes about `expected` seconds, if that is known."""
         del expected
-        self._unfinished[ref] = None
+        self._unfinished[ref] = Status.PENDING
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed."""
+        self._unfinished[ref] = event.status
 
     def saving(self, ref: JobRef, done: int, total: int | None) -> None:
         """A part of a job's file has arrived: bytes so far, and in all."""
@@ -83,9 +84,23 @@ class Report:
         """There is nothing to go on with."""
         self._unfinished.pop(ref, None)
 
-    def left(self) -> list[tuple[JobRef, str]]:
-        """The jobs that go on without us, and the command that goes on with each."""
-        return [(ref, self._resume(ref)) for ref in self._unfinished] if self._resume else []
+    def settled(self) -> None:
+        """All jobs have ended; what follows are words."""
+
+    def left(self) -> list[tuple[JobRef, Status, str]]:
+        """The jobs whose files are not saved, where they stand, and the command that goes on with each."""
+        if self._resume is None:
+            return []
+        return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
+
+    def hints(self) -> list[str]:
+        """The same in words."""
+        return [
+            f"job {ref} is {status} and not saved; save it with: {command}"
+            if status.terminal
+            else f"job {ref} goes on at its provider; see how it ends with: {command}"
+            for ref, status, command in self.left()
+        ]
 
 
 class PlainReport(Report):
@@ -101,6 +116,7 @@ class PlainReport(Report):
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed: its address, where it stands, its age, and the provider's words."""
+        super().event(ref, event)
         progress = f"  {event.progress:.0%}" if event.progress is not None and not event.status.terminal else ""
         message = f"  {printable(event.message)[:200]}" if event.message else ""
         self.say(f"{ref}  {event.status}  {duration(event.elapsed)}{progress}{message}")
@@ -124,16 +140,14 @@ class PlainReport(Report):
         self.say(f"error: {first}")
         for line in rest:
             self.say(line)
-        self._hint()
+        for hint in self.hints():
+            self.say(hint)
 
     def interrupted(self) -> None:
         """How to go on."""
         self.say("interrupted")
-        self._hint()
-
-    def _hint(self) -> None:
-        for ref, command in self.left():
-            self.say(f"job {ref} goes on at its provider; see how it ends with: {command}")
+        for hint in self.hints():
+            self.say(hint)
 
 
 class JsonReport(Report):
@@ -145,6 +159,7 @@ class JsonReport(Report):
 
     def event(self, ref: JobRef, event: Event) -> None:
         """``{"type": "event", ...}``: the fields of the event."""
+        super().event(ref, event)
         self.tell(
             type="event",
             ref=str(ref),
@@ -182,8 +197,8 @@ class JsonReport(Report):
         self.tell(type="interrupted", exit_code=INTERRUPTED, **self._unfinished_fields())
 
     def _unfinished_fields(self) -> dict[str, Any]:
-        left = self.left()
-        return {"unfinished": [{"ref": str(ref), "watch": command} for ref, command in left]} if left else {}
+        left = [{"ref": str(ref), "status": status, "watch": command} for ref, status, command in self.left()]
+        return {"unfinished": left} if left else {}
 
 
 class _Words(logging.Handler):
