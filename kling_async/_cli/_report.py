@@ -40,13 +40,13 @@ class Report:
         self._words = _Words(self)
 
     def __enter__(self) -> Self:
-        logging.getLogger("kling_async").addHandler(self._words)
+        logging.getLogger().addHandler(self._words)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logging.getLogger("kling_async").removeHandler(self._words)
+        logging.getLogger().removeHandler(self._words)
 
     def say(self, text: str) -> None:
         """Words for a human."""
@@ -94,13 +94,15 @@ class Report:
         return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
 
     def hints(self) -> list[str]:
-        """The same in words."""
-        return [
-            f"job {ref} is {status} and not saved; save it with: {command}"
-            if status.terminal
-            else f"job {ref} goes on at its provider; see how it ends with: {command}"
-            for ref, status, command in self.left()
-        ]
+        """The same in words; the commands on lines of their own, to be copied."""
+        lines = []
+        for ref, status, command in self.left():
+            if status.terminal:
+                lines.append(f"job {ref} is {status} and not saved; save it with:")
+            else:
+                lines.append(f"job {ref} goes on at its provider; see how it ends with:")
+            lines.append(f"  {command}")
+        return lines
 
 
 class PlainReport(Report):
@@ -111,8 +113,8 @@ class PlainReport(Report):
         print(printable(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
 
     def product(self, text: str) -> None:
-        """A line of what the user asked for, on standard output."""
-        print(printable(text), flush=True)  # noqa: T201  # the same
+        """A line of what the user asked for, on standard output; exactly, where a program reads it."""
+        print(printable(text) if sys.stdout.isatty() else text, flush=True)  # noqa: T201  # the same
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed: its address, where it stands, its age, and the provider's words."""
@@ -202,7 +204,7 @@ class JsonReport(Report):
 
 
 class _Words(logging.Handler):
-    """The library's warnings, through the report."""
+    """Warnings, through the report: whatever writes past it would disturb a live table."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(logging.WARNING)
@@ -210,8 +212,8 @@ class _Words(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
-        if any(isinstance(argument, KlingError) for argument in arguments):
-            return  # what fails for good is raised as well, and told then
+        if record.name == "stamina" or any(isinstance(argument, KlingError) for argument in arguments):
+            return  # a retry is no news, and what fails for good is raised and told then
         self._report.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 

@@ -94,7 +94,9 @@ def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> Non
 
 
 def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path) -> None:
-    screen = on_terminal(tmp_path, "demo", "--speed", "120", "-o", "out")
+    answer = on_terminal(tmp_path, "demo", "--speed", "120", "-o", "out")
+    assert answer.code == 0, answer
+    screen = answer.out
     assert "\x1b[?25l" in screen, "the cursor is hidden while the table moves"
     assert screen.index("processing") < screen.index("completed") < screen.index("saved")
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
@@ -102,6 +104,14 @@ def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(Path(path).name for path in paths)
     assert plain.rstrip().endswith(paths[-1])
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+
+
+def test_the_live_table_shows_hostile_words_and_obeys_none(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.script(fail="[blink]evil[/blink]\x1b]0;owned\x07\x1b[2J\u202egnp", duration=0)
+    answer = on_terminal(tmp_path, "generate", VIDEO, "x", "--timeout", "0.3")
+    assert answer.code == 1, answer
+    assert "[blink]evil[/blink]" in answer.out
+    assert not re.search(r"\x1b\]|\x07|\x1b\[2J|\u202e", answer.out)
 
 
 def test_the_sandbox_serves_until_it_is_told_to_end(
