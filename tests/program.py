@@ -51,7 +51,7 @@ def spawn(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
     """A Python process, in which this library is found; its output is for the test to read."""
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, *arguments], env=variables, **(defaults | settings))  # noqa: S603  # ourselves
+    return subprocess.Popen([sys.executable, *arguments], env=variables, **(defaults | settings))
 
 
 def finish(process: subprocess.Popen[str]) -> Answer:

@@ -114,8 +114,7 @@ def _difference(one: Image.Image, other: Image.Image) -> float:
 
 def test_the_prompt_decides_the_colours_and_stands_on_the_picture() -> None:
     drawn = [
-        Image.open(io.BytesIO(draw_picture(Picture(256, 256, "png", prompt, seed=1))))
-        for prompt in ("a fox", "a bear")
+        Image.open(io.BytesIO(draw_picture(Picture(256, 256, "png", prompt, seed=1)))) for prompt in ("a fox", "a bear")
     ]
     corner = (0, 0, 256, 60)  # sky: no text there
     assert _difference(drawn[0].crop(corner), drawn[1].crop(corner)) > 1

@@ -68,9 +68,7 @@ def test_a_video_goes_through_pending_and_processing_to_completed(
     assert url.endswith(".mp4")
 
 
-def test_a_photo_has_an_image_url_and_its_own_model_name(
-    client: httpx.Client, sandbox: Sandbox, bought: Buy
-) -> None:
+def test_a_photo_has_an_image_url_and_its_own_model_name(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     generation = bought(PHOTO, prompt="a still fox")
     sandbox.world.clock.advance(ENOUGH)
     answer = client.get(f"{PHOTO}/generations/{generation}")
@@ -85,9 +83,7 @@ def test_a_photo_has_an_image_url_and_its_own_model_name(
     }
 
 
-def test_a_failed_photo_says_no_reason_when_polled(
-    client: httpx.Client, sandbox: Sandbox, bought: Buy
-) -> None:
+def test_a_failed_photo_says_no_reason_when_polled(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     """The O3 status pages send the reader to the webhook for the reason."""
     sandbox.script(fail="CONTENT_POLICY_VIOLATION")
     generation = bought(PHOTO)
@@ -97,9 +93,7 @@ def test_a_failed_photo_says_no_reason_when_polled(
     assert "message" not in body
 
 
-def test_a_failed_video_carries_the_code_as_message(
-    client: httpx.Client, sandbox: Sandbox, bought: Buy
-) -> None:
+def test_a_failed_video_carries_the_code_as_message(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     """A sibling page shows `message` in status answers."""
     generation = bought(VIDEO, prompt="a fox [sandbox: fail=CONTENT_POLICY_VIOLATION duration=3]")
     sandbox.world.clock.advance(3)
@@ -107,9 +101,7 @@ def test_a_failed_video_carries_the_code_as_message(
     assert (body["status"], body["message"]) == ("failed", "CONTENT_POLICY_VIOLATION")
 
 
-def test_a_job_longer_than_15_minutes_fails_with_timeout(
-    client: httpx.Client, sandbox: Sandbox, bought: Buy
-) -> None:
+def test_a_job_longer_than_15_minutes_fails_with_timeout(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     sandbox.script(duration=5000)
     generation = bought(VIDEO)
     sandbox.world.clock.advance(899)
@@ -157,11 +149,7 @@ def test_a_video_is_not_found_among_the_photos(client: httpx.Client, bought: Buy
 def test_without_a_good_key_every_call_is_401(
     sandbox: Sandbox, page: str, authorization: str | None, body: dict[str, str]
 ) -> None:
-    headers = (
-        {}
-        if authorization is None
-        else {"Authorization": authorization.format(key=sandbox.api_key("runblob"))}
-    )
+    headers = {} if authorization is None else {"Authorization": authorization.format(key=sandbox.api_key("runblob"))}
     with httpx.Client(base_url=sandbox.base_url("runblob"), headers=headers, trust_env=False) as stranger:
         submit = stranger.post(f"{page}/generate", json={"prompt": "a fox"})
         status = stranger.get(f"{page}/generations/550e8400-e29b-41d4-a716-446655440000")
@@ -217,9 +205,7 @@ def test_status_calls_are_rationed_per_key_over_all_jobs(
 ) -> None:
     with Sandbox(speed=0, ration=60) as sandbox:
         client = connect(sandbox)
-        ids = [
-            client.post(f"{page}/generate", json={"prompt": "f"}).json()["generation_id"] for _ in range(2)
-        ]
+        ids = [client.post(f"{page}/generate", json={"prompt": "f"}).json()["generation_id"] for _ in range(2)]
         calls = [client.get(f"{page}/generations/{ids[n % 2]}").status_code for n in range(60)]
         refused = client.get(f"{page}/generations/{ids[0]}")
         assert set(calls) == {200}

@@ -112,9 +112,7 @@ def test_urls_and_inline_images_do_not_mix(client: httpx.Client, data_uri: Calla
         assert (answer.status_code, "MIXED_IMAGE_INPUTS" in answer.text) == (400, True)
 
 
-def test_the_content_of_an_image_counts_not_its_label(
-    client: httpx.Client, data_uri: Callable[..., str]
-) -> None:
+def test_the_content_of_an_image_counts_not_its_label(client: httpx.Client, data_uri: Callable[..., str]) -> None:
     cases = {
         data_uri("jpeg", called="png"): 400,  # says one thing, is another
         data_uri("bmp"): 400,  # a format that nobody accepts
@@ -133,9 +131,7 @@ def test_half_an_image_is_no_image(client: httpx.Client, data_uri: Callable[...,
     assert answer.json() == {"success": False, "message": "INVALID_IMAGE"}
 
 
-def test_ten_megabytes_are_the_limit_for_one_image(
-    client: httpx.Client, data_uri: Callable[..., str]
-) -> None:
+def test_ten_megabytes_are_the_limit_for_one_image(client: httpx.Client, data_uri: Callable[..., str]) -> None:
     fitting, too_large = data_uri("png", side=1800), data_uri("png", side=1900)
     codes = [
         client.post(f"{PHOTO}/generate", json={"prompt": "x", "images_base64": [uri]}).status_code
