@@ -29,7 +29,7 @@ class Operation:
     Args:
         kind: What it is, for counters and faults: `submit` (buys), `status` (looks), `cancel`, `list`,
             `upload`, `stream`; or a function that tells from the body, where one address serves several
-            verbs.
+            verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.
         path: Starlette path pattern below the dialect's base URL, such as `/jobs/{job_id}`; may be empty.
         endpoint: What answers. The body is already read: `await request.body()` costs nothing.

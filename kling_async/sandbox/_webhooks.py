@@ -96,7 +96,8 @@ class Courier:
         world.watch(self._notice)
 
     async def run(self) -> None:
-        """Deliver what falls due, until cancelled."""
+        """Deliver what falls due, until cancelled; may be run again, in another loop."""
+        self._changed, self._slots = asyncio.Event(), asyncio.Semaphore(_AT_ONCE)
         try:
             while True:
                 self._changed.clear()
