@@ -142,6 +142,17 @@ def test_a_job_that_is_not_there_is_code_7(kling: Run, sandbox: Sandbox) -> None
     assert sandbox.counters.jobs_bought == 0
 
 
+def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(speed=0) as gone:
+        variables = environment(gone)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    answer = kling("generate", VIDEO, "x")
+    assert answer.code == 8, answer
+    assert "could not be reached" in answer.err
+    assert "stamina" not in answer.err
+
+
 def test_a_result_that_is_no_media_is_code_10_and_can_be_saved_later(kling: Run, sandbox: Sandbox) -> None:
     sandbox.script(duration=0)
     sandbox.faults.add("html:download:times=1")

@@ -93,6 +93,31 @@ def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> Non
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_the_demo_keeps_the_sandbox_when_told_to_and_until_told_to_end(tmp_path: Path) -> None:
+    process = spawn(*PROGRAM, "demo", "--speed", "600", "--keep", "-o", "out", cwd=tmp_path)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    while line and not line.startswith("export RUNBLOB_BASE_URL=http://127.0.0.1:"):
+        line = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    answer = finish(process)
+    assert line, answer
+    assert answer.code == 0, answer
+
+
+def test_an_interrupted_demo_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    process = spawn(*PROGRAM, "demo", "--speed", "1", "-o", "out", cwd=tmp_path)
+    assert process.stderr is not None
+    seen = "x"
+    while seen and "pending" not in seen:
+        seen = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    answer = finish(process)
+    assert answer.code == 130, answer
+    assert "kling watch" not in answer.err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path) -> None:
     answer = on_terminal(tmp_path, "demo", "--speed", "120", "-o", "out")
     assert answer.code == 0, answer

@@ -13,7 +13,7 @@ from kling_async._cadence import Law
 from kling_async._cli._demo import programme
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import build
-from kling_async._cli._text import printable
+from kling_async._cli._text import duration, printable, size
 from kling_async._provider import Endpoint
 from kling_async.providers import KNOWN
 from program import VIDEO
@@ -85,3 +85,19 @@ def test_the_demo_has_a_job_at_every_endpoint_and_at_least_two_pictures() -> Non
 )
 def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "0:10"), (59.7, "1:00"), (905, "15:05"), (-1, "0.0 s")],
+)
+def test_durations_are_shown_as_clocks_do(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 1024**2, "3.0 MiB"), (1024**3, "1.0 GiB")],
+)
+def test_sizes_have_their_unit(count: int, shown: str) -> None:
+    assert size(count) == shown
