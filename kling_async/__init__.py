@@ -35,9 +35,11 @@ from kling_async._job import Job
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import pixeldojo, runblob
+from kling_async.providers import inferencesh, pixeldojo, runblob, runware
+from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
 
 __all__ = [
     "Artifact",
@@ -53,6 +55,7 @@ __all__ = [
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
+    "InferenceSh",
     "InsufficientCredits",
     "InvalidRequest",
     "Job",
@@ -70,14 +73,17 @@ __all__ = [
     "Request",
     "Result",
     "RunBlob",
+    "Runware",
     "Statistics",
     "Status",
     "SubmissionUnknown",
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "inferencesh",
     "pixeldojo",
     "runblob",
+    "runware",
 ]
 
 __version__ = "0.1.0"

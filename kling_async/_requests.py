@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2500)]
-"""1 to 2 500 characters, the limit that RunBlob, Runware and inference.sh document alike (providers.md 1.2, 2.2, 3.4)."""
+"""1 to 2 500 characters: the limit that RunBlob, Runware and inference.sh document alike."""
 
 Reference: TypeAlias = str | Path | bytes
 """An image: a URL or data URI (str, never a path), a local file (Path), or its content (bytes)."""
@@ -121,7 +121,8 @@ class ImageRule:
             self.check(reference, f"reference {position}")
         if self.uniform and len({is_url(reference) for reference in references}) > 1:
             raise ValueError(
-                "URLs and inline images (files, bytes, data URIs) cannot be mixed in one request; give all as URLs or all inline"
+                "URLs and inline images (files, bytes, data URIs) cannot be mixed in one request; "
+                "give all as URLs or all inline"
             )
         return references
 

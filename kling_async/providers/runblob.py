@@ -55,7 +55,8 @@ class _RunBlobRequest(Request):
                 raise ValueError(f"{' and '.join(theirs)} and 'references' are the same field; give one of them")
             for name, images in theirs.items():
                 if not isinstance(images, list | tuple | None):
-                    raise ValueError(f"{name} must be a list of strings, not {type(images).__name__}")  # noqa: TRY004  # pydantic reports ValueErrors
+                    kind = type(images).__name__
+                    raise ValueError(f"{name} must be a list, not {kind}")  # noqa: TRY004  # pydantic reports these
             data["references"] = tuple(image for images in theirs.values() for image in images or ())
         return super().translate(data)
 
