@@ -66,9 +66,9 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
     """Both empty if the text cannot be a URL."""
     try:
         parts = urlsplit(url)
-        return parts.scheme, parts.hostname or ""
     except ValueError:
         return "", ""
+    return parts.scheme, parts.hostname or ""
 
 
 def data_uri(content: bytes) -> str:

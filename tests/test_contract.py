@@ -23,7 +23,7 @@ from kling_async._engine import Limits
 from kling_async._errors import KlingError
 from kling_async._models import JobRef
 from kling_async._provider import Endpoint, Provider
-from kling_async._requests import Reference
+from kling_async._requests import Reference, Request
 from kling_async._transport import Lane
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers import KNOWN
@@ -36,6 +36,13 @@ every_provider = pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.na
 every_endpoint = pytest.mark.parametrize(
     "endpoint", [endpoint for kind in KNOWN for endpoint in kind.endpoints], ids=lambda endpoint: endpoint.name
 )
+
+
+def recorded_requests(endpoint: Endpoint[Any]) -> list[Request]:
+    """The requests of the endpoint's recorded submissions; there is at least one."""
+    found = [s.request(s.provider()) for s in SAMPLES if s.kind == "submit" and s.endpoint == endpoint.name]
+    assert found, f"no submission of {endpoint.name} is recorded in tests/samples"
+    return found
 
 
 @every_sample
@@ -230,7 +237,7 @@ def test_one_concept_has_one_name_and_one_type(endpoint: Endpoint[Any]) -> None:
 @every_endpoint
 def test_a_request_refuses_what_it_does_not_know(endpoint: Endpoint[Any]) -> None:
     """Unknown fields, an empty prompt, a callback to plain http; and it cannot be changed afterwards."""
-    good = next(s.request(s.provider()) for s in SAMPLES if s.kind == "submit" and s.endpoint == endpoint.name)
+    good = recorded_requests(endpoint)[0]
     fields = dict(good)
     assert endpoint.request.model_validate(fields) == good
     for name, value in {"unheard_of": 1, "prompt": "", "callback_url": "http://example.com/hook"}.items():
@@ -244,10 +251,8 @@ def test_a_request_refuses_what_it_does_not_know(endpoint: Endpoint[Any]) -> Non
 @every_endpoint
 def test_a_stored_request_can_be_submitted_again(endpoint: Endpoint[Any]) -> None:
     """Every sample's request survives its stored form, and documents each of its fields."""
-    for sample in SAMPLES:
-        if sample.kind == "submit" and sample.endpoint == endpoint.name:
-            request = sample.request(sample.provider())
-            assert endpoint.request.model_validate(json.loads(json.dumps(request.describe(inline=True)))) == request
+    for request in recorded_requests(endpoint):
+        assert endpoint.request.model_validate(json.loads(json.dumps(request.describe(inline=True)))) == request
     for name in endpoint.request.model_fields:
         assert f"{name}" in (endpoint.request.__doc__ or ""), f"{name} is not documented"
 
@@ -255,7 +260,7 @@ def test_a_stored_request_can_be_submitted_again(endpoint: Endpoint[Any]) -> Non
 @every_endpoint
 def test_every_endpoint_says_how_long_its_jobs_take(endpoint: Endpoint[Any]) -> None:
     """The law, the schedule and the deadline fit together, for a request and for an attached job."""
-    good = next(s.request(s.provider()) for s in SAMPLES if s.kind == "submit" and s.endpoint == endpoint.name)
+    good = recorded_requests(endpoint)[0]
     for request in (good, None):
         assert 1 < endpoint.law(request).median < endpoint.deadline
     assert endpoint.variant(good) == endpoint.variant(good)
