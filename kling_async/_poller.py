@@ -189,7 +189,7 @@ class Watch:
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
             self._free -= self._interval
-            self._dismiss(self._companies.pop(trail))
+            self._dismiss(self._companies.pop(trail, []))
         self._appoint()
 
     def _appoint(self) -> None:
