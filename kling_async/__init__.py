@@ -35,7 +35,9 @@ from kling_async._job import Job
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import runblob, runware
+from kling_async.providers import inferencesh, pixeldojo, runblob, runware
+from kling_async.providers.inferencesh import InferenceSh
+from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
 from kling_async.providers.runware import Runware
 
@@ -53,6 +55,7 @@ __all__ = [
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
+    "InferenceSh",
     "InsufficientCredits",
     "InvalidRequest",
     "Job",
@@ -62,6 +65,7 @@ __all__ = [
     "KlingError",
     "Learned",
     "Limits",
+    "PixelDojo",
     "Polling",
     "Progressive",
     "ProviderUnavailable",
@@ -76,6 +80,8 @@ __all__ = [
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "inferencesh",
+    "pixeldojo",
     "runblob",
     "runware",
 ]

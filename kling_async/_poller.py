@@ -2,18 +2,24 @@
 
 Theory of operation
 -------------------
-There is no background task. Whoever waits for a job calls `Watch.follow`, and one task of those that wait for the same
-job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into the
-watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls are
-rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
+There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
+job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
+the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls
+are rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
 leader, which makes the call. A keeper that leaves, for whatever reason, wakes another to take its place.
 
 So ten thousand waiting jobs hold one timer; a ration is served in the order of the claims, whoever waits; and where a
 status call can ask about many jobs, those due soon travel with the one that is due now.
 
-A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break for
-`Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before their
-own database has caught up.
+Where the provider has streams, the leader listens to one instead (half of the lane's connections serve that). A stream
+is believed once it has told where the job stands, and then checked by a look only when it is quiet for long; until then
+looks go on beside it, ever further apart. So what happened before it was open is not missed, and a stream that stays
+open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before the job's
+end is opened again after a look; when that has happened several times without an event between, looks alone go on.
+
+A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+their own database has caught up.
 """
 
 from __future__ import annotations
@@ -40,8 +46,9 @@ log = logging.getLogger("kling_async")
 _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
 _LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
-_STREAM_SPELL = 60.0  # s after which a stream is left for a look: a stream that went silent looks like a quiet job
-_STREAM_FAILURES = 5  # in a row, before a job is polled instead
+_STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
+_STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
+_STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,15 @@ class _Bounded:
         self.trail.cadence.abandoned(at)
 
 
+@dataclass(slots=True)
+class _Hearing:
+    """An open stream: whether it has told anything about the job yet, and whether it has closed."""
+
+    stream: Stream
+    spoken: bool = False
+    closed: bool = False
+
+
 class Watch:
     """The looking at all jobs of one lane.
 
@@ -144,10 +160,16 @@ class Watch:
         Raises:
             KlingError: As of `follow`.
         """
-        while (wait := self._free - self._clock.now()) > 0:
-            await anyio.sleep(wait)
-        self._spend(self._clock.now())
+        await self._turn()
         await self._ask(trail)
+
+    async def _turn(self) -> float:
+        """Wait until the ration allows a look, and take it. Returns the time."""
+        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+            await anyio.sleep(wait)
+        now = self._clock.now()
+        self._spend(now)
+        return now
 
     async def _lead(self, trail: Trail, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
@@ -161,8 +183,7 @@ class Watch:
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
-                    if len(trail.events) <= seen and self._clock.now() >= trail.deadline:
-                        raise DeadlinePassed
+                    self._raise_late(trail, seen)
                     if self._features.stream:
                         return
                     self._enter(trail)
@@ -174,6 +195,10 @@ class Watch:
         finally:
             del self._leaders[trail]
             self._leave(trail)
+
+    def _raise_late(self, trail: Trail, seen: int) -> None:
+        if not trail.ended and len(trail.events) <= seen and self._clock.now() >= trail.deadline:
+            raise DeadlinePassed
 
     def _enter(self, trail: Trail) -> None:
         """Let the job compete for the next look."""
@@ -298,43 +323,74 @@ class Watch:
         """Wait for news over the provider's push channel.
 
         Returns:
-            Whether there is news. False: there is no channel, or it closed, or it told nothing for so long that a look
-            is due.
+            Whether there is news. False: there is no channel, it closed, or the deadline has come: a look is due.
+
+        Raises:
+            KlingError: The job cannot be looked at.
         """
         limit = self._lane.limits.connections // 2  # the other half is for looks, submissions and cancellations
         if not self._features.stream or self._streams >= limit or trail.stream_failures >= _STREAM_FAILURES:
             return False
         stream = self._lane.provider.stream(trail.ref)
-        spell = min(_STREAM_SPELL, trail.deadline - self._clock.now())
-        if stream is None or spell <= 0:
+        if stream is None or self._clock.now() >= trail.deadline:
             return False
+        hearing = _Hearing(stream)
         self._streams += 1
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._hear, trail, stream, group.cancel_scope)
-                with anyio.move_on_after(spell):
-                    while len(trail.events) <= seen and not trail.ended:
-                        await trail.change()
+                group.start_soon(self._hear, trail, hearing)
+                await self._mind(trail, seen, hearing)
                 group.cancel_scope.cancel()
         finally:
             self._streams -= 1
-        trail.urgent = trail.stream_failures <= 1
-        return len(trail.events) > seen or trail.ended
+        _raise_trouble(trail)
+        if len(trail.events) > seen or trail.ended:
+            return True
+        # The first close after an event is followed by a look at once, further ones when the cadence wants it.
+        trail.urgent = trail.urgent or trail.stream_failures == 1
+        return False
 
-    async def _hear(self, trail: Trail, stream: Stream, scope: anyio.CancelScope) -> None:
+    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
+        """Wait while a stream is listened to, with a look whenever it is too quiet."""
+        patience = _STREAM_START
+        while len(trail.events) <= seen and not trail.ended and trail.trouble is None and not hearing.closed:
+            left = trail.deadline - self._clock.now()
+            if left <= 0:
+                return
+            if hearing.spoken:
+                patience = _STREAM_SILENCE
+            with anyio.move_on_after(min(patience, left)) as wait:
+                await trail.change()
+            if wait.cancelled_caught and patience < left:
+                patience = min(2 * patience, _STREAM_SILENCE)
+                now = trail.tried = await self._turn()
+                # Trouble is left on the trail: raised here, it would come out of the task group wrapped in a group.
+                await self._take_in({trail.ref: trail}, now)
+
+    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
         """Take in what a stream says, until it closes."""
 
         async def line(text: str) -> None:
-            reading = stream.read(text)
-            if reading is not None and await trail.apply(reading, "stream", exact=True) is not None:
+            reading = hearing.stream.read(text)
+            if reading is None:
+                return
+            # What the first line says has been true for an unknown time.
+            first, hearing.spoken = not hearing.spoken, True
+            if await trail.apply(reading, "stream", exact=not first) is not None:
                 trail.stream_failures = 0
+            elif first:
+                trail.wake()
+            trail.failing_since = None
+            if not trail.ended:
+                trail.last = self._clock.now()
 
         try:
-            await self._lane.listen(stream.call, line)
+            await self._lane.listen(hearing.stream.call, line)
         except KlingError as error:
             log.info("the stream of job %s broke off: %s", trail.ref, error)
-        trail.stream_failures += 1
-        scope.cancel()
+        trail.stream_failures += not trail.ended
+        hearing.closed = True
+        trail.wake()
 
 
 def _raise_trouble(trail: Trail) -> None:

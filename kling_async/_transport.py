@@ -15,8 +15,8 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
            recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
 =========  =====================================================================================================
 
-A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw on
-a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
+A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
+on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
 
 Underneath is an engine (`_engine`). This is the only file that knows stamina.
 """
@@ -90,7 +90,7 @@ class _Gate:
         if not self.spacing:
             return
         async with self.turn:
-            while (now := self.clock.now()) < self.until:
+            while (now := self.clock.now()) < self.until:  # noqa: ASYNC110  # a new refusal moves it meanwhile
                 await anyio.sleep(self.until - now)
             await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
@@ -161,14 +161,17 @@ class Lane:
             KlingError: What the flow raises, or what became of a call.
         """
         trace = trace or Trace()
+        call, reply = next(flow), None
         try:
-            call = next(flow)
             while True:
-                call = flow.send(await self.call(call, trace))
+                reply = await self.call(call, trace)
+                call = flow.send(reply)
         except StopIteration as end:
             value: T = end.value
             return value
         except UnreadableReply as error:
+            if reply is not None:
+                self._warn(call, reply, "cannot be used")
             if trace.paid:
                 self._counts["lost"] += 1
                 raise self._lost(error.message) from error
@@ -338,8 +341,10 @@ class Lane:
             ):
                 if response.status_code != _OK:
                     content = await _read(response, call.max_bytes)
-                    reply = Reply(response.status_code, dict(response.headers), content)
-                    raise self.provider.refusal(reply) or self.provider.make_error(reply.status, None, None)
+                    reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
+                    if reply.status == _TOO_MANY:
+                        self._gate.refused(_retry_after(reply, self._clock.now()))
+                    self.provider.expect(reply)
                 async for text in _lines(response, call.max_bytes):
                     await line(text)
         except KlingError:
@@ -412,6 +417,8 @@ async def _lines(response: Response, limit: int) -> AsyncIterator[str]:
                 yield line.decode("utf-8", "replace").strip()
         if len(rest) > limit:
             raise UnreadableReply(f"a line of the stream is longer than {limit} bytes")
+    if rest.strip():
+        yield rest.decode("utf-8", "replace").strip()
 
 
 _OK = 200
@@ -425,7 +432,7 @@ _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "Unsup
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether the error, of whichever engine, says that no connection was had. Told by name: engines share the names."""
+    """Whether the error says that no connection was had. Told by its name, which all engines share."""
     return any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
 
 

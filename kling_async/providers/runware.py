@@ -178,7 +178,8 @@ def _referenced(inputs: object) -> list[Any]:
         raise ValueError("inputs is an object with one field, referenceImages")
     images = inputs.get("referenceImages") or []
     if not isinstance(images, list | tuple):
-        raise ValueError(f"inputs.referenceImages must be a list, not {type(images).__name__}")  # noqa: TRY004  # pydantic reports ValueErrors
+        kind = type(images).__name__
+        raise ValueError(f"inputs.referenceImages must be a list, not {kind}")  # noqa: TRY004  # pydantic reports these
     return [_bare_image(image) for image in images]
 
 

@@ -217,7 +217,7 @@ _FAULTS: MappingProxyType[Fault, Callable[[Rule, Exchange], Awaitable[Response]]
 
 
 def _rewritten(whole: Response, change: Callable[[Any], Any]) -> Response:
-    return reply(change(json.loads(whole.body)), whole.status_code)
+    return reply(change(json.loads(bytes(whole.body))), whole.status_code)
 
 
 def _of_wrong_type(value: Any) -> Any:

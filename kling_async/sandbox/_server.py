@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from kling_async.sandbox import _runblob, _runware
+from kling_async.sandbox import _pixeldojo, _runblob, _runware
 from kling_async.sandbox._account import Account
 from kling_async.sandbox._app import App
 from kling_async.sandbox._clock import Clock
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kling_async.sandbox._webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
-DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect, _runware.dialect)
+DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect, _runware.dialect, _pixeldojo.dialect)
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
@@ -145,9 +145,7 @@ class Sandbox:
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
-        providers = {
-            name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects
-        }
+        providers = {name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects}
         return {"url": self.url, "providers": providers}
 
     def wait(self) -> None:
@@ -205,7 +203,8 @@ class Sandbox:
 
 
 def _bind(port: int) -> socket.socket:
-    sock = socket.socket()
+    # The protocol is named, because only then asyncio switches Nagle's algorithm (40 ms per answer) off.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((_HOST, port))
