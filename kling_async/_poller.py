@@ -24,6 +24,7 @@ their own database has caught up.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -293,7 +294,7 @@ class Watch:
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
         except KlingError as error:
-            answers = dict.fromkeys(asked, error)
+            answers = {ref: _own(error) for ref in asked}
         for ref, trail in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
@@ -391,6 +392,13 @@ class Watch:
         trail.stream_failures += not trail.ended
         hearing.closed = True
         trail.wake()
+
+
+def _own(error: KlingError) -> KlingError:
+    """A copy for one of several jobs: each names its own job, and is raised on its own."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _raise_trouble(trail: Trail) -> None:
