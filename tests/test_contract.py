@@ -66,7 +66,8 @@ def test_the_flow_makes_the_recorded_calls(sample: Sample) -> None:
             assert call.body == b""
     if not sample.refs:
         paid = [call.effect is Effect.PAID for call in calls]
-        assert paid.count(True) <= 1
+        bodies = {call.body for call in calls if call.effect is Effect.PAID and call.repeatable}
+        assert paid.count(True) <= 1 or len(bodies) == 1, "only what the provider recognises is sent twice"
         assert sample.kind == "error" or paid[-1], "a submission ends with the paid call"
 
 
