@@ -26,6 +26,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from kling_async.sandbox._counters import Counters
+from kling_async.sandbox._faults import Fault, Rule
 from kling_async.sandbox._jobs import Ending
+from kling_async.sandbox._webhooks import Delivery
 
-__all__ = ["Counters", "Ending", "Sandbox"]
+__all__ = ["Counters", "Delivery", "Ending", "Fault", "Rule", "Sandbox"]

@@ -56,17 +56,17 @@ class Clock:
         """How many real seconds a simulated wait takes; infinite while the clock is stopped."""
         return seconds / self.speed if self.speed else math.inf
 
-    async def until(self, moment: float) -> None:
-        """Wait on the server's loop until a simulated moment; jumps of the clock count."""
+    async def until(self, moment: float, woken: asyncio.Event | None = None) -> None:
+        """Wait in the server's loop until a simulated moment or until `woken` is set; jumps count."""
         loop = asyncio.get_running_loop()
-        while (left := moment - self.now()) > 0:
-            jumped = asyncio.Event()
-            watcher = partial(loop.call_soon_threadsafe, jumped.set)
+        while (left := moment - self.now()) > 0 and not (woken and woken.is_set()):
+            stirred = woken or asyncio.Event()
+            watcher = partial(loop.call_soon_threadsafe, stirred.set)
             self._watchers.add(watcher)
             seconds = self.real(left)
             try:
                 async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
-                    await jumped.wait()
+                    await stirred.wait()
             except TimeoutError:
                 pass
             finally:

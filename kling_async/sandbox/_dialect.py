@@ -49,12 +49,14 @@ class Webhook:
         moments: The simulated moments at which a job's deliveries are due (one at the end, or one per file);
             infinite ones never come.
         body: The JSON of the delivery with that index, made when it is sent.
+        running: The JSON of a delivery that says that the job still runs, which comes only out of order.
         pauses: Simulated seconds before each further attempt after an answer that is not 2xx.
         timeout: Real seconds to wait for the customer's answer.
     """
 
     moments: Callable[[Job], Sequence[float]]
     body: Callable[[Job, int], Any]
+    running: Callable[[Job], Any]
     pauses: Sequence[float]
     timeout: float = 30.0
 

@@ -180,6 +180,11 @@ class Job:
         """The provider that sold it."""
         return self.order.account.provider
 
+    def end_at(self, moment: float) -> None:
+        """Change the plan: the job and its files are done at that moment."""
+        self.began, self.ends = min(self.began, moment), moment
+        self.files = tuple(replace(file, ready=moment) for file in self.files)
+
     def phase(self, now: float) -> Phase:
         """Where the job stands at a simulated moment."""
         if self.cancelled is not None and self.cancelled <= now:

@@ -9,7 +9,7 @@ import functools
 import io
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +18,8 @@ from kling_async.sandbox._scene import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from av.video.stream import VideoStream
 
     from kling_async.sandbox._jobs import Clip, Picture
 
@@ -31,7 +33,7 @@ _INK = (255, 255, 255, 245)
 _PANEL = (8, 10, 18, 118)
 
 #: Encoders in order of preference, with container and options; browsers play all of them.
-_ENCODERS = (
+_ENCODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("libx264", "mp4", {"preset": "veryfast", "crf": "23"}),
     ("libopenh264", "mp4", {}),
     ("libvpx-vp9", "webm", {"deadline": "realtime", "cpu-used": "8", "crf": "34", "b": "0"}),
@@ -67,17 +69,17 @@ def draw_clip(clip: Clip, scale: float = 1.0) -> bytes:
         path = Path(folder) / f"clip.{container}"
         flags = {"movflags": "+faststart"} if container == "mp4" else {}
         with av.open(str(path), "w", format=container, options=flags) as output:
-            stream = output.add_stream(encoder, rate=_FPS, options=options)
+            stream = cast("VideoStream", output.add_stream(encoder, rate=_FPS, options=options))
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
             for image in _frames(clip, size):
-                output.mux(stream.encode(av.VideoFrame.from_image(image)))
+                output.mux(stream.encode(_frame(image)))
             output.mux(stream.encode())
         return path.read_bytes()
 
 
 def clip_extension() -> str:
-    """The container that this machine's encoders can fill: `mp4`, or `webm` where no H.264 encoder is built in.
+    """The container that this machine's encoders can fill: `mp4`, or `webm` without an H.264 encoder.
 
     Raises:
         RuntimeError: PyAV was built without any of the encoders.
@@ -106,6 +108,11 @@ def _frames(clip: Clip, size: tuple[int, int]) -> Iterator[Image.Image]:
         played = width * (index + 1) // count
         ImageDraw.Draw(image).rectangle((0, height - bar, played, height), fill=scene.accent)
         yield image
+
+
+def _frame(image: Image.Image) -> av.VideoFrame:
+    frame: av.VideoFrame = av.VideoFrame.from_image(image)  # type: ignore[no-untyped-call]  # PyAV has no types here
+    return frame
 
 
 def _caption(text: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:

@@ -135,14 +135,14 @@ class _Page:
         """An error as this page shows it."""
         return {"detail": code} if self.name == "video" else {"success": False, "message": code}
 
-    def callback(self, job: Job) -> dict[str, Any]:
-        """The body of the webhook."""
+    def callback(self, job: Job, phase: Phase) -> dict[str, Any]:
+        """The body of the webhook for a job in that phase."""
         return {
             "generation_id": job.id,
-            "status": "failed" if job.failure else "completed",
-            f"{self._file}_url": self._url(job, Phase.FAILED if job.failure else Phase.COMPLETED),
+            "status": phase.value,
+            f"{self._file}_url": self._url(job, phase),
             "model": job.order.params["model"],
-            "message": job.failure,
+            "message": job.failure if phase is Phase.FAILED else None,
         }
 
     @property
@@ -207,6 +207,9 @@ def dialect(world: World) -> Dialect:
     """RunBlob, as the sandbox plays it."""
     pages = {page.name: page for page in (_Page("photo", world), _Page("video", world))}
 
+    def page_of(job: Job) -> _Page:
+        return pages["photo" if job.order.endpoint == "o3-photo" else "video"]
+
     def error_body(status: int, path: str, retry_after: float | None) -> Mapping[str, Any]:
         code = {429: "RATE_LIMIT_EXCEEDED", 503: "MAINTENANCE"}.get(status, "API_ERROR")
         body = pages["photo" if "photo" in path else "video"].error(code)
@@ -227,7 +230,8 @@ def dialect(world: World) -> Dialect:
         client=_client,
         webhook=Webhook(
             moments=lambda job: [job.ends],
-            body=lambda job, _: pages["photo" if job.order.endpoint == "o3-photo" else "video"].callback(job),
+            body=lambda job, _: page_of(job).callback(job, job.phase(job.ends)),
+            running=lambda job: page_of(job).callback(job, Phase.PROCESSING),
             pauses=(30.0, 30.0, 30.0, 30.0),
         ),
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from kling_async.sandbox._counters import Counters
     from kling_async.sandbox._dialect import Dialect
+    from kling_async.sandbox._faults import Switchboard
+    from kling_async.sandbox._webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
 DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect,)
@@ -91,6 +93,16 @@ class Sandbox:
         """What the providers saw so far: jobs bought, requests, connections."""
         return self.world.counters
 
+    @property
+    def faults(self) -> Switchboard:
+        """What goes wrong on purpose: `sandbox.faults.add(Fault.accept_then_reset, every=10)`."""
+        return self._app.faults
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """The webhook deliveries attempted so far (the last 10 000)."""
+        return list(self._app.courier.delivered)
+
     def base_url(self, provider: str) -> str:
         """The base URL that replaces a provider's real one; it carries a path.
 
@@ -130,6 +142,18 @@ class Sandbox:
             times: How many jobs; several scripts are used in the order of the calls.
         """
         self.world.script(Ending(fail, duration, stuck), provider=provider, times=times)
+
+    def describe(self) -> dict[str, Any]:
+        """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
+        providers = {
+            name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects
+        }
+        return {"url": self.url, "providers": providers}
+
+    def wait(self) -> None:
+        """Block until the server ends, which it does when another thread or a signal handler stops it."""
+        if self._thread is not None:
+            self._thread.join()
 
     def start(self) -> None:
         """Bind, serve, and return once requests are answered; `stop` ends it. `with` does both.

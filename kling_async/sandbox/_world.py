@@ -13,7 +13,7 @@ from kling_async.sandbox._counters import Counters
 from kling_async.sandbox._jobs import Clip, Ending, File, Job, Order, Phase, Picture, directive, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 
 class DuplicateJobError(OrderError):
@@ -36,7 +36,9 @@ class World:
         counters: What happened so far.
         jobs: Every job sold, by id.
         draw: Makes the bytes of a result file (in a worker thread; the server sets it).
+        afflict: May spoil a job that is being bought (the server sets it to its faults).
         cdn: Where result files are served (the server sets it).
+        clip_extension: The container of videos (the server sets it).
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.cdn = ""
         self.draw: Callable[[Picture | Clip], Awaitable[bytes]] = _nobody_draws
+        self.afflict: Callable[[Job], None] = lambda _: None
+        self.clip_extension = "mp4"
         self._accounts: dict[tuple[str, str], Account] = {}
         self._files: dict[str, tuple[Job, File]] = {}
         self._orders: Counter[str] = Counter()
@@ -100,6 +104,7 @@ class World:
         if balance is not None and balance < order.price:
             raise InsufficientCreditsError(f"{order.price} asked, {balance} left")
         job = self._plan(order, asked or self._scripted(order.account.provider) or Ending(), now)
+        self.afflict(job)
         order.account.charge(order.price, job.ends if job.failure else None)
         self.jobs[job.id] = job
         self._files.update((file.id, (job, file)) for file in job.files)
@@ -132,7 +137,9 @@ class World:
 
     def file_url(self, job: Job, file: File) -> str:
         """Where a finished file can be downloaded now; asking again after it expired gives a new address."""
-        extension = "mp4" if isinstance(file.media, Clip) else file.media.format.replace("jpeg", "jpg")
+        extension = (
+            self.clip_extension if isinstance(file.media, Clip) else file.media.format.replace("jpeg", "jpg")
+        )
         return f"{self.cdn}/{file.id}-{job.edition}.{extension}"
 
     def file(self, file_id: str) -> tuple[Job, File] | None:

@@ -1,0 +1,272 @@
+"""What goes wrong on purpose: the catalogue of faults, and the switchboard that says whom each one hits."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+Hint = Literal["seconds", "date", "body", "absent", "unreadable"]
+
+
+class Fault(StrEnum):
+    """Everything that the sandbox can do wrong. The value is the name in text form."""
+
+    # The connection.
+    reset_before_reading = "reset-before-reading"  # RST before the body is read; nothing was done
+    accept_then_reset = "accept-then-reset"  # done, then RST instead of the answer
+    idle_drop = "idle-drop"  # connections are closed after idling `seconds`
+    # Refusals: nothing was done, unless `accepted`.
+    rate_limited = "rate-limited"  # 429, with `hint`
+    unavailable = "unavailable"  # 503, with `hint`
+    server_error = "server-error"  # 500, or `status`
+    # Answers: done, but what comes back cannot be used.
+    truncated_json = "truncated-json"  # the first half of the body
+    cut_off = "cut-off"  # the first half of the body under the Content-Length of the whole, then the end
+    html = "html"  # a web page with status 200
+    empty_json = "empty-json"  # `{}`
+    wrong_types = "wrong-types"  # texts become numbers and numbers texts
+    unknown_status = "unknown-status"  # a status word (or number) from the future
+    drip = "drip"  # one byte every `seconds`
+    delay = "delay"  # the answer comes after `seconds`
+    huge_body = "huge-body"  # the answer behind `size` bytes of white space
+    huge_headers = "huge-headers"  # a header of `size` bytes
+    # Jobs.
+    not_found_at_first = "not-found-at-first"  # the first `looks` status calls after submit get a 404
+    stuck = "stuck"  # the job never ends
+    # Downloads.
+    wrong_content = "wrong-content"  # a web page under the file's content type
+    empty_file = "empty-file"  # zero bytes
+    short_file = "short-file"  # half the file under the Content-Length of the whole
+    expired = "expired"  # the address is dead from now on (`status`); a fresh status answer has a new one
+    # Webhooks.
+    webhook_early = "webhook-early"  # the job ends at once, and the delivery overtakes the submit answer
+    webhook_late = "webhook-late"  # `seconds` (simulated) after the end
+    webhook_twice = "webhook-twice"
+    webhook_out_of_order = "webhook-out-of-order"  # one that says "processing" follows the last
+    webhook_forged = "webhook-forged"  # strangers' deliveries precede the real one
+    webhook_never = "webhook-never"
+
+
+_JOB = {Fault.not_found_at_first, Fault.stuck, Fault.webhook_early}
+_DOWNLOAD = {Fault.wrong_content, Fault.empty_file, Fault.short_file, Fault.expired}
+_WEBHOOK = {fault for fault in Fault if fault.startswith("webhook-")} - _JOB
+#: Kinds that are no requests to a provider's API; a fault hits them only if made for them or told to.
+_BESIDE_THE_API = {"download", "webhook", "job"}
+_REFUSALS = {Fault.rate_limited, Fault.unavailable, Fault.server_error}
+
+
+class FaultOptions(TypedDict, total=False):
+    """The options of `Switchboard.add`; see `Rule`."""
+
+    provider: str
+    kind: str
+    every: int
+    times: int
+    skip: int
+    probability: float
+    seconds: float
+    hint: Hint
+    status: int
+    bare: bool
+    accepted: bool
+    size: int
+    looks: int
+
+
+@dataclass(slots=True)
+class Rule:
+    """One fault, whom it hits, and how.
+
+    Args:
+        fault: What goes wrong.
+        provider: Whose requests; None: anybody's.
+        kind: Which requests: `submit`, `status`, `cancel`, `list`, `upload`, `stream`, `download`; None: what
+            the fault is made for, otherwise every request to a provider's API.
+        every: Only every so-maniest of them.
+        times: At most so many of them; None: no end.
+        skip: Not the first so many of them.
+        probability: Each of them with this chance, by the seed; None: certainly.
+        seconds: `rate-limited`, `unavailable`: the wait to ask for; `drip`: the pause between two bytes;
+            `delay`: before the answer; `idle-drop`: how long a connection may idle (all of them real);
+            `webhook-late`: after the end (simulated).
+        hint: How the wait is told: `Retry-After` in `seconds` or as a `date`, in the JSON `body`, `absent`,
+            or `unreadable`.
+        status: HTTP status of `server-error` (500) and `expired` (403).
+        bare: Refusals: a gateway's page instead of the provider's own error.
+        accepted: Refusals: the request was carried out all the same.
+        size: Bytes of `huge-body` and `huge-headers`.
+        looks: Status calls of `not-found-at-first`.
+    """
+
+    fault: Fault
+    provider: str | None = None
+    kind: str | None = None
+    every: int = 1
+    times: int | None = None
+    skip: int = 0
+    probability: float | None = None
+    seconds: float | None = None
+    hint: Hint = "seconds"
+    status: int | None = None
+    bare: bool = False
+    accepted: bool = False
+    size: int | None = None
+    looks: int = 2
+    seen: int = field(default=0, init=False)
+    injected: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        made_for = self._made_for()
+        if made_for is not None and self.kind not in {None, made_for}:
+            raise ValueError(f"{self.fault} happens to {made_for}s, not to {self.kind}: leave the kind out")
+        if self.every < 1 or self.skip < 0 or (self.times is not None and self.times < 1):
+            raise ValueError(f"{self.fault}: every and times are 1 or more, skip is 0 or more")
+        if self.hint not in get_args(Hint):
+            raise ValueError(
+                f"{self.fault}: hint={self.hint} is unknown; there are {', '.join(get_args(Hint))}"
+            )
+
+    def matches(self, provider: str, kind: str) -> bool:
+        """Whether a request of that kind is one of those that the rule counts."""
+        if self.provider not in {None, provider} or self.fault is Fault.idle_drop:
+            return False
+        made_for = self._made_for() or self.kind
+        return kind not in _BESIDE_THE_API if made_for is None else kind == made_for
+
+    def due(self, dice: random.Random) -> bool:
+        """Count one matching request; whether it is hit."""
+        self.seen += 1
+        spent = self.times is not None and self.injected >= self.times
+        if spent or self.seen <= self.skip or (self.seen - self.skip) % self.every:
+            return False
+        if self.probability is not None and dice.random() >= self.probability:
+            return False
+        self.injected += 1
+        return True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rule as plain JSON, with what it has done so far."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    def _made_for(self) -> str | None:
+        if self.fault in _JOB:
+            return "job"
+        if self.fault in _DOWNLOAD:
+            return "download"
+        return "webhook" if self.fault in _WEBHOOK else None
+
+
+def parse(text: str) -> Rule:
+    """Read a fault's text form: `accept-then-reset:submit:every=10`, `rate-limited:status:times=3,hint=date`.
+
+    The name, then the kind (if any), then options of `Rule` as `name=value`, separated by colons or commas.
+
+    Raises:
+        ValueError: It is not one; the message lists what there is.
+    """
+    name, *words = text.strip().replace(",", ":").split(":")
+    try:
+        fault = Fault(name)
+    except ValueError:
+        raise ValueError(f"unknown fault {name!r}; there are: {', '.join(Fault)}") from None
+    options: dict[str, Any] = {}
+    for word in filter(None, words):
+        option, equals, value = word.partition("=")
+        if not equals:
+            options["kind"] = option
+        elif option in _OPTIONS:
+            options[option] = _value(option, value, text)
+        else:
+            raise ValueError(f"{text!r}: unknown option {option!r}; there are: {', '.join(_OPTIONS)}")
+    return Rule(fault, **options)
+
+
+_OPTIONS: dict[str, type] = {
+    "provider": str,
+    "every": int,
+    "times": int,
+    "skip": int,
+    "probability": float,
+    "seconds": float,
+    "hint": str,
+    "status": int,
+    "bare": bool,
+    "accepted": bool,
+    "size": int,
+    "looks": int,
+}
+
+
+def _value(option: str, value: str, text: str) -> Any:
+    kind = _OPTIONS[option]
+    try:
+        if kind is bool:
+            return {"true": True, "yes": True, "false": False, "no": False}[value]
+        return kind(value)
+    except (ValueError, KeyError):
+        raise ValueError(f"{text!r}: {option}={value} is not {_WORDS[kind]}") from None
+
+
+_WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text"}
+
+
+class Switchboard:
+    """The faults that are switched on. Change it from any thread, at any time.
+
+    Args:
+        seed: Decides which requests a `probability` hits.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._rules: tuple[Rule, ...] = ()
+        self._dice = random.Random(seed)  # noqa: S311 - a simulation
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        """What is switched on, in the order in which it was added."""
+        return self._rules
+
+    def add(self, fault: Fault | Rule | str, **options: Unpack[FaultOptions]) -> Rule:
+        """Switch a fault on. Where several hit one request, the one that was added first does.
+
+        Args:
+            fault: A fault, a text form (see `parse`), or a rule.
+            options: Whom it hits and how, see `Rule`; only with a fault.
+
+        Raises:
+            ValueError: No such fault or option, or options that contradict each other.
+        """
+        if isinstance(fault, Fault):
+            rule = Rule(fault, **options)
+        elif options:
+            raise ValueError(f"{fault!r} brings its own options; leave {', '.join(options)} out")
+        else:
+            rule = parse(fault) if isinstance(fault, str) else fault
+        self._rules = (*self._rules, rule)
+        return rule
+
+    def remove(self, rule: Rule) -> None:
+        """Switch one off; harmless if it is off."""
+        self._rules = tuple(other for other in self._rules if other is not rule)
+
+    def clear(self) -> None:
+        """Switch everything off."""
+        self._rules = ()
+
+    def draw(self, provider: str, kind: str) -> Rule | None:
+        """The fault that hits this request, if one does."""
+        for rule in self._rules:
+            if rule.matches(provider, kind) and rule.due(self._dice):
+                return rule
+        return None
+
+    def idle_limit(self) -> float | None:
+        """Real seconds after which idle connections are dropped; None: no such fault."""
+        limits = [rule.seconds or 0.0 for rule in self._rules if rule.fault is Fault.idle_drop]
+        return min(limits, default=None)
