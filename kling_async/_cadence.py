@@ -9,9 +9,9 @@ too, and costs within half a percent of the optimum. The law is learned while th
 (`kling_async._laws`).
 
 Two things bound the rule, because a law is only a belief. A step is never shorter than half a second, and
-after the first look never longer than 15 s or an eighth of the median. And past the 97th percentile the law
-has failed for this job, so the steps no longer come from it: they start from the last one that did and grow
-by a factor of 1.3 each, to 15 s.
+after the first look never longer than 15 s or an eighth of the median, whichever is more. And past the 97th
+percentile the law has failed for this job, so the steps no longer come from it: they start from the last one
+that did and grow by a factor of 1.3 each, to 15 s.
 
 Where looks are rationed (RunBlob: 60 a minute for all jobs of a key), the same number is the bid. A job that
 is due claims its accrued lag; each look goes to the highest claim. So the price of a look is lambda while
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from kling_async._laws import End, Law, Posterior
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["Cadence", "Contest", "Law", "Learned", "Progressive", "Schedule"]
 
@@ -48,16 +48,16 @@ class Cadence(Protocol):
     """The timing of one job's looks. All times are seconds since that job's submission."""
 
     def next_look(self, last: float) -> float:
-        """When to look next, always later than `last`: the look that said "not yet", or 0.0 before the first."""
+        """When to look next, later than `last`: the look that said "not yet", or 0.0 before the first."""
 
     def accrued(self, last: float, now: float) -> float:
-        """The lag expected to have accrued from `last` to `now`, in seconds: the job's claim on a rationed look.
+        """Seconds of lag expected to have accrued from `last` to `now`: the job's claim on a rationed look.
 
         Never falls as `now` grows, and never grows by more than a second per second.
         """
 
     def finished(self, after: float, by: float) -> None:
-        """The job ended in ``(after, by]``; ``after == by`` is an exact time, as from a webhook or a stream."""
+        """The job ended in ``(after, by]``; ``after == by``: at that time, as a webhook or a stream tells."""
 
     def abandoned(self, at: float) -> None:
         """The job was still running when it was last looked at, at `at`, and will not be looked at again."""
@@ -153,7 +153,7 @@ class Learned:
 
     lag_per_look: float = 0.5
     _laws: dict[str, Posterior] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _kept: dict[str, list[list[float | None]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: dict[str, list[object]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not (isfinite(self.lag_per_look) and self.lag_per_look > 0):
@@ -164,34 +164,37 @@ class Learned:
         law = self._laws.get(key)
         if law is None:
             law = self._laws[key] = Posterior(prior)
-            law.observe(_decoded(self._kept.pop(key, [])))
+            law.observe(end for row in self._kept.pop(key, ()) if (end := End.read(row)) is not None)
         return _Expected(law, self.lag_per_look)
 
     def state(self) -> dict[str, Any]:
-        """What was learned, as JSON: per key the latest ends, ``[after, by]`` in seconds, `by` null if unseen."""
-        learned = {key: _encoded(law.ends) for key, law in self._laws.items() if law.seen}
+        """What was learned, as JSON: of each key the latest ends, ``[after, by]``, `by` null if not seen."""
+        learned = {key: [end.plain() for end in law.ends] for key, law in self._laws.items() if law.ends}
         return {"version": 1, "ends": {**self._kept, **learned}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Start from what an earlier `state` had learned. What cannot be read of it is ignored: it is a head start.
+        """Start from what an earlier `state` had learned; what cannot be read of it is ignored.
 
         Keys that this schedule has already seen keep what they learned here.
         """
         ends = state.get("ends")
         if state.get("version") == 1 and isinstance(ends, dict):
-            self._kept.update({key: rows for key, rows in ends.items() if key not in self._laws})
+            rows = {key: rows for key, rows in ends.items() if isinstance(rows, list)}
+            self._kept.update({key: rows[key] for key in rows if key not in self._laws})
 
 
 class _Expected:
     """The expected-lag rule for one job."""
 
-    __slots__ = ("_lag_per_look", "_law")
+    __slots__ = ("_age", "_lag_per_look", "_law")
 
     def __init__(self, law: Posterior, lag_per_look: float) -> None:
+        self._age = 0
         self._law = law
         self._lag_per_look = lag_per_look
 
     def next_look(self, last: float) -> float:
+        self._age = self._law.running(self._age, last)
         survival = self._law.survival
         if last >= survival.guard:
             return last + self._guarded_step(last)
@@ -211,10 +214,18 @@ class _Expected:
         return _uniform_lag(now - last, self._guarded_step(last) ** 2 / (2 * self._lag_per_look))
 
     def finished(self, after: float, by: float) -> None:
+        self._leave()
         self._law.observe([End(after, by)])
 
     def abandoned(self, at: float) -> None:
+        self._leave()
         self._law.observe([End(at, inf)])
+
+    def __del__(self) -> None:
+        self._leave()  # dropped without a word, a job is no evidence any more
+
+    def _leave(self) -> None:
+        self._age = self._law.running(self._age, 0.0)
 
     def _guarded_step(self, last: float) -> float:
         """Steps that grow by `_GROWTH` from look to look, as a function of the time since the guard alone."""
@@ -340,15 +351,3 @@ def _uniform_lag(waited: float, span: float) -> float:
     if waited <= 0:
         return 0.0
     return waited * waited / (2 * span) if waited < span else waited - span / 2
-
-
-def _encoded(ends: Sequence[End]) -> list[list[float | None]]:
-    return [[round(end.after, 2), None if end.by == inf else round(end.by, 2)] for end in ends]
-
-
-def _decoded(rows: object) -> Iterator[End]:
-    """The ends in what `_encoded` wrote; rows of any other shape are passed over."""
-    for row in rows if isinstance(rows, list) else ():
-        match row:
-            case [int() | float() as after, int() | float() | None as by]:
-                yield End(float(after), inf if by is None else float(by))

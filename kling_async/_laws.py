@@ -7,6 +7,10 @@ that said yes]``, and that interval's probability is its likelihood. Midpoints w
 they make the law follow the looks that it caused itself. A job given up while it ran says ``T > t``. A
 webhook or a stream gives a time, taken as a narrow interval.
 
+Jobs that still run are evidence too: when a hundred start together, the first to end are the short ones, and
+a law learned from them alone would have the other ninety looked at all the time. So each job is counted at the
+age at which it was last seen running, and says ``T > age`` until it ends.
+
 The evidence is a sum, so the order of completions cannot matter; it is multiplied by `_MEMORY` before each
 new term, so that a provider that became slower is believed after some dozens of jobs. Every likelihood has a
 few percent of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
@@ -23,28 +27,35 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from math import erf, exp, inf, isfinite, isnan, log, sqrt
+from functools import lru_cache
+from math import erf, exp, inf, isfinite, log, sqrt
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _MEMORY = 0.995  # weight of the evidence after each later end: the last 200 ends count
-_MEDIAN_SPREAD = 0.3  # how far documents are believed about the median: one sigma is a factor of 1.35
-_SIGMA_SPREAD = 0.5  # and about sigma: a factor of 1.65
+# How far documents are believed: about ln median as Student's t with 3 degrees of freedom, whose tails let even
+# the first job be looked at sensibly if they are wrong by a factor of two; about ln sigma as a normal.
+_MEDIAN_SPREAD = 0.3
+_SIGMA_SPREAD = 0.5
 _OUTLIERS = 0.03  # share of jobs that follow no law (a stuck queue), and how wide they scatter
 _OUTLIER_SIGMA = 1.5
 _RESOLUTION = 0.01  # ends closer than this, relatively, are told apart by no cell of the grid
 _FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is one
 _RECENT = 64  # ends kept for `ends`: replaying them gives the law back within a percent
 
-_OFFSETS = tuple(0.06 * step for step in range(-40, 41))  # mu - ln(prior median): a factor of 11 either way
+_PITCH = 0.06  # of the grid in mu
+_REACH = 40  # cells on either side of the prior median: a factor of 11
+_OFFSETS = tuple(_PITCH * step for step in range(-_REACH, _REACH + 1))  # mu - ln(prior median)
 _RATIOS = tuple(1.4**step for step in range(-4, 5))  # sigma over prior sigma: a factor of 3.8 either way
 _BELIEF = tuple(
-    tuple(-(((mu / _MEDIAN_SPREAD) ** 2) + (log(ratio) / _SIGMA_SPREAD) ** 2) / 2 for mu in _OFFSETS)
+    tuple(-2 * log(1 + (mu / _MEDIAN_SPREAD) ** 2 / 3) - (log(ratio) / _SIGMA_SPREAD) ** 2 / 2 for mu in _OFFSETS)
     for ratio in _RATIOS
 )
-_GRAIN = 0.06**2 / 12  # variance of mu inside a cell
+_GRAIN = _PITCH**2 / 12  # variance of mu inside a cell
+_MANY = 8  # jobs running at once
+_MOVES = 32  # this many jobs that grew older are evidence enough to make the predictive law again
 _NEGLIGIBLE = 1e-3  # a sigma with less weight than this is left out of the predictive law
 
 _NODES = tuple(-4.5 + 9.0 * step / 79 for step in range(80))  # of the tabulated law, in standard deviations
@@ -86,6 +97,18 @@ class End:
     after: float
     by: float
 
+    def plain(self) -> list[float | None]:
+        """As JSON, to a hundredth of a second; null for `inf`."""
+        return [round(self.after, 2), None if self.by == inf else round(self.by, 2)]
+
+    @classmethod
+    def read(cls, plain: object) -> End | None:
+        """What `plain` wrote; None for anything else."""
+        match plain:
+            case [int() | float() as after, int() | float() | None as by]:
+                return cls(float(after), inf if by is None else float(by))
+        return None
+
 
 class Survival:
     """A law of durations as a table: S(t), the chance to last longer than t, and the lag that waiting costs.
@@ -93,6 +116,10 @@ class Survival:
     Args:
         parts: The lognormal laws that it mixes, as (weight, mean of ln T, standard deviation of ln T); the
             weights sum to 1.
+
+    Attributes:
+        median: Half of the jobs take longer, in seconds.
+        guard: The 97th percentile, in seconds; a job that runs longer is not governed by the law.
     """
 
     __slots__ = ("_area", "_chance", "_times", "guard", "median")
@@ -114,7 +141,7 @@ class Survival:
             area += (times[index] - times[index - 1]) * (chances[index] + chances[index - 1]) / 2
             areas.append(area)
         self._times, self._chance, self._area = times, chances, areas
-        self.median = exp(mean)
+        self.median = self.quantile(0.5)
         self.guard = self.quantile(0.97)
 
     def _at(self, t: float) -> tuple[int, float, float]:
@@ -144,7 +171,7 @@ class Survival:
         return min(max(now - last - (until - area) / chance, 0.0), now - last)
 
     def reach(self, last: float, lag: float) -> float:
-        """The time at which the lag expected since `last` has grown to `lag` seconds: the inverse of `lag`."""
+        """The time at which the lag expected since `last` reaches `lag` seconds: `Survival.lag` inverted."""
         index, chance, area = self._at(last)
         target = last + lag - area / chance
         times, areas = self._times, self._area
@@ -168,13 +195,16 @@ class Posterior:
 
     Args:
         prior: The documented law: the centre of the grid, and all that is known before the first end.
+        memory: What is left of the weight of an end after each later one.
     """
 
-    __slots__ = ("_evidence", "_recent", "_sigmas", "_survival", "prior", "seen")
+    __slots__ = ("_evidence", "_memory", "_moves", "_prior", "_recent", "_running", "_sigmas", "_survival")
 
-    def __init__(self, prior: Law) -> None:
-        self.prior = prior
-        self.seen = 0
+    def __init__(self, prior: Law, *, memory: float = _MEMORY) -> None:
+        self._prior = prior
+        self._memory = memory
+        self._running = [0] * len(_OFFSETS)  # how many jobs still run, by age on the grid; 0 is none
+        self._moves = 0  # of jobs between ages, since the predictive law was made
         self._sigmas = tuple(prior.sigma * ratio for ratio in _RATIOS)
         self._evidence = [[0.0] * len(_OFFSETS) for _ in _RATIOS]
         self._recent: deque[End] = deque(maxlen=_RECENT)
@@ -187,17 +217,39 @@ class Posterior:
 
     @property
     def survival(self) -> Survival:
-        """The predictive law of the next job; the same object until something new is observed."""
+        """The predictive law of a job; the same object until there is news worth making another."""
         if self._survival is None:
+            self._moves = 0
             self._survival = Survival(self._parts())
         return self._survival
 
+    def running(self, age: int, last: float) -> int:
+        """Take note that a job was still running at `last`.
+
+        Args:
+            age: What this method last returned for the same job; 0 if it never did.
+            last: Seconds since submission; 0.0 takes the job out.
+
+        Returns:
+            The job's age on the grid.
+        """
+        place = self._log(last) / _PITCH + _REACH
+        now = round(min(max(place, 0), 2 * _REACH))
+        if now != age:
+            self._running[age] -= 1
+            self._running[now] += 1
+            self._running[0] = 0
+            self._moves += 1
+            # A job's own age would tell twice on its looks, here and in their condition; among many, hardly.
+            if self._moves >= _MOVES and sum(self._running) >= _MANY:
+                self._survival = None
+        return now
+
     def observe(self, ends: Iterable[End]) -> None:
-        """Take ends as evidence. One that says nothing (not a number, or running at 0 s) is ignored."""
+        """Take ends as evidence. Those that say nothing (no number, or still running at 0 s) are ignored."""
         for end in ends:
-            if isnan(end.after) or isnan(end.by) or (end.after <= 0 and end.by == inf):
+            if not isfinite(end.after) or not end.by > -inf or (end.after <= 0 and end.by == inf):
                 continue
-            self.seen += 1
             self._recent.append(end)
             self._survival = None
             self._add(*self._bounds(end))
@@ -205,17 +257,19 @@ class Posterior:
     def _bounds(self, end: End) -> tuple[float, float]:
         """An end as an interval of ln(T / prior median), at least as wide as the grid can resolve."""
         after, by = sorted((self._log(end.after), self._log(end.by)))
+        after, by = min(after, _FARTHEST), max(by, -_FARTHEST)
         if by == inf or by - after >= 2 * _RESOLUTION:
             return after, by
         middle = (after + by) / 2
         return middle - _RESOLUTION, middle + _RESOLUTION
 
     def _log(self, seconds: float) -> float:
-        if seconds <= 0:
+        """ln(T / prior median), of any float."""
+        if not seconds > 0:  # not a number, too
             return -inf
         if seconds == inf:
             return inf
-        return min(max(log(seconds) - log(self.prior.median), -_FARTHEST), _FARTHEST)
+        return min(max(log(seconds) - log(self._prior.median), -_FARTHEST), _FARTHEST)
 
     def _add(self, after: float, by: float) -> None:
         scale = 1 / (_OUTLIER_SIGMA * sqrt(2))
@@ -224,15 +278,15 @@ class Posterior:
         for index, sigma in enumerate(self._sigmas):
             scale = 1 / (sigma * sqrt(2))
             self._evidence[index] = [
-                _MEMORY * old + log(stray + half * (erf((by - mu) * scale) - erf((after - mu) * scale)))
+                self._memory * old + log(stray + half * (erf((by - mu) * scale) - erf((after - mu) * scale)))
                 for old, mu in zip(self._evidence[index], _OFFSETS, strict=True)
             ]
 
     def _parts(self) -> list[tuple[float, float, float]]:
         """One lognormal per sigma: its weight, and mean and standard deviation of ln T in seconds."""
         scores = [
-            [belief + gained for belief, gained in zip(*rows, strict=True)]
-            for rows in zip(_BELIEF, self._evidence, strict=True)
+            self._with_running([belief + gained for belief, gained in zip(*rows, strict=True)], sigma)
+            for *rows, sigma in zip(_BELIEF, self._evidence, self._sigmas, strict=True)
         ]
         best = max(map(max, scores))
         parts = []
@@ -246,5 +300,22 @@ class Posterior:
         everything = sum(weight for weight, _, _ in parts)
         parts = [part for part in parts if part[0] >= _NEGLIGIBLE * everything]
         everything = sum(weight for weight, _, _ in parts)
-        shift = log(self.prior.median)
+        shift = log(self._prior.median)
         return [(weight / everything, mean + shift, sd) for weight, mean, sd in parts]
+
+    def _with_running(self, scores: list[float], sigma: float) -> list[float]:
+        lasts = _lasts(sigma)
+        for age, jobs in enumerate(self._running):
+            if jobs:
+                part = lasts[2 * _REACH - age :]
+                scores = [score + jobs * last for score, last in zip(scores, part, strict=False)]
+        return scores
+
+
+@lru_cache(maxsize=64)
+def _lasts(sigma: float) -> tuple[float, ...]:
+    """The log-likelihood of "still running" with mu from -80 to 80 cells above the log of the job's age."""
+    scale = _PITCH / (sigma * sqrt(2))
+    return tuple(
+        log(_OUTLIERS + (1 - _OUTLIERS) * (1 + erf(cells * scale)) / 2) for cells in range(-2 * _REACH, 2 * _REACH + 1)
+    )

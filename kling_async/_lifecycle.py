@@ -84,6 +84,7 @@ def _changes(base: Event, reading: Reading) -> dict[str, Any] | None:
 
 def _union(known: tuple[Artifact, ...], named: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
     """The files known and the ones newly named, numbered in the order in which they became known."""
-    identities = {artifact.identity for artifact in known}
-    new = [artifact for artifact in named if artifact.identity not in identities]
-    return (*known, *(replace(artifact, index=index) for index, artifact in enumerate(new, len(known))))
+    files = {artifact.identity: artifact for artifact in known}
+    for artifact in named:
+        files.setdefault(artifact.identity, replace(artifact, index=len(files)))
+    return tuple(files.values())

@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     StringConstraints,
     model_validator,
 )
@@ -182,6 +183,7 @@ def decode_data_uri(uri: str, label: str) -> bytes:
         raise ValueError(f"{label} is a data URI whose base64 is broken: {error}") from error
 
 
+@dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
 class Request(BaseModel):
     """One generation at one endpoint of one provider: frozen and validated when it is made.
 
@@ -195,8 +197,21 @@ class Request(BaseModel):
     wire_names: ClassVar[Mapping[str, str]] = {}
     """The provider's field name to ours."""
 
-    callback_url: CallbackUrl | None = None
+    callback_url: CallbackUrl | None = Field(default=None, kw_only=True)
     """Where the provider is to report the end (https). None: the client's own webhook address, if it has one."""
+
+    def __init__(self, /, *values: Any, **fields: Any) -> None:
+        # Positional arguments, in the order of the fields: a request reads as what it is, O3Video("a boat").
+        names = [name for name in type(self).model_fields if name not in Request.model_fields]
+        if len(values) > len(names):
+            raise TypeError(
+                f"{type(self).__name__} takes at most {len(names)} positional arguments, {len(values)} were given"
+            )
+        for name, value in zip(names, values, strict=False):
+            if name in fields:
+                raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
+            fields[name] = value
+        super().__init__(**fields)
 
     @model_validator(mode="before")
     @classmethod

@@ -128,9 +128,7 @@ class Rule:
         if self.every < 1 or self.skip < 0 or (self.times is not None and self.times < 1):
             raise ValueError(f"{self.fault}: every and times are 1 or more, skip is 0 or more")
         if self.hint not in get_args(Hint):
-            raise ValueError(
-                f"{self.fault}: hint={self.hint} is unknown; there are {', '.join(get_args(Hint))}"
-            )
+            raise ValueError(f"{self.fault}: hint={self.hint} is unknown; there are {', '.join(get_args(Hint))}")
 
     def matches(self, provider: str, kind: str) -> bool:
         """Whether a request of that kind is one of those that the rule counts."""

@@ -145,9 +145,7 @@ class Sandbox:
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
-        providers = {
-            name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects
-        }
+        providers = {name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects}
         return {"url": self.url, "providers": providers}
 
     def wait(self) -> None:

@@ -171,9 +171,7 @@ class Courier:
             self._world.counters.webhooks[due.job.provider] += 1
             async with self._slots:
                 status = await _post(message.url, body, habit.timeout)
-            self.delivered.append(
-                Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged)
-            )
+            self.delivered.append(Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged))
             accepted = status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
             if not accepted and not message.forged and due.attempt <= len(habit.pauses):
                 pause = habit.pauses[due.attempt - 1]

@@ -137,9 +137,7 @@ class World:
 
     def file_url(self, job: Job, file: File) -> str:
         """Where a finished file can be downloaded now; asking again after it expired gives a new address."""
-        extension = (
-            self.clip_extension if isinstance(file.media, Clip) else file.media.format.replace("jpeg", "jpg")
-        )
+        extension = self.clip_extension if isinstance(file.media, Clip) else file.media.format.replace("jpeg", "jpg")
         return f"{self.cdn}/{file.id}-{job.edition}.{extension}"
 
     def file(self, file_id: str) -> tuple[Job, File] | None:

@@ -1,0 +1,159 @@
+"""The plan of the house, enforced: floors, cycles, pure modules, and the public names."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kling_async
+
+ROOT = Path(kling_async.__file__).parent
+
+FLOORS: dict[str, int] = {
+    # 0: vocabulary
+    "_errors": 0,
+    "_wire": 0,
+    "_models": 0,
+    "_requests": 0,
+    # 1: the transition table; when to look next
+    "_lifecycle": 1,
+    "_laws": 1,
+    "_cadence": 1,
+    # 2: what a provider is
+    "_provider": 2,
+    # 3: the providers
+    "providers": 3,
+    # 4: I/O
+    "_clock": 4,
+    "_connection": 4,
+    "_pool": 4,
+    "_engine": 4,
+    "_transport": 4,
+    "_media": 4,
+    # 5: who looks when; the handle
+    "_trail": 5,
+    "_poller": 5,
+    "_job": 5,
+    # 6: the client
+    "_client": 6,
+    # 7: the surface, and what stands on it
+    "": 7,
+    "sandbox": 7,
+    # 8: the program
+    "_cli": 8,
+}
+PURE = [name for name, floor in FLOORS.items() if floor <= 3]
+IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
+OPTIONAL = {"typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
+HOMES = {"httpx": {"_engine", "sandbox"}, "stamina": {"_transport"}, "httpcore": {"_connection", "_pool", "_engine"}}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def room(module: str) -> str:
+    """The entry of `FLOORS` that a module belongs to."""
+    return module.split(".")[0]
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module of this package."""
+    path = ROOT.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, with whether only a type checker does."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        found: list[str] = []
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [name if is_module(name) else node.module or "" for name in names]
+        for name in found:
+            yield name, id(node) in typing_only
+
+
+def ours(name: str) -> str | None:
+    """The room of this package that an import goes to; None for another package's module."""
+    head, _, rest = name.partition(".")
+    if head != "kling_async":
+        return None
+    return room(rest) if room(rest) in FLOORS else ""
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), list(modules()), ids=lambda value: str(value) if isinstance(value, str) else ""
+)
+def test_a_module_imports_only_from_lower_floors(module: str, path: Path) -> None:
+    assert room(module) in FLOORS, f"{module} has no floor; give it one in FLOORS"
+    for name, typing_only in imports(path):
+        target = ours(name)
+        if target is None or target == room(module) or typing_only:
+            continue
+        assert FLOORS[target] <= FLOORS[room(module)], f"{module} imports {name}, which is on a higher floor"
+
+
+def test_there_are_no_cycles() -> None:
+    graph = {
+        module: {name.removeprefix("kling_async.") for name, typing_only in imports(path) if not typing_only}
+        for module, path in modules()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"import cycle: {' -> '.join((*trail, module))}"
+        if module not in done:
+            for target in graph.get(module, ()):
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize(
+    ("module", "path"), list(modules()), ids=lambda value: str(value) if isinstance(value, str) else ""
+)
+def test_pure_floors_do_no_io_and_libraries_stay_in_their_rooms(module: str, path: Path) -> None:
+    for name, _ in imports(path):
+        head = name.partition(".")[0]
+        if room(module) in PURE:
+            assert head not in IMPURE, f"{module} is pure and imports {name}"
+        if head in HOMES:
+            assert room(module) in HOMES[head], f"{module} imports {name}, which belongs to {HOMES[head]}"
+
+
+def test_importing_the_library_loads_no_optional_dependency() -> None:
+    """Beyond what the core dependencies load themselves: httpx loads rich where click is installed."""
+
+    def loaded(names: str) -> set[str]:
+        script = f"import sys, {names}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        return set(run.stdout.split())
+
+    assert not OPTIONAL & (loaded("kling_async") - loaded("httpx, anyio, pydantic, stamina"))
+
+
+def test_public_names_are_sorted_and_real() -> None:
+    assert kling_async.__all__ == sorted(kling_async.__all__)
+    for name in kling_async.__all__:
+        thing = getattr(kling_async, name)
+        assert thing.__doc__, f"{name} has no docstring"

@@ -1,0 +1,486 @@
+"""The cadence: looks within their clamps, a law no evidence can break, a fair contest for rationed looks."""
+
+from __future__ import annotations
+
+import json
+from itertools import accumulate, pairwise
+from math import exp, inf, isfinite, log, nan
+from random import Random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kling_async._cadence import Cadence, Contest, Law, Learned, Progressive
+from kling_async._laws import End, Posterior, Survival
+
+CLIP = Law(147.0, 0.158)
+KEY = "runblob/o3-video duration=5"
+
+SECONDS = st.floats(0.0, 1e6)
+ANY = st.floats(allow_nan=True, allow_infinity=True)
+HOSTILE = st.one_of(ANY, st.sampled_from([0.0, -0.0, -1.0, 5e-324, 1e-300, 147.0, 1e300, inf, -inf, nan]))
+LAWS = st.builds(Law, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
+LAMBDAS = st.floats(0.01, 100.0)
+
+
+def looks_of(cadence: Cadence, number: int) -> list[float]:
+    """The first looks at a job that never ends."""
+    return list(accumulate(range(number - 1), lambda last, _: cadence.next_look(last), initial=cadence.next_look(0.0)))
+
+
+def looks_until(cadence: Cadence, ended: float) -> list[float]:
+    """The looks at a job that ends at `ended`; the last one finds the end."""
+    looks = [cadence.next_look(0.0)]
+    while looks[-1] < ended:
+        looks.append(cadence.next_look(looks[-1]))
+    return looks
+
+
+def watch(schedule: Learned, ended: float, prior: Law = CLIP) -> list[float]:
+    """One job from submission to end, told to the schedule."""
+    cadence = schedule.cadence(KEY, prior)
+    looks = looks_until(cadence, ended)
+    cadence.finished(looks[-2] if len(looks) > 1 else 0.0, looks[-1])
+    return looks
+
+
+class TestLaw:
+    @pytest.mark.parametrize(("median", "sigma"), [(0.0, 0.1), (-1.0, 0.1), (inf, 0.1), (nan, 0.1), (1.0, 0.0)])
+    def test_refuses_what_is_no_law(self, median: float, sigma: float) -> None:
+        with pytest.raises(ValueError, match="positive finite"):
+            Law(median, sigma)
+
+    def test_reads_a_documented_range_as_the_middle_four_fifths(self) -> None:
+        law = Law.between(120.0, 180.0)
+        assert law.median == pytest.approx(146.97, abs=0.01)
+        assert law.sigma == pytest.approx(0.158, abs=0.001)
+
+
+class TestProgressive:
+    def test_looks_after_each_interval_and_repeats_the_last(self) -> None:
+        assert looks_of(Progressive(5, 5, 10, 15).cadence(KEY, CLIP), 6) == [5, 10, 20, 35, 50, 65]
+
+    def test_first_comes_before_the_intervals(self) -> None:
+        assert looks_of(Progressive(5, 5, 10, 15, first=10).cadence(KEY, CLIP), 6) == [10, 15, 20, 30, 45, 60]
+
+    def test_a_late_look_shifts_the_later_ones(self) -> None:
+        assert Progressive(5, 5, 10, 15).cadence(KEY, CLIP).next_look(12.0) == 22.0
+
+    def test_an_old_job_is_not_looked_at_as_if_it_were_new(self) -> None:
+        assert Progressive(5, 5, 10, 15).cadence(KEY, CLIP).next_look(600.0) == 615.0
+
+    def test_learns_nothing(self) -> None:
+        schedule = Progressive(5, 15)
+        before = looks_of(schedule.cadence(KEY, CLIP), 9)
+        schedule.cadence(KEY, CLIP).finished(1.0, 2.0)
+        schedule.cadence(KEY, CLIP).abandoned(900.0)
+        assert looks_of(schedule.cadence(KEY, CLIP), 9) == before
+
+    @pytest.mark.parametrize("intervals", [(), (0.0,), (5.0, -1.0), (inf,), (nan,)])
+    def test_refuses_intervals_that_are_none(self, intervals: tuple[float, ...]) -> None:
+        with pytest.raises(ValueError, match="positive finite intervals"):
+            Progressive(*intervals)
+
+    def test_is_a_value(self) -> None:
+        assert Progressive(5, 15, first=3) == Progressive(5, 15, first=3) != Progressive(5, 15)
+
+
+class TestSurvival:
+    LOGNORMAL = Survival([(1.0, log(147.0), 0.158)])
+
+    @pytest.mark.parametrize(("share", "score"), [(0.03, -1.8808), (0.5, 0.0), (0.97, 1.8808)])
+    def test_quantiles_are_those_of_the_law(self, share: float, score: float) -> None:
+        assert self.LOGNORMAL.quantile(share) == pytest.approx(147.0 * exp(0.158 * score), rel=2e-3)
+
+    def test_lag_is_the_mean_of_what_a_late_look_costs(self) -> None:
+        """Against jobs drawn from the law, of those still running at 130 s."""
+        random = Random(8)  # noqa: S311  a repeatable draw
+        durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(40_000)]
+        running = [time for time in durations if time > 130.0]
+        drawn = sum(max(145.0 - time, 0.0) for time in running) / len(running)
+        assert self.LOGNORMAL.lag(130.0, 145.0) == pytest.approx(drawn, rel=0.03)
+
+    @given(
+        st.lists(
+            st.tuples(st.floats(0.01, 1.0), st.floats(-3.0, 8.0), st.floats(0.02, 3.0)),
+            min_size=1,
+            max_size=5,
+        ),
+        st.floats(0.0, 0.97),
+        st.floats(1e-3, 100.0),
+    )
+    def test_reach_inverts_lag(self, parts: list[tuple[float, float, float]], age: float, lag: float) -> None:
+        total = sum(weight for weight, _, _ in parts)
+        survival = Survival([(weight / total, mean, sd) for weight, mean, sd in parts])
+        last = survival.quantile(age)
+        then = survival.reach(last, lag)
+        assert then > last
+        assert survival.lag(last, then) == pytest.approx(lag, rel=1e-6, abs=1e-9 * then)
+
+    @given(st.floats(0.0, 400.0), st.floats(0.0, 400.0), st.floats(0.0, 60.0))
+    def test_lag_never_falls_and_grows_by_at_most_a_second_a_second(
+        self, last: float, waited: float, more: float
+    ) -> None:
+        """`Contest` finds the highest claim because of this."""
+        before = self.LOGNORMAL.lag(last, last + waited)
+        grown = self.LOGNORMAL.lag(last, last + waited + more) - before
+        assert -1e-6 <= grown <= more + 1e-6
+        assert 0.0 <= before <= waited
+
+
+class TestPosterior:
+    @given(st.lists(st.tuples(HOSTILE, HOSTILE), max_size=12), LAWS)
+    @example([(0.0, 0.0)] * 12, CLIP)
+    @example([(inf, inf)] * 12, CLIP)
+    @example([(-inf, -inf), (nan, 1.0), (1.0, nan), (5.0, 1.0), (0.0, inf)], CLIP)
+    def test_no_sequence_of_ends_breaks_it(self, ends: list[tuple[float, float]], prior: Law) -> None:
+        law = Posterior(prior)
+        law.observe(End(after, by) for after, by in ends)
+        survival = law.survival
+        assert isfinite(survival.median)
+        assert 0 < survival.quantile(0.01) < survival.median < survival.guard < inf
+
+    @given(st.lists(st.floats(0.0, 1e4), min_size=1, max_size=10), st.randoms(use_true_random=False))
+    def test_the_order_of_ends_changes_nothing_but_what_is_forgotten(self, times: list[float], random: Random) -> None:
+        ends = [End(time, time + 8.0) for time in times]
+        shuffled = random.sample(ends, len(ends))
+        one, other = Posterior(CLIP, memory=1.0), Posterior(CLIP, memory=1.0)
+        one.observe(ends)
+        other.observe(shuffled)
+        for share in (0.03, 0.5, 0.97):
+            assert one.survival.quantile(share) == pytest.approx(other.survival.quantile(share), rel=1e-6)
+
+    @given(st.permutations(range(20)))
+    @settings(max_examples=25)
+    def test_the_order_of_ordinary_ends_hardly_matters_with_forgetting(self, order: list[int]) -> None:
+        times = [147.0 * exp(0.158 * (place - 9.5) / 6) for place in range(20)]
+        one, other = Posterior(CLIP), Posterior(CLIP)
+        one.observe(End(times[place], times[place] + 8.0) for place in range(20))
+        other.observe(End(times[place], times[place] + 8.0) for place in order)
+        assert one.survival.median == pytest.approx(other.survival.median, rel=0.01)
+
+    @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
+    def test_finds_the_law_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
+        random = Random(3)  # noqa: S311  a repeatable draw
+        law = Posterior(Law(147.0 * wrong, 0.158))
+        for _ in range(100):
+            looked = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
+            law.observe([End(looked, looked + 15.0)])
+        assert law.survival.median == pytest.approx(147.0, rel=0.05)
+        assert law.survival.guard == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
+
+    def test_one_absurd_end_among_thirty_moves_the_median_by_less_than_a_percent(self) -> None:
+        law = Posterior(CLIP)
+        law.observe(End(135.0 + place, 145.0 + place) for place in range(30))
+        before = law.survival.median
+        law.observe([End(86_000.0, 86_400.0)])
+        assert law.survival.median == pytest.approx(before, rel=0.01)
+
+    def test_follows_a_provider_that_becomes_slower(self) -> None:
+        law = Posterior(CLIP)
+        law.observe([End(140.0, 150.0)] * 200)
+        law.observe([End(280.0, 300.0)] * 200)
+        assert law.survival.median > 250.0
+
+    def test_a_job_given_up_while_running_is_evidence_of_longer_ones(self) -> None:
+        law = Posterior(CLIP)
+        before = law.survival.median
+        law.observe([End(200.0, inf)] * 3)
+        assert law.survival.median > 1.05 * before
+
+    def test_an_exact_time_says_more_than_an_interval_around_it(self) -> None:
+        exact, wide = Posterior(CLIP), Posterior(CLIP)
+        exact.observe([End(200.0, 200.0)] * 10)
+        wide.observe([End(150.0, 260.0)] * 10)
+        spread = [law.survival.guard / law.survival.median for law in (exact, wide)]
+        assert spread[0] < spread[1]
+
+    def test_the_first_ends_of_a_burst_do_not_hide_that_the_rest_still_runs(self) -> None:
+        """The first of many jobs to end are the short ones; what still runs corrects the belief."""
+        blind, seeing = Posterior(CLIP), Posterior(CLIP)
+        ages = [seeing.running(0, 108.0) for _ in range(95)]
+        for law in (blind, seeing):
+            law.observe([End(92.0, 100.0), End(92.0, 100.0), *[End(100.0, 108.0)] * 3])
+        assert blind.survival.median < 113.0
+        assert seeing.survival.median > 123.0
+        for age in ages:
+            seeing.running(age, 0.0)
+        seeing.observe([End(100.0, 108.0)])
+        blind.observe([End(100.0, 108.0)])
+        assert seeing.survival.median == pytest.approx(blind.survival.median, rel=1e-9)
+
+
+class TestLearned:
+    @given(LAWS, LAMBDAS, st.lists(st.tuples(HOSTILE, HOSTILE), max_size=6), st.lists(SECONDS, max_size=20))
+    def test_steps_stay_within_their_clamps(
+        self, prior: Law, lag_per_look: float, ends: list[tuple[float, float]], ages: list[float]
+    ) -> None:
+        schedule = Learned(lag_per_look)
+        for after, by in ends:
+            schedule.cadence(KEY, prior).finished(after, by)
+        law = Posterior(prior)
+        law.observe(End(after, by) for after, by in ends)
+        survival = law.survival
+        cadence = schedule.cadence(KEY, prior)
+        first = cadence.next_look(0.0)
+        assert first <= max(survival.guard, 15.0, survival.median / 8) * (1 + 1e-9)
+        for last in [0.0, *ages]:
+            then = cadence.next_look(last)
+            assert then >= last + 0.5
+            assert then <= max(first, last + max(15.0, survival.median / 8)) * (1 + 1e-9)
+
+    @given(HOSTILE)
+    def test_ends_and_abandonments_of_any_value_are_taken(self, seconds: float) -> None:
+        schedule = Learned()
+        schedule.cadence(KEY, CLIP).abandoned(seconds)
+        schedule.cadence(KEY, CLIP).finished(seconds, seconds)
+        assert all(isfinite(look) for look in looks_of(schedule.cadence(KEY, CLIP), 30))
+        json.dumps(schedule.state(), allow_nan=False)
+
+    @given(st.floats(0.0, 3000.0), st.floats(0.0, 3000.0), st.floats(0.0, 100.0))
+    def test_a_claim_never_falls_and_grows_by_at_most_a_second_a_second(
+        self, last: float, waited: float, more: float
+    ) -> None:
+        cadence = Learned().cadence(KEY, CLIP)
+        grown = cadence.accrued(last, last + waited + more) - cadence.accrued(last, last + waited)
+        assert -1e-6 <= grown <= more + 1e-6
+
+    @pytest.mark.parametrize("last", [0.0, 100.0, 200.0, 500.0, 5000.0])
+    def test_a_job_is_due_when_it_claims_lambda(self, last: float) -> None:
+        cadence = Learned(0.5).cadence(KEY, CLIP)
+        assert cadence.accrued(last, cadence.next_look(last)) == pytest.approx(0.5, rel=1e-3)
+
+    def test_past_the_97th_percentile_steps_grow_by_a_third_to_15_s(self) -> None:
+        cadence = Learned().cadence(KEY, CLIP)
+        looks = [look for look in looks_of(cadence, 60) if look > 1.1 * CLIP.median * exp(4 * 0.3)]
+        assert {round(later - sooner, 6) for sooner, later in pairwise(looks)} == {15.0}
+        guard = Posterior(CLIP).survival.guard
+        second = cadence.next_look(cadence.next_look(guard))
+        assert (second - cadence.next_look(guard)) / (cadence.next_look(guard) - guard) == pytest.approx(1.3)
+
+    def test_a_look_out_of_turn_does_not_bring_the_first_one_forward(self) -> None:
+        cadence = Learned().cadence(KEY, CLIP)
+        assert cadence.next_look(3.0) == pytest.approx(cadence.next_look(0.0), rel=0.02)
+
+    def test_dearer_looks_are_fewer(self) -> None:
+        numbers = [len(looks_until(Learned(price).cadence(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
+        assert numbers[0] > numbers[1] > numbers[2] >= 1
+
+    @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
+    def test_after_twenty_ends_halves_the_looks_and_the_lag_of_the_documented_schedule(self, wrong: float) -> None:
+        """The figure that `benchmarks/cadence` measures in full."""
+        random = Random(5)  # noqa: S311  a repeatable draw
+        durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
+        schedule, prior = Learned(0.5), Law(147.0 * wrong, 0.158)
+        ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
+        documented = Progressive(5, 5, 10, 15).cadence(KEY, CLIP)
+        theirs = [(len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]]
+        looks, lag = (sum(column) for column in zip(*ours[20:], strict=True))
+        their_looks, their_lag = (sum(column) for column in zip(*theirs[20:], strict=True))
+        assert looks <= 0.57 * their_looks
+        assert lag <= 0.5 * their_lag
+
+    def test_keys_learn_apart(self) -> None:
+        schedule = Learned()
+        watch(schedule, 80.0)
+        fresh = Learned().cadence("another", CLIP).next_look(0.0)
+        assert schedule.cadence("another", CLIP).next_look(0.0) == fresh
+        assert schedule.cadence(KEY, CLIP).next_look(0.0) < fresh
+
+    def test_a_dropped_job_is_no_evidence(self) -> None:
+        dropped, clean = Learned(), Learned()
+        for _ in range(50):
+            dropped.cadence(KEY, CLIP).next_look(250.0)
+        for schedule in (dropped, clean):
+            schedule.cadence(KEY, CLIP).finished(140.0, 145.0)
+        assert dropped.cadence(KEY, CLIP).next_look(0.0) == clean.cadence(KEY, CLIP).next_look(0.0)
+
+    @pytest.mark.parametrize("lag_per_look", [0.0, -1.0, inf, nan])
+    def test_refuses_a_lambda_that_is_none(self, lag_per_look: float) -> None:
+        with pytest.raises(ValueError, match="lag_per_look"):
+            Learned(lag_per_look)
+
+
+class TestState:
+    def test_survives_json_and_starts_where_it_stopped(self) -> None:
+        schedule = Learned()
+        for ended in (90.0, 95.0, 100.0, 105.0):
+            watch(schedule, ended)
+        schedule.cadence(KEY, CLIP).abandoned(130.0)
+        state = json.loads(json.dumps(schedule.state(), allow_nan=False))
+        restored = Learned()
+        restored.restore(state)
+        assert restored.state() == state
+        there, here = (one.cadence(KEY, CLIP) for one in (schedule, restored))
+        assert looks_of(here, 10) == pytest.approx(looks_of(there, 10), rel=1e-3)
+
+    def test_is_small_however_many_jobs_there_were(self) -> None:
+        schedule = Learned()
+        for place in range(300):
+            schedule.cadence(KEY, CLIP).finished(140.0 + place % 9, 150.0 + place % 9)
+        assert len(json.dumps(schedule.state())) < 1500
+        restored = Learned()
+        restored.restore(schedule.state())
+        there, here = (one.cadence(KEY, CLIP) for one in (schedule, restored))
+        assert looks_of(here, 10) == pytest.approx(looks_of(there, 10), rel=0.03)
+
+    def test_does_not_replace_what_was_learned_here(self) -> None:
+        schedule = Learned()
+        watch(schedule, 147.0)
+        before = schedule.state()
+        schedule.restore({"version": 1, "ends": {KEY: [[1.0, 2.0]]}})
+        assert schedule.state() == before
+
+    @pytest.mark.parametrize(
+        "state",
+        [
+            {},
+            {"version": 2, "ends": {KEY: [[1.0, 2.0]]}},
+            {"version": 1, "ends": [1, 2]},
+            {"version": 1, "ends": {KEY: None}},
+            {"version": 1, "ends": {KEY: [1, None, "x", [1], [None, 2], ["a", "b"], [nan, 1.0], [0, None]]}},
+        ],
+    )
+    def test_what_cannot_be_read_is_ignored(self, state: dict[str, object]) -> None:
+        schedule = Learned()
+        schedule.restore(state)
+        assert schedule.cadence(KEY, CLIP).next_look(0.0) == Learned().cadence(KEY, CLIP).next_look(0.0)
+
+
+class TestContest:
+    def test_nobody_is_due_before_their_next_look(self) -> None:
+        contest = Contest[str]()
+        cadence = Progressive(10).cadence(KEY, CLIP)
+        contest.enter("late", cadence, submitted=5.0)
+        contest.enter("early", cadence, submitted=0.0)
+        assert contest.next_due() == 10.0
+        assert contest.award(9.9) is None
+        assert [contest.award(10.0), contest.award(10.0)] == ["early", None]
+        assert contest.next_due() == 15.0
+        assert len(contest) == 1
+
+    def test_an_empty_contest_is_never_due(self) -> None:
+        assert Contest[str]().next_due() == inf
+        assert Contest[str]().award(1e9) is None
+
+    def test_the_job_near_its_end_goes_before_the_one_that_waited_longer(self) -> None:
+        schedule = Learned()
+        contest = Contest[str]()
+        contest.enter("young", schedule.cadence(KEY, CLIP), submitted=70.0)
+        contest.enter("ripe", schedule.cadence(KEY, CLIP), submitted=0.0, last=100.0)
+        assert [contest.award(200.0), contest.award(200.0)] == ["ripe", "young"]
+
+    def test_price_is_the_claim_that_won(self) -> None:
+        contest = Contest[str]()
+        cadence = Learned(0.5).cadence(KEY, CLIP)
+        contest.enter("job", cadence, submitted=1000.0)
+        assert contest.award(1000.0 + cadence.next_look(0.0)) == "job"
+        assert contest.price == pytest.approx(0.5, rel=1e-6)
+
+    def test_a_job_that_left_is_not_awarded(self) -> None:
+        contest = Contest[str]()
+        for name in ("one", "two"):
+            contest.enter(name, Progressive(1).cadence(KEY, CLIP), submitted=0.0)
+        contest.leave("one")
+        contest.leave("unknown")
+        assert [contest.award(5.0), contest.award(5.0)] == ["two", None]
+        assert contest.next_due() == inf
+
+    def test_entering_again_replaces(self) -> None:
+        contest = Contest[str]()
+        for _ in range(2):
+            contest.enter("one", Progressive(1).cadence(KEY, CLIP), submitted=0.0)
+        assert [contest.award(5.0), contest.award(5.0)] == ["one", None]
+
+    def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
+        contest = Contest[int]()
+        for job in range(1000):
+            contest.enter(job, Progressive(1).cadence(KEY, CLIP), submitted=0.0)
+            contest.leave(job)
+        assert len(contest) == 0
+        assert len(contest._waiting) + len(contest._due) <= 64
+
+    def test_companions_are_the_soonest_due_and_leave_as_well(self) -> None:
+        contest = Contest[int]()
+        for job in range(6):
+            contest.enter(job, Progressive(10).cadence(KEY, CLIP), submitted=float(job))
+        assert contest.award(10.0) == 0
+        assert contest.companions(13.0, room=2) == [1, 2]
+        assert contest.companions(13.0, room=9) == [3]
+        assert contest.award(15.0) in {4, 5}
+        assert len(contest.companions(15.0, room=9)) == 1
+        assert len(contest) == 0
+
+    @given(
+        st.lists(st.tuples(st.floats(0.0, 300.0), st.floats(0.0, 1.0)), min_size=1, max_size=30),
+        st.lists(st.floats(0.0, 20.0), min_size=1, max_size=30),
+    )
+    def test_each_award_is_the_highest_claim(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
+        """The lazy heap agrees with asking every job, whatever the moments of asking."""
+        schedule = Learned()
+        contest = Contest[int]()
+        bids: dict[int, tuple[Cadence, float, float]] = {}
+        for job, (age, looked) in enumerate(jobs):
+            cadence = schedule.cadence(KEY, CLIP)
+            submitted, last = 300.0 - age, 300.0 - age * looked
+            contest.enter(job, cadence, submitted=submitted, last=last)
+            bids[job] = cadence, submitted, last
+        for now in accumulate(gaps, initial=300.0):
+            claims = {
+                job: cadence.accrued(last - submitted, now - submitted)
+                for job, (cadence, submitted, last) in bids.items()
+                if submitted + cadence.next_look(last - submitted) <= now
+            }
+            winner = contest.award(now)
+            assert (winner is None) == (not claims)
+            if winner is not None:
+                assert claims[winner] == pytest.approx(max(claims.values()), abs=1e-6)
+                assert contest.price == pytest.approx(claims[winner])
+                del bids[winner]
+
+    def test_nobody_starves_when_looks_are_far_too_few(self) -> None:
+        """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
+        contest = Contest[int]()
+        cadences = [Learned().cadence(KEY, CLIP) for _ in range(200)]
+        for job, cadence in enumerate(cadences):
+            contest.enter(job, cadence, submitted=float(job % 40))
+        last: dict[int, float] = {}
+        for now in range(300, 3000):
+            winner = contest.award(float(now))
+            assert winner is not None
+            assert now - last.get(winner, 300.0) <= 400.0
+            last[winner] = float(now)
+            contest.enter(winner, cadences[winner], submitted=float(winner % 40), last=float(now))
+        assert len(last) == 200
+        assert min(last.values()) > 2400
+
+    def test_few_claims_are_computed_per_award(self) -> None:
+        """1 000 jobs, all due: finding the highest claim does not ask each of them."""
+        asked = 0
+
+        class Counting:
+            def __init__(self, cadence: Cadence) -> None:
+                self._cadence = cadence
+
+            def next_look(self, last: float) -> float:
+                return self._cadence.next_look(last)
+
+            def accrued(self, last: float, now: float) -> float:
+                nonlocal asked
+                asked += 1
+                return self._cadence.accrued(last, now)
+
+            def finished(self, after: float, by: float) -> None: ...
+            def abandoned(self, at: float) -> None: ...
+
+        schedule = Learned()
+        random = Random(1)  # noqa: S311  a repeatable draw
+        contest = Contest[int]()
+        for job in range(1000):
+            contest.enter(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0))
+        assert contest.award(400.0) is not None
+        asked = 0
+        for second in range(500):
+            assert contest.award(400.0 + second) is not None
+        assert asked < 500 * 20

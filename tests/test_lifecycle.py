@@ -1,0 +1,108 @@
+"""Whatever order, repetition or loss of readings: the log is monotone and ends in the same state."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kling_async._lifecycle import RANK, advance
+from kling_async._models import Artifact, Event, Failure, Reading, Source, Status
+
+SOURCES: list[Source] = ["submit", "poll", "stream", "webhook", "ledger"]
+
+
+def log(readings: list[Reading], seed: int = 0) -> list[Event]:
+    """The events that the readings make, one a second."""
+    chance = random.Random(seed)
+    events: list[Event] = []
+    for second, reading in enumerate(readings):
+        latest = events[-1] if events else None
+        source = chance.choice(SOURCES)
+        event = advance(latest, reading, source=source, at=1000.0 + second, started=1000.0)
+        if event is not None:
+            events.append(event)
+    return events
+
+
+files = st.lists(
+    st.builds(Artifact, st.just("image"), url=st.sampled_from([f"https://cdn.test/{n}" for n in range(4)])), max_size=3
+).map(tuple)
+running = st.builds(
+    Reading,
+    st.sampled_from([None, Status.PENDING, Status.PROCESSING]),
+    step=st.integers(0, 5),
+    progress=st.none() | st.floats(0, 1),
+    message=st.none() | st.sampled_from(["queued", "rendering"]),
+    artifacts=files,
+)
+ending = st.builds(
+    Reading,
+    st.sampled_from([Status.COMPLETED, Status.FAILED, Status.CANCELLED]),
+    artifacts=files,
+    failures=st.just(()) | st.just((Failure("TIMEOUT", retryable=True),)),
+)
+
+
+@given(st.lists(running | ending, max_size=30), st.integers())
+def test_the_log_is_monotone(readings: list[Reading], seed: int) -> None:
+    events = log(readings, seed)
+    assert [event.seq for event in events] == list(range(len(events)))
+    for before, after in zip(events, events[1:], strict=False):
+        assert not before.status.terminal, "terminal is absorbing"
+        assert (RANK[before.status], before.step) <= (RANK[after.status], after.step)
+        assert (before.progress or 0) <= (after.progress or 0)
+        assert after.artifacts[: len(before.artifacts)] == before.artifacts
+        assert before.at <= after.at
+    for event in events:
+        assert [artifact.index for artifact in event.artifacts] == list(range(len(event.artifacts)))
+        assert len({artifact.identity for artifact in event.artifacts}) == len(event.artifacts)
+
+
+@given(st.lists(running, max_size=10), ending, st.integers())
+def test_any_order_and_repetition_ends_alike(readings: list[Reading], end: Reading, seed: int) -> None:
+    story = [*readings, end]
+    chance = random.Random(seed)
+    scrambled = [chance.choice(story) for _ in range(20)] + story
+    chance.shuffle(scrambled)
+    ends = [log(order)[-1] for order in (story, scrambled, [end])]
+    assert {event.status for event in ends} == {end.status}
+    assert {event.failures for event in ends if end.failures} <= {end.failures}
+    named = {artifact.identity for artifact in end.artifacts}
+    assert all(named <= {artifact.identity for artifact in event.artifacts} for event in ends)
+
+
+@given(st.lists(running | ending, max_size=10))
+def test_repeating_a_story_adds_nothing(readings: list[Reading]) -> None:
+    once, again = log(readings), log([*readings, *readings])
+    assert again == once or not once[-1].status.terminal
+    if once and once[-1].status.terminal:
+        assert again == once
+
+
+def test_an_unknown_status_first_is_pending() -> None:
+    [event] = log([Reading(None)])
+    assert (event.status, event.seq, event.elapsed) == (Status.PENDING, 0, 0.0)
+
+
+def test_a_late_reading_puts_no_old_words_on_a_new_stage() -> None:
+    events = log(
+        [
+            Reading(Status.PROCESSING, step=1, message="preparing"),
+            Reading(Status.PROCESSING, step=2, message="rendering"),
+            Reading(Status.PROCESSING, step=1, message="preparing", progress=0.5),
+        ]
+    )
+    assert (events[-1].message, events[-1].step, events[-1].progress) == ("rendering", 2, 0.5)
+
+
+def test_files_get_the_expiry_that_the_provider_documents() -> None:
+    [event] = log([Reading(Status.COMPLETED, artifacts=(Artifact("image", "https://cdn.test/1"),), lifetime=60.0)])
+    assert event.artifacts[0].expires == datetime.fromtimestamp(1060.0, UTC)
+
+
+def test_the_answer_is_kept_from_the_end_alone() -> None:
+    events = log([Reading(Status.PENDING, raw={"a": 1}), Reading(Status.COMPLETED, raw={"b": 2})])
+    assert [event.raw for event in events] == [None, {"b": 2}]

@@ -1,0 +1,49 @@
+"""Time that jumps: an event loop that never sleeps, because its clock moves on when nothing is ready.
+
+Only for tests without real sockets and worker threads: while one of those works, nothing is "ready" either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import Any
+
+import trio.testing
+
+__all__ = ["JumpingLoop", "backend"]
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """A selector that, instead of sleeping, tells the loop how long it would have slept."""
+
+    slept = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:
+            # Nothing is planned and nothing is ready: only a thread could bring news, or the test hangs for ever.
+            return list(super().select(5))
+        self.slept += timeout
+        return ready
+
+
+class JumpingLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop in virtual time."""
+
+    def __init__(self) -> None:
+        self._jumping = _JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        """The loop's clock, the time jumped over included."""
+        return super().time() + self._jumping.slept
+
+
+def backend(name: str) -> tuple[str, dict[str, Any]]:
+    """What anyio's pytest plugin needs to run a test on `name` (asyncio or trio) in virtual time."""
+    if name == "trio":
+        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+    return "asyncio", {"loop_factory": JumpingLoop}
