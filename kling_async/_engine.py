@@ -112,7 +112,7 @@ class Engine:
             self._transport = _PooledTransport(self.pool)
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, extensions: dict[str, Any]
+        self, method: str, url: str, headers: dict[str, str], body: bytes, extensions: dict[str, Any]
     ) -> Response:
         """Send a request; the response's body is still to be read, and the response to be closed."""
         extensions = {**extensions, "timeout": self._timeout}
@@ -123,9 +123,14 @@ class Engine:
             )
             response: Response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
             return response
-        return await self._transport.handle_async_request(
-            httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
-        )
+        if self.pool is not None:
+            framing = {"host": urlsplit(url).netloc.rpartition("@")[2]}
+            if body:
+                framing["content-length"] = str(len(body))
+            request = httpx.Request(method, url, headers=framing | headers, stream=_Body(body), extensions=extensions)
+        else:
+            request = httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
+        return await self._transport.handle_async_request(request)
 
     @asynccontextmanager
     async def open(self, method: str, url: str, headers: Mapping[str, str]) -> AsyncIterator[Response]:
@@ -141,6 +146,23 @@ class Engine:
         """Close what is ours."""
         if self._owned:
             await self._transport.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, which a connection that breaks leaves unfinished."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._rest: list[bytes] = []
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._rest = [self._content] if self._content else []
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
 
 
 class _PooledTransport(httpx.AsyncBaseTransport):

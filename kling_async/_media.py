@@ -150,7 +150,7 @@ class ArtifactSaver:
         attempt = 0
         while attempt < _ATTEMPTS:
             if attempt:
-                await anyio.sleep(0.5 * 2**attempt)
+                await anyio.sleep(0.25 * 2**attempt)
             attempt += 1
             try:
                 return await self._fetch(artifact, target, directory, progress)

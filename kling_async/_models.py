@@ -66,7 +66,7 @@ class JobRef:
 
     def __post_init__(self) -> None:
         # The id goes into URLs and file names, so anything that could change their meaning is refused here.
-        if not _REF.fullmatch(str(self)):
+        if not (isinstance(self.id, str) and _REF.fullmatch(str(self))):
             raise ValueError(
                 f"{str(self)!r:.200} is not a job reference; one looks like provider/endpoint/id, "
                 "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"

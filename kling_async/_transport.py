@@ -161,14 +161,17 @@ class Lane:
             KlingError: What the flow raises, or what became of a call.
         """
         trace = trace or Trace()
+        call, reply = next(flow), None
         try:
-            call = next(flow)
             while True:
-                call = flow.send(await self.call(call, trace))
+                reply = await self.call(call, trace)
+                call = flow.send(reply)
         except StopIteration as end:
             value: T = end.value
             return value
         except UnreadableReply as error:
+            if reply is not None:
+                self._warn(call, reply, "cannot be used")
             if trace.paid:
                 self._counts["lost"] += 1
                 raise self._lost(error.message) from error
