@@ -38,7 +38,8 @@ from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, 
 from kling_async._poller import Polling
 from kling_async._requests import Request
 from kling_async._sqlite import SqliteLedger
-from kling_async.providers import runblob
+from kling_async.providers import inferencesh, runblob
+from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.runblob import RunBlob
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
+    "InferenceSh",
     "InsufficientCredits",
     "InvalidRequest",
     "Job",
@@ -83,6 +85,7 @@ __all__ = [
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "inferencesh",
     "runblob",
 ]
 

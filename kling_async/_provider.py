@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import SecretStr
@@ -71,6 +72,7 @@ class Features:
         stream: It pushes a job's changes over an open connection.
         cancel: A running job can be cancelled.
         batch: How many jobs one status call can ask about.
+        list: It lists the account's jobs, so that a submission whose answer was lost can be searched for.
         own_id: We choose the job's id, so that a submission whose answer was lost is recovered.
         cost: Unit of the costs it tells; None: it tells none.
         status_calls_per_minute: Its limit on status calls over all jobs of a key; None: none stated.
@@ -80,6 +82,7 @@ class Features:
     stream: bool = False
     cancel: bool = False
     batch: int = 1
+    list: bool = False
     own_id: bool = False
     cost: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
@@ -224,6 +227,22 @@ class Provider(abc.ABC):
         """The push channel of a job; None where the provider has none."""
         del ref
         return None
+
+    def search(self, request: Any, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
+        """Look for jobs that a submission whose answer was lost may have bought.
+
+        Args:
+            request: What was submitted.
+            callback_url: The callback address that went with it; None: none did.
+            since: When it was sent (aware).
+
+        Returns:
+            The jobs that fit, the newest first. None: it was not bought, or is not listed yet, or the provider has no
+            list. More than one: the provider tells nothing by which to choose.
+        """
+        del request, callback_url, since
+        return ()
+        yield  # a flow that never calls
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """What a webhook body says, one entry a job.

@@ -1,22 +1,30 @@
-"""Events as JSON and back, for whoever stores them. Pure."""
+"""Events and requests as JSON and back, for whoever stores them. Pure; no secret passes."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
+import pydantic
 import pydantic_core
 
 from kling_async._models import Artifact, Cost, Event, Failure, Status
+from kling_async._requests import Request
 
-__all__ = ["event_from_json", "event_to_json", "without_secrets"]
+__all__ = ["described", "event_from_json", "event_to_json", "fingerprint", "request_from", "without_secrets"]
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
 _DERIVED = {"saver"}
+_NOT_KEPT = "[not kept]"
 
 
 def event_to_json(event: Event) -> bytes:
@@ -40,6 +48,49 @@ def event_from_json(text: bytes | str) -> Event:
     if cost := record.get("cost"):
         record["cost"] = Cost(Decimal(cost["amount"]), cost["unit"])
     return Event(**_known(Event, record))
+
+
+def described(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
+    """The request as it is stored. Callback addresses often carry a token, so only their host is."""
+    description = request.describe(inline=keep_images)
+    if request.callback_url is not None:
+        parts = urlsplit(request.callback_url)
+        description["callback_url"] = f"{parts.scheme}://{parts.hostname}/{_NOT_KEPT}"
+    stored: Mapping[str, Any] = pydantic_core.to_jsonable_python(description)
+    return stored
+
+
+def request_from(kind: type[RequestT], description: Mapping[str, Any], *, exact: bool = False) -> RequestT | None:
+    """The request that was stored; None: it cannot be made again from what was kept.
+
+    Args:
+        kind: Its class.
+        description: What `described` made of it.
+        exact: It is to be sent, so that a callback address that was not kept is missing, too.
+    """
+    fields = dict(description)
+    if _NOT_KEPT in str(fields.get("callback_url", "")):
+        if exact:
+            return None
+        del fields["callback_url"]
+    try:
+        return kind.model_validate(fields)
+    except pydantic.ValidationError:
+        return None
+
+
+def fingerprint(request: Request) -> str:
+    """Equal for requests that buy the same.
+
+    Where the provider reports to is not part of it; nor are fields that have their default, so that a field that a
+    later version adds makes no conflict.
+    """
+    asked = request.describe()
+    for name, info in type(request).model_fields.items():
+        if name == "callback_url" or getattr(request, name) == info.default:
+            asked.pop(name, None)
+    text = json.dumps([request.endpoint, pydantic_core.to_jsonable_python(asked)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def without_secrets(value: Any, secret: str | None) -> Any:

@@ -42,6 +42,8 @@ FLOORS: dict[str, int] = {
     "_trail": 5,
     "_poller": 5,
     "_job": 5,
+    "_book": 5,
+    "_submission": 5,
     # 6: the client
     "_client": 6,
     # 7: the surface, and what stands on it
