@@ -247,6 +247,11 @@ class Request(BaseModel):
         """The local files it refers to."""
         return [value for value in self._references() if isinstance(value, Path)]
 
+    @property
+    def inline(self) -> bool:
+        """Whether it carries images itself, as bytes or data URIs."""
+        return any(isinstance(value, bytes) or str(value).startswith("data:") for value in self._references())
+
     def _references(self) -> tuple[Reference, ...]:
         found = getattr(self, "references", None) or getattr(self, "reference", None) or ()
         return found if isinstance(found, tuple) else (found,)

@@ -161,8 +161,9 @@ class Lane:
             KlingError: What the flow raises, or what became of a call.
         """
         trace = trace or Trace()
-        call, reply = next(flow), None
+        reply = None
         try:
+            call = next(flow)
             while True:
                 reply = await self.call(call, trace)
                 call = flow.send(reply)
@@ -194,6 +195,7 @@ class Lane:
             nonlocal others
             if not isinstance(failure, _Again):
                 return False
+            trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
             if failure.patient:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1
@@ -371,16 +373,18 @@ class Trace:
 
     Attributes:
         paid: A paid call was begun.
+        lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
         maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
     """
 
     paid: bool = False
+    lost: bool = False
     _steps: int = 0
     _written: bool = False
 
     @property
     def maybe_sent(self) -> bool:
-        return self.paid and (self._written or not self._steps)
+        return self.lost or (self.paid and (self._written or not self._steps))
 
     def begin(self, effect: Effect) -> None:
         """A call of that effect is about to be made."""
