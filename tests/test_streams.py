@@ -326,6 +326,7 @@ async def test_many_readers_share_one_stream(client: Client, server: FakeInferen
 
     async with anyio.create_task_group() as group:
         group.start_soon(job.wait)
+        await anyio.wait_all_tasks_blocked()
         for _ in range(10):
             group.start_soon(read)
     assert len(logs) == 10

@@ -538,8 +538,14 @@ def _same(task: Mapping[str, Any], wanted: Mapping[str, Any], callback: str | No
     """Whether a listed task can be the submission of this input with this callback address."""
     if not isinstance(task.get("id"), str):
         return False
-    if task.get("webhook"):
-        return bool(task["webhook"] == callback)
+    echoed = "webhook" in task
+    if echoed and (task["webhook"] or None) != callback:
+        return False
+    return (echoed and callback is not None) or _asks(task, wanted)
+
+
+def _asks(task: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a listed task is of this app with this input."""
     app, given = task.get("app"), task.get("input")
     if isinstance(app, dict):
         app = f"{app.get('namespace')}/{app.get('name')}"
