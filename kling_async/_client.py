@@ -339,8 +339,8 @@ class Client:
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
 
-        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no job's
-        end makes it raise.
+        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no
+        job's end makes it raise.
         """
         self._require_open()
         followed: set[JobRef] = set()

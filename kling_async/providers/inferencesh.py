@@ -431,7 +431,9 @@ class _TaskStream(Stream):
             field, _, value = line.partition(":")
             line = value.strip()
             if field not in _EVENT_FIELDS:
-                raise self._provider.unreadable(f"a line of its stream begins with {field!r:.40}", self._ref)
+                raise self._provider.unreadable(
+                    f"a line of its stream begins with {self._provider.redact(repr(field), 40)}", self._ref
+                )
             if field == "event":
                 self._event = line
             if field != "data":
