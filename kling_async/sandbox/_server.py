@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from kling_async.sandbox import _pixeldojo, _runblob
+from kling_async.sandbox import _inferencesh, _pixeldojo, _runblob, _runware
 from kling_async.sandbox._account import Account
 from kling_async.sandbox._app import App
 from kling_async.sandbox._clock import Clock
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from kling_async.sandbox._webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
-DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect, _pixeldojo.dialect)
+DIALECTS: tuple[Callable[[World], Dialect], ...] = (
+    _runblob.dialect,
+    _runware.dialect,
+    _inferencesh.dialect,
+    _pixeldojo.dialect,
+)
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
@@ -118,6 +123,14 @@ class Sandbox:
             KeyError: No such provider.
         """
         return self._dialects[provider].api_key
+
+    def habits(self, provider: str) -> Any:
+        """How a provider speaks where its versions differ; change it at any time. None: nothing to choose.
+
+        Raises:
+            KeyError: No such provider.
+        """
+        return self._dialects[provider].habits
 
     def providers(self) -> list[Any]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
