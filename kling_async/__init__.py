@@ -38,9 +38,11 @@ from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, 
 from kling_async._poller import Polling
 from kling_async._requests import Request
 from kling_async._sqlite import SqliteLedger
-from kling_async.providers import inferencesh, runblob
+from kling_async.providers import inferencesh, pixeldojo, runblob, runware
 from kling_async.providers.inferencesh import InferenceSh
+from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
 
 __all__ = [
     "Artifact",
@@ -69,6 +71,7 @@ __all__ = [
     "LedgerFailed",
     "Limits",
     "MemoryLedger",
+    "PixelDojo",
     "Polling",
     "Progressive",
     "ProviderUnavailable",
@@ -76,6 +79,7 @@ __all__ = [
     "Request",
     "Result",
     "RunBlob",
+    "Runware",
     "SqliteLedger",
     "Statistics",
     "Status",
@@ -86,7 +90,9 @@ __all__ = [
     "Unauthorized",
     "WebhookRejected",
     "inferencesh",
+    "pixeldojo",
     "runblob",
+    "runware",
 ]
 
 __version__ = "0.1.0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
@@ -23,8 +25,8 @@ class Job:
     """Handle to one generation.
 
     ``await job`` waits for the end and returns the `Result`; it may be repeated, and many tasks may do it.
-    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has its
-    own place in the log, so a late reader misses nothing.
+    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has
+    its own place in the log, so a late reader misses nothing.
 
     A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
@@ -93,10 +95,8 @@ class Job:
             Where the job stands then. It is not terminal if the time ran out.
         """
         with anyio.move_on_after(timeout):
-            try:
+            with contextlib.suppress(GenerationTimeout):
                 await self._until_end()
-            except GenerationTimeout:
-                pass
         return self.status
 
     async def refresh(self) -> Status:
@@ -131,8 +131,9 @@ class Job:
         return taken
 
     async def _until_end(self) -> None:
+        # One wait to the end, not one an event: a stream is then opened once, not once an event.
         while not self._trail.ended:
-            await self._until_more_than(len(self._trail.events))
+            await self._until_more_than(sys.maxsize)
 
     async def _until_more_than(self, seen: int) -> None:
         try:

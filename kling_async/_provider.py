@@ -269,13 +269,18 @@ class Provider(abc.ABC):
         code, message = stated
         return self.make_error(reply.status, code, message, request_id=reply.headers.get("x-request-id"))
 
+    def classify(self, code: str | None) -> type[KlingError] | None:
+        """The class of error that the provider's code stands for; None: the code does not tell."""
+        return self.codes.get(code or "")
+
     def make_error(
         self, http_status: int | None, code: str | None, message: str | None, *, request_id: str | None = None
     ) -> KlingError:
-        """The typed error for a provider's code (by `codes`) or else for the HTTP status."""
-        kind = self.codes.get(code or "") or _BY_STATUS.get(http_status or 0)
+        """The typed error for a provider's code (by `classify`) or else for the HTTP status."""
+        kind = self.classify(code) or _BY_STATUS.get(http_status or 0)
         if kind is None:
             kind = ProviderUnavailable if (http_status or 0) >= _SERVER_ERROR else InvalidRequest
+        code = code and self.redact(code)
         words = self.redact(": ".join(dict.fromkeys(part for part in (code, message) if part)))
         return kind(
             f"{self.title} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
@@ -311,6 +316,17 @@ class Provider(abc.ABC):
         if not reply.ok:
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
         return reply.json()
+
+    def no_job(self, reply: Reply) -> KlingError:
+        """The error for a paid call's answer that has success status and no job.
+
+        It is a refusal only if it names a code of `codes` that is one. Else it is unreadable, so that what became of
+        the call counts as not known: a job may have been bought.
+        """
+        refusal = self.refusal(reply)
+        if refusal is None or refusal.code not in self.codes or isinstance(refusal, ProviderUnavailable):
+            return self.unreadable("it has success status and no job id")
+        return refusal
 
     def unreadable(self, what: str, ref: JobRef | None = None) -> UnreadableReply:
         """The error for an answer that lacks what the provider documents."""

@@ -71,7 +71,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 def room(module: str) -> str:
     """The entry of `FLOORS` that a module belongs to."""
-    return module.split(".")[0]
+    return module.split(".", maxsplit=1)[0]
 
 
 def is_module(name: str) -> bool:

@@ -95,7 +95,7 @@ class TestSurvival:
 
     def test_lag_is_the_mean_of_what_a_late_look_costs(self) -> None:
         """Against jobs drawn from the law, of those still running at 130 s."""
-        random = Random(8)  # noqa: S311  a repeatable draw
+        random = Random(8)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(40_000)]
         running = [time for time in durations if time > 130.0]
         drawn = sum(max(145.0 - time, 0.0) for time in running) / len(running)
@@ -162,7 +162,7 @@ class TestPosterior:
 
     @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
     def test_finds_the_law_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
-        random = Random(3)  # noqa: S311  a repeatable draw
+        random = Random(3)
         law = Posterior(Law(147.0 * wrong, 0.158))
         for _ in range(100):
             looked = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
@@ -270,7 +270,7 @@ class TestLearned:
     @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
     def test_after_twenty_ends_halves_the_looks_and_the_lag_of_the_documented_schedule(self, wrong: float) -> None:
         """The figure that `benchmarks/cadence` measures in full."""
-        random = Random(5)  # noqa: S311  a repeatable draw
+        random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
         schedule, prior = Learned(0.5), Law(147.0 * wrong, 0.158)
         ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
@@ -475,7 +475,7 @@ class TestContest:
             def abandoned(self, at: float) -> None: ...
 
         schedule = Learned()
-        random = Random(1)  # noqa: S311  a repeatable draw
+        random = Random(1)
         contest = Contest[int]()
         for job in range(1000):
             contest.enter(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0))

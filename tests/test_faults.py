@@ -1,4 +1,4 @@
-"""The fault matrix on real sockets: what the client makes of a provider that misbehaves, judged by the sandbox's counters."""
+"""The fault matrix on real sockets: what the client makes of a provider that misbehaves, judged by its counters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """inference.sh: the app ``klingai/image-o1`` (Kling Image O1).
 
 Wire facts: the app's published page and client examples, ``/docs/api/rest/overview.md`` and the streaming, files and
-errors pages of inference.sh, the official clients (PyPI ``inferencesh`` 0.4.0 to 0.36.0, ``inference-sh/sdk-js`` 0.5.13),
+errors pages of inference.sh, the official clients (PyPI ``inferencesh`` 0.4.0 to 0.36.0, ``inference-sh/sdk-js``),
 and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``). Where they disagree:
 
 - Answers come in three envelopes: ``{"success", "data"}`` (which may state an error at HTTP 200), the bare object, and
@@ -565,8 +565,9 @@ def _progress(percent: Any) -> float | None:
 
 def _cost(events: Any) -> Cost | None:
     """What was used, in dollars, where the events say so; the documented ones carry quantities only."""
-    amounts = [event.get("microcents") for event in events or () if isinstance(event, dict)]
-    known = [amount for amount in amounts if isinstance(amount, int)]
+    listed = events if isinstance(events, list) else []
+    amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
+    known = [amount for amount in amounts if type(amount) is int]
     return Cost(Decimal(sum(known)) / _MICROCENTS, "USD") if known else None
 
 
@@ -581,7 +582,9 @@ def _code(error: Mapping[str, Any], status: Any) -> str | None:
     kind = error.get("type")
     tail = kind.rpartition("/errors/")[2] if isinstance(kind, str) and kind != "about:blank" else None
     code = error.get("code") or tail
-    return code if isinstance(code, str) else _CODE_BY_STATUS.get(status)
+    if isinstance(code, str) and code:
+        return code
+    return _CODE_BY_STATUS.get(status) if isinstance(status, int) else None
 
 
 def _text(value: Any) -> str | None:

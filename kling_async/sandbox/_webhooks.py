@@ -96,7 +96,8 @@ class Courier:
         world.watch(self._notice)
 
     async def run(self) -> None:
-        """Deliver what falls due, until cancelled."""
+        """Deliver what falls due, until cancelled; may be run again, in another loop."""
+        self._changed, self._slots = asyncio.Event(), asyncio.Semaphore(_AT_ONCE)
         try:
             while True:
                 self._changed.clear()
@@ -216,8 +217,8 @@ async def _post(url: str, body: bytes, timeout: float) -> int | None:  # noqa: A
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
-        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\nUser-Agent: kling-sandbox\r\n\r\n"
+        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     try:
         async with asyncio.timeout(timeout):

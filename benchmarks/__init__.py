@@ -1,0 +1,1 @@
+"""Benchmarks: what kling_async costs, measured beside its peers in the same run."""
