@@ -333,7 +333,6 @@ class Client:
                 f"the ledger has not kept all of the request of {key!r} (inline images, callback address): "
                 f"call resubmit({key!r}, request)"
             )
-        await self._buyer.reopen(submission, account.lane)
         return await self._submit(account, request, key, insist=True)
 
     async def follow(self) -> None:
