@@ -143,6 +143,7 @@ class Sandbox:
         fail: str | None = None,
         duration: float | None = None,
         stuck: bool = False,
+        files: int | None = None,
         times: int = 1,
     ) -> None:
         """Decide how the next jobs end.
@@ -152,9 +153,10 @@ class Sandbox:
             fail: Failure code in the provider's words; None: they succeed.
             duration: Simulated seconds from purchase to end; None: as documented by the provider.
             stuck: They never end.
+            files: With `fail`: only so many files of each job fail, and the job itself completes.
             times: How many jobs; several scripts are used in the order of the calls.
         """
-        self.world.script(Ending(fail, duration, stuck), provider=provider, times=times)
+        self.world.script(Ending(fail, duration, stuck, files), provider=provider, times=times)
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
