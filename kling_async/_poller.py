@@ -144,7 +144,7 @@ class Watch:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
-        while len(trail.events) <= seen and not trail.ended:
+        while _unmoved(trail, seen):
             if trail.looking:
                 await trail.change()
                 continue
@@ -180,11 +180,12 @@ class Watch:
         self._enter(trail)
         self._leaders[trail] = None
         try:
-            while len(trail.events) <= seen and not trail.ended:
+            while _unmoved(trail, seen):
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
-                    self._raise_late(trail, seen)
+                    if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
+                        raise DeadlinePassed
                     if self._features.stream:
                         return
                     self._enter(trail)
@@ -196,10 +197,6 @@ class Watch:
         finally:
             del self._leaders[trail]
             self._leave(trail)
-
-    def _raise_late(self, trail: Trail, seen: int) -> None:
-        if not trail.ended and len(trail.events) <= seen and self._clock.now() >= trail.deadline:
-            raise DeadlinePassed
 
     def _enter(self, trail: Trail) -> None:
         """Let the job compete for the next look."""
@@ -345,7 +342,7 @@ class Watch:
         finally:
             self._streams -= 1
         _raise_trouble(trail)
-        if len(trail.events) > seen or trail.ended:
+        if not _unmoved(trail, seen):
             return True
         # The first close after an event is followed by a look at once, further ones when the cadence wants it.
         trail.urgent = trail.urgent or trail.stream_failures == 1
@@ -354,7 +351,7 @@ class Watch:
     async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
         """Wait while a stream is listened to, with a look whenever it is too quiet."""
         patience = _STREAM_START
-        while len(trail.events) <= seen and not trail.ended and trail.trouble is None and not hearing.closed:
+        while _unmoved(trail, seen) and trail.trouble is None and not hearing.closed:
             left = trail.deadline - self._clock.now()
             if left <= 0:
                 return
@@ -392,6 +389,11 @@ class Watch:
         trail.stream_failures += not trail.ended
         hearing.closed = True
         trail.wake()
+
+
+def _unmoved(trail: Trail, seen: int) -> bool:
+    """Whether the wait goes on: the job has no more than `seen` events, and has not ended."""
+    return len(trail.events) <= seen and not trail.ended
 
 
 def _own(error: KlingError) -> KlingError:

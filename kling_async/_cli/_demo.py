@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["demo", "programme"]
 
 _PICTURES = 2
-_SCALE = 0.5  # of the width and height asked for: enough to look at, and made in a second
+_SMALL = {"resolution": "1k"}  # where it can be chosen: enough to look at, and drawn in a moment
 _SHORTEST = 0.05  # s between two looks, however fast time runs
 _LOOKS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule; divided by the speed
 _PROMPTS = (
@@ -64,8 +64,13 @@ def demo(
     with answering(report):
         from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
-        show = _Demo(Sandbox(speed=speed, scale=_SCALE), speed, destination(output), report)
-        run(lambda: show.run(keep=keep), report)
+        show = _Demo(Sandbox(speed=speed), speed, destination(output), report)
+        try:
+            run(lambda: show.run(keep=keep), report)
+        except KeyboardInterrupt:
+            if not show.finished:
+                raise  # otherwise it has ended the sandbox that was kept, as it was told to
+        raise typer.Exit(show.code)
 
 
 @dataclass(slots=True)
@@ -76,6 +81,7 @@ class _Demo:
     speed: float
     directory: Path
     report: Report
+    finished: bool = False
     code: int = 0
 
     async def run(self, *, keep: bool) -> None:
@@ -87,15 +93,15 @@ class _Demo:
             providers = self.sandbox.providers()
             self.report.say(f"On a sandbox, {self.sandbox.url}: nothing is bought, and {self.speed:g} s pass in one.")
             async with Client(providers, polling=polling) as client, anyio.create_task_group() as group:
-                for endpoint, prompt in programme(providers):
-                    group.start_soon(self._make, client, endpoint, endpoint.request(prompt=prompt))
+                for endpoint, request in programme(providers):
+                    group.start_soon(self._make, client, endpoint, request)
+            self.finished = True
+            self.report.settled()
             if keep:
                 self.report.say("The sandbox goes on; Ctrl-C ends it. To send it jobs from another terminal:")
                 for line in exports(self.sandbox):
                     self.report.product(line)
                 await anyio.sleep_forever()
-        if self.code:
-            raise typer.Exit(self.code)
 
     async def _make(self, client: Client, endpoint: Endpoint[Any], request: Request) -> None:
         """One job; its failure is told, and spoils none of the others."""
@@ -109,10 +115,16 @@ class _Demo:
             self.report.failed(problem)
 
 
-def programme(providers: Sequence[Provider]) -> list[tuple[Endpoint[Any], str]]:
+def programme(providers: Sequence[Provider]) -> list[tuple[Endpoint[Any], Request]]:
     """One job at every endpoint of the providers, and at least two pictures; each with a prompt of its own."""
     endpoints = [endpoint for provider in providers for endpoint in provider.endpoints]
     videos = [endpoint for endpoint in endpoints if "duration" in endpoint.request.model_fields]
     pictures = [endpoint for endpoint in endpoints if endpoint not in videos]
     pictures = list(islice(cycle(pictures), max(len(pictures), _PICTURES)))
-    return list(zip([*videos, *pictures], cycle(_PROMPTS)))
+    return [(endpoint, _request(endpoint, text)) for endpoint, text in zip([*videos, *pictures], cycle(_PROMPTS))]
+
+
+def _request(endpoint: Endpoint[Any], prompt: str) -> Request:
+    chosen = {name: value for name, value in _SMALL.items() if name in endpoint.request.model_fields}
+    request: Request = endpoint.request.model_validate({"prompt": prompt, **chosen})
+    return request

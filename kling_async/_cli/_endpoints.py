@@ -37,6 +37,8 @@ def endpoints(
                 print(json.dumps(told))  # noqa: T201  # what was asked for
                 continue
             summary = (each.request.__doc__ or "").partition("\n")[0]
+            if each is not chosen[0][1]:
+                console.print()
             console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {kind.variables[0]}"))
             table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
             table.add_column(no_wrap=True, style="green", min_width=20)

@@ -200,4 +200,4 @@ def _meanings(request: type[Request]) -> dict[str, str]:
     section = inspect.getdoc(request) or ""
     section = section.partition("\nArgs:\n")[2]
     entry = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in entry.findall(section)}
+    return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in entry.findall(section)}

@@ -79,10 +79,7 @@ class LiveReport(PlainReport):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
-        for text in self._products:
-            super().product(text)
-        self._products.clear()
+        self.settled()
         super().__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
@@ -106,6 +103,7 @@ class LiveReport(PlainReport):
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed."""
+        self._unfinished[ref] = event.status
         row = self._rows[ref]
         row.status, row.progress = event.status, event.progress
         if event.status.terminal:
@@ -123,6 +121,13 @@ class LiveReport(PlainReport):
         super().saved(result, paths)
         files = f"{len(paths)} files, " if len(paths) > 1 else ""
         self._rows[result.ref].outcome = f"saved {files}{size(sum(path.stat().st_size for path in paths))}"
+
+    def settled(self) -> None:
+        """The table stands still, and what the user asked for follows."""
+        self._live.stop()
+        for text in self._products:
+            super().product(text)
+        self._products.clear()
 
     def _table(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0), expand=False)

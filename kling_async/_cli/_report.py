@@ -36,17 +36,17 @@ class Report:
 
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
         self._resume = resume
-        self._unfinished: dict[JobRef, None] = {}
+        self._unfinished: dict[JobRef, Status] = {}
         self._words = _Words(self)
 
     def __enter__(self) -> Self:
-        logging.getLogger("kling_async").addHandler(self._words)
+        logging.getLogger().addHandler(self._words)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logging.getLogger("kling_async").removeHandler(self._words)
+        logging.getLogger().removeHandler(self._words)
 
     def say(self, text: str) -> None:
         """Words for a human."""
@@ -57,10 +57,11 @@ class Report:
     def begun(self, ref: JobRef, expected: float | None = None) -> None:
         """A job is followed from now on; it takes about `expected` seconds, if that is known."""
         del expected
-        self._unfinished[ref] = None
+        self._unfinished[ref] = Status.PENDING
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed."""
+        self._unfinished[ref] = event.status
 
     def saving(self, ref: JobRef, done: int, total: int | None) -> None:
         """A part of a job's file has arrived: bytes so far, and in all."""
@@ -83,9 +84,25 @@ class Report:
         """There is nothing to go on with."""
         self._unfinished.pop(ref, None)
 
-    def left(self) -> list[tuple[JobRef, str]]:
-        """The jobs that go on without us, and the command that goes on with each."""
-        return [(ref, self._resume(ref)) for ref in self._unfinished] if self._resume else []
+    def settled(self) -> None:
+        """All jobs have ended; what follows are words."""
+
+    def left(self) -> list[tuple[JobRef, Status, str]]:
+        """The jobs whose files are not saved, where they stand, and the command that goes on with each."""
+        if self._resume is None:
+            return []
+        return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
+
+    def hints(self) -> list[str]:
+        """The same in words; the commands on lines of their own, to be copied."""
+        lines = []
+        for ref, status, command in self.left():
+            if status.terminal:
+                lines.append(f"job {ref} is {status} and not saved; save it with:")
+            else:
+                lines.append(f"job {ref} goes on at its provider; see how it ends with:")
+            lines.append(f"  {command}")
+        return lines
 
 
 class PlainReport(Report):
@@ -96,11 +113,12 @@ class PlainReport(Report):
         print(printable(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
 
     def product(self, text: str) -> None:
-        """A line of what the user asked for, on standard output."""
-        print(printable(text), flush=True)  # noqa: T201  # the same
+        """A line of what the user asked for, on standard output; exactly, where a program reads it."""
+        print(printable(text) if sys.stdout.isatty() else text, flush=True)  # noqa: T201  # the same
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed: its address, where it stands, its age, and the provider's words."""
+        super().event(ref, event)
         progress = f"  {event.progress:.0%}" if event.progress is not None and not event.status.terminal else ""
         message = f"  {printable(event.message)[:200]}" if event.message else ""
         self.say(f"{ref}  {event.status}  {duration(event.elapsed)}{progress}{message}")
@@ -124,16 +142,14 @@ class PlainReport(Report):
         self.say(f"error: {first}")
         for line in rest:
             self.say(line)
-        self._hint()
+        for hint in self.hints():
+            self.say(hint)
 
     def interrupted(self) -> None:
         """How to go on."""
         self.say("interrupted")
-        self._hint()
-
-    def _hint(self) -> None:
-        for ref, command in self.left():
-            self.say(f"job {ref} goes on at its provider; see how it ends with: {command}")
+        for hint in self.hints():
+            self.say(hint)
 
 
 class JsonReport(Report):
@@ -145,6 +161,7 @@ class JsonReport(Report):
 
     def event(self, ref: JobRef, event: Event) -> None:
         """``{"type": "event", ...}``: the fields of the event."""
+        super().event(ref, event)
         self.tell(
             type="event",
             ref=str(ref),
@@ -182,12 +199,12 @@ class JsonReport(Report):
         self.tell(type="interrupted", exit_code=INTERRUPTED, **self._unfinished_fields())
 
     def _unfinished_fields(self) -> dict[str, Any]:
-        left = self.left()
-        return {"unfinished": [{"ref": str(ref), "watch": command} for ref, command in left]} if left else {}
+        left = [{"ref": str(ref), "status": status, "watch": command} for ref, status, command in self.left()]
+        return {"unfinished": left} if left else {}
 
 
 class _Words(logging.Handler):
-    """The library's warnings, through the report."""
+    """Warnings, through the report: whatever writes past it would disturb a live table."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(logging.WARNING)
@@ -195,8 +212,8 @@ class _Words(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         arguments = record.args if isinstance(record.args, tuple) else ()
-        if any(isinstance(argument, KlingError) for argument in arguments):
-            return  # what fails for good is raised as well, and told then
+        if record.name == "stamina" or any(isinstance(argument, KlingError) for argument in arguments):
+            return  # a retry is no news, and what fails for good is raised and told then
         self._report.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 

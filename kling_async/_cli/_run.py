@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -18,6 +18,7 @@ from rich.console import Console
 from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command
+from kling_async._cli._text import printable
 from kling_async._client import Client
 from kling_async._errors import (
     ConfigurationError,
@@ -68,11 +69,7 @@ def answering(report: Report) -> Iterator[None]:
         with report:
             yield
     except BrokenPipeError:
-        # Whoever read our output is gone; the interpreter must not try to flush into it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        for ref, command in report.left():
-            last_words = f"job {ref} goes on at its provider; see how it ends with: {command}"
-            print(last_words, file=sys.stderr)  # noqa: T201  # the console is not to be used any more
+        _last_words(report)
         raise typer.Exit(PIPE_CLOSED) from None
     except (CommandError, KlingError, ValidationError, OSError, ImportError) as error:
         problem = explain(error)
@@ -81,6 +78,16 @@ def answering(report: Report) -> Iterator[None]:
     except KeyboardInterrupt:
         report.interrupted()
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _last_words(report: Report) -> None:
+    """Whoever read our output is gone: tell it to standard error, if that is there, and write nothing more."""
+    with suppress(OSError):
+        for hint in report.hints():
+            print(printable(hint), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
+        os.dup2(nowhere, stream.fileno())
 
 
 def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
@@ -102,7 +109,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
                 try:
                     await work()
                 except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
-                    failure.append(error)
+                    failure.append(_first(error))
             group.cancel_scope.cancel()
         return scope.cancelled_caught
 
@@ -111,6 +118,13 @@ def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
         raise failure[0]
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself, out of the groups that task groups make; of several at once, one is told."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _listen(scope: anyio.CancelScope, report: Report, *, task_status: TaskStatus[None]) -> None:
@@ -166,6 +180,7 @@ async def collect(job: Job, directory: Path, report: Report) -> None:
     Raises:
         KlingError: It did not end well, or could not be saved.
     """
+    price = job.cost
     try:
         async for event in job:
             report.event(job.ref, event)
@@ -173,5 +188,7 @@ async def collect(job: Job, directory: Path, report: Report) -> None:
     except (GenerationFailed, GenerationCancelled, JobNotFound):
         report.over(job.ref)
         raise
+    if price is None and result.cost is not None:
+        report.say(f"job {job.ref} cost {result.cost}")
     paths = await result.save(directory, progress=lambda done, total: report.saving(job.ref, done, total))
     report.saved(result, paths)

@@ -11,6 +11,7 @@ __all__ = ["duration", "printable", "size"]
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _KIB = 1024
+_FINE = 10.0  # s below which tenths are shown
 
 
 def printable(text: object) -> str:
@@ -20,9 +21,10 @@ def printable(text: object) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as ``2:05``; one decimal below ten seconds, where that is the news."""
-    if 0 <= seconds < 10:  # noqa: PLR2004  # ten seconds
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    tenths = round(max(seconds, 0.0), 1)
+    if tenths < _FINE:
+        return f"{tenths:.1f} s"
+    minutes, rest = divmod(round(tenths), 60)
     return f"{minutes}:{rest:02d}"
 
 

@@ -96,7 +96,8 @@ class Courier:
         world.watch(self._notice)
 
     async def run(self) -> None:
-        """Deliver what falls due, until cancelled."""
+        """Deliver what falls due, until cancelled; may be run again, in another loop."""
+        self._changed, self._slots = asyncio.Event(), asyncio.Semaphore(_AT_ONCE)
         try:
             while True:
                 self._changed.clear()
@@ -122,6 +123,7 @@ class Courier:
         """Plan the deliveries of a job that was bought or cancelled."""
         habit = self._habits.get(job.provider)
         if habit is None or job.order.callback_url is None:
+            self._hurried.discard(job.id)
             return
         if job.cancelled is not None:
             self._heap = [entry for entry in self._heap if entry[2].job is not job]

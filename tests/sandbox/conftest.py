@@ -15,6 +15,7 @@ from kling_async.sandbox import Sandbox
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+TLS = httpx.create_ssl_context()  # made once: it takes longer than a sandbox takes to start
 VIDEO = "/v1/kling/o3-video"
 PHOTO = "/v1/kling/o3-photo"
 
@@ -37,6 +38,7 @@ def connect() -> Iterator[Callable[[Sandbox], httpx.Client]]:
             headers={"Authorization": f"Bearer {key}"},
             timeout=30,
             trust_env=False,
+            verify=TLS,
         )
         clients.append(client)
         return client

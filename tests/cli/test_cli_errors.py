@@ -1,197 +1,14 @@
-"""The program `kling`, against a real sandbox: what it says, where it says it, its exit codes, and what it buys.
-
-Tests of processes (signals, terminals, pipes) run the program as one; the others call its `main` here.
-"""
+"""What goes wrong: each with a message that names the thing, an exit code of its own, and nothing bought in vain."""
 
 from __future__ import annotations
 
-import io
-import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
-from kling_async._cli import main
-from kling_async._cli._exits import EXITS
-from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
-
-PROGRAM = [sys.executable, "-m", "kling_async._cli"]
-ROOT = Path(__file__).parent.parent
-VIDEO = "runblob/o3-video"
-PHOTO = "runblob/o3-photo"
-QUICK = ("--resolution", "1k")
-PATIENCE = 20.0  # s; no wait of these tests is longer, and none should come near it
-
-Run = Callable[..., "Answer"]
-
-
-class Answer:
-    """What a run of the program left behind."""
-
-    def __init__(self, code: int | None, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    def __repr__(self) -> str:
-        return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox whose clock stands still, and an environment that leads to it."""
-    with Sandbox(speed=0, scale=0.1) as running:
-        for name, value in environment(running).items():
-            monkeypatch.setenv(name, value)
-        yield running
-
-
-def environment(sandbox: Sandbox) -> dict[str, str]:
-    return {"RUNBLOB_API_KEY": sandbox.api_key("runblob"), "RUNBLOB_BASE_URL": sandbox.base_url("runblob")}
-
-
-@pytest.fixture
-def kling(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The program in this process, in a directory of its own."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Answer:
-        capsys.readouterr()
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return Answer(code, out, err)
-
-    return run
-
-
-def spawn(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
-    """The program as a process, whose output is read by a test."""
-    defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([*PROGRAM, *arguments], env=variables, **(defaults | settings))
-
-
-def finish(process: subprocess.Popen[str]) -> Answer:
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert "Traceback" not in err
-    return Answer(process.returncode, out or "", err or "")
-
-
-# --- the usual ways
-
-
-def test_generate_buys_one_job_and_prints_the_path_of_what_it_made(kling: Run, sandbox: Sandbox) -> None:
-    """Standard output has the result and nothing else, so that it can be piped."""
-    sandbox.script(duration=0)
-    answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out", "--timeout", "0.2")
-    assert answer.code == 0, answer
-    [path] = answer.out.splitlines()
-    assert Path(path).parent == Path("out")
-    assert Image.open(path).format == "PNG"
-    assert [line.split()[1] for line in answer.err.splitlines() if line.startswith(PHOTO)] == ["pending", "completed"]
-    assert "$0.0500" in answer.err
-    assert sandbox.counters.jobs_bought == 1
-
-
-def test_generate_json_tells_events_and_the_result(kling: Run, sandbox: Sandbox) -> None:
-    sandbox.script(duration=0)
-    answer = kling("generate", PHOTO, "a fox", *QUICK, "--json", "--timeout", "0.2")
-    assert answer.code == 0, answer
-    *events, result = answer.objects
-    assert [(event["type"], event["seq"], event["status"]) for event in events] == [
-        ("event", 0, "pending"),
-        ("event", 1, "completed"),
-    ]
-    assert result["type"] == "result"
-    assert result["cost"] == {"amount": "0.0500", "unit": "USD"}
-    [artifact] = result["artifacts"]
-    assert artifact["kind"] == "image"
-    assert Path(artifact["path"]).stat().st_size == artifact["bytes"]
-    assert answer.err == ""
-
-
-def test_fields_and_reference_images_reach_the_provider(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
-    Image.new("RGB", (320, 320), "teal").save(tmp_path / "photo.jpg")
-    answer = kling(
-        *("generate", VIDEO, "a boat", "--no-wait", "--duration", "10", "--aspect-ratio", "9:16"),
-        *("--reference", "photo.jpg", "--set", "keep_original_sound=false", "--set", "mode=pro"),
-    )
-    assert answer.code == 0, answer
-    [job] = sandbox.world.jobs.values()
-    sent = job.order.params["sent"]
-    assert (sent["duration"], sent["aspect_ratio"], sent["model"]) == ("10", "9:16", "kling_o3_pro")
-    assert sent["keep_original_sound"] is False
-
-
-def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sandbox: Sandbox) -> None:
-    bought = kling("generate", PHOTO, "a fox", *QUICK, "--no-wait")
-    assert bought.code == 0, bought
-    ref = bought.out.strip()
-    assert ref.startswith(f"{PHOTO}/")
-    assert f"kling watch {ref}" in bought.err
-    sandbox.world.clock.advance(600)
-    watched = kling("watch", ref, "-o", "out")
-    assert watched.code == 0, watched
-    assert Path(watched.out.strip()).is_file()
-    assert sandbox.counters.jobs_bought == 1
-
-
-def test_the_prompt_may_come_from_standard_input(kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ein Fuchs im Schnee, grün\n".encode())))
-    assert kling("generate", PHOTO, "-", "--no-wait").code == 0
-    [job] = sandbox.world.jobs.values()
-    assert job.order.prompt == "ein Fuchs im Schnee, grün"
-
-
-def test_a_prompt_from_standard_input_that_is_not_text_buys_nothing(
-    kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe")))
-    answer = kling("generate", PHOTO, "-")
-    assert (answer.code, sandbox.counters.jobs_bought) == (2, 0)
-    assert "UTF-8" in answer.err
-
-
-def test_endpoints_lists_every_field_of_every_endpoint(kling: Run) -> None:
-    answer = kling("endpoints")
-    assert answer.code == 0, answer
-    for kind in KNOWN:
-        for endpoint in kind.endpoints:
-            assert endpoint.name in answer.out
-            for field in endpoint.request.model_fields:
-                assert re.search(rf"PROMPT|--reference|--{field.replace('_', '-')}|{field}=", answer.out), field
-
-
-def test_endpoints_json_has_the_schema(kling: Run) -> None:
-    [told] = kling("endpoints", VIDEO, "--json").objects
-    assert told["endpoint"] == VIDEO
-    assert set(told["schema"]["properties"]) > {"prompt", "duration"}
-
-
-def test_help_documents_every_exit_code(kling: Run) -> None:
-    for command in ([], ["generate"], ["watch"]):
-        answer = kling(*command, "--help")
-        assert answer.code == 0, answer
-        for code, meaning in EXITS.items():
-            assert re.search(rf"\b{code} +{re.escape(meaning[:40])}", answer.out), answer
-
-
-# --- bad input: told clearly, nothing sent
+from program import PHOTO, QUICK, VIDEO, Run, environment
 
 
 def bad_files(folder: Path) -> None:
@@ -265,9 +82,6 @@ def test_bad_input_as_json_names_the_fields(kling: Run, sandbox: Sandbox) -> Non
     assert not sandbox.counters.requests
 
 
-# --- what goes wrong at the provider: a code for each
-
-
 def test_without_a_key_the_variable_is_named(kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNBLOB_API_KEY")
     answer = kling("generate", VIDEO, "x")
@@ -326,6 +140,17 @@ def test_a_job_that_is_not_there_is_code_7(kling: Run, sandbox: Sandbox) -> None
     assert answer.code == 7, answer
     assert len(answer.err.splitlines()) == 1
     assert sandbox.counters.jobs_bought == 0
+
+
+def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(speed=0) as gone:
+        variables = environment(gone)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    answer = kling("generate", VIDEO, "x")
+    assert answer.code == 8, answer
+    assert "could not be reached" in answer.err
+    assert "stamina" not in answer.err
 
 
 def test_a_result_that_is_no_media_is_code_10_and_can_be_saved_later(kling: Run, sandbox: Sandbox) -> None:
