@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import kling_async
 from kling_async import Client, Polling, Progressive, Runware, Status, runware
 from kling_async._errors import (
     ContentRejected,
@@ -30,7 +31,7 @@ from kling_async._errors import (
 from kling_async._lifecycle import advance
 from kling_async._models import Event, JobRef, Reading
 from kling_async._provider import Accepted
-from kling_async._wire import Call, Effect, Reply
+from kling_async._wire import Call, Effect, Flow, Reply
 from wire_samples import drive
 
 ImageO3 = runware.ImageO3
@@ -621,3 +622,34 @@ async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any
         assert [job.status for job in jobs[1::2]] == [Status.COMPLETED] * 60
         assert not any(job.status.terminal for job in jobs[::2])
         assert len(company.asked) <= 30
+
+
+@pytest.mark.virtual_time
+@pytest.mark.asyncio
+async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> None:
+    """The leader of an array is cancelled before it is sent; the others that were in it are looked at later."""
+    company = Company(anyio.current_time() + 0.5)
+    scopes: dict[kling_async.Job, anyio.CancelScope] = {}
+    left: list[kling_async.Job] = []
+
+    class Interrupting(Runware):
+        def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+            if not left:
+                left.extend(job for job in scopes if job._trail.granted)
+                for job in left:
+                    scopes[job].cancel()
+            return super().poll(refs)
+
+    async def follow(job: kling_async.Job) -> None:
+        with anyio.CancelScope() as scopes[job]:
+            await job.wait()
+
+    polling = Polling(schedule=Progressive(1.0), deadline=60)
+    async with Client(Interrupting("key"), http=httpx.MockTransport(company), polling=polling) as client:
+        jobs = [client.attach(one) for one in many(120)]
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(follow, job)
+    assert left
+    assert [job.status for job in jobs if job not in left] == [Status.COMPLETED] * (120 - len(left))
