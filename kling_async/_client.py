@@ -333,14 +333,13 @@ class Client:
                 f"the ledger has not kept all of the request of {key!r} (inline images, callback address): "
                 f"call resubmit({key!r}, request)"
             )
-        await self._buyer.reopen(submission, account.lane)
         return await self._submit(account, request, key, insist=True)
 
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
 
-        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no job's
-        end makes it raise.
+        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no
+        job's end makes it raise.
         """
         self._require_open()
         followed: set[JobRef] = set()

@@ -223,8 +223,8 @@ class Engines:
         usable = http is None or isinstance(http, str | httpx.AsyncBaseTransport)
         if not usable and not (hasattr(http, "build_request") and hasattr(http, "send")):
             raise ConfigurationError(
-                f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client of "
-                f"the same shape, or a proxy's URL; {type(http).__name__} is none of them"
+                f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client "
+                f"of the same shape, or a proxy's URL; {type(http).__name__} is none of them"
             )
         self._http, self._limits, self._address = http, limits, address
         self._context: ssl.SSLContext | None = None

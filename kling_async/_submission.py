@@ -148,16 +148,20 @@ class Buyer:
             lane: Where the calls go.
             request: What to buy.
             intent: The submission.
-            insist: The user asked for a repetition: one that the provider recognises is sent however old it is.
+            insist: The user asked for a repetition: what failed or may have been bought is bought again, under its own
+                id where the provider recognises that.
 
         Raises:
             KeyConflict: The key was used for another request.
+            ConfigurationError: The user insists, and the job still runs.
             SubmissionUnknown: A job may have been bought, now or earlier; it is not sent again.
             KlingError: It was refused or not sent; the key may be used again.
         """
         if not self._book.kept:
             return await self._pay(lane, request, intent)
         with anyio.CancelScope(shield=True):
+            if insist:
+                await self._reopen(lane, intent)
             taken = await self._book.begin(intent)
         if taken.purchase == intent.purchase:
             return await self._pay(lane, request, intent)
@@ -295,20 +299,18 @@ class Buyer:
             raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
         await self._free(found, "forgotten")
 
-    async def reopen(self, submission: Submission, lane: Lane) -> None:
-        """Take the user's word that the submission is to be sent again.
-
-        Raises:
-            ConfigurationError: Its job still runs.
-        """
+    async def _reopen(self, lane: Lane, intent: Submission) -> None:
+        """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
+        submission = await self._book.ledger.find(key=intent.key)
+        if submission is None or submission.state.free:
+            return
+        _require_same(intent, submission)
         if submission.ref is not None and submission.unfinished:
             raise ConfigurationError(
                 f"the submission {submission.key!r} is job {submission.ref}, which still runs: follow it by resume(), "
                 f"or give it up with forget({submission.key!r})"
             )
-        if submission.ref is None and not submission.state.free and lane.provider.features.own_id:
-            return  # it is sent again under its own id
-        if not submission.state.free:
+        if submission.ref is not None or not lane.provider.features.own_id:
             await self._free(submission, "submitted again")
 
     async def _free(self, submission: Submission, reason: str) -> None:
