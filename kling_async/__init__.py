@@ -24,6 +24,7 @@ from kling_async._errors import (
     JobNotFound,
     KeyConflict,
     KlingError,
+    LedgerFailed,
     ProviderUnavailable,
     RateLimited,
     SubmissionUnknown,
@@ -32,9 +33,11 @@ from kling_async._errors import (
     WebhookRejected,
 )
 from kling_async._job import Job
+from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
+from kling_async._sqlite import SqliteLedger
 from kling_async.providers import inferencesh, pixeldojo, runblob, runware
 from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
@@ -64,7 +67,10 @@ __all__ = [
     "KeyConflict",
     "KlingError",
     "Learned",
+    "Ledger",
+    "LedgerFailed",
     "Limits",
+    "MemoryLedger",
     "PixelDojo",
     "Polling",
     "Progressive",
@@ -74,8 +80,11 @@ __all__ = [
     "Result",
     "RunBlob",
     "Runware",
+    "SqliteLedger",
     "Statistics",
     "Status",
+    "Submission",
+    "SubmissionState",
     "SubmissionUnknown",
     "TransportFailed",
     "Unauthorized",

@@ -6,9 +6,10 @@ httpx's own transport where a proxy is in the way. This is the only file that kn
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -100,7 +101,8 @@ class Engine:
                 limits=httpx.Limits(
                     max_connections=limits.connections,
                     max_keepalive_connections=limits.connections,
-                    keepalive_expiry=limits.keepalive,
+                    # httpx's pool cannot keep old connections from paid calls alone, so here none grows old.
+                    keepalive_expiry=limits.paid_idle,
                 ),
             )
         elif isinstance(http, httpx.AsyncBaseTransport):
@@ -218,20 +220,29 @@ class Engines:
     """The engines of one address, one for each event loop, each made on first use."""
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
+        usable = http is None or isinstance(http, str | httpx.AsyncBaseTransport)
+        if not usable and not (hasattr(http, "build_request") and hasattr(http, "send")):
+            raise ConfigurationError(
+                f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client "
+                f"of the same shape, or a proxy's URL; {type(http).__name__} is none of them"
+            )
         self._http, self._limits, self._address = http, limits, address
         self._context: ssl.SSLContext | None = None
         self._loop: object = None
         self._engine: Engine | None = None
+        self._end: AsyncGenerator[None, None] | None = None
 
     def here(self) -> Engine:
         """The engine of the running event loop."""
         loop = current_token()
         if self._engine is None or loop != self._loop:
-            # An engine of a loop that has ended cannot be closed any more: its sockets ended with the loop.
             if self._context is None:
                 self._context = ssl_context()
             self._engine = Engine(self._http, self._limits, self._address, self._context)
             self._loop = loop
+            self._end = _closing(self._engine)
+            with contextlib.suppress(StopIteration):
+                self._end.__anext__().send(None)  # to its yield; it awaits nothing before
         return self._engine
 
     def statistics(self) -> PoolStatistics | None:
@@ -240,8 +251,21 @@ class Engines:
 
     async def aclose(self) -> None:
         """Close the engine of the running event loop."""
-        engine, self._engine = self._engine, None
-        if engine is not None and current_token() == self._loop:
+        end, self._end, self._engine = self._end, None, None
+        if end is not None and current_token() == self._loop:
+            await end.aclose()
+
+
+async def _closing(engine: Engine) -> AsyncGenerator[None, None]:
+    """Close the engine when this is closed, at the latest by the event loop at its end.
+
+    An engine cannot outlive its loop, and a client that is used over several `asyncio.run` calls is not closed between
+    them. But every loop closes the async generators that were begun in it before it ends.
+    """
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
             await engine.aclose()
 
 

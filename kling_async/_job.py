@@ -11,7 +11,7 @@ import anyio
 
 from kling_async._engine import Engines
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout
-from kling_async._media import ArtifactSaver
+from kling_async._media import ArtifactSaver, Saved
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
 from kling_async._requests import Request
@@ -32,14 +32,23 @@ class Job:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
     """
 
-    __slots__ = ("_engines", "_lane", "_request", "_trail", "_watch")
+    __slots__ = ("_engines", "_lane", "_request", "_saved", "_trail", "_watch")
 
-    def __init__(self, trail: Trail, watch: Watch, lane: Lane, engines: Engines, request: Request | None) -> None:
+    def __init__(
+        self,
+        trail: Trail,
+        watch: Watch,
+        lane: Lane,
+        engines: Engines,
+        request: Request | None,
+        saved: Saved | None = None,
+    ) -> None:
         self._trail = trail
         self._watch = watch
         self._lane = lane
         self._engines = engines
         self._request = request
+        self._saved = saved
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
@@ -165,7 +174,7 @@ class Job:
 
     def _saver(self) -> ArtifactSaver:
         local = self._lane.provider.base_url.startswith("http:")
-        return ArtifactSaver(self._engines, self.ref, local, self._renew)
+        return ArtifactSaver(self._engines, self.ref, local, self._renew, self._saved)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""

@@ -13,7 +13,7 @@ age at which it was last seen running, and says ``T > age`` until it ends.
 
 The evidence is a sum, so the order of completions cannot matter; it is multiplied by `_MEMORY` before each
 new term, so that a provider that became slower is believed after some dozens of jobs. Every likelihood has a
-few percent of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
+tenth of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
 empty the grid.
 
 Looking needs the *predictive* law, a mixture of the cells. Given sigma, the belief about mu is close to
@@ -39,7 +39,7 @@ _MEMORY = 0.995  # weight of the evidence after each later end: the last 200 end
 # the first job be looked at sensibly if they are wrong by a factor of two; about ln sigma as a normal.
 _MEDIAN_SPREAD = 0.3
 _SIGMA_SPREAD = 0.5
-_OUTLIERS = 0.03  # share of jobs that follow no law (a stuck queue), and how wide they scatter
+_OUTLIERS = 0.1  # share of jobs that follow no law (a stuck queue), and how wide they scatter
 _OUTLIER_SIGMA = 1.5
 _RESOLUTION = 0.01  # ends closer than this, relatively, are told apart by no cell of the grid
 _FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is one

@@ -25,7 +25,7 @@ from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._requests import is_secure
 
-__all__ = ["ArtifactSaver", "load", "writable"]
+__all__ = ["ArtifactSaver", "Saved", "load", "writable"]
 
 log = logging.getLogger("kling_async")
 
@@ -99,6 +99,10 @@ class _Expired(Exception):
     """The URL does not work any more."""
 
 
+Saved = Callable[[JobRef, int, Path], Awaitable[None]]
+"""Told that the job's file of that index was saved at that path."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArtifactSaver:
     """Saves the artifacts of one job.
@@ -108,15 +112,24 @@ class ArtifactSaver:
         ref: The job, after which files are named.
         local: Whether plain http to this machine is acceptable, because the provider itself is there (a sandbox).
         renew: Asks the provider for fresh artifacts, for when a URL has expired.
+        saved: Told where each file was saved.
     """
 
     engines: Engines
     ref: JobRef
     local: bool
     renew: Callable[[], Awaitable[tuple[Artifact, ...]]]
+    saved: Saved | None = None
 
     async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         """See `kling_async._models.Saver`."""
+        path = await self._save(artifact, target, directory, progress)
+        if self.saved is not None:
+            with anyio.CancelScope(shield=True):
+                await self.saved(self.ref, artifact.index, path)
+        return path
+
+    async def _save(self, artifact: Artifact, target: Path, directory: bool, progress: Progress | None) -> Path:
         try:
             directory = directory or await anyio.Path(target).is_dir()
             folder = target if directory else target.parent

@@ -111,7 +111,9 @@ class Cost:
     unit: Literal["USD", "credits"]
 
     def __str__(self) -> str:
-        return f"${self.amount}" if self.unit == "USD" else f"{self.amount} credits"
+        if self.unit == "USD":
+            return f"${self.amount}"
+        return f"{self.amount} {'credit' if self.amount == 1 else 'credits'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ their own database has caught up.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ log = logging.getLogger("kling_async")
 
 _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
+_LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
 _STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
 _STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
 _STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
@@ -131,6 +133,7 @@ class Watch:
         self._free = -math.inf  # when the ration allows the next status call
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
+        self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
         self._keeper: Trail | None = None
         self._streams = 0
 
@@ -141,7 +144,7 @@ class Watch:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
-        while len(trail.events) <= seen and not trail.ended:
+        while _unmoved(trail, seen):
             if trail.looking:
                 await trail.change()
                 continue
@@ -177,11 +180,12 @@ class Watch:
         self._enter(trail)
         self._leaders[trail] = None
         try:
-            while len(trail.events) <= seen and not trail.ended:
+            while _unmoved(trail, seen):
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
-                    self._raise_late(trail, seen)
+                    if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
+                        raise DeadlinePassed
                     if self._features.stream:
                         return
                     self._enter(trail)
@@ -193,10 +197,6 @@ class Watch:
         finally:
             del self._leaders[trail]
             self._leave(trail)
-
-    def _raise_late(self, trail: Trail, seen: int) -> None:
-        if not trail.ended and len(trail.events) <= seen and self._clock.now() >= trail.deadline:
-            raise DeadlinePassed
 
     def _enter(self, trail: Trail) -> None:
         """Let the job compete for the next look."""
@@ -212,6 +212,7 @@ class Watch:
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
             self._free -= self._interval
+            self._dismiss(self._companies.pop(trail, []))
         self._appoint()
 
     def _appoint(self) -> None:
@@ -229,16 +230,23 @@ class Watch:
         """Keep the watch, as the leader of `trail`, until a look is awarded to it or there is news of it."""
         self._keeper = trail
         seen = len(trail.events)
+        lingered = self._features.batch == 1
         try:
             while not trail.granted and len(trail.events) == seen and trail.trouble is None:
                 now = self._clock.now()
                 wait = max(self._contest.next_due(), self._free) - now
                 if wait > 0:
+                    lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
                         await trail.change()
+                elif not lingered:
+                    lingered = True
+                    await anyio.sleep(_LINGER)
                 elif (awarded := self._contest.award(now)) is not None:
                     self._spend(now)
                     awarded.granted = True
+                    # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
+                    self._companies[awarded] = self._company(awarded, now)
                     if awarded is not trail:
                         awarded.wake()
         finally:
@@ -252,28 +260,38 @@ class Watch:
             KlingError: What is to be raised to those who wait for `trail`.
         """
         now = self._clock.now()
-        company: list[Trail] = []
-        if self._features.batch > 1:
-            soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
-            company = self._contest.companions(soon, self._features.batch - 1)
+        company = self._companies.pop(trail, None)
+        if company is None:
+            company = self._company(trail, now)
         asked = {t.ref: t for t in (trail, *company)}
         for each in asked.values():
             each.tried, each.urgent = now, False
         try:
             await self._take_in(asked, now)
         finally:
-            for other in company:
-                if other in self._leaders:
-                    self._enter(other)
-                    other.wake()
+            self._dismiss(company)
         _raise_trouble(trail)
+
+    def _company(self, trail: Trail, now: float) -> list[Trail]:
+        """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
+        if self._features.batch == 1:
+            return []
+        soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
+        return self._contest.companions(soon, self._features.batch - 1)
+
+    def _dismiss(self, company: list[Trail]) -> None:
+        """Let those that came along compete again."""
+        for other in company:
+            if other in self._leaders:
+                self._enter(other)
+                other.wake()
 
     async def _take_in(self, asked: dict[JobRef, Trail], now: float) -> None:
         answers: Mapping[JobRef, Reading | KlingError]
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
         except KlingError as error:
-            answers = dict.fromkeys(asked, error)
+            answers = {ref: _own(error) for ref in asked}
         for ref, trail in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
@@ -324,7 +342,7 @@ class Watch:
         finally:
             self._streams -= 1
         _raise_trouble(trail)
-        if len(trail.events) > seen or trail.ended:
+        if not _unmoved(trail, seen):
             return True
         # The first close after an event is followed by a look at once, further ones when the cadence wants it.
         trail.urgent = trail.urgent or trail.stream_failures == 1
@@ -333,7 +351,7 @@ class Watch:
     async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
         """Wait while a stream is listened to, with a look whenever it is too quiet."""
         patience = _STREAM_START
-        while len(trail.events) <= seen and not trail.ended and trail.trouble is None and not hearing.closed:
+        while _unmoved(trail, seen) and trail.trouble is None and not hearing.closed:
             left = trail.deadline - self._clock.now()
             if left <= 0:
                 return
@@ -371,6 +389,18 @@ class Watch:
         trail.stream_failures += not trail.ended
         hearing.closed = True
         trail.wake()
+
+
+def _unmoved(trail: Trail, seen: int) -> bool:
+    """Whether the wait goes on: the job has no more than `seen` events, and has not ended."""
+    return len(trail.events) <= seen and not trail.ended
+
+
+def _own(error: KlingError) -> KlingError:
+    """A copy for one of several jobs: each names its own job, and is raised on its own."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _raise_trouble(trail: Trail) -> None:

@@ -161,8 +161,9 @@ class Lane:
             KlingError: What the flow raises, or what became of a call.
         """
         trace = trace or Trace()
-        call, reply = next(flow), None
+        reply = None
         try:
+            call = next(flow)
             while True:
                 reply = await self.call(call, trace)
                 call = flow.send(reply)
@@ -194,6 +195,7 @@ class Lane:
             nonlocal others
             if not isinstance(failure, _Again):
                 return False
+            trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
             if failure.patient:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1
@@ -371,16 +373,18 @@ class Trace:
 
     Attributes:
         paid: A paid call was begun.
+        lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
         maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
     """
 
     paid: bool = False
+    lost: bool = False
     _steps: int = 0
     _written: bool = False
 
     @property
     def maybe_sent(self) -> bool:
-        return self.paid and (self._written or not self._steps)
+        return self.lost or (self.paid and (self._written or not self._steps))
 
     def begin(self, effect: Effect) -> None:
         """A call of that effect is about to be made."""
@@ -428,12 +432,26 @@ _UNAVAILABLE = 503
 _SERVER_ERROR = 500
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
 _PASSING = frozenset({408, 425})
-_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"})
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
+_PLAIN_SPEAKERS = frozenset(
+    {"httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio", "asyncio", "builtins", "socket", "ssl", "respx"}
+)
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether the error says that no connection was had. Told by its name, which all engines share."""
-    return any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+    """Whether the error says that no connection was had. Told by its name, which all engines share.
+
+    Engines built on another library translate its errors, and not always well: httpx-aiohttp 0.2 calls a connection
+    that was reset a connection that was never made. So a translated error is believed only for what it was before.
+    """
+    named = any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+    origins: list[BaseException] = []
+    origin = error.__cause__ or error.__context__
+    while origin is not None and origin not in origins:
+        origins.append(origin)
+        origin = origin.__cause__ or origin.__context__
+    foreign = [origin for origin in origins if type(origin).__module__.partition(".")[0] not in _PLAIN_SPEAKERS]
+    return named and all(any(kind.__name__ == "ClientConnectorError" for kind in type(o).__mro__) for o in foreign)
 
 
 def _host(call: Call, provider: Provider) -> str:

@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-from math import exp, log
-from statistics import NormalDist
-from typing import TYPE_CHECKING
+from itertools import accumulate, pairwise
 
-if TYPE_CHECKING:
-    from kling_async._cadence import Law
+from benchmarks.cadence.durations import Nature
 
 
-def optimal_looks(law: Law, lag_per_look: float, *, cells: int = 900) -> list[float]:
+def optimal_looks(nature: Nature, lag_per_look: float, *, cells: int = 1500) -> list[float]:
     """The look times, in seconds after submission, that minimise E[lag + lag_per_look * looks].
 
-    Let W(t) = S(t) V(t), with V(t) the cost still to come for a job not finished at t, just looked at. Then W(t) is the
-    minimum over s > t of ``lag_per_look S(t) + integral from t to s of (F(u) - F(t)) du + W(s)``, solved backwards
-    on a grid evenly spaced between the 1e-7 quantiles, with submission as its first point.
+    With F the law, S = 1 - F, and V(t) the cost still to come for a job seen running at t, let W(t) = S(t) V(t). It is
+    the minimum over s > t of ``lag_per_look S(t) + integral from t to s of (F(u) - F(t)) du + W(s)``. It is solved
+    backwards on an even grid over the times at which jobs end, with submission as its first point.
 
     Args:
-        law: The true law.
+        nature: The true law.
         lag_per_look: Seconds of lag that one look is worth.
         cells: Points of the grid.
     """
-    normal = NormalDist()
-    width = normal.inv_cdf(1 - 1e-7)
-    shortest, longest = (law.median * exp(sign * width * law.sigma) for sign in (-1, 1))
-    times = [0.0] + [shortest + (longest - shortest) * at / cells for at in range(cells + 1)]
-    ended = [0.0] + [_ended(law, time) for time in times[1:]]
-    area = [0.0]
-    for at in range(1, len(times)):
-        area.append(area[-1] + (times[at] - times[at - 1]) * (ended[at] + ended[at - 1]) / 2)
-    worth = [0.0] * len(times)
-    chosen = [len(times) - 1] * len(times)
-    for at in range(len(times) - 2, -1, -1):
-
-        def cost(then: int, at: int = at) -> float:
-            return area[then] - area[at] - ended[at] * (times[then] - times[at]) + worth[then]
-
-        best = min(range(at + 1, len(times)), key=cost)
-        chosen[at] = best
-        worth[at] = lag_per_look * (1 - ended[at]) + cost(best)
-    looks = []
-    at = 0
-    while at < len(times) - 1:
-        at = chosen[at]
-        looks.append(times[at])
-    return looks
-
-
-def _ended(law: Law, time: float) -> float:
-    return NormalDist(0.0, law.sigma).cdf(log(time / law.median))
+    first, last = nature.range
+    times = [0.0, *(first + (last - first) * cell / cells for cell in range(cells + 1))]
+    ended = [nature.ended(time) for time in times]
+    slices = (
+        (then - now) * (more + less) / 2
+        for (now, then), (less, more) in zip(pairwise(times), pairwise(ended), strict=True)
+    )
+    area = list(accumulate(slices, initial=0.0))
+    end = len(times) - 1
+    best_next = [end] * len(times)
+    # W(s) plus the integral of F up to s: what "next look at s" costs, but for the terms in F(t).
+    tail = [0.0] * end + [area[end]]
+    for now in range(end - 1, -1, -1):
+        gone = ended[now]
+        best = min(range(now + 1, end + 1), key=lambda then: tail[then] - gone * times[then])
+        best_next[now] = best
+        tail[now] = lag_per_look * (1 - gone) + tail[best] - gone * (times[best] - times[now])
+    looks = [best_next[0]]
+    while looks[-1] < end:
+        looks.append(best_next[looks[-1]])
+    return [times[look] for look in looks]

@@ -60,16 +60,17 @@ class _Class(NamedTuple):
 
 
 # The classes into which runware-sdk 1.8.0 (errors.py) sorts Runware's codes, in its order: the first that fits.
+# Where it looks for a capitalised part we ignore case, for its own rule misses the documented timeoutProvider.
 _CLASSES = (
-    _Class(r".*(Credits|Quota|Balance).*|quotaExceeded|paymentRequired|environmentPaused", InsufficientCredits),
-    _Class(r".*RateLimit.*|rateLimitExceeded", RateLimited, retryable=True),
+    _Class(r"(?i:.*(credits|quota|balance).*)|paymentRequired|environmentPaused", InsufficientCredits),
+    _Class(r"(?i:.*ratelimit.*)", RateLimited, retryable=True),
     _Class(r"(c|providerC)ontentPolicyViolation|(sensitive|unsafe|nsfw)ContentDetected", ContentRejected),
     _Class(r"(prompt|image)Blocked|moderationFailed|invalidProviderContent", ContentRejected),
-    _Class(r".*ApiKey.*|unauthorized|forbidden|permissionDenied|insufficientPermissions", Unauthorized),
+    _Class(r"(?i:.*apikey.*)|unauthorized|forbidden|permissionDenied|insufficientPermissions", Unauthorized),
     _Class(r"auth(entication)?Failed|authTimeout|invalid(Authentication|Credentials)", Unauthorized),
     _Class(r"missingAuthentication|token(Expired|Invalid|Missing|Revoked)", Unauthorized),
     _Class(r"(account|organization|workspace)(Suspended|Disabled)", Unauthorized),
-    _Class(r".*Timeout.*|timeout", ProviderUnavailable, retryable=True),
+    _Class(r"(?i:.*timeout.*)", ProviderUnavailable, retryable=True),
     _Class(r"task(FailedOr)?NotFound|taskCancelled|taskExpired", JobNotFound),
     _Class(r".*(NotFound|Expired)|unknownModel", InvalidRequest),  # what the request names does not exist
     _Class(r"internalServerError|(service|server)Unavailable", ProviderUnavailable, retryable=True),

@@ -393,11 +393,12 @@ class InferenceSh(Provider):
 
     def _reading(self, data: dict[str, Any], stage: _Stage | None) -> Reading:
         if stage is None:
-            return Reading(None, oddity=f"the status {data.get('status')!r:.60}", raw=data)
+            return Reading(None, oddity=f"the status {self.redact(repr(data.get('status')), 60)}", raw=data)
         images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
         if stage.status is Status.COMPLETED and not images:
             return Reading(None, oddity="that the task is completed, without an image", raw=data)
         text = _text(data.get("error"))
+        text = text and self.redact(text, _LONGEST_REASON)
         return Reading(
             stage.status,
             step=stage.step,
@@ -431,7 +432,7 @@ class _TaskStream(Stream):
             field, _, value = line.partition(":")
             line = value.strip()
             if field not in _EVENT_FIELDS:
-                raise self._provider.unreadable(f"a line of its stream begins with {field!r:.40}", self._ref)
+                raise self._provider.unreadable("a line of its stream is neither JSON nor an event", self._ref)
             if field == "event":
                 self._event = line
             if field != "data":
@@ -447,7 +448,8 @@ class _TaskStream(Stream):
         if event == "delta" or said.get("type") == "heartbeat":
             return None
         if event == "error":
-            raise self._provider.unreadable(f"its stream reports {_text(said.get('data') or said)}", self._ref)
+            words = self._provider.redact(_text(said.get("data") or said) or "no reason given")
+            raise self._provider.unreadable(f"its stream reports an error ({words})", self._ref)
         return self._merge(said)
 
     def _merge(self, said: dict[str, Any]) -> Reading | None:
@@ -473,6 +475,7 @@ _CONFLICT = 409
 _PAGES = 20  # of 50 tasks: what a busy account starts within minutes
 _SKEW = timedelta(seconds=60)  # between the provider's clock and ours
 _MICROCENTS = 10**8  # in a dollar
+_LONGEST_REASON = 1000  # characters of a failure's text, which may be a whole traceback
 _EVENT_FIELDS = frozenset({"event", "data", "id", "retry", ""})
 _CODE_BY_STATUS = {401: "unauthorized", 402: "payment_required", 404: "not_found", 429: "rate_limited"}
 # A worker that vanished says nothing about the request; the rest of the failures come as text without a code.
@@ -565,8 +568,9 @@ def _progress(percent: Any) -> float | None:
 
 def _cost(events: Any) -> Cost | None:
     """What was used, in dollars, where the events say so; the documented ones carry quantities only."""
-    amounts = [event.get("microcents") for event in events or () if isinstance(event, dict)]
-    known = [amount for amount in amounts if isinstance(amount, int)]
+    listed = events if isinstance(events, list) else []
+    amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
+    known = [amount for amount in amounts if type(amount) is int]
     return Cost(Decimal(sum(known)) / _MICROCENTS, "USD") if known else None
 
 
@@ -581,7 +585,9 @@ def _code(error: Mapping[str, Any], status: Any) -> str | None:
     kind = error.get("type")
     tail = kind.rpartition("/errors/")[2] if isinstance(kind, str) and kind != "about:blank" else None
     code = error.get("code") or tail
-    return code if isinstance(code, str) else _CODE_BY_STATUS.get(status)
+    if isinstance(code, str) and code:
+        return code
+    return _CODE_BY_STATUS.get(status) if isinstance(status, int) else None
 
 
 def _text(value: Any) -> str | None:

@@ -115,7 +115,7 @@ class O3Video(_RunBlobRequest):
         """The provider's own JSON in our field names, ``mode`` read as ``model``."""
         if "mode" in data:
             mode = data.pop("mode")
-            if mode not in _MODES:
+            if not isinstance(mode, str) or mode not in _MODES:
                 raise ValueError(f"mode is {mode!r:.40}; allowed are 'std' (kling_o3) and 'pro' (kling_o3_pro)")
             if data.get("model", _MODES[mode]) != _MODES[mode]:
                 raise ValueError(f"mode {mode!r} and model {data['model']!r:.40} contradict each other; give one")

@@ -25,7 +25,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
@@ -77,6 +77,13 @@ _PAIRS = {size: name for name, size in _SIZES.items()}
 _USD_PER_IMAGE = {"1k": Decimal("0.028"), "2k": Decimal("0.028"), "4k": Decimal("0.056")}
 
 
+_FORMATS = {"jpeg": "JPG", "png": "PNG", "webp": "WEBP"}
+
+
+def _our_format(value: Any) -> Any:
+    return next((ours for ours, theirs in _FORMATS.items() if value == theirs), value)
+
+
 def _secure(value: str) -> str:
     if not is_secure(value):
         raise ValueError("the upload endpoint must be an https:// URL (http:// only to this machine)")
@@ -104,7 +111,7 @@ class ImageO3(Request):
         count: How many pictures, 1 to 20, each with its own seed.
         output_type: ``URL``, or the pictures themselves in every answer (``base64Data``, ``dataURI``): then jobs cannot
             be asked about together, so it is for few pictures.
-        output_format: ``JPG``, ``PNG`` or ``WEBP``.
+        output_format: ``jpeg``, ``png`` or ``webp``; Runware's own ``JPG``, ``PNG`` and ``WEBP`` are accepted too.
         output_quality: 20 to 99.
         upload_endpoint: A presigned URL to which Runware is to PUT the pictures as raw bytes.
         safety: ``fast`` lets Runware check the pictures; what it found is in `Artifact.flagged`.
@@ -135,7 +142,7 @@ class ImageO3(Request):
     aspect_ratio: AspectRatio = "1:1"
     count: Annotated[int, Field(ge=1, le=20)] = 1
     output_type: Literal["URL", "base64Data", "dataURI"] = "URL"
-    output_format: Literal["JPG", "PNG", "WEBP"] = "JPG"
+    output_format: Annotated[Literal["jpeg", "png", "webp"], BeforeValidator(_our_format)] = "jpeg"
     output_quality: Annotated[int, Field(ge=20, le=99)] = 95
     upload_endpoint: Annotated[str, AfterValidator(_secure)] | None = None
     safety: Literal["none", "fast"] = "none"
@@ -268,16 +275,22 @@ class Runware(Provider):
             timeout=_SYNC_PATIENCE if request.delivery == "sync" else None,
             max_bytes=_INLINE_ROOM if task.inline else _ROOM,
         )
-        for _ in range(2):  # an answer without a word of the task is a lost one: the same task is sent again
-            said = self._taken((yield call), task)
-            if said is not None:
-                return Accepted(task.id, replace(said, lifetime=request.ttl))
-        raise self.unreadable("it says nothing of the task that was sent")
+        sync = request.delivery == "sync"
+        for last in (False, True):  # where the answer does not tell, the same task is sent again: twice is once
+            try:
+                said = self._taken((yield call), task, sync=sync)
+            except ProviderUnavailable:
+                if last:
+                    raise
+                continue
+            return Accepted(task.id, replace(said, lifetime=request.ttl))
+        raise AssertionError("the last attempt returns or raises")
 
-    def _taken(self, reply: Reply, task: Task) -> Reading | None:
-        """What the answer to a submission says of the task; None: nothing.
+    def _taken(self, reply: Reply, task: Task, *, sync: bool) -> Reading:
+        """What the answer to a submission says of the task.
 
         Raises:
+            ProviderUnavailable: It does not tell whether the task was taken.
             KlingError: The task was refused.
         """
         rows, errors = entries(reply.json())
@@ -287,10 +300,12 @@ class Runware(Provider):
             return Reading(Status.PENDING)
         if not reply.ok:
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
-        if not rows and any("status" not in row for row in errors):
-            raise self._refused(errors[0], reply)
         if not rows and not errors:
-            return None
+            raise self.unreadable("it says nothing of the task that was sent")
+        if not rows and "status" not in errors[0]:
+            refusal = self._refused(errors[0], reply)
+            if not (sync and isinstance(refusal, ProviderUnavailable)):  # in the final answer, it is the job's end
+                raise refusal
         said = self._reading(task, Answer(rows, errors))
         # It was accepted, whatever is wrong with what it says of the images: a poll will tell.
         return Reading(Status.PENDING) if isinstance(said, KlingError) else said
@@ -335,8 +350,8 @@ class Runware(Provider):
             uuid: self._refused(strays[0], reply) if strays else self.make_error(reply.status, None, None)
             for uuid in silent
         }
-        one_of_them = (reply.ok or reply.status in _SPOILED) and not isinstance(errors[silent[0]], _NOT_THE_TASKS)
-        if len(silent) == 1 or not one_of_them:
+        spoiled = reply.ok or reply.status in _SPOILED
+        if len(uuids) == 1 or not spoiled or isinstance(errors[silent[0]], _NOT_THE_TASKS):
             return found | errors
         middle = len(silent) if found else len(silent) // 2
         for part in (silent[:middle], silent[middle:]):
@@ -420,7 +435,7 @@ def _payload(request: ImageO3, key: str, callback: str | None) -> dict[str, Any]
         "height": request.height,
         "numberResults": request.count,
         "outputType": request.output_type,
-        "outputFormat": request.output_format,
+        "outputFormat": _FORMATS[request.output_format],
         "outputQuality": request.output_quality,
         "includeCost": request.include_cost,
         "deliveryMethod": request.delivery,

@@ -73,6 +73,8 @@ class Dialect:
             request to this path, and, where the wait is told in the body, with these seconds.
         client: Makes the library's provider object from a key and a base URL (imported when called).
         webhook: How it calls back; None: it never does.
+        habits: How it speaks where the provider's versions differ; an object that tests may change. None: nothing to
+            choose.
         base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
     """
 
@@ -82,6 +84,7 @@ class Dialect:
     error_body: Callable[[int, str, float | None], Any]
     client: Callable[[str, str], Any]
     webhook: Webhook | None = None
+    habits: Any = None
     base_path: str = ""
 
 

@@ -123,6 +123,7 @@ class Courier:
         """Plan the deliveries of a job that was bought or cancelled."""
         habit = self._habits.get(job.provider)
         if habit is None or job.order.callback_url is None:
+            self._hurried.discard(job.id)
             return
         if job.cancelled is not None:
             self._heap = [entry for entry in self._heap if entry[2].job is not job]

@@ -136,9 +136,7 @@ def test_connections_are_counted(sandbox: Sandbox) -> None:
 
 def test_without_the_extra_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['starlette'] = None; import kling_async.sandbox"
-    run = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 1
     assert "ImportError: the sandbox needs starlette" in run.stderr
     assert "pip install 'kling-async[sandbox]'" in run.stderr
@@ -146,7 +144,7 @@ def test_without_the_extra_the_import_says_what_to_install() -> None:
 
 def test_importing_the_library_does_not_import_the_server() -> None:
     code = "import sys, kling_async; sys.exit(bool({'starlette', 'uvicorn', 'PIL', 'av'} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)  # noqa: S603 - our own interpreter
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert run.returncode == 0
 
 
@@ -159,7 +157,7 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter
+        process = subprocess.Popen(
             [sys.executable, "-m", "kling_async.sandbox", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -60,9 +60,7 @@ def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(world: World, ac
 def test_a_failed_job_is_refunded_once_at_its_end(world: World, account: Account) -> None:
     world.script(Ending(fail="X", duration=10))
     world.submit(_order(account))
-    assert [account.balance(moment) for moment in (0, 9.9, 10, 11)] == [Decimal("0.5")] * 2 + [
-        Decimal("1.0")
-    ] * 2
+    assert [account.balance(moment) for moment in (0, 9.9, 10, 11)] == [Decimal("0.5")] * 2 + [Decimal("1.0")] * 2
 
 
 def test_a_chosen_id_is_taken_once(world: World, account: Account) -> None:
@@ -165,7 +163,7 @@ def test_no_job_ever_goes_back(seed: int, ending: Ending, moments: list[float]) 
 
 
 def _dice(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - a simulation
+    return random.Random(seed)
 
 
 def _rank(phase: Phase) -> int:
