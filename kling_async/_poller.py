@@ -458,14 +458,20 @@ class Watch:
         if stream is None or self._clock.now() >= trail.deadline:
             return False
         hearing = _Hearing(stream)
+        failure: Exception | None = None
         self._streams += 1
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._hear, trail, hearing)
-                await self._mind(trail, seen, hearing)
+                try:
+                    await self._mind(trail, seen, hearing)
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in a group
+                    failure = error
                 group.cancel_scope.cancel()
         finally:
             self._streams -= 1
+        if failure is not None:
+            raise failure
         _raise_trouble(trail)
         if not _unmoved(trail, seen):
             return True
@@ -487,7 +493,6 @@ class Watch:
             if wait.cancelled_caught and patience < left:
                 patience = min(2 * patience, _STREAM_SILENCE)
                 now = trail.tried = await self._turn()
-                # Trouble is left on the trail: raised here, it would come out of the task group wrapped in a group.
                 await self._take_in({trail.ref: trail}, now)
 
     async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
