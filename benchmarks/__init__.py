@@ -1,1 +1,1 @@
-"""Benchmarks. Each one writes its tables and charts into `benchmarks/results`."""
+"""Benchmarks: what kling_async costs, measured beside its peers in the same run."""

@@ -1,6 +1,7 @@
 """What the pool holds: one httpcore connection with its socket, and the shelf of idle ones."""
 
 import contextlib
+import math
 import ssl
 from collections import OrderedDict, deque
 from collections.abc import Iterable
@@ -29,15 +30,26 @@ def origin_of(url: httpcore.URL) -> Origin:
 class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
     """The network of one connection: dials once, then is the stream.
 
-    It knows two things that httpcore does not tell: whether any byte came since `heard` was last cleared, and
-    which socket is open, even if the request was cancelled between connecting and the end of the TLS
-    handshake, where httpcore drops the socket without closing it.
+    It knows what httpcore does not tell: which socket is open, even if the request was cancelled between
+    connecting and the end of the TLS handshake, where httpcore drops the socket without closing it.
+
+    And it keeps one HTTP/2 request from ruining the others on the connection: a write may carry frames of
+    them all, so it is shielded from the cancellation of the one that does the writing. It is bounded by the
+    write timeout, and by the size of a frame.
+
+    Attributes:
+        multiplexed: Whether HTTP/2 was agreed on (or is known beforehand).
+        heard: Whether any byte came since this was last cleared.
+        torn: Whether a write was broken off all the same, by an error or by `asyncio.Task.cancel`, which no
+            shield stops. Frames are missing then, and no request on the connection can count on an answer.
     """
 
-    def __init__(self, backend: httpcore.AsyncNetworkBackend) -> None:
+    def __init__(self, backend: httpcore.AsyncNetworkBackend, *, multiplexed: bool) -> None:
         self._backend = backend
         self._stream: httpcore.AsyncNetworkStream | None = None
+        self.multiplexed = multiplexed
         self.heard = False
+        self.torn = False
 
     @property
     def dialled(self) -> bool:
@@ -70,6 +82,8 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
     ) -> Self:
         """Do the TLS handshake, and become the encrypted stream."""
         self._stream = await self._connected.start_tls(ssl_context, server_hostname, timeout)
+        ssl_object = self._stream.get_extra_info("ssl_object")
+        self.multiplexed |= ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2"
         return self
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # the same
@@ -80,8 +94,16 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
-        """Send."""
-        await self._connected.write(buffer, timeout)
+        """Send, and remember if it was broken off."""
+        try:
+            if self.multiplexed:
+                with anyio.CancelScope(shield=True):
+                    await self._connected.write(buffer, timeout)
+            else:
+                await self._connected.write(buffer, timeout)
+        except BaseException:
+            self.torn = True
+            raise
 
     async def aclose(self) -> None:
         """Close the socket, if there is one. Idempotent."""
@@ -102,11 +124,11 @@ class Connection:
         wire: Its socket.
         displaced: The connection that was given up for this one and must be closed before this one dials.
         requests: How many it carries now.
-        multiplexed: Whether it can carry several at once; shows when the first is answered.
-        last_used: When an answer last ended, in seconds on the event loop's clock.
+        last_used: When it last answered, in seconds on the event loop's clock. One that never did counts as
+            expired: httpcore's HTTP/2 connections do not survive a cancellation of their first request.
     """
 
-    __slots__ = ("displaced", "http", "last_used", "multiplexed", "origin", "requests", "wire")
+    __slots__ = ("displaced", "http", "last_used", "origin", "requests", "wire")
 
     def __init__(
         self,
@@ -120,13 +142,12 @@ class Connection:
         self.wire = wire
         self.displaced = displaced
         self.requests = 1
-        self.multiplexed = False
-        self.last_used = 0.0
+        self.last_used = -math.inf
 
     @property
     def usable(self) -> bool:
-        """Whether another request may be sent on it. A busy HTTP/1.1 connection is not usable."""
-        return self.wire.dialled and self.http.is_available()
+        """Whether it is sound, and may carry another request: not while it is busy, if it speaks HTTP/1.1."""
+        return self.wire.dialled and not self.wire.torn and self.http.is_available()
 
     async def make_room(self) -> None:
         """Close the connection whose slot this one took."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import AsyncIterator, Generator
 from typing import Any
 
@@ -9,7 +11,7 @@ import anyio
 
 from kling_async._engine import Engines
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout
-from kling_async._media import ArtifactSaver
+from kling_async._media import ArtifactSaver, Saved
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
 from kling_async._requests import Request
@@ -23,21 +25,30 @@ class Job:
     """Handle to one generation.
 
     ``await job`` waits for the end and returns the `Result`; it may be repeated, and many tasks may do it.
-    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has its
-    own place in the log, so a late reader misses nothing.
+    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has
+    its own place in the log, so a late reader misses nothing.
 
     A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
     """
 
-    __slots__ = ("_engines", "_lane", "_request", "_trail", "_watch")
+    __slots__ = ("_engines", "_lane", "_request", "_saved", "_trail", "_watch")
 
-    def __init__(self, trail: Trail, watch: Watch, lane: Lane, engines: Engines, request: Request | None) -> None:
+    def __init__(
+        self,
+        trail: Trail,
+        watch: Watch,
+        lane: Lane,
+        engines: Engines,
+        request: Request | None,
+        saved: Saved | None = None,
+    ) -> None:
         self._trail = trail
         self._watch = watch
         self._lane = lane
         self._engines = engines
         self._request = request
+        self._saved = saved
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
@@ -84,10 +95,8 @@ class Job:
             Where the job stands then. It is not terminal if the time ran out.
         """
         with anyio.move_on_after(timeout):
-            try:
+            with contextlib.suppress(GenerationTimeout):
                 await self._until_end()
-            except GenerationTimeout:
-                pass
         return self.status
 
     async def refresh(self) -> Status:
@@ -122,8 +131,9 @@ class Job:
         return taken
 
     async def _until_end(self) -> None:
+        # One wait to the end, not one an event: a stream is then opened once, not once an event.
         while not self._trail.ended:
-            await self._until_more_than(len(self._trail.events))
+            await self._until_more_than(sys.maxsize)
 
     async def _until_more_than(self, seen: int) -> None:
         try:
@@ -164,7 +174,7 @@ class Job:
 
     def _saver(self) -> ArtifactSaver:
         local = self._lane.provider.base_url.startswith("http:")
-        return ArtifactSaver(self._engines, self.ref, local, self._renew)
+        return ArtifactSaver(self._engines, self.ref, local, self._renew, self._saved)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""

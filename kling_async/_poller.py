@@ -2,22 +2,29 @@
 
 Theory of operation
 -------------------
-There is no background task. Whoever waits for a job calls `Watch.follow`, and one task of those that wait for the same
-job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into the
-watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls are
-rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
+There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
+job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
+the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls
+are rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
 leader, which makes the call. A keeper that leaves, for whatever reason, wakes another to take its place.
 
 So ten thousand waiting jobs hold one timer; a ration is served in the order of the claims, whoever waits; and where a
 status call can ask about many jobs, those due soon travel with the one that is due now.
 
-A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break for
-`Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before their
-own database has caught up.
+Where the provider has streams, the leader listens to one instead (half of the lane's connections serve that). A stream
+is believed once it has told where the job stands, and then checked by a look only when it is quiet for long; until then
+looks go on beside it, ever further apart. So what happened before it was open is not missed, and a stream that stays
+open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before the job's
+end is opened again after a look; when that has happened several times without an event between, looks alone go on.
+
+A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+their own database has caught up.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping
@@ -39,8 +46,10 @@ log = logging.getLogger("kling_async")
 
 _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
-_STREAM_SPELL = 60.0  # s after which a stream is left for a look: a stream that went silent looks like a quiet job
-_STREAM_FAILURES = 5  # in a row, before a job is polled instead
+_LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
+_STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
+_STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
+_STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +107,15 @@ class _Bounded:
         self.trail.cadence.abandoned(at)
 
 
+@dataclass(slots=True)
+class _Hearing:
+    """An open stream: whether it has told anything about the job yet, and whether it has closed."""
+
+    stream: Stream
+    spoken: bool = False
+    closed: bool = False
+
+
 class Watch:
     """The looking at all jobs of one lane.
 
@@ -115,6 +133,7 @@ class Watch:
         self._free = -math.inf  # when the ration allows the next status call
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
+        self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
         self._keeper: Trail | None = None
         self._streams = 0
 
@@ -125,7 +144,7 @@ class Watch:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
-        while len(trail.events) <= seen and not trail.ended:
+        while _unmoved(trail, seen):
             if trail.looking:
                 await trail.change()
                 continue
@@ -142,10 +161,16 @@ class Watch:
         Raises:
             KlingError: As of `follow`.
         """
-        while (wait := self._free - self._clock.now()) > 0:
-            await anyio.sleep(wait)
-        self._spend(self._clock.now())
+        await self._turn()
         await self._ask(trail)
+
+    async def _turn(self) -> float:
+        """Wait until the ration allows a look, and take it. Returns the time."""
+        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+            await anyio.sleep(wait)
+        now = self._clock.now()
+        self._spend(now)
+        return now
 
     async def _lead(self, trail: Trail, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
@@ -155,11 +180,11 @@ class Watch:
         self._enter(trail)
         self._leaders[trail] = None
         try:
-            while len(trail.events) <= seen and not trail.ended:
+            while _unmoved(trail, seen):
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
-                    if len(trail.events) <= seen and self._clock.now() >= trail.deadline:
+                    if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return
@@ -187,6 +212,7 @@ class Watch:
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
             self._free -= self._interval
+            self._dismiss(self._companies.pop(trail, []))
         self._appoint()
 
     def _appoint(self) -> None:
@@ -204,16 +230,23 @@ class Watch:
         """Keep the watch, as the leader of `trail`, until a look is awarded to it or there is news of it."""
         self._keeper = trail
         seen = len(trail.events)
+        lingered = self._features.batch == 1
         try:
             while not trail.granted and len(trail.events) == seen and trail.trouble is None:
                 now = self._clock.now()
                 wait = max(self._contest.next_due(), self._free) - now
                 if wait > 0:
+                    lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
                         await trail.change()
+                elif not lingered:
+                    lingered = True
+                    await anyio.sleep(_LINGER)
                 elif (awarded := self._contest.award(now)) is not None:
                     self._spend(now)
                     awarded.granted = True
+                    # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
+                    self._companies[awarded] = self._company(awarded, now)
                     if awarded is not trail:
                         awarded.wake()
         finally:
@@ -227,28 +260,38 @@ class Watch:
             KlingError: What is to be raised to those who wait for `trail`.
         """
         now = self._clock.now()
-        company: list[Trail] = []
-        if self._features.batch > 1:
-            soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
-            company = self._contest.companions(soon, self._features.batch - 1)
+        company = self._companies.pop(trail, None)
+        if company is None:
+            company = self._company(trail, now)
         asked = {t.ref: t for t in (trail, *company)}
         for each in asked.values():
             each.tried, each.urgent = now, False
         try:
             await self._take_in(asked, now)
         finally:
-            for other in company:
-                if other in self._leaders:
-                    self._enter(other)
-                    other.wake()
+            self._dismiss(company)
         _raise_trouble(trail)
+
+    def _company(self, trail: Trail, now: float) -> list[Trail]:
+        """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
+        if self._features.batch == 1:
+            return []
+        soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
+        return self._contest.companions(soon, self._features.batch - 1)
+
+    def _dismiss(self, company: list[Trail]) -> None:
+        """Let those that came along compete again."""
+        for other in company:
+            if other in self._leaders:
+                self._enter(other)
+                other.wake()
 
     async def _take_in(self, asked: dict[JobRef, Trail], now: float) -> None:
         answers: Mapping[JobRef, Reading | KlingError]
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
         except KlingError as error:
-            answers = dict.fromkeys(asked, error)
+            answers = {ref: _own(error) for ref in asked}
         for ref, trail in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
@@ -278,43 +321,86 @@ class Watch:
         """Wait for news over the provider's push channel.
 
         Returns:
-            Whether there is news. False: there is no channel, or it closed, or it told nothing for so long that a look
-            is due.
+            Whether there is news. False: there is no channel, it closed, or the deadline has come: a look is due.
+
+        Raises:
+            KlingError: The job cannot be looked at.
         """
         limit = self._lane.limits.connections // 2  # the other half is for looks, submissions and cancellations
         if not self._features.stream or self._streams >= limit or trail.stream_failures >= _STREAM_FAILURES:
             return False
         stream = self._lane.provider.stream(trail.ref)
-        spell = min(_STREAM_SPELL, trail.deadline - self._clock.now())
-        if stream is None or spell <= 0:
+        if stream is None or self._clock.now() >= trail.deadline:
             return False
+        hearing = _Hearing(stream)
         self._streams += 1
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._hear, trail, stream, group.cancel_scope)
-                with anyio.move_on_after(spell):
-                    while len(trail.events) <= seen and not trail.ended:
-                        await trail.change()
+                group.start_soon(self._hear, trail, hearing)
+                await self._mind(trail, seen, hearing)
                 group.cancel_scope.cancel()
         finally:
             self._streams -= 1
-        trail.urgent = trail.stream_failures <= 1
-        return len(trail.events) > seen or trail.ended
+        _raise_trouble(trail)
+        if not _unmoved(trail, seen):
+            return True
+        # The first close after an event is followed by a look at once, further ones when the cadence wants it.
+        trail.urgent = trail.urgent or trail.stream_failures == 1
+        return False
 
-    async def _hear(self, trail: Trail, stream: Stream, scope: anyio.CancelScope) -> None:
+    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
+        """Wait while a stream is listened to, with a look whenever it is too quiet."""
+        patience = _STREAM_START
+        while _unmoved(trail, seen) and trail.trouble is None and not hearing.closed:
+            left = trail.deadline - self._clock.now()
+            if left <= 0:
+                return
+            if hearing.spoken:
+                patience = _STREAM_SILENCE
+            with anyio.move_on_after(min(patience, left)) as wait:
+                await trail.change()
+            if wait.cancelled_caught and patience < left:
+                patience = min(2 * patience, _STREAM_SILENCE)
+                now = trail.tried = await self._turn()
+                # Trouble is left on the trail: raised here, it would come out of the task group wrapped in a group.
+                await self._take_in({trail.ref: trail}, now)
+
+    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
         """Take in what a stream says, until it closes."""
 
         async def line(text: str) -> None:
-            reading = stream.read(text)
-            if reading is not None and await trail.apply(reading, "stream", exact=True) is not None:
+            reading = hearing.stream.read(text)
+            if reading is None:
+                return
+            # What the first line says has been true for an unknown time.
+            first, hearing.spoken = not hearing.spoken, True
+            if await trail.apply(reading, "stream", exact=not first) is not None:
                 trail.stream_failures = 0
+            elif first:
+                trail.wake()
+            trail.failing_since = None
+            if not trail.ended:
+                trail.last = self._clock.now()
 
         try:
-            await self._lane.listen(stream.call, line)
+            await self._lane.listen(hearing.stream.call, line)
         except KlingError as error:
             log.info("the stream of job %s broke off: %s", trail.ref, error)
-        trail.stream_failures += 1
-        scope.cancel()
+        trail.stream_failures += not trail.ended
+        hearing.closed = True
+        trail.wake()
+
+
+def _unmoved(trail: Trail, seen: int) -> bool:
+    """Whether the wait goes on: the job has no more than `seen` events, and has not ended."""
+    return len(trail.events) <= seen and not trail.ended
+
+
+def _own(error: KlingError) -> KlingError:
+    """A copy for one of several jobs: each names its own job, and is raised on its own."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _raise_trouble(trail: Trail) -> None:

@@ -241,8 +241,8 @@ class ConnectionPool:
             connection.wire.heard = False
         try:
             response = await connection.http.handle_async_request(request)
-            if self._http2:
-                self._look_for_http2(connection)
+            if connection.wire.multiplexed:
+                self._answered(connection)
                 await self._close_doomed()
             response.stream = _ResponseStream(response.stream, connection, self)
         except BaseException as exc:
@@ -326,7 +326,7 @@ class ConnectionPool:
         scheme, host, port = origin
         if self._ssl_context is None and scheme == b"https":
             self._ssl_context = httpcore.default_ssl_context()
-        wire = Wire(self._backend)
+        wire = Wire(self._backend, multiplexed=not self._http1)
         http = httpcore.AsyncHTTPConnection(
             httpcore.Origin(scheme, host, port),
             ssl_context=self._ssl_context,
@@ -347,7 +347,7 @@ class ConnectionPool:
             connection.last_used = now
         if self._closed or not connection.usable:
             self._unshare(connection)
-            if not connection.requests:
+            if connection.wire.torn or not connection.requests:
                 self._doomed.append(connection)
         elif connection.requests:
             self._share(connection)
@@ -357,17 +357,16 @@ class ConnectionPool:
         self._doom_expired(now)
         self._serve_waiting()
 
-    def _look_for_http2(self, connection: Connection) -> None:
-        """Open a connection to more requests if it would take them while it still carries its first."""
-        if connection.usable and not connection.multiplexed and not self._closed:
-            connection.multiplexed = True
-            connection.last_used = anyio.current_time()
+    def _answered(self, connection: Connection) -> None:
+        """Open an HTTP/2 connection to more requests while it carries this one: it has proved to work."""
+        connection.last_used = anyio.current_time()
+        if connection.usable and not self._closed:
             self._share(connection)
             self._serve_waiting()
 
     def _share(self, connection: Connection) -> None:
         """Offer a connection to other requests while it has room for one."""
-        if connection.multiplexed and connection.requests < _STREAMS_PER_CONNECTION:
+        if connection.wire.multiplexed and connection.requests < _STREAMS_PER_CONNECTION:
             self._shared.setdefault(connection.origin, {})[connection] = None
         else:
             self._unshare(connection)

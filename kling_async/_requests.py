@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     StringConstraints,
     model_validator,
 )
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2500)]
-"""1 to 2 500 characters, the limit that RunBlob, Runware and inference.sh document alike (providers.md 1.2, 2.2, 3.4)."""
+"""1 to 2 500 characters: the limit that RunBlob, Runware and inference.sh document alike."""
 
 Reference: TypeAlias = str | Path | bytes
 """An image: a URL or data URI (str, never a path), a local file (Path), or its content (bytes)."""
@@ -56,14 +58,17 @@ def sniff(head: bytes) -> str | None:
 
 def is_secure(url: str) -> bool:
     """Whether `url` is https, or plain http to this very machine."""
+    scheme, host = _scheme_and_host(url)
+    return bool(host) and (scheme == "https" or (scheme == "http" and _LOOPBACK.fullmatch(host) is not None))
+
+
+def _scheme_and_host(url: str) -> tuple[str, str]:
+    """Both empty if the text cannot be a URL."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
     except ValueError:
-        return False
-    return bool(host) and (
-        parts.scheme == "https" or (parts.scheme == "http" and _LOOPBACK.fullmatch(host) is not None)
-    )
+        return "", ""
+    return parts.scheme, parts.hostname or ""
 
 
 def data_uri(content: bytes) -> str:
@@ -116,7 +121,8 @@ class ImageRule:
             self.check(reference, f"reference {position}")
         if self.uniform and len({is_url(reference) for reference in references}) > 1:
             raise ValueError(
-                "URLs and inline images (files, bytes, data URIs) cannot be mixed in one request; give all as URLs or all inline"
+                "URLs and inline images (files, bytes, data URIs) cannot be mixed in one request; "
+                "give all as URLs or all inline"
             )
         return references
 
@@ -129,7 +135,10 @@ class ImageRule:
         elif reference.startswith("data:"):
             content = decode_data_uri(reference, label)
             self._check_content(content[:_HEAD], len(content), label)
-        elif not (is_url(reference) or (self.uuids and _UUID.fullmatch(reference))):
+        elif is_url(reference):
+            if not _scheme_and_host(reference)[1]:
+                raise ValueError(f"{label} is {reference!r:.80}, which is not a complete URL: it names no host")
+        elif not (self.uuids and _UUID.fullmatch(reference)):
             raise ValueError(
                 f"{label} is {reference!r:.80}, which is neither an http(s) URL nor a data URI; "
                 "for a local file pass pathlib.Path(...), for image data pass bytes"
@@ -150,7 +159,9 @@ class ImageRule:
         if size == 0:
             raise ValueError(f"{label} is empty")
         if size > self.max_bytes:
-            raise ValueError(f"{label} has {size / _MIB:.1f} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
+            # Rounded up: one byte too many must not read as "10.0 MiB; at most 10 MiB".
+            shown = math.ceil(size / _MIB * 10) / 10
+            raise ValueError(f"{label} has {shown} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
         found = sniff(head)
         if found not in self.formats:
             raise ValueError(
@@ -182,6 +193,7 @@ def decode_data_uri(uri: str, label: str) -> bytes:
         raise ValueError(f"{label} is a data URI whose base64 is broken: {error}") from error
 
 
+@dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
 class Request(BaseModel):
     """One generation at one endpoint of one provider: frozen and validated when it is made.
 
@@ -195,8 +207,21 @@ class Request(BaseModel):
     wire_names: ClassVar[Mapping[str, str]] = {}
     """The provider's field name to ours."""
 
-    callback_url: CallbackUrl | None = None
+    callback_url: CallbackUrl | None = Field(default=None, kw_only=True)
     """Where the provider is to report the end (https). None: the client's own webhook address, if it has one."""
+
+    def __init__(self, /, *values: Any, **fields: Any) -> None:
+        # Positional arguments, in the order of the fields: a request reads as what it is, O3Video("a boat").
+        names = [name for name in type(self).model_fields if name not in Request.model_fields]
+        if len(values) > len(names):
+            raise TypeError(
+                f"{type(self).__name__} takes at most {len(names)} positional arguments, {len(values)} were given"
+            )
+        for name, value in zip(names, values, strict=False):
+            if name in fields:
+                raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
+            fields[name] = value
+        super().__init__(**fields)
 
     @model_validator(mode="before")
     @classmethod
@@ -221,6 +246,11 @@ class Request(BaseModel):
     def files(self) -> list[Path]:
         """The local files it refers to."""
         return [value for value in self._references() if isinstance(value, Path)]
+
+    @property
+    def inline(self) -> bool:
+        """Whether it carries images itself, as bytes or data URIs."""
+        return any(isinstance(value, bytes) or str(value).startswith("data:") for value in self._references())
 
     def _references(self) -> tuple[Reference, ...]:
         found = getattr(self, "references", None) or getattr(self, "reference", None) or ()

@@ -7,7 +7,8 @@ that is cancelled loses nothing: the log stays, and the next waiter goes on from
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 import anyio
 
@@ -117,6 +118,12 @@ class Trail:
     def ended(self) -> bool:
         """Whether the job has ended."""
         return self.status.terminal
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take in the log as a ledger has it, before anything else."""
+        self.events = [replace(event, source="ledger") for event in events]
+        if self.events:
+            self.last = self.tried = max(self.started, self.events[-1].at.timestamp())
 
     async def apply(self, reading: Reading, source: Source, *, exact: bool = False) -> Event | None:
         """Take in what was said about the job; the one way into the log.

@@ -26,9 +26,7 @@ LAMBDAS = st.floats(0.01, 100.0)
 
 def looks_of(cadence: Cadence, number: int) -> list[float]:
     """The first looks at a job that never ends."""
-    return list(
-        accumulate(range(number - 1), lambda last, _: cadence.next_look(last), initial=cadence.next_look(0.0))
-    )
+    return list(accumulate(range(number - 1), lambda last, _: cadence.next_look(last), initial=cadence.next_look(0.0)))
 
 
 def looks_until(cadence: Cadence, ended: float) -> list[float]:
@@ -48,9 +46,7 @@ def watch(schedule: Learned, ended: float, prior: Law = CLIP) -> list[float]:
 
 
 class TestLaw:
-    @pytest.mark.parametrize(
-        ("median", "sigma"), [(0.0, 0.1), (-1.0, 0.1), (inf, 0.1), (nan, 0.1), (1.0, 0.0)]
-    )
+    @pytest.mark.parametrize(("median", "sigma"), [(0.0, 0.1), (-1.0, 0.1), (inf, 0.1), (nan, 0.1), (1.0, 0.0)])
     def test_refuses_what_is_no_law(self, median: float, sigma: float) -> None:
         with pytest.raises(ValueError, match="positive finite"):
             Law(median, sigma)
@@ -99,7 +95,7 @@ class TestSurvival:
 
     def test_lag_is_the_mean_of_what_a_late_look_costs(self) -> None:
         """Against jobs drawn from the law, of those still running at 130 s."""
-        random = Random(8)  # noqa: S311  a repeatable draw
+        random = Random(8)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(40_000)]
         running = [time for time in durations if time > 130.0]
         drawn = sum(max(145.0 - time, 0.0) for time in running) / len(running)
@@ -146,9 +142,7 @@ class TestPosterior:
         assert 0 < survival.quantile(0.01) < survival.median < survival.guard < inf
 
     @given(st.lists(st.floats(0.0, 1e4), min_size=1, max_size=10), st.randoms(use_true_random=False))
-    def test_the_order_of_ends_changes_nothing_but_what_is_forgotten(
-        self, times: list[float], random: Random
-    ) -> None:
+    def test_the_order_of_ends_changes_nothing_but_what_is_forgotten(self, times: list[float], random: Random) -> None:
         ends = [End(time, time + 8.0) for time in times]
         shuffled = random.sample(ends, len(ends))
         one, other = Posterior(CLIP, memory=1.0), Posterior(CLIP, memory=1.0)
@@ -168,7 +162,7 @@ class TestPosterior:
 
     @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
     def test_finds_the_law_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
-        random = Random(3)  # noqa: S311  a repeatable draw
+        random = Random(3)
         law = Posterior(Law(147.0 * wrong, 0.158))
         for _ in range(100):
             looked = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
@@ -274,22 +268,14 @@ class TestLearned:
         assert numbers[0] > numbers[1] > numbers[2] >= 1
 
     @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
-    def test_after_twenty_ends_halves_the_looks_and_the_lag_of_the_documented_schedule(
-        self, wrong: float
-    ) -> None:
+    def test_after_twenty_ends_halves_the_looks_and_the_lag_of_the_documented_schedule(self, wrong: float) -> None:
         """The figure that `benchmarks/cadence` measures in full."""
-        random = Random(5)  # noqa: S311  a repeatable draw
+        random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
         schedule, prior = Learned(0.5), Law(147.0 * wrong, 0.158)
-        ours = [
-            (len(looks), looks[-1] - ended)
-            for ended in durations
-            for looks in [watch(schedule, ended, prior)]
-        ]
+        ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
         documented = Progressive(5, 5, 10, 15).cadence(KEY, CLIP)
-        theirs = [
-            (len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]
-        ]
+        theirs = [(len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]]
         looks, lag = (sum(column) for column in zip(*ours[20:], strict=True))
         their_looks, their_lag = (sum(column) for column in zip(*theirs[20:], strict=True))
         assert looks <= 0.57 * their_looks
@@ -430,9 +416,7 @@ class TestContest:
         st.lists(st.tuples(st.floats(0.0, 300.0), st.floats(0.0, 1.0)), min_size=1, max_size=30),
         st.lists(st.floats(0.0, 20.0), min_size=1, max_size=30),
     )
-    def test_each_award_is_the_highest_claim(
-        self, jobs: list[tuple[float, float]], gaps: list[float]
-    ) -> None:
+    def test_each_award_is_the_highest_claim(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
         """The lazy heap agrees with asking every job, whatever the moments of asking."""
         schedule = Learned()
         contest = Contest[int]()
@@ -491,7 +475,7 @@ class TestContest:
             def abandoned(self, at: float) -> None: ...
 
         schedule = Learned()
-        random = Random(1)  # noqa: S311  a repeatable draw
+        random = Random(1)
         contest = Contest[int]()
         for job in range(1000):
             contest.enter(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0))

@@ -9,6 +9,7 @@ import pytest
 import respx
 
 from fake_network import OK, OK_AND_CLOSE, FakeNetwork, Received, backend_with_clock, skip
+from kling_async._connection import Connection, IdleConnections, Wire
 from kling_async._pool import ConnectionPool, PoolStatistics
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +125,14 @@ class TestKeeping:
             )
             assert network.open == 1
 
+    async def test_expired_connections_are_closed_when_a_response_ends_too(self, network: FakeNetwork) -> None:
+        async with ConnectionPool(network_backend=network) as pool:
+            (response,) = await open_responses(pool, A)
+            await fetch(pool, A)
+            skip(100.0)
+            await response.aread()
+            assert (pool.statistics().connections, network.open) == (1, 1)
+
     async def test_max_idle_cannot_outlast_keepalive(self, network: FakeNetwork) -> None:
         async with ConnectionPool(keepalive=10.0, network_backend=network) as pool:
             await fetch(pool, A)
@@ -216,6 +225,14 @@ class TestBound:
                 "d.test",
             ]
 
+    async def test_of_one_origin_the_oldest_idle_connection_goes_first(self, network: FakeNetwork) -> None:
+        async with ConnectionPool(limit=2, network_backend=network) as pool:
+            first, second = await open_responses(pool, A, A)
+            await second.aread()
+            await first.aread()
+            await fetch(pool, B)
+            assert [socket.closed for socket in network.sockets] == [False, True, False]
+
     async def test_waiting_longer_than_the_pool_timeout_sends_nothing(self, network: FakeNetwork) -> None:
         async with ConnectionPool(limit=1, network_backend=network) as pool:
             (response,) = await open_responses(pool, A)
@@ -243,6 +260,23 @@ class TestBound:
     def test_a_limit_below_one_is_refused(self) -> None:
         with pytest.raises(ValueError, match="at least 1"):
             ConnectionPool(limit=0)
+
+
+class TestIdleConnections:
+    def test_a_connection_put_back_unused_goes_to_the_old_end(self) -> None:
+        idle = IdleConnections()
+        origin = (b"http", b"a.test", 80)
+        wire = Wire(FakeNetwork(), multiplexed=False)
+        http = httpcore.AsyncHTTPConnection(httpcore.Origin(*origin), network_backend=wire)
+        unused, used, later = (Connection(origin, http, wire) for _ in range(3))
+        for connection in (used, later):
+            idle.push(connection)
+        idle.put_back(unused)
+        assert idle.oldest() is idle.pop_oldest() is unused
+        assert idle.newest(origin) is idle.pop_newest(origin) is later
+        assert idle.pop_oldest() is used
+        assert len(idle) == 0
+        assert idle.newest(origin) is idle.oldest() is None
 
 
 class TestDeadConnections:
@@ -417,6 +451,22 @@ class TestHttp2:
                 network.gate.set()
             assert pool.statistics().idle == 1
         assert len(network.received) == 131
+
+    async def test_a_request_that_could_share_does_not_overtake_one_that_cannot(self, network: FakeNetwork) -> None:
+        async with ConnectionPool(limit=1, http2=True, network_backend=network) as pool:
+            await fetch(pool, "https://a.test/first")
+            network.gate = anyio.Event()
+            async with anyio.create_task_group() as tasks:
+                await start_one_by_one(
+                    tasks,
+                    pool,
+                    "https://a.test/shared",
+                    "https://b.test/elsewhere",
+                    "https://a.test/latecomer",
+                )
+                assert pool.statistics().waiting == 2
+                network.gate.set()
+        assert network.targets == ["/first", "/shared", "/elsewhere", "/latecomer"]
 
     async def test_http1_servers_are_spoken_to_in_http1(self, network: FakeNetwork) -> None:
         network.http2 = False

@@ -14,7 +14,7 @@ import trio.testing
 __all__ = ["JumpingLoop", "backend"]
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]  # the class depends on the platform
+class _JumpingSelector(selectors.DefaultSelector):
     """A selector that, instead of sleeping, tells the loop how long it would have slept."""
 
     slept = 0.0

@@ -42,21 +42,15 @@ class App:
 
     def __init__(self, world: World, dialects: Sequence[Dialect], scale: float | None) -> None:
         self.world = world
-        self.faults = Switchboard(world.seed)
+        self.faults = Switchboard(world.seed, [each.name for each in dialects])
         self.renderer = Renderer(scale, world.counters)
-        self.courier = Courier(
-            world, {each.name: each.webhook for each in dialects if each.webhook}, self.faults
-        )
+        self.courier = Courier(world, {each.name: each.webhook for each in dialects if each.webhook}, self.faults)
         world.draw = self.renderer.draw
         world.clip_extension = clip_extension()
         world.afflict = self._afflict
         self._router = Router(
             [
-                *(
-                    self._route(dialect, operation)
-                    for dialect in dialects
-                    for operation in dialect.operations
-                ),
+                *(self._route(dialect, operation) for dialect in dialects for operation in dialect.operations),
                 Route("/cdn/{name}", self._download, methods=["GET"]),
                 *Admin(world, self.faults).routes(),
             ],

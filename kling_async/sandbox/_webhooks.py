@@ -96,7 +96,8 @@ class Courier:
         world.watch(self._notice)
 
     async def run(self) -> None:
-        """Deliver what falls due, until cancelled."""
+        """Deliver what falls due, until cancelled; may be run again, in another loop."""
+        self._changed, self._slots = asyncio.Event(), asyncio.Semaphore(_AT_ONCE)
         try:
             while True:
                 self._changed.clear()
@@ -122,6 +123,7 @@ class Courier:
         """Plan the deliveries of a job that was bought or cancelled."""
         habit = self._habits.get(job.provider)
         if habit is None or job.order.callback_url is None:
+            self._hurried.discard(job.id)
             return
         if job.cancelled is not None:
             self._heap = [entry for entry in self._heap if entry[2].job is not job]
@@ -171,9 +173,7 @@ class Courier:
             self._world.counters.webhooks[due.job.provider] += 1
             async with self._slots:
                 status = await _post(message.url, body, habit.timeout)
-            self.delivered.append(
-                Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged)
-            )
+            self.delivered.append(Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged))
             accepted = status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
             if not accepted and not message.forged and due.attempt <= len(habit.pauses):
                 pause = habit.pauses[due.attempt - 1]
@@ -218,8 +218,8 @@ async def _post(url: str, body: bytes, timeout: float) -> int | None:  # noqa: A
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
-        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\nUser-Agent: kling-sandbox\r\n\r\n"
+        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     try:
         async with asyncio.timeout(timeout):

@@ -137,9 +137,7 @@ class World:
 
     def file_url(self, job: Job, file: File) -> str:
         """Where a finished file can be downloaded now; asking again after it expired gives a new address."""
-        extension = (
-            self.clip_extension if isinstance(file.media, Clip) else file.media.format.replace("jpeg", "jpg")
-        )
+        extension = self.clip_extension if isinstance(file.media, Clip) else file.media.format.replace("jpeg", "jpg")
         return f"{self.cdn}/{file.id}-{job.edition}.{extension}"
 
     def file(self, file_id: str) -> tuple[Job, File] | None:
@@ -166,10 +164,11 @@ class World:
             watcher(job)
 
     def _scripted(self, provider: str) -> Ending | None:
-        for index, (name, ending) in enumerate(self._scripts):
-            if name in {None, provider}:
-                del self._scripts[index]
-                return ending
+        # A copy, because tests write scripts from their own thread.
+        for script in list(self._scripts):
+            if script[0] in {None, provider}:
+                self._scripts.remove(script)
+                return script[1]
         return None
 
     def _plan(self, order: Order, ending: Ending, now: float) -> Job:

@@ -1,0 +1,127 @@
+"""The clients that are compared: each over 100 connections, each imported only in the process that measures it.
+
+All of them keep idle connections for as long as our pool does: what is compared is a request on a kept connection.
+With its own default of 5 s, stock httpx would close most of its connections during the measurement and poll the rest.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+CONNECTIONS = 100
+_KEEPALIVE = 65.0  # seconds
+_PATIENCE = 30.0  # seconds to connect or to receive; waiting for a connection is not bounded
+
+Fetch = Callable[[], Awaitable[bytes]]
+
+
+@asynccontextmanager
+async def _aiohttp(url: str) -> AsyncIterator[Fetch]:
+    aiohttp = importlib.import_module("aiohttp")
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=_KEEPALIVE)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE, sock_read=_PATIENCE)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+
+        async def fetch() -> bytes:
+            async with session.get(url) as response:
+                body: bytes = await response.read()
+                return body
+
+        yield fetch
+
+
+@asynccontextmanager
+async def _httpx(url: str, module: str = "httpx", **options: Any) -> AsyncIterator[Fetch]:
+    httpx = importlib.import_module(module)
+    async with httpx.AsyncClient(timeout=httpx.Timeout(_PATIENCE, pool=None), **options) as client:
+
+        async def fetch() -> bytes:
+            response = await client.get(url)
+            body: bytes = response.content
+            return body
+
+        yield fetch
+
+
+@asynccontextmanager
+async def _stock_httpx(url: str, module: str = "httpx") -> AsyncIterator[Fetch]:
+    httpx = importlib.import_module(module)
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=_KEEPALIVE
+    )
+    async with _httpx(url, module, limits=limits) as fetch:
+        yield fetch
+
+
+def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
+    return _stock_httpx(url, "httpx2")
+
+
+@asynccontextmanager
+async def _httpx_over_our_pool(url: str) -> AsyncIterator[Fetch]:
+    from kling_async._engine import _PooledTransport  # noqa: PLC0415  # only in the process that needs it
+    from kling_async._pool import ConnectionPool  # noqa: PLC0415  # the same
+
+    async with _httpx(
+        url, transport=_PooledTransport(ConnectionPool(limit=CONNECTIONS, keepalive=_KEEPALIVE))
+    ) as fetch:
+        yield fetch
+
+
+@asynccontextmanager
+async def _our_engine(url: str) -> AsyncIterator[Fetch]:
+    from kling_async._engine import Engine, Limits, ssl_context  # noqa: PLC0415  # the same
+
+    engine = Engine(None, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), url, ssl_context())
+
+    async def fetch() -> bytes:
+        response = await engine.send("GET", url, {"Accept": "application/json"}, b"", {"retry_stale": True})
+        try:
+            return b"".join([part async for part in response.aiter_bytes()])
+        finally:
+            await response.aclose()
+
+    try:
+        yield fetch
+    finally:
+        await engine.aclose()
+
+
+@dataclass(frozen=True)
+class Client:
+    """One row of the table.
+
+    Attributes:
+        title: What it is called there.
+        package: What must be installed for it.
+        connect: Makes a function that sends one GET request and returns the body.
+    """
+
+    title: str
+    package: str
+    connect: Callable[[str], AbstractAsyncContextManager[Fetch]]
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be measured here."""
+        return importlib.util.find_spec(self.package) is not None
+
+    @property
+    def label(self) -> str:
+        """Its title, with the version of the package."""
+        return self.title.format(importlib.metadata.version(self.package))
+
+
+AIOHTTP, STOCK, HTTPX2, POOL, ENGINE = "aiohttp", "httpx", "httpx2", "httpx-over-pool", "kling-engine"
+
+CLIENTS = {
+    AIOHTTP: Client("aiohttp {}", "aiohttp", _aiohttp),
+    STOCK: Client("httpx {}", "httpx", _stock_httpx),
+    HTTPX2: Client("httpx2 {}", "httpx2", _httpx2),
+    POOL: Client("httpx {} over kling_async's pool", "httpx", _httpx_over_our_pool),
+    ENGINE: Client("kling_async's engine", "httpx", _our_engine),
+}
