@@ -243,8 +243,8 @@ class Outcomes:
             counts = self._counts
             return BulkStopped(
                 f"the run stopped submitting: {cause.message}. {counts.done} rows are done, "
-        except Exception as error:  # noqa: BLE001  # of the input: it ends the run, after what is in flight
-                "removed, run them again (with a ledger and keys, the same run buys nothing twice)",
+                f"{counts.failed + counts.unknown} failed, at least {counts.left} were not submitted; once the cause "
+                "is removed, run them again (with a ledger and keys, the same run buys nothing twice)",
                 cause=cause,
                 provider=cause.provider,
             )
@@ -254,7 +254,7 @@ class Outcomes:
         try:
             while await self._room() and (row := await self._pull_row()) is not None:
                 await self._submit(*row)
-        except Exception as error:  # noqa: BLE001  # the input's own: it ends the run, after what is in flight
+        except Exception as error:  # noqa: BLE001  # of the input: it ends the run, after what is in flight
             self._trouble = self._trouble or error
         finally:
             self._submitting -= 1
