@@ -393,6 +393,27 @@ class TestContest:
             contest.enter("one", Progressive(1).cadence(KEY, CLIP), submitted=0.0)
         assert [contest.award(5.0), contest.award(5.0)] == ["one", None]
 
+    def test_a_claim_that_jumped_is_heard_when_the_job_enters_again(self) -> None:
+        """As the poller does for a job whose deadline has passed."""
+
+        class Urgent:
+            def next_look(self, last: float) -> float:
+                return last
+
+            def accrued(self, last: float, now: float) -> float:
+                return inf
+
+            def finished(self, after: float, by: float) -> None: ...
+            def abandoned(self, at: float) -> None: ...
+
+        contest = Contest[int]()
+        for job in range(20):
+            contest.enter(job, Progressive(1).cadence(KEY, CLIP), submitted=float(job))
+        assert contest.award(100.0) == 0
+        contest.enter(19, Urgent(), submitted=19.0, last=60.0)
+        assert contest.award(100.0) == 19
+        assert contest.award(100.0) == 1
+
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
         contest = Contest[int]()
         for job in range(1000):
