@@ -115,7 +115,7 @@ def kept_in_flight(number: int, size: Size) -> Rationed:
 
 def burst(number: int, size: Size) -> Rationed:
     """So many 5 s clips, submitted at once under the ration."""
-    return _rationed(number, number, lambda heard: heard, 3 * size.rations)
+    return _rationed(number, number, lambda heard: heard, 10 * size.rations)
 
 
 def arithmetic() -> dict[str, float]:
