@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import kling_async
 from kling_async import Client, Polling, Progressive, Runware, Status, runware
 from kling_async._errors import (
     ContentRejected,
@@ -29,7 +32,7 @@ from kling_async._errors import (
 from kling_async._lifecycle import advance
 from kling_async._models import Event, JobRef, Reading
 from kling_async._provider import Accepted
-from kling_async._wire import Call, Effect, Reply
+from kling_async._wire import Call, Effect, Flow, Reply
 from wire_samples import drive
 
 ImageO3 = runware.ImageO3
@@ -563,3 +566,87 @@ async def test_a_file_is_renewed_under_its_own_address(anyio_backend: str, tmp_p
         first, second = await result.save(tmp_path)
     assert first.read_bytes().endswith(b"/new-b.jpg")
     assert second.read_bytes().endswith(b"/new-a.jpg")
+
+
+# Looks together, in virtual time.
+
+
+class Company:
+    """Runware in memory: jobs that end at a given time, and every array that was asked about."""
+
+    def __init__(self, ends: float) -> None:
+        self.ends = ends
+        self.asked: list[list[str]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        uuids = [task["taskUUID"] for task in json.loads(request.content)]
+        self.asked.append(uuids)
+        over = anyio.current_time() >= self.ends
+        return httpx.Response(200, json={"data": [image(uuid, uuid) if over else running(uuid) for uuid in uuids]})
+
+    def client(self) -> Client:
+        polling = Polling(schedule=Progressive(1.0), deadline=60)
+        return Client(Runware("key"), http=httpx.MockTransport(self), polling=polling)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.anyio
+async def test_jobs_that_are_due_together_travel_together(anyio_backend: Any) -> None:
+    """120 jobs, waited for all at once, are three full calls a round, and no job is asked about twice in one."""
+    company = Company(anyio.current_time() + 4.5)
+    async with company.client() as client:
+        jobs = [client.attach(one) for one in many(120)]
+        async with anyio.create_task_group() as group:
+            for job in jobs:
+                group.start_soon(job.wait)
+    assert [job.status for job in jobs] == [Status.COMPLETED] * 120
+    rounds = [company.asked[start : start + 3] for start in range(0, len(company.asked), 3)]
+    assert len(rounds) <= 7
+    for asked in rounds:
+        assert sorted(map(len, asked)) == [20, 50, 50]
+        assert len({uuid for uuids in asked for uuid in uuids}) == 120
+
+
+@pytest.mark.virtual_time
+@pytest.mark.anyio
+async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any) -> None:
+    """Waiters are cancelled at every moment of a round, also while their look has been awarded; the others finish."""
+    company = Company(anyio.current_time() + 4.5)
+    async with company.client() as client:
+        jobs = [client.attach(one) for one in many(120)]
+        async with anyio.create_task_group() as group:
+            for number, job in enumerate(jobs):
+                if number % 2:
+                    group.start_soon(job.wait)
+                else:
+                    group.start_soon(job.wait, number / 60)  # up to 2 s, in steps shorter than a look waits for others
+        assert [job.status for job in jobs[1::2]] == [Status.COMPLETED] * 60
+        assert not any(job.status.terminal for job in jobs[::2])
+        assert len(company.asked) <= 30
+
+
+@pytest.mark.virtual_time
+@pytest.mark.asyncio
+async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> None:
+    """The leader of an array is cancelled before it is sent; the others that were in it are looked at later."""
+    company = Company(anyio.current_time() + 0.5)
+    waiters: dict[kling_async.Job, asyncio.Task[Status]] = {}
+    left: list[kling_async.Job] = []
+
+    class Interrupting(Runware):
+        def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+            if not left:
+                left.extend(job for job in waiters if job._trail.granted)
+                for job in left:
+                    waiters[job].cancel()
+            return super().poll(refs)
+
+    polling = Polling(schedule=Progressive(1.0), deadline=60)
+    async with Client(Interrupting("key"), http=httpx.MockTransport(company), polling=polling) as client:
+        for job in [client.attach(one) for one in many(120)]:
+            waiters[job] = asyncio.create_task(job.wait())
+        _, late = await asyncio.wait(waiters.values(), timeout=30)
+    assert not late
+    assert left
+    assert {job for job, waiter in waiters.items() if waiter.cancelled()} == set(left)
+    assert all(job.status is Status.COMPLETED for job in waiters if job not in left)

@@ -108,6 +108,14 @@ class Sandbox:
         """The webhook deliveries attempted so far (the last 10 000)."""
         return list(self._app.courier.delivered)
 
+    def wait_for_deliveries(self, count: int, timeout: float = 30.0) -> list[Delivery]:
+        """Block until so many webhook deliveries were attempted and answered, and give all of them.
+
+        Raises:
+            TimeoutError: They were not, in so many real seconds.
+        """
+        return self._app.courier.wait_for(count, timeout)
+
     def base_url(self, provider: str) -> str:
         """The base URL that replaces a provider's real one; it carries a path.
 
