@@ -31,7 +31,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from heapq import heappop, heappush
+from itertools import chain, count
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -165,6 +166,9 @@ class Watch:
         self._contest: Contest[Trail] = Contest()
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
         self._free = -math.inf  # when the ration allows the next status call
+        self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_press`
+        self._limited: set[Trail] = set()
+        self._order = count()
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
         self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
@@ -316,6 +320,9 @@ class Watch:
             return
         before = self._contest.next_due()
         self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        if self._interval and trail not in self._limited:
+            self._limited.add(trail)
+            heappush(self._deadlines, (trail.deadline, next(self._order), trail))
         if self._keeper is not None and self._contest.next_due() < before:
             self._keeper.wake()
 
@@ -359,7 +366,7 @@ class Watch:
                     await anyio.sleep(_LINGER)
                 elif len(self._errands) >= _ERRANDS:
                     await keeper.change()  # those who run the errands are busy; more awards would not be looks
-                elif (awarded := self._contest.award(now)) is not None:
+                elif (awarded := self._award(now)) is not None:
                     self._spend(now)
                     awarded.granted = True
                     # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
@@ -371,6 +378,19 @@ class Watch:
         finally:
             self._keeper = None
             self._appoint()
+
+    def _award(self, now: float) -> Trail | None:
+        """The job that gets the next look.
+
+        A claim that grows steadily is found without asking every job; a deadline makes it jump, so a job whose deadline
+        has come is entered anew. Only where looks are rationed does a job wait behind others.
+        """
+        while self._deadlines and self._deadlines[0][0] <= now:
+            trail = heappop(self._deadlines)[2]
+            self._limited.discard(trail)
+            if trail in self._contest:
+                self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        return self._contest.award(now)
 
     def _tell(self, awarded: Trail) -> None:
         """Let whoever makes the looks at a job know that one was awarded to it."""
