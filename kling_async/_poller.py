@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from itertools import chain, count
+from typing import Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -64,15 +65,17 @@ class Polling:
     """When to look at jobs.
 
     Attributes:
-        schedule: The times of the looks: ``Progressive(5, 5, 10, 15)`` or ``Learned(lag_per_look=0.5)``. None: what the
-            provider documents for the endpoint.
+        schedule: The times of the looks. ``Learned(lag_per_look=0.5)`` looks when the lag expected since the last look is
+            worth a look, here half a second; it starts from the times that the provider documents and learns from
+            each job that ends. ``Progressive(5, 5, 10, 15)`` looks after those intervals, the last repeated.
+            ``"documented"``: the intervals that the provider documents for the endpoint. None: ``Learned()``.
         deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. None: the
             endpoint's own.
         status_calls_per_minute: Ration of status calls over all jobs of one provider. None: the provider's own, if it
             states one; ``math.inf``: no ration.
     """
 
-    schedule: Schedule | None = None
+    schedule: Schedule | Literal["documented"] | None = None
     deadline: float | None = None
     status_calls_per_minute: float | None = None
 
