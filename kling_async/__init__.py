@@ -7,6 +7,7 @@
         await result.save("out")
 """
 
+from kling_async._bulk import BulkStatistics, Outcome, Outcomes
 from kling_async._cadence import Learned, Progressive
 from kling_async._client import Client, Statistics
 from kling_async._engine import Limits
@@ -47,6 +48,7 @@ from kling_async.providers.runware import Runware
 __all__ = [
     "Artifact",
     "BudgetExceeded",
+    "BulkStatistics",
     "BulkStopped",
     "Client",
     "ConfigurationError",
@@ -71,6 +73,8 @@ __all__ = [
     "LedgerFailed",
     "Limits",
     "MemoryLedger",
+    "Outcome",
+    "Outcomes",
     "PixelDojo",
     "Polling",
     "Progressive",

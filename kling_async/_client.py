@@ -14,6 +14,7 @@ from typing import Self
 import anyio
 
 from kling_async._book import Book
+from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._cadence import Learned
 from kling_async._clock import Clock
 from kling_async._engine import Engines, Http, Limits
@@ -199,6 +200,34 @@ class Client:
         """
         return await (await self.submit(request, key=key))
 
+    def map(self, requests: Rows, *, in_flight: int = 100, ordered: bool = False) -> Outcomes:
+        """Generate many: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
+
+        A row is pulled from the input only when there is room for it, so the input may be endless. One row's error is
+        its outcome's `error` and stops nothing, unless no further row can be bought.
+
+        Args:
+            requests: Requests, or pairs of a key and a request, from any iterable or async iterable. With a ledger and
+                keys, a run that was interrupted is continued by the same call, and buys nothing twice.
+            in_flight: How many jobs may run at once.
+            ordered: Yield outcomes in the order of the rows, not as they come.
+
+        Returns:
+            The run. Leaving its block stops submitting; jobs that were bought go on at their providers.
+
+        Raises:
+            BulkStopped: From the loop, after the last outcome: no credits, a refused key, a spent budget or a full
+                ledger stopped the submissions; what was in flight has finished.
+        """
+        self._require_open()
+        workers = min(in_flight, self._limits.connections)
+        patrols = [partial(account.watch.patrol, workers) for account in self._accounts.values()]
+        course = Course(self._row, patrols, len(self._accounts), workers)
+        return Outcomes(requests, course, in_flight=in_flight, ordered=ordered)
+
+    async def _row(self, request: Request, key: str | None) -> Job:
+        return await self.submit(request, key=key)
+
     def attach(self, ref: JobRef | str) -> Job:
         """The handle to a job that exists already; no call is made, and the ledger is not told of it.
 
@@ -338,8 +367,8 @@ class Client:
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
 
-        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no job's
-        end makes it raise.
+        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no
+        job's end makes it raise.
         """
         self._require_open()
         followed: set[JobRef] = set()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
+from functools import partial
 from typing import Any
 
 import anyio
 
 from kling_async._engine import Engines
-from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout
+from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
 from kling_async._media import ArtifactSaver, Saved
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
@@ -139,20 +140,52 @@ class Job:
         try:
             await self._watch.follow(self._trail, seen)
         except DeadlinePassed:
-            self._trail.settled(self.ref)
-            if self._trail.fresh:
-                self._trail.cadence.abandoned(self._trail.last - self._trail.started)
-            limit = self._trail.deadline - self._trail.started
-            raise GenerationTimeout(
-                f"the job is still {self.status} after {limit:.0f} s, its deadline; it was not cancelled and may yet "
-                f"finish: go on with client.attach({str(self.ref)!r})",
-                job=self,
-                ref=str(self.ref),
-                provider=self.ref.provider,
-            ) from None
+            raise self._late() from None
+
+    def _late(self) -> GenerationTimeout:
+        """The deadline has passed: nobody waits any more, and what is known of the duration is learned."""
+        trail = self._trail
+        trail.settled(self.ref)
+        if trail.fresh:
+            trail.cadence.abandoned(trail.last - trail.started)
+        return GenerationTimeout(
+            f"the job is still {self.status} after {trail.deadline - trail.started:.0f} s, its deadline; it was not "
+            f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",
+            job=self,
+            ref=str(self.ref),
+            provider=self.ref.provider,
+        )
+
+    def pursue(self, told: Callable[[Result | KlingError], None]) -> Callable[[], None]:
+        """Have the job followed by the client's patrols instead of a task that waits; for bulk runs.
+
+        Args:
+            told: Called once, with what `await job` would have returned or raised.
+
+        Returns:
+            What ends the pursuit early; the job goes on at its provider.
+        """
+
+        def ended(reason: KlingError | DeadlinePassed | None) -> None:
+            if isinstance(reason, DeadlinePassed):
+                told(self._late())
+            elif reason is not None:
+                told(reason)
+            else:
+                try:
+                    told(self._end())
+                except KlingError as error:
+                    told(error)
+
+        self._watch.pursue(self._trail, ended)
+        return partial(self._watch.give_up, self._trail, ended)
 
     async def _outcome(self) -> Result:
         await self._until_end()
+        return self._end()
+
+    def _end(self) -> Result:
+        """What came of a job that has ended: its result, or the error that says so."""
         event = self._trail.events[-1]
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:

@@ -27,10 +27,14 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from kling_async._cadence import Contest, Schedule
 from kling_async._clock import Clock
@@ -47,6 +51,8 @@ log = logging.getLogger("kling_async")
 _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
 _LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
+_ERRANDS = 64  # awarded looks that may wait for somebody to make them
+_AWARDS = 50  # in a row, before other tasks have their turn
 _STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
 _STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
 _STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
@@ -78,6 +84,10 @@ class Polling:
 
 class DeadlinePassed(Exception):
     """The job's deadline has passed, and it still runs."""
+
+
+Pursuer = Callable[[KlingError | DeadlinePassed | None], None]
+"""Told once that a pursued job has ended (None), or why it is not pursued any more."""
 
 
 @dataclass(slots=True)
@@ -116,6 +126,30 @@ class _Hearing:
     closed: bool = False
 
 
+class _Round:
+    """One who patrols: keeps the watch in place of those who wait, and runs errands for the pursued jobs."""
+
+    granted = False
+
+    def __init__(self) -> None:
+        self._changed = anyio.Event()
+        self._called = anyio.Event()
+
+    async def change(self) -> None:
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def errand(self) -> None:
+        await self._called.wait()
+
+    def call(self) -> None:
+        self._called.set()
+        self._called = anyio.Event()
+
+
 class Watch:
     """The looking at all jobs of one lane.
 
@@ -134,7 +168,11 @@ class Watch:
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
         self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
-        self._keeper: Trail | None = None
+        self._pursued: dict[Trail, tuple[Pursuer, ...]] = {}
+        self._rounds: list[_Round] = []
+        self._errands: deque[Trail] = deque()  # pursued jobs whose look was awarded
+        self._keeper: Trail | _Round | None = None
+        self._on_end: Callable[[Trail], None] = lambda trail: self._release(trail, None)  # one for all trails
         self._streams = 0
 
     async def follow(self, trail: Trail, seen: int) -> None:
@@ -163,6 +201,79 @@ class Watch:
         """
         await self._turn()
         await self._ask(trail)
+        _raise_trouble(trail)
+
+    def pursue(self, trail: Trail, pursuer: Pursuer) -> None:
+        """Have the job looked at by those who `patrol`, until it ends; no task waits for it.
+
+        Args:
+            trail: The job.
+            pursuer: Called once: with None when the job has ended, else with why it is not pursued any more.
+        """
+        others = self._pursued.get(trail, ())
+        self._pursued[trail] = (*others, pursuer)
+        trail.on_end = self._on_end
+        if trail.ended:
+            self._release(trail, None)
+        elif not others and trail not in self._leaders:
+            self._enter(trail)
+
+    def give_up(self, trail: Trail, pursuer: Pursuer) -> None:
+        """Pursue the job no longer for that one, who is not called any more."""
+        others = tuple(other for other in self._pursued.get(trail, ()) if other is not pursuer)
+        if others:
+            self._pursued[trail] = others
+        elif self._pursued.pop(trail, None) is not None:
+            trail.on_end = None
+            if trail not in self._leaders:
+                self._leave(trail)
+
+    async def patrol(self, workers: int) -> None:
+        """Look at the pursued jobs when they are due, `workers` at a time, until cancelled."""
+        round_ = _Round()
+        self._rounds.append(round_)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(workers):
+                    group.start_soon(self._run_errands, round_)
+                while True:
+                    if self._keeper is None:
+                        await self._keep(round_, lambda: True)
+                    await round_.change()
+        finally:
+            self._rounds.remove(round_)
+
+    async def _run_errands(self, round_: _Round) -> None:
+        while True:
+            while not self._errands:
+                await round_.errand()
+            trail = self._errands.popleft()
+            if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
+                self._keeper.wake()
+            if trail.granted and trail in self._pursued:
+                trail.granted = False
+                await self._ask(trail)
+                self._go_on(trail)
+
+    def _go_on(self, trail: Trail) -> None:
+        """Decide how the pursuit of a job goes on after a look."""
+        if trail not in self._pursued or trail.ended:
+            return
+        if trail.trouble is not None:
+            error, trail.trouble = trail.trouble, None
+            self._release(trail, error)
+        elif self._clock.now() >= trail.deadline:
+            self._release(trail, DeadlinePassed())
+        else:
+            self._enter(trail)
+
+    def _release(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+        pursuers = self._pursued.pop(trail, ())
+        trail.on_end = None
+        if trail not in self._leaders:
+            self._leave(trail)
+        for pursuer in pursuers:
+            pursuer(reason)
 
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it. Returns the time."""
@@ -184,13 +295,14 @@ class Watch:
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
+                    _raise_trouble(trail)
                     if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return
                     self._enter(trail)
                 elif self._keeper is None:
-                    await self._keep(trail)
+                    await self._keep(trail, partial(_waits, trail, len(trail.events)))
                 else:
                     await trail.change()
                 _raise_trouble(trail)
@@ -213,52 +325,64 @@ class Watch:
             trail.granted = False
             self._free -= self._interval
             self._dismiss(self._companies.pop(trail, []))
+        if trail in self._pursued:
+            self._enter(trail)
         self._appoint()
 
     def _appoint(self) -> None:
-        """Wake a leader to keep the watch, if nobody does."""
+        """Wake somebody to keep the watch, if nobody does."""
         if self._keeper is None:
-            for leader in self._leaders:
-                if not leader.granted:
-                    leader.wake()
+            candidates: Iterable[Trail | _Round] = chain(self._rounds, self._leaders)
+            for candidate in candidates:
+                if not candidate.granted:
+                    candidate.wake()
                     break
 
     def _spend(self, now: float) -> None:
         self._free = max(now, self._free) + self._interval
 
-    async def _keep(self, trail: Trail) -> None:
-        """Keep the watch, as the leader of `trail`, until a look is awarded to it or there is news of it."""
-        self._keeper = trail
-        seen = len(trail.events)
+    async def _keep(self, keeper: Trail | _Round, free: Callable[[], bool]) -> None:
+        """Keep the watch for as long as `free` says that the keeper has nothing else to do."""
+        self._keeper = keeper
         lingered = self._features.batch == 1
+        awards = 0
         try:
-            while not trail.granted and len(trail.events) == seen and trail.trouble is None:
+            while free():
                 now = self._clock.now()
                 wait = max(self._contest.next_due(), self._free) - now
                 if wait > 0:
                     lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
-                        await trail.change()
+                        await keeper.change()
                 elif not lingered:
                     lingered = True
                     await anyio.sleep(_LINGER)
+                elif len(self._errands) >= _ERRANDS:
+                    await keeper.change()  # those who run the errands are busy; more awards would not be looks
                 elif (awarded := self._contest.award(now)) is not None:
                     self._spend(now)
                     awarded.granted = True
                     # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
                     self._companies[awarded] = self._company(awarded, now)
-                    if awarded is not trail:
-                        awarded.wake()
+                    self._tell(awarded)
+                    awards += 1
+                    if awards % _AWARDS == 0:
+                        await checkpoint()
         finally:
             self._keeper = None
             self._appoint()
 
-    async def _ask(self, trail: Trail) -> None:
-        """Make one status call, for `trail` and for those that come along, and take in what it says.
+    def _tell(self, awarded: Trail) -> None:
+        """Let whoever makes the looks at a job know that one was awarded to it."""
+        if awarded in self._leaders:
+            awarded.wake()
+        else:
+            self._errands.append(awarded)
+            for round_ in self._rounds:
+                round_.call()
 
-        Raises:
-            KlingError: What is to be raised to those who wait for `trail`.
-        """
+    async def _ask(self, trail: Trail) -> None:
+        """Make one status call, for `trail` and for those that come along, and take in what it says."""
         now = self._clock.now()
         company = self._companies.pop(trail, None)
         if company is None:
@@ -270,7 +394,6 @@ class Watch:
             await self._take_in(asked, now)
         finally:
             self._dismiss(company)
-        _raise_trouble(trail)
 
     def _company(self, trail: Trail, now: float) -> list[Trail]:
         """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
@@ -285,6 +408,8 @@ class Watch:
             if other in self._leaders:
                 self._enter(other)
                 other.wake()
+            else:
+                self._go_on(other)
 
     async def _take_in(self, asked: dict[JobRef, Trail], now: float) -> None:
         answers: Mapping[JobRef, Reading | KlingError]
@@ -333,14 +458,20 @@ class Watch:
         if stream is None or self._clock.now() >= trail.deadline:
             return False
         hearing = _Hearing(stream)
+        failure: Exception | None = None
         self._streams += 1
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._hear, trail, hearing)
-                await self._mind(trail, seen, hearing)
+                try:
+                    await self._mind(trail, seen, hearing)
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in a group
+                    failure = error
                 group.cancel_scope.cancel()
         finally:
             self._streams -= 1
+        if failure is not None:
+            raise failure
         _raise_trouble(trail)
         if not _unmoved(trail, seen):
             return True
@@ -362,7 +493,6 @@ class Watch:
             if wait.cancelled_caught and patience < left:
                 patience = min(2 * patience, _STREAM_SILENCE)
                 now = trail.tried = await self._turn()
-                # Trouble is left on the trail: raised here, it would come out of the task group wrapped in a group.
                 await self._take_in({trail.ref: trail}, now)
 
     async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
@@ -401,6 +531,11 @@ def _own(error: KlingError) -> KlingError:
     own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own
+
+
+def _waits(trail: Trail, seen: int) -> bool:
+    """Whether a job's leader has nothing to do: no look was awarded to it, and nothing has happened."""
+    return not trail.granted and len(trail.events) == seen and trail.trouble is None
 
 
 def _raise_trouble(trail: Trail) -> None:

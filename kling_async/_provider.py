@@ -331,7 +331,7 @@ class Provider(abc.ABC):
     def unreadable(self, what: str, ref: JobRef | None = None) -> UnreadableReply:
         """The error for an answer that lacks what the provider documents."""
         return UnreadableReply(
-            f"the answer of {self.title} cannot be used: {what}", provider=self.name, ref=ref and str(ref)
+            f"the answer of {self.title} cannot be used: {self.redact(what)}", provider=self.name, ref=ref and str(ref)
         )
 
 

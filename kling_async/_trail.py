@@ -54,6 +54,7 @@ class Trail:
         "granted",
         "last",
         "looking",
+        "on_end",
         "ref",
         "settled",
         "started",
@@ -93,6 +94,8 @@ class Trail:
         self.granted = False
         """Whether the next look has been awarded to it."""
         self.failing_since: float | None = None
+        self.on_end: Callable[[Trail], None] | None = None
+        """Told when the job has ended, for those who do not wait for it."""
         self.trouble: KlingError | None = None
         """Why looking at it makes no sense now; raised to whoever waits, and cleared by the next good look."""
         self.stream_failures = 0
@@ -165,6 +168,8 @@ class Trail:
             self.settled(self.ref)
             if self.fresh:
                 self._learn(event, now, exact=exact)
+            if self.on_end is not None:
+                self.on_end(self)
         self.wake()
         return event
 

@@ -347,8 +347,7 @@ class Lane:
                     if reply.status == _TOO_MANY:
                         self._gate.refused(_retry_after(reply, self._clock.now()))
                     self.provider.expect(reply)
-                async for text in _lines(response, call.max_bytes):
-                    await line(text)
+                await _pass_on(response, call.max_bytes, line)
         except KlingError:
             raise
         except Exception as error:
@@ -405,6 +404,27 @@ async def _read(response: Response, limit: int) -> bytes:
             raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
         parts.append(part)
     return b"".join(parts)
+
+
+async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitable[None]]) -> None:
+    """Pass each line of a body on as it comes, until one cannot be taken.
+
+    A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
+    them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
+    """
+    failure: Exception | None = None
+    with anyio.CancelScope() as reading:
+        async for text in _lines(response, limit):
+            if failure is not None:
+                continue
+            try:
+                with anyio.CancelScope(shield=True):
+                    await line(text)
+            except Exception as error:  # noqa: BLE001  # raised below
+                failure = error
+                reading.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _lines(response: Response, limit: int) -> AsyncIterator[str]:

@@ -45,6 +45,7 @@ FLOORS: dict[str, int] = {
     "_book": 5,
     "_submission": 5,
     # 6: the client
+    "_bulk": 6,
     "_client": 6,
     # 7: the surface, and what stands on it
     "": 7,

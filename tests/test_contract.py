@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from kling_async._clock import Clock
 from kling_async._engine import Limits
-from kling_async._errors import KlingError
+from kling_async._errors import ConfigurationError, KlingError
 from kling_async._models import JobRef
 from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Reference, Request
@@ -188,6 +188,70 @@ async def test_an_address_elsewhere_gets_no_credentials(kind: type[Provider], an
     await lane.perform(flow())
     await lane.aclose()
     assert [any(KEY in value for value in request.headers.values()) for request in seen] == [True, False, False]
+
+
+@every_provider
+def test_a_key_is_never_shown(kind: type[Provider]) -> None:
+    provider = kind(KEY)
+    assert KEY not in f"{provider!r} {provider} {vars(provider)}"
+
+
+@every_provider
+@pytest.mark.parametrize("key", ["", " ", "pd_\n", "pd key\r\nX-Evil: 1", "clé", " pd_1"])
+def test_what_cannot_be_a_key_is_refused_without_being_shown(kind: type[Provider], key: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"check {kind.variables[0]}") as refused:
+        kind(key)
+    assert not key.strip() or key not in str(refused.value)
+
+
+@every_provider
+@pytest.mark.parametrize(
+    "address", ["http://a.example", "ftp://a.example", "a.example", "https://", "http://127.0.0.1.a.example"]
+)
+def test_a_key_travels_over_https_or_to_this_machine_only(kind: type[Provider], address: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"must be an https:// URL.*check {kind.variables[1]}"):
+        kind(KEY, address)
+    assert kind(KEY, "http://127.0.0.1:8080/x/").base_url == "http://127.0.0.1:8080/x"
+
+
+@every_provider
+def test_key_and_address_come_from_the_environment(kind: type[Provider]) -> None:
+    """Each that was not given; what was given stays."""
+    key_variable, url_variable = kind.variables
+    environment = {key_variable: KEY, url_variable: "https://proxy.example/p"}
+    found = kind().configured(environment)
+    assert (found.base_url, found.api_key and found.api_key.get_secret_value()) == ("https://proxy.example/p", KEY)
+    assert kind(None, "https://mine.example").configured(environment).base_url == "https://mine.example"
+    assert kind(KEY).configured({}).base_url == kind.address
+    assert kind.address.startswith("https://")
+    with pytest.raises(ConfigurationError, match=rf"set {key_variable}, or pass {kind.__name__}\(api_key=...\)"):
+        kind().configured({})
+
+
+# What a provider cannot do, it says.
+
+
+@every_provider
+def test_a_provider_without_cancel_says_so(kind: type[Provider]) -> None:
+    ref = JobRef.parse(f"{kind.endpoints[0].name}/job-1")
+    if kind.features.cancel:
+        assert next(kind(KEY).cancel(ref)).effect is Effect.WRITE
+        return
+    with pytest.raises(ConfigurationError, match="has no way to cancel a job: it runs on and is charged as usual"):
+        next(kind(KEY).cancel(ref))
+
+
+@every_provider
+def test_a_provider_streams_if_it_says_so(kind: type[Provider]) -> None:
+    ref = JobRef.parse(f"{kind.endpoints[0].name}/job-1")
+    assert (kind(KEY).stream(ref) is not None) == kind.features.stream
+
+
+@every_provider
+def test_an_unknown_endpoint_is_answered_with_the_known_ones(kind: type[Provider]) -> None:
+    with pytest.raises(ConfigurationError) as unknown:
+        kind(KEY).endpoint(f"{kind.name}/unheard-of")
+    assert all(endpoint.name in str(unknown.value) for endpoint in kind.endpoints)
 
 
 # One surface.

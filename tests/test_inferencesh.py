@@ -392,6 +392,7 @@ def test_a_lost_submission_is_found_by_its_callback_address(provider: InferenceS
     tasks = [
         listed("other", webhook="https://hooks.example.com/k/2"),
         listed("ours", webhook=ours),
+        listed("never-called-back", webhook=None),
         listed("bare", input={}),
     ]
     found, calls = search(provider, ImageO1("a boat"), ours, {"items": tasks, "has_next": False})
@@ -403,7 +404,7 @@ def test_a_lost_submission_is_found_by_its_callback_address(provider: InferenceS
 def test_without_an_address_the_input_decides(provider: InferenceSh) -> None:
     tasks = [
         listed("ours", app={"namespace": "klingai", "name": "image-o1"}),
-        listed("twin"),
+        listed("twin", webhook=None),
         listed("another-prompt", input={"prompt": "a fox"}),
         listed("another-app", app="klingai/image-o3"),
         listed("called-back", webhook="https://hooks.example.com/k/2"),

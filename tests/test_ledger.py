@@ -365,7 +365,7 @@ def _limit_pages(extra: int) -> Callable[[sqlite3.Connection], None]:
 
 
 async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) -> None:
-    """While the thread is held up, a thousand writes queue; they then take a handful of statements, commits included."""
+    """While the thread is held up, a thousand writes queue; they then take a few statements, commits included."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     statements: list[str] = []
     hold, held = threading.Event(), anyio.Event()
@@ -505,7 +505,7 @@ def test_a_program_that_never_closes_its_ledger_ends(tmp_path: Path) -> None:
         "anyio.run(SqliteLedger(sys.argv[1]).keep, 'a', 1)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "jobs.db")]
-    subprocess.run(command, timeout=30, check=True, env=dict(os.environ))  # this interpreter
+    subprocess.run(command, timeout=30, check=True, env=dict(os.environ))
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         assert connection.execute("SELECT value FROM kept WHERE name = 'a'").fetchone() == ("1",)
     connection.close()

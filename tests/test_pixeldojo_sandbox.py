@@ -143,6 +143,23 @@ def test_every_refusal_has_the_documented_code(sandbox: Sandbox, api: httpx.Clie
     assert sandbox.counters.bought["pixeldojo"] == 1
 
 
+def test_an_order_that_the_sandbox_does_not_know_is_refused_in_pixeldojos_words(api: httpx.Client) -> None:
+    answer = api.post(RUN, json={"prompt": "a fox [sandbox: fly]"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert "it knows fail=CODE" in answer.json()["error"]["message"]
+
+
+def test_faults_speak_pixeldojos_words(sandbox: Sandbox, api: httpx.Client) -> None:
+    sandbox.faults.add("rate-limited:submit:times=1,hint=body,seconds=7")
+    limited = api.post(RUN, json={"prompt": "a fox"})
+    assert (limited.status_code, limited.json()["error"]["code"]) == (429, "rate_limited")
+    assert limited.json()["retry_after"] == 7
+    sandbox.faults.add("server-error:submit:times=1")
+    broken = api.post(RUN, json={"prompt": "a fox"})
+    assert (broken.status_code, broken.json()["error"]["code"]) == (500, "internal_error")
+    assert sandbox.counters.bought["pixeldojo"] == 0
+
+
 @pytest.mark.parametrize("job", ["job_", "job_xyz", "ffffffffffffffffffffffffffffffff", "job_7", "%2e%2e"])
 def test_an_id_that_is_none_is_not_found(api: httpx.Client, job: str) -> None:
     assert api.get(f"/jobs/{job}").status_code == 404
@@ -216,7 +233,8 @@ async def test_a_client_gets_its_pictures(sandbox: Sandbox, tmp_path: Path) -> N
 
 @pytest.mark.anyio
 async def test_an_empty_account_is_told_and_nothing_is_bought(sandbox: Sandbox) -> None:
-    async with client_of(sandbox) as client:
+    [provider] = [one for one in sandbox.providers() if one.name == "pixeldojo"]
+    async with Client(provider) as client:
         await client.submit(pixeldojo.ImageV3("a fox", count=9))
         with pytest.raises(InsufficientCredits, match="insufficient_credits") as refused:
             await client.submit(pixeldojo.ImageV3("a fox", count=2))

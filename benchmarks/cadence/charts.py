@@ -45,20 +45,21 @@ def _schedules(pyplot: Any, results: Results) -> Any:
         for name, cost in results.fixed[law, 0.0].items():
             colour = {"source documents": _SOURCE, "optimum": _BOUND}.get(name, _FIXED)
             panel.plot(cost.looks, cost.lag, "*" if name == "optimum" else "o", color=colour, markersize=7)
-            panel.annotate(name, (cost.looks, cost.lag), (5, 3), textcoords="offset points", color=colour, fontsize=7)
-        ours = [results.learned[law, 0.0, "right"][done] for done in (0, 1, 5, 20, 100)]
+            below = {"xytext": (0, -13), "ha": "center"} if name == "optimum" else {"xytext": (6, 2)}
+            panel.annotate(name, (cost.looks, cost.lag), textcoords="offset points", color=colour, fontsize=7, **below)
+        ours = [results.learned[law, 0.0, "right"][done] for done in CHECKPOINTS]
         panel.plot([c.looks for c in ours], [c.lag for c in ours], ".-", color=_OURS, linewidth=1)
-        panel.annotate(
-            "Learned", (ours[0].looks, ours[0].lag), (-4, 6), textcoords="offset points", color=_OURS, ha="right"
-        )
         panel.set(xscale="log", yscale="log", title=law, xlabel="looks per job")
-        panel.margins(0.25)
+        panel.margins(0.3)
     panels[0].set_ylabel("mean lag, s")
+    panels[0].annotate(
+        f"Learned, 0 to {CHECKPOINTS[-1]} completions", (0.03, 0.05), xycoords="axes fraction", color=_OURS, fontsize=7
+    )
     return figure
 
 
 def _learning(pyplot: Any, results: Results) -> Any:
-    figure, panels = pyplot.subplots(1, len(LAWS), figsize=(12, 3.4), sharey=True)
+    figure, panels = pyplot.subplots(1, len(LAWS), figsize=(12, 3.4))
     places = range(len(CHECKPOINTS))
     for panel, law in zip(panels, LAWS, strict=True):
         for (prior, factor), style in zip(PRIORS.items(), ("-", "--", ":"), strict=True):
@@ -67,10 +68,10 @@ def _learning(pyplot: Any, results: Results) -> Any:
         fixed = results.fixed[law, 0.0]
         panel.axhline(fixed["source documents"].total, color=_SOURCE, linewidth=1, label="source documents' schedule")
         panel.axhline(fixed["optimum"].total, color=_BOUND, linewidth=1, label="optimum")
-        panel.set(title=law, xlabel="completions", ylim=(0, None))
+        panel.set(title=law, xlabel="completions", ylim=(0, 1.08 * fixed["source documents"].total))
         panel.set_xticks(places, [str(done) for done in CHECKPOINTS])
     panels[0].set_ylabel(f"lag + {LAMBDA:g} s per look, s")
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[0].legend(fontsize=7, frameon=False, loc="lower left")
     return figure
 
 

@@ -56,7 +56,7 @@ def demo(
         bool, typer.Option("--keep", help="Keep the sandbox running afterwards, to try other commands on.")
     ] = False,
 ) -> None:
-    """Make one video and two pictures at once on a local sandbox: no key, no cost.
+    """Make a video and some pictures at once, on a local sandbox: no key, no cost.
 
     The sandbox answers as the providers do and takes the time that they document, divided by --speed.
     """

@@ -48,6 +48,7 @@ EXITS: Mapping[int, str] = {
     UNSAVED: "the result could not be saved; the job is kept",
     CANCELLED: "the job was cancelled at the provider",
     INTERRUPTED: "interrupted; the job goes on, its reference is printed",
+    PIPE_CLOSED: "whoever read the output has left; the same",
 }
 """Every exit code of the program, and what it means."""
 

@@ -15,6 +15,7 @@ from kling_async._cli._fields import acceptable, build, find, parse_settings
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
 from kling_async._client import Client
+from kling_async._job import Job
 from kling_async._media import writable
 from kling_async._models import JobRef
 from kling_async._provider import Endpoint
@@ -127,7 +128,7 @@ async def _generate(
         if job.cost is not None:
             report.say(f"bought for {job.cost}")
         report.begun(job.ref, endpoint.law(request).median)
-        await collect(job, directory, report)
+        await _collect(job, directory, report)
 
 
 def watch(
@@ -157,4 +158,12 @@ async def _watch(client: Client, ref: JobRef, directory: Path, report: Report) -
     async with client:
         await writable(directory)
         report.begun(ref)
-        await collect(client.attach(ref), directory, report)
+        await _collect(client.attach(ref), directory, report)
+
+
+async def _collect(job: Job, directory: Path, report: Report) -> None:
+    """Follow a job and save what it made; tell the cost where it was not known before."""
+    price = job.cost
+    await collect(job, directory, report)
+    if price is None and job.cost is not None:
+        report.say(f"the job cost {job.cost}")

@@ -180,7 +180,6 @@ async def collect(job: Job, directory: Path, report: Report) -> None:
     Raises:
         KlingError: It did not end well, or could not be saved.
     """
-    price = job.cost
     try:
         async for event in job:
             report.event(job.ref, event)
@@ -188,7 +187,5 @@ async def collect(job: Job, directory: Path, report: Report) -> None:
     except (GenerationFailed, GenerationCancelled, JobNotFound):
         report.over(job.ref)
         raise
-    if price is None and result.cost is not None:
-        report.say(f"job {job.ref} cost {result.cost}")
     paths = await result.save(directory, progress=lambda done, total: report.saving(job.ref, done, total))
     report.saved(result, paths)

@@ -16,13 +16,10 @@ and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-import pydantic_core
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 
 from kling_async._cadence import Law, Progressive
@@ -35,7 +32,7 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._models import Cost, JobRef, Reading
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider, Stream
 from kling_async._requests import (
     ImageRule,
@@ -49,45 +46,20 @@ from kling_async._requests import (
     sniff,
 )
 from kling_async._wire import Call, Effect, Flow, Reply
+from kling_async.providers._inferencesh_tasks import (
+    CURRENT,
+    OLDER,
+    STAGES,
+    UNCLEAR,
+    TaskReader,
+    TaskStream,
+    has_rested,
+    moment,
+    text_of,
+    unwrapped,
+)
 
 __all__ = ["CURRENT", "OLDER", "ImageO1", "InferenceSh"]
-
-_SINCE_EVER = ("unknown", "received", "queued", "dispatched", "preparing", "serving", "setting_up", "running")
-CURRENT = (*_SINCE_EVER, "cancelling", "uploading", "completed", "failed", "cancelled", "rejected")
-"""What the integers mean since version 0.6.5 of the official client: the position is the integer."""
-OLDER = (*_SINCE_EVER, "uploading", "completed", "failed", "cancelled")
-"""What they meant before."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """What a task's status amounts to. No status: it does not tell where the task stands."""
-
-    status: Status | None
-    step: int = 0
-    message: str | None = None
-
-
-_STAGES: Mapping[str, _Stage] = {
-    "unknown": _Stage(None),
-    "received": _Stage(Status.PENDING, 1, "received"),
-    "queued": _Stage(Status.PENDING, 2, "queued"),
-    "dispatched": _Stage(Status.PENDING, 3, "dispatched"),
-    "scheduled": _Stage(Status.PENDING, 3, "scheduled"),  # the older word
-    "preparing": _Stage(Status.PROCESSING, 4, "preparing"),
-    "serving": _Stage(Status.PROCESSING, 5, "serving"),
-    "setting_up": _Stage(Status.PROCESSING, 6, "setting_up"),
-    "running": _Stage(Status.PROCESSING, 7, "running"),
-    "cancelling": _Stage(Status.PROCESSING, 8, "cancelling"),
-    "uploading": _Stage(Status.PROCESSING, 9, "uploading"),
-    "completed": _Stage(Status.COMPLETED),
-    "failed": _Stage(Status.FAILED),
-    "cancelled": _Stage(Status.CANCELLED),
-    "rejected": _Stage(Status.FAILED, message="rejected"),
-}
-_UNCLEAR = _Stage(None)
-_BUSY = _Stage(Status.PROCESSING, 8)  # cancelling or uploading: at work in either table
-_UPLOAD_PATIENCE = timedelta(seconds=15)  # the result is one image: its upload is no longer at work after that
 
 # Kling itself takes JPEG and PNG up to 10 MB, and the app hands it the image's address as it is.
 _IMAGE = ImageRule(formats=("jpeg", "png"), most=1)
@@ -202,7 +174,12 @@ class InferenceSh(Provider):
         statuses: Sequence[str] | None = None,
     ) -> None:
         super().__init__(api_key, base_url)
-        self.statuses = statuses
+        self._reader = TaskReader(self, statuses)
+
+    @property
+    def statuses(self) -> Sequence[str] | None:
+        """What the integers are taken to mean; None: they are weighed."""
+        return self._reader.statuses
 
     def configured(self, environment: Mapping[str, str]) -> InferenceSh:
         """This provider with what was not given taken from environment variables."""
@@ -230,11 +207,11 @@ class InferenceSh(Provider):
             ref = JobRef(self.name, "image-o1", data["id"])
         except (TypeError, KeyError, ValueError) as error:
             raise self.unreadable("it has no task id") from error
-        stage = self._stage(data)
-        if stage == _STAGES["rejected"]:
+        stage = self._reader.stage(data)
+        if stage == STAGES["rejected"]:
             # A run that was refused admission (no balance, no payment method) is kept as a task that has ended.
-            raise self.make_error(402, "rejected", _text(data.get("error")))
-        return Accepted(ref.id, self._reading(data, stage))
+            raise self.make_error(402, "rejected", text_of(data.get("error")))
+        return Accepted(ref.id, self._reader.reading(data, stage))
 
     def _upload(self, content: bytes) -> Flow[str]:
         """Announce the image, put it where the provider says, and return its address for the app."""
@@ -272,19 +249,19 @@ class InferenceSh(Provider):
         [ref] = refs
         reply = yield Call.get(f"/tasks/{ref.id}/status")
         if reply.ok:
-            data = self._task(self.expect(reply), ref)
-            stage = self._stage(data)
+            data = self._reader.task(self.expect(reply), ref)
+            stage = self._reader.stage(data)
             if stage is not None and stage.status is not None and not stage.status.terminal:
-                return {ref: self._reading(data, stage)}
+                return {ref: self._reader.reading(data, stage)}
         elif reply.status not in _NO_SUCH_VERB:
             self.expect(reply)
         reply = yield Call.get(f"/tasks/{ref.id}")
         # A whole task that has no output may leave the field out.
-        data = {"output": None} | self._task(self.expect(reply), ref)
-        stage = self._stage(data)
-        if stage is _UNCLEAR and _has_rested(data, reply):
-            stage = _STAGES["completed"]
-        return {ref: self._reading(data, stage)}
+        data = {"output": None} | self._reader.task(self.expect(reply), ref)
+        stage = self._reader.stage(data)
+        if stage is UNCLEAR and has_rested(data, reply):
+            stage = STAGES["completed"]
+        return {ref: self._reader.reading(data, stage)}
 
     def cancel(self, ref: JobRef) -> Flow[bool]:
         """One POST without a body, as the official clients send it. What Kling has begun may still be charged."""
@@ -298,7 +275,7 @@ class InferenceSh(Provider):
 
     def stream(self, ref: JobRef) -> Stream:
         """The task's updates, as lines of JSON."""
-        return _TaskStream(self, ref)
+        return TaskStream(self._reader, ref)
 
     def search(self, request: Request, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
         """List the newest tasks, and pick those that can be the submission.
@@ -321,9 +298,9 @@ class InferenceSh(Provider):
             if not isinstance(items, list):
                 raise self.unreadable("it lists no tasks")
             tasks = [item for item in items if isinstance(item, dict)]
-            recent = [task for task in tasks if (_moment(task.get("created_at")) or since) >= since - _SKEW]
+            recent = [task for task in tasks if (moment(task.get("created_at")) or since) >= since - _SKEW]
             fitting = [task for task in recent if _same(task, wanted, wanted_callback)]
-            found += [Accepted(task["id"], self._reading(task, self._stage(task))) for task in fitting]
+            found += [Accepted(task["id"], self._reader.reading(task, self._reader.stage(task))) for task in fitting]
             cursor = data.get("next_cursor")
             if not (data.get("has_next") and cursor) or len(recent) < len(tasks):
                 break
@@ -332,12 +309,12 @@ class InferenceSh(Provider):
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """A body says how a task ended; where it does not say so for sure, the reading has no status: look."""
         del headers
-        data = _unwrapped(Reply(200, content=body).json())
+        data = unwrapped(Reply(200, content=body).json())
         if not isinstance(data, dict) or not ({"status", "status_text"} & data.keys()):
             raise self.unreadable("a webhook body without a status")
         identity = data.get("id")
-        stage = self._stage(data, ended=True)
-        return [Delivered(identity if isinstance(identity, str) else None, self._reading(data, stage))]
+        stage = self._reader.stage(data, ended=True)
+        return [Delivered(identity if isinstance(identity, str) else None, self._reader.reading(data, stage))]
 
     def expect(self, reply: Reply) -> Any:
         """The decoded body, out of whichever envelope.
@@ -348,7 +325,7 @@ class InferenceSh(Provider):
         data = super().expect(reply)
         if isinstance(data, dict) and data.get("success") is False:
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
-        return _unwrapped(data)
+        return unwrapped(data)
 
     def error(self, data: Any) -> tuple[str | None, str | None] | None:
         """The error shapes: problem+json, the list of unmet requirements, and ``success: false``."""
@@ -361,122 +338,18 @@ class InferenceSh(Provider):
         if data.get("success") is False:
             stated = data.get("error")
             inner = stated if isinstance(stated, dict) else {"message": stated or data.get("message")}
-            return _code(inner, data.get("status")), _text(inner.get("message") or inner.get("detail"))
+            return _code(inner, data.get("status")), text_of(inner.get("message") or inner.get("detail"))
         problem = isinstance(data.get("type"), str) or type(data.get("status")) is int
         if problem and "id" not in data and {"title", "detail"} & data.keys():
-            return _code(data, data.get("status")), _text(data.get("detail") or data.get("title"))
+            return _code(data, data.get("status")), text_of(data.get("detail") or data.get("title"))
         return None
-
-    def _task(self, data: Any, ref: JobRef) -> dict[str, Any]:
-        if not isinstance(data, dict) or data.get("id", ref.id) != ref.id:
-            raise self.unreadable("it is about another task, or about none", ref)
-        return data
-
-    def _stage(self, data: Mapping[str, Any], *, ended: bool = False) -> _Stage | None:
-        """Where a task stands; None: in words or numbers that nobody documents.
-
-        Args:
-            data: What was said of it.
-            ended: It is only said of a task that has ended (a webhook), though not reliably by its number.
-        """
-        for word in (data.get("status"), data.get("status_text")):
-            if isinstance(word, str) and (stage := _STAGES.get(word.strip().lower())):
-                return stage
-        number = as_number(data.get("status"))
-        if type(number) is not int or not 0 <= number < len(CURRENT):
-            return None
-        table = self.statuses or CURRENT
-        meanings = {names[number] for names in (CURRENT, OLDER) if number < len(names)}
-        if len(meanings) > 1 and (ended or self.statuses is None):
-            return _weighed(table[number], data, ended=ended)
-        return _STAGES[table[number]] if number < len(table) else None
-
-    def _reading(self, data: dict[str, Any], stage: _Stage | None) -> Reading:
-        if stage is None:
-            return Reading(None, oddity=f"the status {data.get('status')!r:.60}", raw=data)
-        images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
-        if stage.status is Status.COMPLETED and not images:
-            return Reading(None, oddity="that the task is completed, without an image", raw=data)
-        text = _text(data.get("error"))
-        return Reading(
-            stage.status,
-            step=stage.step,
-            progress=_progress(data.get("progress")),
-            message=(text or stage.message) if stage.status is Status.FAILED else stage.message,
-            artifacts=images,
-            failures=(_failure(text, stage.message),) if stage.status is Status.FAILED else (),
-            cost=_cost(data.get("usage_events")),
-            raw=data,
-        )
-
-
-class _TaskStream(Stream):
-    """The updates of one task.
-
-    A line is a whole task, a part of one (``{"data", "fields"}``, merged into what is known), a heartbeat, or a delta
-    of a language model's text, which is not for us. Lines of server-sent events, the default form, are read too.
-    """
-
-    def __init__(self, provider: InferenceSh, ref: JobRef) -> None:
-        self.call = Call.get(f"/tasks/{ref.id}/stream", headers={"accept": "application/x-ndjson"})
-        self._provider = provider
-        self._ref = ref
-        self._task: dict[str, Any] = {}
-        self._event = ""
-
-    def read(self, line: str) -> Reading | None:
-        """What `line` says of the task, joined with the lines before it."""
-        event = ""
-        if not line.startswith("{"):
-            field, _, value = line.partition(":")
-            line = value.strip()
-            if field not in _EVENT_FIELDS:
-                raise self._provider.unreadable(f"a line of its stream begins with {field!r:.40}", self._ref)
-            if field == "event":
-                self._event = line
-            if field != "data":
-                return None
-            event, self._event = self._event, ""
-            if not line.startswith("{"):
-                return None
-        try:
-            said = pydantic_core.from_json(line)
-        except ValueError as error:
-            raise self._provider.unreadable("a line of its stream is not JSON", self._ref) from error
-        event = said.get("event") or event
-        if event == "delta" or said.get("type") == "heartbeat":
-            return None
-        if event == "error":
-            raise self._provider.unreadable(f"its stream reports {_text(said.get('data') or said)}", self._ref)
-        return self._merge(said)
-
-    def _merge(self, said: dict[str, Any]) -> Reading | None:
-        data = self._provider._task(_unwrapped(said), self._ref)  # noqa: SLF001  # the stream is a part of the provider
-        fields = said.get("fields")
-        if isinstance(fields, list):
-            data = {name: value for name, value in data.items() if name in fields}
-        elif data:
-            self._task.setdefault("output", None)  # a whole task; one that has no output may leave the field out
-        if "status" in data:
-            self._task.pop("status_text", None)  # it named the status before
-        self._task.update(data)
-        if not {"status", "status_text"} & self._task.keys():
-            return None
-        stage = self._provider._stage(self._task)  # noqa: SLF001  # the same
-        reading = self._provider._reading(dict(self._task), stage)  # noqa: SLF001  # the same
-        # A completion may come a line before its output, and what is not clear here is asked for once the stream ends.
-        return reading if reading.status else None
 
 
 _NO_SUCH_VERB = frozenset({404, 405})  # older servers may have no light status; the whole task decides
 _CONFLICT = 409
 _PAGES = 20  # of 50 tasks: what a busy account starts within minutes
 _SKEW = timedelta(seconds=60)  # between the provider's clock and ours
-_MICROCENTS = 10**8  # in a dollar
-_EVENT_FIELDS = frozenset({"event", "data", "id", "retry", ""})
 _CODE_BY_STATUS = {401: "unauthorized", 402: "payment_required", 404: "not_found", 429: "rate_limited"}
-# A worker that vanished says nothing about the request; the rest of the failures come as text without a code.
-_RETRYABLE = frozenset({"WORKER_LOST", "TIMEOUT", "SESSION_NOT_FOUND", "SESSION_EXPIRED", "SESSION_ENDED"})
 
 
 def _input(request: ImageO1, image: Any) -> dict[str, Any]:
@@ -491,52 +364,18 @@ def _input(request: ImageO1, image: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _unwrapped(data: Any) -> Any:
-    """What an answer is about, out of its envelope: ``{"data", ...}`` of the first and the latest kind, or bare."""
-    return data["data"] if isinstance(data, dict) and "data" in data else data
-
-
-def _weighed(name: str, data: Mapping[str, Any], *, ended: bool) -> _Stage:
-    """The stage behind an integer that has two meanings, by what is said beside it."""
-    failed, output = bool(data.get("error")), data.get("output")
-    if ended:
-        return _STAGES["failed"] if failed else _UNCLEAR if output is None else _STAGES["completed"]
-    if name == "cancelling":
-        return _BUSY
-    if name == "uploading" and ("output" not in data or output is not None):
-        return _UNCLEAR
-    if name == "completed" and failed and output is None:
-        return _STAGES["failed"]
-    return _STAGES[name]
-
-
-def _has_rested(data: Mapping[str, Any], reply: Reply) -> bool:
-    """Whether a task with output has not changed for a while, by the provider's own clock."""
-    updated = _moment(data.get("updated_at"))
-    try:
-        now = _aware(parsedate_to_datetime(reply.headers.get("date", "")))
-    except ValueError:
-        return False
-    return bool(_images(data.get("output"))) and updated is not None and now - updated > _UPLOAD_PATIENCE
-
-
-def _moment(text: Any) -> datetime | None:
-    try:
-        return _aware(datetime.fromisoformat(text))
-    except (TypeError, ValueError):
-        return None
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _same(task: Mapping[str, Any], wanted: Mapping[str, Any], callback: str | None) -> bool:
     """Whether a listed task can be the submission of this input with this callback address."""
     if not isinstance(task.get("id"), str):
         return False
-    if task.get("webhook"):
-        return bool(task["webhook"] == callback)
+    echoed = "webhook" in task
+    if echoed and (task["webhook"] or None) != callback:
+        return False
+    return (echoed and callback is not None) or _asks(task, wanted)
+
+
+def _asks(task: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a listed task is of this app with this input."""
     app, given = task.get("app"), task.get("input")
     if isinstance(app, dict):
         app = f"{app.get('namespace')}/{app.get('name')}"
@@ -548,35 +387,6 @@ def _same(task: Mapping[str, Any], wanted: Mapping[str, Any], callback: str | No
     )
 
 
-def _images(output: Any) -> tuple[Artifact, ...]:
-    """The images of an output: one address, though lists and file objects occur in sibling apps."""
-    fields = output if isinstance(output, dict) else {"image": output}
-    listed = fields.get("images")
-    files = [fields.get("image"), *(listed if isinstance(listed, list) else ())]
-    named = [file.get("uri") or file.get("url") if isinstance(file, dict) else file for file in files]
-    urls = dict.fromkeys(uri for uri in named if isinstance(uri, str) and is_url(uri))
-    return tuple(Artifact("image", url, index=index) for index, url in enumerate(urls))
-
-
-def _progress(percent: Any) -> float | None:
-    number = isinstance(percent, int | float) and not isinstance(percent, bool)
-    return percent / 100 if number and 0 <= percent <= 100 else None  # noqa: PLR2004  # percent
-
-
-def _cost(events: Any) -> Cost | None:
-    """What was used, in dollars, where the events say so; the documented ones carry quantities only."""
-    listed = events if isinstance(events, list) else []
-    amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
-    known = [amount for amount in amounts if type(amount) is int]
-    return Cost(Decimal(sum(known)) / _MICROCENTS, "USD") if known else None
-
-
-def _failure(text: str | None, word: str | None) -> Failure:
-    head = (text or "").partition(":")[0].strip()
-    code = head if head.isupper() and " " not in head else word or "unknown"
-    return Failure(code, text, retryable=code in _RETRYABLE)
-
-
 def _code(error: Mapping[str, Any], status: Any) -> str | None:
     """The code of an error: a field, the end of its ``type`` URL, or the usual one for its status."""
     kind = error.get("type")
@@ -585,9 +395,3 @@ def _code(error: Mapping[str, Any], status: Any) -> str | None:
     if isinstance(code, str) and code:
         return code
     return _CODE_BY_STATUS.get(status) if isinstance(status, int) else None
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, dict):
-        value = value.get("message") or value.get("detail") or value.get("error")
-    return value if isinstance(value, str) and value else None

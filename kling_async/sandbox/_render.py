@@ -47,8 +47,7 @@ def draw_picture(picture: Picture, scale: float = 1.0) -> bytes:
     """A picture file of the size asked for, times `scale`."""
     size = _scaled(picture.width, scale), _scaled(picture.height, scale)
     shrink = min(1.0, _CANVAS / max(size))
-    scene = Scene(picture.prompt, picture.seed, round(size[0] * shrink), round(size[1] * shrink))
-    image = scene.frame(0.3, 0.0)
+    image = _shots(picture, max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
     if shrink < 1:
         image = image.resize(size, Image.Resampling.BICUBIC)
     caption, corner = _caption(picture.prompt, size)
@@ -97,6 +96,18 @@ def _encoder() -> tuple[str, str, dict[str, str]]:
             return name, container, options
     wanted = ", ".join(name for name, *_ in _ENCODERS)
     raise RuntimeError(f"PyAV has none of the encoders {wanted}: install its binary wheel")
+
+
+def _shots(picture: Picture, width: int, height: int) -> Image.Image:
+    """The scene, or several of the same prompt side by side."""
+    if picture.shots == 1:
+        return Scene(picture.prompt, picture.seed, width, height).frame(0.3, 0.0)
+    image = Image.new("RGB", (width, height))
+    half = max(1, width // 2), max(1, height // 2)
+    for shot in range(picture.shots):
+        scene = Scene(picture.prompt, picture.seed + shot, width - half[0], height - half[1])
+        image.paste(scene.frame(0.1 + 0.25 * shot, 0.0), (shot % 2 * half[0], shot // 2 * half[1]))
+    return image
 
 
 def _frames(clip: Clip, size: tuple[int, int]) -> Iterator[Image.Image]:

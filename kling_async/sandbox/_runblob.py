@@ -179,7 +179,7 @@ class _Page:
         media: Picture | Clip
         if isinstance(sent, _Photo):
             width, height = _photo_size(sent)
-            media = Picture(width, height, "png", sent.prompt)
+            media = Picture(width, height, "png", sent.prompt, shots=4 if sent.prefer_multi_shots else 1)
             law, price = _PHOTO_LAW, _PHOTO_PRICE
             params |= {"model": "kling_o3_photo", "display": "kling_o3_photo"}
         else:

@@ -381,7 +381,7 @@ def _read(body: bytes) -> list[dict[str, Any]]:
     for task in tasks:
         if not isinstance(task, dict) or not isinstance(task.get("taskType"), str):
             raise _RefusedError(400, "missingTaskType", "Every task is an object with a taskType")
-        if task["taskType"] != "authentication" and not _is_uuid(task.get("taskUUID")):
+        if task["taskType"] != "authentication" and not _is_uuid(task.get("taskUUID"), version=4):
             raise _RefusedError(400, "invalidTaskUUID", "A taskUUID is a UUID v4", parameter="taskUUID")
     if [task["taskType"] for task in tasks] == ["authentication"]:
         raise _RefusedError(400, "missingTask", "An authentication task is followed by the tasks to be done")
@@ -395,11 +395,12 @@ def _is_callable(url: str) -> bool:
     return bool(parts.hostname) and (parts.scheme == "https" or on_this_machine)
 
 
-def _is_uuid(value: object) -> bool:
+def _is_uuid(value: object, version: int | None = None) -> bool:
     try:
-        return isinstance(value, str) and str(uuid.UUID(value)) == value.lower()
+        parsed = uuid.UUID(value) if isinstance(value, str) else None
     except ValueError:
         return False
+    return parsed is not None and str(parsed) == str(value).lower() and version in {None, parsed.version}
 
 
 def _checked(kind: type[T], task: dict[str, Any]) -> T:

@@ -108,6 +108,14 @@ class Sandbox:
         """The webhook deliveries attempted so far (the last 10 000)."""
         return list(self._app.courier.delivered)
 
+    def wait_for_deliveries(self, count: int, timeout: float = 30.0) -> list[Delivery]:
+        """Block until so many webhook deliveries were attempted and answered, and give all of them.
+
+        Raises:
+            TimeoutError: They were not, in so many real seconds.
+        """
+        return self._app.courier.wait_for(count, timeout)
+
     def base_url(self, provider: str) -> str:
         """The base URL that replaces a provider's real one; it carries a path.
 
@@ -143,6 +151,7 @@ class Sandbox:
         fail: str | None = None,
         duration: float | None = None,
         stuck: bool = False,
+        files: int | None = None,
         times: int = 1,
     ) -> None:
         """Decide how the next jobs end.
@@ -152,9 +161,10 @@ class Sandbox:
             fail: Failure code in the provider's words; None: they succeed.
             duration: Simulated seconds from purchase to end; None: as documented by the provider.
             stuck: They never end.
+            files: With `fail`: only so many files of each job fail, and the job itself completes.
             times: How many jobs; several scripts are used in the order of the calls.
         """
-        self.world.script(Ending(fail, duration, stuck), provider=provider, times=times)
+        self.world.script(Ending(fail, duration, stuck, files), provider=provider, times=times)
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""

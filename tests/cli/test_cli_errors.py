@@ -50,7 +50,7 @@ def test_bad_input_is_told_and_nothing_is_sent(
     kling: Run, sandbox: Sandbox, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     bad_files(tmp_path)
-    answer = kling("generate", *arguments)
+    answer = kling("generate", "--timeout", "1", *arguments)
     assert answer.code == 2, answer
     assert answer.out == ""
     for word in words:

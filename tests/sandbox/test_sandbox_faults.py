@@ -339,6 +339,9 @@ def test_the_text_form(text: str, rule: Rule) -> None:
         ("drip:every=0", "every and times are 1 or more"),
         ("drip:hint=shout", "hint=shout is unknown; there are seconds, date, body, absent, unreadable"),
         ("expired:submit", "expired happens to downloads, not to submit"),
+        ("drip:sumbit", "kind sumbit is unknown; there are submit, status, cancel, list, upload, stream, download"),
+        ("drip:probability=2", "probability=2.0 is not between 0 and 1"),
+        ("drip:seconds=-1", "seconds=-1.0 is not a wait"),
     ],
 )
 def test_a_text_that_is_no_fault_is_told_what_there_is(text: str, complaint: str) -> None:
@@ -349,6 +352,11 @@ def test_a_text_that_is_no_fault_is_told_what_there_is(text: str, complaint: str
 def test_options_go_with_a_fault_and_not_with_its_text() -> None:
     with pytest.raises(ValueError, match="brings its own options"):
         Switchboard().add("stuck", every=2)
+
+
+def test_a_provider_that_is_not_played_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match="provider runblub is unknown; there are runblob"):
+        sandbox.faults.add("drip:provider=runblub")
 
 
 def test_the_fault_added_first_wins_and_others_count_only_what_reaches_them() -> None:

@@ -130,6 +130,13 @@ def test_no_prompt_and_no_size_is_too_odd_to_draw(prompt: str, size: tuple[int, 
         assert image.size == size
 
 
+def test_several_shots_are_tiles_of_one_picture() -> None:
+    with Image.open(io.BytesIO(draw_picture(Picture(256, 256, "png", "a fox", shots=4)))) as image:
+        tiles = [image.crop((x, y, x + 128, y + 60)) for x in (0, 128) for y in (0, 128)]
+        assert image.size == (256, 256)
+    assert all(_difference(tiles[0], other) > 1 for other in tiles[1:])
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
 def test_pictures_come_in_three_formats(kind: str) -> None:
     with Image.open(io.BytesIO(draw_picture(Picture(64, 48, kind, "a fox")))) as image:  # type: ignore[arg-type]
@@ -141,6 +148,17 @@ def test_equal_descriptions_give_equal_files_and_other_seeds_others() -> None:
     assert draw_picture(Picture(64, 64, "png", "a", 1)) != draw_picture(Picture(64, 64, "png", "a", 2))
     assert draw_clip(Clip(64, 64, 1, "a", 1)) == draw_clip(Clip(64, 64, 1, "a", 1))
     assert draw_clip(Clip(64, 64, 1, "a", 1)) != draw_clip(Clip(64, 64, 1, "a", 2))
+
+
+def test_a_photo_of_multiple_shots_is_asked_for_by_its_field(connect: Connect) -> None:
+    with Sandbox(speed=0, scale=0.05) as sandbox:
+        client = connect(sandbox)
+        one, several = (_result(sandbox, client, PHOTO, prefer_multi_shots=wanted) for wanted in (False, True))
+        shots = [
+            job.order.media[0].shots for job in sandbox.world.jobs.values() if isinstance(job.order.media[0], Picture)
+        ]
+    assert shots == [1, 4]
+    assert one.content != several.content
 
 
 def test_a_file_is_drawn_once_and_only_when_it_is_wanted(connect: Connect) -> None:

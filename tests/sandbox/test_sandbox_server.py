@@ -134,11 +134,12 @@ def test_connections_are_counted(sandbox: Sandbox) -> None:
     assert 1 <= sandbox.counters.peak_connections <= 3
 
 
-def test_without_the_extra_the_import_says_what_to_install() -> None:
-    code = "import sys; sys.modules['starlette'] = None; import kling_async.sandbox"
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "PIL", "av"])
+def test_without_the_extra_the_import_says_what_to_install(package: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; import kling_async.sandbox"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == 1
-    assert "ImportError: the sandbox needs starlette" in run.stderr
+    assert f"ImportError: the sandbox needs {package}, which is not installed" in run.stderr
     assert "pip install 'kling-async[sandbox]'" in run.stderr
 
 

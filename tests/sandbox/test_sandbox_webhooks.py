@@ -73,13 +73,9 @@ def customer() -> Iterator[Customer]:
 
 def _settled(sandbox: Sandbox, attempts: int) -> list[Delivery]:
     """The deliveries, once so many attempts were answered."""
-    settled = threading.Event()
-    for _ in range(int(PATIENCE / 0.01)):
-        if len(sandbox.deliveries) >= attempts:
-            break
-        settled.wait(0.01)
-    assert len(sandbox.deliveries) == attempts
-    return sandbox.deliveries
+    deliveries = sandbox.wait_for_deliveries(attempts, PATIENCE)
+    assert len(deliveries) == attempts
+    return deliveries
 
 
 @pytest.mark.parametrize(
@@ -270,6 +266,11 @@ def test_a_refused_forgery_is_not_repeated(sandbox: Sandbox, bought: Buy, custom
     assert [each.status for each in _settled(sandbox, 5)] == [404, 404, 400, 413, 200]
     sandbox.world.clock.advance(ENOUGH)
     assert len(sandbox.deliveries) == 5
+
+
+def test_waiting_for_deliveries_that_do_not_come_ends(sandbox: Sandbox) -> None:
+    with pytest.raises(TimeoutError, match=r"0 of 1 webhook deliveries in 0\.01 s"):
+        sandbox.wait_for_deliveries(1, timeout=0.01)
 
 
 def test_webhooks_run_on_simulated_time(customer: Customer) -> None:
