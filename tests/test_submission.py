@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,9 +73,22 @@ def ledger() -> MemoryLedger:
     return MemoryLedger()
 
 
+MADE: list[Client] = []
+
+
+@pytest.fixture(autouse=True)
+async def closed_at_last() -> AsyncIterator[None]:
+    """Clients that a test leaves as a crash would are closed after it."""
+    yield
+    while MADE:
+        await MADE.pop().aclose()
+
+
 def make(server: FakeRunBlob, ledger: MemoryLedger | None, provider: RunBlob | None = None, **settings: Any) -> Client:
-    """A client. What a crash leaves is had by making another one on the same ledger and never closing this one."""
-    return Client(provider or RunBlob(KEY), http=server, ledger=ledger, **settings)
+    """A client. What a crash leaves is had by making another one on the same ledger without closing this one."""
+    client = Client(provider or RunBlob(KEY), http=server, ledger=ledger, **settings)
+    MADE.append(client)
+    return client
 
 
 async def state(ledger: MemoryLedger, key: str) -> SubmissionState:
