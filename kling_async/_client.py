@@ -382,6 +382,11 @@ class Client:
                         group.start_soon(_follow, job, followed)
                 await arrival.wait()
 
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
+        return tuple(self._running.values())
+
     def statistics(self) -> Statistics:
         """What the client has done so far."""
         lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
