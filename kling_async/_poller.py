@@ -65,8 +65,8 @@ class Polling:
     """When to look at jobs.
 
     Attributes:
-        schedule: The times of the looks. ``Learned(lag_per_look=0.5)`` looks when the lag expected since the last look is
-            worth a look, here half a second; it starts from the times that the provider documents and learns from
+        schedule: The times of the looks. ``Learned(lag_per_look=0.5)`` looks when the lag expected since the last look
+            is worth a look, here half a second; it starts from the times that the provider documents and learns from
             each job that ends. ``Progressive(5, 5, 10, 15)`` looks after those intervals, the last repeated.
             ``"documented"``: the intervals that the provider documents for the endpoint. None: ``Learned()``.
         deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. None: the
