@@ -7,6 +7,7 @@
         await result.save("out")
 """
 
+from kling_async._bulk import BulkStatistics, Outcome, Outcomes
 from kling_async._cadence import Learned, Progressive
 from kling_async._client import Client, Statistics
 from kling_async._engine import Limits
@@ -24,6 +25,7 @@ from kling_async._errors import (
     JobNotFound,
     KeyConflict,
     KlingError,
+    LedgerFailed,
     ProviderUnavailable,
     RateLimited,
     SubmissionUnknown,
@@ -32,15 +34,21 @@ from kling_async._errors import (
     WebhookRejected,
 )
 from kling_async._job import Job
+from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
 from kling_async._poller import Polling
 from kling_async._requests import Request
-from kling_async.providers import runblob
+from kling_async._sqlite import SqliteLedger
+from kling_async.providers import inferencesh, pixeldojo, runblob, runware
+from kling_async.providers.inferencesh import InferenceSh
+from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
+from kling_async.providers.runware import Runware
 
 __all__ = [
     "Artifact",
     "BudgetExceeded",
+    "BulkStatistics",
     "BulkStopped",
     "Client",
     "ConfigurationError",
@@ -52,6 +60,7 @@ __all__ = [
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
+    "InferenceSh",
     "InsufficientCredits",
     "InvalidRequest",
     "Job",
@@ -60,7 +69,13 @@ __all__ = [
     "KeyConflict",
     "KlingError",
     "Learned",
+    "Ledger",
+    "LedgerFailed",
     "Limits",
+    "MemoryLedger",
+    "Outcome",
+    "Outcomes",
+    "PixelDojo",
     "Polling",
     "Progressive",
     "ProviderUnavailable",
@@ -68,13 +83,20 @@ __all__ = [
     "Request",
     "Result",
     "RunBlob",
+    "Runware",
+    "SqliteLedger",
     "Statistics",
     "Status",
+    "Submission",
+    "SubmissionState",
     "SubmissionUnknown",
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "inferencesh",
+    "pixeldojo",
     "runblob",
+    "runware",
 ]
 
 __version__ = "0.1.0"

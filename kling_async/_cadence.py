@@ -5,8 +5,8 @@ it. One number joins them: lambda, the seconds of lag that one look is worth. Wi
 S = 1 - F, a job that was not finished at t has, at a later u, been finished with probability ``(F(u) - F(t))
 / S(t)``. The integral of that from t to s is the lag that waiting from t until s is expected to cost, and
 `Learned` looks when it reaches lambda. It needs no horizon and no dynamic programme, gives the first look
-too, and costs within half a percent of the optimum. The law is learned while the jobs run
-(`kling_async._laws`).
+too, and costs about one percent more than the optimum (`benchmarks/cadence`). The law is learned while the
+jobs run (`kling_async._laws`).
 
 Two things bound the rule, because a law is only a belief. A step is never shorter than half a second, and
 after the first look never longer than 15 s or an eighth of the median, whichever is more. And past the 97th
@@ -257,8 +257,8 @@ class Contest(Generic[JobT]):
     back.
 
     A look costs O(log n) for the jobs that are not due, and for those that are, as many claims as have
-    overtaken the highest one's bound since they were last computed: a handful at any load (measured in
-    `benchmarks/cadence`).
+    overtaken the highest one's bound since they were last computed: a handful on average, however many jobs
+    there are.
     """
 
     __slots__ = ("_bids", "_due", "_order", "_waiting", "price")
@@ -274,8 +274,14 @@ class Contest(Generic[JobT]):
     def __len__(self) -> int:
         return len(self._bids)
 
+    def __contains__(self, job: object) -> bool:
+        return job in self._bids
+
     def enter(self, job: JobT, cadence: Cadence, *, submitted: float, last: float | None = None) -> None:
         """Let a job compete for looks; one that already does starts again from `last`.
+
+        Enter a job again, too, when its claim jumps (its deadline passes, say): claims are computed again only
+        when they may have become the highest by growing.
 
         Args:
             job: What `award` returns.

@@ -5,31 +5,34 @@ from __future__ import annotations
 import logging
 import math
 import os
-import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import anyio
 
+from kling_async._book import Book
+from kling_async._bulk import Course, Outcomes, Rows
+from kling_async._cadence import Learned
 from kling_async._clock import Clock
 from kling_async._engine import Engines, Http, Limits
-from kling_async._errors import AnswerLost, ConfigurationError, KlingError, SubmissionUnknown
+from kling_async._errors import ConfigurationError, KlingError
 from kling_async._job import Job
+from kling_async._ledger import Ledger, Submission
 from kling_async._media import load
-from kling_async._models import JobRef, Result
+from kling_async._models import Event, JobRef, Result
 from kling_async._poller import Polling, Watch
-from kling_async._provider import Accepted, Endpoint, Provider
+from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Request
+from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
-from kling_async._transport import Lane, LaneStatistics, Trace
+from kling_async._transport import Lane, LaneStatistics
 from kling_async.providers import KNOWN
 
 __all__ = ["Client", "Statistics"]
 
-T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
 
@@ -67,6 +70,8 @@ class Client:
         providers: The providers to use. None: every one whose key is in the environment (``RUNBLOB_API_KEY``, ...).
         limits: Bounds of what is done to one provider.
         polling: When to look at jobs.
+        ledger: Where submissions and their jobs are written down, so that a crash loses none:
+            ``SqliteLedger("jobs.db")``. It belongs to this client, which closes it. None: nowhere.
         http: In place of the connection pool of this library: an ``httpx.AsyncClient`` or a transport of your own,
             or the URL of a proxy. What you pass is yours to close.
 
@@ -80,10 +85,12 @@ class Client:
         *,
         limits: Limits | None = None,
         polling: Polling | None = None,
+        ledger: Ledger | None = None,
         http: Http = None,
     ) -> None:
         self._limits = limits or Limits()
         self._polling = polling or Polling()
+        self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
         self._accounts: dict[str, _Account] = {}
         self._running: dict[JobRef, Job] = {}
@@ -100,6 +107,10 @@ class Client:
             calls = self._polling.status_calls_per_minute or provider.features.status_calls_per_minute
             watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
             self._accounts[provider.name] = _Account(provider, lane, watch)
+        lanes = {name: account.lane for name, account in self._accounts.items()}
+        self._book = Book(ledger, [lane.provider for lane in lanes.values()])
+        self._buyer = Buyer(self._book, lanes, self._clock)
+        self._recalled = False
         first = next(iter(self._accounts.values())).provider
         self._downloads = Engines(http, self._limits, first.base_url)
 
@@ -116,9 +127,10 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. Jobs go on at their providers. Closing twice is harmless."""
+        """Close the connections and the ledger. Jobs go on at their providers. Closing twice is harmless."""
         self._closed = True
         with anyio.CancelScope(shield=True):
+            await self._book.aclose(self._learned)
             for account in self._accounts.values():
                 await account.lane.aclose()
             await self._downloads.aclose()
@@ -126,12 +138,13 @@ class Client:
     async def submit(self, request: Request, *, key: str | None = None) -> Job:
         """Buy one generation.
 
-        The paid call is never repeated when its outcome is unknown. Cancelling it is held back until the answer is there,
-        for ``Limits.grace`` seconds at most, so that the job is not lost.
+        The paid call is never repeated when its outcome is unknown. Cancelling it is held back until the answer is
+        there, for ``Limits.grace`` seconds at most, so that the job is not lost.
 
         Args:
             request: What to generate; it goes to its own provider.
-            key: Your name for this submission; errors carry it.
+            key: Your name for this submission; errors carry it. With a ledger, a key is bought once, in this process or
+                another: a second submission of the same request gives the same job.
 
         Returns:
             The job, accepted by the provider.
@@ -143,50 +156,37 @@ class Client:
                 The provider refused; nothing was bought.
             TransportFailed: The provider was not reached; nothing was bought.
             SubmissionUnknown: The answer was lost; a job may have been bought, and it is not sent again.
+            KeyConflict: The key was used for another request; nothing was sent.
+            LedgerFailed: The ledger cannot be written; nothing was sent.
         """
         self._require_open()
         account = self._account(request.endpoint)
+        return await self._submit(account, request, key)
+
+    async def _submit(self, account: _Account, request: Request, key: str | None, *, insist: bool = False) -> Job:
         if request.files:
             request = request.with_files(await load(request.files))
-        return await _held(lambda: self._buy(account, request, key), self._limits.grace)
+        await self._recall()
+        intent = await self._buyer.intend(request, key)
+        async with self._buyer.turn(intent):
+            return await held(partial(self._buy, account, request, intent, insist), self._limits.grace)
 
-    async def _buy(self, account: _Account, request: Request, key: str | None) -> Job:
-        purchase = str(uuid.uuid4())
-        started, trace = self._clock.now(), Trace()
-        try:
-            flow = account.provider.submit(request, purchase, None)
-            accepted = await account.lane.perform(flow, trace)
-        except AnswerLost as error:
-            raise self._unknown(account.provider, request, key or purchase, started, error) from error
-        except BaseException as error:
-            if trace.maybe_sent and not isinstance(error, Exception):
-                log.warning(
-                    "submission %s was cancelled while its answer was on the way: a job may have been bought",
-                    key or purchase,
-                )
-            raise
-        return await self._accepted(account, request, accepted, started)
+    async def _buy(self, account: _Account, request: Request, intent: Submission, insist: bool) -> Job:
+        bought = await self._buyer.buy(account.lane, request, intent, insist=insist)
+        return await self._adopt(account, bought, request)
 
-    async def _accepted(self, account: _Account, request: Request, accepted: Accepted, started: float) -> Job:
-        ref = JobRef(account.provider.name, request.endpoint.partition("/")[2], accepted.id)
-        endpoint = account.provider.endpoint(request.endpoint)
-        job = self._job(account, endpoint, ref, request, started)
-        self._submitted += 1
-        await job._trail.apply(accepted.reading, "submit")  # noqa: SLF001  # the client makes jobs
+    async def _adopt(self, account: _Account, bought: Bought, request: Request | None) -> Job:
+        """The handle to a job that was bought, now or before."""
+        events: list[Event] = []
+        if bought.reading is None and bought.ref not in self._running:
+            events = await self._book.ledger.events(bought.ref)
+        if bought.ref in self._running:
+            return self._running[bought.ref]
+        job = self._job(account, bought.ref, request, bought.started, events)
+        if bought.reading is not None:
+            self._submitted += 1
+            await job._trail.apply(bought.reading, "submit")  # noqa: SLF001  # the client makes jobs
         return job
-
-    @staticmethod
-    def _unknown(
-        provider: Provider, request: Request, key: str, started: float, error: AnswerLost
-    ) -> SubmissionUnknown:
-        when = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
-        return SubmissionUnknown(
-            f"the answer to the {request.endpoint} submission {key!r} of {when} was lost ({error.message}). A job may have "
-            f"been bought, so it is not sent again: look at the {provider.title} account, attach the job if it is there, "
-            "and submit again only if it is not",
-            key=key,
-            provider=provider.name,
-        )
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -201,8 +201,36 @@ class Client:
         """
         return await (await self.submit(request, key=key))
 
+    def map(self, requests: Rows, *, in_flight: int = 100, ordered: bool = False) -> Outcomes:
+        """Generate many: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
+
+        A row is pulled from the input only when there is room for it, so the input may be endless. One row's error is
+        its outcome's `error` and stops nothing, unless no further row can be bought.
+
+        Args:
+            requests: Requests, or pairs of a key and a request, from any iterable or async iterable. With a ledger and
+                keys, a run that was interrupted is continued by the same call, and buys nothing twice.
+            in_flight: How many jobs may run at once.
+            ordered: Yield outcomes in the order of the rows, not as they come.
+
+        Returns:
+            The run. Leaving its block stops submitting; jobs that were bought go on at their providers.
+
+        Raises:
+            BulkStopped: From the loop, after the last outcome: no credits, a refused key, a spent budget or a full
+                ledger stopped the submissions; what was in flight has finished.
+        """
+        self._require_open()
+        workers = min(in_flight, self._limits.connections)
+        patrols = [partial(account.watch.patrol, workers) for account in self._accounts.values()]
+        course = Course(self._row, patrols, len(self._accounts), workers)
+        return Outcomes(requests, course, in_flight=in_flight, ordered=ordered)
+
+    async def _row(self, request: Request, key: str | None) -> Job:
+        return await self.submit(request, key=key)
+
     def attach(self, ref: JobRef | str) -> Job:
-        """The handle to a job that exists already; no call is made.
+        """The handle to a job that exists already; no call is made, and the ledger is not told of it.
 
         Args:
             ref: Its address, or the text of it.
@@ -216,13 +244,132 @@ class Client:
         if ref in self._running:
             return self._running[ref]
         account = self._account(ref.name)
-        return self._job(account, account.provider.endpoint(ref.name), ref, None, None)
+        account.provider.endpoint(ref.name)
+        return self._job(account, ref, None, None)
+
+    async def resume(self) -> list[Job]:
+        """Take up what the ledger has unfinished, from this process or an earlier one.
+
+        Jobs that run go on under the same limits: their deadlines count from when they were submitted, and their events
+        so far are replayed. Submissions whose outcome is unknown are settled where the provider gives a way: Runware by
+        sending the same id again, inference.sh by its list of tasks. What can be neither followed nor settled stays in
+        `unresolved`, and is logged.
+
+        Returns:
+            The jobs, in the order of their submission; wait for them as for any other.
+
+        Raises:
+            ConfigurationError: The client has no ledger.
+            LedgerFailed: It cannot be read.
+        """
+        self._require_open()
+        await self._recall()
+        jobs = []
+        for submission in await self._buyer.unfinished():
+            job = await self._resumed(submission)
+            if job is not None:
+                jobs.append(job)
+            else:
+                log.warning("submission %r is not resumed: %s", submission.key, submission.remedy)
+        return jobs
+
+    async def _resumed(self, submission: Submission) -> Job | None:
+        account = self._accounts.get(submission.provider)
+        if account is None or self._buyer.missing(submission):
+            return None
+        request = self._buyer.restored(submission)
+        if submission.ref is not None:
+            bought = Bought(submission.ref, submission.started.timestamp(), None)
+            return await self._adopt(account, bought, request)
+        if request is None:
+            return None
+        try:
+            async with self._buyer.turn(submission):
+                return await held(partial(self._settle, account, request, submission), self._limits.grace)
+        except KlingError as error:
+            log.info("submission %r: %s", submission.key, error)
+            return None
+
+    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job:
+        return await self._adopt(account, await self._buyer.recover(account.lane, request, submission), request)
+
+    async def unresolved(self) -> list[Submission]:
+        """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
+
+        Each says in ``reason`` what is known of it, and in ``remedy`` what can be done. No call is made.
+
+        Raises:
+            ConfigurationError: The client has no ledger.
+            LedgerFailed: It cannot be read.
+        """
+        self._require_open()
+        return [s for s in await self._buyer.unfinished() if s.ref is None or self._buyer.missing(s)]
+
+    async def resolve(self, key: str, ref: JobRef | str) -> Job:
+        """Say that a submission whose outcome is unknown is that job.
+
+        Args:
+            key: The submission's key.
+            ref: The job's address, or the text of it.
+
+        Returns:
+            The job, followed like any other.
+
+        Raises:
+            KeyConflict: The ledger knows better: it is another job, or the job is another submission's.
+            ConfigurationError: There is no such submission, or it cannot be that job.
+        """
+        self._require_open()
+        ref = JobRef.parse(ref) if isinstance(ref, str) else ref
+        account = self._account(ref.name)
+        submission = await self._buyer.resolve(key, ref)
+        bought = Bought(ref, submission.started.timestamp(), None)
+        return await self._adopt(account, bought, self._buyer.restored(submission))
+
+    async def forget(self, key: str) -> None:
+        """Say that a submission bought nothing, or that its job is not wanted: the key may be used again.
+
+        Args:
+            key: The submission's key.
+
+        Raises:
+            ConfigurationError: There is no such submission, it is being sent, or its job has ended.
+        """
+        self._require_open()
+        await self._buyer.forget(key)
+
+    async def resubmit(self, key: str, request: Request | None = None) -> Job:
+        """Submit again what failed, was refused, or may or may not have been bought. This may buy a second job.
+
+        Where the provider recognises our id (Runware), a submission whose outcome is unknown is sent with the same one,
+        and buys at most one job all the same.
+
+        Args:
+            key: The submission's key.
+            request: The request, where the ledger has not kept all of it: inline images are kept as digests unless it
+                was made with ``keep_images=True``, and callback addresses are not kept.
+
+        Raises:
+            ConfigurationError: There is no such submission, its job still runs, or the request is needed.
+            KeyConflict: The request is another one.
+            KlingError: As of `submit`.
+        """
+        self._require_open()
+        submission = await self._buyer.require(key)
+        account = self._account(submission.endpoint)
+        request = request or self._buyer.restored(submission, exact=True)
+        if request is None:
+            raise ConfigurationError(
+                f"the ledger has not kept all of the request of {key!r} (inline images, callback address): "
+                f"call resubmit({key!r}, request)"
+            )
+        return await self._submit(account, request, key, insist=True)
 
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
 
-        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no job's
-        end makes it raise.
+        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no
+        job's end makes it raise.
         """
         self._require_open()
         followed: set[JobRef] = set()
@@ -235,6 +382,11 @@ class Client:
                         group.start_soon(_follow, job, followed)
                 await arrival.wait()
 
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
+        return tuple(self._running.values())
+
     def statistics(self) -> Statistics:
         """What the client has done so far."""
         lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
@@ -243,32 +395,50 @@ class Client:
     def _job(
         self,
         account: _Account,
-        endpoint: Endpoint[Request],
         ref: JobRef,
         request: Request | None,
         started: float | None,
+        events: Sequence[Event] = (),
     ) -> Job:
         """A handle, registered until its job ends. `started` is None for a job that we did not submit."""
         now = self._clock.now()
-        schedule = self._polling.schedule or endpoint.schedule
+        endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
+        schedule = self._schedule
+        if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
+            # A law says when a job of known age will end; that of a job that was attached is not known.
+            schedule = endpoint.schedule
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
         cadence = schedule.cadence(variant.rstrip(), endpoint.law(request))
+        recorded = self._book.kept and started is not None
         trail = Trail(
             ref,
             cadence,
             started=now if started is None else started,
             deadline=(now if started is None else started) + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
-            fresh=started is not None,
+            record=self._book.record if recorded else None,
             settled=self._settled,
+            fresh=started is not None,
         )
-        job = Job(trail, account.watch, account.lane, self._downloads, request)
-        self._running[ref] = job
-        self._arrival.set()
+        trail.replay(events)
+        job = Job(trail, account.watch, account.lane, self._downloads, request, self._book.saved if recorded else None)
+        if not trail.ended:
+            self._running[ref] = job
+            self._arrival.set()
         return job
 
     def _settled(self, ref: JobRef) -> None:
         self._running.pop(ref, None)
+
+    @property
+    def _learned(self) -> Learned | None:
+        return self._schedule if isinstance(self._schedule, Learned) else None
+
+    async def _recall(self) -> None:
+        """Take up what earlier processes have learned of durations, once."""
+        if not self._recalled:
+            self._recalled = True
+            await self._book.recall(self._learned)
 
     def _account(self, name: str) -> _Account:
         provider = name.partition("/")[0]
@@ -311,30 +481,3 @@ async def _follow(job: Job, followed: set[JobRef]) -> None:
     except KlingError as error:
         log.warning("job %s is not followed any more: %s", job.ref, error)
     followed.discard(job.ref)
-
-
-async def _held(operation: Callable[[], Awaitable[T]], grace: float) -> T:
-    """Run a paid operation; if the task is cancelled meanwhile, give it `grace` seconds to come to its end first."""
-    done = anyio.Event()
-    shield = anyio.CancelScope(shield=True)
-    outcome: list[T] = []
-    failure: list[Exception] = []
-
-    async def run() -> None:
-        with shield:
-            try:
-                outcome.append(await operation())
-            except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in an exception group
-                failure.append(error)
-        done.set()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(run)
-        try:
-            await done.wait()
-        except anyio.get_cancelled_exc_class():
-            shield.deadline = anyio.current_time() + grace
-            raise
-    if failure:
-        raise failure[0]
-    return outcome[0]

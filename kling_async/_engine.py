@@ -1,14 +1,15 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`_pool`), through a thin coat of httpx; or what the user injected, or httpx's
-own transport where a proxy is in the way. This is the only file that knows httpx.
+By default that is our own connection pool (`_pool`), through a thin coat of httpx; or what the user injected, or
+httpx's own transport where a proxy is in the way. This is the only file that knows httpx.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -27,8 +28,8 @@ __all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response"]
 USER_AGENT = "kling-async"
 
 Http: TypeAlias = Any
-"""What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``, or
-the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
+"""What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
+or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,19 @@ class Response(Protocol):
 
 
 class Engine:
-    """Sends requests on one event loop: through our own pool, or through what the user injected."""
+    """Sends requests on one event loop: through our own pool, or through what the user injected.
+
+    Attributes:
+        slots: As many as calls may be under way at once.
+        pool: Our own pool; None where another engine is in use.
+        owned: Whether it is ours to close.
+    """
 
     def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext) -> None:
         self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
         self.slots = anyio.Semaphore(limits.connections, fast_acquire=True)
         self._client: Any = None
-        self._owned = True
+        self.owned = True
         self.pool: ConnectionPool | None = None
         proxy = http if isinstance(http, str) else None if http is not None else _environment_proxy(address)
         if proxy is not None:
@@ -100,19 +107,20 @@ class Engine:
                 limits=httpx.Limits(
                     max_connections=limits.connections,
                     max_keepalive_connections=limits.connections,
-                    keepalive_expiry=limits.keepalive,
+                    # httpx's pool cannot keep old connections from paid calls alone, so here none grows old.
+                    keepalive_expiry=limits.paid_idle,
                 ),
             )
         elif isinstance(http, httpx.AsyncBaseTransport):
-            self._transport, self._owned = http, False
+            self._transport, self.owned = http, False
         elif http is not None:
-            self._client, self._owned = http, False
+            self._client, self.owned = http, False
         else:
             self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
             self._transport = _PooledTransport(self.pool)
 
     async def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, extensions: dict[str, Any]
+        self, method: str, url: str, headers: dict[str, str], body: bytes, extensions: dict[str, Any]
     ) -> Response:
         """Send a request; the response's body is still to be read, and the response to be closed."""
         extensions = {**extensions, "timeout": self._timeout}
@@ -123,12 +131,17 @@ class Engine:
             )
             response: Response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
             return response
-        return await self._transport.handle_async_request(
-            httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
-        )
+        if self.pool is not None:
+            framing = {"host": urlsplit(url).netloc.rpartition("@")[2]}
+            if body:
+                framing["content-length"] = str(len(body))
+            request = httpx.Request(method, url, headers=framing | headers, stream=_Body(body), extensions=extensions)
+        else:
+            request = httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
+        return await self._transport.handle_async_request(request)
 
     @asynccontextmanager
-    async def open(self, method: str, url: str, headers: Mapping[str, str]) -> AsyncIterator[Response]:
+    async def open(self, method: str, url: str, headers: dict[str, str]) -> AsyncIterator[Response]:
         """A request without a body whose answer is read while it is open."""
         response = await self.send(method, url, headers, b"", {"retry_stale": True})
         try:
@@ -138,9 +151,25 @@ class Engine:
                 await response.aclose()
 
     async def aclose(self) -> None:
-        """Close what is ours."""
-        if self._owned:
-            await self._transport.aclose()
+        """Close the connections; of an engine that is `owned` only."""
+        await self._transport.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body. httpx's own is an async generator, which a connection that breaks leaves unfinished."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._rest: list[bytes] = []
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._rest = [self._content] if self._content else []
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._rest:
+            raise StopAsyncIteration
+        return self._rest.pop()
 
 
 class _PooledTransport(httpx.AsyncBaseTransport):
@@ -196,20 +225,31 @@ class Engines:
     """The engines of one address, one for each event loop, each made on first use."""
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
+        usable = http is None or isinstance(http, str | httpx.AsyncBaseTransport)
+        if not usable and not (hasattr(http, "build_request") and hasattr(http, "send")):
+            raise ConfigurationError(
+                f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client "
+                f"of the same shape, or a proxy's URL; {type(http).__name__} is none of them"
+            )
         self._http, self._limits, self._address = http, limits, address
         self._context: ssl.SSLContext | None = None
         self._loop: object = None
         self._engine: Engine | None = None
+        self._end: AsyncGenerator[None, None] | None = None
 
     def here(self) -> Engine:
         """The engine of the running event loop."""
         loop = current_token()
         if self._engine is None or loop != self._loop:
-            # An engine of a loop that has ended cannot be closed any more: its sockets ended with the loop.
             if self._context is None:
                 self._context = ssl_context()
             self._engine = Engine(self._http, self._limits, self._address, self._context)
             self._loop = loop
+            self._end = None
+            if self._engine.owned:
+                self._end = _closing(self._engine)
+                with contextlib.suppress(StopIteration):
+                    self._end.__anext__().send(None)  # to its yield; it awaits nothing before
         return self._engine
 
     def statistics(self) -> PoolStatistics | None:
@@ -218,8 +258,21 @@ class Engines:
 
     async def aclose(self) -> None:
         """Close the engine of the running event loop."""
-        engine, self._engine = self._engine, None
-        if engine is not None and current_token() == self._loop:
+        end, self._end, self._engine = self._end, None, None
+        if end is not None and current_token() == self._loop:
+            await end.aclose()
+
+
+async def _closing(engine: Engine) -> AsyncGenerator[None, None]:
+    """Close the engine when this is closed, at the latest by the event loop at its end.
+
+    An engine cannot outlive its loop, and a client that is used over several `asyncio.run` calls is not closed between
+    them. But every loop closes the async generators that were begun in it before it ends.
+    """
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
             await engine.aclose()
 
 

@@ -14,6 +14,7 @@
     ├── TransportFailed             no answer could be had; nothing was bought
     ├── SubmissionUnknown           the answer to a paid POST was lost; not sent again
     ├── KeyConflict                 the same key was used with another request
+    ├── LedgerFailed                the ledger cannot be read or written; nothing was sent
     ├── GenerationFailed            the provider says that the job failed
     ├── GenerationCancelled         the job was cancelled
     ├── GenerationTimeout           the job's deadline passed; it may still be running
@@ -47,6 +48,7 @@ __all__ = [
     "JobNotFound",
     "KeyConflict",
     "KlingError",
+    "LedgerFailed",
     "ProviderUnavailable",
     "RateLimited",
     "SubmissionUnknown",
@@ -173,6 +175,10 @@ class SubmissionUnknown(KlingError):
 
 class KeyConflict(KlingError):
     """A submission key that was already used came again with another request; nothing was sent."""
+
+
+class LedgerFailed(KlingError):
+    """The ledger cannot be read or written (a full disk, a damaged file). What was to be sent was not sent."""
 
 
 class _JobError(KlingError):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable, Generator
+from functools import partial
 from typing import Any
 
 import anyio
 
 from kling_async._engine import Engines
-from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout
-from kling_async._media import ArtifactSaver
+from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
+from kling_async._media import ArtifactSaver, Saved
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
 from kling_async._requests import Request
@@ -23,21 +26,30 @@ class Job:
     """Handle to one generation.
 
     ``await job`` waits for the end and returns the `Result`; it may be repeated, and many tasks may do it.
-    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has its
-    own place in the log, so a late reader misses nothing.
+    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has
+    its own place in the log, so a late reader misses nothing.
 
     A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
     """
 
-    __slots__ = ("_engines", "_lane", "_request", "_trail", "_watch")
+    __slots__ = ("_engines", "_lane", "_request", "_saved", "_trail", "_watch")
 
-    def __init__(self, trail: Trail, watch: Watch, lane: Lane, engines: Engines, request: Request | None) -> None:
+    def __init__(
+        self,
+        trail: Trail,
+        watch: Watch,
+        lane: Lane,
+        engines: Engines,
+        request: Request | None,
+        saved: Saved | None = None,
+    ) -> None:
         self._trail = trail
         self._watch = watch
         self._lane = lane
         self._engines = engines
         self._request = request
+        self._saved = saved
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
@@ -84,10 +96,8 @@ class Job:
             Where the job stands then. It is not terminal if the time ran out.
         """
         with anyio.move_on_after(timeout):
-            try:
+            with contextlib.suppress(GenerationTimeout):
                 await self._until_end()
-            except GenerationTimeout:
-                pass
         return self.status
 
     async def refresh(self) -> Status:
@@ -122,27 +132,60 @@ class Job:
         return taken
 
     async def _until_end(self) -> None:
+        # One wait to the end, not one an event: a stream is then opened once, not once an event.
         while not self._trail.ended:
-            await self._until_more_than(len(self._trail.events))
+            await self._until_more_than(sys.maxsize)
 
     async def _until_more_than(self, seen: int) -> None:
         try:
             await self._watch.follow(self._trail, seen)
         except DeadlinePassed:
-            self._trail.settled(self.ref)
-            if self._trail.fresh:
-                self._trail.cadence.abandoned(self._trail.last - self._trail.started)
-            limit = self._trail.deadline - self._trail.started
-            raise GenerationTimeout(
-                f"the job is still {self.status} after {limit:.0f} s, its deadline; it was not cancelled and may yet "
-                f"finish: go on with client.attach({str(self.ref)!r})",
-                job=self,
-                ref=str(self.ref),
-                provider=self.ref.provider,
-            ) from None
+            raise self._late() from None
+
+    def _late(self) -> GenerationTimeout:
+        """The deadline has passed: nobody waits any more, and what is known of the duration is learned."""
+        trail = self._trail
+        trail.settled(self.ref)
+        if trail.fresh:
+            trail.cadence.abandoned(trail.last - trail.started)
+        return GenerationTimeout(
+            f"the job is still {self.status} after {trail.deadline - trail.started:.0f} s, its deadline; it was not "
+            f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",
+            job=self,
+            ref=str(self.ref),
+            provider=self.ref.provider,
+        )
+
+    def pursue(self, told: Callable[[Result | KlingError], None]) -> Callable[[], None]:
+        """Have the job followed by the client's patrols instead of a task that waits; for bulk runs.
+
+        Args:
+            told: Called once, with what `await job` would have returned or raised.
+
+        Returns:
+            What ends the pursuit early; the job goes on at its provider.
+        """
+
+        def ended(reason: KlingError | DeadlinePassed | None) -> None:
+            if isinstance(reason, DeadlinePassed):
+                told(self._late())
+            elif reason is not None:
+                told(reason)
+            else:
+                try:
+                    told(self._end())
+                except KlingError as error:
+                    told(error)
+
+        self._watch.pursue(self._trail, ended)
+        return partial(self._watch.give_up, self._trail, ended)
 
     async def _outcome(self) -> Result:
         await self._until_end()
+        return self._end()
+
+    def _end(self) -> Result:
+        """What came of a job that has ended: its result, or the error that says so."""
         event = self._trail.events[-1]
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:
@@ -164,7 +207,7 @@ class Job:
 
     def _saver(self) -> ArtifactSaver:
         local = self._lane.provider.base_url.startswith("http:")
-        return ArtifactSaver(self._engines, self.ref, local, self._renew)
+        return ArtifactSaver(self._engines, self.ref, local, self._renew, self._saved)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""

@@ -71,6 +71,7 @@ def _changes(base: Event, reading: Reading) -> dict[str, Any] | None:
         "artifacts": artifacts,
         "failures": reading.failures or base.failures,
         "cost": reading.cost or base.cost,
+        "balance": reading.balance or base.balance,
     }
     if said > known:
         changes |= {"status": status, "step": step}

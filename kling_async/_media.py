@@ -1,7 +1,7 @@
 """Files: reading the local images of a request, and saving what a job made.
 
-A download is written beside its place, synced, and renamed when it is whole and is what it should be: no broken file ever
-stands under a final name. What a broken connection left is kept as ``.part`` and continued by the next attempt.
+A download is written beside its place, synced, and renamed when it is whole and is what it should be: no broken file
+ever stands under a final name. What a broken connection left is kept as ``.part`` and continued by the next attempt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._requests import is_secure
 
-__all__ = ["ArtifactSaver", "load", "writable"]
+__all__ = ["ArtifactSaver", "Saved", "load", "writable"]
 
 log = logging.getLogger("kling_async")
 
@@ -99,6 +99,10 @@ class _Expired(Exception):
     """The URL does not work any more."""
 
 
+Saved = Callable[[JobRef, int, Path], Awaitable[None]]
+"""Told that the job's file of that index was saved at that path."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArtifactSaver:
     """Saves the artifacts of one job.
@@ -108,15 +112,24 @@ class ArtifactSaver:
         ref: The job, after which files are named.
         local: Whether plain http to this machine is acceptable, because the provider itself is there (a sandbox).
         renew: Asks the provider for fresh artifacts, for when a URL has expired.
+        saved: Told where each file was saved.
     """
 
     engines: Engines
     ref: JobRef
     local: bool
     renew: Callable[[], Awaitable[tuple[Artifact, ...]]]
+    saved: Saved | None = None
 
     async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         """See `kling_async._models.Saver`."""
+        path = await self._save(artifact, target, directory, progress)
+        if self.saved is not None:
+            with anyio.CancelScope(shield=True):
+                await self.saved(self.ref, artifact.index, path)
+        return path
+
+    async def _save(self, artifact: Artifact, target: Path, directory: bool, progress: Progress | None) -> Path:
         try:
             directory = directory or await anyio.Path(target).is_dir()
             folder = target if directory else target.parent
@@ -150,7 +163,7 @@ class ArtifactSaver:
         attempt = 0
         while attempt < _ATTEMPTS:
             if attempt:
-                await anyio.sleep(0.5 * 2**attempt)
+                await anyio.sleep(0.25 * 2**attempt)
             attempt += 1
             try:
                 return await self._fetch(artifact, target, directory, progress)
@@ -170,8 +183,9 @@ class ArtifactSaver:
             artifacts = await self.renew()
         except KlingError as error:
             raise self._failed(f"{reason}, and asking for a new URL failed: {error}") from error
+        # Where files have ids they tell them apart: we number files as they become known, the provider as it likes.
         for fresh in artifacts:
-            if fresh.index == artifact.index:
+            if fresh.id == artifact.id and (artifact.id is not None or fresh.index == artifact.index):
                 return fresh
         raise self._failed(f"{reason}, and {self.ref.provider} does not name the file any more")
 
@@ -221,9 +235,8 @@ class ArtifactSaver:
         location = response.headers.get("location")
         return urljoin(url, location) if response.status_code in {301, 302, 303, 307, 308} and location else None
 
-    async def _receive(
-        self, response: Response, part: _Part, progress: Progress | None, stall: anyio.CancelScope
-    ) -> None:
+    async def _begin(self, response: Response, part: _Part) -> int | None:
+        """Judge a response by its head, and make `part` fit it. Returns the size of the whole file, if it is told."""
         status = response.status_code
         if status in _EXPIRED:
             raise _Expired(f"the URL of the result does not work any more (HTTP {status})")
@@ -240,7 +253,12 @@ class ArtifactSaver:
                 raise _Broken("the server continued the file at the wrong place")
             await part.restart()
         length = response.headers.get("content-length", "")
-        total = part.size + int(length) if length.isdecimal() else None
+        return part.size + int(length) if length.isdecimal() else None
+
+    async def _receive(
+        self, response: Response, part: _Part, progress: Progress | None, stall: anyio.CancelScope
+    ) -> None:
+        total = await self._begin(response, part)
         async for chunk in response.aiter_bytes():
             stall.deadline = anyio.current_time() + _STALL
             await part.write(chunk)

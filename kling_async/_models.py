@@ -66,11 +66,10 @@ class JobRef:
 
     def __post_init__(self) -> None:
         # The id goes into URLs and file names, so anything that could change their meaning is refused here.
-        if not _REF.fullmatch(str(self)):
-            raise ValueError(
-                f"{str(self)!r:.200} is not a job reference; one looks like provider/endpoint/id, "
-                "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
-            )
+        # An id that is no text (a provider's null, say) would spell one.
+        texts = all(isinstance(part, str) for part in (self.provider, self.endpoint, self.id))
+        if not (texts and _REF.fullmatch(str(self))):
+            raise ValueError(_NO_REF.format(str(self)))
 
     @classmethod
     def parse(cls, text: str) -> JobRef:
@@ -81,7 +80,7 @@ class JobRef:
         """
         parts = text.strip().split("/")
         if len(parts) != 3:  # noqa: PLR2004  # provider, endpoint, id
-            parts = ["", "", text]
+            raise ValueError(_NO_REF.format(text))
         return cls(*parts)
 
     @property
@@ -93,12 +92,16 @@ class JobRef:
         return f"{self.provider}/{self.endpoint}/{self.id}"
 
 
+_NO_REF = (
+    "{!r:.200} is not a job reference; one looks like provider/endpoint/id, "
+    "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+)
 _REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~-]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a job cost.
+    """An amount of money: what a job cost, or what an account has left.
 
     Attributes:
         amount: How much.
@@ -109,7 +112,9 @@ class Cost:
     unit: Literal["USD", "credits"]
 
     def __str__(self) -> str:
-        return f"${self.amount}" if self.unit == "USD" else f"{self.amount} credits"
+        if self.unit == "USD":
+            return f"${self.amount}"
+        return f"{self.amount} {'credit' if self.amount == 1 else 'credits'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,7 @@ class Result:
         cost: What it cost, where the provider tells.
         failures: Files that were asked for and not made (a partial success); empty otherwise.
         raw: The provider's last answer about the job, decoded.
+        balance: What the account had left when that was last told; None where the provider does not tell.
     """
 
     ref: JobRef
@@ -206,6 +212,7 @@ class Result:
     cost: Cost | None = None
     failures: tuple[Failure, ...] = ()
     raw: Any = field(default=None, repr=False)
+    balance: Cost | None = None
 
     @property
     def urls(self) -> list[str]:
@@ -243,6 +250,7 @@ class Reading:
         lifetime: Seconds for which the files' URLs are documented to work.
         oddity: What in the answer was not understood, such as an unknown status word; it is logged.
         raw: The decoded answer.
+        balance: What the account has left, where told.
     """
 
     status: Status | None
@@ -255,6 +263,7 @@ class Reading:
     lifetime: float | None = None
     oddity: str | None = None
     raw: Any = field(default=None, repr=False)
+    balance: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +282,7 @@ class Event:
         failures: Why the job, or some files of it, failed.
         cost: What it costs, where told.
         raw: The provider's answer that ended the job, decoded; None before.
+        balance: What the account had left when that was last told; None where the provider does not tell.
     """
 
     seq: int
@@ -287,8 +297,9 @@ class Event:
     cost: Cost | None = None
     step: int = field(default=0, repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
+    balance: Cost | None = None
 
     def result(self, ref: JobRef, saver: Saver) -> Result:
         """The job's outcome, its artifacts ready to save."""
         artifacts = tuple(replace(artifact, saver=saver) for artifact in self.artifacts)
-        return Result(ref, artifacts, self.cost, self.failures, self.raw)
+        return Result(ref, artifacts, self.cost, self.failures, self.raw, self.balance)

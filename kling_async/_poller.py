@@ -2,28 +2,41 @@
 
 Theory of operation
 -------------------
-There is no background task. Whoever waits for a job calls `Watch.follow`, and one task of those that wait for the same
-job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into the
-watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls are
-rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
+There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
+job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
+the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls
+are rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
 leader, which makes the call. A keeper that leaves, for whatever reason, wakes another to take its place.
 
 So ten thousand waiting jobs hold one timer; a ration is served in the order of the claims, whoever waits; and where a
 status call can ask about many jobs, those due soon travel with the one that is due now.
 
-A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break for
-`Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before their
-own database has caught up.
+Where the provider has streams, the leader listens to one instead (half of the lane's connections serve that). A stream
+is believed once it has told where the job stands, and then checked by a look only when it is quiet for long; until then
+looks go on beside it, ever further apart. So what happened before it was open is not missed, and a stream that stays
+open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before the job's
+end is opened again after a look; when that has happened several times without an event between, looks alone go on.
+
+A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+their own database has caught up.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
+from itertools import chain, count
+from typing import Literal
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from kling_async._cadence import Contest, Schedule
 from kling_async._clock import Clock
@@ -39,8 +52,12 @@ log = logging.getLogger("kling_async")
 
 _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
-_STREAM_SPELL = 60.0  # s after which a stream is left for a look: a stream that went silent looks like a quiet job
-_STREAM_FAILURES = 5  # in a row, before a job is polled instead
+_LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
+_ERRANDS = 64  # awarded looks that may wait for somebody to make them
+_AWARDS = 50  # in a row, before other tasks have their turn
+_STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
+_STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
+_STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +65,17 @@ class Polling:
     """When to look at jobs.
 
     Attributes:
-        schedule: The times of the looks: ``Progressive(5, 5, 10, 15)`` or ``Learned(lag_per_look=0.5)``. None: what the
-            provider documents for the endpoint.
+        schedule: The times of the looks. ``Learned(lag_per_look=0.5)`` looks when the lag expected since the last look
+            is worth a look, here half a second; it starts from the times that the provider documents and learns from
+            each job that ends. ``Progressive(5, 5, 10, 15)`` looks after those intervals, the last repeated.
+            ``"documented"``: the intervals that the provider documents for the endpoint. None: ``Learned()``.
         deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. None: the
             endpoint's own.
         status_calls_per_minute: Ration of status calls over all jobs of one provider. None: the provider's own, if it
             states one; ``math.inf``: no ration.
     """
 
-    schedule: Schedule | None = None
+    schedule: Schedule | Literal["documented"] | None = None
     deadline: float | None = None
     status_calls_per_minute: float | None = None
 
@@ -69,6 +88,10 @@ class Polling:
 
 class DeadlinePassed(Exception):
     """The job's deadline has passed, and it still runs."""
+
+
+Pursuer = Callable[[KlingError | DeadlinePassed | None], None]
+"""Told once that a pursued job has ended (None), or why it is not pursued any more."""
 
 
 @dataclass(slots=True)
@@ -98,6 +121,39 @@ class _Bounded:
         self.trail.cadence.abandoned(at)
 
 
+@dataclass(slots=True)
+class _Hearing:
+    """An open stream: whether it has told anything about the job yet, and whether it has closed."""
+
+    stream: Stream
+    spoken: bool = False
+    closed: bool = False
+
+
+class _Round:
+    """One who patrols: keeps the watch in place of those who wait, and runs errands for the pursued jobs."""
+
+    granted = False
+
+    def __init__(self) -> None:
+        self._changed = anyio.Event()
+        self._called = anyio.Event()
+
+    async def change(self) -> None:
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def errand(self) -> None:
+        await self._called.wait()
+
+    def call(self) -> None:
+        self._called.set()
+        self._called = anyio.Event()
+
+
 class Watch:
     """The looking at all jobs of one lane.
 
@@ -113,9 +169,17 @@ class Watch:
         self._contest: Contest[Trail] = Contest()
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
         self._free = -math.inf  # when the ration allows the next status call
+        self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_press`
+        self._limited: set[Trail] = set()
+        self._order = count()
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
-        self._keeper: Trail | None = None
+        self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
+        self._pursued: dict[Trail, tuple[Pursuer, ...]] = {}
+        self._rounds: list[_Round] = []
+        self._errands: deque[Trail] = deque()  # pursued jobs whose look was awarded
+        self._keeper: Trail | _Round | None = None
+        self._on_end: Callable[[Trail], None] = lambda trail: self._release(trail, None)  # one for all trails
         self._streams = 0
 
     async def follow(self, trail: Trail, seen: int) -> None:
@@ -125,7 +189,7 @@ class Watch:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
-        while len(trail.events) <= seen and not trail.ended:
+        while _unmoved(trail, seen):
             if trail.looking:
                 await trail.change()
                 continue
@@ -142,10 +206,89 @@ class Watch:
         Raises:
             KlingError: As of `follow`.
         """
-        while (wait := self._free - self._clock.now()) > 0:
-            await anyio.sleep(wait)
-        self._spend(self._clock.now())
+        await self._turn()
         await self._ask(trail)
+        _raise_trouble(trail)
+
+    def pursue(self, trail: Trail, pursuer: Pursuer) -> None:
+        """Have the job looked at by those who `patrol`, until it ends; no task waits for it.
+
+        Args:
+            trail: The job.
+            pursuer: Called once: with None when the job has ended, else with why it is not pursued any more.
+        """
+        others = self._pursued.get(trail, ())
+        self._pursued[trail] = (*others, pursuer)
+        trail.on_end = self._on_end
+        if trail.ended:
+            self._release(trail, None)
+        elif not others and trail not in self._leaders:
+            self._enter(trail)
+
+    def give_up(self, trail: Trail, pursuer: Pursuer) -> None:
+        """Pursue the job no longer for that one, who is not called any more."""
+        others = tuple(other for other in self._pursued.get(trail, ()) if other is not pursuer)
+        if others:
+            self._pursued[trail] = others
+        elif self._pursued.pop(trail, None) is not None:
+            trail.on_end = None
+            if trail not in self._leaders:
+                self._leave(trail)
+
+    async def patrol(self, workers: int) -> None:
+        """Look at the pursued jobs when they are due, `workers` at a time, until cancelled."""
+        round_ = _Round()
+        self._rounds.append(round_)
+        try:
+            async with anyio.create_task_group() as group:
+                for _ in range(workers):
+                    group.start_soon(self._run_errands, round_)
+                while True:
+                    if self._keeper is None:
+                        await self._keep(round_, lambda: True)
+                    await round_.change()
+        finally:
+            self._rounds.remove(round_)
+
+    async def _run_errands(self, round_: _Round) -> None:
+        while True:
+            while not self._errands:
+                await round_.errand()
+            trail = self._errands.popleft()
+            if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
+                self._keeper.wake()
+            if trail.granted and trail in self._pursued:
+                trail.granted = False
+                await self._ask(trail)
+                self._go_on(trail)
+
+    def _go_on(self, trail: Trail) -> None:
+        """Decide how the pursuit of a job goes on after a look."""
+        if trail not in self._pursued or trail.ended:
+            return
+        if trail.trouble is not None:
+            error, trail.trouble = trail.trouble, None
+            self._release(trail, error)
+        elif self._clock.now() >= trail.deadline:
+            self._release(trail, DeadlinePassed())
+        else:
+            self._enter(trail)
+
+    def _release(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+        pursuers = self._pursued.pop(trail, ())
+        trail.on_end = None
+        if trail not in self._leaders:
+            self._leave(trail)
+        for pursuer in pursuers:
+            pursuer(reason)
+
+    async def _turn(self) -> float:
+        """Wait until the ration allows a look, and take it. Returns the time."""
+        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+            await anyio.sleep(wait)
+        now = self._clock.now()
+        self._spend(now)
+        return now
 
     async def _lead(self, trail: Trail, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
@@ -155,17 +298,18 @@ class Watch:
         self._enter(trail)
         self._leaders[trail] = None
         try:
-            while len(trail.events) <= seen and not trail.ended:
+            while _unmoved(trail, seen):
                 if trail.granted:
                     trail.granted = False
                     await self._ask(trail)
-                    if len(trail.events) <= seen and self._clock.now() >= trail.deadline:
+                    _raise_trouble(trail)
+                    if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return
                     self._enter(trail)
                 elif self._keeper is None:
-                    await self._keep(trail)
+                    await self._keep(trail, partial(_waits, trail, len(trail.events)))
                 else:
                     await trail.change()
                 _raise_trouble(trail)
@@ -179,6 +323,9 @@ class Watch:
             return
         before = self._contest.next_due()
         self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        if self._interval and trail not in self._limited:
+            self._limited.add(trail)
+            heappush(self._deadlines, (trail.deadline, next(self._order), trail))
         if self._keeper is not None and self._contest.next_due() < before:
             self._keeper.wake()
 
@@ -187,68 +334,112 @@ class Watch:
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
             self._free -= self._interval
+            self._dismiss(self._companies.pop(trail, []))
+        if trail in self._pursued:
+            self._enter(trail)
         self._appoint()
 
     def _appoint(self) -> None:
-        """Wake a leader to keep the watch, if nobody does."""
+        """Wake somebody to keep the watch, if nobody does."""
         if self._keeper is None:
-            for leader in self._leaders:
-                if not leader.granted:
-                    leader.wake()
+            candidates: Iterable[Trail | _Round] = chain(self._rounds, self._leaders)
+            for candidate in candidates:
+                if not candidate.granted:
+                    candidate.wake()
                     break
 
     def _spend(self, now: float) -> None:
         self._free = max(now, self._free) + self._interval
 
-    async def _keep(self, trail: Trail) -> None:
-        """Keep the watch, as the leader of `trail`, until a look is awarded to it or there is news of it."""
-        self._keeper = trail
-        seen = len(trail.events)
+    async def _keep(self, keeper: Trail | _Round, free: Callable[[], bool]) -> None:
+        """Keep the watch for as long as `free` says that the keeper has nothing else to do."""
+        self._keeper = keeper
+        lingered = self._features.batch == 1
+        awards = 0
         try:
-            while not trail.granted and len(trail.events) == seen and trail.trouble is None:
+            while free():
                 now = self._clock.now()
                 wait = max(self._contest.next_due(), self._free) - now
                 if wait > 0:
+                    lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
-                        await trail.change()
-                elif (awarded := self._contest.award(now)) is not None:
+                        await keeper.change()
+                elif not lingered:
+                    lingered = True
+                    await anyio.sleep(_LINGER)
+                elif len(self._errands) >= _ERRANDS:
+                    await keeper.change()  # those who run the errands are busy; more awards would not be looks
+                elif (awarded := self._award(now)) is not None:
                     self._spend(now)
                     awarded.granted = True
-                    if awarded is not trail:
-                        awarded.wake()
+                    # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
+                    self._companies[awarded] = self._company(awarded, now)
+                    self._tell(awarded)
+                    awards += 1
+                    if awards % _AWARDS == 0:
+                        await checkpoint()
         finally:
             self._keeper = None
             self._appoint()
 
-    async def _ask(self, trail: Trail) -> None:
-        """Make one status call, for `trail` and for those that come along, and take in what it says.
+    def _award(self, now: float) -> Trail | None:
+        """The job that gets the next look.
 
-        Raises:
-            KlingError: What is to be raised to those who wait for `trail`.
+        A claim that grows steadily is found without asking every job; a deadline makes it jump, so a job whose deadline
+        has come is entered anew. Only where looks are rationed does a job wait behind others.
         """
+        while self._deadlines and self._deadlines[0][0] <= now:
+            trail = heappop(self._deadlines)[2]
+            self._limited.discard(trail)
+            if trail in self._contest:
+                self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        return self._contest.award(now)
+
+    def _tell(self, awarded: Trail) -> None:
+        """Let whoever makes the looks at a job know that one was awarded to it."""
+        if awarded in self._leaders:
+            awarded.wake()
+        else:
+            self._errands.append(awarded)
+            for round_ in self._rounds:
+                round_.call()
+
+    async def _ask(self, trail: Trail) -> None:
+        """Make one status call, for `trail` and for those that come along, and take in what it says."""
         now = self._clock.now()
-        company: list[Trail] = []
-        if self._features.batch > 1:
-            soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
-            company = self._contest.companions(soon, self._features.batch - 1)
+        company = self._companies.pop(trail, None)
+        if company is None:
+            company = self._company(trail, now)
         asked = {t.ref: t for t in (trail, *company)}
         for each in asked.values():
             each.tried, each.urgent = now, False
         try:
             await self._take_in(asked, now)
         finally:
-            for other in company:
-                if other in self._leaders:
-                    self._enter(other)
-                    other.wake()
-        _raise_trouble(trail)
+            self._dismiss(company)
+
+    def _company(self, trail: Trail, now: float) -> list[Trail]:
+        """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
+        if self._features.batch == 1:
+            return []
+        soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
+        return self._contest.companions(soon, self._features.batch - 1)
+
+    def _dismiss(self, company: list[Trail]) -> None:
+        """Let those that came along compete again."""
+        for other in company:
+            if other in self._leaders:
+                self._enter(other)
+                other.wake()
+            else:
+                self._go_on(other)
 
     async def _take_in(self, asked: dict[JobRef, Trail], now: float) -> None:
         answers: Mapping[JobRef, Reading | KlingError]
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
         except KlingError as error:
-            answers = dict.fromkeys(asked, error)
+            answers = {ref: _own(error) for ref in asked}
         for ref, trail in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
@@ -278,43 +469,96 @@ class Watch:
         """Wait for news over the provider's push channel.
 
         Returns:
-            Whether there is news. False: there is no channel, or it closed, or it told nothing for so long that a look
-            is due.
+            Whether there is news. False: there is no channel, it closed, or the deadline has come: a look is due.
+
+        Raises:
+            KlingError: The job cannot be looked at.
         """
         limit = self._lane.limits.connections // 2  # the other half is for looks, submissions and cancellations
         if not self._features.stream or self._streams >= limit or trail.stream_failures >= _STREAM_FAILURES:
             return False
         stream = self._lane.provider.stream(trail.ref)
-        spell = min(_STREAM_SPELL, trail.deadline - self._clock.now())
-        if stream is None or spell <= 0:
+        if stream is None or self._clock.now() >= trail.deadline:
             return False
+        hearing = _Hearing(stream)
+        failure: Exception | None = None
         self._streams += 1
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._hear, trail, stream, group.cancel_scope)
-                with anyio.move_on_after(spell):
-                    while len(trail.events) <= seen and not trail.ended:
-                        await trail.change()
+                group.start_soon(self._hear, trail, hearing)
+                try:
+                    await self._mind(trail, seen, hearing)
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in a group
+                    failure = error
                 group.cancel_scope.cancel()
         finally:
             self._streams -= 1
-        trail.urgent = trail.stream_failures <= 1
-        return len(trail.events) > seen or trail.ended
+        if failure is not None:
+            raise failure
+        _raise_trouble(trail)
+        if not _unmoved(trail, seen):
+            return True
+        # The first close after an event is followed by a look at once, further ones when the cadence wants it.
+        trail.urgent = trail.urgent or trail.stream_failures == 1
+        return False
 
-    async def _hear(self, trail: Trail, stream: Stream, scope: anyio.CancelScope) -> None:
+    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
+        """Wait while a stream is listened to, with a look whenever it is too quiet."""
+        patience = _STREAM_START
+        while _unmoved(trail, seen) and trail.trouble is None and not hearing.closed:
+            left = trail.deadline - self._clock.now()
+            if left <= 0:
+                return
+            if hearing.spoken:
+                patience = _STREAM_SILENCE
+            with anyio.move_on_after(min(patience, left)) as wait:
+                await trail.change()
+            if wait.cancelled_caught and patience < left:
+                patience = min(2 * patience, _STREAM_SILENCE)
+                now = trail.tried = await self._turn()
+                await self._take_in({trail.ref: trail}, now)
+
+    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
         """Take in what a stream says, until it closes."""
 
         async def line(text: str) -> None:
-            reading = stream.read(text)
-            if reading is not None and await trail.apply(reading, "stream", exact=True) is not None:
+            reading = hearing.stream.read(text)
+            if reading is None:
+                return
+            # What the first line says has been true for an unknown time.
+            first, hearing.spoken = not hearing.spoken, True
+            if await trail.apply(reading, "stream", exact=not first) is not None:
                 trail.stream_failures = 0
+            elif first:
+                trail.wake()
+            trail.failing_since = None
+            if not trail.ended:
+                trail.last = self._clock.now()
 
         try:
-            await self._lane.listen(stream.call, line)
+            await self._lane.listen(hearing.stream.call, line)
         except KlingError as error:
             log.info("the stream of job %s broke off: %s", trail.ref, error)
-        trail.stream_failures += 1
-        scope.cancel()
+        trail.stream_failures += not trail.ended
+        hearing.closed = True
+        trail.wake()
+
+
+def _unmoved(trail: Trail, seen: int) -> bool:
+    """Whether the wait goes on: the job has no more than `seen` events, and has not ended."""
+    return len(trail.events) <= seen and not trail.ended
+
+
+def _own(error: KlingError) -> KlingError:
+    """A copy for one of several jobs: each names its own job, and is raised on its own."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
+
+
+def _waits(trail: Trail, seen: int) -> bool:
+    """Whether a job's leader has nothing to do: no look was awarded to it, and nothing has happened."""
+    return not trail.granted and len(trail.events) == seen and trail.trouble is None
 
 
 def _raise_trouble(trail: Trail) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import SecretStr
@@ -71,6 +72,7 @@ class Features:
         stream: It pushes a job's changes over an open connection.
         cancel: A running job can be cancelled.
         batch: How many jobs one status call can ask about.
+        list: It lists the account's jobs, so that a submission whose answer was lost can be searched for.
         own_id: We choose the job's id, so that a submission whose answer was lost is recovered.
         cost: Unit of the costs it tells; None: it tells none.
         status_calls_per_minute: Its limit on status calls over all jobs of a key; None: none stated.
@@ -80,6 +82,7 @@ class Features:
     stream: bool = False
     cancel: bool = False
     batch: int = 1
+    list: bool = False
     own_id: bool = False
     cost: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
@@ -225,6 +228,22 @@ class Provider(abc.ABC):
         del ref
         return None
 
+    def search(self, request: Any, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
+        """Look for jobs that a submission whose answer was lost may have bought.
+
+        Args:
+            request: What was submitted.
+            callback_url: The callback address that went with it; None: none did.
+            since: When it was sent (aware).
+
+        Returns:
+            The jobs that fit, the newest first. None: it was not bought, or is not listed yet, or the provider has no
+            list. More than one: the provider tells nothing by which to choose.
+        """
+        del request, callback_url, since
+        return ()
+        yield  # a flow that never calls
+
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """What a webhook body says, one entry a job.
 
@@ -250,13 +269,18 @@ class Provider(abc.ABC):
         code, message = stated
         return self.make_error(reply.status, code, message, request_id=reply.headers.get("x-request-id"))
 
+    def classify(self, code: str | None) -> type[KlingError] | None:
+        """The class of error that the provider's code stands for; None: the code does not tell."""
+        return self.codes.get(code or "")
+
     def make_error(
         self, http_status: int | None, code: str | None, message: str | None, *, request_id: str | None = None
     ) -> KlingError:
-        """The typed error for a provider's code (by `codes`) or else for the HTTP status."""
-        kind = self.codes.get(code or "") or _BY_STATUS.get(http_status or 0)
+        """The typed error for a provider's code (by `classify`) or else for the HTTP status."""
+        kind = self.classify(code) or _BY_STATUS.get(http_status or 0)
         if kind is None:
             kind = ProviderUnavailable if (http_status or 0) >= _SERVER_ERROR else InvalidRequest
+        code = code and self.redact(code)
         words = self.redact(": ".join(dict.fromkeys(part for part in (code, message) if part)))
         return kind(
             f"{self.title} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
@@ -293,10 +317,21 @@ class Provider(abc.ABC):
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
         return reply.json()
 
+    def no_job(self, reply: Reply) -> KlingError:
+        """The error for a paid call's answer that has success status and no job.
+
+        It is a refusal only if it names a code of `codes` that is one. Else it is unreadable, so that what became of
+        the call counts as not known: a job may have been bought.
+        """
+        refusal = self.refusal(reply)
+        if refusal is None or refusal.code not in self.codes or isinstance(refusal, ProviderUnavailable):
+            return self.unreadable("it has success status and no job id")
+        return refusal
+
     def unreadable(self, what: str, ref: JobRef | None = None) -> UnreadableReply:
         """The error for an answer that lacks what the provider documents."""
         return UnreadableReply(
-            f"the answer of {self.title} cannot be used: {what}", provider=self.name, ref=ref and str(ref)
+            f"the answer of {self.title} cannot be used: {self.redact(what)}", provider=self.name, ref=ref and str(ref)
         )
 
 

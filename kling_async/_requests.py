@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2500)]
-"""1 to 2 500 characters, the limit that RunBlob, Runware and inference.sh document alike (providers.md 1.2, 2.2, 3.4)."""
+"""1 to 2 500 characters: the limit that RunBlob, Runware and inference.sh document alike."""
 
 Reference: TypeAlias = str | Path | bytes
 """An image: a URL or data URI (str, never a path), a local file (Path), or its content (bytes)."""
@@ -57,14 +58,17 @@ def sniff(head: bytes) -> str | None:
 
 def is_secure(url: str) -> bool:
     """Whether `url` is https, or plain http to this very machine."""
+    scheme, host = _scheme_and_host(url)
+    return bool(host) and (scheme == "https" or (scheme == "http" and _LOOPBACK.fullmatch(host) is not None))
+
+
+def _scheme_and_host(url: str) -> tuple[str, str]:
+    """Both empty if the text cannot be a URL."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
     except ValueError:
-        return False
-    return bool(host) and (
-        parts.scheme == "https" or (parts.scheme == "http" and _LOOPBACK.fullmatch(host) is not None)
-    )
+        return "", ""
+    return parts.scheme, parts.hostname or ""
 
 
 def data_uri(content: bytes) -> str:
@@ -117,7 +121,8 @@ class ImageRule:
             self.check(reference, f"reference {position}")
         if self.uniform and len({is_url(reference) for reference in references}) > 1:
             raise ValueError(
-                "URLs and inline images (files, bytes, data URIs) cannot be mixed in one request; give all as URLs or all inline"
+                "URLs and inline images (files, bytes, data URIs) cannot be mixed in one request; "
+                "give all as URLs or all inline"
             )
         return references
 
@@ -130,7 +135,10 @@ class ImageRule:
         elif reference.startswith("data:"):
             content = decode_data_uri(reference, label)
             self._check_content(content[:_HEAD], len(content), label)
-        elif not (is_url(reference) or (self.uuids and _UUID.fullmatch(reference))):
+        elif is_url(reference):
+            if not _scheme_and_host(reference)[1]:
+                raise ValueError(f"{label} is {reference!r:.80}, which is not a complete URL: it names no host")
+        elif not (self.uuids and _UUID.fullmatch(reference)):
             raise ValueError(
                 f"{label} is {reference!r:.80}, which is neither an http(s) URL nor a data URI; "
                 "for a local file pass pathlib.Path(...), for image data pass bytes"
@@ -141,6 +149,8 @@ class ImageRule:
             raise ValueError(f"{label} is a directory; an image file is needed")
         try:
             size = path.stat().st_size
+            if not path.is_file():  # opening a pipe or a device may block for ever
+                raise ValueError(f"{label} is not a regular file; an image file is needed")
             with path.open("rb") as file:
                 head = file.read(_HEAD)
         except OSError as error:
@@ -151,7 +161,9 @@ class ImageRule:
         if size == 0:
             raise ValueError(f"{label} is empty")
         if size > self.max_bytes:
-            raise ValueError(f"{label} has {size / _MIB:.1f} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
+            # Rounded up: one byte too many must not read as "10.0 MiB; at most 10 MiB".
+            shown = math.ceil(size / _MIB * 10) / 10
+            raise ValueError(f"{label} has {shown} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
         found = sniff(head)
         if found not in self.formats:
             raise ValueError(
@@ -236,6 +248,11 @@ class Request(BaseModel):
     def files(self) -> list[Path]:
         """The local files it refers to."""
         return [value for value in self._references() if isinstance(value, Path)]
+
+    @property
+    def inline(self) -> bool:
+        """Whether it carries images itself, as bytes or data URIs."""
+        return any(isinstance(value, bytes) or str(value).startswith("data:") for value in self._references())
 
     def _references(self) -> tuple[Reference, ...]:
         found = getattr(self, "references", None) or getattr(self, "reference", None) or ()

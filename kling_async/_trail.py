@@ -7,7 +7,8 @@ that is cancelled loses nothing: the log stays, and the next waiter goes on from
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 import anyio
 
@@ -53,6 +54,7 @@ class Trail:
         "granted",
         "last",
         "looking",
+        "on_end",
         "ref",
         "settled",
         "started",
@@ -92,6 +94,8 @@ class Trail:
         self.granted = False
         """Whether the next look has been awarded to it."""
         self.failing_since: float | None = None
+        self.on_end: Callable[[Trail], None] | None = None
+        """Told when the job has ended, for those who do not wait for it."""
         self.trouble: KlingError | None = None
         """Why looking at it makes no sense now; raised to whoever waits, and cleared by the next good look."""
         self.stream_failures = 0
@@ -117,6 +121,12 @@ class Trail:
     def ended(self) -> bool:
         """Whether the job has ended."""
         return self.status.terminal
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Take in the log as a ledger has it, before anything else."""
+        self.events = [replace(event, source="ledger") for event in events]
+        if self.events:
+            self.last = self.tried = max(self.started, self.events[-1].at.timestamp())
 
     async def apply(self, reading: Reading, source: Source, *, exact: bool = False) -> Event | None:
         """Take in what was said about the job; the one way into the log.
@@ -158,6 +168,8 @@ class Trail:
             self.settled(self.ref)
             if self.fresh:
                 self._learn(event, now, exact=exact)
+            if self.on_end is not None:
+                self.on_end(self)
         self.wake()
         return event
 

@@ -15,8 +15,8 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
            recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
 =========  =====================================================================================================
 
-A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw on
-a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
+A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
+on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
 
 Underneath is an engine (`_engine`). This is the only file that knows stamina.
 """
@@ -90,7 +90,7 @@ class _Gate:
         if not self.spacing:
             return
         async with self.turn:
-            while (now := self.clock.now()) < self.until:
+            while (now := self.clock.now()) < self.until:  # noqa: ASYNC110  # a new refusal moves it meanwhile
                 await anyio.sleep(self.until - now)
             await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
@@ -161,14 +161,18 @@ class Lane:
             KlingError: What the flow raises, or what became of a call.
         """
         trace = trace or Trace()
+        reply = None
         try:
             call = next(flow)
             while True:
-                call = flow.send(await self.call(call, trace))
+                reply = await self.call(call, trace)
+                call = flow.send(reply)
         except StopIteration as end:
             value: T = end.value
             return value
         except UnreadableReply as error:
+            if reply is not None:
+                self._warn(call, reply, "cannot be used")
             if trace.paid:
                 self._counts["lost"] += 1
                 raise self._lost(error.message) from error
@@ -186,15 +190,18 @@ class Lane:
         except _Again as failed:
             first = failed
         others = 0
+        # The alternative to one more repetition of a paid call is a submission whose outcome nobody knows.
+        attempts = self.limits.attempts * (2 if call.repeatable else 1)
 
         def again(failure: Exception) -> bool | float:
             nonlocal others
             if not isinstance(failure, _Again):
                 return False
+            trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
             if failure.patient:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1
-            return others < self.limits.attempts and (call.effect is Effect.PAID or self._afford())
+            return others < attempts and (call.effect is Effect.PAID or self._afford())
 
         try:
             async for attempt in stamina.retry_context(
@@ -338,10 +345,11 @@ class Lane:
             ):
                 if response.status_code != _OK:
                     content = await _read(response, call.max_bytes)
-                    reply = Reply(response.status_code, dict(response.headers), content)
-                    raise self.provider.refusal(reply) or self.provider.make_error(reply.status, None, None)
-                async for text in _lines(response, call.max_bytes):
-                    await line(text)
+                    reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
+                    if reply.status == _TOO_MANY:
+                        self._gate.refused(_retry_after(reply, self._clock.now()))
+                    self.provider.expect(reply)
+                await _pass_on(response, call.max_bytes, line)
         except KlingError:
             raise
         except Exception as error:
@@ -366,16 +374,18 @@ class Trace:
 
     Attributes:
         paid: A paid call was begun.
+        lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
         maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
     """
 
     paid: bool = False
+    lost: bool = False
     _steps: int = 0
     _written: bool = False
 
     @property
     def maybe_sent(self) -> bool:
-        return self.paid and (self._written or not self._steps)
+        return self.lost or (self.paid and (self._written or not self._steps))
 
     def begin(self, effect: Effect) -> None:
         """A call of that effect is about to be made."""
@@ -398,6 +408,27 @@ async def _read(response: Response, limit: int) -> bytes:
     return b"".join(parts)
 
 
+async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitable[None]]) -> None:
+    """Pass each line of a body on as it comes, until one cannot be taken.
+
+    A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
+    them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
+    """
+    failure: Exception | None = None
+    with anyio.CancelScope() as reading:
+        async for text in _lines(response, limit):
+            if failure is not None:
+                continue
+            try:
+                with anyio.CancelScope(shield=True):
+                    await line(text)
+            except Exception as error:  # noqa: BLE001  # raised below
+                failure = error
+                reading.cancel()
+    if failure is not None:
+        raise failure
+
+
 async def _lines(response: Response, limit: int) -> AsyncIterator[str]:
     """The lines of a body as they come; blank ones are left out.
 
@@ -412,6 +443,8 @@ async def _lines(response: Response, limit: int) -> AsyncIterator[str]:
                 yield line.decode("utf-8", "replace").strip()
         if len(rest) > limit:
             raise UnreadableReply(f"a line of the stream is longer than {limit} bytes")
+    if rest.strip():
+        yield rest.decode("utf-8", "replace").strip()
 
 
 _OK = 200
@@ -421,12 +454,26 @@ _UNAVAILABLE = 503
 _SERVER_ERROR = 500
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
 _PASSING = frozenset({408, 425})
-_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError"})
+_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
+_PLAIN_SPEAKERS = frozenset(
+    {"httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio", "asyncio", "builtins", "socket", "ssl", "respx"}
+)
 
 
 def _never_sent(error: Exception) -> bool:
-    """Whether the error, of whichever engine, says that no connection was had. Told by name: engines share the names."""
-    return any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+    """Whether the error says that no connection was had. Told by its name, which all engines share.
+
+    Engines built on another library translate its errors, and not always well: httpx-aiohttp 0.2 calls a connection
+    that was reset a connection that was never made. So a translated error is believed only for what it was before.
+    """
+    named = any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
+    origins: list[BaseException] = []
+    origin = error.__cause__ or error.__context__
+    while origin is not None and origin not in origins:
+        origins.append(origin)
+        origin = origin.__cause__ or origin.__context__
+    foreign = [origin for origin in origins if type(origin).__module__.partition(".")[0] not in _PLAIN_SPEAKERS]
+    return named and all(any(kind.__name__ == "ClientConnectorError" for kind in type(o).__mro__) for o in foreign)
 
 
 def _host(call: Call, provider: Provider) -> str:

@@ -30,13 +30,14 @@ class Generation:
 
 
 class FakeRunBlob(httpx.AsyncBaseTransport):
-    """Answers like RunBlob, after `latency` seconds; jobs take `duration` seconds.
+    """Answers like RunBlob, after `latency` seconds; jobs take `duration` seconds, each `spread` more than the last.
 
     `intercept` sees every request first; what it returns is the answer, unless it is None.
     """
 
     def __init__(self, *, duration: float = 60.0, latency: float = 0.05) -> None:
         self.duration = duration
+        self.spread = 0.0
         self.latency = latency
         self.failure: str | None = None
         self.generations: dict[str, Generation] = {}
@@ -61,7 +62,8 @@ class FakeRunBlob(httpx.AsyncBaseTransport):
     def accept(self, kind: str, body: dict[str, object]) -> httpx.Response:
         identity = str(uuid.uuid4())
         now = anyio.current_time()
-        self.generations[identity] = Generation(kind, body, now, self.duration, self.failure)
+        duration = self.duration + self.spread * (self.bought % 7)
+        self.generations[identity] = Generation(kind, body, now, duration, self.failure)
         answer = {"generation_id": identity, "status": "pending", "price": "0.1500"}
         return httpx.Response(201, json=answer)
 

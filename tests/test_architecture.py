@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "_errors": 0,
     "_wire": 0,
     "_models": 0,
+    "_records": 0,
     "_requests": 0,
     # 1: the transition table; when to look next
     "_lifecycle": 1,
@@ -35,11 +36,16 @@ FLOORS: dict[str, int] = {
     "_engine": 4,
     "_transport": 4,
     "_media": 4,
+    "_ledger": 4,
+    "_sqlite": 4,
     # 5: who looks when; the handle
     "_trail": 5,
     "_poller": 5,
     "_job": 5,
+    "_book": 5,
+    "_submission": 5,
     # 6: the client
+    "_bulk": 6,
     "_client": 6,
     # 7: the surface, and what stands on it
     "": 7,
@@ -50,7 +56,12 @@ FLOORS: dict[str, int] = {
 PURE = [name for name, floor in FLOORS.items() if floor <= 3]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
 OPTIONAL = {"typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
-HOMES = {"httpx": {"_engine", "sandbox"}, "stamina": {"_transport"}, "httpcore": {"_connection", "_pool", "_engine"}}
+HOMES = {
+    "httpx": {"_engine", "sandbox"},
+    "stamina": {"_transport"},
+    "httpcore": {"_connection", "_pool", "_engine"},
+    "sqlite3": {"_sqlite"},
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -61,7 +72,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 def room(module: str) -> str:
     """The entry of `FLOORS` that a module belongs to."""
-    return module.split(".")[0]
+    return module.split(".", maxsplit=1)[0]
 
 
 def is_module(name: str) -> bool:

@@ -95,7 +95,7 @@ class TestSurvival:
 
     def test_lag_is_the_mean_of_what_a_late_look_costs(self) -> None:
         """Against jobs drawn from the law, of those still running at 130 s."""
-        random = Random(8)  # noqa: S311  a repeatable draw
+        random = Random(8)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(40_000)]
         running = [time for time in durations if time > 130.0]
         drawn = sum(max(145.0 - time, 0.0) for time in running) / len(running)
@@ -162,7 +162,7 @@ class TestPosterior:
 
     @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
     def test_finds_the_law_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
-        random = Random(3)  # noqa: S311  a repeatable draw
+        random = Random(3)
         law = Posterior(Law(147.0 * wrong, 0.158))
         for _ in range(100):
             looked = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
@@ -171,11 +171,22 @@ class TestPosterior:
         assert law.survival.guard == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
 
     def test_one_absurd_end_among_thirty_moves_the_median_by_less_than_a_percent(self) -> None:
+        ends = [End(135.0 + place, 145.0 + place) for place in range(30)]
+        plain, disturbed = Posterior(CLIP), Posterior(CLIP)
+        plain.observe(ends)
+        disturbed.observe([*ends, End(86_000.0, 86_400.0)])
+        assert plain.survival.median != disturbed.survival.median
+        assert plain.survival.median == pytest.approx(disturbed.survival.median, rel=0.01)
+
+    def test_the_predictive_law_is_made_anew_for_the_first_ends_and_then_for_every_few(self) -> None:
         law = Posterior(CLIP)
-        law.observe(End(135.0 + place, 145.0 + place) for place in range(30))
-        before = law.survival.median
-        law.observe([End(86_000.0, 86_400.0)])
-        assert law.survival.median == pytest.approx(before, rel=0.01)
+        laws = [law.survival]
+        for _ in range(128):
+            law.observe([End(140.0, 148.0)])
+            laws.append(law.survival)
+        made = [place for place, (before, after) in enumerate(pairwise(laws)) if before is not after]
+        assert made[:8] == list(range(8))
+        assert [later - sooner for sooner, later in pairwise(made[-4:])] == [8, 8, 8]
 
     def test_follows_a_provider_that_becomes_slower(self) -> None:
         law = Posterior(CLIP)
@@ -270,7 +281,7 @@ class TestLearned:
     @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
     def test_after_twenty_ends_halves_the_looks_and_the_lag_of_the_documented_schedule(self, wrong: float) -> None:
         """The figure that `benchmarks/cadence` measures in full."""
-        random = Random(5)  # noqa: S311  a repeatable draw
+        random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
         schedule, prior = Learned(0.5), Law(147.0 * wrong, 0.158)
         ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
@@ -393,6 +404,27 @@ class TestContest:
             contest.enter("one", Progressive(1).cadence(KEY, CLIP), submitted=0.0)
         assert [contest.award(5.0), contest.award(5.0)] == ["one", None]
 
+    def test_a_claim_that_jumped_is_heard_when_the_job_enters_again(self) -> None:
+        """As the poller does for a job whose deadline has passed."""
+
+        class Urgent:
+            def next_look(self, last: float) -> float:
+                return last
+
+            def accrued(self, last: float, now: float) -> float:
+                return inf
+
+            def finished(self, after: float, by: float) -> None: ...
+            def abandoned(self, at: float) -> None: ...
+
+        contest = Contest[int]()
+        for job in range(20):
+            contest.enter(job, Progressive(1).cadence(KEY, CLIP), submitted=float(job))
+        assert contest.award(100.0) == 0
+        contest.enter(19, Urgent(), submitted=19.0, last=60.0)
+        assert contest.award(100.0) == 19
+        assert contest.award(100.0) == 1
+
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
         contest = Contest[int]()
         for job in range(1000):
@@ -475,7 +507,7 @@ class TestContest:
             def abandoned(self, at: float) -> None: ...
 
         schedule = Learned()
-        random = Random(1)  # noqa: S311  a repeatable draw
+        random = Random(1)
         contest = Contest[int]()
         for job in range(1000):
             contest.enter(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from datetime import UTC, datetime
 
@@ -50,7 +51,7 @@ ending = st.builds(
 def test_the_log_is_monotone(readings: list[Reading], seed: int) -> None:
     events = log(readings, seed)
     assert [event.seq for event in events] == list(range(len(events)))
-    for before, after in zip(events, events[1:], strict=False):
+    for before, after in itertools.pairwise(events):
         assert not before.status.terminal, "terminal is absorbing"
         assert (RANK[before.status], before.step) <= (RANK[after.status], after.step)
         assert (before.progress or 0) <= (after.progress or 0)

@@ -404,7 +404,7 @@ async def test_closing_the_pool_goes_on_when_it_is_cancelled(
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_storm_of_requests_and_cancellations_leaves_the_pool_intact(seed: int) -> None:
     """Many requests to three origins, most of them cancelled at some moment; servers hang up at times."""
-    dice = random.Random(seed)  # noqa: S311  # not cryptography
+    dice = random.Random(seed)
     network = FakeNetwork()
     answered = 0
 

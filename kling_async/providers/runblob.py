@@ -27,6 +27,7 @@ from kling_async._errors import (
     JobNotFound,
     KlingError,
     ProviderUnavailable,
+    UnreadableReply,
 )
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
@@ -54,7 +55,8 @@ class _RunBlobRequest(Request):
                 raise ValueError(f"{' and '.join(theirs)} and 'references' are the same field; give one of them")
             for name, images in theirs.items():
                 if not isinstance(images, list | tuple | None):
-                    raise ValueError(f"{name} must be a list of strings, not {type(images).__name__}")  # noqa: TRY004  # pydantic reports ValueErrors
+                    kind = type(images).__name__
+                    raise ValueError(f"{name} must be a list, not {kind}")  # noqa: TRY004  # pydantic reports these
             data["references"] = tuple(image for images in theirs.values() for image in images or ())
         return super().translate(data)
 
@@ -113,7 +115,7 @@ class O3Video(_RunBlobRequest):
         """The provider's own JSON in our field names, ``mode`` read as ``model``."""
         if "mode" in data:
             mode = data.pop("mode")
-            if mode not in _MODES:
+            if not isinstance(mode, str) or mode not in _MODES:
                 raise ValueError(f"mode is {mode!r:.40}; allowed are 'std' (kling_o3) and 'pro' (kling_o3_pro)")
             if data.get("model", _MODES[mode]) != _MODES[mode]:
                 raise ValueError(f"mode {mode!r} and model {data['model']!r:.40} contradict each other; give one")
@@ -189,8 +191,12 @@ class RunBlob(Provider):
         try:
             ref = JobRef(self.name, kind, data["generation_id"])
         except (TypeError, KeyError, ValueError) as error:
-            raise self.unreadable("it has no generation_id") from error
-        return Accepted(ref.id, replace(self._reading(data, ref), cost=_price(data)))
+            raise self.no_job(reply) from error
+        try:
+            reading = self._reading(data, ref)
+        except UnreadableReply as error:
+            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
+        return Accepted(ref.id, replace(reading, cost=_price(data)))
 
     @staticmethod
     def _payload(request: O3Photo | O3Video) -> dict[str, Any]:
@@ -214,6 +220,8 @@ class RunBlob(Provider):
         data = self.expect(reply)
         if not isinstance(data, dict) or data.get("generation_id", ref.id) != ref.id:
             raise self.unreadable("it is about another job, or about none", ref)
+        if "status" not in data:
+            raise self.refusal(reply) or self.unreadable("it has no status", ref)
         return {ref: self._reading(data, ref)}
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
@@ -226,7 +234,8 @@ class RunBlob(Provider):
         return [Delivered(identity if isinstance(identity, str) else None, self._reading(data, None))]
 
     def _reading(self, data: dict[str, Any], ref: JobRef | None) -> Reading:
-        status = _STATUSES.get(data.get("status"))
+        said = data.get("status")
+        status = _STATUSES.get(said) if isinstance(said, str) else None
         message = data.get("message")
         message = message if isinstance(message, str) and message else None
         if status is Status.COMPLETED:
@@ -236,10 +245,10 @@ class RunBlob(Provider):
                 raise self.unreadable("it says completed and has no URL", ref)
             return Reading(status, artifacts=(Artifact(kind, url),), lifetime=_URL_LIFETIME, raw=data)
         if status is Status.FAILED:
-            code = message or "unknown"
-            failure = Failure(code, retryable=code in _RETRYABLE)
+            code, words = _code(message) if message else (None, None)
+            failure = Failure(code or "unknown", words, retryable=code in _RETRYABLE)
             return Reading(status, message=message, failures=(failure,), raw=data)
-        oddity = None if status else f"the status {data.get('status')!r:.60}"
+        oddity = None if status else f"the status {said!r:.60}"
         return Reading(status, message=message, oddity=oddity, raw=data)
 
     def error(self, data: Any) -> tuple[str | None, str | None] | None:
@@ -248,12 +257,7 @@ class RunBlob(Provider):
             return None
         detail, message, word = data.get("detail"), data.get("message"), data.get("error")
         if isinstance(detail, list):
-            places = [
-                f"{'.'.join(str(part) for part in item.get('loc', ()))}: {item.get('msg')}"
-                for item in detail
-                if isinstance(item, dict)
-            ]
-            return "INVALID_PARAMETERS", "; ".join(places) or None
+            return "INVALID_PARAMETERS", "; ".join(_complaint(item) for item in detail) or None
         if isinstance(detail, str):
             return _code(detail)
         if data.get("success") is False and isinstance(message, str):
@@ -263,7 +267,7 @@ class RunBlob(Provider):
         return None
 
 
-_STATUSES: Mapping[Any, Status] = {
+_STATUSES: Mapping[str, Status] = {
     "pending": Status.PENDING,
     "processing": Status.PROCESSING,
     "completed": Status.COMPLETED,
@@ -276,6 +280,14 @@ _RETRYABLE = frozenset({"TIMEOUT", "API_ERROR", "TASK_FAILED", "MAINTENANCE"})
 def _code(text: str) -> tuple[str | None, str | None]:
     """A text that is either one of the provider's codes or an explanation."""
     return (text, None) if text.isupper() and " " not in text else (None, text)
+
+
+def _complaint(item: Any) -> str:
+    """One entry of FastAPI's list: where in the request, and what is wrong with it."""
+    if not isinstance(item, dict):
+        return str(item)
+    place = item.get("loc")
+    return f"{'.'.join(map(str, place)) if isinstance(place, list) else place}: {item.get('msg')}"
 
 
 def _price(data: Mapping[str, Any]) -> Cost | None:

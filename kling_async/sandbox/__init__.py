@@ -19,10 +19,11 @@ from __future__ import annotations
 try:
     from kling_async.sandbox._server import Sandbox
 except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] not in {"starlette", "uvicorn", "PIL", "av"}:
+    package = (error.name or "").partition(".")[0]
+    if package not in {"starlette", "uvicorn", "PIL", "av"}:
         raise
     raise ImportError(
-        f"the sandbox needs {error.name}, which is not installed: pip install 'kling-async[sandbox]'"
+        f"the sandbox needs {package}, which is not installed: pip install 'kling-async[sandbox]'"
     ) from error
 
 from kling_async.sandbox._counters import Counters

@@ -42,7 +42,7 @@ class App:
 
     def __init__(self, world: World, dialects: Sequence[Dialect], scale: float | None) -> None:
         self.world = world
-        self.faults = Switchboard(world.seed)
+        self.faults = Switchboard(world.seed, [each.name for each in dialects])
         self.renderer = Renderer(scale, world.counters)
         self.courier = Courier(world, {each.name: each.webhook for each in dialects if each.webhook}, self.faults)
         world.draw = self.renderer.draw

@@ -19,6 +19,7 @@ class Counters:
         webhooks: Webhook deliveries attempted, by provider.
         connections: Connections accepted since the start.
         open_connections: Connections open now.
+        peak_connections: The most connections that were ever open at once.
         renders: Result files that were really drawn.
     """
 
@@ -29,6 +30,7 @@ class Counters:
     webhooks: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     open_connections: int = 0
+    peak_connections: int = 0
     renders: int = 0
 
     @property
@@ -51,6 +53,7 @@ class Counters:
             "webhooks": dict(self.webhooks),
             "connections": self.connections,
             "open_connections": self.open_connections,
+            "peak_connections": self.peak_connections,
             "renders": self.renders,
             "jobs_bought": self.jobs_bought,
             "status_calls": self.status_calls,

@@ -29,7 +29,7 @@ class Operation:
     Args:
         kind: What it is, for counters and faults: `submit` (buys), `status` (looks), `cancel`, `list`,
             `upload`, `stream`; or a function that tells from the body, where one address serves several
-            verbs.
+            verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.
         path: Starlette path pattern below the dialect's base URL, such as `/jobs/{job_id}`; may be empty.
         endpoint: What answers. The body is already read: `await request.body()` costs nothing.
@@ -73,6 +73,8 @@ class Dialect:
             request to this path, and, where the wait is told in the body, with these seconds.
         client: Makes the library's provider object from a key and a base URL (imported when called).
         webhook: How it calls back; None: it never does.
+        habits: How it speaks where the provider's versions differ; an object that tests may change. None: nothing to
+            choose.
         base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
     """
 
@@ -82,6 +84,7 @@ class Dialect:
     error_body: Callable[[int, str, float | None], Any]
     client: Callable[[str, str], Any]
     webhook: Webhook | None = None
+    habits: Any = None
     base_path: str = ""
 
 

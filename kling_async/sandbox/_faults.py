@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 Hint = Literal["seconds", "date", "body", "absent", "unreadable"]
@@ -58,7 +59,7 @@ _DOWNLOAD = {Fault.wrong_content, Fault.empty_file, Fault.short_file, Fault.expi
 _WEBHOOK = {fault for fault in Fault if fault.startswith("webhook-")} - _JOB
 #: Kinds that are no requests to a provider's API; a fault hits them only if made for them or told to.
 _BESIDE_THE_API = {"download", "webhook", "job"}
-_REFUSALS = {Fault.rate_limited, Fault.unavailable, Fault.server_error}
+_KINDS = ("submit", "status", "cancel", "list", "upload", "stream", "download", "webhook", "job")
 
 
 class FaultOptions(TypedDict, total=False):
@@ -125,6 +126,12 @@ class Rule:
         made_for = self._made_for()
         if made_for is not None and self.kind not in {None, made_for}:
             raise ValueError(f"{self.fault} happens to {made_for}s, not to {self.kind}: leave the kind out")
+        if self.kind not in {None, *_KINDS}:
+            raise ValueError(f"{self.fault}: kind {self.kind} is unknown; there are {', '.join(_KINDS[:7])}")
+        if self.probability is not None and not 0 <= self.probability <= 1:
+            raise ValueError(f"{self.fault}: probability={self.probability} is not between 0 and 1")
+        if self.seconds is not None and not 0 <= self.seconds < math.inf:
+            raise ValueError(f"{self.fault}: seconds={self.seconds} is not a wait; give 0 or more")
         if self.every < 1 or self.skip < 0 or (self.times is not None and self.times < 1):
             raise ValueError(f"{self.fault}: every and times are 1 or more, skip is 0 or more")
         if self.hint not in get_args(Hint):
@@ -219,9 +226,11 @@ class Switchboard:
 
     Args:
         seed: Decides which requests a `probability` hits.
+        providers: Names that a rule may give.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, providers: Collection[str] = ()) -> None:
+        self._providers = providers
         self._rules: tuple[Rule, ...] = ()
         self._dice = random.Random(seed)  # noqa: S311 - a simulation
 
@@ -246,6 +255,9 @@ class Switchboard:
             raise ValueError(f"{fault!r} brings its own options; leave {', '.join(options)} out")
         else:
             rule = parse(fault) if isinstance(fault, str) else fault
+        if rule.provider is not None and rule.provider not in self._providers:
+            known = ", ".join(self._providers)
+            raise ValueError(f"{rule.fault}: provider {rule.provider} is unknown; there are {known}")
         self._rules = (*self._rules, rule)
         return rule
 

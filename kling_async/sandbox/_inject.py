@@ -64,17 +64,16 @@ class _Nothing(Response):
 
 
 class _CutOff(Response):
-    """The first half of a response, and then the end of the connection."""
+    """The beginning of a response under the headers of the whole, and then the end of the connection."""
 
-    def __init__(self, whole: Response, request: Request) -> None:
-        super().__init__(bytes(whole.body), whole.status_code)
+    def __init__(self, whole: Response, beginning: bytes, request: Request) -> None:
+        super().__init__(beginning, whole.status_code)
         self.raw_headers = whole.raw_headers
         self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        half = bytes(self.body)[: len(self.body) // 2]
-        await send({"type": "http.response.body", "body": half, "more_body": True})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
         connection(self._request).hang_up()
         await _Nothing()(scope, receive, send)
 
@@ -112,12 +111,17 @@ async def _refuse(rule: Rule, exchange: Exchange) -> Response:
 
 async def _truncate(_: Rule, exchange: Exchange) -> Response:
     whole = await exchange.answer()
-    half = bytes(whole.body)[: len(whole.body) // 2]
-    return Response(half, whole.status_code, media_type=whole.media_type)
+    content = await _content(whole)
+    return Response(content[: len(content) // 2], whole.status_code, media_type=whole.media_type)
 
 
 async def _cut_off(_: Rule, exchange: Exchange) -> Response:
-    return _CutOff(await exchange.answer(), exchange.request)
+    whole = await exchange.answer()
+    if isinstance(whole, StreamingResponse):
+        beginning = await anext(_pieces(whole), b"")
+    else:
+        beginning = bytes(whole.body)[: len(whole.body) // 2]
+    return _CutOff(whole, beginning, exchange.request)
 
 
 async def _html(_: Rule, exchange: Exchange) -> Response:
@@ -130,23 +134,24 @@ async def _empty_json(_: Rule, exchange: Exchange) -> Response:
 
 
 async def _wrong_types(_: Rule, exchange: Exchange) -> Response:
-    return _rewritten(await exchange.answer(), _of_wrong_type)
+    return await _rewritten(await exchange.answer(), _of_wrong_type)
 
 
 async def _unknown_status(_: Rule, exchange: Exchange) -> Response:
-    return _rewritten(await exchange.answer(), _of_unknown_status)
+    return await _rewritten(await exchange.answer(), _of_unknown_status)
 
 
 async def _drip(rule: Rule, exchange: Exchange) -> Response:
     whole = await exchange.answer()
+    content = await _content(whole)
     pause = _DRIP if rule.seconds is None else rule.seconds
 
     async def drops() -> AsyncIterator[bytes]:
-        for byte in bytes(whole.body):
+        for byte in content:
             await asyncio.sleep(pause)
             yield bytes([byte])
 
-    headers = {"content-length": str(len(whole.body))}
+    headers = {"content-length": str(len(content))}
     return StreamingResponse(drops(), whole.status_code, headers, whole.media_type)
 
 
@@ -163,7 +168,7 @@ async def _huge_body(rule: Rule, exchange: Exchange) -> Response:
     async def flood() -> AsyncIterator[bytes]:
         for _ in range(size // len(_BLOCK)):
             yield _BLOCK
-        yield bytes(whole.body)
+        yield await _content(whole)
 
     return StreamingResponse(flood(), whole.status_code, media_type=whole.media_type)
 
@@ -216,8 +221,20 @@ _FAULTS: MappingProxyType[Fault, Callable[[Rule, Exchange], Awaitable[Response]]
 )
 
 
-def _rewritten(whole: Response, change: Callable[[Any], Any]) -> Response:
-    return reply(change(json.loads(whole.body)), whole.status_code)
+async def _pieces(stream: StreamingResponse) -> AsyncIterator[bytes]:
+    async for piece in stream.body_iterator:
+        yield piece.encode() if isinstance(piece, str) else bytes(piece)
+
+
+async def _content(whole: Response) -> bytes:
+    """The body; of a stream, all that it says until it ends."""
+    if isinstance(whole, StreamingResponse):
+        return b"".join([piece async for piece in _pieces(whole)])
+    return bytes(whole.body)
+
+
+async def _rewritten(whole: Response, change: Callable[[Any], Any]) -> Response:
+    return reply(change(json.loads(await _content(whole))), whole.status_code)
 
 
 def _of_wrong_type(value: Any) -> Any:

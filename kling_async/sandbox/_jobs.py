@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture to be drawn; equal descriptions give equal bytes."""
+    """A picture to be drawn; equal descriptions give equal bytes. Several `shots` share it as tiles."""
 
     width: int
     height: int
@@ -51,6 +51,7 @@ class Picture:
     prompt: str
     seed: int = 0
     quality: int = 90
+    shots: Literal[1, 4] = 1
 
 
 @dataclass(frozen=True, slots=True)

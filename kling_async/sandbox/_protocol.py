@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from kling_async.sandbox._counters import Counters
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # SO_LINGER, no time: close() sends RST instead of FIN
-_GRACE = 1.0  # real seconds that answers in flight get when the server stops
 _TICK = 1.0  # real seconds between updates of the Date header
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for the answers that `Server.shutdown` cancels: uvicorn reports them as failures."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+_log = logging.getLogger("kling_async.sandbox")
+_log.addFilter(_is_news)
 
 
 class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn picks h11 or httptools at import
@@ -32,13 +40,15 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn 
 
     def __init__(self, *args: Any, app_state: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, app_state={**app_state, "connection": self}, **kwargs)
-        self.logger = logging.getLogger("kling_async.sandbox")
+        self.logger = _log
         self.access_log = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection in."""
-        self.counters.connections += 1
-        self.counters.open_connections += 1
+        counters = self.counters
+        counters.connections += 1
+        counters.open_connections += 1
+        counters.peak_connections = max(counters.peak_connections, counters.open_connections)
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -124,10 +134,9 @@ class Server(uvicorn.Server):
             sock.close()
         for open_connection in list(self.server_state.connections):
             open_connection.transport.abort()
-        if self.server_state.tasks:
-            _, late = await asyncio.wait(self.server_state.tasks, timeout=_GRACE)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        answering = list(self.server_state.tasks)
+        for task in answering:
+            task.cancel()
+        await asyncio.gather(*answering, return_exceptions=True)
         # One more turn of the loop, so that the aborted transports really close their sockets.
         await asyncio.sleep(0)

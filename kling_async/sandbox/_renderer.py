@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kling_async.sandbox._counters import Counters
 
 _KEPT = 64 * 1024 * 1024  # bytes of finished files
+_THREADS = 2  # drawing is mostly native code that runs beside the server's loop
 _VIDEO_SCALE = 0.5  # of width and height, unless the user chose: quick to make, still pleasant to look at
 
 
@@ -30,7 +31,7 @@ class Renderer:
         self._video_scale = _VIDEO_SCALE if scale is None else scale
         self._picture_scale = 1.0 if scale is None else scale
         self._counters = counters
-        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kling-sandbox-render")
+        self._threads: ThreadPoolExecutor | None = None
         self._drawing: dict[Picture | Clip, asyncio.Future[bytes]] = {}
         self._kept: OrderedDict[Picture | Clip, bytes] = OrderedDict()
         self._size = 0
@@ -42,6 +43,8 @@ class Renderer:
             return self._kept[media]
         drawing = self._drawing.get(media)
         if drawing is None:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kling-sandbox-render")
             loop = asyncio.get_running_loop()
             drawing = self._drawing[media] = loop.run_in_executor(self._threads, self._make, media)
             drawing.add_done_callback(lambda done: self._keep(media, done))
@@ -49,8 +52,11 @@ class Renderer:
         return await asyncio.shield(drawing)
 
     def close(self) -> None:
-        """End the threads; what is being drawn is finished first."""
-        self._threads.shutdown(cancel_futures=True)
+        """End the threads, after what they are drawing; the next file starts new ones."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        self._threads = None
+        self._drawing.clear()
 
     def _make(self, media: Picture | Clip) -> bytes:
         if isinstance(media, Clip):
@@ -58,7 +64,7 @@ class Renderer:
         return draw_picture(media, self._picture_scale)
 
     def _keep(self, media: Picture | Clip, done: asyncio.Future[bytes]) -> None:
-        del self._drawing[media]
+        self._drawing.pop(media, None)
         if done.cancelled() or done.exception() is not None:
             return
         self._counters.renders += 1

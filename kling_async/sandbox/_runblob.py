@@ -58,7 +58,7 @@ class _Submission(BaseModel):
     prompt: Prompt
     images_url: list[str] = []
     images_base64: list[str] = []
-    callback_url: str | None = Field(default=None)
+    callback_url: str = ""
 
 
 class _Photo(_Submission):
@@ -179,7 +179,7 @@ class _Page:
         media: Picture | Clip
         if isinstance(sent, _Photo):
             width, height = _photo_size(sent)
-            media = Picture(width, height, "png", sent.prompt)
+            media = Picture(width, height, "png", sent.prompt, shots=4 if sent.prefer_multi_shots else 1)
             law, price = _PHOTO_LAW, _PHOTO_PRICE
             params |= {"model": "kling_o3_photo", "display": "kling_o3_photo"}
         else:
@@ -199,7 +199,7 @@ class _Page:
             law=law,
             price=price,
             params=params,
-            callback_url=sent.callback_url,
+            callback_url=sent.callback_url or None,
         )
 
 
@@ -263,7 +263,7 @@ def _unacceptable(sent: _Photo | _Video, page: str) -> str | None:
         return "INVALID_DURATION"
     if isinstance(sent, _Video) and sent.model not in _SHORT_SIDE:
         return "INVALID_MODEL"
-    if sent.callback_url is not None and not _callable(sent.callback_url):
+    if "callback_url" in sent.model_fields_set and not _callable(sent.callback_url):
         return "INVALID_PARAMETERS"
     return _images_problem(sent, page)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from kling_async.sandbox import _runblob
+from kling_async.sandbox import _inferencesh, _pixeldojo, _runblob, _runware
 from kling_async.sandbox._account import Account
 from kling_async.sandbox._app import App
 from kling_async.sandbox._clock import Clock
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from kling_async.sandbox._webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
-DIALECTS: tuple[Callable[[World], Dialect], ...] = (_runblob.dialect,)
+DIALECTS: tuple[Callable[[World], Dialect], ...] = (
+    _runblob.dialect,
+    _runware.dialect,
+    _inferencesh.dialect,
+    _pixeldojo.dialect,
+)
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
@@ -103,6 +108,14 @@ class Sandbox:
         """The webhook deliveries attempted so far (the last 10 000)."""
         return list(self._app.courier.delivered)
 
+    def wait_for_deliveries(self, count: int, timeout: float = 30.0) -> list[Delivery]:
+        """Block until so many webhook deliveries were attempted and answered, and give all of them.
+
+        Raises:
+            TimeoutError: They were not, in so many real seconds.
+        """
+        return self._app.courier.wait_for(count, timeout)
+
     def base_url(self, provider: str) -> str:
         """The base URL that replaces a provider's real one; it carries a path.
 
@@ -119,6 +132,14 @@ class Sandbox:
         """
         return self._dialects[provider].api_key
 
+    def habits(self, provider: str) -> Any:
+        """How a provider speaks where its versions differ; change it at any time. None: nothing to choose.
+
+        Raises:
+            KeyError: No such provider.
+        """
+        return self._dialects[provider].habits
+
     def providers(self) -> list[Any]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
         return [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
@@ -130,6 +151,7 @@ class Sandbox:
         fail: str | None = None,
         duration: float | None = None,
         stuck: bool = False,
+        files: int | None = None,
         times: int = 1,
     ) -> None:
         """Decide how the next jobs end.
@@ -139,9 +161,10 @@ class Sandbox:
             fail: Failure code in the provider's words; None: they succeed.
             duration: Simulated seconds from purchase to end; None: as documented by the provider.
             stuck: They never end.
+            files: With `fail`: only so many files of each job fail, and the job itself completes.
             times: How many jobs; several scripts are used in the order of the calls.
         """
-        self.world.script(Ending(fail, duration, stuck), provider=provider, times=times)
+        self.world.script(Ending(fail, duration, stuck, files), provider=provider, times=times)
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
@@ -203,7 +226,8 @@ class Sandbox:
 
 
 def _bind(port: int) -> socket.socket:
-    sock = socket.socket()
+    # The protocol is named, because only then asyncio switches Nagle's algorithm (40 ms per answer) off.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((_HOST, port))

@@ -8,6 +8,7 @@ import heapq
 import itertools
 import json
 import math
+import threading
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +84,7 @@ class Courier:
 
     def __init__(self, world: World, habits: Mapping[str, Webhook], faults: Switchboard) -> None:
         self.delivered: deque[Delivery] = deque(maxlen=_REMEMBERED)
+        self._news = threading.Condition()
         self._world = world
         self._habits = habits
         self._faults = faults
@@ -96,7 +98,8 @@ class Courier:
         world.watch(self._notice)
 
     async def run(self) -> None:
-        """Deliver what falls due, until cancelled."""
+        """Deliver what falls due, until cancelled; may be run again, in another loop."""
+        self._changed, self._slots = asyncio.Event(), asyncio.Semaphore(_AT_ONCE)
         try:
             while True:
                 self._changed.clear()
@@ -107,6 +110,17 @@ class Courier:
             for task in self._sending:
                 task.cancel()
             await asyncio.gather(*self._sending, return_exceptions=True)
+
+    def wait_for(self, count: int, timeout: float) -> list[Delivery]:
+        """Block a thread other than the server's until so many deliveries were attempted and answered.
+
+        Raises:
+            TimeoutError: They were not, in so many real seconds.
+        """
+        with self._news:
+            if not self._news.wait_for(lambda: len(self.delivered) >= count, timeout):
+                raise TimeoutError(f"{len(self.delivered)} of {count} webhook deliveries in {timeout} s")
+            return list(self.delivered)
 
     def hurry(self, job: Job) -> None:
         """Let the delivery of a job that is being bought overtake the answer to the purchase."""
@@ -122,6 +136,7 @@ class Courier:
         """Plan the deliveries of a job that was bought or cancelled."""
         habit = self._habits.get(job.provider)
         if habit is None or job.order.callback_url is None:
+            self._hurried.discard(job.id)
             return
         if job.cancelled is not None:
             self._heap = [entry for entry in self._heap if entry[2].job is not job]
@@ -171,7 +186,9 @@ class Courier:
             self._world.counters.webhooks[due.job.provider] += 1
             async with self._slots:
                 status = await _post(message.url, body, habit.timeout)
-            self.delivered.append(Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged))
+            with self._news:
+                self.delivered.append(Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged))
+                self._news.notify_all()
             accepted = status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
             if not accepted and not message.forged and due.attempt <= len(habit.pauses):
                 pause = habit.pauses[due.attempt - 1]
@@ -216,8 +233,8 @@ async def _post(url: str, body: bytes, timeout: float) -> int | None:  # noqa: A
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
-        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\nUser-Agent: kling-sandbox\r\n\r\n"
+        f"POST {target} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     try:
         async with asyncio.timeout(timeout):

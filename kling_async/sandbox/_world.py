@@ -164,10 +164,11 @@ class World:
             watcher(job)
 
     def _scripted(self, provider: str) -> Ending | None:
-        for index, (name, ending) in enumerate(self._scripts):
-            if name in {None, provider}:
-                del self._scripts[index]
-                return ending
+        # A copy, because tests write scripts from their own thread.
+        for script in list(self._scripts):
+            if script[0] in {None, provider}:
+                self._scripts.remove(script)
+                return script[1]
         return None
 
     def _plan(self, order: Order, ending: Ending, now: float) -> Job:

@@ -1,0 +1,42 @@
+"""The yardstick: the best possible times to look when the law is known, by dynamic programme."""
+
+from __future__ import annotations
+
+from itertools import accumulate, pairwise
+
+from benchmarks.cadence.durations import Nature
+
+
+def optimal_looks(nature: Nature, lag_per_look: float, *, cells: int = 1500) -> list[float]:
+    """The look times, in seconds after submission, that minimise E[lag + lag_per_look * looks].
+
+    With F the law, S = 1 - F, and V(t) the cost still to come for a job seen running at t, let W(t) = S(t) V(t). It is
+    the minimum over s > t of ``lag_per_look S(t) + integral from t to s of (F(u) - F(t)) du + W(s)``. It is solved
+    backwards on an even grid over the times at which jobs end, with submission as its first point.
+
+    Args:
+        nature: The true law.
+        lag_per_look: Seconds of lag that one look is worth.
+        cells: Points of the grid.
+    """
+    first, last = nature.range
+    times = [0.0, *(first + (last - first) * cell / cells for cell in range(cells + 1))]
+    ended = [nature.ended(time) for time in times]
+    slices = (
+        (then - now) * (more + less) / 2
+        for (now, then), (less, more) in zip(pairwise(times), pairwise(ended), strict=True)
+    )
+    area = list(accumulate(slices, initial=0.0))
+    end = len(times) - 1
+    best_next = [end] * len(times)
+    # W(s) plus the integral of F up to s: what "next look at s" costs, but for the terms in F(t).
+    tail = [0.0] * end + [area[end]]
+    for now in range(end - 1, -1, -1):
+        gone = ended[now]
+        best = min(range(now + 1, end + 1), key=lambda then: tail[then] - gone * times[then])
+        best_next[now] = best
+        tail[now] = lag_per_look * (1 - gone) + tail[best] - gone * (times[best] - times[now])
+    looks = [best_next[0]]
+    while looks[-1] < end:
+        looks.append(best_next[looks[-1]])
+    return [times[look] for look in looks]

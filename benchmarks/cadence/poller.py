@@ -1,0 +1,128 @@
+"""The driver: the library's own poller (`Watch`, `Trail`, `Contest`) in virtual time. Only HTTP is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, cast
+
+import anyio
+
+from kling_async._cadence import Law, Schedule
+from kling_async._clock import Clock
+from kling_async._engine import Limits
+from kling_async._models import JobRef, Reading, Status
+from kling_async._poller import Watch
+from kling_async._provider import Features
+from kling_async._trail import Trail
+from kling_async._transport import Lane
+
+KEY = "provider/endpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one job cost: how many looks, and how many seconds after its end the last of them came."""
+
+    looks: int
+    lag: float
+
+
+def run(
+    schedule: Schedule, prior: Law, durations: Sequence[float], *, in_flight: int = 1, per_minute: float = inf
+) -> list[Heard]:
+    """Run one job per duration, `in_flight` at a time, a new one for each that was heard of.
+
+    Args:
+        schedule: Under test; it keeps what it learns.
+        prior: What it is told of the jobs.
+        durations: In seconds, in the order of submission.
+        in_flight: Jobs at a time.
+        per_minute: Looks allowed a minute, over all jobs.
+
+    Returns:
+        One `Heard` per job, in the order of submission.
+    """
+    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
+        return runner.run(_run(schedule, prior, durations, in_flight, per_minute))
+
+
+async def _run(
+    schedule: Schedule, prior: Law, durations: Sequence[float], in_flight: int, per_minute: float
+) -> list[Heard]:
+    clock = _VirtualClock()
+    lane = _Lane()
+    watch = Watch(cast("Lane", lane), clock, None if per_minute == inf else per_minute)
+    heard: dict[int, Heard] = {}
+
+    async def work(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            started = clock.now()
+            ref = JobRef("simulated", "clip", str(number))
+            lane.ends[ref] = started + durations[number]
+            trail = Trail(ref, schedule.cadence(KEY, prior), started=started, deadline=inf, clock=clock)
+            while not trail.ended:
+                await watch.follow(trail, len(trail.events))
+            heard[number] = Heard(lane.looks.pop(ref), clock.now() - lane.ends.pop(ref))
+
+    numbers = iter(range(len(durations)))
+    async with anyio.create_task_group() as workers:
+        for _ in range(min(in_flight, len(durations))):
+            workers.start_soon(work, numbers)
+    return [heard[number] for number in range(len(durations))]
+
+
+class _Lane:
+    """In place of HTTP: status calls are answered at once, by a table of ends. The part of `Lane` that looks use."""
+
+    features = Features()
+    limits = Limits()
+
+    def __init__(self) -> None:
+        self.ends: dict[JobRef, float] = {}
+        self.looks: Counter[JobRef] = Counter()
+
+    @property
+    def provider(self) -> _Lane:
+        return self
+
+    def poll(self, refs: Iterable[JobRef]) -> Iterable[JobRef]:
+        return refs
+
+    async def perform(self, refs: Iterable[JobRef]) -> dict[JobRef, Reading]:
+        now = anyio.current_time()
+        self.looks.update(refs)
+        return {ref: Reading(Status.COMPLETED if now >= self.ends[ref] else Status.PROCESSING) for ref in refs}
+
+
+class _VirtualClock(Clock):
+    """The loop's time as it is, so that every run computes the same."""
+
+    def now(self) -> float:
+        return anyio.current_time()
+
+
+class _VirtualSelector(selectors.DefaultSelector):
+    """A selector that counts the time that it should sleep, and does not sleep."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
+        if not ready:
+            assert timeout is not None, "nothing is planned: a simulated job would never be looked at again"
+            self.now += max(timeout, 0.0)
+        return ready
+
+
+class _VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self, *arguments: Any) -> None:
+        self._virtual = _VirtualSelector()
+        super().__init__(self._virtual, *arguments)
+
+    def time(self) -> float:
+        return self._virtual.now

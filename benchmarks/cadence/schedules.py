@@ -1,0 +1,85 @@
+"""Schedules that exist only to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kling_async._cadence import Cadence, Law, Progressive, Schedule
+
+SOURCE = Progressive(5, 5, 10, 15)
+"""What the source documents do for video."""
+
+ROUND_ROBIN = Progressive(0.5)
+"""Under a ration: always due, so every look goes to the job that has waited longest."""
+
+
+class Frozen:
+    """A schedule as it is now: what is measured with it teaches it nothing."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def cadence(self, key: str, prior: Law) -> Cadence:
+        """The timing of a job whose end is not told."""
+        return _Deaf(self._schedule.cadence(key, prior))
+
+
+class _Deaf:
+    __slots__ = ("_cadence",)
+
+    def __init__(self, cadence: Cadence) -> None:
+        self._cadence = cadence
+
+    def next_look(self, last: float) -> float:
+        return self._cadence.next_look(last)
+
+    def accrued(self, last: float, now: float) -> float:
+        return self._cadence.accrued(last, now)
+
+    def finished(self, after: float, by: float) -> None:
+        pass
+
+    def abandoned(self, at: float) -> None:
+        pass
+
+
+class Planned:
+    """Looks at times fixed beforehand, the same for every job: the optimum of the dynamic programme."""
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self._times = times
+
+    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  # one plan for all
+        """The timing of one job."""
+        return _Plan(self._times)
+
+
+class Clairvoyant:
+    """Knows every end beforehand and looks at that moment: nobody can hear earlier. A bound, not a schedule."""
+
+    def __init__(self, durations: Sequence[float]) -> None:
+        self._durations: Iterator[float] = iter(durations)
+
+    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  # jobs come in the order of the durations
+        """The timing of the next job."""
+        return _Plan((next(self._durations),))
+
+
+class _Plan:
+    __slots__ = ("_times",)
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self._times = times
+
+    def next_look(self, last: float) -> float:
+        # The clock is a sum of floats: a look planned for 101.3 s may have been at 101.29999999.
+        return next((time for time in self._times if time > last + 1e-6), last + 15.0)
+
+    def accrued(self, last: float, now: float) -> float:
+        return max(now - self.next_look(last), 0.0)
+
+    def finished(self, after: float, by: float) -> None:
+        pass
+
+    def abandoned(self, at: float) -> None:
+        pass

@@ -1,0 +1,152 @@
+"""What is measured: fixed schedules, learning, and the ration. Everything is seeded; nothing depends on the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean
+from time import process_time
+from timeit import Timer
+
+from benchmarks.cadence.durations import CLIPS, LAWS, Nature
+from benchmarks.cadence.optimum import optimal_looks
+from benchmarks.cadence.poller import Heard, run
+from benchmarks.cadence.schedules import ROUND_ROBIN, SOURCE, Clairvoyant, Frozen, Planned
+from kling_async._cadence import Law, Learned, Progressive, Schedule
+
+LAMBDA = 0.5
+"""Seconds of lag that one look is worth."""
+CHECKPOINTS = (0, 1, 5, 20, 100)
+PRIORS = {"right": 1.0, "half": 0.5, "double": 2.0}
+CONGESTED = 0.1
+LOOKS_PER_MINUTE = 60.0
+IN_FLIGHT = (10, 50, 100, 150, 200, 300)
+BURSTS = (50, 100, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is simulated.
+
+    Attributes:
+        sample: Jobs by which one learner is measured once; other schedules are measured by eight times as many, unless
+            they look so often that it makes no difference.
+        learners: Repetitions of learning.
+        rations: Repetitions of a ration.
+    """
+
+    sample: int
+    learners: int
+    rations: int
+
+
+FULL = Size(sample=50, learners=20, rations=2)
+QUICK = Size(sample=20, learners=4, rations=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job costs on average: looks, lag in seconds, and the lag that one in twenty exceeds."""
+
+    looks: float
+    lag: float
+    late: float
+
+    @classmethod
+    def of(cls, heard: Iterable[Heard]) -> Cost:
+        """The cost of these jobs."""
+        heard = list(heard)
+        lags = sorted(one.lag for one in heard)
+        return cls(fmean(one.looks for one in heard), fmean(lags), lags[int(0.95 * len(lags))])
+
+    @property
+    def total(self) -> float:
+        """In seconds of lag."""
+        return self.lag + LAMBDA * self.looks
+
+
+def fixed(name: str, nature: Nature, size: Size) -> dict[str, Cost]:
+    """The schedules that do not learn."""
+    schedules: dict[str, Schedule] = {
+        "source documents": SOURCE,
+        "every 0.1 s": Progressive(0.1),
+        "every 0.5 s": Progressive(0.5),
+        "every 2 s": Progressive(2),
+        "every 6 s": Progressive(6),
+        "optimum": Planned(optimal_looks(nature, LAMBDA)),
+    }
+    costs = {}
+    for row, schedule in schedules.items():
+        durations = nature.sample(size.sample if row in {"every 0.1 s", "every 0.5 s"} else 8 * size.sample)
+        costs[row] = Cost.of(run(schedule, LAWS[name], durations, in_flight=len(durations)))
+    return costs
+
+
+def learned(nature: Nature, prior: Law, size: Size) -> dict[int, Cost]:
+    """`Learned` after some completions, one job at a time; at each checkpoint it is measured without learning."""
+    heard: dict[int, list[Heard]] = {number: [] for number in CHECKPOINTS}
+    test = nature.sample(size.sample)
+    for seed in range(size.learners):
+        schedule = Learned(LAMBDA)
+        durations = nature.draw(Random(seed), CHECKPOINTS[-1])  # noqa: S311  # repeatable on purpose
+        done = 0
+        for number in CHECKPOINTS:
+            run(schedule, prior, durations[done:number])
+            done = number
+            heard[number] += run(Frozen(schedule), prior, test)
+    return {number: Cost.of(jobs) for number, jobs in heard.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Rationed:
+    """Three ways to spend the same ration, and what it costs if there were none."""
+
+    round_robin: Cost
+    learned: Cost
+    clairvoyant: Cost
+
+
+def kept_in_flight(number: int, size: Size) -> Rationed:
+    """5 s clips under the ration, a new one for each that was heard of, after the start and before the end."""
+    steady = 1000 + 2 * number
+    return _rationed(number, 3 * number + steady, lambda heard: heard[2 * number : 2 * number + steady], size.rations)
+
+
+def burst(number: int, size: Size) -> Rationed:
+    """So many 5 s clips, submitted at once under the ration."""
+    return _rationed(number, number, lambda heard: heard, 10 * size.rations)
+
+
+def arithmetic() -> dict[str, float]:
+    """CPU microseconds of the rule itself: the best of several rounds, because other programs share the machine."""
+    schedule, law = Learned(LAMBDA), CLIPS["5 s clip"]
+    running = [schedule.cadence("key", law) for _ in range(100)]
+    random = Random(1)  # noqa: S311  # repeatable on purpose
+    for cadence in running:
+        cadence.next_look(random.uniform(100.0, 200.0))
+
+    def completion() -> None:
+        schedule.cadence("key", law).finished(140.0, 148.0)
+        schedule.cadence("key", law).next_look(0.0)
+
+    work = {
+        "a look": lambda: running[0].next_look(130.0),
+        "a claim": lambda: running[0].accrued(130.0, 140.0),
+        "a completion, on average": completion,
+    }
+    return {what: 1e6 / 50 * min(Timer(do, timer=process_time).repeat(20, 50)) for what, do in work.items()}
+
+
+def _rationed(
+    in_flight: int, jobs: int, part: Callable[[Sequence[Heard]], Sequence[Heard]], repetitions: int
+) -> Rationed:
+    law = CLIPS["5 s clip"]
+    costs: list[list[Heard]] = [[], [], []]
+    for seed in range(repetitions):
+        durations = Nature(law).draw(Random(1000 + seed), jobs)  # noqa: S311  # repeatable on purpose
+        schedules: tuple[Schedule, ...] = (ROUND_ROBIN, Learned(LAMBDA), Clairvoyant(durations))
+        for place, schedule in enumerate(schedules):
+            heard = run(schedule, law, durations, in_flight=in_flight, per_minute=LOOKS_PER_MINUTE)
+            costs[place] += part(heard)
+    return Rationed(*(Cost.of(heard) for heard in costs))

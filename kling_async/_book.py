@@ -1,0 +1,150 @@
+"""The client's side of the ledger: what is to be written is written, at the latest when the disk has space again.
+
+Theory of operation
+-------------------
+A ledger that cannot be written (a full disk) lets nothing more be bought: `begin` raises. What was bought already goes
+on: its events are published although they are not recorded, because withholding a job's end from the one who waits for
+it would lose more than it saves. What could not be written is *owed*: it is kept in memory and written before the next
+submission, or at the end. If the process dies before, the ledger still has the submission, as unknown or as running,
+and asking the provider again yields the same events.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from kling_async._cadence import Learned
+from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
+from kling_async._ledger import Ledger, Submission
+from kling_async._models import Event, JobRef
+from kling_async._provider import Provider
+from kling_async._records import without_secrets
+
+__all__ = ["Book"]
+
+log = logging.getLogger("kling_async")
+
+_LEARNED = "cadence"
+
+
+class Book:
+    """Writes down what happens to the submissions of one client.
+
+    Args:
+        ledger: Where; None: nowhere.
+        providers: Whose keys must not be in it.
+    """
+
+    def __init__(self, ledger: Ledger | None, providers: Iterable[Provider]) -> None:
+        self._ledger = ledger
+        self._keys = {p.name: p.api_key.get_secret_value() for p in providers if p.api_key is not None}
+        self._owed: dict[str, Submission] = {}
+        self._owed_events: dict[JobRef, list[Event]] = {}
+        self._closed = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is a ledger."""
+        return self._ledger is not None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        if self._ledger is None:
+            raise ConfigurationError('this client keeps no ledger; make it with Client(ledger=SqliteLedger("jobs.db"))')
+        return self._ledger
+
+    async def begin(self, submission: Submission) -> Submission:
+        """Write down what is owed, then claim the key. See `Ledger.begin`.
+
+        Raises:
+            LedgerFailed: It cannot be written; nothing may be sent.
+        """
+        await self._pay()
+        return await self.ledger.begin(submission)
+
+    async def settle(self, submission: Submission) -> None:
+        """Write down what became of a submission. Where that fails, it is owed."""
+        if self._ledger is None:
+            return
+        try:
+            await self._ledger.settle(submission)
+        except LedgerFailed as error:
+            self._owe(error)
+            self._owed[submission.key] = submission
+
+    async def record(self, ref: JobRef, event: Event) -> None:
+        """Write down an event before it is published. Where that fails, it is owed."""
+        key = self._keys.get(ref.provider)
+        event = replace(event, raw=without_secrets(event.raw, key), message=without_secrets(event.message, key))
+        events = [*self._owed_events.get(ref, ()), event]
+        try:
+            await self.ledger.record(ref, events)
+        except LedgerFailed as error:
+            self._owe(error)
+            self._owed_events[ref] = events
+        else:
+            self._owed_events.pop(ref, None)
+
+    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
+        """Write down where a file was saved, if that can be: the file is there all the same."""
+        try:
+            await self.ledger.saved(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
+        except LedgerFailed as error:
+            log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, path, error)
+
+    async def unfinished(self) -> list[Submission]:
+        """The submissions that need attention, as of the ledger and of what it is owed."""
+        found = await self.ledger.submissions(unfinished=True)
+        known = [replace(self._owed.get(s.key, s), latest=s.latest, files=s.files) for s in found]
+        return [submission for submission in known if submission.unfinished]
+
+    async def recall(self, learned: Learned | None) -> None:
+        """Take up what earlier processes have learned of durations."""
+        if self._ledger is not None and learned is not None:
+            learned.restore(await self._ledger.kept(_LEARNED) or {})
+
+    async def aclose(self, learned: Learned | None) -> None:
+        """Write down what is owed and what was learned of durations, and close. Closing twice is harmless."""
+        if self._ledger is None or self._closed:
+            return
+        self._closed = True
+        try:
+            await self._pay()
+            if learned is not None and (state := learned.state())["ends"]:
+                await self._ledger.keep(_LEARNED, state)
+        except KlingError as error:
+            owed = sorted({str(s.ref or s.key) for s in self._owed.values()} | set(map(str, self._owed_events)))
+            log.error(  # noqa: TRY400  # the error says it all; a traceback would bury it
+                "%s. What it has of %s is older, and true", error, ", ".join(owed) or "all jobs"
+            )
+        await self._ledger.aclose()
+
+    def _owe(self, error: LedgerFailed) -> None:
+        if not self._owed and not self._owed_events:
+            log.error("%s. Jobs that run are followed; what is heard of them is written when that is possible", error)
+
+    async def _pay(self) -> None:
+        """Write down what is owed.
+
+        Raises:
+            LedgerFailed: It still cannot be.
+        """
+        if not self._owed and not self._owed_events:
+            return
+        for submission in list(self._owed.values()):
+            await self.ledger.settle(submission)
+            if self._owed.get(submission.key) is submission:
+                del self._owed[submission.key]
+        for ref, events in list(self._owed_events.items()):
+            await self.ledger.record(ref, events)
+            if self._owed_events.get(ref) is events:
+                del self._owed_events[ref]
+        log.warning("the ledger can be written again, and has everything")

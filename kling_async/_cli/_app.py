@@ -1,0 +1,64 @@
+"""The commands, and what ``kling --help`` says of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import kling_async
+from kling_async._cli._demo import demo
+from kling_async._cli._endpoints import endpoints
+from kling_async._cli._exits import EXITS
+from kling_async._cli._generate import generate, watch
+from kling_async._cli._sandbox import sandbox
+
+__all__ = ["app", "run"]
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
+
+app = typer.Typer(
+    name="kling",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo)
+app.command(epilog=_EPILOG)(generate)
+app.command(epilog=_EPILOG)(watch)
+app.command()(sandbox)
+app.command()(endpoints)
+
+
+def _version(value: bool) -> None:  # as typer calls it
+    if value:
+        print(f"kling_async {kling_async.__version__}")  # noqa: T201  # what was asked for
+        raise typer.Exit
+
+
+@app.callback()
+def kling(
+    *,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Kling images and video, from every provider that sells them.
+
+    Try it without a key: kling demo
+    """
+    del version
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; see `kling_async._cli.main`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character must not end a program that has just paid for something.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="kling")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 1
+    return 0

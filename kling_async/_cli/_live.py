@@ -1,0 +1,156 @@
+"""The live table: every job with its status, its age, and how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kling_async._cli._report import PlainReport
+from kling_async._cli._text import duration, printable, size
+from kling_async._models import Event, JobRef, Result, Status
+
+__all__ = ["LiveReport"]
+
+_LOOKS = {
+    Status.PENDING: ("○", "yellow"),
+    Status.PROCESSING: ("●", "cyan"),
+    Status.COMPLETED: ("✓", "green"),
+    Status.FAILED: ("✗", "red"),
+    Status.CANCELLED: ("✗", "magenta"),
+}
+_ALMOST = 0.95  # an estimate never says that a job is done
+_FRAMES = 10  # a second
+_BAR = 16  # columns
+
+
+@dataclass(slots=True)
+class _Row:
+    """One job in the table; times are those of ``time.monotonic``."""
+
+    begun: float
+    expected: float | None
+    status: Status = Status.PENDING
+    progress: float | None = None
+    ended: float | None = None
+    outcome: str = ""
+
+    def age(self) -> float:
+        return (self.ended or time.monotonic()) - self.begun
+
+    def share(self) -> tuple[float, str] | None:
+        """How far the job is, and the same in words; a ``~`` marks an estimate from the documented times."""
+        if self.progress is not None:
+            return self.progress, f"{self.progress:.0%}"
+        if self.expected is None:
+            return None
+        share = min(self.age() / self.expected, _ALMOST)
+        return share, f"~{share:.0%}"
+
+
+class LiveReport(PlainReport):
+    """A table that follows the jobs, on standard error; paths and references still go to standard output.
+
+    Args:
+        console: A terminal behind standard error.
+        resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
+    """
+
+    def __init__(self, console: Console, resume: Callable[[JobRef], str] | None = None) -> None:
+        super().__init__(resume)
+        self._rows: dict[JobRef, _Row] = {}
+        self._products: list[str] = []
+        self._live = Live(
+            console=console,
+            get_renderable=self._table,
+            refresh_per_second=_FRAMES,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settled()
+        super().__exit__(kind, error, trace)
+
+    def say(self, text: str) -> None:
+        """Words for a human, above the table."""
+        self._live.console.print(Text(printable(text)), soft_wrap=True)
+
+    def product(self, text: str) -> None:
+        """A line of what the user asked for; it comes when the table is done, which may stand on the same terminal."""
+        if self._live.is_started:
+            self._products.append(text)
+        else:
+            super().product(text)
+
+    def begun(self, ref: JobRef, expected: float | None = None) -> None:
+        """A row for the job; its full address is shown once if it outlives us, to be at hand whatever happens."""
+        super().begun(ref, expected)
+        if self._resume:
+            self.say(str(ref))
+        self._rows[ref] = _Row(time.monotonic(), expected)
+        self._live.start()
+
+    def event(self, ref: JobRef, event: Event) -> None:
+        """A job changed."""
+        self._unfinished[ref] = event.status
+        row = self._rows[ref]
+        row.status, row.progress = event.status, event.progress
+        if event.status.terminal:
+            row.ended = time.monotonic()
+            row.outcome = str(event.failures[0]) if event.failures and event.status is Status.FAILED else ""
+        if event.status is Status.COMPLETED:
+            row.outcome = "saving"
+
+    def saving(self, ref: JobRef, done: int, total: int | None) -> None:
+        """A part of a job's file has arrived."""
+        self._rows[ref].outcome = f"saving {size(done)}{f' of {size(total)}' if total else ''}"
+
+    def saved(self, result: Result, paths: Sequence[Path]) -> None:
+        """A job's files are on the disk."""
+        super().saved(result, paths)
+        files = f"{len(paths)} files, " if len(paths) > 1 else ""
+        self._rows[result.ref].outcome = f"saved {files}{size(sum(path.stat().st_size for path in paths))}"
+
+    def settled(self) -> None:
+        """The table stands still, and what the user asked for follows."""
+        self._live.stop()
+        for text in self._products:
+            super().product(text)
+        self._products.clear()
+
+    def _table(self) -> RenderableType:
+        table = Table(box=None, padding=(0, 2, 0, 0), expand=False)
+        table.add_column("Job", no_wrap=True, min_width=18)
+        table.add_column("Status", no_wrap=True, min_width=12)
+        table.add_column("Elapsed", no_wrap=True, justify="right")
+        table.add_column("Progress", no_wrap=True, overflow="ellipsis")
+        for ref, row in list(self._rows.items()):
+            mark, colour = _LOOKS[row.status]
+            table.add_row(
+                Text(ref.name), Text(f"{mark} {row.status}", style=colour), duration(row.age()), _progress(row)
+            )
+        return table
+
+
+def _progress(row: _Row) -> RenderableType:
+    if row.status.terminal:
+        return Text(printable(row.outcome), style=_LOOKS[row.status][1] if row.status is not Status.COMPLETED else "")
+    share = row.share()
+    if share is None:
+        return Text("")
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_row(
+        ProgressBar(total=1.0, completed=share[0], width=_BAR, complete_style="cyan"), Text(share[1], style="dim")
+    )
+    return grid

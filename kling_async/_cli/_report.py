@@ -1,0 +1,232 @@
+"""What the user sees of jobs: a live table on a terminal, lines elsewhere, JSON lines for programs.
+
+Results (paths, references, JSON) go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kling_async._cli._exits import INTERRUPTED, Problem
+from kling_async._cli._text import duration, printable
+from kling_async._errors import KlingError
+from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
+
+__all__ = ["JsonReport", "PlainReport", "Report", "resume_command"]
+
+
+def resume_command(ref: JobRef, directory: Path | None) -> str:
+    """The command that watches a job again, fit to be pasted into a shell."""
+    return shlex.join(["kling", "watch", str(ref), *(["-o", str(directory)] if directory is not None else [])])
+
+
+class Report:
+    """Tells of jobs in lines; the other reports refine it.
+
+    Args:
+        resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
+    """
+
+    def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
+        self._resume = resume
+        self._unfinished: dict[JobRef, Status] = {}
+        self._words = _Words(self)
+
+    def __enter__(self) -> Self:
+        logging.getLogger().addHandler(self._words)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.getLogger().removeHandler(self._words)
+
+    def say(self, text: str) -> None:
+        """Words for a human."""
+
+    def product(self, text: str) -> None:
+        """A line of what the user asked for."""
+
+    def begun(self, ref: JobRef, expected: float | None = None) -> None:
+        """A job is followed from now on; it takes about `expected` seconds, if that is known."""
+        del expected
+        self._unfinished[ref] = Status.PENDING
+
+    def event(self, ref: JobRef, event: Event) -> None:
+        """A job changed."""
+        self._unfinished[ref] = event.status
+
+    def saving(self, ref: JobRef, done: int, total: int | None) -> None:
+        """A part of a job's file has arrived: bytes so far, and in all."""
+
+    def saved(self, result: Result, paths: Sequence[Path]) -> None:
+        """A job's files are on the disk."""
+        del paths
+        self._unfinished.pop(result.ref, None)
+
+    def submitted(self, ref: JobRef, cost: Cost | None) -> None:
+        """A job was bought, and is left to itself."""
+
+    def failed(self, problem: Problem) -> None:
+        """Something went wrong, with one job or altogether."""
+
+    def interrupted(self) -> None:
+        """The user wants out."""
+
+    def over(self, ref: JobRef) -> None:
+        """There is nothing to go on with."""
+        self._unfinished.pop(ref, None)
+
+    def settled(self) -> None:
+        """All jobs have ended; what follows are words."""
+
+    def left(self) -> list[tuple[JobRef, Status, str]]:
+        """The jobs whose files are not saved, where they stand, and the command that goes on with each."""
+        if self._resume is None:
+            return []
+        return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
+
+    def hints(self) -> list[str]:
+        """The same in words; the commands on lines of their own, to be copied."""
+        lines = []
+        for ref, status, command in self.left():
+            if status.terminal:
+                lines.append(f"job {ref} is {status} and not saved; save it with:")
+            else:
+                lines.append(f"job {ref} goes on at its provider; see how it ends with:")
+            lines.append(f"  {command}")
+        return lines
+
+
+class PlainReport(Report):
+    """Lines for a human: each thing that happens, when it happens."""
+
+    def say(self, text: str) -> None:
+        """Words for a human, on standard error."""
+        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
+
+    def product(self, text: str) -> None:
+        """A line of what the user asked for, on standard output; exactly, where a program reads it."""
+        print(printable(text) if sys.stdout.isatty() else text, flush=True)  # noqa: T201  # the same
+
+    def event(self, ref: JobRef, event: Event) -> None:
+        """A job changed: its address, where it stands, its age, and the provider's words."""
+        super().event(ref, event)
+        progress = f"  {event.progress:.0%}" if event.progress is not None and not event.status.terminal else ""
+        message = f"  {printable(event.message)[:200]}" if event.message else ""
+        self.say(f"{ref}  {event.status}  {duration(event.elapsed)}{progress}{message}")
+
+    def saved(self, result: Result, paths: Sequence[Path]) -> None:
+        """The paths, one a line."""
+        super().saved(result, paths)
+        for failure in result.failures:
+            self.say(f"{result.ref}: a file was not made: {failure}")
+        for path in paths:
+            self.product(str(path))
+
+    def submitted(self, ref: JobRef, cost: Cost | None) -> None:
+        """The job's address, and how to follow it."""
+        self.product(str(ref))
+        self.say(f"bought{f' for {cost}' if cost else ''}; see how it ends with: {resume_command(ref, None)}")
+
+    def failed(self, problem: Problem) -> None:
+        """The problem in words, and how to go on where a job does."""
+        first, *rest = problem.lines()
+        self.say(f"error: {first}")
+        for line in rest:
+            self.say(line)
+        for hint in self.hints():
+            self.say(hint)
+
+    def interrupted(self) -> None:
+        """How to go on."""
+        self.say("interrupted")
+        for hint in self.hints():
+            self.say(hint)
+
+
+class JsonReport(Report):
+    """One JSON object a line, on standard output, and nothing else there."""
+
+    def tell(self, **fields: Any) -> None:
+        """One line. Non-ASCII is escaped, so a line is safe to show on a terminal, too."""
+        print(json.dumps(fields, default=str), flush=True)  # noqa: T201  # a command line program talks
+
+    def event(self, ref: JobRef, event: Event) -> None:
+        """``{"type": "event", ...}``: the fields of the event."""
+        super().event(ref, event)
+        self.tell(
+            type="event",
+            ref=str(ref),
+            seq=event.seq,
+            status=event.status,
+            at=event.at.isoformat(),
+            elapsed=round(event.elapsed, 3),
+            source=event.source,
+            progress=event.progress,
+            message=event.message,
+        )
+
+    def saved(self, result: Result, paths: Sequence[Path]) -> None:
+        """``{"type": "result", ...}``: the job's files, where they came from and where they are."""
+        super().saved(result, paths)
+        self.tell(
+            type="result",
+            ref=str(result.ref),
+            status=Status.COMPLETED,
+            cost=_cost(result.cost),
+            artifacts=[_artifact(artifact, path) for artifact, path in zip(result.artifacts, paths, strict=True)],
+            failures=[str(failure) for failure in result.failures],
+        )
+
+    def submitted(self, ref: JobRef, cost: Cost | None) -> None:
+        """``{"type": "submitted", ...}``: the job's address and price."""
+        self.tell(type="submitted", ref=str(ref), cost=_cost(cost), watch=resume_command(ref, None))
+
+    def failed(self, problem: Problem) -> None:
+        """``{"type": "error", ...}``: what went wrong, and how to go on where a job does."""
+        self.tell(**problem.as_json(), **self._unfinished_fields())
+
+    def interrupted(self) -> None:
+        """``{"type": "interrupted", ...}``: the jobs that go on."""
+        self.tell(type="interrupted", exit_code=INTERRUPTED, **self._unfinished_fields())
+
+    def _unfinished_fields(self) -> dict[str, Any]:
+        left = [{"ref": str(ref), "status": status, "watch": command} for ref, status, command in self.left()]
+        return {"unfinished": left} if left else {}
+
+
+class _Words(logging.Handler):
+    """Warnings, through the report: whatever writes past it would disturb a live table."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(logging.WARNING)
+        self._report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if record.name == "stamina" or any(isinstance(argument, KlingError) for argument in arguments):
+            return  # a retry is no news, and what fails for good is raised and told then
+        self._report.say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _cost(cost: Cost | None) -> dict[str, str] | None:
+    return {"amount": str(cost.amount), "unit": cost.unit} if cost else None
+
+
+def _artifact(artifact: Artifact, path: Path) -> dict[str, Any]:
+    return {
+        "kind": artifact.kind,
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "url": artifact.url,
+        "seed": artifact.seed,
+        "expires": artifact.expires.isoformat() if artifact.expires else None,
+    }

@@ -1,0 +1,191 @@
+"""Runs what a command does: on an event loop, with signals as cancellation, and every error as one message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import typer
+from anyio.abc import TaskStatus
+from pydantic import ValidationError
+from rich.console import Console
+
+from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
+from kling_async._cli._live import LiveReport
+from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command
+from kling_async._cli._text import printable
+from kling_async._client import Client
+from kling_async._errors import (
+    ConfigurationError,
+    GenerationCancelled,
+    GenerationFailed,
+    JobNotFound,
+    KlingError,
+)
+from kling_async._job import Job
+from kling_async._models import JobRef
+from kling_async._poller import Polling
+from kling_async._provider import Provider
+
+__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
+
+
+def choose_report(*, as_json: bool, directory: Path | None, resumable: bool = True) -> Report:
+    """JSON lines if asked for, a live table on a terminal, lines elsewhere.
+
+    Args:
+        as_json: Whether JSON was asked for.
+        directory: Where results are saved; part of the command that goes on with a job.
+        resumable: Whether jobs outlive the program.
+    """
+
+    def resume(ref: JobRef) -> str:
+        return resume_command(ref, None if directory == Path() else directory)
+
+    follow = resume if resumable else None
+    if as_json:
+        return JsonReport(follow)
+    console = Console(stderr=True, highlight=False)
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveReport(console, follow) if live else PlainReport(follow)
+
+
+@contextmanager
+def answering(report: Report) -> Iterator[None]:
+    """Answer every error that a user can cause or meet with its message and its exit code.
+
+    Raises:
+        typer.Exit: The answer.
+    """
+    try:
+        with report:
+            yield
+    except BrokenPipeError:
+        _last_words(report)
+        raise typer.Exit(PIPE_CLOSED) from None
+    except (CommandError, KlingError, ValidationError, OSError, ImportError) as error:
+        problem = explain(error)
+        report.failed(problem)
+        raise typer.Exit(problem.code) from None
+    except KeyboardInterrupt:
+        report.interrupted()
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _last_words(report: Report) -> None:
+    """Whoever read our output is gone: tell it to standard error, if that is there, and write nothing more."""
+    with suppress(OSError):
+        for hint in report.hints():
+            print(printable(hint), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
+        os.dup2(nowhere, stream.fileno())
+
+
+def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
+    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come.
+
+    The client holds a cancellation back while a paid call is on its way, so that the job's address is known before we
+    leave. A raw ``KeyboardInterrupt`` would break through that, so signals are received as data.
+
+    Raises:
+        KeyboardInterrupt: It was cancelled by a signal, and has been cleaned up.
+    """
+    failure: list[Exception] = []
+
+    async def supervise() -> bool:
+        scope = anyio.CancelScope()
+        async with anyio.create_task_group() as group:
+            await group.start(_listen, scope, report)
+            with scope:
+                try:
+                    await work()
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
+                    failure.append(_first(error))
+            group.cancel_scope.cancel()
+        return scope.cancelled_caught
+
+    interrupted = anyio.run(supervise)
+    if failure:
+        raise failure[0]
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself, out of the groups that task groups make; of several at once, one is told."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _listen(scope: anyio.CancelScope, report: Report, *, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        task_status.started()
+        async for _ in signals:
+            if scope.cancel_called:
+                report.say("leaving as soon as it is known which jobs were bought")
+            scope.cancel()
+
+
+def open_client(kind: type[Provider], timeout: float | None) -> Client:
+    """A client of one provider, its key and address taken from the environment.
+
+    Args:
+        kind: The provider.
+        timeout: Seconds after submission at which waiting for a job ends; None: as the endpoint documents.
+
+    Raises:
+        CommandError: There is no key, or it cannot be one.
+        ConfigurationError: The address is not acceptable.
+    """
+    variable = kind.variables[0]
+    key = os.environ.get(variable)
+    if not key:
+        raise CommandError(
+            f"no API key for {kind.title} in the environment: export {variable}=... (to try without one: kling demo)",
+            code=NO_KEY,
+        )
+    try:
+        kind(key)
+    except ConfigurationError as error:
+        raise CommandError(error.message, code=NO_KEY) from error
+    if timeout is not None and not timeout > 0:
+        raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
+    return Client(kind(), polling=Polling(deadline=timeout))
+
+
+def destination(text: Path) -> Path:
+    """The directory that ``--output`` names.
+
+    Raises:
+        CommandError: It looks like a file.
+    """
+    if text.suffix.lower() in _FILES and not text.is_dir():
+        raise CommandError(f"--output {text}: it names the directory for the results, their names are made for you")
+    return text
+
+
+async def collect(job: Job, directory: Path, report: Report) -> None:
+    """Follow a job to its end and save what it made.
+
+    Raises:
+        KlingError: It did not end well, or could not be saved.
+    """
+    try:
+        async for event in job:
+            report.event(job.ref, event)
+        result = await job
+    except (GenerationFailed, GenerationCancelled, JobNotFound):
+        report.over(job.ref)
+        raise
+    paths = await result.save(directory, progress=lambda done, total: report.saving(job.ref, done, total))
+    report.saved(result, paths)

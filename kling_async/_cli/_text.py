@@ -1,0 +1,37 @@
+"""Text from elsewhere (prompts, file names, providers' words), made fit to be shown on a terminal."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["duration", "printable", "size"]
+
+# C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
+# that turn the direction of what follows (https://trojansource.codes).
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_KIB = 1024
+_FINE = 10.0  # s below which tenths are shown
+
+
+def printable(text: object) -> str:
+    """`text` on one line, without anything that a terminal would obey instead of show."""
+    return _UNSAFE.sub("", _BREAKS.sub(" ", str(text)))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``2:05``; one decimal below ten seconds, where that is the news."""
+    tenths = round(max(seconds, 0.0), 1)
+    if tenths < _FINE:
+        return f"{tenths:.1f} s"
+    minutes, rest = divmod(round(tenths), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def size(count: float) -> str:
+    """A number of bytes as ``1.2 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < _KIB:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= _KIB
+    return f"{count:.1f} GiB"

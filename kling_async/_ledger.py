@@ -1,0 +1,284 @@
+"""The ledger: a durable record of what was paid for. The contract, and a ledger in memory that keeps it.
+
+Theory of operation
+-------------------
+A *submission* is one intent to buy one generation, named by its key. The client writes it down before the paid call
+(`begin`), and writes down what became of that call (`settle`) before anyone hears of it. From then on every event of
+the job is recorded before it is published (`record`). So, whenever the process dies:
+
+- what was never begun was never sent;
+- what was begun and not settled may have been bought (``sending`` or ``unknown``): it is listed, and not sent again
+  unless the provider recognises the repetition;
+- what was accepted is known by its address, and can be followed to its end.
+
+::
+
+    not-submitted ──begin──> sending ──settle──> accepted | refused | unknown | not-submitted
+         ^                      ^                              |          |
+         └──────────────────────┴── begin, with the same key <─┘ (refused)│
+                                                  settle <────────────────┘ (it was found, or given up)
+
+A ledger belongs to one client at a time. It never sees an API key, and keeps no address that carries a token.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from kling_async._errors import ConfigurationError
+from kling_async._models import Cost, Event, JobRef, Status
+
+__all__ = ["Ledger", "MemoryLedger", "Submission", "SubmissionState"]
+
+
+class SubmissionState(enum.StrEnum):
+    """What became of a submission's paid call."""
+
+    NOT_SUBMITTED = "not-submitted"
+    """It surely did not reach the provider; its key is free."""
+    SENDING = "sending"
+    """It is on its way."""
+    ACCEPTED = "accepted"
+    """The provider took it: there is a job."""
+    REFUSED = "refused"
+    """The provider refused it, nothing was bought; its key is free."""
+    UNKNOWN = "unknown"
+    """It was sent, and its answer was lost: a job may have been bought."""
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing was bought, so that the key may be submitted again."""
+        return self in _FREE
+
+
+_FREE = frozenset({SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One intent to buy one generation, and what became of it.
+
+    Attributes:
+        key: Its name: the user's own, or the purchase's id where the user gave none.
+        endpoint: Full name, such as ``"runblob/o3-video"``.
+        request: What was asked for, as JSON. Inline images are ``sha256:...`` unless the ledger keeps them; of a
+            callback address only the host is kept.
+        fingerprint: Equal for equal requests.
+        purchase: The UUID under which it is bought; a new one for every new attempt.
+        started: When it was first sent (aware, UTC).
+        state: What became of the paid call.
+        ref: The job's address, once it is accepted.
+        reason: Why it is refused, unknown or not submitted.
+        latest: The job's last recorded event.
+        files: Where the job's files were saved.
+        remedy: What can be done about it, where something must be; written by the client, not stored.
+    """
+
+    key: str
+    endpoint: str
+    request: Mapping[str, Any] = field(repr=False)
+    fingerprint: str = field(repr=False)
+    purchase: str
+    started: datetime
+    state: SubmissionState = SubmissionState.SENDING
+    ref: JobRef | None = None
+    reason: str | None = None
+    latest: Event | None = field(default=None, repr=False)
+    files: tuple[Path, ...] = ()
+    remedy: str | None = None
+
+    @property
+    def provider(self) -> str:
+        """The provider's name, such as ``"runblob"``."""
+        return self.endpoint.partition("/")[0]
+
+    @property
+    def status(self) -> Status | None:
+        """Where the job stands, as far as was recorded; None while there is no job."""
+        if self.ref is None:
+            return None
+        return self.latest.status if self.latest else Status.PENDING
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the job costs, where the provider tells."""
+        return self.latest.cost if self.latest else None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it needs attention: its job has not ended, or it is not known whether there is one."""
+        if self.state is SubmissionState.ACCEPTED:
+            return not (self.latest and self.latest.status.terminal)
+        return not self.state.free
+
+
+class Ledger(Protocol):
+    """Where submissions and their jobs are written down.
+
+    Every method is safe to cancel: what it was to write is then written wholly or not at all. None blocks the event
+    loop. A call sees what those before it have written; of calls that overlap, any may be first. A write that raises
+    has left no trace: what was there before is there still.
+
+    All methods raise `LedgerFailed` when the storage cannot be read or written, and `ConfigurationError` when it is
+    closed, is not a ledger, or is owned by another process.
+    """
+
+    keep_images: bool
+    """Whether inline images are kept as they are, so that their requests can be submitted again after a restart."""
+
+    async def begin(self, submission: Submission) -> Submission:
+        """Claim a key, before the paid call.
+
+        Atomic: of several calls with one key, one wins. If the key is new or free (`SubmissionState.free`), the
+        submission is durable when this returns, in place of an earlier one of that key, and is returned. Otherwise
+        nothing is written.
+
+        Returns:
+            What the ledger now has under that key. The claim was won if its ``purchase`` is the one that was given.
+        """
+        ...
+
+    async def settle(self, submission: Submission) -> None:
+        """Write down what became of a submission: ``state``, ``ref`` and ``reason`` are durable when this returns.
+
+        It may be called twice. It does nothing if the key has been claimed by another purchase since.
+        """
+        ...
+
+    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+        """Append to a job's log, before the events are published: all of them are durable when this returns.
+
+        It may be called twice: an event whose number is in the log already is left as it is.
+        """
+        ...
+
+    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
+        """Write down where a job's file of that index was saved. The last place counts."""
+        ...
+
+    async def find(
+        self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
+    ) -> Submission | None:
+        """The submission of that key, purchase or job (exactly one is given); None: there is none."""
+        ...
+
+    async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
+        """All submissions, or those that need attention (`Submission.unfinished`), in the order of their start."""
+        ...
+
+    async def events(self, ref: JobRef) -> list[Event]:
+        """A job's log."""
+        ...
+
+    async def keep(self, name: str, value: Any) -> None:
+        """Keep a JSON value under a name, in place of an earlier one. It is durable when this returns."""
+        ...
+
+    async def kept(self, name: str) -> Any:
+        """The value kept under a name; None: there is none."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release the storage; what was written stays. Closing twice is harmless."""
+        ...
+
+
+class MemoryLedger:
+    """A ledger that ends with the process: for tests, and for services that want one purchase a key and no file.
+
+    Args:
+        keep_images: See `Ledger.keep_images`.
+    """
+
+    def __init__(self, *, keep_images: bool = False) -> None:
+        self.keep_images = keep_images
+        self._submissions: dict[str, Submission] = {}
+        self._events: dict[JobRef, dict[int, Event]] = {}
+        self._files: dict[JobRef, dict[int, Path]] = {}
+        self._kept: dict[str, Any] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<MemoryLedger {len(self._submissions)} submissions{' closed' if self._closed else ''}>"
+
+    async def begin(self, submission: Submission) -> Submission:
+        """See `Ledger.begin`."""
+        self._require_open()
+        held = self._submissions.get(submission.key)
+        if held is None or held.state.free:
+            self._submissions[submission.key] = submission
+        return self._complete(self._submissions[submission.key])
+
+    async def settle(self, submission: Submission) -> None:
+        """See `Ledger.settle`."""
+        self._require_open()
+        held = self._submissions.get(submission.key)
+        if held is not None and held.purchase == submission.purchase:
+            self._submissions[submission.key] = replace(
+                held, state=submission.state, ref=submission.ref, reason=submission.reason
+            )
+
+    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+        """See `Ledger.record`."""
+        self._require_open()
+        log = self._events.setdefault(ref, {})
+        for event in events:
+            log.setdefault(event.seq, event)
+
+    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
+        """See `Ledger.saved`."""
+        self._require_open()
+        self._files.setdefault(ref, {})[index] = path
+
+    async def find(
+        self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
+    ) -> Submission | None:
+        """See `Ledger.find`."""
+        self._require_open()
+        for held in self._submissions.values():
+            if key == held.key or purchase == held.purchase or (ref is not None and ref == held.ref):
+                return self._complete(held)
+        return None
+
+    async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
+        """See `Ledger.submissions`."""
+        self._require_open()
+        found = [self._complete(held) for held in self._submissions.values()]
+        return sorted((s for s in found if s.unfinished or not unfinished), key=lambda s: s.started)
+
+    async def events(self, ref: JobRef) -> list[Event]:
+        """See `Ledger.events`."""
+        self._require_open()
+        log = self._events.get(ref, {})
+        return [log[seq] for seq in sorted(log)]
+
+    async def keep(self, name: str, value: Any) -> None:
+        """See `Ledger.keep`."""
+        self._require_open()
+        self._kept[name] = value
+
+    async def kept(self, name: str) -> Any:
+        """See `Ledger.kept`."""
+        self._require_open()
+        return self._kept.get(name)
+
+    async def aclose(self) -> None:
+        """See `Ledger.aclose`."""
+        self._closed = True
+
+    def _complete(self, held: Submission) -> Submission:
+        """The submission with what is known of its job."""
+        if held.ref is None:
+            return held
+        log, files = self._events.get(held.ref), self._files.get(held.ref, {})
+        latest = log[max(log)] if log else None
+        return replace(held, latest=latest, files=tuple(files[index] for index in sorted(files)))
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("the ledger is closed; make a new one")

@@ -1,0 +1,129 @@
+"""Events and requests as JSON and back, for whoever stores them. Pure; no secret passes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pydantic
+import pydantic_core
+
+from kling_async._models import Artifact, Cost, Event, Failure, Status
+from kling_async._requests import Request
+
+__all__ = ["described", "event_from_json", "event_to_json", "fingerprint", "request_from", "without_secrets"]
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+_CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
+_DERIVED = {"saver"}
+_NOT_KEPT = "[not kept]"
+
+
+def event_to_json(event: Event) -> str:
+    """The event as JSON; files that came inline as base64, amounts and times as text."""
+    record = {name: value for name, value in _shallow(event).items() if value is not None and value != ()}
+    record["artifacts"] = [_shallow(artifact) for artifact in event.artifacts]
+    return pydantic_core.to_json(record, bytes_mode="base64", inf_nan_mode="null", fallback=str).decode()
+
+
+def event_from_json(text: str) -> Event:
+    """The event that `event_to_json` wrote. Fields that this version does not know are left out.
+
+    Raises:
+        ValueError, KeyError, TypeError: It did not.
+    """
+    record = pydantic_core.from_json(text)
+    record["status"] = Status(record["status"])
+    record["at"] = datetime.fromisoformat(record["at"])
+    record["artifacts"] = tuple(_artifact(item) for item in record.get("artifacts", ()))
+    record["failures"] = tuple(Failure(**_known(Failure, item)) for item in record.get("failures", ()))
+    if cost := record.get("cost"):
+        record["cost"] = Cost(Decimal(cost["amount"]), cost["unit"])
+    return Event(**_known(Event, record))
+
+
+def described(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
+    """The request as it is stored. Callback addresses often carry a token, so only their host is."""
+    description = request.describe(inline=keep_images)
+    if request.callback_url is not None:
+        parts = urlsplit(request.callback_url)
+        description["callback_url"] = f"{parts.scheme}://{parts.hostname}/{_NOT_KEPT}"
+    stored: Mapping[str, Any] = pydantic_core.to_jsonable_python(description)
+    return stored
+
+
+def request_from(kind: type[RequestT], description: Mapping[str, Any], *, exact: bool = False) -> RequestT | None:
+    """The request that was stored; None: it cannot be made again from what was kept.
+
+    Args:
+        kind: Its class.
+        description: What `described` made of it.
+        exact: It is to be sent, so that a callback address that was not kept is missing, too.
+    """
+    fields = dict(description)
+    if _NOT_KEPT in str(fields.get("callback_url", "")):
+        if exact:
+            return None
+        del fields["callback_url"]
+    try:
+        return kind.model_validate(fields)
+    except pydantic.ValidationError:
+        return None
+
+
+def fingerprint(request: Request) -> str:
+    """Equal for requests that buy the same.
+
+    Where the provider reports to is not part of it; nor are fields that have their default, so that a field that a
+    later version adds makes no conflict.
+    """
+    asked = request.describe()
+    for name, info in type(request).model_fields.items():
+        if name == "callback_url" or getattr(request, name) == info.default:
+            asked.pop(name, None)
+    text = json.dumps([request.endpoint, pydantic_core.to_jsonable_python(asked)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def without_secrets(value: Any, secret: str | None) -> Any:
+    """A provider's decoded answer as it may be stored: callback addresses, which carry tokens, are left out.
+
+    Args:
+        value: Decoded JSON.
+        secret: The API key, which some providers repeat.
+    """
+    if isinstance(value, Mapping):
+        return {
+            name: "[left out]" if item and str(name).lower() in _CALLBACKS else without_secrets(item, secret)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(item, secret) for item in value]
+    if isinstance(value, str) and secret:
+        return value.replace(secret, "[the key]")
+    return value
+
+
+def _artifact(record: dict[str, Any]) -> Artifact:
+    if record.get("data") is not None:
+        record["data"] = base64.urlsafe_b64decode(record["data"])
+    if record.get("expires") is not None:
+        record["expires"] = datetime.fromisoformat(record["expires"])
+    return Artifact(**_known(Artifact, record))
+
+
+def _shallow(record: Any) -> dict[str, Any]:
+    return {item.name: getattr(record, item.name) for item in fields(record) if item.name not in _DERIVED}
+
+
+def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(kind)} - _DERIVED
+    return {name: value for name, value in record.items() if name in names}

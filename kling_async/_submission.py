@@ -1,0 +1,412 @@
+"""Buying a generation: paid at most once, and written down on the way.
+
+Theory of operation
+-------------------
+With a ledger, a submission goes through these steps; what is known after a crash is what the last one wrote:
+
+1. *Turn.* Submissions of one key take turns in this process. The second finds what the first has left.
+2. *Claim.* The intent is written down (``sending``). A key that is taken is not bought again: its job is handed out if
+   there is one; its outcome is settled if the provider can tell; else `SubmissionUnknown` is raised again.
+3. *Payment.* The paid call, which the lane decides to be accepted, refused, not sent or lost.
+4. *Settlement.* What became of it is written down, also when the task is cancelled, before anyone hears of it.
+
+A ledger that cannot be written stops step 2, so nothing more is bought; see `_book`.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from kling_async._book import Book
+from kling_async._clock import Clock
+from kling_async._errors import (
+    AnswerLost,
+    ConfigurationError,
+    KeyConflict,
+    KlingError,
+    SubmissionUnknown,
+    TransportFailed,
+)
+from kling_async._ledger import Submission, SubmissionState
+from kling_async._models import JobRef, Reading
+from kling_async._provider import Accepted
+from kling_async._records import described, fingerprint, request_from
+from kling_async._requests import Request
+from kling_async._transport import Lane, Trace
+
+__all__ = ["Bought", "Buyer", "held"]
+
+T = TypeVar("T")
+log = logging.getLogger("kling_async")
+
+# s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
+_REPEATABLE = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """A submission that was accepted.
+
+    Attributes:
+        ref: Its job.
+        started: When it was sent, in POSIX seconds.
+        reading: What the provider said on accepting it; None: it was accepted before.
+    """
+
+    ref: JobRef
+    started: float
+    reading: Reading | None
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A submission under way in this process."""
+
+    intent: Submission
+    landed: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Buyer:
+    """Buys generations for one client.
+
+    Args:
+        book: Where submissions are written down.
+        lanes: Where calls go, by provider.
+        clock: The client's clock.
+        callback: The callback address of a purchase, by provider and purchase; None: none.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        lanes: Mapping[str, Lane],
+        clock: Clock,
+        callback: Callable[[str, str], str | None] = lambda _provider, _purchase: None,
+    ) -> None:
+        self._book = book
+        self._lanes = lanes
+        self._clock = clock
+        self._callback = callback
+        self._flights: dict[str, _Flight] = {}
+
+    async def intend(self, request: Request, key: str | None) -> Submission:
+        """The submission of a request, as it will be written down.
+
+        Args:
+            request: Its local files are replaced by their content.
+            key: The user's name for it; None: it is named after its purchase.
+        """
+        if key == "":
+            raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
+        purchase = str(uuid.uuid4())
+        description: Mapping[str, Any] = {}
+        mark = ""
+        if self._book.kept:
+            keep_images = self._book.ledger.keep_images
+
+            def describe() -> tuple[Mapping[str, Any], str]:
+                return described(request, keep_images=keep_images), fingerprint(request)
+
+            # Hashing an image takes milliseconds, which are not the event loop's to give.
+            description, mark = await to_thread.run_sync(describe) if request.inline else describe()
+        started = datetime.fromtimestamp(self._clock.now(), UTC)
+        return Submission(key or purchase, request.endpoint, description, mark, purchase, started)
+
+    @asynccontextmanager
+    async def turn(self, intent: Submission) -> AsyncIterator[None]:
+        """Wait until no other submission of that key is under way, and keep others waiting meanwhile.
+
+        Raises:
+            KeyConflict: The one under way is of another request.
+        """
+        if not self._book.kept:
+            yield
+            return
+        while (flight := self._flights.get(intent.key)) is not None:
+            _require_same(intent, flight.intent)
+            await flight.landed.wait()
+        flight = self._flights[intent.key] = _Flight(intent)
+        try:
+            yield
+        finally:
+            del self._flights[intent.key]
+            flight.landed.set()
+
+    async def buy(self, lane: Lane, request: Request, intent: Submission, *, insist: bool = False) -> Bought:
+        """Buy it, unless that was done before. To be called in the submission's `turn`.
+
+        Args:
+            lane: Where the calls go.
+            request: What to buy.
+            intent: The submission.
+            insist: The user asked for a repetition: what failed or may have been bought is bought again, under its own
+                id where the provider recognises that.
+
+        Raises:
+            KeyConflict: The key was used for another request.
+            ConfigurationError: The user insists, and the job still runs.
+            SubmissionUnknown: A job may have been bought, now or earlier; it is not sent again.
+            KlingError: It was refused or not sent; the key may be used again.
+        """
+        if not self._book.kept:
+            return await self._pay(lane, request, intent)
+        with anyio.CancelScope(shield=True):
+            if insist:
+                await self._reopen(lane, intent)
+            taken = await self._book.begin(intent)
+        if taken.purchase == intent.purchase:
+            return await self._pay(lane, request, intent)
+        _require_same(intent, taken)
+        if taken.ref is not None:
+            return Bought(taken.ref, taken.started.timestamp(), None)
+        return await self.recover(lane, request, taken, insist=insist)
+
+    async def recover(self, lane: Lane, request: Request, lost: Submission, *, insist: bool = False) -> Bought:
+        """Find out what became of a submission whose answer was lost, where the provider gives a way. See `buy`.
+
+        Raises:
+            SubmissionUnknown: There is none, or it did not tell.
+        """
+        age = self._clock.now() - lost.started.timestamp()
+        if lane.provider.features.own_id and (insist or age < _REPEATABLE):
+            return await self._pay(lane, request, lost, again=True)
+        if lane.provider.features.list:
+            found = await self._search(lane, request, lost)
+            if found is not None:
+                return found
+        raise self._unknown(lane, lost, lost.reason or "the process ended while it was being sent")
+
+    async def _search(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
+        """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
+        callback = self._callback(lost.provider, lost.purchase)
+        candidates = await lane.perform(lane.provider.search(request, callback, lost.started))
+        free = [a for a in candidates if await self._book.ledger.find(ref=_ref(lost, a)) is None]
+        if len(free) != 1:
+            log.info("submission %r: %d jobs in the provider's list may be its own", lost.key, len(free))
+            return None
+        return await self._accepted(lost, free[0])
+
+    async def _pay(self, lane: Lane, request: Request, intent: Submission, *, again: bool = False) -> Bought:
+        """Make the paid call, and write down what became of it.
+
+        Args:
+            lane: Where it goes.
+            request: What to buy.
+            intent: The submission.
+            again: It was sent before under the same id, so whatever is answered, it stays unknown until it is accepted.
+        """
+        trace = Trace(lost=again)
+        callback = self._callback(intent.provider, intent.purchase)
+        try:
+            accepted = await lane.perform(lane.provider.submit(request, intent.purchase, callback), trace)
+        except BaseException as error:
+            state, reason = _verdict(error, trace)
+            with anyio.CancelScope(shield=True):
+                await self._book.settle(replace(intent, state=state, reason=reason))
+            if state is not SubmissionState.UNKNOWN:
+                raise
+            if isinstance(error, KlingError):
+                raise self._unknown(lane, intent, reason) from error
+            log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
+            raise
+        return await self._accepted(intent, accepted)
+
+    async def _accepted(self, intent: Submission, accepted: Accepted) -> Bought:
+        ref = _ref(intent, accepted)
+        await self.accept(intent, ref)
+        return Bought(ref, intent.started.timestamp(), accepted.reading)
+
+    async def accept(self, submission: Submission, ref: JobRef) -> None:
+        """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
+        with anyio.CancelScope(shield=True):
+            await self._book.settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+
+    async def unfinished(self) -> list[Submission]:
+        """The submissions of the ledger that need attention, without those that are under way in this process."""
+        found = [s for s in await self._book.unfinished() if s.key not in self._flights]
+        return [replace(s, remedy=self._remedy(s)) for s in found]
+
+    def missing(self, submission: Submission) -> str | None:
+        """What this client lacks to follow the submission's job; None: nothing."""
+        lane = self._lanes.get(submission.provider)
+        if lane is None:
+            return f"this client has no provider {submission.provider}: configure it, then call resume()"
+        if all(endpoint.name != submission.endpoint for endpoint in lane.provider.endpoints):
+            return f"{lane.provider.title} has no endpoint {submission.endpoint} in this version"
+        return None
+
+    def restored(self, submission: Submission, *, exact: bool = False) -> Request | None:
+        """The request of a stored submission; None: it cannot be made again. See `request_from`."""
+        kind = self._lanes[submission.provider].provider.endpoint(submission.endpoint).request
+        return request_from(kind, submission.request, exact=exact)
+
+    async def require(self, key: str) -> Submission:
+        """The submission of that key.
+
+        Raises:
+            ConfigurationError: There is none, or it is under way in this process.
+        """
+        found = await self._book.ledger.find(key=key)
+        if found is None:
+            raise ConfigurationError(
+                f"the ledger has no submission {key!r}; client.unresolved() lists those in question"
+            )
+        if key in self._flights:
+            raise ConfigurationError(f"the submission {key!r} is being sent right now; wait for its outcome")
+        return found
+
+    async def resolve(self, key: str, ref: JobRef) -> Submission:
+        """Take the user's word that `ref` is the job of the submission.
+
+        Raises:
+            ConfigurationError: There is no such submission, it is of another endpoint, or surely bought nothing.
+            KeyConflict: It is known to be another job, or the job to be another submission's.
+        """
+        found = await self.require(key)
+        owner = await self._book.ledger.find(ref=ref)
+        if owner is not None and owner.key != key:
+            raise KeyConflict(f"job {ref} belongs to the submission {owner.key!r}, so it cannot be that of {key!r}")
+        if found.ref not in {None, ref}:
+            raise KeyConflict(f"the submission {key!r} is known to be job {found.ref}, so it cannot be {ref}")
+        if ref.name != found.endpoint:
+            raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.name}")
+        if found.state.free:
+            raise ConfigurationError(
+                f"the submission {key!r} bought nothing ({found.state}); follow the job by client.attach({str(ref)!r})"
+            )
+        await self.accept(found, ref)
+        return replace(found, state=SubmissionState.ACCEPTED, ref=ref)
+
+    async def forget(self, key: str) -> None:
+        """Take the user's word that the submission bought nothing, or that its job is not wanted: its key is free.
+
+        Raises:
+            ConfigurationError: There is no such submission, or its job has ended.
+        """
+        found = await self.require(key)
+        if found.state.free:
+            return
+        if not found.unfinished:
+            raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
+        await self._free(found, "forgotten")
+
+    async def _reopen(self, lane: Lane, intent: Submission) -> None:
+        """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
+        submission = await self._book.ledger.find(key=intent.key)
+        if submission is None or submission.state.free:
+            return
+        _require_same(intent, submission)
+        if submission.ref is not None and submission.unfinished:
+            raise ConfigurationError(
+                f"the submission {submission.key!r} is job {submission.ref}, which still runs: follow it by resume(), "
+                f"or give it up with forget({submission.key!r})"
+            )
+        if submission.ref is not None or not lane.provider.features.own_id:
+            await self._free(submission, "submitted again")
+
+    async def _free(self, submission: Submission, reason: str) -> None:
+        """Set the key free."""
+        reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
+        await self._book.ledger.settle(
+            replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
+        )
+
+    def _remedy(self, submission: Submission) -> str:
+        lacking = self.missing(submission)
+        if lacking:
+            return lacking
+        if submission.state is SubmissionState.ACCEPTED:
+            return "client.resume() follows its job"
+        lane = self._lanes[submission.provider]
+        whole = self.restored(submission, exact=True) is not None
+        young = self._clock.now() - submission.started.timestamp() < _REPEATABLE
+        if lane.provider.features.own_id and young and whole:
+            return "client.resume() settles it: the same id is sent again, which buys at most one job"
+        again = f"resubmit({submission.key!r}{'' if whole else ', request'})"
+        if lane.provider.features.own_id:
+            return f"client.{again} sends the same id again; client.forget({submission.key!r}) if it is not wanted"
+        search = "client.resume() searches the provider's list for it; or " if lane.provider.features.list else ""
+        return (
+            f"{search}look at the {lane.provider.title} account: client.resolve({submission.key!r}, ref) if the job is "
+            f"there, client.{again} or client.forget({submission.key!r}) if it is not"
+        )
+
+    def _unknown(self, lane: Lane, submission: Submission, reason: str) -> SubmissionUnknown:
+        if self._book.kept:
+            advice = self._remedy(replace(submission, state=SubmissionState.UNKNOWN))
+        else:
+            advice = (
+                f"look at the {lane.provider.title} account, attach the job if it is there, and submit again only if "
+                "it is not"
+            )
+        when = submission.started.isoformat(timespec="seconds")
+        return SubmissionUnknown(
+            f"the answer to the {submission.endpoint} submission {submission.key!r} of {when} was lost ({reason}). "
+            f"A job may have been bought, so it is not sent again: {advice}",
+            key=submission.key,
+            provider=submission.provider,
+        )
+
+
+def _require_same(intent: Submission, other: Submission) -> None:
+    if intent.fingerprint != other.fingerprint:
+        raise KeyConflict(
+            f"the key {intent.key!r} was used for another {other.endpoint} request at "
+            f"{other.started.isoformat(timespec='seconds')}; nothing was sent. Use another key for another request",
+            provider=intent.provider,
+            ref=str(other.ref) if other.ref else None,
+        )
+
+
+def _verdict(error: BaseException, trace: Trace) -> tuple[SubmissionState, str]:
+    """What became of a paid call that raised, and why."""
+    if isinstance(error, KlingError):
+        if trace.lost or isinstance(error, AnswerLost):
+            return SubmissionState.UNKNOWN, error.message
+        refused = not isinstance(error, TransportFailed | ConfigurationError)
+        return SubmissionState.REFUSED if refused else SubmissionState.NOT_SUBMITTED, error.message
+    reason = f"it failed with {type(error).__name__}" if isinstance(error, Exception) else "it was cancelled"
+    if trace.maybe_sent:
+        return SubmissionState.UNKNOWN, f"{reason} while its answer was on the way"
+    return SubmissionState.NOT_SUBMITTED, f"{reason} before it was sent"
+
+
+def _ref(submission: Submission, accepted: Accepted) -> JobRef:
+    provider, _, endpoint = submission.endpoint.partition("/")
+    return JobRef(provider, endpoint, accepted.id)
+
+
+async def held(operation: Callable[[], Awaitable[T]], grace: float) -> T:
+    """Run a paid operation; if the task is cancelled meanwhile, give it `grace` seconds to come to its end first."""
+    done = anyio.Event()
+    shield = anyio.CancelScope(shield=True)
+    outcome: list[T] = []
+    failure: list[Exception] = []
+
+    async def run() -> None:
+        with shield:
+            try:
+                outcome.append(await operation())
+            except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in an exception group
+                failure.append(error)
+        done.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            shield.deadline = anyio.current_time() + grace
+            raise
+    if failure:
+        raise failure[0]
+    return outcome[0]

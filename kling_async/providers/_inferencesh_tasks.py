@@ -1,0 +1,272 @@
+"""What inference.sh says of a task: its status, in words and in two tables of integers, its output, and its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import pydantic_core
+
+from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._provider import Provider, Stream
+from kling_async._requests import as_number, is_url
+from kling_async._wire import Call, Reply
+
+__all__ = [
+    "CURRENT",
+    "OLDER",
+    "STAGES",
+    "UNCLEAR",
+    "Stage",
+    "TaskReader",
+    "TaskStream",
+    "has_rested",
+    "moment",
+    "text_of",
+    "unwrapped",
+]
+
+_SINCE_EVER = ("unknown", "received", "queued", "dispatched", "preparing", "serving", "setting_up", "running")
+CURRENT = (*_SINCE_EVER, "cancelling", "uploading", "completed", "failed", "cancelled", "rejected")
+"""What the integers mean since version 0.6.5 of the official client: the position is the integer."""
+OLDER = (*_SINCE_EVER, "uploading", "completed", "failed", "cancelled")
+"""What they meant before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a task's status amounts to. No status: it does not tell where the task stands."""
+
+    status: Status | None
+    step: int = 0
+    message: str | None = None
+
+
+STAGES: Mapping[str, Stage] = {
+    "unknown": Stage(None),
+    "received": Stage(Status.PENDING, 1, "received"),
+    "queued": Stage(Status.PENDING, 2, "queued"),
+    "dispatched": Stage(Status.PENDING, 3, "dispatched"),
+    "scheduled": Stage(Status.PENDING, 3, "scheduled"),  # the older word
+    "preparing": Stage(Status.PROCESSING, 4, "preparing"),
+    "serving": Stage(Status.PROCESSING, 5, "serving"),
+    "setting_up": Stage(Status.PROCESSING, 6, "setting_up"),
+    "running": Stage(Status.PROCESSING, 7, "running"),
+    "cancelling": Stage(Status.PROCESSING, 8, "cancelling"),
+    "uploading": Stage(Status.PROCESSING, 9, "uploading"),
+    "completed": Stage(Status.COMPLETED),
+    "failed": Stage(Status.FAILED),
+    "cancelled": Stage(Status.CANCELLED),
+    "rejected": Stage(Status.FAILED, message="rejected"),
+}
+UNCLEAR = Stage(None)
+"""Of a number that can mean two things: the one or the other will show."""
+_BUSY = Stage(Status.PROCESSING, 8)  # cancelling or uploading: at work in either table
+_UPLOAD_PATIENCE = timedelta(seconds=15)  # the result is one image: its upload is no longer at work after that
+_MICROCENTS = 10**8  # in a dollar
+_LONGEST_REASON = 1000  # characters of a failure's text, which may be a whole traceback
+_EVENT_FIELDS = frozenset({"event", "data", "id", "retry", ""})
+# A worker that vanished says nothing about the request; the rest of the failures come as text without a code.
+_RETRYABLE = frozenset({"WORKER_LOST", "TIMEOUT", "SESSION_NOT_FOUND", "SESSION_EXPIRED", "SESSION_ENDED"})
+
+
+class TaskReader:
+    """Reads tasks.
+
+    Args:
+        provider: Whose words are read; it makes the errors.
+        statuses: What the integers mean; None: to be weighed, see `InferenceSh`.
+    """
+
+    def __init__(self, provider: Provider, statuses: Sequence[str] | None) -> None:
+        self.provider = provider
+        self.statuses = statuses
+
+    def task(self, data: Any, ref: JobRef) -> dict[str, Any]:
+        """The task that an answer is about.
+
+        Raises:
+            UnreadableReply: It is about another, or about none.
+        """
+        if not isinstance(data, dict) or data.get("id", ref.id) != ref.id:
+            raise self.provider.unreadable("it is about another task, or about none", ref)
+        return data
+
+    def stage(self, data: Mapping[str, Any], *, ended: bool = False) -> Stage | None:
+        """Where a task stands; None: in words or numbers that nobody documents.
+
+        Args:
+            data: What was said of it.
+            ended: It is only said of a task that has ended (a webhook), though not reliably by its number.
+        """
+        for word in (data.get("status"), data.get("status_text")):
+            if isinstance(word, str) and (stage := STAGES.get(word.strip().lower())):
+                return stage
+        number = as_number(data.get("status"))
+        if type(number) is not int or not 0 <= number < len(CURRENT):
+            return None
+        table = self.statuses or CURRENT
+        meanings = {names[number] for names in (CURRENT, OLDER) if number < len(names)}
+        if len(meanings) > 1 and (ended or self.statuses is None):
+            return _weighed(table[number], data, ended=ended)
+        return STAGES[table[number]] if number < len(table) else None
+
+    def reading(self, data: dict[str, Any], stage: Stage | None) -> Reading:
+        """What is said of a task at that stage; a completion that names no image is none."""
+        if stage is None:
+            return Reading(None, oddity=f"the status {self.provider.redact(repr(data.get('status')), 60)}", raw=data)
+        images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
+        if stage.status is Status.COMPLETED and not images:
+            return Reading(None, oddity="that the task is completed, without an image", raw=data)
+        text = text_of(data.get("error"))
+        text = text and self.provider.redact(text, _LONGEST_REASON)
+        return Reading(
+            stage.status,
+            step=stage.step,
+            progress=_progress(data.get("progress")),
+            message=(text or stage.message) if stage.status is Status.FAILED else stage.message,
+            artifacts=images,
+            failures=(_failure(text, stage.message),) if stage.status is Status.FAILED else (),
+            cost=_cost(data.get("usage_events")),
+            raw=data,
+        )
+
+
+class TaskStream(Stream):
+    """The updates of one task.
+
+    A line is a whole task, a part of one (``{"data", "fields"}``, merged into what is known), a heartbeat, or a delta
+    of a language model's text, which is not for us. Lines of server-sent events, the default form, are read too.
+    """
+
+    def __init__(self, reader: TaskReader, ref: JobRef) -> None:
+        self.call = Call.get(f"/tasks/{ref.id}/stream", headers={"accept": "application/x-ndjson"})
+        self._reader = reader
+        self._ref = ref
+        self._task: dict[str, Any] = {}
+        self._event = ""
+
+    def read(self, line: str) -> Reading | None:
+        """What `line` says of the task, joined with the lines before it."""
+        event = ""
+        if not line.startswith("{"):
+            field, _, value = line.partition(":")
+            line = value.strip()
+            if field not in _EVENT_FIELDS:
+                raise self._reader.provider.unreadable("a line of its stream is neither JSON nor an event", self._ref)
+            if field == "event":
+                self._event = line
+            if field != "data":
+                return None
+            event, self._event = self._event, ""
+            if not line.startswith("{"):
+                return None
+        try:
+            said = pydantic_core.from_json(line)
+        except ValueError as error:
+            raise self._reader.provider.unreadable("a line of its stream is not JSON", self._ref) from error
+        event = said.get("event") or event
+        if event == "delta" or said.get("type") == "heartbeat":
+            return None
+        if event == "error":
+            words = self._reader.provider.redact(text_of(said.get("data") or said) or "no reason given")
+            raise self._reader.provider.unreadable(f"its stream reports an error ({words})", self._ref)
+        return self._merge(said)
+
+    def _merge(self, said: dict[str, Any]) -> Reading | None:
+        data = self._reader.task(unwrapped(said), self._ref)
+        fields = said.get("fields")
+        if isinstance(fields, list):
+            data = {name: value for name, value in data.items() if name in fields}
+        elif data:
+            self._task.setdefault("output", None)  # a whole task; one that has no output may leave the field out
+        if "status" in data:
+            self._task.pop("status_text", None)  # it named the status before
+        self._task.update(data)
+        if not {"status", "status_text"} & self._task.keys():
+            return None
+        stage = self._reader.stage(self._task)
+        reading = self._reader.reading(dict(self._task), stage)
+        # A completion may come a line before its output, and what is not clear here is asked for once the stream ends.
+        return reading if reading.status else None
+
+
+def unwrapped(data: Any) -> Any:
+    """What an answer is about, out of its envelope: ``{"data", ...}`` of the first and the latest kind, or bare."""
+    return data["data"] if isinstance(data, dict) and "data" in data else data
+
+
+def _weighed(name: str, data: Mapping[str, Any], *, ended: bool) -> Stage:
+    """The stage behind an integer that has two meanings, by what is said beside it."""
+    failed, output = bool(data.get("error")), data.get("output")
+    if ended:
+        return STAGES["failed"] if failed else UNCLEAR if output is None else STAGES["completed"]
+    if name == "cancelling":
+        return _BUSY
+    if name == "uploading" and ("output" not in data or output is not None):
+        return UNCLEAR
+    if name == "completed" and failed and output is None:
+        return STAGES["failed"]
+    return STAGES[name]
+
+
+def has_rested(data: Mapping[str, Any], reply: Reply) -> bool:
+    """Whether a task with output has not changed for a while, by the provider's own clock."""
+    updated = moment(data.get("updated_at"))
+    try:
+        now = _aware(parsedate_to_datetime(reply.headers.get("date", "")))
+    except ValueError:
+        return False
+    return bool(_images(data.get("output"))) and updated is not None and now - updated > _UPLOAD_PATIENCE
+
+
+def moment(text: Any) -> datetime | None:
+    """A time as the provider writes it, aware; None if it is none."""
+    try:
+        return _aware(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return None
+
+
+def _aware(when: datetime) -> datetime:
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def _images(output: Any) -> tuple[Artifact, ...]:
+    """The images of an output: one address, though lists and file objects occur in sibling apps."""
+    fields = output if isinstance(output, dict) else {"image": output}
+    listed = fields.get("images")
+    files = [fields.get("image"), *(listed if isinstance(listed, list) else ())]
+    named = [file.get("uri") or file.get("url") if isinstance(file, dict) else file for file in files]
+    urls = dict.fromkeys(uri for uri in named if isinstance(uri, str) and is_url(uri))
+    return tuple(Artifact("image", url, index=index) for index, url in enumerate(urls))
+
+
+def _progress(percent: Any) -> float | None:
+    number = isinstance(percent, int | float) and not isinstance(percent, bool)
+    return percent / 100 if number and 0 <= percent <= 100 else None  # noqa: PLR2004  # percent
+
+
+def _cost(events: Any) -> Cost | None:
+    """What was used, in dollars, where the events say so; the documented ones carry quantities only."""
+    listed = events if isinstance(events, list) else []
+    amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
+    known = [amount for amount in amounts if type(amount) is int]
+    return Cost(Decimal(sum(known)) / _MICROCENTS, "USD") if known else None
+
+
+def _failure(text: str | None, word: str | None) -> Failure:
+    head = (text or "").partition(":")[0].strip()
+    code = head if head.isupper() and " " not in head else word or "unknown"
+    return Failure(code, text, retryable=code in _RETRYABLE)
+
+
+def text_of(value: Any) -> str | None:
+    """An explanation, as a text or as an object that holds one."""
+    if isinstance(value, dict):
+        value = value.get("message") or value.get("detail") or value.get("error")
+    return value if isinstance(value, str) and value else None

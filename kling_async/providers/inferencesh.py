@@ -1,0 +1,397 @@
+"""inference.sh: the app ``klingai/image-o1`` (Kling Image O1).
+
+Wire facts: the app's published page and client examples, ``/docs/api/rest/overview.md`` and the streaming, files and
+errors pages of inference.sh, the official clients (PyPI ``inferencesh`` 0.4.0 to 0.36.0, ``inference-sh/sdk-js``),
+and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``). Where they disagree:
+
+- Answers come in three envelopes: ``{"success", "data"}`` (which may state an error at HTTP 200), the bare object, and
+  ``{"data", "messages"}``. All are read, everywhere.
+- Statuses are words or integers, and from 8 on the integers have two meanings: version 0.6.5 of the client put
+  ``cancelling`` in, and the app's page still shows the old 9 for "completed". A word always wins. How an integer is
+  weighed is told at `InferenceSh`.
+- The page reads a ``progress`` in percent from updates; no type of the clients has it. It is passed on where it is.
+- The app takes ``n`` up to 9 and is billed for all, and its source returns one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
+
+from kling_async._cadence import Law, Progressive
+from kling_async._errors import (
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    Unauthorized,
+)
+from kling_async._models import Cost, JobRef, Reading
+from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider, Stream
+from kling_async._requests import (
+    ImageRule,
+    Prompt,
+    Reference,
+    Request,
+    as_number,
+    decode_data_uri,
+    is_secure,
+    is_url,
+    sniff,
+)
+from kling_async._wire import Call, Effect, Flow, Reply
+from kling_async.providers._inferencesh_tasks import (
+    CURRENT,
+    OLDER,
+    STAGES,
+    UNCLEAR,
+    TaskReader,
+    TaskStream,
+    has_rested,
+    moment,
+    text_of,
+    unwrapped,
+)
+
+__all__ = ["CURRENT", "OLDER", "ImageO1", "InferenceSh"]
+
+# Kling itself takes JPEG and PNG up to 10 MB, and the app hands it the image's address as it is.
+_IMAGE = ImageRule(formats=("jpeg", "png"), most=1)
+
+
+def _one_image(reference: Reference) -> Reference:
+    _IMAGE.check(reference, "the reference")
+    return reference
+
+
+OneReference: TypeAlias = Annotated[Reference, AfterValidator(_one_image)]
+AppName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^klingai/image-o1(@[A-Za-z0-9]{1,64})?(:[A-Za-z0-9_-]{1,64})?$")
+]
+
+
+class ImageO1(Request):
+    """One picture by Kling Image O1.
+
+    Source: the page of the app ``klingai/image-o1`` and its input schema.
+
+    Args:
+        prompt: 1 to 2 500 characters.
+        reference: One image (JPEG or PNG, 10 MiB: what Kling, to which the app passes it, accepts). An inline one is
+            uploaded to inference.sh first.
+        negative_prompt: What to avoid. The app accepts it and, by its source, does not forward it to Kling.
+        aspect_ratio: One of the documented ratios.
+        resolution: ``1k`` or ``2k``.
+        count: 1 to 9. It is billed per image, although the app returns one: for more, submit more requests.
+        app: The app, which may be pinned to a version and a function: ``klingai/image-o1@abc123:run``.
+        callback_url: Where inference.sh is to report the end (https).
+    """
+
+    endpoint: ClassVar[str] = "inferencesh/image-o1"
+    wire_names: ClassVar[Mapping[str, str]] = {"image": "reference", "n": "count", "webhook": "callback_url"}
+
+    prompt: Prompt
+    reference: OneReference | None = None
+    negative_prompt: str | None = None
+    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = "16:9"
+    resolution: Literal["1k", "2k"] = "1k"
+    count: Annotated[int, BeforeValidator(as_number), Field(strict=True, ge=1, le=9)] = 1
+    app: AppName = "klingai/image-o1"
+
+    @classmethod
+    def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The app's input, or the whole body of a run (``{"app", "input", "webhook"}``), in our field names."""
+        if "input" in data:
+            inner = data.pop("input")
+            if not isinstance(inner, Mapping):
+                raise ValueError(f"input must be an object, not {type(inner).__name__}")
+            if twice := data.keys() & inner.keys():
+                raise ValueError(f"{', '.join(sorted(twice))}: given both in the input and beside it")
+            data |= inner
+        return super().translate(data)
+
+
+class InferenceSh(Provider):
+    """inference.sh, https://inference.sh. Environment: ``INFERENCE_API_KEY``, ``INFERENCE_BASE_URL``.
+
+    Args:
+        api_key: The key. None: the client takes it from the environment.
+        base_url: Another address than the provider's own.
+        statuses: What the integers mean that a task's status may be: `CURRENT` or `OLDER`, taken at their word. None:
+            today's meaning, except where it contradicts the rest of what is said: a "completed" without output and
+            with an error is an older server's "failed", and an "uploading" that has its output and has not moved for
+            15 s is an older server's "completed". A webhook, whose meaning no page settles, is always judged by its
+            error and output.
+    """
+
+    name: ClassVar[str] = "inferencesh"
+    title: ClassVar[str] = "inference.sh"
+    address: ClassVar[str] = "https://api.inference.sh"
+    variables: ClassVar[tuple[str, str]] = ("INFERENCE_API_KEY", "INFERENCE_BASE_URL")
+    features: ClassVar[Features] = Features(webhook=True, stream=True, cancel=True, list=True)
+    endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
+        Endpoint(
+            ImageO1,
+            Progressive(2, first=0.5),  # the official client's own: at once, then every 2 s
+            # Nothing ends a stuck task at the provider: the app swallows its own limit of 300 s. So ours ends the
+            # wait, well after the ten minutes for which a task may be silent and still end well.
+            deadline=900.0,
+            law=lambda _: Law(24.0, 0.545),
+            variant=lambda request: f"resolution={request.resolution}",
+            price=lambda request: Cost(Decimal("0.028") * request.count, "USD"),
+        ),
+    )
+    codes: ClassVar[Mapping[str, type[KlingError]]] = {
+        "validation_error": InvalidRequest,
+        "requirements_not_met": InvalidRequest,
+        "app_not_found": InvalidRequest,
+        "app_retired": InvalidRequest,
+        "invalid_transition": InvalidRequest,
+        "unauthorized": Unauthorized,
+        "insufficient_scope": Unauthorized,
+        "feature_not_available": Unauthorized,
+        "payment_required": InsufficientCredits,
+        "payment_method_required": InsufficientCredits,
+        "limit_exceeded": InsufficientCredits,
+        "rejected": InsufficientCredits,
+        "not_found": JobNotFound,
+        "rate_limited": RateLimited,
+        "entitlement_unavailable": ProviderUnavailable,
+        "app_maintenance": ProviderUnavailable,
+    }
+
+    def __init__(
+        self,
+        api_key: str | SecretStr | None = None,
+        base_url: str | None = None,
+        *,
+        statuses: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(api_key, base_url)
+        self._reader = TaskReader(self, statuses)
+
+    @property
+    def statuses(self) -> Sequence[str] | None:
+        """What the integers are taken to mean; None: they are weighed."""
+        return self._reader.statuses
+
+    def configured(self, environment: Mapping[str, str]) -> InferenceSh:
+        """This provider with what was not given taken from environment variables."""
+        found = super().configured(environment)
+        return self if found is self else type(self)(found.api_key, found.base_url, statuses=self.statuses)
+
+    def submit(self, request: ImageO1, key: str, callback_url: str | None) -> Flow[Accepted]:
+        """Upload the inline image, if there is one, then run the app. There is no id of ours for the run."""
+        del key
+        image = request.reference
+        if isinstance(image, str) and not is_url(image):
+            image = decode_data_uri(image, "the reference")
+        if isinstance(image, bytes):
+            image = yield from self._upload(image)
+        payload = {"app": request.app, "input": _input(request, image)}
+        callback = request.callback_url or callback_url
+        if callback:
+            payload["webhook"] = callback
+        reply = yield Call.post("/apps/run", payload, Effect.PAID)
+        try:
+            data = self.expect(reply)
+        except JobNotFound as error:  # there is no job yet: it is the app that is not found
+            raise self.make_error(error.http_status, "app_not_found", f"it has no app {request.app}") from error
+        try:
+            ref = JobRef(self.name, "image-o1", data["id"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise self.unreadable("it has no task id") from error
+        stage = self._reader.stage(data)
+        if stage == STAGES["rejected"]:
+            # A run that was refused admission (no balance, no payment method) is kept as a task that has ended.
+            raise self.make_error(402, "rejected", text_of(data.get("error")))
+        return Accepted(ref.id, self._reader.reading(data, stage))
+
+    def _upload(self, content: bytes) -> Flow[str]:
+        """Announce the image, put it where the provider says, and return its address for the app."""
+        kind = sniff(content[:16]) or "octet-stream"
+        entry = {
+            "uri": "",
+            "filename": f"reference.{kind}",
+            "content_type": f"image/{kind}",
+            "path": "",
+            "size": len(content),
+            "public": False,
+        }
+        reply = yield Call.post("/files", {"files": [entry]}, Effect.WRITE)
+        data = self.expect(reply)
+        file = data[0] if isinstance(data, list) and data else None
+        uri, target = (file.get("uri"), file.get("upload_url")) if isinstance(file, dict) else (None, None)
+        if not (isinstance(uri, str) and uri and isinstance(target, str)):
+            raise self.unreadable("it does not say where to upload the reference image")
+        if not (is_secure(target) and (target.startswith("https:") or self.base_url.startswith("http:"))):
+            raise self.unreadable(
+                "it wants the reference image uploaded to an address that is not https; it was not sent"
+            )
+        headers = {"content-type": f"image/{kind}"}
+        stored = yield Call("PUT", target, Effect.WRITE, content, headers, json=False)
+        if not stored.ok:
+            raise ProviderUnavailable(
+                "inference.sh did not take the upload of the reference image; nothing was bought, try again later",
+                provider=self.name,
+                http_status=stored.status,
+            )
+        return uri
+
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+        """The light status, and the whole task only where that does not say for sure that it still runs."""
+        [ref] = refs
+        reply = yield Call.get(f"/tasks/{ref.id}/status")
+        if reply.ok:
+            data = self._reader.task(self.expect(reply), ref)
+            stage = self._reader.stage(data)
+            if stage is not None and stage.status is not None and not stage.status.terminal:
+                return {ref: self._reader.reading(data, stage)}
+        elif reply.status not in _NO_SUCH_VERB:
+            self.expect(reply)
+        reply = yield Call.get(f"/tasks/{ref.id}")
+        # A whole task that has no output may leave the field out.
+        data = {"output": None} | self._reader.task(self.expect(reply), ref)
+        stage = self._reader.stage(data)
+        if stage is UNCLEAR and has_rested(data, reply):
+            stage = STAGES["completed"]
+        return {ref: self._reader.reading(data, stage)}
+
+    def cancel(self, ref: JobRef) -> Flow[bool]:
+        """One POST without a body, as the official clients send it. What Kling has begun may still be charged."""
+        reply = yield Call("POST", f"/tasks/{ref.id}/cancel", Effect.WRITE, json=False)
+        error = self.refusal(reply)
+        if reply.status == _CONFLICT or (error is not None and error.code == "invalid_transition"):
+            return False
+        if error is not None or not reply.ok:
+            raise error or self.make_error(reply.status, None, None)
+        return True
+
+    def stream(self, ref: JobRef) -> Stream:
+        """The task's updates, as lines of JSON."""
+        return TaskStream(self._reader, ref)
+
+    def search(self, request: Request, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
+        """List the newest tasks, and pick those that can be the submission.
+
+        The callback address is unique where the client made it, and a task repeats it, so it decides where both have
+        one. Otherwise the app's input decides; an inline image cannot be compared, because its address was made for it.
+        """
+        if not isinstance(request, ImageO1):
+            return []
+        wanted = _input(request, request.reference)
+        wanted_callback = request.callback_url or callback_url
+        found: list[Accepted] = []
+        cursor: Any = None
+        for _ in range(_PAGES):
+            page = {"limit": 50, "sort": [{"field": "created_at", "dir": "desc"}]}
+            body = page if cursor is None else {**page, "cursor": cursor, "direction": "next"}
+            reply = yield Call.post("/tasks/list", body, Effect.READ)
+            data = self.expect(reply)
+            items = data.get("items") if isinstance(data, dict) else None
+            if not isinstance(items, list):
+                raise self.unreadable("it lists no tasks")
+            tasks = [item for item in items if isinstance(item, dict)]
+            recent = [task for task in tasks if (moment(task.get("created_at")) or since) >= since - _SKEW]
+            fitting = [task for task in recent if _same(task, wanted, wanted_callback)]
+            found += [Accepted(task["id"], self._reader.reading(task, self._reader.stage(task))) for task in fitting]
+            cursor = data.get("next_cursor")
+            if not (data.get("has_next") and cursor) or len(recent) < len(tasks):
+                break
+        return found
+
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+        """A body says how a task ended; where it does not say so for sure, the reading has no status: look."""
+        del headers
+        data = unwrapped(Reply(200, content=body).json())
+        if not isinstance(data, dict) or not ({"status", "status_text"} & data.keys()):
+            raise self.unreadable("a webhook body without a status")
+        identity = data.get("id")
+        stage = self._reader.stage(data, ended=True)
+        return [Delivered(identity if isinstance(identity, str) else None, self._reader.reading(data, stage))]
+
+    def expect(self, reply: Reply) -> Any:
+        """The decoded body, out of whichever envelope.
+
+        Raises:
+            KlingError: The reply is a refusal (the oldest envelope refuses at HTTP 200 too), or cannot be read.
+        """
+        data = super().expect(reply)
+        if isinstance(data, dict) and data.get("success") is False:
+            raise self.refusal(reply) or self.make_error(reply.status, None, None)
+        return unwrapped(data)
+
+    def error(self, data: Any) -> tuple[str | None, str | None] | None:
+        """The error shapes: problem+json, the list of unmet requirements, and ``success: false``."""
+        if not isinstance(data, dict):
+            return None
+        unmet = data.get("errors")
+        if isinstance(unmet, list) and "id" not in data:
+            lines = [f"{item.get('key')}: {item.get('message')}" for item in unmet if isinstance(item, dict)]
+            return "requirements_not_met", "; ".join(lines) or None
+        if data.get("success") is False:
+            stated = data.get("error")
+            inner = stated if isinstance(stated, dict) else {"message": stated or data.get("message")}
+            return _code(inner, data.get("status")), text_of(inner.get("message") or inner.get("detail"))
+        problem = isinstance(data.get("type"), str) or type(data.get("status")) is int
+        if problem and "id" not in data and {"title", "detail"} & data.keys():
+            return _code(data, data.get("status")), text_of(data.get("detail") or data.get("title"))
+        return None
+
+
+_NO_SUCH_VERB = frozenset({404, 405})  # older servers may have no light status; the whole task decides
+_CONFLICT = 409
+_PAGES = 20  # of 50 tasks: what a busy account starts within minutes
+_SKEW = timedelta(seconds=60)  # between the provider's clock and ours
+_CODE_BY_STATUS = {401: "unauthorized", 402: "payment_required", 404: "not_found", 429: "rate_limited"}
+
+
+def _input(request: ImageO1, image: Any) -> dict[str, Any]:
+    fields = {
+        "prompt": request.prompt,
+        "image": image,
+        "negative_prompt": request.negative_prompt,
+        "aspect_ratio": request.aspect_ratio,
+        "resolution": request.resolution,
+        "n": request.count,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _same(task: Mapping[str, Any], wanted: Mapping[str, Any], callback: str | None) -> bool:
+    """Whether a listed task can be the submission of this input with this callback address."""
+    if not isinstance(task.get("id"), str):
+        return False
+    echoed = "webhook" in task
+    if echoed and (task["webhook"] or None) != callback:
+        return False
+    return (echoed and callback is not None) or _asks(task, wanted)
+
+
+def _asks(task: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a listed task is of this app with this input."""
+    app, given = task.get("app"), task.get("input")
+    if isinstance(app, dict):
+        app = f"{app.get('namespace')}/{app.get('name')}"
+    if not isinstance(given, dict) or (isinstance(app, str) and not app.startswith("klingai/image-o1")):
+        return False
+    return all(
+        bool(given.get(name)) if name == "image" and not is_url(value) else given.get(name) == value
+        for name, value in wanted.items()
+    )
+
+
+def _code(error: Mapping[str, Any], status: Any) -> str | None:
+    """The code of an error: a field, the end of its ``type`` URL, or the usual one for its status."""
+    kind = error.get("type")
+    tail = kind.rpartition("/errors/")[2] if isinstance(kind, str) and kind != "about:blank" else None
+    code = error.get("code") or tail
+    if isinstance(code, str) and code:
+        return code
+    return _CODE_BY_STATUS.get(status) if isinstance(status, int) else None

@@ -1,0 +1,273 @@
+"""PixelDojo: Kling Image V3.
+
+Wire facts: the model's page (``pixeldojo.ai/api-platform/kling-image``) in an older and a newer edition, the README of
+the official ``@pixeldojo/sdk``, and an older API description. Where they disagree:
+
+- The number of images is ``num_outputs`` in the older edition and ``num_images`` in the newer one, and the schemas are
+  strict: the wrong name can be refused. We send ``num_outputs``, nothing at all for one image, and
+  ``PixelDojo(count_field="num_images")`` sends the other name. Users' JSON may have either.
+- The files of a finished job are in ``output.images``; the SDK reads ``assets[].url``; pages of other models have
+  ``output.image``, ``output.video`` and ``output.videos``. All are read.
+- An error is ``{"error": {"code", "message", "status"}}`` or text under ``error`` or ``message``; all are read. An
+  empty account is HTTP 402, in the older description 403; the code decides.
+- The rate limit is 60 calls a minute (API description) or 10 (a skill document). The page's own example looks every
+  2 s, 30 times a minute, so 10 cannot count looks: we assume 60, for all looks of a key together. Who is held to less
+  sets ``Polling(status_calls_per_minute=10)``; a 429 pauses the lane in any case.
+- ``webhook_url`` is in the SDK's README and not on the page. What a delivery says is not documented: a body that holds
+  a job object is read like a status answer.
+
+A submission's answer names a ``statusUrl``; it is never followed: looks go to the provider's own address, by the
+job's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
+
+from kling_async._cadence import Law, Progressive
+from kling_async._errors import (
+    InsufficientCredits,
+    InvalidRequest,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    Unauthorized,
+    UnreadableReply,
+)
+from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
+from kling_async._requests import Request, as_number
+from kling_async._wire import Call, Effect, Flow, Reply
+
+__all__ = ["ImageV3", "PixelDojo"]
+
+CountField: TypeAlias = Literal["num_outputs", "num_images"]
+
+_URL_LIFETIME = 24 * 3600.0  # "stored for 24 hours before being automatically deleted" (older API description)
+_LAW = Law(median=24, sigma=0.545)  # "seconds to one minute"
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class ImageV3(Request):
+    """Pictures by Kling Image V3, from text alone: the page lists "image to image", but has no field for an image.
+
+    Source: ``pixeldojo.ai/api-platform/kling-image``.
+
+    Args:
+        prompt: At least 1 character; no upper limit is documented.
+        negative_prompt: What the pictures shall not show.
+        resolution: ``1k`` or ``2k``; the provider's own ``1K`` and ``2K`` are accepted.
+        aspect_ratio: One of the documented ratios.
+        count: Number of pictures, 1 to 9; each is charged.
+        output_format: ``png``, ``jpeg`` or ``webp``.
+        callback_url: Where PixelDojo is to report the end (https).
+    """
+
+    endpoint: ClassVar[str] = "pixeldojo/image-v3"
+    wire_names: ClassVar[Mapping[str, str]] = {
+        "num_outputs": "count",
+        "num_images": "count",
+        "webhook_url": "callback_url",
+    }
+
+    prompt: Annotated[str, StringConstraints(min_length=1)]
+    negative_prompt: str | None = None
+    resolution: Annotated[Literal["1k", "2k"], BeforeValidator(_lower)] = "1k"
+    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = "1:1"
+    count: Annotated[int, Field(strict=True, ge=1, le=9), BeforeValidator(as_number)] = 1
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+
+
+class PixelDojo(Provider):
+    """PixelDojo, https://pixeldojo.ai. Environment: ``PIXELDOJO_API_KEY``, ``PIXELDOJO_BASE_URL``.
+
+    Args:
+        api_key: As of `Provider`.
+        base_url: As of `Provider`.
+        count_field: What the API calls the number of images; its pages disagree.
+
+    Raises:
+        ConfigurationError: As of `Provider`.
+    """
+
+    name: ClassVar[str] = "pixeldojo"
+    title: ClassVar[str] = "PixelDojo"
+    address: ClassVar[str] = "https://pixeldojo.ai/api/v1"
+    variables: ClassVar[tuple[str, str]] = ("PIXELDOJO_API_KEY", "PIXELDOJO_BASE_URL")
+    features: ClassVar[Features] = Features(webhook=True, cost="credits", status_calls_per_minute=60)
+    endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
+        Endpoint(
+            ImageV3,
+            # "Every 2 to 5 seconds": the first look may take its time, 1 job in 500 is done by then.
+            Progressive(5, 2),
+            deadline=300.0,  # none is documented; five times "up to a minute"
+            law=lambda _: _LAW,
+            variant=lambda request: f"resolution={request.resolution} count={request.count}",
+            price=lambda request: Cost(Decimal(request.count), "credits"),
+        ),
+    )
+    codes: ClassVar[Mapping[str, type[KlingError]]] = {
+        "unauthorized": Unauthorized,
+        "invalid_api_key": Unauthorized,
+        "insufficient_credits": InsufficientCredits,
+        "quota_exceeded": InsufficientCredits,  # the older word: its quota is the subscription's credits
+        "invalid_request": InvalidRequest,
+        "model_not_found": InvalidRequest,
+        "rate_limited": RateLimited,
+        "internal_error": ProviderUnavailable,
+        "server_error": ProviderUnavailable,
+    }
+
+    def __init__(
+        self,
+        api_key: str | SecretStr | None = None,
+        base_url: str | None = None,
+        *,
+        count_field: CountField = "num_outputs",
+    ) -> None:
+        super().__init__(api_key, base_url)
+        self.count_field: CountField = count_field
+
+    def configured(self, environment: Mapping[str, str]) -> Provider:
+        """As of `Provider`; the name of the count stays."""
+        found = super().configured(environment)
+        return type(self)(found.api_key, found.base_url, count_field=self.count_field)
+
+    def submit(self, request: ImageV3, key: str, callback_url: str | None) -> Flow[Accepted]:
+        """One POST; PixelDojo has no id of ours, so an answer that is lost stays lost."""
+        del key
+        payload: dict[str, Any] = {
+            "prompt": request.prompt,
+            "resolution": request.resolution.upper(),
+            "aspect_ratio": request.aspect_ratio,
+            "output_format": request.output_format,
+        }
+        if request.negative_prompt:
+            payload["negative_prompt"] = request.negative_prompt
+        if request.count > 1:
+            payload[self.count_field] = request.count
+        callback = request.callback_url or callback_url
+        if callback:
+            payload["webhook_url"] = callback
+        reply = yield Call.post("/models/kling-image/run", payload, Effect.PAID)
+        data = self.expect(reply)
+        try:
+            ref = JobRef(self.name, "image-v3", data["jobId"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise self.no_job(reply) from error
+        try:
+            reading = self._reading(data, ref)
+        except UnreadableReply as error:
+            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
+        return Accepted(ref.id, replace(reading, balance=_credits(data.get("creditsRemaining"))))
+
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+        """One GET for the one job: PixelDojo has no batch."""
+        [ref] = refs
+        reply = yield Call.get(f"/jobs/{ref.id}")
+        data = self.expect(reply)
+        if not isinstance(data, dict) or data.get("jobId", ref.id) != ref.id:
+            raise self.unreadable("it is about another job, or about none", ref)
+        if "status" not in data:
+            raise self.refusal(reply) or self.unreadable("it has no status", ref)
+        return {ref: self._reading(data, ref)}
+
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+        """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""
+        del headers
+        data = Reply(200, content=body).json()
+        held = (data, data.get("job"), data.get("data")) if isinstance(data, dict) else ()
+        for job in held:
+            if isinstance(job, dict) and isinstance(job.get("jobId"), str) and "status" in job:
+                return [Delivered(job["jobId"], self._reading(job, None))]
+        raise self.unreadable("a webhook body without a job")
+
+    def _reading(self, data: dict[str, Any], ref: JobRef | None) -> Reading:
+        said = data.get("status")
+        status = _STATUSES.get(said) if isinstance(said, str) else None
+        cost = _credits(data.get("creditCost"))
+        if status is Status.COMPLETED:
+            artifacts = tuple(dict.fromkeys(_artifacts(data)))
+            if not artifacts:
+                raise self.unreadable("it says completed and has no URL", ref)
+            return Reading(status, artifacts=artifacts, cost=cost, lifetime=_URL_LIFETIME, raw=data)
+        if status is Status.FAILED:
+            code, message = self.error(data) or (None, None)
+            failure = Failure(code or "unknown", message, retryable=code in _RETRYABLE)
+            return Reading(status, message=message or code, failures=(failure,), cost=cost, raw=data)
+        oddity = None if status else f"the status {said!r:.60}"
+        return Reading(status, cost=cost, oddity=oddity, raw=data)
+
+    def error(self, data: Any) -> tuple[str | None, str | None] | None:
+        """The envelopes: ``error`` as an object or as text, with or without ``message`` beside it."""
+        if not isinstance(data, dict):
+            return None
+        error, beside = data.get("error"), _text(data.get("message"))
+        if isinstance(error, dict):
+            return _text(error.get("code")), _text(error.get("message"))
+        if not (word := _text(error)):
+            return (None, beside) if beside else None
+        # Text may be a code ("insufficient_credits"), a code in prose ("Insufficient credits"), or an explanation.
+        code = word.strip(" .").lower().replace(" ", "_")
+        if code in self.codes:
+            return code, beside
+        return (None, word) if " " in word else (word, beside)
+
+
+_STATUSES: Mapping[str, Status] = {
+    "pending": Status.PENDING,
+    "processing": Status.PROCESSING,
+    "completed": Status.COMPLETED,
+    "failed": Status.FAILED,
+}
+_RETRYABLE = frozenset({"internal_error", "server_error", "timeout"})
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _credits(value: Any) -> Cost | None:
+    """A number of credits; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return Cost(amount, "credits") if amount.is_finite() else None
+
+
+def _artifacts(data: Mapping[str, Any]) -> Iterator[Artifact]:
+    """The files that a job object names, in any of the documented places."""
+    output = data.get("output")
+    places = [data] + ([output] if isinstance(output, dict) else [])
+    for place in reversed(places):
+        for name, kind in _PLACES.items():
+            named = place.get(name)
+            for item in named if isinstance(named, list) else [named]:
+                if url := _text(item.get("url") if isinstance(item, dict) else item):
+                    yield Artifact("video" if _is_video(item) else kind, url)
+
+
+_PLACES: Mapping[str, Literal["image", "video"]] = {
+    "images": "image",
+    "image": "image",
+    "videos": "video",
+    "video": "video",
+    "assets": "image",
+}
+
+
+def _is_video(item: Any) -> bool:
+    """Whether an asset says of itself that it is a video."""
+    said = (item.get(name) for name in ("type", "kind", "mimeType", "contentType")) if isinstance(item, dict) else ()
+    return any(isinstance(word, str) and word.startswith("video") for word in said)

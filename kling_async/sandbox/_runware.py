@@ -1,0 +1,462 @@
+"""Runware's dialect: Kling Image O3 and image upload, as documented at runware.ai/docs/platform.
+
+One address takes arrays of tasks, and every task of an array has its own outcome: `data` and `errors` come
+together at HTTP 200; where nothing but refusals came out, the status is that of the first. Where the pages are
+silent: an array with something that is no task, or with a `taskUUID` that is none, is refused as a whole at 400
+without naming the culprit (the harsher reading); a running task has no rows until it leaves the queue; and a
+`sync` answer that takes longer than gateways wait is lost to a 504 while the task goes on. Not played: the PUT
+to an `uploadEndpoint`, and the end of a URL by `ttl`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import uuid
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import HTMLResponse
+
+from kling_async.sandbox._account import Account, InsufficientCreditsError
+from kling_async.sandbox._dialect import Dialect, Operation, Webhook, reply
+from kling_async.sandbox._images import BadImageError, check_data_uri, check_url
+from kling_async.sandbox._jobs import IMAGE, File, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox._render import draw_picture
+from kling_async.sandbox._world import DuplicateJobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from kling_async.sandbox._world import World
+
+_BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
+_GATEWAY = 100.0  # simulated s that a gateway waits for a sync answer
+_AIR = "klingai:kling-image@o3"
+_DOCS = "https://runware.ai/docs/models/klingai-image-o3"
+
+# docs: models/klingai-image-o3; written out here once more, so that a slip in the client's table shows.
+_SIZES: Mapping[str, str] = {
+    "1K": "1024x1024 1248x832 832x1248 1168x880 880x1168 1360x768 768x1360 1552x656",
+    "2K": "2048x2048 2496x1664 1664x2496 2336x1760 1760x2336 2720x1536 1536x2720 3104x1312",
+    "4K": "4096x4096 4992x3328 3328x4992 4736x3520 3520x4736 5440x3072 3072x5440 6272x2688",
+}
+_TIERS = {size: tier for tier, sizes in _SIZES.items() for size in sizes.split()}
+_PRICES = {"1K": Decimal("0.028"), "2K": Decimal("0.028"), "4K": Decimal("0.056")}
+_FORMATS: Mapping[str, Literal["jpeg", "png", "webp"]] = {"JPG": "jpeg", "PNG": "png", "WEBP": "webp"}
+_ACCEPTED = {"JPEG", "PNG", "WEBP"}
+# Scripts and prompts may name failures in the words of the other providers.
+_CODES = {"TIMEOUT": "timeoutProvider", "CONTENT_POLICY_VIOLATION": "contentPolicyViolation"}
+_REASONS = {
+    "timeoutProvider": "The external provider did not respond within the timeout window.",
+    "contentPolicyViolation": "The content was rejected by the content policy.",
+}
+
+
+class _Wire(BaseModel):
+    # Explicit nulls are refused: the pages know no null.
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+T = TypeVar("T", bound=_Wire)
+
+
+class _Inputs(_Wire):
+    images: list[str] = Field(default=[], alias="referenceImages", min_length=1, max_length=10)
+
+
+class _Safety(_Wire):
+    check: bool = Field(default=False, alias="checkContent")
+    mode: Literal["none", "fast"] = "none"
+
+
+class _Inference(_Wire):
+    """`taskType: imageInference` for this model."""
+
+    task_type: Literal["imageInference"] = Field(alias="taskType")
+    task_uuid: str = Field(alias="taskUUID")
+    model: Literal["klingai:kling-image@o3"]
+    prompt: str = Field(alias="positivePrompt", min_length=1, max_length=2500)
+    width: int
+    height: int
+    inputs: _Inputs = _Inputs()
+    output_type: Literal["URL", "base64Data", "dataURI"] = Field(default="URL", alias="outputType")
+    output_format: Literal["JPG", "PNG", "WEBP"] = Field(default="JPG", alias="outputFormat")
+    output_quality: int = Field(default=95, alias="outputQuality", ge=20, le=99)
+    webhook: str = Field(default="", alias="webhookURL", min_length=1)
+    delivery: Literal["sync", "async"] = Field(default="sync", alias="deliveryMethod")
+    upload: str = Field(default="", alias="uploadEndpoint", min_length=1)
+    safety: _Safety = _Safety()
+    ttl: int = Field(default=0, ge=60)
+    cost: bool = Field(default=False, alias="includeCost")
+    count: int = Field(default=1, alias="numberResults", ge=1, le=20)
+    routing: dict[str, Any] = {}
+    advanced: dict[str, Any] = Field(default={}, alias="advancedFeatures")
+
+
+class _Look(_Wire):
+    """`taskType: getResponse`."""
+
+    task_type: Literal["getResponse"] = Field(alias="taskType")
+    task_uuid: str = Field(alias="taskUUID")
+
+
+class _Upload(_Wire):
+    """`taskType: imageUpload`."""
+
+    task_type: Literal["imageUpload"] = Field(alias="taskType")
+    task_uuid: str = Field(alias="taskUUID")
+    image: str
+
+
+class _RefusedError(Exception):
+    """A task, or a whole array, that is refused with an error in Runware's shape."""
+
+    def __init__(self, status: int, code: str, message: str, **facts: Any) -> None:
+        super().__init__(status, code)
+        self.status = status
+        self.row = {"code": code, "message": message, **facts}
+
+
+class _Outcome:
+    """What became of an array of tasks."""
+
+    def __init__(self) -> None:
+        self.data: list[dict[str, Any]] = []
+        self.errors: list[dict[str, Any]] = []
+        self.refusals: list[int] = []
+        self.looked = False
+
+    def refuse(self, error: _RefusedError, task: Mapping[str, Any]) -> None:
+        """Add a refusal of one task."""
+        named = {name: task[name] for name in ("taskType", "taskUUID") if isinstance(task.get(name), str)}
+        self.errors.append({**error.row, **named, "documentation": _DOCS})
+        self.refusals.append(error.status)
+
+    def response(self) -> Response:
+        """The answer to the POST."""
+        body: dict[str, Any] = {"data": self.data}
+        if self.errors:
+            body["errors"] = self.errors
+        only_refused = bool(self.refusals) and not self.data and not self.looked
+        return reply(body, self.refusals[0] if only_refused else 200)
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """`POST /v1`, the one address."""
+
+    world: World
+    uploads: set[str]
+
+    async def serve(self, request: Request) -> Response:
+        """Carry out an array of tasks."""
+        body = await request.body()
+        try:
+            tasks = _read(body)
+            account = self._account(request, tasks)
+        except _RefusedError as error:
+            return reply({"errors": [error.row]}, error.status)
+        outcome = _Outcome()
+        late: list[Job] = []
+        for task in tasks:
+            try:
+                await self._perform(account, task, outcome, late, large=len(body) > _BODY_ON_THE_LOOP)
+            except _RefusedError as error:
+                outcome.refuse(error, task)
+        if not await self._wait(late):
+            return HTMLResponse("<html><body><h1>504 Gateway Time-out</h1></body></html>", 504)
+        for job in late:
+            await self._results(job, outcome, final=True)
+        return outcome.response()
+
+    def _account(self, request: Request, tasks: list[dict[str, Any]]) -> Account:
+        """The customer by the header, or by an authentication task at the head of the array, which it takes away."""
+        authorization = request.headers.get("authorization")
+        if tasks[0]["taskType"] == "authentication":
+            key = tasks.pop(0).get("apiKey")
+            authorization = authorization or f"Bearer {key}"
+        account = self.world.account("runware", authorization)
+        if account is None:
+            code = "missingApiKey" if authorization is None else "invalidApiKey"
+            message = "Invalid API key. Get one at https://my.runware.ai/signup"
+            raise _RefusedError(401, code, message, parameter="apiKey", taskType="authentication")
+        looks = any(task["taskType"] == "getResponse" for task in tasks)
+        if looks and not account.may_look(self.world.clock.now()):
+            raise _RefusedError(429, "rateLimitExceeded", "Too many requests. Retry with backoff.")
+        return account
+
+    async def _perform(
+        self, account: Account, task: dict[str, Any], outcome: _Outcome, late: list[Job], *, large: bool
+    ) -> None:
+        """Carry out one task; a job whose results are awaited is added to `late`."""
+        kind = task["taskType"]
+        if kind == "getResponse":
+            outcome.looked = True
+            job = self.world.look(account, _checked(_Look, task).task_uuid)
+            if job is not None and self.world.phase(job) is not Phase.PENDING:
+                await self._results(job, outcome, final=False)
+        elif kind == "imageUpload":
+            image = _checked(_Upload, task).image
+            await asyncio.to_thread(self._check_image, image)
+            image_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, image))
+            self.uploads.add(image_uuid)
+            outcome.data.append({**_named(task), "imageUUID": image_uuid})
+        elif kind == "imageInference":
+            sent = await asyncio.to_thread(self._accepted, task) if large else self._accepted(task)
+            job = self._sold(account, sent)
+            if sent.delivery == "sync" and not sent.webhook:
+                late.append(job)
+            else:
+                outcome.data.append(_named(task))
+        else:
+            raise _RefusedError(400, "unsupportedTaskType", f"Unknown taskType {kind!r}", parameter="taskType")
+
+    async def _wait(self, jobs: list[Job]) -> bool:
+        """Wait for the ends of jobs; False: a gateway lost patience."""
+        if not jobs:
+            return True
+        end = max(job.ends for job in jobs)
+        patience = self.world.clock.now() + _GATEWAY
+        await self.world.clock.until(min(end, patience))
+        return end <= patience
+
+    def _accepted(self, task: dict[str, Any]) -> _Inference:
+        """The task, if it is one that this model serves."""
+        sent = _checked(_Inference, task)
+        size = f"{sent.width}x{sent.height}"
+        if size not in _TIERS:
+            message = f"{size} is not supported by {_AIR}"
+            raise _RefusedError(400, "invalidDimensions", message, parameter=["width", "height"])
+        if sent.ttl and sent.output_type != "URL":
+            raise _RefusedError(400, "incompatibleParameters", "ttl needs outputType URL", parameter="ttl")
+        for name, url in (("webhookURL", sent.webhook), ("uploadEndpoint", sent.upload)):
+            if url and not _is_callable(url):
+                raise _RefusedError(400, _code("invalid", name), f"{name} is not a URL", parameter=name)
+        for image in sent.inputs.images:
+            self._check_image(image)
+        return sent
+
+    def _check_image(self, image: str) -> None:
+        problem = None
+        try:
+            if image.startswith(("http://", "https://")):
+                check_url(image)
+            elif not _is_uuid(image):
+                check_data_uri(image if image.startswith("data:") else _as_data_uri(image), _ACCEPTED)
+            elif image not in self.uploads:
+                problem = "no image was uploaded under this UUID"
+        except (BadImageError, OSError) as error:
+            problem = str(error)
+        if problem is not None:
+            raise _RefusedError(400, "invalidReferenceImages", problem, parameter="inputs.referenceImages")
+
+    def _sold(self, account: Account, sent: _Inference) -> Job:
+        picture = Picture(
+            sent.width, sent.height, _FORMATS[sent.output_format], sent.prompt, quality=sent.output_quality
+        )
+        price = _PRICES[_TIERS[f"{sent.width}x{sent.height}"]]
+        order = Order(
+            account=account,
+            endpoint="image-o3",
+            prompt=sent.prompt,
+            media=(picture,) * sent.count,
+            law=IMAGE,
+            price=price * sent.count,
+            params={
+                "output": sent.output_type,
+                "cost": float(price) if sent.cost else None,
+                "checked": sent.safety.check or sent.safety.mode != "none",
+            },
+            callback_url=sent.webhook or None,
+            id=sent.task_uuid,
+        )
+        try:
+            return self.world.submit(order)
+        except DuplicateJobError as error:
+            message = "A task with this taskUUID exists already."
+            raise _RefusedError(400, "conflictTaskUUID", message, parameter="taskUUID") from error
+        except InsufficientCreditsError as error:
+            raise _RefusedError(402, "insufficientCredits", "Insufficient credits.") from error
+        except UnknownDirectiveError as error:
+            raise _RefusedError(400, "invalidPositivePrompt", str(error), parameter="positivePrompt") from error
+
+    async def _results(self, job: Job, outcome: _Outcome, *, final: bool) -> None:
+        """Add what there is of a job's images so far; a `final` answer has no status words."""
+        now = self.world.clock.now()
+        for file in job.files:
+            if file.ready > now:
+                outcome.data.append({**_task(job), "status": "processing"})
+            elif (code := _failure(job, file)) is not None:
+                outcome.errors.append({**_error(job, code), "status": "error"})
+            else:
+                row = self.image(job, file)
+                if job.order.params["output"] != "URL":
+                    row |= _inline(job, file, await self.world.draw(file.media))
+                outcome.data.append(row if final else {**row, "status": "success"})
+
+    def image(self, job: Job, file: File) -> dict[str, Any]:
+        """The row about a finished image; without the image itself."""
+        params = job.order.params
+        row = {**_task(job), "imageUUID": str(uuid.UUID(hex=file.id.ljust(32, "0"), version=4))}
+        if params["output"] == "URL":
+            row["imageURL"] = self.world.file_url(job, file)
+        row["seed"] = file.media.seed
+        if params["cost"] is not None:
+            row["cost"] = params["cost"]
+        if params["checked"]:
+            row["NSFWContent"] = False
+        return row
+
+    def callback(self, job: Job, index: int) -> dict[str, Any]:
+        """The body of the webhook about one image."""
+        file = job.files[index]
+        code = _failure(job, file)
+        if code is not None:
+            return {"errors": [_error(job, code)]}
+        row = self.image(job, file)
+        if job.order.params["output"] != "URL" and isinstance(file.media, Picture):
+            row |= _inline(job, file, draw_picture(file.media))
+        return {"data": [row]}
+
+
+def dialect(world: World) -> Dialect:
+    """Runware, as the sandbox plays it."""
+    address = _Address(world, set())
+    return Dialect(
+        name="runware",
+        api_key=f"rw-sandbox-{world.secret('runware')}",
+        operations=[Operation(_kind, "POST", "", address.serve)],
+        error_body=_error_body,
+        client=_client,
+        webhook=Webhook(
+            moments=lambda job: [file.ready for file in job.files],
+            body=address.callback,
+            running=lambda job: {"data": [{**_task(job), "status": "processing"}]},
+            pauses=(30.0, 30.0, 30.0),
+        ),
+        base_path="/v1",
+    )
+
+
+def _client(api_key: str, base_url: str) -> Any:
+    from kling_async.providers.runware import Runware  # noqa: PLC0415 - the server does not need the client
+
+    return Runware(api_key=api_key, base_url=base_url)
+
+
+def _kind(body: bytes) -> str:
+    """What an array is for. The names cannot stand in a string of the body: there the quotes would be escaped."""
+    if b'"imageInference"' in body:
+        return "submit"
+    return "upload" if b'"imageUpload"' in body else "status"
+
+
+def _error_body(status: int, _path: str, retry_after: float | None) -> dict[str, Any]:
+    codes = {404: "taskNotFound", 429: "rateLimitExceeded", 500: "internalServerError", 503: "serviceUnavailable"}
+    body: dict[str, Any] = {"errors": [{"code": codes.get(status, "unknownError"), "message": f"HTTP {status}"}]}
+    return body if retry_after is None else {**body, "retryAfter": retry_after}
+
+
+def _read(body: bytes) -> list[dict[str, Any]]:
+    """The tasks of an array, each an object with a type and, unless it authenticates, a UUID of its own.
+
+    Raises:
+        _RefusedError: It is no such array.
+    """
+    try:
+        tasks = json.loads(body)
+    except ValueError as error:
+        raise _RefusedError(400, "invalidJSON", f"The body is not JSON: {error}") from error
+    if not isinstance(tasks, list) or not tasks:
+        raise _RefusedError(400, "invalidRequest", "The body must be an array of task objects")
+    for task in tasks:
+        if not isinstance(task, dict) or not isinstance(task.get("taskType"), str):
+            raise _RefusedError(400, "missingTaskType", "Every task is an object with a taskType")
+        if task["taskType"] != "authentication" and not _is_uuid(task.get("taskUUID"), version=4):
+            raise _RefusedError(400, "invalidTaskUUID", "A taskUUID is a UUID v4", parameter="taskUUID")
+    if [task["taskType"] for task in tasks] == ["authentication"]:
+        raise _RefusedError(400, "missingTask", "An authentication task is followed by the tasks to be done")
+    return tasks
+
+
+def _is_callable(url: str) -> bool:
+    """HTTPS only; plain http is let through to this machine, where tests listen."""
+    parts = urlsplit(url)
+    on_this_machine = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
+    return bool(parts.hostname) and (parts.scheme == "https" or on_this_machine)
+
+
+def _is_uuid(value: object, version: int | None = None) -> bool:
+    try:
+        parsed = uuid.UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return False
+    return parsed is not None and str(parsed) == str(value).lower() and version in {None, parsed.version}
+
+
+def _checked(kind: type[T], task: dict[str, Any]) -> T:
+    """The task, if its fields are what the pages say.
+
+    Raises:
+        _RefusedError: One is not; it names the first.
+    """
+    try:
+        return kind.model_validate(task)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        parameter = ".".join(str(part) for part in problem["loc"])
+        kinds = {"extra_forbidden": "unsupported", "missing": "missing"}
+        limits = {{"ge": "min", "le": "max"}.get(k, k): v for k, v in problem.get("ctx", {}).items() if k != "error"}
+        code = _code(kinds.get(problem["type"], "invalid"), str(problem["loc"][0]))
+        raise _RefusedError(400, code, problem["msg"], parameter=parameter, **limits) from error
+
+
+def _code(problem: str, parameter: str) -> str:
+    """Such as `invalidWidth`."""
+    return f"{problem}{parameter[:1].upper()}{parameter[1:]}"
+
+
+def _as_data_uri(image: str) -> str:
+    """Bare base64 as the data URI that it lacks the head of."""
+    try:
+        head = base64.b64decode(image[:16], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImageError("neither a URL, a data URI, a UUID nor base64") from error
+    kind = "png" if head.startswith(b"\x89PNG") else "webp" if head.startswith(b"RIFF") else "jpeg"
+    return f"data:image/{kind};base64,{image}"
+
+
+def _named(task: Mapping[str, Any]) -> dict[str, Any]:
+    """An acknowledgement."""
+    return {"taskType": task["taskType"], "taskUUID": task["taskUUID"]}
+
+
+def _task(job: Job) -> dict[str, Any]:
+    return {"taskType": "imageInference", "taskUUID": job.id}
+
+
+def _failure(job: Job, file: File) -> str | None:
+    code = file.failure or job.failure
+    return None if code is None else _CODES.get(code, code)
+
+
+def _error(job: Job, code: str) -> dict[str, Any]:
+    message = _REASONS.get(code, "The generation failed.")
+    return {"code": code, "message": message, "documentation": _DOCS, "taskUUID": job.id}
+
+
+def _inline(job: Job, file: File, image: bytes) -> dict[str, str]:
+    text = base64.b64encode(image).decode("ascii")
+    if job.order.params["output"] == "base64Data":
+        return {"imageBase64Data": text}
+    kind = file.media.format if isinstance(file.media, Picture) else "jpeg"
+    return {"imageDataURI": f"data:image/{kind};base64,{text}"}

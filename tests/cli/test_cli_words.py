@@ -1,0 +1,103 @@
+"""The words of a command line as a request, and texts from elsewhere as words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from kling_async import Progressive, Request
+from kling_async._cadence import Law
+from kling_async._cli._demo import programme
+from kling_async._cli._exits import CommandError
+from kling_async._cli._fields import build
+from kling_async._cli._text import duration, printable, size
+from kling_async._provider import Endpoint
+from kling_async.providers import KNOWN
+from program import VIDEO
+
+
+class Collage(Request):
+    """An endpoint with what the known ones do not have: one reference, and fields that are not words.
+
+    Args:
+        prompt: What to show.
+        reference: One image.
+        sizes: In pixels.
+        label: Any text.
+    """
+
+    endpoint: ClassVar[str] = "studio/collage"
+
+    prompt: str
+    reference: str | Path | bytes | None = None
+    sizes: tuple[int, ...] = ()
+    label: str = ""
+
+
+COLLAGE = Endpoint(Collage, Progressive(5), deadline=60.0, law=lambda _: Law(10, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({"sizes": "[1, 2]"}, {"sizes": (1, 2)}), ({"label": "7"}, {"label": "7"}), ({"label": "[1]"}, {"label": "[1]"})],
+)
+def test_a_value_is_text_and_where_text_is_not_accepted_json(
+    given: Mapping[str, str], expected: Mapping[str, Any]
+) -> None:
+    request = build(COLLAGE, "x", (), given)
+    assert {name: getattr(request, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("https://example.com/a.png", "https://example.com/a.png"),
+        ("data:image/png;base64,aGVsbG8=", "data:image/png;base64,aGVsbG8="),
+        ("550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440000"),
+        ("photo.png", Path("photo.png")),
+    ],
+)
+def test_a_reference_is_an_address_or_a_file(word: str, expected: str | Path) -> None:
+    request = build(COLLAGE, "x", [word], {})
+    assert isinstance(request, Collage)
+    assert request.reference == expected
+
+
+def test_more_references_than_the_one_that_is_taken_are_refused() -> None:
+    with pytest.raises(CommandError, match="takes one reference image; 2 were given"):
+        build(COLLAGE, "x", ["a.png", "b.png"], {})
+
+
+def test_the_demo_has_a_job_at_every_endpoint_and_at_least_two_pictures() -> None:
+    jobs = programme([kind("key") for kind in KNOWN])
+    names = [endpoint.name for endpoint, _ in jobs]
+    assert set(names) == {endpoint.name for kind in KNOWN for endpoint in kind.endpoints}
+    assert sum("duration" not in endpoint.request.model_fields for endpoint, _ in jobs) >= 2
+    assert names.count(VIDEO) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("plain ünïcode 狐 🦊", "plain ünïcode 狐 🦊"), ("a\r\nb\tc", "a b c"), ("\x1b[31mred\x9b0m", "[31mred0m")],
+)
+def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "0:10"), (59.7, "1:00"), (905, "15:05"), (-1, "0.0 s")],
+)
+def test_durations_are_shown_as_clocks_do(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 1024**2, "3.0 MiB"), (1024**3, "1.0 GiB")],
+)
+def test_sizes_have_their_unit(count: int, shown: str) -> None:
+    assert size(count) == shown

@@ -1,0 +1,238 @@
+"""The simulated company, without any HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kling_async.sandbox import Ending
+from kling_async.sandbox._account import Account, InsufficientCreditsError
+from kling_async.sandbox._clock import Clock
+from kling_async.sandbox._jobs import (
+    IMAGE,
+    Law,
+    Order,
+    Phase,
+    Picture,
+    UnknownDirectiveError,
+    directive,
+    plan,
+)
+from kling_async.sandbox._world import DuplicateJobError, World
+
+LAW = Law(100, 0.2, limit=900)
+PICTURE = Picture(64, 64, "png", "a fox")
+
+
+def _order(account: Account, prompt: str = "a fox", *, files: int = 1, job_id: str | None = None) -> Order:
+    return Order(account, "image", prompt, (PICTURE,) * files, LAW, Decimal("0.5"), id=job_id)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(Clock(speed=0))
+
+
+@pytest.fixture
+def account(world: World) -> Account:
+    return world.open_account(Account("acme", "key", Decimal(1)))
+
+
+def test_a_fresh_world_without_a_clock_uses_real_time() -> None:
+    assert World().clock.speed == 1.0
+
+
+def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(world: World, account: Account) -> None:
+    world.submit(_order(account))
+    world.submit(_order(account))
+    with pytest.raises(InsufficientCreditsError, match=r"0\.5 asked, 0\.0 left"):
+        world.submit(_order(account))
+    assert world.counters.bought == {"acme": 2}
+    assert account.balance(0) == 0
+
+
+def test_a_failed_job_is_refunded_once_at_its_end(world: World, account: Account) -> None:
+    world.script(Ending(fail="X", duration=10))
+    world.submit(_order(account))
+    assert [account.balance(moment) for moment in (0, 9.9, 10, 11)] == [Decimal("0.5")] * 2 + [Decimal("1.0")] * 2
+
+
+def test_a_chosen_id_is_taken_once(world: World, account: Account) -> None:
+    assert world.submit(_order(account, job_id="mine")).id == "mine"
+    with pytest.raises(DuplicateJobError):
+        world.submit(_order(account, job_id="mine"))
+    assert account.balance(0) == Decimal("0.5")
+
+
+def test_nobody_sees_the_jobs_of_others(world: World, account: Account) -> None:
+    job = world.submit(_order(account))
+    other = world.open_account(Account("acme", "other"))
+    assert world.look(account, job.id) is job
+    assert world.look(other, job.id) is None
+    assert world.look(account, "nothing") is None
+
+
+def test_keys_open_only_their_own_provider(world: World, account: Account) -> None:
+    assert world.account("acme", "Bearer key") is account
+    assert world.account("other", "Bearer key") is None
+    assert world.account("acme", "Basic key") is None
+    assert world.account("acme", None) is None
+
+
+def test_a_job_is_cancelled_until_it_has_ended(world: World, account: Account) -> None:
+    told: list[Phase] = []
+    world.watch(lambda job: told.append(world.phase(job)))
+    first, second = world.submit(_order(account)), world.submit(_order(account))
+    assert world.cancel(first)
+    assert not world.cancel(first)
+    world.clock.advance(900)
+    assert not world.cancel(second)
+    assert [world.phase(first), world.phase(second)] == [Phase.CANCELLED, Phase.COMPLETED]
+    assert told == [Phase.PENDING, Phase.PENDING, Phase.CANCELLED]
+    assert not world.downloadable(first, first.files[0], 0)
+
+
+def test_scripts_are_used_in_order_by_the_providers_they_name(world: World, account: Account) -> None:
+    other = world.open_account(Account("other", "key"))
+    world.script(Ending(fail="A"), provider="other")
+    world.script(Ending(fail="B"), times=2)
+    jobs = [world.submit(_order(who)) for who in (account, other, other, other)]
+    assert [job.failure for job in jobs] == ["B", "A", "B", None]
+
+
+def test_a_prompt_overrules_a_script(world: World, account: Account) -> None:
+    world.script(Ending(fail="SCRIPT"))
+    job = world.submit(_order(account, "a fox [sandbox: fail=PROMPT, duration=2.5]"))
+    assert (job.failure, job.ends) == ("PROMPT", 2.5)
+
+
+def test_some_files_of_a_job_can_fail_while_the_job_completes(world: World, account: Account) -> None:
+    world.script(Ending(fail="BAD", duration=100, files=2))
+    job = world.submit(_order(account, files=4))
+    assert [file.failure for file in job.files] == ["BAD", "BAD", None, None]
+    assert [file.ready for file in job.files] == sorted(file.ready for file in job.files)
+    assert job.files[-1].ready == job.ends == 100
+    assert job.phase(100) is Phase.COMPLETED
+    world.clock.advance(100)
+    assert [world.downloadable(job, file, 0) for file in job.files] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ending"),
+    [
+        ("a fox", None),
+        ("[sandbox:]", Ending()),
+        ("[sandbox: stuck] a fox", Ending(stuck=True)),
+        ("a [sandbox: duration=3,fail=X] fox", Ending(fail="X", duration=3.0)),
+    ],
+)
+def test_directives_are_read_out_of_prompts(prompt: str, ending: Ending | None) -> None:
+    assert directive(prompt) == ending
+
+
+@pytest.mark.parametrize("words", ["fail=", "duration=-1", "duration=soon", "duration", "stuck=1", "nan"])
+def test_directives_that_mean_nothing_are_refused(words: str) -> None:
+    with pytest.raises(UnknownDirectiveError, match="means nothing to the sandbox"):
+        directive(f"a fox [sandbox: {words}]")
+
+
+@given(
+    seed=st.integers(),
+    ending=st.builds(
+        Ending,
+        fail=st.none() | st.just("X"),
+        duration=st.none() | st.floats(0, 5000),
+        stuck=st.booleans(),
+    ),
+    moments=st.lists(st.floats(0, 10_000), min_size=2),
+)
+def test_no_job_ever_goes_back(seed: int, ending: Ending, moments: list[float]) -> None:
+    account = Account("acme", "key")
+    job = plan(_order(account), ending, 0.0, _dice(seed))
+    ranks = [_rank(job.phase(moment)) for moment in sorted(moments)]
+    assert ranks == sorted(ranks)
+    assert job.phase(0.0) is Phase.PENDING or job.began == 0.0
+    assert job.ends == math.inf if ending.stuck else job.ends <= 900
+    assert job.began <= job.ends
+
+
+def _dice(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+def _rank(phase: Phase) -> int:
+    return 2 if phase.terminal else [Phase.PENDING, Phase.PROCESSING].index(phase)
+
+
+def test_durations_are_lognormal() -> None:
+    account = Account("acme", "key")
+    order = Order(account, "image", "x", (PICTURE,), IMAGE, Decimal(0))
+    logs = sorted(math.log(plan(order, Ending(), 0.0, _dice(seed)).ends) for seed in range(2000))
+    assert math.exp(logs[1000]) == pytest.approx(24, rel=0.05)
+    assert (logs[1683] - logs[317]) / 2 == pytest.approx(0.545, rel=0.08)
+
+
+def test_a_ration_slides_with_time() -> None:
+    account = Account("acme", "key", ration=2)
+    moments = [0, 30, 40, 59.9, 60, 61, 90]
+    assert [account.may_look(moment) for moment in moments] == [True, True, False, False, True, False, True]
+
+
+def test_secrets_do_not_show_in_a_repr() -> None:
+    assert "hush" not in repr(Account("acme", "hush"))
+
+
+def test_a_world_without_a_server_draws_nothing(world: World) -> None:
+    with pytest.raises(RuntimeError, match="not behind a Sandbox"):
+        asyncio.run(_draw(world))
+
+
+async def _draw(world: World) -> None:
+    await world.draw(PICTURE)
+
+
+@pytest.mark.parametrize("speed", [-1, math.nan, math.inf])
+def test_a_speed_must_be_usable(speed: float) -> None:
+    with pytest.raises(ValueError, match="not a usable speed"):
+        Clock(speed)
+
+
+def test_the_clock_runs_at_its_speed_and_jumps() -> None:
+    real = [100.0]
+    clock = Clock(60, source=lambda: real[0])
+    real[0] += 2
+    assert clock.now() == 120
+    clock.advance(30)
+    assert clock.now() == 150
+    assert clock.real(30) == 0.5
+    assert (clock.at(90) - clock.at(0)).total_seconds() == 90
+    assert clock.at(0).tzinfo is not None
+
+
+def test_who_waits_for_a_moment_is_woken_by_a_jump() -> None:
+    async def scenario() -> float:
+        clock = Clock(0)
+        waiting = asyncio.create_task(clock.until(300))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(clock.advance, 100)
+        await asyncio.to_thread(clock.advance, 200)
+        await asyncio.wait_for(waiting, 20)
+        await clock.until(10)
+        return clock.now()
+
+    assert asyncio.run(scenario()) == 300
+
+
+def test_waiting_takes_real_time_by_the_speed() -> None:
+    async def scenario() -> float:
+        clock = Clock(1000)
+        await asyncio.wait_for(clock.until(20), 20)
+        return clock.now()
+
+    assert asyncio.run(scenario()) >= 20

@@ -1,0 +1,282 @@
+"""`client.map`: bounded, one outcome a row, nothing lost. In virtual time, on asyncio and trio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import anyio
+import httpx
+import pytest
+
+import kling_async
+from fake_runblob import KEY, FakeRunBlob
+from kling_async import BulkStopped, Client, MemoryLedger, Outcome, Outcomes, Polling, Request, runblob
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+
+@pytest.fixture
+def server() -> FakeRunBlob:
+    return FakeRunBlob()
+
+
+@pytest.fixture
+async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
+    polling = Polling(schedule="documented", status_calls_per_minute=math.inf)
+    async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as made:
+        yield made
+
+
+def rows(count: int) -> list[tuple[str, Request]]:
+    return [(f"row-{n}", runblob.O3Video(f"clip {n}")) for n in range(count)]
+
+
+async def collect(client: Client, *, count: int, in_flight: int = 100, ordered: bool = False) -> list[Outcome]:
+    async with client.map(rows(count), in_flight=in_flight, ordered=ordered) as outcomes:
+        return [outcome async for outcome in outcomes]
+
+
+async def drain(outcomes: Outcomes, into: list[Outcome]) -> None:
+    """Collect outcomes; those that came before an error are kept."""
+    async for outcome in outcomes:
+        into.append(outcome)  # noqa: PERF401  # an error would lose a comprehension's
+
+
+def answer(error: httpx.Response, *, at: int) -> Callable[[httpx.Request], Awaitable[httpx.Response | None]]:
+    """An intercept that refuses submission number `at` and all later ones."""
+    seen = 0
+
+    async def intercept(request: httpx.Request) -> httpx.Response | None:
+        nonlocal seen
+        seen += request.method == "POST"
+        return error if request.method == "POST" and seen >= at else None
+
+    return intercept
+
+
+async def test_every_row_has_its_outcome(client: Client, server: FakeRunBlob) -> None:
+    outcomes = await collect(client, count=250)
+    assert sorted(outcome.index for outcome in outcomes) == list(range(250))
+    assert all(outcome.key == f"row-{outcome.index}" for outcome in outcomes)
+    assert all(outcome.result is not None and outcome.error is None for outcome in outcomes)
+    assert server.bought == 250
+
+
+async def test_no_more_than_in_flight_run_at_once(client: Client, server: FakeRunBlob) -> None:
+    running, most = 0, 0
+    async with client.map(rows(100), in_flight=7) as outcomes:
+        async for _ in outcomes:
+            running = outcomes.statistics().in_flight
+            most = max(most, running + 1)
+    assert most <= 7
+    starts = sorted(generation.created for generation in server.generations.values())
+    assert all(later - earlier >= server.duration - 1 for earlier, later in zip(starts, starts[7:], strict=False))
+
+
+async def test_rows_are_pulled_only_when_there_is_room(client: Client) -> None:
+    pulled = 0
+
+    def endless() -> Iterator[Request]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield runblob.O3Video("again")
+
+    async with client.map(endless(), in_flight=5) as outcomes:
+        taken = 0
+        async for _ in outcomes:
+            taken += 1
+            assert pulled <= 2 * 5 + taken + 1
+            if taken == 20:
+                break
+
+
+async def test_a_slow_reader_slows_the_run(client: Client, server: FakeRunBlob) -> None:
+    async with client.map(rows(1000), in_flight=10) as outcomes:
+        await anyio.sleep(10_000)
+        assert server.bought <= 20
+        assert outcomes.statistics().done <= 20
+
+
+async def test_outcomes_come_in_order_if_wanted(client: Client, server: FakeRunBlob) -> None:
+    server.spread = 37
+    outcomes = await collect(client, count=60, in_flight=20, ordered=True)
+    assert [outcome.index for outcome in outcomes] == list(range(60))
+
+
+async def test_an_async_iterable_is_read_and_closed(client: Client) -> None:
+    closed = False
+
+    async def source() -> AsyncIterator[Request]:
+        nonlocal closed
+        try:
+            for n in range(1000):
+                await anyio.sleep(1)
+                yield runblob.O3Photo(f"picture {n}")
+        finally:
+            closed = True
+
+    async with client.map(source(), in_flight=3) as outcomes:
+        async for outcome in outcomes:
+            if outcome.index >= 10:
+                break
+    assert closed
+
+
+async def test_one_rows_error_is_its_own(client: Client, server: FakeRunBlob) -> None:
+    async def moody(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "POST" and server.requests["submit"] % 10 == 0:
+            return httpx.Response(422, json={"detail": "INVALID_IMAGE"})
+        if request.method == "POST" and server.requests["submit"] % 10 == 5:
+            server.accept("o3-video", {"prompt": "lost"})
+            raise httpx.ReadError("reset", request=request)
+        return None
+
+    server.intercept = moody
+    async with client.map(rows(100)) as outcomes:
+        found = [outcome async for outcome in outcomes]
+        statistics = outcomes.statistics()
+    kinds = [type(outcome.error).__name__ for outcome in found]
+    assert (kinds.count("InvalidRequest"), kinds.count("SubmissionUnknown"), kinds.count("NoneType")) == (10, 10, 80)
+    assert (statistics.done, statistics.failed, statistics.unknown, statistics.in_flight) == (80, 10, 10, 0)
+    assert [str(cost) for cost in statistics.cost] == ["$12.0000"]
+    assert server.bought == 90
+
+
+async def test_failed_jobs_and_deadlines_are_outcomes(server: FakeRunBlob) -> None:
+    server.duration = 50
+    server.failure = "CONTENT_POLICY_VIOLATION"
+    polling = Polling(status_calls_per_minute=math.inf, deadline=100)
+    async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as client:
+        [failed] = await collect(client, count=1)
+        assert isinstance(failed.error, kling_async.GenerationFailed)
+        server.duration = 1000
+        [late] = await collect(client, count=1)
+        assert isinstance(late.error, kling_async.GenerationTimeout)
+        assert late.job is late.error.job
+
+
+async def test_no_credits_stop_the_run_and_lose_nothing(client: Client, server: FakeRunBlob) -> None:
+    server.intercept = answer(httpx.Response(402, json={"detail": "INSUFFICIENT_CREDITS"}), at=31)
+    found: list[Outcome] = []
+    async with client.map(rows(1000), in_flight=20) as outcomes:
+        with pytest.raises(BulkStopped, match="30 rows are done") as stopped:
+            await drain(outcomes, found)
+    assert isinstance(stopped.value.cause, kling_async.InsufficientCredits)
+    assert sum(outcome.result is not None for outcome in found) == server.bought == 30
+    assert server.requests["submit"] < 60
+
+
+async def test_the_same_key_twice_in_one_run_is_one_purchase(server: FakeRunBlob) -> None:
+    same = [("twin", runblob.O3Video("the same"))] * 2
+    client = Client(kling_async.RunBlob(KEY), http=server, ledger=MemoryLedger())
+    async with client, client.map(same) as outcomes:
+        found = [outcome async for outcome in outcomes]
+    assert [outcome.result is not None for outcome in found] == [True, True]
+    assert server.bought == 1
+
+
+async def test_an_error_of_the_input_comes_after_what_is_in_flight(client: Client, server: FakeRunBlob) -> None:
+    def broken() -> Iterator[Request]:
+        yield runblob.O3Video("fine")
+        raise RuntimeError("the file ends in the middle of a line")
+
+    found: list[Outcome] = []
+    async with client.map(broken()) as outcomes:
+        with pytest.raises(RuntimeError, match="middle of a line"):
+            await drain(outcomes, found)
+    assert len(found) == server.bought == 1
+
+
+async def test_a_row_that_is_no_request_is_named(client: Client) -> None:
+    async with client.map([{"prompt": "a boat"}]) as outcomes:  # type: ignore[list-item]  # that is the point
+        with pytest.raises(TypeError, match="row 0 of the input is dict"):
+            await drain(outcomes, [])
+
+
+async def test_leaving_early_stops_submitting_and_the_jobs_can_still_be_awaited(
+    client: Client, server: FakeRunBlob
+) -> None:
+    server.spread = 60
+    async with client.map(rows(1000), in_flight=10) as outcomes:
+        async for _ in outcomes:
+            break
+    bought = server.bought
+    await anyio.sleep(1000)
+    assert server.bought == bought <= 20
+    running = list(client._running.values())
+    assert running
+    async with anyio.create_task_group() as group:
+        for job in running:
+            group.start_soon(job.wait)
+    assert client.statistics().running == 0
+
+
+async def test_an_exception_in_the_block_comes_out_as_it_is(client: Client) -> None:
+    async def fail() -> None:
+        async with client.map(rows(10)) as outcomes:
+            async for _ in outcomes:
+                _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+
+
+async def test_cancelling_the_block_cancels_it(client: Client, server: FakeRunBlob) -> None:
+    with anyio.move_on_after(30) as scope:
+        async with client.map(rows(10)) as outcomes:
+            async for _ in outcomes:
+                pytest.fail("no clip takes less than 30 s")
+    assert scope.cancelled_caught
+    assert client.statistics().running == server.bought == 10
+
+
+async def test_a_job_of_a_run_may_be_awaited_as_well(client: Client, server: FakeRunBlob) -> None:
+    """The waiter and the run share the looks, and the run goes on when the waiter leaves."""
+    async with client.map(rows(1)) as outcomes:
+        await anyio.sleep(2)
+        [job] = client._running.values()
+        with anyio.move_on_after(20):
+            await job
+        [outcome] = [outcome async for outcome in outcomes]
+    assert outcome.job is job
+    [generation] = server.generations.values()
+    assert [round(at) for at in generation.looks] == [5, 10, 20, 35, 50, 65]
+
+
+async def test_two_runs_at_once_share_the_looking(client: Client, server: FakeRunBlob) -> None:
+    found: list[list[Outcome]] = []
+
+    async def run() -> None:
+        found.append(await collect(client, count=50))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        group.start_soon(run)
+    assert [len(outcomes) for outcomes in found] == [50, 50]
+    assert server.bought == 100
+
+
+async def test_a_ration_holds_in_a_run(server: FakeRunBlob) -> None:
+    server.duration = 100
+    async with Client(kling_async.RunBlob(KEY), http=server) as client:
+        start = anyio.current_time()
+        outcomes = await collect(client, count=200, in_flight=50)
+        assert server.requests["poll"] <= anyio.current_time() - start + 1
+    assert all(outcome.result for outcome in outcomes)
+
+
+async def test_progress_is_told_as_data(client: Client) -> None:
+    async with client.map(rows(40), in_flight=10) as outcomes:
+        seen = [outcomes.statistics() async for _ in outcomes]
+        last = outcomes.statistics()
+    assert [statistics.done for statistics in seen] == list(range(1, 41)) or seen[-1].done == 40
+    assert seen[20].eta is not None
+    assert 0 < seen[20].rate < 1
+    assert (last.done, last.eta, last.submitted) == (40, 0.0, 40)
+
+
+def test_in_flight_must_be_positive(server: FakeRunBlob) -> None:
+    with pytest.raises(kling_async.ConfigurationError, match="in_flight is 0"):
+        Client(kling_async.RunBlob(KEY), http=server).map([], in_flight=0)

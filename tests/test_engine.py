@@ -1,0 +1,237 @@
+"""What the calls may travel through: our pool (respx included), a proxy, and what the user injects."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import pytest
+import respx
+
+from kling_async import (
+    Client,
+    ConfigurationError,
+    Limits,
+    Polling,
+    Progressive,
+    RunBlob,
+    SubmissionUnknown,
+    TransportFailed,
+    runblob,
+)
+from kling_async.sandbox import Fault, Sandbox
+
+PHOTO = runblob.O3Photo("a boat", resolution="1k")
+QUICK = Polling(schedule=Progressive(0.1), status_calls_per_minute=math.inf, deadline=30)
+URL = "https://platform.runblob.io/v1/kling/o3-photo"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(speed=600) as made:
+        yield made
+
+
+def provider(sandbox: Sandbox) -> RunBlob:
+    return RunBlob(sandbox.api_key("runblob"), sandbox.base_url("runblob"))
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """A forwarding HTTP proxy that counts."""
+
+    forwarded = 0
+    protocol_version = "HTTP/1.1"
+
+    def forward(self) -> None:
+        type(self).forwarded += 1
+        target = urlsplit(self.path)
+        upstream = HTTPConnection(target.netloc)
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        upstream.request(self.command, target.path, body, dict(self.headers))
+        answer = upstream.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        for name in ("content-type",):
+            self.send_header(name, answer.headers[name])
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        upstream.close()
+
+    do_GET = do_POST = forward  # noqa: N815  # the names that the base class calls
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    Proxy.forwarded = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.asyncio
+@respx.mock
+async def test_respx_mocks_the_client_as_it_is() -> None:
+    """Users test their own code with respx: our pool must be caught by it."""
+    submit = respx.post(f"{URL}/generate").respond(
+        201, json={"generation_id": "1", "status": "pending", "price": "0.05"}
+    )
+    status = respx.get(f"{URL}/generations/1").mock(
+        side_effect=[
+            httpx.Response(200, json={"generation_id": "1", "status": "processing"}),
+            httpx.Response(200, json={"generation_id": "1", "status": "completed", "image_url": "https://cdn.test/1"}),
+        ]
+    )
+    async with Client(RunBlob("rb_key"), polling=Polling(schedule=Progressive(0.01))) as client:
+        result = await client.run(PHOTO)
+    assert result.urls == ["https://cdn.test/1"]
+    assert (submit.call_count, status.call_count) == (1, 2)
+    assert submit.calls.last.request.headers["authorization"] == "Bearer rb_key"
+
+
+@pytest.mark.asyncio
+@respx.mock
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError])
+async def test_an_error_without_evidence_leaves_the_outcome_unknown(error: type[httpx.TransportError]) -> None:
+    submit = respx.post(f"{URL}/generate").mock(side_effect=error)
+    async with Client(RunBlob("rb_key")) as client:
+        with pytest.raises(SubmissionUnknown):
+            await client.submit(PHOTO)
+    assert submit.call_count == 1
+
+
+@pytest.mark.asyncio
+@respx.mock
+async def test_a_connection_that_was_never_made_is_tried_again() -> None:
+    accepted = httpx.Response(201, json={"generation_id": "1", "status": "pending", "price": "0.05"})
+    submit = respx.post(f"{URL}/generate").mock(side_effect=[httpx.ConnectError, httpx.ConnectTimeout, accepted])
+    async with Client(RunBlob("rb_key")) as client:
+        assert (await client.submit(PHOTO)).ref.id == "1"
+    assert submit.call_count == 3
+
+
+@pytest.mark.asyncio
+async def test_a_proxy_is_used(sandbox: Sandbox, proxy: str) -> None:
+    async with Client(provider(sandbox), polling=QUICK, http=proxy) as client:
+        assert (await client.run(PHOTO)).urls
+    assert Proxy.forwarded == sandbox.counters.requests.total() >= 2
+
+
+@pytest.mark.asyncio
+async def test_the_environments_proxy_is_used(sandbox: Sandbox, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    async with Client(provider(sandbox), polling=QUICK) as client:
+        assert (await client.run(PHOTO)).urls
+    assert Proxy.forwarded >= 2
+
+
+@pytest.mark.asyncio
+async def test_no_proxy_is_obeyed(sandbox: Sandbox, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    async with Client(provider(sandbox), polling=QUICK) as client:
+        assert (await client.run(PHOTO)).urls
+    assert Proxy.forwarded == 0
+
+
+@asynccontextmanager
+async def injected(kind: str) -> AsyncIterator[Any]:
+    if kind == "httpx client":
+        async with httpx.AsyncClient(headers={"x-own": "1"}) as client:
+            yield client
+    elif kind == "httpx transport":
+        async with httpx.AsyncHTTPTransport() as transport:
+            yield transport
+    elif kind == "httpx2 client":
+        httpx2 = pytest.importorskip("httpx2", reason="httpx2 is not installed; it is in the extra 'dev'")
+        async with httpx2.AsyncClient() as client:
+            yield client
+    else:
+        httpx_aiohttp = pytest.importorskip("httpx_aiohttp", reason="httpx-aiohttp is not installed")
+        async with httpx_aiohttp.AiohttpTransport() as transport:
+            yield transport
+
+
+ENGINES = ["httpx client", "httpx transport", "httpx2 client", "aiohttp transport"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", ENGINES)
+async def test_an_injected_engine_carries_everything_and_stays_open(kind: str, sandbox: Sandbox, tmp_path: Any) -> None:
+    async with injected(kind) as http:
+        for _ in range(2):  # closing our client does not close the user's
+            async with Client(provider(sandbox), polling=QUICK, http=http) as client:
+                result = await client.run(PHOTO)
+                [path] = await result.save(tmp_path)
+                assert path.suffix in {".png", ".jpg"}
+                assert client.statistics().lanes["runblob"].connections is None
+    assert sandbox.counters.bought["runblob"] == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", ENGINES)
+async def test_an_answer_lost_by_an_injected_engine_is_unknown(kind: str, sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
+    async with injected(kind) as http, Client(provider(sandbox), http=http) as client:
+        with pytest.raises(SubmissionUnknown):
+            await client.submit(PHOTO)
+    assert sandbox.counters.bought["runblob"] == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", ENGINES)
+async def test_a_refused_connection_of_an_injected_engine_is_tried_again(kind: str, sandbox: Sandbox) -> None:
+    address = sandbox.base_url("runblob")
+    sandbox.stop()
+    limits = Limits(attempts=2)
+    async with injected(kind) as http, Client(RunBlob("rb_key", address), http=http, limits=limits) as client:
+        with pytest.raises(TransportFailed, match="could not be reached"):
+            await client.submit(PHOTO)
+        assert client.statistics().lanes["runblob"].calls == 2
+
+
+def test_what_is_no_engine_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="dict is none of them"):
+        Client(RunBlob("rb_key"), http={})
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_client_serves_two_event_loops(sandbox: Sandbox, backend: str) -> None:
+    """And leaves no connection behind in the first."""
+    client = Client(provider(sandbox), polling=QUICK)
+    job = anyio.run(client.submit, PHOTO, backend=backend)
+    assert anyio.run(_outcome, job, backend=backend)
+    assert anyio.run(client.run, PHOTO, backend=backend).urls
+    del client, job
+    gc.collect()
+
+
+async def _outcome(job: Any) -> Any:
+    return await job
+
+
+@pytest.mark.asyncio
+async def test_connections_are_kept_between_looks_and_bounded(sandbox: Sandbox) -> None:
+    limits = Limits(connections=7)
+    async with Client(provider(sandbox), polling=QUICK, limits=limits) as client, anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(client.run, PHOTO)
+    assert sandbox.counters.peak_connections <= 7
+    assert sandbox.counters.jobs_bought == 100

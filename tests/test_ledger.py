@@ -1,0 +1,511 @@
+"""The contract of `Ledger`, once for every implementation; then what only the file can get wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from kling_async import ConfigurationError
+from kling_async._errors import LedgerFailed
+from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
+from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Status
+from kling_async._sqlite import SqliteLedger
+
+pytestmark = pytest.mark.anyio
+
+NOON = datetime(2026, 5, 4, 12, 0, 0, 123456, UTC)
+REF = JobRef("runblob", "o3-video", "550e8400-e29b-41d4-a716-446655440000")
+
+
+def submission(key: str = "row-1", purchase: str = "p-1", **more: Any) -> Submission:
+    facts: dict[str, Any] = {
+        "endpoint": "runblob/o3-video",
+        "request": {"prompt": "a boat, 船", "duration": 5, "keep_original_sound": True},
+        "fingerprint": "f-1",
+        "started": NOON,
+    }
+    return Submission(key=key, purchase=purchase, **{**facts, **more})
+
+
+def event(seq: int, status: Status = Status.PROCESSING, **more: Any) -> Event:
+    return Event(seq, status, NOON + timedelta(seconds=seq), float(seq), "poll", **more)
+
+
+FULL = event(
+    3,
+    Status.COMPLETED,
+    progress=1.0,
+    message="done",
+    artifacts=(
+        Artifact("video", "https://cdn.test/1.mp4", id="f1", seed=7, expires=NOON + timedelta(days=1), flagged=False),
+        Artifact("image", data=bytes(range(256)), index=1),
+    ),
+    failures=(Failure("TIMEOUT", "too slow", retryable=True),),
+    cost=Cost(Decimal("0.1500"), "USD"),
+    step=2,
+    raw={"generation_id": "1", "nested": [1, None, {"a": 0.5}]},
+)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    made: Ledger = MemoryLedger() if request.param == "memory" else SqliteLedger(tmp_path / "jobs.db")
+    yield made
+    await made.aclose()
+
+
+async def test_a_new_key_is_claimed(ledger: Ledger) -> None:
+    assert await ledger.begin(submission()) == submission()
+    assert await ledger.find(key="row-1") == submission()
+    assert await ledger.find(purchase="p-1") == submission()
+    assert await ledger.find(key="row-2") is None
+
+
+@pytest.mark.parametrize("state", [SubmissionState.SENDING, SubmissionState.ACCEPTED, SubmissionState.UNKNOWN])
+async def test_a_taken_key_is_not_claimed_again(ledger: Ledger, state: SubmissionState) -> None:
+    await ledger.begin(submission())
+    held = submission(state=state, ref=REF if state is SubmissionState.ACCEPTED else None)
+    await ledger.settle(held)
+    assert await ledger.begin(submission(purchase="p-2", fingerprint="f-2")) == held
+    assert await ledger.find(purchase="p-2") is None
+
+
+@pytest.mark.parametrize("state", [SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED])
+async def test_a_free_key_is_claimed_again_even_for_another_request(ledger: Ledger, state: SubmissionState) -> None:
+    await ledger.begin(submission())
+    await ledger.settle(submission(state=state, reason="no credits"))
+    found = await ledger.find(key="row-1")
+    assert found is not None
+    assert (found.state, found.reason, found.unfinished) == (state, "no credits", False)
+    again = submission(purchase="p-2", fingerprint="f-2", started=NOON + timedelta(hours=1))
+    assert await ledger.begin(again) == again
+    assert await ledger.submissions() == [again]
+
+
+async def test_of_many_claims_of_one_key_one_wins(ledger: Ledger) -> None:
+    winners: list[str] = []
+
+    async def claim(number: int) -> None:
+        held = await ledger.begin(submission(purchase=f"p-{number}"))
+        winners.append(held.purchase)
+
+    async with anyio.create_task_group() as group:
+        for number in range(50):
+            group.start_soon(claim, number)
+    assert len(winners) == 50
+    assert len(set(winners)) == 1
+
+
+async def test_settling_may_be_repeated_and_leaves_a_newer_purchase_alone(ledger: Ledger) -> None:
+    await ledger.begin(submission())
+    refused = submission(state=SubmissionState.REFUSED, reason="bad prompt")
+    await ledger.settle(refused)
+    await ledger.settle(refused)
+    newer = await ledger.begin(submission(purchase="p-2"))
+    await ledger.settle(replace(refused, state=SubmissionState.ACCEPTED, ref=REF))
+    assert await ledger.find(key="row-1") == newer
+
+
+async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
+    await ledger.begin(submission())
+    await ledger.settle(submission(state=SubmissionState.ACCEPTED, ref=REF))
+    await ledger.record(REF, [event(0, Status.PENDING), event(1), event(2, progress=0.5)])
+    await ledger.record(REF, [FULL])
+    log = await ledger.events(REF)
+    assert log == [event(0, Status.PENDING), event(1), event(2, progress=0.5), FULL]
+    assert log[-1].raw == FULL.raw
+    assert log[-1].cost == Cost(Decimal("0.1500"), "USD")
+    assert str(log[-1].cost) == "$0.1500"
+    assert log[-1].at.utcoffset() == timedelta(0)
+    assert await ledger.events(JobRef("runblob", "o3-video", "other")) == []
+
+
+async def test_an_event_recorded_twice_is_kept_once(ledger: Ledger) -> None:
+    await ledger.record(REF, [event(0), event(1)])
+    await ledger.record(REF, [event(1, message="another"), event(2)])
+    assert [e.seq for e in await ledger.events(REF)] == [0, 1, 2]
+    assert (await ledger.events(REF))[1].message is None
+
+
+async def test_a_submission_tells_where_its_job_stands(ledger: Ledger) -> None:
+    await ledger.begin(submission())
+    accepted = submission(state=SubmissionState.ACCEPTED, ref=REF)
+    await ledger.settle(accepted)
+    found = await ledger.find(ref=REF)
+    assert found == accepted
+    assert (found.status, found.unfinished) == (Status.PENDING, True)
+    await ledger.record(REF, [event(0), event(1), event(2), FULL])
+    await ledger.saved(REF, 1, Path("out/b.png"))
+    await ledger.saved(REF, 0, Path("tmp/a.mp4"))
+    await ledger.saved(REF, 0, Path("out/a.mp4"))
+    found = await ledger.find(key="row-1")
+    assert found is not None
+    assert (found.status, found.unfinished, found.cost) == (Status.COMPLETED, False, FULL.cost)
+    assert found.latest == FULL
+    assert found.files == (Path("out/a.mp4"), Path("out/b.png"))
+
+
+async def test_what_needs_attention_is_told_from_what_does_not(ledger: Ledger) -> None:
+    def ref(name: str) -> JobRef:
+        return JobRef("runblob", "o3-video", name)
+
+    states = {
+        "free": SubmissionState.NOT_SUBMITTED,
+        "refused": SubmissionState.REFUSED,
+        "sending": SubmissionState.SENDING,
+        "lost": SubmissionState.UNKNOWN,
+        "running": SubmissionState.ACCEPTED,
+        "done": SubmissionState.ACCEPTED,
+    }
+    for age, (key, state) in enumerate(states.items()):
+        begun = submission(key, f"p-{key}", started=NOON - timedelta(seconds=age))
+        await ledger.begin(begun)
+        await ledger.settle(replace(begun, state=state, ref=ref(key) if state is SubmissionState.ACCEPTED else None))
+    await ledger.record(ref("running"), [event(0)])
+    await ledger.record(ref("done"), [event(0), event(1, Status.FAILED)])
+    assert [s.key for s in await ledger.submissions()] == list(reversed(states))
+    assert [s.key for s in await ledger.submissions(unfinished=True)] == ["running", "lost", "sending"]
+
+
+async def test_values_are_kept_by_name(ledger: Ledger) -> None:
+    assert await ledger.kept("cadence") is None
+    await ledger.keep("cadence", {"version": 1, "ends": {"a": [[1.5, None]]}})
+    await ledger.keep("cadence", {"version": 1, "ends": {}})
+    assert await ledger.kept("cadence") == {"version": 1, "ends": {}}
+
+
+async def test_it_is_closed_twice_and_then_refuses(ledger: Ledger) -> None:
+    await ledger.begin(submission())
+    await ledger.aclose()
+    await ledger.aclose()
+    with pytest.raises(ConfigurationError, match="closed"):
+        await ledger.find(key="row-1")
+
+
+async def test_closing_an_unused_ledger_makes_no_file(tmp_path: Path) -> None:
+    await SqliteLedger(tmp_path / "jobs.db").aclose()
+    assert not [path async for path in anyio.Path(tmp_path).iterdir()]
+
+
+async def test_a_cancelled_write_is_written_wholly_or_not_at_all(ledger: Ledger) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await ledger.begin(submission())
+    found = await ledger.find(key="row-1")
+    assert found in (None, submission())
+
+
+# The file
+
+
+async def test_everything_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    first = SqliteLedger(tmp_path / "jobs.db")
+    await first.begin(submission())
+    await first.settle(submission(state=SubmissionState.ACCEPTED, ref=REF))
+    await first.record(REF, [event(0), event(1), event(2), FULL])
+    await first.keep("cadence", {"a": 1})
+    await first.aclose()
+    second = SqliteLedger(tmp_path / "jobs.db")
+    found = await second.find(key="row-1")
+    assert found == submission(state=SubmissionState.ACCEPTED, ref=REF, latest=FULL)
+    assert await second.events(REF) == [event(0), event(1), event(2), FULL]
+    assert await second.kept("cadence") == {"a": 1}
+    await second.aclose()
+
+
+async def test_what_was_being_sent_when_the_process_ended_is_unknown(tmp_path: Path) -> None:
+    first = SqliteLedger(tmp_path / "jobs.db")
+    await first.begin(submission())
+    await first.aclose()
+    second = SqliteLedger(tmp_path / "jobs.db")
+    [found] = await second.submissions(unfinished=True)
+    assert found.state is SubmissionState.UNKNOWN
+    assert found.reason == "the process ended while it was being sent"
+    await second.aclose()
+
+
+async def test_a_second_ledger_on_the_file_is_refused_by_name_of_the_owner(tmp_path: Path) -> None:
+    """Row 19, in one process; the lock is free again once the first is closed."""
+    first, second = SqliteLedger(tmp_path / "jobs.db"), SqliteLedger(tmp_path / "jobs.db")
+    await first.begin(submission())
+    with pytest.raises(ConfigurationError, match=f"in use by process {os.getpid()}"):
+        await second.find(key="row-1")
+    await first.aclose()
+    assert await second.find(key="row-1") is not None
+    await second.aclose()
+
+
+HOLD = """
+import sys, anyio
+from kling_async._sqlite import SqliteLedger
+async def main():
+    await SqliteLedger(sys.argv[1]).keep("mark", "made by the other process")
+    print("held", end="", flush=True)
+    await anyio.to_thread.run_sync(sys.stdin.read)
+anyio.run(main)
+"""
+
+
+async def test_the_lock_of_a_killed_process_is_not_stale(tmp_path: Path) -> None:
+    """Row 19, over processes."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "jobs.db")]
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    async with await anyio.open_process(command, stderr=None, env=dict(os.environ)) as process:
+        assert process.stdout is not None
+        with anyio.fail_after(20):
+            assert await process.stdout.receive() == b"held"
+        with pytest.raises(ConfigurationError, match=f"in use by process {process.pid}"):
+            await ledger.kept("mark")
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    assert await ledger.kept("mark") == "made by the other process"
+    await ledger.aclose()
+
+
+async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE submissions (a)")
+    connection.close()
+    before = path.read_bytes()
+    ledger = SqliteLedger(path)
+    with pytest.raises(ConfigurationError, match="is a database, but not a ledger"):
+        await ledger.begin(submission())
+    await ledger.aclose()
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"remember the milk\n" * 100)
+    ledger = SqliteLedger(path)
+    with pytest.raises(LedgerFailed, match=r"notes\.txt cannot be used: file is not a database"):
+        await ledger.begin(submission())
+    await ledger.aclose()
+    assert path.read_bytes() == b"remember the milk\n" * 100
+
+
+async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.keep("a", 1)
+    await ledger._read(lambda connection: connection.execute("PRAGMA user_version = 99"))
+    await ledger.aclose()
+    again = SqliteLedger(tmp_path / "jobs.db")
+    with pytest.raises(ConfigurationError, match="newer version"):
+        await again.kept("a")
+    await again.aclose()
+
+
+async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "nowhere" / "jobs.db")
+    with pytest.raises(ConfigurationError, match="there is no directory"):
+        await ledger.begin(submission())
+    (tmp_path / "nowhere").mkdir()
+    await ledger.begin(submission())
+    await ledger.aclose()
+
+
+async def test_only_the_owner_of_the_file_may_read_it(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.begin(submission())
+    assert (tmp_path / "jobs.db").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "jobs.db-wal").stat().st_mode & 0o077 == 0
+    await ledger.aclose()
+
+
+async def test_a_full_disk_fails_the_write_that_found_it_full_and_leaves_no_trace(tmp_path: Path) -> None:
+    """SQLite's own error for a full disk, by a limit on the file's pages; the ledger works on when there is space."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.begin(submission())
+    await ledger._read(_limit_pages(0))
+    outcomes: list[str] = []
+    errors: list[str] = []
+
+    async def attempt(key: str, size: int) -> None:
+        try:
+            await ledger.begin(submission(key, f"p-{key}", request={"prompt": "x" * size}))
+            outcomes.append(f"{key} written")
+        except LedgerFailed as error:
+            outcomes.append(f"{key} failed")
+            errors.append(str(error))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(attempt, "large", 100_000)
+        group.start_soon(attempt, "small", 1)
+        group.start_soon(attempt, "huge", 1_000_000)
+    assert all("database or disk is full" in error and "free some space" in error for error in errors)
+    assert sorted(outcomes) == ["huge failed", "large failed", "small written"]
+    assert [s.key for s in await ledger.submissions()] == ["row-1", "small"]
+    await ledger._read(_limit_pages(1_000_000))
+    await attempt("large", 100_000)
+    assert outcomes[-1] == "large written"
+    await ledger.aclose()
+
+
+def _limit_pages(extra: int) -> Callable[[sqlite3.Connection], None]:
+    def limit(connection: sqlite3.Connection) -> None:
+        [pages] = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + extra}")
+
+    return limit
+
+
+async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) -> None:
+    """While the thread is held up, a thousand writes queue; they then take a few statements, commits included."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    statements: list[str] = []
+    hold, held = threading.Event(), anyio.Event()
+
+    async def write(number: int) -> None:
+        await ledger.begin(submission(f"row-{number}", f"p-{number}"))
+
+    async def block() -> None:
+        held.set()
+        await ledger._read(lambda _: hold.wait(10))
+
+    await ledger._read(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
+    async with anyio.create_task_group() as group:
+        group.start_soon(block)
+        await held.wait()
+        for number in range(1000):
+            group.start_soon(write, number)
+        await anyio.wait_all_tasks_blocked()
+        hold.set()
+    assert len(await ledger.submissions()) == 1000
+    assert statements.count("COMMIT") <= 5
+    assert len(statements) <= 25
+    await ledger.aclose()
+
+
+async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Path) -> None:
+    """Many keys, new, taken and free, in one group: each task hears of its own."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    hold = threading.Event()
+    claims: dict[str, Submission] = {}
+    for number in range(30):
+        begun = submission(f"row-{number}", f"old-{number}")
+        await ledger.begin(begun)
+        state = [SubmissionState.ACCEPTED, SubmissionState.REFUSED, SubmissionState.UNKNOWN][number % 3]
+        await ledger.settle(replace(begun, state=state, reason=str(number)))
+
+    async def claim(key: str, purchase: str) -> None:
+        claims[purchase] = await ledger.begin(submission(key, purchase))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ledger._read, lambda _: hold.wait(10))
+        for number in range(60):
+            group.start_soon(claim, f"row-{number % 40}", f"new-{number}")
+        await anyio.wait_all_tasks_blocked()
+        hold.set()
+    for number in range(60):
+        row = number % 40
+        held = claims[f"new-{number}"]
+        assert held.key == f"row-{row}"
+        if row < 30 and row % 3 != 1:
+            assert (held.purchase, held.reason) == (f"old-{row}", str(row))
+        else:
+            assert held.purchase in {f"new-{row}", f"new-{row + 40}"}
+            assert held == await ledger.find(key=f"row-{row}")
+    await ledger.aclose()
+
+
+async def test_a_stalled_disk_does_not_stall_the_loop(tmp_path: Path) -> None:
+    """While a commit hangs, the event loop goes on; the write is answered when the disk comes back."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    hold = threading.Event()
+    answered: list[str] = []
+
+    async def stall() -> None:
+        assert await ledger._read(lambda _: hold.wait(20))
+
+    async def write() -> None:
+        await ledger.begin(submission())
+        answered.append("written")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stall)
+        group.start_soon(write)
+        for _ in range(1000):
+            await anyio.lowlevel.checkpoint()
+        answered.append("the loop went round a thousand times")
+        hold.set()
+    assert answered == ["the loop went round a thousand times", "written"]
+    await ledger.aclose()
+
+
+async def test_a_write_that_is_wrong_in_itself_harms_no_other(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    failures: list[Exception] = []
+
+    async def wrong() -> None:
+        try:
+            await ledger.keep("a", object())
+        except TypeError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wrong)
+        group.start_soon(ledger.keep, "b", 2)
+    assert len(failures) == 1
+    assert await ledger.kept("b") == 2
+    await ledger.aclose()
+
+
+def test_one_ledger_serves_several_event_loops_one_after_the_other(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+
+    async def use(number: int) -> int:
+        await ledger.begin(submission(f"row-{number}", f"p-{number}"))
+        return len(await ledger.submissions())
+
+    assert asyncio.run(use(1)) == 1
+    assert anyio.run(use, 2, backend="trio") == 2
+    assert asyncio.run(use(3)) == 3
+    assert [thread.name for thread in threading.enumerate() if "jobs.db" in thread.name] == ["ledger jobs.db"]
+    asyncio.run(ledger.aclose())
+    assert not [thread.name for thread in threading.enumerate() if "jobs.db" in thread.name]
+
+
+def test_a_loop_that_ends_before_its_write_is_answered_harms_nobody(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    hold = threading.Event()
+
+    async def leave() -> None:
+        with anyio.move_on_after(0.05):
+            await ledger._read(lambda _: hold.wait(20))
+
+    async def look() -> Any:
+        await ledger.keep("a", 1)
+        return await ledger.kept("a")
+
+    asyncio.run(leave())
+    hold.set()
+    assert asyncio.run(look()) == 1
+    asyncio.run(ledger.aclose())
+
+
+def test_a_program_that_never_closes_its_ledger_ends(tmp_path: Path) -> None:
+    script = (
+        "import sys, anyio\nfrom kling_async._sqlite import SqliteLedger\n"
+        "anyio.run(SqliteLedger(sys.argv[1]).keep, 'a', 1)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "jobs.db")]
+    subprocess.run(command, timeout=30, check=True, env=dict(os.environ))
+    with sqlite3.connect(tmp_path / "jobs.db") as connection:
+        assert connection.execute("SELECT value FROM kept WHERE name = 'a'").fetchone() == ("1",)
+    connection.close()

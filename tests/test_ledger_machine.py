@@ -1,0 +1,371 @@
+"""The five invariants of reliability, under any sequence of submissions, looks, deliveries, crashes and cancellations.
+
+A hypothesis state machine in virtual time. A crash takes everything but the ledger and the provider: whatever the dying
+process still does has no effect on either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Coroutine
+from typing import Any
+
+import anyio
+import httpx
+import hypothesis.strategies as st
+from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fake_runblob import KEY, FakeRunBlob
+from kling_async import (
+    Client,
+    GenerationTimeout,
+    Job,
+    JobRef,
+    KeyConflict,
+    KlingError,
+    Ledger,
+    Limits,
+    MemoryLedger,
+    RunBlob,
+    SubmissionState,
+)
+from kling_async._lifecycle import RANK
+from kling_async.providers.runblob import O3Video
+from virtual_time import JumpingLoop
+
+KEYS = st.sampled_from(["a", "b", "c"])
+VARIANTS = st.sampled_from([0, 0, 0, 1])
+FATES = st.sampled_from(["accepted", "accepted", "lost after acceptance", "lost before", "refused", "unreachable"])
+MOMENTS = st.floats(0.0, 3.0)
+FAILURES = st.sampled_from([None, None, "TIMEOUT"])
+
+
+class Died(BaseException):
+    """The process is not there any more."""
+
+
+class Process:
+    """What dies in a crash: a hold on the ledger, and connections."""
+
+    def __init__(self, store: Ledger, company: Company) -> None:
+        self.store, self.company, self.dead = store, company, False
+
+    async def does(self, what: Awaitable[Any]) -> Any:
+        """Something outside of the process. It happens or does not; a dead process does not learn which."""
+        try:
+            await checkpoint()
+            self.check()
+            result = await what
+            await checkpoint()
+        finally:
+            if isinstance(what, Coroutine):
+                what.close()
+        self.check()
+        return result
+
+    def check(self) -> None:
+        if self.dead:
+            raise Died
+
+
+class Hold:
+    """The ledger as one process holds it."""
+
+    keep_images = False
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "aclose":
+            return checkpoint
+        return lambda *values, **named: self._process.does(getattr(self._process.store, name)(*values, **named))
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """The network as one process uses it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response: httpx.Response = await self._process.does(self._process.company.handle_async_request(request))
+        return response
+
+
+class Company(FakeRunBlob):
+    """The provider. It accepts when it hears of a submission; its answer takes a while."""
+
+    def __init__(self) -> None:
+        super().__init__(duration=60.0, latency=0.0)
+        self.fate = "accepted"
+        self.bought_by: defaultdict[str, list[str]] = defaultdict(list)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/generate"):
+            await anyio.sleep(0.5)
+            return await super().handle_async_request(request)
+        if self.fate == "unreachable":
+            await anyio.sleep(0.1)
+            raise httpx.ConnectError("refused")
+        if self.fate == "refused":
+            await anyio.sleep(1.0)
+            return httpx.Response(402, json={"detail": "INSUFFICIENT_CREDITS"})
+        if self.fate != "lost before":
+            answer = await super().handle_async_request(request)
+            body = json.loads(await request.aread())
+            self.bought_by[body["prompt"][0]].append(answer.json()["generation_id"])
+        await anyio.sleep(1.0)
+        if self.fate.startswith("lost"):
+            raise httpx.ReadError("connection reset")
+        return answer
+
+
+class Machine(RuleBasedStateMachine):
+    """One user, one provider, one ledger, and processes that come and go."""
+
+    @initialize()
+    def start(self) -> None:
+        self.loop = JumpingLoop()
+        self.store = MemoryLedger()
+        self.company = Company()
+        self.jobs: dict[JobRef, Job] = {}
+        self.allowed: Counter[str] = Counter(a=1, b=1, c=1)
+        self.given_up: set[str] = set()
+        self.run(self.begin())
+
+    def teardown(self) -> None:
+        if hasattr(self, "loop"):
+            self.run(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def run(self, what: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(what)
+
+    async def begin(self) -> None:
+        """A process starts and takes up what there is."""
+        self.process = Process(self.store, self.company)
+        limits = Limits(grace=0.5, attempts=2)
+        self.client = Client(RunBlob(KEY), http=Wire(self.process), ledger=Hold(self.process), limits=limits)
+        self.jobs = {job.ref: job for job in await self.client.resume()}
+
+    async def submit(self, key: str, variant: int) -> None:
+        held = await self.store.find(key=key)
+        before = self.company.requests["submit"]
+        try:
+            job = await self.client.submit(O3Video(f"{key} {variant}"), key=key)
+        except KeyConflict:
+            assert held is not None
+            assert not held.state.free
+            assert self.company.requests["submit"] == before
+        except KlingError:
+            pass
+        else:
+            assert job.request is None or job.request.prompt == f"{key} {variant}"  # type: ignore[attr-defined]  # an O3Video
+            assert await self.store.find(ref=job.ref) is not None  # what is handed out is known after a crash
+            self.jobs[job.ref] = job
+
+    @rule(key=KEYS, variant=VARIANTS, fate=FATES, failure=FAILURES)
+    def submits(self, key: str, variant: int, fate: str, failure: str | None) -> None:
+        self.company.fate, self.company.failure = fate, failure
+        self.run(self.submit(key, variant))
+
+    @rule(key=KEYS, variant=VARIANTS, fate=FATES)
+    def submits_twice_at_once(self, key: str, variant: int, fate: str) -> None:
+        async def both() -> None:
+            await asyncio.gather(self.submit(key, variant), self.submit(key, variant))
+
+        self.company.fate = fate
+        self.run(both())
+
+    @rule(key=KEYS, fate=FATES, moment=MOMENTS)
+    def submits_and_is_cancelled(self, key: str, fate: str, moment: float) -> None:
+        async def cancelled() -> None:
+            with anyio.move_on_after(moment):
+                await self.submit(key, 0)
+
+        self.company.fate = fate
+        self.run(cancelled())
+
+    @rule(key=KEYS, fate=FATES, moment=MOMENTS)
+    def submits_and_crashes(self, key: str, fate: str, moment: float) -> None:
+        async def crash() -> None:
+            task = asyncio.ensure_future(self.submit(key, 0))
+            await asyncio.wait([task], timeout=moment)
+            await self.crash(task)
+
+        self.company.fate = fate
+        self.run(crash())
+
+    @rule(moment=MOMENTS, data=st.data())
+    @precondition(lambda self: self.jobs)
+    def waits_and_crashes(self, moment: float, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(sorted(self.jobs.values(), key=str)))
+
+        async def crash() -> None:
+            task = asyncio.ensure_future(job.wait())
+            await asyncio.wait([task], timeout=5 + moment)
+            await self.crash(task)
+
+        self.run(crash())
+
+    async def crash(self, task: asyncio.Future[Any]) -> None:
+        self.process.dead = True
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Died, BaseExceptionGroup):
+            await task
+        await self.begin()
+
+    @rule()
+    def restarts_in_good_order(self) -> None:
+        async def restart() -> None:
+            await self.client.aclose()
+            await self.begin()
+
+        self.run(restart())
+
+    @rule(seconds=st.floats(0.0, 100.0))
+    def time_passes(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.jobs)
+    def looks(self, data: st.DataObject) -> None:
+        self.run(data.draw(st.sampled_from(sorted(self.jobs.values(), key=str))).refresh())
+
+    @rule(data=st.data(), late=st.booleans())
+    @precondition(lambda self: self.jobs)
+    def is_called_back(self, data: st.DataObject, late: bool) -> None:
+        """A webhook body as the provider sends it: at its time, repeated, or one of before."""
+        job = data.draw(st.sampled_from(sorted(self.jobs.values(), key=str)))
+
+        async def deliver() -> None:
+            answer = self.company.status(job.ref.endpoint, job.ref.id).json()
+            if late:
+                answer = {**answer, "status": "processing", "video_url": None}
+            [delivered] = RunBlob(KEY).webhook(json.dumps(answer).encode(), {})
+            await job._trail.apply(delivered.reading, "webhook", exact=True)
+
+        self.run(deliver())
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.jobs)
+    def waits_to_the_end(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(sorted(self.jobs.values(), key=str)))
+
+        async def read() -> None:
+            try:
+                events = [event async for event in job]
+            except GenerationTimeout:
+                return
+            assert [event.seq for event in events] == list(range(len(events)))
+            assert [event.status.terminal for event in events] == [False] * (len(events) - 1) + [True]
+
+        self.run(read())
+
+    @rule(key=KEYS)
+    def the_user_settles_what_is_unknown(self, key: str) -> None:
+        """Having looked at the provider's account."""
+
+        async def settle() -> None:
+            for listed in await self.client.unresolved():
+                if listed.key == key:
+                    bought = [ref for ref in self.company.bought_by[key] if ref not in self.given_up]
+                    known = [ref for ref in bought if await self.store.find(ref=JobRef("runblob", "o3-video", ref))]
+                    if missing := set(bought) - set(known):
+                        job = await self.client.resolve(key, f"runblob/o3-video/{missing.pop()}")
+                        self.jobs[job.ref] = job
+                    else:
+                        await self.client.forget(key)
+
+        self.run(settle())
+
+    @rule(key=KEYS, fate=FATES)
+    def the_user_insists(self, key: str, fate: str) -> None:
+        """A second purchase in so many words."""
+
+        async def insist() -> None:
+            held = await self.store.find(key=key)
+            earlier = list(self.company.bought_by[key])
+            try:
+                job = await self.client.resubmit(key)
+                self.jobs[job.ref] = job
+            except KlingError:
+                pass
+            if held is not None and (
+                len(self.company.bought_by[key]) > len(earlier) or await self.freed(held.purchase)
+            ):
+                self.given_up.update(earlier)
+                self.allowed[key] += not held.state.free
+
+        self.company.fate = fate
+        self.run(insist())
+
+    async def freed(self, purchase: str) -> bool:
+        found = await self.store.find(purchase=purchase)
+        return found is None or found.state is SubmissionState.NOT_SUBMITTED
+
+    @invariant()
+    def nothing_is_bought_twice(self) -> None:
+        for key, bought in self.company.bought_by.items():
+            assert len(bought) <= self.allowed[key], key
+
+    @invariant()
+    def no_accepted_job_is_forgotten(self) -> None:
+        async def check() -> None:
+            listed = {submission.key for submission in await self.client.unresolved()}
+            for key, bought in self.company.bought_by.items():
+                for identity in set(bought) - self.given_up:
+                    known = await self.store.find(ref=JobRef("runblob", "o3-video", identity))
+                    assert known is not None or key in listed, (key, identity)
+
+        self.run(check())
+
+    @invariant()
+    def logs_are_monotone_and_durable_before_they_are_published(self) -> None:
+        async def check() -> None:
+            for ref, job in self.jobs.items():
+                durable = await self.store.events(ref)
+                for log in (durable, job.events):
+                    assert [event.seq for event in log] == list(range(len(log)))
+                    ranks = [RANK[event.status] for event in log]
+                    assert ranks == sorted(ranks)
+                    assert not any(event.status.terminal for event in log[:-1])
+                stated = [(event.seq, event.status, event.at) for event in durable]
+                assert stated[: len(job.events)] == [(event.seq, event.status, event.at) for event in job.events]
+
+        self.run(check())
+
+    @invariant()
+    def nothing_leaks(self) -> None:
+        async def settle() -> None:
+            await asyncio.sleep(0)
+
+        self.run(settle())
+        assert asyncio.all_tasks(self.loop) == set()
+        assert self.client._buyer._flights == {}
+
+    @invariant()
+    def no_secret_is_written_down(self) -> None:
+        assert KEY not in repr(self.store._submissions)
+        assert KEY not in repr(self.store._events)
+
+
+class TestLedger(Machine.TestCase):  # type: ignore[valid-type,misc]  # hypothesis makes it
+    """What `Machine` says."""
+
+    settings = settings(
+        max_examples=150, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+
+    def setUp(self) -> None:
+        logging.getLogger("kling_async").setLevel(logging.CRITICAL)
+
+    def tearDown(self) -> None:
+        logging.getLogger("kling_async").setLevel(logging.NOTSET)
