@@ -112,7 +112,7 @@ class SqliteLedger:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the working directory may change before it is opened
         self.keep_images = keep_images
         self._queue: queue.SimpleQueue[_Operation[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -435,19 +435,25 @@ def _select(connection: sqlite3.Connection, condition: str, value: str | None = 
 
 def _submission(key: str, purchase: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
     started, state, ref, reason, latest, files = rest
-    return Submission(
-        key=key,
-        endpoint=endpoint,
-        request=json.loads(request),
-        fingerprint=fingerprint,
-        purchase=purchase,
-        started=datetime.fromtimestamp(started, UTC),
-        state=SubmissionState(state),
-        ref=JobRef.parse(ref) if ref else None,
-        reason=reason,
-        latest=event_from_json(latest) if latest else None,
-        files=tuple(Path(path) for path in json.loads(files)),
-    )
+    try:
+        return Submission(
+            key=key,
+            endpoint=endpoint,
+            request=json.loads(request),
+            fingerprint=fingerprint,
+            purchase=purchase,
+            started=datetime.fromtimestamp(started, UTC),
+            state=SubmissionState(state),
+            ref=JobRef.parse(ref) if ref else None,
+            reason=reason,
+            latest=event_from_json(latest) if latest else None,
+            files=tuple(Path(path) for path in json.loads(files)),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerFailed(
+            f"the ledger's record of {key!r:.200} cannot be read ({error}): the file is damaged, or was changed by "
+            "something else. Restore it from a copy, or use another one"
+        ) from error
 
 
 def _owner(path: Path) -> str | None:
