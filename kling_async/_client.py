@@ -90,6 +90,7 @@ class Client:
     ) -> None:
         self._limits = limits or Limits()
         self._polling = polling or Polling()
+        self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
         self._accounts: dict[str, _Account] = {}
         self._running: dict[JobRef, Job] = {}
@@ -410,7 +411,10 @@ class Client:
         """A handle, registered until its job ends. `started` is None for a job that we did not submit."""
         now = self._clock.now()
         endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
-        schedule = self._polling.schedule or endpoint.schedule
+        schedule = self._schedule
+        if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
+            # A law says when a job of known age will end; that of a job that was attached is not known.
+            schedule = endpoint.schedule
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
         cadence = schedule.cadence(variant.rstrip(), endpoint.law(request))
         recorded = self._book.kept and started is not None
@@ -438,8 +442,7 @@ class Client:
 
     @property
     def _learned(self) -> Learned | None:
-        schedule = self._polling.schedule
-        return schedule if isinstance(schedule, Learned) else None
+        return self._schedule if isinstance(self._schedule, Learned) else None
 
     async def _recall(self) -> None:
         """Take up what earlier processes have learned of durations, once."""

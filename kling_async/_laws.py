@@ -18,7 +18,7 @@ empty the grid.
 
 Looking needs the *predictive* law, a mixture of the cells. Given sigma, the belief about mu is close to
 normal, so each sigma contributes one lognormal with the same two moments, and nine of them make the survival
-function S. It is tabulated once per completion, together with its integral, and then every question that a
+function S. It is tabulated when there is news enough, together with its integral, and then every question that a
 cadence asks is a search in a sorted list.
 """
 
@@ -54,8 +54,10 @@ _BELIEF = tuple(
     for ratio in _RATIOS
 )
 _GRAIN = _PITCH**2 / 12  # variance of mu inside a cell
-_MANY = 8  # jobs running at once
-_MOVES = 32  # this many jobs that grew older are evidence enough to make the predictive law again
+# The predictive law is made anew when an eighth of the ends, or of the running jobs, is news to it.
+_NEWS = 8
+_MOVES = 32  # jobs that grew older, at least, before that is done for their sake
+_MANY = 8  # jobs running at once, at least, before that is done for their sake
 _NEGLIGIBLE = 1e-3  # a sigma with less weight than this is left out of the predictive law
 
 _NODES = tuple(-4.5 + 9.0 * step / 79 for step in range(80))  # of the tabulated law, in standard deviations
@@ -198,13 +200,14 @@ class Posterior:
         memory: What is left of the weight of an end after each later one.
     """
 
-    __slots__ = ("_evidence", "_memory", "_moves", "_prior", "_recent", "_running", "_sigmas", "_survival")
+    __slots__ = ("_ends", "_evidence", "_memory", "_moves", "_prior", "_recent", "_running", "_sigmas", "_survival")
 
     def __init__(self, prior: Law, *, memory: float = _MEMORY) -> None:
         self._prior = prior
         self._memory = memory
         self._running = [0] * len(_OFFSETS)  # how many jobs still run, by age on the grid; 0 is none
         self._moves = 0  # of jobs between ages, since the predictive law was made
+        self._ends = 0  # since then
         self._sigmas = tuple(prior.sigma * ratio for ratio in _RATIOS)
         self._evidence = [[0.0] * len(_OFFSETS) for _ in _RATIOS]
         self._recent: deque[End] = deque(maxlen=_RECENT)
@@ -219,7 +222,7 @@ class Posterior:
     def survival(self) -> Survival:
         """The predictive law of a job; the same object until there is news worth making another."""
         if self._survival is None:
-            self._moves = 0
+            self._moves = self._ends = 0
             self._survival = Survival(self._parts())
         return self._survival
 
@@ -241,8 +244,10 @@ class Posterior:
             self._running[0] = 0
             self._moves += 1
             # A job's own age would tell twice on its looks, here and in their condition; among many, hardly.
-            if self._moves >= _MOVES and sum(self._running) >= _MANY:
-                self._survival = None
+            if self._moves >= _MOVES:
+                jobs = sum(self._running)
+                if jobs >= _MANY and self._moves >= jobs // _NEWS:
+                    self._survival = None
         return now
 
     def observe(self, ends: Iterable[End]) -> None:
@@ -251,8 +256,10 @@ class Posterior:
             if not isfinite(end.after) or not end.by > -inf or (end.after <= 0 and end.by == inf):
                 continue
             self._recent.append(end)
-            self._survival = None
             self._add(*self._bounds(end))
+            self._ends += 1
+            if self._ends >= len(self._recent) // _NEWS:
+                self._survival = None
 
     def _bounds(self, end: End) -> tuple[float, float]:
         """An end as an interval of ln(T / prior median), at least as wide as the grid can resolve."""

@@ -171,11 +171,22 @@ class TestPosterior:
         assert law.survival.guard == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
 
     def test_one_absurd_end_among_thirty_moves_the_median_by_less_than_a_percent(self) -> None:
+        ends = [End(135.0 + place, 145.0 + place) for place in range(30)]
+        plain, disturbed = Posterior(CLIP), Posterior(CLIP)
+        plain.observe(ends)
+        disturbed.observe([*ends, End(86_000.0, 86_400.0)])
+        assert plain.survival.median != disturbed.survival.median
+        assert plain.survival.median == pytest.approx(disturbed.survival.median, rel=0.01)
+
+    def test_the_predictive_law_is_made_anew_for_the_first_ends_and_then_for_every_few(self) -> None:
         law = Posterior(CLIP)
-        law.observe(End(135.0 + place, 145.0 + place) for place in range(30))
-        before = law.survival.median
-        law.observe([End(86_000.0, 86_400.0)])
-        assert law.survival.median == pytest.approx(before, rel=0.01)
+        laws = [law.survival]
+        for _ in range(128):
+            law.observe([End(140.0, 148.0)])
+            laws.append(law.survival)
+        made = [place for place, (before, after) in enumerate(pairwise(laws)) if before is not after]
+        assert made[:8] == list(range(8))
+        assert [later - sooner for sooner, later in pairwise(made[-4:])] == [8, 8, 8]
 
     def test_follows_a_provider_that_becomes_slower(self) -> None:
         law = Posterior(CLIP)
