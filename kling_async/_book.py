@@ -74,6 +74,9 @@ class Book:
         """Write down what became of a submission. Where that fails, it is owed."""
         if self._ledger is None:
             return
+        if submission.reason is not None:
+            reason = without_secrets(submission.reason, self._keys.get(submission.provider))
+            submission = replace(submission, reason=reason)
         try:
             await self._ledger.settle(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
@@ -83,7 +86,16 @@ class Book:
     async def record(self, ref: JobRef, event: Event) -> None:
         """Write down an event before it is published. Where that fails, it is owed."""
         key = self._keys.get(ref.provider)
-        event = replace(event, raw=without_secrets(event.raw, key), message=without_secrets(event.message, key))
+        failures = tuple(
+            replace(failure, code=without_secrets(failure.code, key), message=without_secrets(failure.message, key))
+            for failure in event.failures
+        )
+        event = replace(
+            event,
+            raw=without_secrets(event.raw, key),
+            message=without_secrets(event.message, key),
+            failures=failures,
+        )
         events = [*self._owed_events.get(ref, ()), event]
         try:
             await self.ledger.record(ref, events)

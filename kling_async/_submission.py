@@ -16,6 +16,7 @@ A ledger that cannot be written stops step 2, so nothing more is bought; see `_b
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -50,6 +51,8 @@ log = logging.getLogger("kling_async")
 
 # s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
 _REPEATABLE = 3600.0
+# SQLite ends a text in JSON at a null, so that two keys would be one; half a surrogate pair is no text at all.
+_UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,9 @@ class Buyer:
         """
         if key == "":
             raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
-        if key is not None and any("\ud800" <= character <= "\udfff" for character in key):
+        if key is not None and _UNFIT.search(key):
             raise ConfigurationError(
-                f"the key {key!r:.200} has half a character in it, and cannot be stored; change it"
+                f"the key {key!r:.200} has a null or half a character in it, and cannot be stored; change it"
             )
         purchase = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
