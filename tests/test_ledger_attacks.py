@@ -43,7 +43,7 @@ from kling_async import (
 )
 from kling_async._models import Event, Reading
 from kling_async._provider import Accepted, Features
-from kling_async._sqlite import inspect
+from kling_async._sqlite import _settle, inspect
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers.runblob import O3Photo, O3Video
 
@@ -535,12 +535,9 @@ async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_pa
     new = dataclasses.replace(submission(), purchase="new")
     await ledger.begin(new)
     ref = JobRef("runblob", "o3-video", "x")
-    async with anyio.create_task_group() as group:
-        group.start_soon(ledger.kept, "a")
-        group.start_soon(ledger.settle, dataclasses.replace(new, state=SubmissionState.ACCEPTED, ref=ref))
-        group.start_soon(
-            ledger.settle, dataclasses.replace(new, purchase="old", state=SubmissionState.UNKNOWN, reason="lost")
-        )
+    accepted = dataclasses.replace(new, state=SubmissionState.ACCEPTED, ref=ref)
+    stale = dataclasses.replace(new, purchase="old", state=SubmissionState.UNKNOWN, reason="lost")
+    await ledger._read(lambda connection: _settle(connection, [accepted, stale]))
     [stored] = await ledger.submissions()
     assert (stored.state, stored.ref) == (SubmissionState.ACCEPTED, ref)
     await ledger.aclose()
