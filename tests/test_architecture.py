@@ -43,7 +43,10 @@ FLOORS: dict[str, int] = {
     "_poller": 5,
     "_job": 5,
     "_book": 5,
+    "webhooks": 5,
+    "_letterbox": 5,
     "_submission": 5,
+    "_deliveries": 5,
     # 6: the client
     "_bulk": 6,
     "_client": 6,
