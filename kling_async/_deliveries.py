@@ -13,10 +13,10 @@ A delivery is authentic by the token of its address, which also names the purcha
 With ``confirm`` a delivery is no reading at all, but word that a look is worth while: the job is marked as urgent, and
 whoever waits for it looks; if nobody does, whoever waits next. So taking a delivery in makes no call and needs no task.
 
-While deliveries are expected, looks are a backstop (`Backstop`): rare, and meant for the delivery that never comes. When
-several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were no webhooks,
-until the next delivery shows that there are. No grace is needed for those in a row: a backstop finds a job that ended,
-on average, long before, and a delivery that comes after all puts things right.
+While deliveries are expected, looks are a backstop (`Backstop`): rare, and meant for the delivery that never comes.
+When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were no
+webhooks, until the next delivery shows that there are. They get no grace beyond the backstop's own, because it finds
+a job that ended, as a rule, long before; and a delivery that comes after all puts things right.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Deliveries:
         adopt: Takes up the job of a submission.
     """
 
-    def __init__(  # noqa: PLR0913  # it stands between all of these, and belongs to none
+    def __init__(
         self,
         webhooks: Webhooks | None,
         *,

@@ -39,7 +39,9 @@ class Letterbox:
 
     def address(self, submission: Submission) -> str | None:
         """Where the provider is to report about the purchase; None: nowhere."""
-        return self._webhooks and self._webhooks.address(submission.provider, submission.purchase)
+        if self._webhooks is None:
+            return None
+        return self._webhooks.address(submission.provider, submission.purchase)
 
     @contextmanager
     def open(self, submission: Submission) -> Iterator[list[Delivered]]:

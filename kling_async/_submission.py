@@ -208,7 +208,7 @@ class Buyer:
             flow = lane.provider.submit(request, intent.purchase, self._letterbox.address(intent))
             try:
                 accepted = await lane.perform(flow, trace)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
                 accepted = await self._lost(lane, intent, error, trace, letters)
             return replace(await self._accepted(intent, accepted), letters=letters)
 

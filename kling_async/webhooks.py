@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -51,8 +52,9 @@ class Delivery:
 class Webhooks:
     """Where providers report to, and what their reports count for.
 
-    Every submission gets an address of its own, ``{url}/{provider}/{key}/{token}``; `kling_async.fastapi.router` answers
-    there, or whatever else hands deliveries to `Client.deliver`. A request with a ``callback_url`` of its own keeps that.
+    Every submission gets an address of its own, ``{url}/{provider}/{key}/{token}``; `kling_async.fastapi.router`
+    answers there, or whatever else hands deliveries to `Client.deliver`. A request with a ``callback_url`` of its own
+    keeps that one.
 
     The token is part of the address, so an access log has it: it is worth something only until the job ends.
 
@@ -101,12 +103,12 @@ class Webhooks:
         """Whether a delivery came by an address that we made; takes the same time whatever is wrong with it."""
         given = delivery.token.encode(errors="replace")
         known = self._tokens(delivery.provider, delivery.key)
-        # A list: all of them are compared, whichever fits.
-        return any([hmac.compare_digest(given, token.encode()) for token in known])
+        fits = [hmac.compare_digest(given, token.encode()) for token in known]  # all of them, whichever it is
+        return any(fits)
 
     def _tokens(self, provider: str, key: str) -> list[str]:
         """The purchase's token by each secret."""
         message = f"{provider}/{key}".encode(errors="replace")
-        secrets = [secret.get_secret_value() for secret in self.secret if isinstance(secret, SecretStr)]
-        digests = [hmac.digest(secret.encode(), message, hashlib.sha256) for secret in secrets]
+        secrets: Any = self.secret
+        digests = [hmac.digest(secret.get_secret_value().encode(), message, hashlib.sha256) for secret in secrets]
         return [base64.urlsafe_b64encode(digest).rstrip(b"=").decode() for digest in digests]
