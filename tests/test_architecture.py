@@ -52,6 +52,8 @@ FLOORS: dict[str, int] = {
     "_client": 6,
     # 7: the surface, and what stands on it
     "": 7,
+    "starlette": 7,
+    "fastapi": 7,
     "sandbox": 7,
     # 8: the program
     "_cli": 8,
