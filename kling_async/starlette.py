@@ -52,7 +52,8 @@ async def receive(client: Client, request: Request) -> int:
         body += chunk
         if len(body) > MAX_BODY:
             return 413
-    delivery = Delivery(**request.path_params, body=bytes(body), headers=request.headers)
+    provider, key, token = (request.path_params[name] for name in ("provider", "key", "token"))
+    delivery = Delivery(provider, key, token, bytes(body), request.headers)
     try:
         await client.deliver(delivery)
     except WebhookRejected as error:
