@@ -113,7 +113,7 @@ class Client:
             self._accounts[provider.name] = _Account(provider, lane, watch)
         lanes = {name: account.lane for name, account in self._accounts.items()}
         self._book = Book(ledger, [lane.provider for lane in lanes.values()])
-        letterbox = Letterbox(webhooks, self._clock)
+        letterbox = Letterbox(webhooks)
         self._buyer = Buyer(self._book, lanes, self._clock, letterbox)
         self._deliveries = Deliveries(
             webhooks,

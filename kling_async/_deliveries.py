@@ -31,7 +31,7 @@ from kling_async._book import Book
 from kling_async._cadence import Cadence, Law
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
 from kling_async._ledger import Submission
-from kling_async._letterbox import Letterbox, named
+from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef
 from kling_async._poller import Watch
 from kling_async._provider import Delivered, Provider
@@ -97,7 +97,7 @@ class Deliveries:
 
     async def open(self, trail: Trail, letters: Sequence[Delivered]) -> None:
         """Take in what was delivered before the job was known."""
-        await self._tell(trail, [told for told in letters if _is_of(told, trail)])
+        await self._tell(trail, letters)
 
     async def take(self, delivery: Delivery) -> bool:
         """See `Client.deliver`."""
@@ -107,15 +107,12 @@ class Deliveries:
             return True
         trail = self._trails.get(delivery.key)
         if trail is None:
-            submission = self._letterbox.lost(delivery.key) or await self._recorded(delivery)
-            if submission is None:
+            lost = self._letterbox.lost(delivery.key) or await self._recorded(provider, delivery.key)
+            if lost is None:
                 return False
-            trail = await self._resolved(provider, submission, told)
-        if trail is not None:
-            mine = [one for one in told if _is_of(one, trail)]
-            if not mine:
-                raise _rejected("it is about another job than its address", trail.ref)
-            await self._tell(trail, mine)
+            trail = await self._resolved(provider, lost, told)
+        if trail is not None and not await self._tell(trail, told):
+            raise _rejected("it is about another job than its address", trail.ref)
         await self._book.pay()
         return True
 
@@ -137,13 +134,17 @@ class Deliveries:
         except KlingError as error:
             raise _rejected(error.message) from error
 
-    async def _recorded(self, delivery: Delivery) -> Submission | None:
+    async def _recorded(self, provider: Provider, purchase: str) -> Lost | None:
         """The submission as the ledger has it, if it has."""
-        found = await self._book.ledger.find(purchase=delivery.key) if self._book.kept else None
-        return found if found is not None and found.provider == delivery.provider else None
+        found = await self._book.ledger.find(purchase=purchase) if self._book.kept else None
+        if found is None or found.provider != provider.name:
+            return None
+        request = None if self._buyer.missing(found) else self._buyer.restored(found)
+        return Lost(found, provider.own_id(request, purchase), found.started.timestamp())
 
-    async def _resolved(self, provider: Provider, submission: Submission, told: Sequence[Delivered]) -> Trail | None:
+    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[Delivered]) -> Trail | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""
+        submission = lost.submission
         lacking = self._buyer.missing(submission)
         if lacking or not submission.unfinished:
             log.log(
@@ -152,7 +153,7 @@ class Deliveries:
             return None
         if submission.ref is not None:
             return await self._adopt(submission, submission.ref)
-        ref = named(submission, told, own_id=provider.features.own_id)
+        ref = named(provider, lost, told)
         if ref is None:
             raise _rejected("it is for a submission whose answer was lost, and does not name its job")
         owner = await self._book.ledger.find(ref=ref) if self._book.kept else None
@@ -162,18 +163,21 @@ class Deliveries:
         log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
         return await self._adopt(submission, ref)
 
-    async def _tell(self, trail: Trail, told: Sequence[Delivered]) -> None:
-        """Let a job know what was delivered about it."""
-        if self._webhooks is None or not told or trail.ended:
-            return
+    async def _tell(self, trail: Trail, told: Sequence[Delivered]) -> bool:
+        """Let a job know what was delivered about it, if anything was."""
+        provider = self._providers[trail.ref.provider]
+        mine = [one for one in told if one.id is None or provider.same_job(trail.ref.id, one.id)]
+        if self._webhooks is None or not mine or trail.ended:
+            return bool(mine)
         expected = isinstance(trail.cadence, Backstop)
         if isinstance(trail.cadence, Backstop):
             trail.cadence.heard = True
         if not self._webhooks.confirm:
-            for one in told:
+            for one in mine:
                 await trail.apply(one.reading, "webhook", exact=expected)
         if not trail.ended:
             self._watches[trail.ref.provider].hasten(trail)
+        return True
 
 
 class _Expectation:
@@ -237,10 +241,6 @@ class Backstop:
     def abandoned(self, at: float) -> None:
         """See `Cadence.abandoned`."""
         self._cadence.abandoned(at)
-
-
-def _is_of(told: Delivered, trail: Trail) -> bool:
-    return told.id in {None, trail.ref.id}
 
 
 def _rejected(reason: str, ref: JobRef | None = None) -> WebhookRejected:

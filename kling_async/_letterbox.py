@@ -7,20 +7,35 @@ outcome is known, and where the outcome is that nobody knows, it is the delivery
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from kling_async._clock import Clock
 from kling_async._ledger import Submission
 from kling_async._models import JobRef
-from kling_async._provider import Delivered
+from kling_async._provider import Delivered, Provider
 from kling_async.webhooks import Webhooks
 
-__all__ = ["Letterbox", "named"]
+__all__ = ["Letterbox", "Lost", "named"]
 
 _PARKED = 64  # deliveries kept for one paid call: 20 pictures, each told three times; more tell nothing new
 _LOST = 1000  # submissions whose answer was lost that are remembered without a ledger
 _REMEMBERED = 3600.0  # s; no provider is known to repeat a delivery for longer
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A submission whose answer was lost.
+
+    Attributes:
+        submission: The submission.
+        own_id: Its job's id, if there is a job, where the provider lets us choose it.
+        since: When the answer was lost, in POSIX seconds.
+    """
+
+    submission: Submission
+    own_id: str | None
+    since: float
 
 
 class Letterbox:
@@ -28,14 +43,12 @@ class Letterbox:
 
     Args:
         webhooks: Where providers report to; None: nowhere.
-        clock: The client's clock.
     """
 
-    def __init__(self, webhooks: Webhooks | None, clock: Clock) -> None:
+    def __init__(self, webhooks: Webhooks | None) -> None:
         self._webhooks = webhooks
-        self._clock = clock
         self._open: dict[str, list[Delivered]] = {}
-        self._lost: dict[str, tuple[float, Submission]] = {}
+        self._lost: dict[str, Lost] = {}
 
     def address(self, submission: Submission) -> str | None:
         """Where the provider is to report about the purchase; None: nowhere."""
@@ -61,38 +74,36 @@ class Letterbox:
         letters.extend(told[: _PARKED - len(letters)])
         return True
 
-    def remember(self, submission: Submission) -> None:
+    def remember(self, lost: Lost) -> None:
         """The answer to a submission was lost: a later delivery may tell what became of it."""
-        now = self._clock.now()
-        self._lost[submission.purchase] = now, submission
-        for purchase, (since, _) in list(self._lost.items()):
-            if now - since < _REMEMBERED and len(self._lost) <= _LOST:
+        self._lost[lost.submission.purchase] = lost
+        for purchase, other in list(self._lost.items()):
+            if lost.since - other.since < _REMEMBERED and len(self._lost) <= _LOST:
                 break
             del self._lost[purchase]
 
-    def lost(self, purchase: str) -> Submission | None:
+    def lost(self, purchase: str) -> Lost | None:
         """The submission of that purchase, if it is one of those whose answer was lost."""
-        return self._lost[purchase][1] if purchase in self._lost else None
+        return self._lost.get(purchase)
 
     def found(self, submission: Submission) -> None:
         """It is known what became of the submission."""
         self._lost.pop(submission.purchase, None)
 
 
-def named(submission: Submission, told: Sequence[Delivered], *, own_id: bool) -> JobRef | None:
+def named(provider: Provider, lost: Lost, told: Iterable[Delivered]) -> JobRef | None:
     """The job that deliveries for a submission tell of; None if they name none, or several, or what cannot be one.
 
     Args:
-        submission: Whose callback address they came by.
+        provider: Who reports.
+        lost: Whose callback address they came by.
         told: What they say.
-        own_id: Its job has the purchase's id, because the provider lets us choose it.
     """
-    ids = {delivered.id for delivered in told if delivered.id is not None}
-    if own_id:
-        ids &= {submission.purchase}
-    provider, _, endpoint = submission.endpoint.partition("/")
+    ids = {one.id for one in told if one.id is not None}
+    if lost.own_id is not None:
+        ids = {lost.own_id for identity in ids if provider.same_job(lost.own_id, identity)}
     try:
         [identity] = ids
-        return JobRef(provider, endpoint, identity)
+        return JobRef(provider.name, lost.submission.endpoint.partition("/")[2], identity)
     except ValueError:
         return None

@@ -244,6 +244,20 @@ class Provider(abc.ABC):
         return ()
         yield  # a flow that never calls
 
+    def own_id(self, request: Any, key: str) -> str | None:
+        """The id that the job of a purchase will have, where we choose it; None: the provider chooses.
+
+        Args:
+            request: What is bought; None: that is not known any more.
+            key: The purchase's UUID.
+        """
+        del request, key
+        return None
+
+    def same_job(self, identity: str, told: str) -> bool:
+        """Whether a webhook that names a job `told` means the one whose id is `identity`."""
+        return identity == told
+
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """What a webhook body says, one entry a job.
 

@@ -37,7 +37,7 @@ from kling_async._errors import (
     TransportFailed,
 )
 from kling_async._ledger import Submission, SubmissionState
-from kling_async._letterbox import Letterbox, named
+from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered
 from kling_async._records import described, fingerprint, request_from
@@ -209,16 +209,17 @@ class Buyer:
             try:
                 accepted = await lane.perform(flow, trace)
             except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
-                accepted = await self._lost(lane, intent, error, trace, letters)
+                own_id = lane.provider.own_id(request, intent.purchase)
+                accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
             return replace(await self._accepted(intent, accepted), letters=letters)
 
     async def _lost(
-        self, lane: Lane, intent: Submission, error: BaseException, trace: Trace, letters: Sequence[Delivered]
+        self, lane: Lane, lost: Lost, error: BaseException, trace: Trace, letters: Sequence[Delivered]
     ) -> Accepted:
         """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
+        intent = lost.submission
         state, reason = _verdict(error, trace)
-        own_id = lane.provider.features.own_id
-        ref = named(intent, letters, own_id=own_id) if state is SubmissionState.UNKNOWN else None
+        ref = named(lane.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
         if ref is not None:
             log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
             if isinstance(error, Exception):
@@ -229,7 +230,7 @@ class Buyer:
             await self._book.settle(replace(intent, state=state, reason=reason))
         if state is not SubmissionState.UNKNOWN:
             raise error
-        self._letterbox.remember(intent)
+        self._letterbox.remember(lost)
         if isinstance(error, KlingError):
             raise self._unknown(lane, intent, reason) from error
         log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
