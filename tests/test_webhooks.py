@@ -397,7 +397,7 @@ async def test_a_webhook_for_a_job_of_an_earlier_process_is_recorded(sandbox: Sa
         group.start_soon(second.follow)
         await site.answered(1)
         with anyio.fail_after(PATIENCE):
-            await second.attach(ref).wait()
+            await (await second.submit(PHOTO, key="row")).wait()
         group.cancel_scope.cancel()
     assert site.statuses == [200]
     assert [event.status for event in await ledger.events(ref)] == [Status.PENDING, Status.COMPLETED]
@@ -416,7 +416,8 @@ class _Kept(MemoryLedger):
 
 async def test_row_14_a_webhook_that_never_comes_is_made_up_for_by_a_look(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.webhook_never)
-    async with reported(sandbox, confirm=False, backstop=0.5) as at:
+    quick = Polling(kling_async.Progressive(0.1), status_calls_per_minute=math.inf)
+    async with reported(sandbox, confirm=False, backstop=0.5, polling=quick) as at:
         job = await at.client.submit(PHOTO)
         await finish(job)
     require_story(job)
