@@ -274,7 +274,7 @@ class Contest(Generic[JobT]):
     def __len__(self) -> int:
         return len(self._bids)
 
-    def __contains__(self, job: JobT) -> bool:
+    def __contains__(self, job: object) -> bool:
         return job in self._bids
 
     def enter(self, job: JobT, cadence: Cadence, *, submitted: float, last: float | None = None) -> None:

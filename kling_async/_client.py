@@ -95,6 +95,7 @@ class Client:
     ) -> None:
         self._limits = limits or Limits()
         self._polling = polling or Polling()
+        self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
         self._accounts: dict[str, _Account] = {}
         self._running: dict[JobRef, Job] = {}
@@ -428,6 +429,11 @@ class Client:
                         group.start_soon(_follow, job, followed)
                 await arrival.wait()
 
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
+        return tuple(self._running.values())
+
     def statistics(self) -> Statistics:
         """What the client has done so far."""
         lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
@@ -455,7 +461,10 @@ class Client:
         """
         now = self._clock.now()
         endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
-        schedule = self._polling.schedule or endpoint.schedule
+        schedule = self._schedule
+        if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
+            # A law says when a job of known age will end; that of a job that was attached is not known.
+            schedule = endpoint.schedule
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
         law = endpoint.law(request)
         cadence = schedule.cadence(variant.rstrip(), law)
@@ -484,8 +493,7 @@ class Client:
 
     @property
     def _learned(self) -> Learned | None:
-        schedule = self._polling.schedule
-        return schedule if isinstance(schedule, Learned) else None
+        return self._schedule if isinstance(self._schedule, Learned) else None
 
     async def _recall(self) -> None:
         """Take up what earlier processes have learned of durations, once."""

@@ -85,13 +85,19 @@ class Response(Protocol):
 
 
 class Engine:
-    """Sends requests on one event loop: through our own pool, or through what the user injected."""
+    """Sends requests on one event loop: through our own pool, or through what the user injected.
+
+    Attributes:
+        slots: As many as calls may be under way at once.
+        pool: Our own pool; None where another engine is in use.
+        owned: Whether it is ours to close.
+    """
 
     def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext) -> None:
         self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
         self.slots = anyio.Semaphore(limits.connections, fast_acquire=True)
         self._client: Any = None
-        self._owned = True
+        self.owned = True
         self.pool: ConnectionPool | None = None
         proxy = http if isinstance(http, str) else None if http is not None else _environment_proxy(address)
         if proxy is not None:
@@ -106,9 +112,9 @@ class Engine:
                 ),
             )
         elif isinstance(http, httpx.AsyncBaseTransport):
-            self._transport, self._owned = http, False
+            self._transport, self.owned = http, False
         elif http is not None:
-            self._client, self._owned = http, False
+            self._client, self.owned = http, False
         else:
             self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
             self._transport = _PooledTransport(self.pool)
@@ -145,9 +151,8 @@ class Engine:
                 await response.aclose()
 
     async def aclose(self) -> None:
-        """Close what is ours."""
-        if self._owned:
-            await self._transport.aclose()
+        """Close the connections; of an engine that is `owned` only."""
+        await self._transport.aclose()
 
 
 class _Body(httpx.AsyncByteStream):
@@ -240,9 +245,11 @@ class Engines:
                 self._context = ssl_context()
             self._engine = Engine(self._http, self._limits, self._address, self._context)
             self._loop = loop
-            self._end = _closing(self._engine)
-            with contextlib.suppress(StopIteration):
-                self._end.__anext__().send(None)  # to its yield; it awaits nothing before
+            self._end = None
+            if self._engine.owned:
+                self._end = _closing(self._engine)
+                with contextlib.suppress(StopIteration):
+                    self._end.__anext__().send(None)  # to its yield; it awaits nothing before
         return self._engine
 
     def statistics(self) -> PoolStatistics | None:

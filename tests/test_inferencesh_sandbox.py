@@ -31,6 +31,15 @@ QUICK = Polling(schedule=Progressive(0.05), status_calls_per_minute=math.inf, de
 STAGES = ["received", "queued", "dispatched", "preparing", "serving", "setting_up", "running", "uploading", "completed"]
 
 
+BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Asyncio alone, except for the tests marked `BOTH`; `test_streams` runs on both throughout."""
+    return "asyncio"
+
+
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
     async with Sandbox(speed=100) as made:
@@ -78,6 +87,7 @@ def check_log(job: Job) -> None:
     assert [event.status.terminal for event in job.events] == [False] * (len(seen) - 1) + [True]
 
 
+@BOTH
 async def test_a_local_image_is_uploaded_and_the_result_saved(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     source = tmp_path / "in.jpeg"
     source.write_bytes(picture("JPEG"))
@@ -93,6 +103,7 @@ async def test_a_local_image_is_uploaded_and_the_result_saved(sandbox: Sandbox, 
     assert stored.content == source.read_bytes()
 
 
+@BOTH
 async def test_a_job_is_heard_on_one_stream(sandbox: Sandbox, client: Client) -> None:
     job = await client.submit(REQUEST)
     await job
@@ -102,12 +113,14 @@ async def test_a_job_is_heard_on_one_stream(sandbox: Sandbox, client: Client) ->
     assert requests(sandbox) == {"submit": 1, "stream": 1}
 
 
+@BOTH
 async def test_events_can_be_iterated(client: Client) -> None:
     job = await client.submit(REQUEST)
     assert [event async for event in job] == list(job.events)
     check_log(job)
 
 
+@BOTH
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_cut_stream_is_taken_up_again(sandbox: Sandbox, client: Client, habits: Habits, *, reset: bool) -> None:
     sandbox.script(NAME, duration=100)
@@ -119,6 +132,7 @@ async def test_a_cut_stream_is_taken_up_again(sandbox: Sandbox, client: Client, 
     assert sandbox.counters.bought[NAME] == 1
 
 
+@BOTH
 async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: Client, habits: Habits) -> None:
     sandbox.script(NAME, duration=100)
     habits.lines = 0
@@ -128,6 +142,29 @@ async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: 
     assert job.events[-1].source == "poll"
     assert requests(sandbox)["stream"] == 5
     assert requests(sandbox)["status"] >= 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.reset_before_reading,
+        Fault.accept_then_reset,
+        Fault.server_error,
+        Fault.unavailable,
+        Fault.rate_limited,
+        Fault.html,
+        Fault.empty_json,
+        Fault.huge_headers,
+    ],
+)
+async def test_whatever_streams_suffer_the_job_ends_well(sandbox: Sandbox, client: Client, fault: Fault) -> None:
+    sandbox.script(NAME, duration=60)
+    sandbox.faults.add(fault, provider=NAME, kind="stream", seconds=0.1)
+    job = await client.submit(REQUEST)
+    await job
+    check_log(job)
+    assert requests(sandbox)["stream"] <= 10, "five, each sent once more where the connection seemed stale"
+    assert sandbox.counters.bought[NAME] == 1
 
 
 async def test_ten_minutes_of_heartbeats_are_no_failure() -> None:
@@ -173,6 +210,7 @@ async def test_every_envelope_with_every_kind_of_status(
         assert (failure.value.code, failure.value.retryable) == ("WORKER_LOST", True)
 
 
+@BOTH
 async def test_a_job_is_cancelled_for_real(sandbox: Sandbox, client: Client) -> None:
     sandbox.script(NAME, stuck=True)
     job = await client.submit(REQUEST)
