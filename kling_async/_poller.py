@@ -291,8 +291,9 @@ class Watch:
 
     def reconsider(self) -> None:
         """Compute again when the jobs are due: their cadences have changed."""
-        for trail in [leader for leader in self._leaders if leader in self._contest]:
-            self._enter(trail)
+        for trail in dict.fromkeys((*self._leaders, *self._pursued)):
+            if trail in self._contest:
+                self._enter(trail)
 
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it. Returns the time."""

@@ -28,6 +28,9 @@ from kling_async import (
     JobRef,
     LedgerFailed,
     MemoryLedger,
+    Outcome,
+    Polling,
+    Progressive,
     RunBlob,
     Status,
     SubmissionUnknown,
@@ -74,7 +77,8 @@ async def client(server: FakeRunBlob, setting: Setting) -> AsyncIterator[Client]
 
 
 def make_client(server: FakeRunBlob, confirm: bool, **more: Any) -> Client:
-    return Client(RunBlob(KEY), http=server, webhooks=Webhooks(URL, SECRET, confirm=confirm), **more)
+    webhooks = Webhooks(URL, SECRET, confirm=confirm)
+    return Client(RunBlob(KEY), http=server, webhooks=webhooks, polling=Polling(Progressive(5, 5, 10, 15)), **more)
 
 
 def delivery(url: object, body: object) -> Delivery:
@@ -466,6 +470,26 @@ async def test_while_deliveries_are_expected_looks_are_few(client: Client, serve
     with anyio.move_on_after(10):
         await job.wait()
     assert looks(server) == [286]
+
+
+@on_both
+@virtual
+async def test_a_bulk_run_is_resolved_by_deliveries_too(client: Client, server: FakeRunBlob) -> None:
+    """There no task waits for each job: the run's own tasks look where a delivery makes that worth while."""
+    server.duration = 30
+    ended: list[Outcome] = []
+
+    async def report() -> None:
+        await anyio.sleep(40)
+        for number in range(10):
+            await client.deliver(completed(server, number))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(report)
+        async with client.map([VIDEO] * 10) as outcomes:
+            ended += [outcome async for outcome in outcomes]
+    assert all(outcome.result for outcome in ended)
+    assert len(looks(server)) == len(ended) == 10
 
 
 @on_both
