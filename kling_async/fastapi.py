@@ -9,9 +9,11 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Annotated, Any, Literal, TypeAlias, TypedDict
+from functools import partial
+from typing import Annotated, Any, Literal, TypeAlias
 
 import anyio
+from pydantic import BaseModel
 
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, KlingError
@@ -81,7 +83,7 @@ async def _follow(client: Client) -> None:
     await client.follow()
 
 
-def current_client(connection: HTTPConnection) -> Client:
+async def current_client(connection: HTTPConnection) -> Client:
     """The dependency that gives a handler the client of the application's `lifespan`.
 
     Raises:
@@ -100,7 +102,7 @@ CurrentClient: TypeAlias = Annotated[Client, Depends(current_client)]
 """A handler's parameter of this type is the client."""
 
 
-def current_job(ref: str, client: CurrentClient) -> Job:
+async def current_job(ref: str, client: CurrentClient) -> Job:
     """The dependency that gives a handler the job that the path parameter ``ref`` names, as in ``/jobs/{ref:path}``.
 
     Whoever knows a job's reference is shown the job: check first whose it is, where that matters.
@@ -145,11 +147,15 @@ async def event_stream(job: Job, last_event_id: str | None = None) -> AsyncItera
             yield ServerSentEvent(data=message.data, event=message.event, id=message.id, retry=message.retry)
 
 
-class _Received(TypedDict):
-    status: Literal["received"]
+class Received(BaseModel):
+    """The answer to a webhook that need not come again."""
+
+    status: Literal["received"] = "received"
 
 
-class _Refused(TypedDict):
+class Refused(BaseModel):
+    """The answer to a webhook that was not taken in."""
+
     detail: str
 
 
@@ -165,6 +171,10 @@ _PARTS = {
 }
 
 
+async def _given(client: Client) -> Client:
+    return client  # asynchronous, because FastAPI calls a plain function in a thread
+
+
 def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_client) -> APIRouter:
     """The endpoint below which `Webhooks.url` lies: include it under that path.
 
@@ -175,14 +185,14 @@ def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_
         client: Whose jobs are reported, or a dependency that gives it: by default, the one of the `lifespan`. Tests
             replace it: ``app.dependency_overrides[current_client] = lambda: other``.
     """
-    provided = (lambda: client) if isinstance(client, Client) else client
+    provided = partial(_given, client) if isinstance(client, Client) else client
     made = APIRouter()
 
     @made.post(
         WEBHOOK_PATH,
         summary="Take in a webhook",
         response_description="It was taken in, or there is nothing to do; the provider need not try again.",
-        responses={status: {"model": _Refused, "description": reason} for status, reason in _REASONS.items()},
+        responses={status: {"model": Refused, "description": reason} for status, reason in _REASONS.items()},
         openapi_extra={
             # Declared by hand: FastAPI's own declaration of a parameter brings a 422 that cannot happen.
             "parameters": [
@@ -192,11 +202,11 @@ def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_
             "requestBody": {"required": True, "content": {"application/json": {"schema": {}}}},
         },
     )
-    async def receive_webhook(request: Request, client: Annotated[Client, Depends(provided)]) -> _Received:
+    async def receive_webhook(request: Request, client: Annotated[Client, Depends(provided)]) -> Received:
         """Called by the provider when a job changes, at the address that the submission gave it."""
         status = await receive(client, request)
         if status != 200:  # noqa: PLR2004  # HTTP's
             raise HTTPException(status)
-        return {"status": "received"}
+        return Received()
 
     return made

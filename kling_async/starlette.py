@@ -48,10 +48,11 @@ async def receive(client: Client, request: Request) -> int:
         than `MAX_BODY`. 503: It could not be written down, or the client is closing; the provider shall try again.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            return 413
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > MAX_BODY:
+                return 413
     provider, key, token = (request.path_params[name] for name in ("provider", "key", "token"))
     delivery = Delivery(provider, key, token, bytes(body), request.headers)
     try:
