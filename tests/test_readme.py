@@ -55,7 +55,7 @@ def test_every_block_is_run_by_a_test() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
 def test_scripts_run(script: str, sandbox: Sandbox, tmp_path: Path) -> None:
     exec(compile(script, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # the README is ours
-    assert sandbox.counters.jobs_bought == 1
+    assert sandbox.counters.jobs_bought == (20 if "range(20)" in script else 1)
     if ".save(" in script:
         [path] = (tmp_path / "out").iterdir()
         assert path.suffix == ".mp4"
