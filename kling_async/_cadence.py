@@ -274,6 +274,9 @@ class Contest(Generic[JobT]):
     def __len__(self) -> int:
         return len(self._bids)
 
+    def __contains__(self, job: object) -> bool:
+        return job in self._bids
+
     def enter(self, job: JobT, cadence: Cadence, *, submitted: float, last: float | None = None) -> None:
         """Let a job compete for looks; one that already does starts again from `last`.
 

@@ -96,6 +96,7 @@ class Client:
     ) -> None:
         self._limits = limits or Limits()
         self._polling = polling or Polling()
+        self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
         self._accounts: dict[str, _Account] = {}
         self._running: dict[JobRef, Job] = {}
@@ -406,6 +407,11 @@ class Client:
                         group.start_soon(_follow, job, followed)
                 await arrival.wait()
 
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
+        return tuple(self._running.values())
+
     def statistics(self) -> Statistics:
         """What the client has done so far."""
         lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
@@ -423,7 +429,10 @@ class Client:
         """A handle, registered until its job ends. `started` is None for a job that we did not submit."""
         now = self._clock.now()
         endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
-        schedule = self._polling.schedule or endpoint.schedule
+        schedule = self._schedule
+        if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
+            # A law says when a job of known age will end; that of a job that was attached is not known.
+            schedule = endpoint.schedule
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
         cadence = schedule.cadence(variant.rstrip(), endpoint.law(request))
         recorded = self._book.kept and started is not None
@@ -456,8 +465,7 @@ class Client:
 
     @property
     def _learned(self) -> Learned | None:
-        schedule = self._polling.schedule
-        return schedule if isinstance(schedule, Learned) else None
+        return self._schedule if isinstance(self._schedule, Learned) else None
 
     async def _recall(self) -> None:
         """Take up, once, what earlier processes have learned of durations and spent of the budget."""

@@ -130,17 +130,11 @@ class Connection:
 
     __slots__ = ("displaced", "http", "last_used", "origin", "requests", "wire")
 
-    def __init__(
-        self,
-        origin: Origin,
-        http: httpcore.AsyncHTTPConnection,
-        wire: Wire,
-        displaced: "Connection | None" = None,
-    ) -> None:
+    def __init__(self, origin: Origin, http: httpcore.AsyncHTTPConnection, wire: Wire) -> None:
         self.origin = origin
         self.http = http
         self.wire = wire
-        self.displaced = displaced
+        self.displaced: Connection | None = None
         self.requests = 1
         self.last_used = -math.inf
 

@@ -121,8 +121,8 @@ class Ledger(Protocol):
     """Where submissions and their jobs are written down.
 
     Every method is safe to cancel: what it was to write is then written wholly or not at all. None blocks the event
-    loop. Calls take effect in the order in which they were made. A write that raises has left no trace: what was there
-    before is there still.
+    loop. A call sees what those before it have written; of calls that overlap, any may be first. A write that raises
+    has left no trace: what was there before is there still.
 
     All methods raise `LedgerFailed` when the storage cannot be read or written, and `ConfigurationError` when it is
     closed, is not a ledger, or is owned by another process.

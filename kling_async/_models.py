@@ -69,10 +69,7 @@ class JobRef:
         # An id that is no text (a provider's null, say) would spell one.
         texts = all(isinstance(part, str) for part in (self.provider, self.endpoint, self.id))
         if not (texts and _REF.fullmatch(str(self))):
-            raise ValueError(
-                f"{str(self)!r:.200} is not a job reference; one looks like provider/endpoint/id, "
-                "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
-            )
+            raise ValueError(_NO_REF.format(str(self)))
 
     @classmethod
     def parse(cls, text: str) -> JobRef:
@@ -83,7 +80,7 @@ class JobRef:
         """
         parts = text.strip().split("/")
         if len(parts) != 3:  # noqa: PLR2004  # provider, endpoint, id
-            parts = ["", "", text]
+            raise ValueError(_NO_REF.format(text))
         return cls(*parts)
 
     @property
@@ -95,6 +92,10 @@ class JobRef:
         return f"{self.provider}/{self.endpoint}/{self.id}"
 
 
+_NO_REF = (
+    "{!r:.200} is not a job reference; one looks like provider/endpoint/id, "
+    "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+)
 _REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~-]{1,200}")
 
 

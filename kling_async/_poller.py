@@ -31,7 +31,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from heapq import heappop, heappush
+from itertools import chain, count
+from typing import Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -63,15 +65,17 @@ class Polling:
     """When to look at jobs.
 
     Attributes:
-        schedule: The times of the looks: ``Progressive(5, 5, 10, 15)`` or ``Learned(lag_per_look=0.5)``. None: what the
-            provider documents for the endpoint.
+        schedule: The times of the looks. ``Learned(lag_per_look=0.5)`` looks when the lag expected since the last look
+            is worth a look, here half a second; it starts from the times that the provider documents and learns from
+            each job that ends. ``Progressive(5, 5, 10, 15)`` looks after those intervals, the last repeated.
+            ``"documented"``: the intervals that the provider documents for the endpoint. None: ``Learned()``.
         deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. None: the
             endpoint's own.
         status_calls_per_minute: Ration of status calls over all jobs of one provider. None: the provider's own, if it
             states one; ``math.inf``: no ration.
     """
 
-    schedule: Schedule | None = None
+    schedule: Schedule | Literal["documented"] | None = None
     deadline: float | None = None
     status_calls_per_minute: float | None = None
 
@@ -165,6 +169,9 @@ class Watch:
         self._contest: Contest[Trail] = Contest()
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
         self._free = -math.inf  # when the ration allows the next status call
+        self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_press`
+        self._limited: set[Trail] = set()
+        self._order = count()
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
         self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
@@ -316,6 +323,9 @@ class Watch:
             return
         before = self._contest.next_due()
         self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        if self._interval and trail not in self._limited:
+            self._limited.add(trail)
+            heappush(self._deadlines, (trail.deadline, next(self._order), trail))
         if self._keeper is not None and self._contest.next_due() < before:
             self._keeper.wake()
 
@@ -359,7 +369,7 @@ class Watch:
                     await anyio.sleep(_LINGER)
                 elif len(self._errands) >= _ERRANDS:
                     await keeper.change()  # those who run the errands are busy; more awards would not be looks
-                elif (awarded := self._contest.award(now)) is not None:
+                elif (awarded := self._award(now)) is not None:
                     self._spend(now)
                     awarded.granted = True
                     # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
@@ -371,6 +381,19 @@ class Watch:
         finally:
             self._keeper = None
             self._appoint()
+
+    def _award(self, now: float) -> Trail | None:
+        """The job that gets the next look.
+
+        A claim that grows steadily is found without asking every job; a deadline makes it jump, so a job whose deadline
+        has come is entered anew. Only where looks are rationed does a job wait behind others.
+        """
+        while self._deadlines and self._deadlines[0][0] <= now:
+            trail = heappop(self._deadlines)[2]
+            self._limited.discard(trail)
+            if trail in self._contest:
+                self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        return self._contest.award(now)
 
     def _tell(self, awarded: Trail) -> None:
         """Let whoever makes the looks at a job know that one was awarded to it."""

@@ -298,9 +298,9 @@ class ConnectionPool:
         elif len(self._connections) < self._limit:
             ticket.connection = self._make_connection(ticket.origin)
         elif self._idle:
-            displaced = self._idle.pop_oldest()
-            self._connections.remove(displaced)
-            ticket.connection = self._make_connection(ticket.origin, displaced)
+            ticket.connection = self._make_connection(ticket.origin)
+            ticket.connection.displaced = self._idle.pop_oldest()
+            self._connections.remove(ticket.connection.displaced)
         return ticket.connection is not None
 
     def _take_shared(self, ticket: _Ticket, now: float) -> Connection | None:
@@ -322,7 +322,7 @@ class ConnectionPool:
             self._doomed.append(connection)
         return None
 
-    def _make_connection(self, origin: Origin, displaced: Connection | None = None) -> Connection:
+    def _make_connection(self, origin: Origin) -> Connection:
         scheme, host, port = origin
         if self._ssl_context is None and scheme == b"https":
             self._ssl_context = httpcore.default_ssl_context()
@@ -334,7 +334,7 @@ class ConnectionPool:
             http2=self._http2,
             network_backend=wire,
         )
-        connection = Connection(origin, http, wire, displaced)
+        connection = Connection(origin, http, wire)
         self._connections.add(connection)
         self._opened += 1
         return connection

@@ -27,14 +27,14 @@ _DERIVED = {"saver"}
 _NOT_KEPT = "[not kept]"
 
 
-def event_to_json(event: Event) -> bytes:
+def event_to_json(event: Event) -> str:
     """The event as JSON; files that came inline as base64, amounts and times as text."""
     record = {name: value for name, value in _shallow(event).items() if value is not None and value != ()}
     record["artifacts"] = [_shallow(artifact) for artifact in event.artifacts]
-    return pydantic_core.to_json(record, bytes_mode="base64", inf_nan_mode="constants", fallback=str)
+    return pydantic_core.to_json(record, bytes_mode="base64", inf_nan_mode="null", fallback=str).decode()
 
 
-def event_from_json(text: bytes | str) -> Event:
+def event_from_json(text: str) -> Event:
     """The event that `event_to_json` wrote. Fields that this version does not know are left out.
 
     Raises:

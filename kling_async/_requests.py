@@ -149,6 +149,8 @@ class ImageRule:
             raise ValueError(f"{label} is a directory; an image file is needed")
         try:
             size = path.stat().st_size
+            if not path.is_file():  # opening a pipe or a device may block for ever
+                raise ValueError(f"{label} is not a regular file; an image file is needed")
             with path.open("rb") as file:
                 head = file.read(_HEAD)
         except OSError as error:

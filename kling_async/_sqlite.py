@@ -2,13 +2,18 @@
 
 Theory of operation
 -------------------
-One thread owns the connection; nothing else touches the file. An operation is a function of the connection; it is put
-into a queue that never blocks, and the task that put it there waits for an event of its own event loop.
+One thread owns the connection; nothing else touches the file. An operation is put into a queue that never blocks, and
+the task that put it there waits for an event of its own event loop.
 
 *Group commit.* While the thread commits one transaction, operations pile up, and all of them go into the next one. A
 commit costs one ``fsync``, however many writes it holds, so the busier the ledger is, the cheaper a write becomes. An
 operation is answered after the commit that made it durable. A transaction that fails is rolled back and tried again
 operation by operation, so that one that cannot be written does not take the others with it.
+
+*Few steps.* All operations of one kind in a group are one SQL statement over a JSON array. `sqlite3` lets go of the
+interpreter's lock around each step of a statement, and under a busy event loop it takes milliseconds to get it back: a
+statement for each write would be as slow as a commit for each write. The tasks that wait are woken a few at a time, so
+that the loop comes round in between.
 
 *Durability.* WAL with ``synchronous=FULL``: a commit survives ``kill -9`` and a power cut.
 
@@ -30,7 +35,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio import to_thread
@@ -47,9 +52,8 @@ T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
 _APPLICATION = 0x4B4C4E47  # "KLNG"; marks the file as ours
-_GROUP = (
-    500  # operations in one transaction at most; their waiters wake together, which takes the loop about a millisecond
-)
+_GROUP = 1000  # operations in one transaction at most
+_AT_ONCE = 50  # tasks woken in one turn of the event loop
 _BUSY = 5.0  # s for which a commit waits for somebody else's look at the file
 
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -75,25 +79,20 @@ _UNFINISHED = """s.state IN ('sending', 'unknown') OR (s.state = 'accepted' AND 
     (SELECT 1 FROM events WHERE ref = s.ref AND terminal))"""
 
 
+Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
+"""What is done for all operations of a kind at once: takes their arguments, gives their results."""
+
+
 @dataclass(slots=True)
-class _Operation(Generic[T]):
+class _Operation:
     """Work for the thread, and what came of it."""
 
-    work: Callable[[sqlite3.Connection], T]
+    kind: Kind
+    argument: Any
     token: Any = field(default_factory=current_token)
     done: anyio.Event = field(default_factory=anyio.Event)
-    value: T | None = None
+    value: Any = None
     error: Exception | None = None
-
-    def attempt(self, connection: sqlite3.Connection) -> None:
-        """Do the work. An error of SQLite concerns the whole transaction; any other, this work alone."""
-        self.value = self.error = None
-        try:
-            self.value = self.work(connection)
-        except sqlite3.Error:
-            raise
-        except Exception as error:  # noqa: BLE001  # carried to the task that waits for it
-            self.error = error
 
 
 class SqliteLedger:
@@ -110,7 +109,7 @@ class SqliteLedger:
     def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False) -> None:
         self.path = Path(path)
         self.keep_images = keep_images
-        self._queue: queue.SimpleQueue[_Operation[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -119,31 +118,32 @@ class SqliteLedger:
 
     async def begin(self, submission: Submission) -> Submission:
         """See `Ledger.begin`."""
-        return await self._perform(partial(_begin, submission=submission))
+        claimed: Submission = await self._perform(_begin, submission)
+        return claimed
 
     async def settle(self, submission: Submission) -> None:
         """See `Ledger.settle`."""
-        await self._perform(partial(_settle, submission=submission))
+        await self._perform(_settle, submission)
 
     async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
         """See `Ledger.record`."""
-        await self._perform(partial(_record, ref=ref, events=events))
+        await self._perform(_record, (ref, events))
 
     async def saved(self, ref: JobRef, index: int, path: Path) -> None:
         """See `Ledger.saved`."""
-        await self._write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", str(ref), index, str(path))
+        await self._perform(_saved, (str(ref), index, str(path)))
 
     async def find(
         self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
     ) -> Submission | None:
         """See `Ledger.find`."""
         condition = "s.key = ?" if key is not None else "s.purchase = ?" if purchase is not None else "s.ref = ?"
-        found = await self._perform(partial(_select, condition=condition, value=str(key or purchase or ref)))
+        found = await self._read(partial(_select, condition=condition, value=str(key or purchase or ref)))
         return found[0] if found else None
 
     async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
         """See `Ledger.submissions`."""
-        return await self._perform(partial(_select, condition=_UNFINISHED if unfinished else "1"))
+        return await self._read(partial(_select, condition=_UNFINISHED if unfinished else "1"))
 
     async def events(self, ref: JobRef) -> list[Event]:
         """See `Ledger.events`."""
@@ -152,11 +152,11 @@ class SqliteLedger:
             rows = connection.execute("SELECT event FROM events WHERE ref = ? ORDER BY seq", (str(ref),))
             return [event_from_json(event) for (event,) in rows]
 
-        return await self._perform(read)
+        return await self._read(read)
 
     async def keep(self, name: str, value: Any) -> None:
         """See `Ledger.keep`."""
-        await self._write("INSERT OR REPLACE INTO kept VALUES (?, ?)", name, json.dumps(value))
+        await self._perform(_keep, (name, json.dumps(value)))
 
     async def kept(self, name: str) -> Any:
         """See `Ledger.kept`."""
@@ -165,7 +165,7 @@ class SqliteLedger:
             row = connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
             return json.loads(row[0]) if row else None
 
-        return await self._perform(read)
+        return await self._read(read)
 
     async def aclose(self) -> None:
         """Finish what is queued, close the file and give it free. Closing twice is harmless."""
@@ -176,23 +176,24 @@ class SqliteLedger:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(thread.join)
 
-    async def _write(self, statement: str, *values: Any) -> None:
-        await self._perform(lambda connection: connection.execute(statement, values))
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Let the thread do any work with the connection."""
+        return cast("T", await self._perform(_each, work))
 
-    async def _perform(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Let the thread do the work, and wait until it is durable."""
+    async def _perform(self, kind: Kind, argument: Any) -> Any:
+        """Let the thread do something, and wait until it is durable."""
         if self._closed:
             raise ConfigurationError(f"the ledger {self.path} is closed; make a new one")
         if self._thread is None:
             # A daemon: a program that ends without closing its ledger must end all the same, and loses nothing by it.
             self._thread = threading.Thread(target=self._run, name=f"ledger {self.path.name}", daemon=True)
             self._thread.start()
-        operation = _Operation(work)
+        operation = _Operation(kind, argument)
         self._queue.put(operation)
         await operation.done.wait()
         if operation.error is not None:
             raise operation.error
-        return cast("T", operation.value)
+        return operation.value
 
     def _run(self) -> None:
         """The thread: group after group, until told to stop."""
@@ -216,7 +217,7 @@ class SqliteLedger:
         if file is not None:
             file.close()
 
-    def _next_group(self) -> list[_Operation[Any] | None]:
+    def _next_group(self) -> list[_Operation | None]:
         """What is queued, up to the size of a group; waits for the first."""
         group = [self._queue.get()]
         try:
@@ -253,14 +254,19 @@ class _File:
             self._lock.close()
             raise
 
-    def commit(self, operations: Sequence[_Operation[Any]]) -> None:
-        """Do the operations' work in one transaction, or, where that fails, each in one of its own."""
+    def commit(self, operations: Sequence[_Operation]) -> None:
+        """Do the operations in one transaction, or, where that fails, each in one of its own."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
+            by_kind: dict[Kind, list[_Operation]] = {}
             for operation in operations:
-                operation.attempt(self._connection)
+                by_kind.setdefault(operation.kind, []).append(operation)
+            for kind, alike in by_kind.items():
+                values = kind(self._connection, [operation.argument for operation in alike])
+                for operation, value in zip(alike, values, strict=True):
+                    operation.value = value
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  # carried to the task that waits for it
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if len(operations) == 1:
@@ -314,42 +320,71 @@ class _File:
         connection.execute("COMMIT")
 
 
-def _begin(connection: sqlite3.Connection, submission: Submission) -> Submission:
-    held = _select(connection, "s.key = ?", submission.key)
-    if held and not held[0].state.free:
-        return held[0]
+def _begin(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
+    rows = [
+        (s.key, s.purchase, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
+        for s in submissions
+    ]
     connection.execute(
-        "INSERT OR REPLACE INTO submissions VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-        (
-            submission.key,
-            submission.purchase,
-            submission.endpoint,
-            json.dumps(submission.request),
-            submission.fingerprint,
-            submission.started.timestamp(),
-            str(submission.state),
-        ),
+        f"""INSERT INTO submissions SELECT {_fields(7)}, NULL, NULL FROM json_each(?) WHERE 1
+            ON CONFLICT (key) DO UPDATE SET (purchase, endpoint, request, fingerprint, started, state, ref, reason) =
+            (excluded.purchase, excluded.endpoint, excluded.request, excluded.fingerprint, excluded.started,
+            excluded.state, NULL, NULL) WHERE submissions.state IN ('not-submitted', 'refused')""",  # noqa: S608  # constants
+        (json.dumps(rows),),
     )
-    return submission
+    taken = _select(
+        connection,
+        "s.purchase != json_extract(value, '$[1]')",
+        json.dumps([(s.key, s.purchase) for s in submissions]),
+        source="json_each(?) CROSS JOIN submissions s ON s.key = json_extract(value, '$[0]')",
+    )
+    held = {submission.key: submission for submission in taken}
+    return [held.get(s.key, s) for s in submissions]
 
 
-def _settle(connection: sqlite3.Connection, submission: Submission) -> None:
-    ref = str(submission.ref) if submission.ref else None
+def _settle(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[None]:
+    last = {s.key: (s.key, s.purchase, s.state, str(s.ref) if s.ref else None, s.reason) for s in submissions}
     connection.execute(
-        "UPDATE submissions SET state = ?, ref = ?, reason = ? WHERE key = ? AND purchase = ?",
-        (str(submission.state), ref, submission.reason, submission.key, submission.purchase),
+        f"""UPDATE submissions SET state = new.c2, ref = new.c3, reason = new.c4
+            FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
+            WHERE submissions.key = new.c0 AND submissions.purchase = new.c1""",  # noqa: S608  # constants
+        (json.dumps(list(last.values())),),
     )
+    return [None] * len(submissions)
 
 
-def _record(connection: sqlite3.Connection, ref: JobRef, events: Sequence[Event]) -> None:
-    rows = [(str(ref), event.seq, event.status.terminal, event_to_json(event)) for event in events]
-    connection.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?)", rows)
+def _record(connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> Sequence[None]:
+    rows = [(str(ref), e.seq, e.status.terminal, event_to_json(e)) for ref, events in entries for e in events]
+    statement = f"INSERT OR IGNORE INTO events SELECT {_fields(4)} FROM json_each(?)"  # noqa: S608  # constants
+    connection.execute(statement, (json.dumps(rows),))
+    return [None] * len(entries)
 
 
-def _select(connection: sqlite3.Connection, condition: str, value: str | None = None) -> list[Submission]:
+def _saved(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, str]]) -> Sequence[None]:
+    connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
+    return [None] * len(rows)
+
+
+def _keep(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> Sequence[None]:
+    connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
+    return [None] * len(rows)
+
+
+def _each(connection: sqlite3.Connection, works: Sequence[Callable[[sqlite3.Connection], Any]]) -> Sequence[Any]:
+    return [work(connection) for work in works]
+
+
+def _fields(count: int, *, named: bool = False) -> str:
+    """The columns of a JSON array of rows."""
+    return ", ".join(f"json_extract(value, '$[{i}]')" + (f" AS c{i}" if named else "") for i in range(count))
+
+
+def _select(
+    connection: sqlite3.Connection, condition: str, value: str | None = None, *, source: str = "submissions s"
+) -> list[Submission]:
     """Submissions by a condition of ours, with at most one value in it."""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM submissions s WHERE {condition} ORDER BY s.started, s.rowid",  # noqa: S608  # constants
+        f"SELECT {_COLUMNS} FROM {source} WHERE {condition} ORDER BY s.started, s.rowid",  # noqa: S608  # constants
         () if value is None else (value,),
     )
     return [_submission(*row) for row in rows]
@@ -381,10 +416,12 @@ def _owner(path: Path) -> str | None:
         return None  # it was opened a moment ago, and has written nothing yet
 
 
-def _explained(path: Path, error: Exception) -> KlingError:
-    """A new error of ours for each task that waits."""
+def _explained(path: Path, error: Exception) -> Exception:
+    """The error for one task that waits."""
     if isinstance(error, KlingError):
         return type(error)(error.message)
+    if not isinstance(error, sqlite3.Error | OSError):
+        return error
     remedy = "check the file, or use another one"
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         remedy = "free some space and try again"
@@ -393,7 +430,7 @@ def _explained(path: Path, error: Exception) -> KlingError:
     return failure
 
 
-def _answer(operations: Iterable[_Operation[Any]]) -> None:
+def _answer(operations: Iterable[_Operation]) -> None:
     """Wake the tasks that wait, with one call into each event loop."""
     by_loop: dict[Any, list[anyio.Event]] = {}
     for operation in operations:
@@ -402,11 +439,13 @@ def _answer(operations: Iterable[_Operation[Any]]) -> None:
         # asyncio's name for it, and trio's
         schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         try:
-            schedule(_set, events)
+            schedule(_wake, schedule, events)
         except RuntimeError:
             log.debug("an event loop ended before the ledger answered it")
 
 
-def _set(events: Iterable[anyio.Event]) -> None:
-    for event in events:
+def _wake(schedule: Callable[..., object], events: Sequence[anyio.Event]) -> None:
+    for event in events[:_AT_ONCE]:
         event.set()
+    if len(events) > _AT_ONCE:
+        schedule(_wake, schedule, events[_AT_ONCE:])

@@ -190,6 +190,8 @@ class Lane:
         except _Again as failed:
             first = failed
         others = 0
+        # The alternative to one more repetition of a paid call is a submission whose outcome nobody knows.
+        attempts = self.limits.attempts * (2 if call.repeatable else 1)
 
         def again(failure: Exception) -> bool | float:
             nonlocal others
@@ -199,7 +201,7 @@ class Lane:
             if failure.patient:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1
-            return others < self.limits.attempts and (call.effect is Effect.PAID or self._afford())
+            return others < attempts and (call.effect is Effect.PAID or self._afford())
 
         try:
             async for attempt in stamina.retry_context(

@@ -23,7 +23,7 @@ def server() -> FakeRunBlob:
 
 @pytest.fixture
 async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
-    polling = Polling(status_calls_per_minute=math.inf)
+    polling = Polling(schedule="documented", status_calls_per_minute=math.inf)
     async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as made:
         yield made
 

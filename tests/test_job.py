@@ -26,7 +26,7 @@ def server() -> FakeRunBlob:
 
 @pytest.fixture
 async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
-    made = Client(kling_async.RunBlob(KEY), http=server)
+    made = Client(kling_async.RunBlob(KEY), http=server, polling=Polling(schedule="documented"))
     yield made
     await made.aclose()
 
@@ -60,6 +60,19 @@ async def test_a_photo_is_looked_at_every_five_seconds(client: Client, server: F
     server.duration = 22
     await client.run(O3Photo(prompt="a boat"))
     assert looks(server) == [5, 10, 15, 20, 25]
+
+
+async def test_by_default_looks_are_timed_by_a_law_that_is_learned(server: FakeRunBlob) -> None:
+    """Fewer looks than the documented schedule, from the first job on, and closer to the end after a few."""
+    server.duration = 147
+    lags: list[float] = []
+    async with Client(kling_async.RunBlob(KEY), http=server) as client:
+        for _ in range(20):
+            start = anyio.current_time()
+            await client.run(VIDEO)
+            lags.append(anyio.current_time() - start - server.duration)
+    assert server.requests["poll"] <= 20 * 7 < 20 * 12, "the documented schedule takes 12 looks"
+    assert sum(lags[10:]) < sum(lags[:10])
 
 
 async def test_events_tell_the_story_once_and_in_order(client: Client) -> None:

@@ -302,7 +302,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Pa
 async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
     await ledger.keep("a", 1)
-    await ledger._perform(lambda connection: connection.execute("PRAGMA user_version = 99"))
+    await ledger._read(lambda connection: connection.execute("PRAGMA user_version = 99"))
     await ledger.aclose()
     again = SqliteLedger(tmp_path / "jobs.db")
     with pytest.raises(ConfigurationError, match="newer version"):
@@ -331,7 +331,7 @@ async def test_a_full_disk_fails_the_write_that_found_it_full_and_leaves_no_trac
     """SQLite's own error for a full disk, by a limit on the file's pages; the ledger works on when there is space."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     await ledger.begin(submission())
-    await ledger._perform(_limit_pages(0))
+    await ledger._read(_limit_pages(0))
     outcomes: list[str] = []
     errors: list[str] = []
 
@@ -350,7 +350,7 @@ async def test_a_full_disk_fails_the_write_that_found_it_full_and_leaves_no_trac
     assert all("database or disk is full" in error and "free some space" in error for error in errors)
     assert sorted(outcomes) == ["huge failed", "large failed", "small written"]
     assert [s.key for s in await ledger.submissions()] == ["row-1", "small"]
-    await ledger._perform(_limit_pages(1_000_000))
+    await ledger._read(_limit_pages(1_000_000))
     await attempt("large", 100_000)
     assert outcomes[-1] == "large written"
     await ledger.aclose()
@@ -365,23 +365,20 @@ def _limit_pages(extra: int) -> Callable[[sqlite3.Connection], None]:
 
 
 async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) -> None:
-    """While the thread is held up, a thousand writes queue; they then take few commits, not a thousand."""
+    """While the thread is held up, a thousand writes queue; they then take a few statements, commits included."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    commits: list[str] = []
+    statements: list[str] = []
     hold, held = threading.Event(), anyio.Event()
-
-    def watch(connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
 
     async def write(number: int) -> None:
         await ledger.begin(submission(f"row-{number}", f"p-{number}"))
 
     async def block() -> None:
         held.set()
-        await ledger._perform(lambda _: hold.wait(10))
+        await ledger._read(lambda _: hold.wait(10))
 
-    await ledger._perform(watch)
-    commits.clear()
+    await ledger._read(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
     async with anyio.create_task_group() as group:
         group.start_soon(block)
         await held.wait()
@@ -390,7 +387,40 @@ async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) 
         await anyio.wait_all_tasks_blocked()
         hold.set()
     assert len(await ledger.submissions()) == 1000
-    assert len(commits) <= 5
+    assert statements.count("COMMIT") <= 5
+    assert len(statements) <= 25
+    await ledger.aclose()
+
+
+async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Path) -> None:
+    """Many keys, new, taken and free, in one group: each task hears of its own."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    hold = threading.Event()
+    claims: dict[str, Submission] = {}
+    for number in range(30):
+        begun = submission(f"row-{number}", f"old-{number}")
+        await ledger.begin(begun)
+        state = [SubmissionState.ACCEPTED, SubmissionState.REFUSED, SubmissionState.UNKNOWN][number % 3]
+        await ledger.settle(replace(begun, state=state, reason=str(number)))
+
+    async def claim(key: str, purchase: str) -> None:
+        claims[purchase] = await ledger.begin(submission(key, purchase))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ledger._read, lambda _: hold.wait(10))
+        for number in range(60):
+            group.start_soon(claim, f"row-{number % 40}", f"new-{number}")
+        await anyio.wait_all_tasks_blocked()
+        hold.set()
+    for number in range(60):
+        row = number % 40
+        held = claims[f"new-{number}"]
+        assert held.key == f"row-{row}"
+        if row < 30 and row % 3 != 1:
+            assert (held.purchase, held.reason) == (f"old-{row}", str(row))
+        else:
+            assert held.purchase in {f"new-{row}", f"new-{row + 40}"}
+            assert held == await ledger.find(key=f"row-{row}")
     await ledger.aclose()
 
 
@@ -401,7 +431,7 @@ async def test_a_stalled_disk_does_not_stall_the_loop(tmp_path: Path) -> None:
     answered: list[str] = []
 
     async def stall() -> None:
-        assert await ledger._perform(lambda _: hold.wait(20))
+        assert await ledger._read(lambda _: hold.wait(20))
 
     async def write() -> None:
         await ledger.begin(submission())
@@ -457,7 +487,7 @@ def test_a_loop_that_ends_before_its_write_is_answered_harms_nobody(tmp_path: Pa
 
     async def leave() -> None:
         with anyio.move_on_after(0.05):
-            await ledger._perform(lambda _: hold.wait(20))
+            await ledger._read(lambda _: hold.wait(20))
 
     async def look() -> Any:
         await ledger.keep("a", 1)

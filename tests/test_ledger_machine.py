@@ -142,6 +142,7 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "loop"):
+            self.run(self.loop.shutdown_asyncgens())
             self.loop.close()
 
     def run(self, what: Coroutine[Any, Any, Any]) -> Any:
@@ -167,6 +168,7 @@ class Machine(RuleBasedStateMachine):
             pass
         else:
             assert job.request is None or job.request.prompt == f"{key} {variant}"  # type: ignore[attr-defined]  # an O3Video
+            assert await self.store.find(ref=job.ref) is not None  # what is handed out is known after a crash
             self.jobs[job.ref] = job
 
     @rule(key=KEYS, variant=VARIANTS, fate=FATES, failure=FAILURES)

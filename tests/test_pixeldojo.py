@@ -16,7 +16,7 @@ import pytest
 from anyio import current_time
 from pydantic import ValidationError
 
-from kling_async import Client, Cost, PixelDojo, pixeldojo
+from kling_async import Client, Cost, PixelDojo, Polling, pixeldojo
 from kling_async._errors import (
     ConfigurationError,
     GenerationFailed,
@@ -240,7 +240,7 @@ def server() -> Server:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
-    made = Client(PixelDojo(KEY), http=server)
+    made = Client(PixelDojo(KEY), http=server, polling=Polling(schedule="documented"))
     yield made
     await made.aclose()
 

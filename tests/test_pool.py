@@ -490,6 +490,22 @@ class TestHttp2:
             assert pool.statistics().connections == 0
 
 
+class TestSharing:
+    async def test_a_shared_connection_that_breaks_is_not_given_to_anyone_else(self) -> None:
+        """Its first request has not noticed yet, but the second found out: the third goes elsewhere."""
+        network = FakeNetwork()
+        network.http2 = True
+        async with ConnectionPool(http2=True, network_backend=network) as pool:
+            (unread,) = await open_responses(pool, "https://a.test")
+            network.kill()
+            with pytest.raises(httpcore.ReadError):
+                await fetch(pool, "https://a.test")
+            await fetch(pool, "https://a.test")
+            assert pool.statistics().connections == 2
+            await unread.aclose()
+            assert pool.statistics().connections == network.open == 1
+
+
 class _PoolTransport(httpx.AsyncBaseTransport):
     """httpx's view of a pool, as small as it can be."""
 

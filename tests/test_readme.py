@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+import kling_async
+from kling_async import Client, Polling, Progressive
 from kling_async.sandbox import Sandbox
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -23,6 +26,14 @@ PIXEL = bytes.fromhex(
 )
 
 
+class Rehearsed(Client):
+    """The client of the examples, looking as much sooner as the sandbox is faster than a provider."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        settings.setdefault("polling", Polling(schedule=Progressive(0.1), status_calls_per_minute=math.inf))
+        super().__init__(*args, **settings)
+
+
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
     """A sandbox that the environment points to, from an empty directory with one picture."""
@@ -31,6 +42,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox
             key, address = provider.variables
             monkeypatch.setenv(key, made.api_key(provider.name))
             monkeypatch.setenv(address, made.base_url(provider.name))
+        monkeypatch.setattr(kling_async, "Client", Rehearsed)
         monkeypatch.chdir(tmp_path)
         (tmp_path / "boat.png").write_bytes(PIXEL)
         yield made
@@ -43,7 +55,7 @@ def test_every_block_is_run_by_a_test() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
 def test_scripts_run(script: str, sandbox: Sandbox, tmp_path: Path) -> None:
     exec(compile(script, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # the README is ours
-    assert sandbox.counters.jobs_bought == 1
+    assert sandbox.counters.jobs_bought == (20 if "range(20)" in script else 1)
     if ".save(" in script:
         [path] = (tmp_path / "out").iterdir()
         assert path.suffix == ".mp4"

@@ -142,7 +142,7 @@ def server() -> FakeInferenceSh:
 
 @pytest.fixture
 async def client(server: FakeInferenceSh) -> AsyncIterator[Client]:
-    made = Client(InferenceSh("inf_made_up"), http=server)
+    made = Client(InferenceSh("inf_made_up"), http=server, polling=Polling(schedule="documented"))
     yield made
     await made.aclose()
     assert server.open_streams == 0, "a stream was left open"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,9 +73,23 @@ def ledger() -> MemoryLedger:
     return MemoryLedger()
 
 
+MADE: list[Client] = []
+
+
+@pytest.fixture(autouse=True)
+async def closed_at_last() -> AsyncIterator[None]:
+    """Clients that a test leaves as a crash would are closed after it."""
+    yield
+    while MADE:
+        await MADE.pop().aclose()
+
+
 def make(server: FakeRunBlob, ledger: MemoryLedger | None, provider: RunBlob | None = None, **settings: Any) -> Client:
-    """A client. What a crash leaves is had by making another one on the same ledger and never closing this one."""
-    return Client(provider or RunBlob(KEY), http=server, ledger=ledger, **settings)
+    """A client. What a crash leaves is had by making another one on the same ledger without closing this one."""
+    settings.setdefault("polling", Polling(schedule="documented"))
+    client = Client(provider or RunBlob(KEY), http=server, ledger=ledger, **settings)
+    MADE.append(client)
+    return client
 
 
 async def state(ledger: MemoryLedger, key: str) -> SubmissionState:
@@ -553,7 +567,7 @@ async def test_where_our_id_is_known_a_lost_answer_is_sent_again_at_once(ledger:
 @pytest.mark.parametrize("accepted", [True, False])
 async def test_where_our_id_is_known_resuming_settles_what_was_lost(ledger: MemoryLedger, accepted: bool) -> None:
     server = _Server()
-    Losing(server, times=4, accepted=accepted)
+    Losing(server, times=8, accepted=accepted)
     with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) settles it"):
         await make(server, ledger, OwnId(KEY)).submit(VIDEO, key="a")
     [job] = await make(server, ledger, OwnId(KEY)).resume()
@@ -593,7 +607,7 @@ async def test_after_a_lost_answer_a_refusal_or_an_unreachable_provider_settles_
 async def test_an_id_is_not_sent_again_after_an_hour_unless_asked(ledger: MemoryLedger) -> None:
     """How long a provider recognises it is not documented; a repetition that is not recognised would buy twice."""
     server = _Server()
-    Losing(server, times=4)
+    Losing(server, times=8)
     with pytest.raises(SubmissionUnknown):
         await make(server, ledger, OwnId(KEY)).submit(VIDEO, key="a")
     await anyio.sleep(3601)

@@ -119,8 +119,8 @@ async def _generate(
             with acceptable(endpoint):
                 job = await client.submit(request)
         except anyio.get_cancelled_exc_class():
-            for ref in client._running:  # noqa: SLF001  # the id came, and its handle was lost with the cancellation
-                report.begun(ref)
+            for job in client.jobs:  # the id came, and its handle was lost with the cancellation
+                report.begun(job.ref)
             raise
         if directory is None:
             report.submitted(job.ref, job.cost)

@@ -1,0 +1,198 @@
+"""What the ledger costs: durable writes a second, and how long the event loop is held up by them.
+
+    python -m benchmarks.ledger [--quick] [--directory DIR]
+
+Each of 1, 10, 100, 1 000 and 10 000 tasks writes one job after the other, as the client does: intent, acceptance, three
+events. A second task measures the longest time for which the event loop did not come round. Compared:
+
+- `SqliteLedger`: one writer thread, group commit, `synchronous=FULL`;
+- one commit for each write in a worker thread, with the same SQL and settings;
+- one commit for each write on the event loop.
+
+The file lies in a temporary directory (`--directory`: where; the disk decides what a commit costs). Writes
+`benchmarks/results/ledger.{md,json}`.
+"""
+
+import argparse
+import asyncio
+import json
+import platform
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kling_async import Event, JobRef, Ledger, SqliteLedger, Status, Submission, SubmissionState
+from kling_async._sqlite import Kind
+
+RESULTS = Path(__file__).parent / "results"
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+STATUSES = (Status.PENDING, Status.PROCESSING, Status.COMPLETED)
+WRITES = 2 + len(STATUSES)  # for each job
+REQUEST = {"prompt": "a paper boat in the rain, " * 10, "duration": 5, "aspect_ratio": "16:9", "model": "kling_o3"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement.
+
+    Attributes:
+        ledger: Which one.
+        tasks: Tasks that wrote at once.
+        writes: Durable writes that were made.
+        seconds: What they took.
+        stall: The longest time that the event loop did not come round, in seconds.
+    """
+
+    ledger: str
+    tasks: int
+    writes: int
+    seconds: float
+    stall: float
+
+    @property
+    def rate(self) -> float:
+        """Writes a second."""
+        return self.writes / self.seconds
+
+
+class _OneCommitEach(SqliteLedger):
+    """The same file and SQL, written without a queue: each write is a transaction of its own."""
+
+    threaded = True
+
+    async def _perform(self, kind: Kind, argument: Any) -> Any:
+        if not hasattr(self, "_file"):
+            await super()._perform(kind, argument)  # makes the tables
+            await super().aclose()
+            self._file = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self._file.execute("PRAGMA synchronous = FULL")
+            self._turn = asyncio.Lock()
+
+        def commit() -> Any:
+            self._file.execute("BEGIN IMMEDIATE")
+            [value] = kind(self._file, [argument])
+            self._file.execute("COMMIT")
+            return value
+
+        async with self._turn:
+            return await asyncio.to_thread(commit) if self.threaded else commit()
+
+    async def aclose(self) -> None:
+        self._file.close()
+
+
+class _OnTheLoop(_OneCommitEach):
+    threaded = False
+
+
+LEDGERS: dict[str, Callable[[Path], Ledger]] = {
+    "SqliteLedger": SqliteLedger,
+    "commit each, worker thread": _OneCommitEach,
+    "commit each, on the loop": _OnTheLoop,
+}
+
+
+async def _write_job(ledger: Ledger, number: int) -> None:
+    ref = JobRef("runblob", "o3-video", f"job-{number}")
+    submission = Submission(
+        key=f"row-{number}",
+        endpoint="runblob/o3-video",
+        request=REQUEST,
+        fingerprint="f" * 64,
+        purchase=f"purchase-{number}",
+        started=NOON,
+    )
+    await ledger.begin(submission)
+    await ledger.settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref))
+    for seq, status in enumerate(STATUSES):
+        await ledger.record(ref, [Event(seq, status, NOON, float(seq), "poll")])
+
+
+async def measure(name: str, tasks: int, seconds: float, directory: Path) -> Figure:
+    """Let `tasks` tasks write jobs for about `seconds` seconds."""
+    ledger = LEDGERS[name](directory / f"{name}-{tasks}.db".replace(" ", "-"))
+    await ledger.kept("opens the file")
+    done = 0
+    stall = 0.0
+    ends = time.perf_counter() + seconds
+
+    async def write(task: int) -> None:
+        nonlocal done
+        number = task
+        while time.perf_counter() < ends or number == task:
+            await _write_job(ledger, number)
+            number += tasks
+            done += 1
+
+    async def watch() -> None:
+        nonlocal stall
+        await asyncio.sleep(0)  # past the turn in which all the tasks begin
+        before = time.perf_counter()
+        while True:
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            before, stall = now, max(stall, now - before)
+
+    began = time.perf_counter()
+    watcher = asyncio.create_task(watch())
+    async with asyncio.TaskGroup() as group:
+        for task in range(tasks):
+            group.create_task(write(task))
+    took = time.perf_counter() - began
+    watcher.cancel()
+    await ledger.aclose()
+    return Figure(name, tasks, done * WRITES, took, stall)
+
+
+def table(figures: Sequence[Figure], seconds: float) -> str:
+    """The figures as Markdown."""
+    levels = sorted({figure.tasks for figure in figures})
+    lines = [
+        "# The ledger",
+        "",
+        f"`python -m benchmarks.ledger`, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}.",
+        "",
+        f"Durable writes a second, over {seconds:g} s. In brackets: ms for which the event loop did not come round.",
+        "",
+        "| | " + " | ".join(f"{level:,} tasks" for level in levels) + " |",
+        "|---|" + "---:|" * len(levels),
+    ]
+    rates: dict[str, dict[int, Figure]] = {name: {f.tasks: f for f in figures if f.ledger == name} for name in LEDGERS}
+    for name, row in rates.items():
+        cells = [f"{row[level].rate:,.0f} ({1000 * row[level].stall:.1f})" if level in row else "" for level in levels]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    ours, naive = rates["SqliteLedger"], rates["commit each, worker thread"]
+    cells = [f"{ours[level].rate / naive[level].rate:.1f}" if level in naive else "" for level in levels]
+    lines += ["| SqliteLedger / commit each, worker thread | " + " | ".join(cells) + " |", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="half a second each instead of three")
+    parser.add_argument("--directory", help="where the files are written")
+    arguments = parser.parse_args()
+    seconds = 0.5 if arguments.quick else 3.0
+    figures = []
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        for name in LEDGERS:
+            for tasks in (1, 10, 100, 1_000, 10_000):
+                if tasks == 10_000 and name.startswith("commit each"):
+                    continue  # one job for each task would take minutes
+                figures.append(asyncio.run(partial(measure, name, tasks, seconds, Path(directory))()))
+                shown = figures[-1]
+                print(f"{name}, {tasks:,} tasks: {shown.rate:,.0f}/s, {1000 * shown.stall:.1f} ms", flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "ledger.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
+    (RESULTS / "ledger.md").write_text(table(figures, seconds))
+    print((RESULTS / "ledger.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
