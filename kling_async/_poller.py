@@ -249,6 +249,7 @@ class Watch:
                     await round_.change()
         finally:
             self._rounds.remove(round_)
+            self._appoint()  # the keeper that it was may have appointed itself
 
     async def _run_errands(self, round_: _Round) -> None:
         while True:
@@ -259,8 +260,10 @@ class Watch:
                 self._keeper.wake()
             if trail.granted and trail in self._pursued:
                 trail.granted = False
-                await self._ask(trail)
-                self._go_on(trail)
+                try:
+                    await self._ask(trail)
+                finally:  # also when this patrol is over: the job may be another's
+                    self._go_on(trail)
 
     def _go_on(self, trail: Trail) -> None:
         """Decide how the pursuit of a job goes on after a look."""

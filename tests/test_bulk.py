@@ -258,6 +258,21 @@ async def test_two_runs_at_once_share_the_looking(client: Client, server: FakeRu
     assert server.bought == 100
 
 
+@pytest.mark.parametrize("leaving", [3.0, 5.04, 5.08, 10.06])
+async def test_a_run_that_is_left_leaves_the_other_running(client: Client, server: FakeRunBlob, leaving: float) -> None:
+    """Also when those who look for the one were just looking at a job of the other."""
+
+    async def leave() -> None:
+        with anyio.move_on_after(leaving):
+            await collect(client, count=3)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave)
+        await anyio.sleep(0.01)
+        outcomes = await collect(client, count=50)
+    assert sum(outcome.result is not None for outcome in outcomes) == 50
+
+
 async def test_a_ration_holds_in_a_run(server: FakeRunBlob) -> None:
     server.duration = 100
     async with Client(kling_async.RunBlob(KEY), http=server) as client:
