@@ -205,13 +205,20 @@ class Client:
         events: list[Event] = []
         if bought.reading is None and bought.ref not in self._running:
             events = await self._book.ledger.events(bought.ref)
-        if bought.ref in self._running:
-            return self._running[bought.ref]
+        if (known := self._running.get(bought.ref)) is not None:
+            await self._enlist(known)
+            return known
         job = self._job(account, bought.ref, request, bought.started, events)
         if bought.reading is not None:
             self._submitted += 1
             await job._trail.apply(bought.reading, "submit")  # noqa: SLF001  # the client makes jobs
         return job
+
+    async def _enlist(self, job: Job) -> None:
+        """Have a job recorded from now on, if it was only attached before we saw that the ledger has it."""
+        if self._book.kept and not job._trail.recorded:  # noqa: SLF001  # the client makes jobs
+            job._saved = self._book.saved  # noqa: SLF001  # the same
+            await job._trail.enlist(self._book.record, await self._book.ledger.events(job.ref))  # noqa: SLF001  # the same
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -315,8 +322,9 @@ class Client:
             log.info("submission %r: %s", submission.key, error)
             return None
 
-    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job:
-        return await self._adopt(account, await self._buyer.recover(account.lane, request, submission), request)
+    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job | None:
+        bought = await self._buyer.take_up(account.lane, request, submission)
+        return None if bought is None else await self._adopt(account, bought, request)
 
     async def unresolved(self) -> list[Submission]:
         """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
@@ -436,11 +444,13 @@ class Client:
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
         cadence = schedule.cadence(variant.rstrip(), endpoint.law(request))
         recorded = self._book.kept and started is not None
+        # A clock that was set back since would put the next look, and the deadline, off by as much.
+        since = now if started is None else min(started, now)
         trail = Trail(
             ref,
             cadence,
-            started=now if started is None else started,
-            deadline=(now if started is None else started) + (self._polling.deadline or endpoint.deadline),
+            started=since,
+            deadline=since + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
             record=self._book.record if recorded else None,
             settled=self._settled,
