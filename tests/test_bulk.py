@@ -213,6 +213,30 @@ async def test_leaving_early_stops_submitting_and_the_jobs_can_still_be_awaited(
     assert client.statistics().running == 0
 
 
+async def test_a_stopped_run_finishes_what_is_in_flight(client: Client, server: FakeRunBlob) -> None:
+    server.spread = 30
+    found: list[Outcome] = []
+    async with client.map(rows(1000), in_flight=10) as outcomes:
+        async for outcome in outcomes:
+            found.append(outcome)
+            outcomes.stop()
+    assert all(outcome.result is not None for outcome in found)
+    assert len(found) == server.bought <= 20
+    assert client.statistics().running == 0
+
+
+async def test_a_stopped_run_does_not_wait_for_its_input(client: Client, server: FakeRunBlob) -> None:
+    async def source() -> AsyncIterator[Request]:
+        yield runblob.O3Video("the only one for a long time")
+        await anyio.sleep_forever()
+
+    async with client.map(source(), in_flight=3) as outcomes:
+        async for outcome in outcomes:
+            assert outcome.result is not None
+            outcomes.stop()
+    assert server.bought == 1
+
+
 async def test_an_exception_in_the_block_comes_out_as_it_is(client: Client) -> None:
     async def fail() -> None:
         async with client.map(rows(10)) as outcomes:
