@@ -45,6 +45,7 @@ from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
 from kling_async.providers.runware import Runware
+from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = [
     "Artifact",
@@ -57,6 +58,7 @@ __all__ = [
     "ConfigurationError",
     "ContentRejected",
     "Cost",
+    "Delivery",
     "DownloadFailed",
     "Event",
     "Failure",
@@ -96,6 +98,7 @@ __all__ = [
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "Webhooks",
     "inferencesh",
     "pixeldojo",
     "runblob",

@@ -67,7 +67,7 @@ class Book:
         Raises:
             LedgerFailed: It cannot be written; nothing may be sent.
         """
-        await self._pay()
+        await self.pay()
         return await self.ledger.begin(submission)
 
     async def settle(self, submission: Submission) -> None:
@@ -118,7 +118,7 @@ class Book:
         Raises:
             LedgerFailed: It cannot be written or read.
         """
-        await self._pay()
+        await self.pay()
         return await self.ledger.find(key=key)
 
     async def unfinished(self) -> list[Submission]:
@@ -138,7 +138,7 @@ class Book:
             return
         self._closed = True
         try:
-            await self._pay()
+            await self.pay()
             if learned is not None and (state := learned.state())["ends"]:
                 await self._ledger.keep(_LEARNED, state)
         except KlingError as error:
@@ -152,8 +152,8 @@ class Book:
         if not self._owed and not self._owed_events:
             log.error("%s. Jobs that run are followed; what is heard of them is written when that is possible", error)
 
-    async def _pay(self) -> None:
-        """Write down what is owed.
+    async def pay(self) -> None:
+        """Write down what is owed, if anything is.
 
         Raises:
             LedgerFailed: It still cannot be.

@@ -19,10 +19,12 @@ from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._cadence import Learned
 from kling_async._clock import Clock
+from kling_async._deliveries import Deliveries
 from kling_async._engine import Engines, Http, Limits
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._job import Job
 from kling_async._ledger import Ledger, Submission
+from kling_async._letterbox import Letterbox
 from kling_async._media import load
 from kling_async._models import Event, JobRef, Result
 from kling_async._poller import Polling, Watch
@@ -32,6 +34,7 @@ from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
 from kling_async._transport import Lane, LaneStatistics
 from kling_async.providers import KNOWN
+from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = ["Client", "Statistics"]
 
@@ -76,6 +79,7 @@ class Client:
         polling: When to look at jobs.
         ledger: Where submissions and their jobs are written down, so that a crash loses none:
             ``SqliteLedger("jobs.db")``. It belongs to this client, which closes it. None: nowhere.
+        webhooks: Where providers are to report to; what arrives there is for `deliver`. None: jobs are only looked at.
         budget: How much may be spent: ``Budget(usd=5)``; it belongs to this client. None: whatever the account has.
         http: In place of the connection pool of this library: an ``httpx.AsyncClient`` or a transport of your own,
             or the URL of a proxy. What you pass is yours to close.
@@ -91,6 +95,7 @@ class Client:
         limits: Limits | None = None,
         polling: Polling | None = None,
         ledger: Ledger | None = None,
+        webhooks: Webhooks | None = None,
         budget: Budget | None = None,
         http: Http = None,
     ) -> None:
@@ -116,7 +121,17 @@ class Client:
         lanes = {name: account.lane for name, account in self._accounts.items()}
         self._book = Book(ledger, [lane.provider for lane in lanes.values()])
         self._budget = budget
-        self._buyer = Buyer(self._book, lanes, self._clock, settled=budget.settle if budget else None)
+        letterbox = Letterbox(webhooks)
+        self._buyer = Buyer(self._book, lanes, self._clock, letterbox, settled=budget.settle if budget else None)
+        self._deliveries = Deliveries(
+            webhooks,
+            providers={name: lane.provider for name, lane in lanes.items()},
+            watches={name: account.watch for name, account in self._accounts.items()},
+            book=self._book,
+            buyer=self._buyer,
+            letterbox=letterbox,
+            adopt=self._found,
+        )
         self._recalled = False
         self._recalling = anyio.Lock()
         first = next(iter(self._accounts.values())).provider
@@ -203,15 +218,19 @@ class Client:
     async def _adopt(self, account: _Account, bought: Bought, request: Request | None) -> Job:
         """The handle to a job that was bought, now or before."""
         events: list[Event] = []
-        if bought.reading is None and bought.ref not in self._running:
+        if bought.reading is None and bought.ref not in self._running and self._book.kept:
             events = await self._book.ledger.events(bought.ref)
         if (known := self._running.get(bought.ref)) is not None:
             await self._enlist(known)
             return known
-        job = self._job(account, bought.ref, request, bought.started, events)
+        new = bought.reading is not None and (request is None or request.callback_url is None)
+        job = self._job(account, bought.ref, request, bought.started, events, reported=new)
+        trail = job._trail  # noqa: SLF001  # the client makes jobs
+        self._deliveries.expect(bought.purchase, trail)
         if bought.reading is not None:
             self._submitted += 1
-            await job._trail.apply(bought.reading, "submit")  # noqa: SLF001  # the client makes jobs
+            await trail.apply(bought.reading, "submit")
+            await self._deliveries.open(trail, bought.letters)
         return job
 
     async def _enlist(self, job: Job) -> None:
@@ -219,6 +238,13 @@ class Client:
         if self._book.kept and not job._trail.recorded:  # noqa: SLF001  # the client makes jobs
             job._saved = self._book.saved  # noqa: SLF001  # the same
             await job._trail.enlist(self._book.record, await self._book.ledger.events(job.ref))  # noqa: SLF001  # the same
+
+    async def _found(self, submission: Submission, ref: JobRef) -> Trail:
+        """The job of a submission, as a webhook tells."""
+        account = self._account(submission.endpoint)
+        bought = Bought(ref, submission.started.timestamp(), None, submission.purchase)
+        job = await self._adopt(account, bought, self._buyer.restored(submission))
+        return job._trail  # noqa: SLF001  # the same
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -311,7 +337,7 @@ class Client:
             return None
         request = self._buyer.restored(submission)
         if submission.ref is not None:
-            bought = Bought(submission.ref, submission.started.timestamp(), None)
+            bought = Bought(submission.ref, submission.started.timestamp(), None, submission.purchase)
             return await self._adopt(account, bought, request)
         if request is None:
             return None
@@ -356,7 +382,7 @@ class Client:
         ref = JobRef.parse(ref) if isinstance(ref, str) else ref
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
-        bought = Bought(ref, submission.started.timestamp(), None)
+        bought = Bought(ref, submission.started.timestamp(), None, submission.purchase)
         return await self._adopt(account, bought, self._buyer.restored(submission))
 
     async def forget(self, key: str) -> None:
@@ -398,6 +424,27 @@ class Client:
             )
         return await self._submit(account, request, key, insist=True)
 
+    async def deliver(self, delivery: Delivery) -> bool:
+        """Take in a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.
+
+        With ``Webhooks(confirm=True)`` the job is looked at next, by whoever waits for it or will; else an end that it
+        tells is the job's end. It may come twice, late, or before the submission is answered; it also settles a
+        submission whose answer was lost.
+
+        Args:
+            delivery: The webhook, as it came.
+
+        Returns:
+            Whether it concerns a job or a submission that is known here. False: acknowledge it all the same.
+
+        Raises:
+            WebhookRejected: It is not authentic, too large, not readable, or about another job than its address.
+            LedgerFailed: What it tells could not be written down; let the provider try again.
+            ConfigurationError: The client expects no webhooks, or is closed.
+        """
+        self._require_open()
+        return await self._deliveries.take(delivery)
+
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
 
@@ -433,8 +480,19 @@ class Client:
         request: Request | None,
         started: float | None,
         events: Sequence[Event] = (),
+        *,
+        reported: bool = False,
     ) -> Job:
-        """A handle, registered until its job ends. `started` is None for a job that we did not submit."""
+        """A handle, registered until its job ends.
+
+        Args:
+            account: Where it runs.
+            ref: Its address.
+            request: What was submitted, if that is known.
+            started: When it was submitted; None: we did not.
+            events: Its log, as the ledger has it.
+            reported: Its provider was given the address of our webhooks.
+        """
         now = self._clock.now()
         endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
         schedule = self._schedule
@@ -442,7 +500,10 @@ class Client:
             # A law says when a job of known age will end; that of a job that was attached is not known.
             schedule = endpoint.schedule
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
-        cadence = schedule.cadence(variant.rstrip(), endpoint.law(request))
+        law = endpoint.law(request)
+        cadence = schedule.cadence(variant.rstrip(), law)
+        if reported:
+            cadence = self._deliveries.cadence(ref, cadence, law)
         recorded = self._book.kept and started is not None
         # A clock that was set back since would put the next look, and the deadline, off by as much.
         since = now if started is None else min(started, now)

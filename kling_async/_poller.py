@@ -285,6 +285,19 @@ class Watch:
         for pursuer in pursuers:
             pursuer(reason)
 
+    def hasten(self, trail: Trail) -> None:
+        """Let the job be looked at now, before all others, by whoever waits for it or will."""
+        trail.urgent = True
+        if trail in self._contest:
+            self._enter(trail)
+        trail.wake()
+
+    def reconsider(self) -> None:
+        """Compute again when the jobs are due: their cadences have changed."""
+        for trail in dict.fromkeys((*self._leaders, *self._pursued)):
+            if trail in self._contest:
+                self._enter(trail)
+
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it. Returns the time."""
         while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
@@ -514,11 +527,12 @@ class Watch:
                 return
             if hearing.spoken:
                 patience = _STREAM_SILENCE
-            with anyio.move_on_after(min(patience, left)) as wait:
+            with anyio.move_on_after(0 if trail.urgent else min(patience, left)) as wait:
                 await trail.change()
-            if wait.cancelled_caught and patience < left:
+            if wait.cancelled_caught and (trail.urgent or patience < left):
                 patience = min(2 * patience, _STREAM_SILENCE)
                 now = trail.tried = await self._turn()
+                trail.urgent = False
                 await self._take_in({trail.ref: trail}, now)
 
     async def _hear(self, trail: Trail, hearing: _Hearing) -> None:

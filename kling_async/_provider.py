@@ -7,6 +7,7 @@ performs any of them the same way. A new provider is one file of this kind besid
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -246,6 +247,20 @@ class Provider(abc.ABC):
         return ()
         yield  # a flow that never calls
 
+    def own_id(self, request: Any, key: str) -> str | None:
+        """The id that the job of a purchase will have, where we choose it; None: the provider chooses.
+
+        Args:
+            request: What is bought; None: that is not known any more.
+            key: The purchase's UUID.
+        """
+        del request, key
+        return None
+
+    def same_job(self, identity: str, told: str) -> bool:
+        """Whether a webhook that names a job `told` means the one whose id is `identity`."""
+        return identity == told
+
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """What a webhook body says, one entry a job.
 
@@ -304,7 +319,8 @@ class Provider(abc.ABC):
         return remedies.get(kind, "")
 
     def redact(self, text: str, limit: int = 300) -> str:
-        """The beginning of a provider's words, fit for a log: some APIs repeat the key that they refuse."""
+        """The beginning of a provider's words, fit for a log: some APIs repeat the key, or the callback address."""
+        text = _CALLBACK.sub("[a callback address]", text)
         if self.api_key is not None:
             text = text.replace(self.api_key.get_secret_value(), "[the key]")
         return text if len(text) <= limit else text[:limit] + "..."
@@ -370,6 +386,8 @@ class Provider(abc.ABC):
 
 
 _SERVER_ERROR = 500
+# One that `Webhooks` makes: its last parts are the purchase and the token.
+_CALLBACK = re.compile(r"https?://[^\s\"'<>]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[A-Za-z0-9_-]{43}")
 _BY_STATUS: Mapping[int, type[KlingError]] = {
     400: InvalidRequest,
     401: Unauthorized,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -39,8 +39,9 @@ from kling_async._errors import (
     TransportFailed,
 )
 from kling_async._ledger import Submission, SubmissionState
-from kling_async._models import JobRef, Reading
-from kling_async._provider import Accepted
+from kling_async._letterbox import Letterbox, Lost, named
+from kling_async._models import JobRef, Reading, Status
+from kling_async._provider import Accepted, Delivered
 from kling_async._records import described, fingerprint, request_from
 from kling_async._requests import Request
 from kling_async._transport import Lane, Trace
@@ -64,11 +65,15 @@ class Bought:
         ref: Its job.
         started: When it was sent, in POSIX seconds.
         reading: What the provider said on accepting it; None: it was accepted before.
+        purchase: Under which it was bought; deliveries are addressed by it.
+        letters: What was delivered about it before it was accepted.
     """
 
     ref: JobRef
     started: float
     reading: Reading | None
+    purchase: str
+    letters: Sequence[Delivered] = ()
 
 
 @dataclass(slots=True)
@@ -86,7 +91,7 @@ class Buyer:
         book: Where submissions are written down.
         lanes: Where calls go, by provider.
         clock: The client's clock.
-        callback: The callback address of a purchase, by provider and purchase; None: none.
+        letterbox: The callback addresses of purchases, and what comes there early.
         settled: Told what became of a submission, as soon as that is written down; None: nobody is.
     """
 
@@ -95,13 +100,13 @@ class Buyer:
         book: Book,
         lanes: Mapping[str, Lane],
         clock: Clock,
-        callback: Callable[[str, str], str | None] = lambda _provider, _purchase: None,
+        letterbox: Letterbox,
         settled: Callable[[Submission], None] | None = None,
     ) -> None:
         self._book = book
         self._lanes = lanes
         self._clock = clock
-        self._callback = callback
+        self._letterbox = letterbox
         self._settled: Callable[[Submission], None] = settled or (lambda _: None)
         self._flights: dict[str, _Flight] = {}
 
@@ -178,7 +183,7 @@ class Buyer:
             return await self._pay(lane, request, intent)
         _require_same(intent, taken)
         if taken.ref is not None:
-            return Bought(taken.ref, taken.started.timestamp(), None)
+            return Bought(taken.ref, taken.started.timestamp(), None, taken.purchase)
         return await self.recover(lane, request, taken, insist=insist)
 
     async def recover(self, lane: Lane, request: Request, lost: Submission, *, insist: bool = False) -> Bought:
@@ -205,7 +210,7 @@ class Buyer:
         if current is None or current.purchase != lost.purchase or current.state.free:
             return None
         if current.ref is not None:
-            return Bought(current.ref, current.started.timestamp(), None)
+            return Bought(current.ref, current.started.timestamp(), None, current.purchase)
         return await self.recover(lane, request, current)
 
     def _young(self, submission: Submission) -> bool:
@@ -214,7 +219,7 @@ class Buyer:
 
     async def _search(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
-        callback = self._callback(lost.provider, lost.purchase)
+        callback = self._letterbox.address(lost)
         candidates = await lane.perform(lane.provider.search(request, callback, lost.started))
         free = [a for a in candidates if await self._book.ledger.find(ref=_ref(lost, a)) is None]
         if len(free) != 1:
@@ -232,28 +237,46 @@ class Buyer:
             again: It was sent before under the same id, so whatever is answered, it stays unknown until it is accepted.
         """
         trace = Trace(lost=again)
-        callback = self._callback(intent.provider, intent.purchase)
-        try:
-            accepted = await lane.perform(lane.provider.submit(request, intent.purchase, callback), trace)
-        except BaseException as error:
-            state, reason = _verdict(error, trace)
-            with anyio.CancelScope(shield=True):
-                await self._settle(replace(intent, state=state, reason=reason))
-            if state is not SubmissionState.UNKNOWN:
-                raise
-            if isinstance(error, KlingError):
-                raise self._unknown(lane, intent, reason) from error
-            log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
-            raise
-        return await self._accepted(intent, accepted)
+        with self._letterbox.open(intent) as letters:
+            flow = lane.provider.submit(request, intent.purchase, self._letterbox.address(intent))
+            try:
+                accepted = await lane.perform(flow, trace)
+            except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
+                own_id = lane.provider.own_id(request, intent.purchase)
+                accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
+            return replace(await self._accepted(intent, accepted), letters=letters)
+
+    async def _lost(
+        self, lane: Lane, lost: Lost, error: BaseException, trace: Trace, letters: Sequence[Delivered]
+    ) -> Accepted:
+        """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
+        intent = lost.submission
+        state, reason = _verdict(error, trace)
+        ref = named(lane.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
+        if ref is not None:
+            log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
+            if isinstance(error, Exception):
+                return Accepted(ref.id, Reading(Status.PENDING))
+            await self.accept(intent, ref)
+            raise error
+        with anyio.CancelScope(shield=True):
+            await self._settle(replace(intent, state=state, reason=reason))
+        if state is not SubmissionState.UNKNOWN:
+            raise error
+        self._letterbox.remember(lost)
+        if isinstance(error, KlingError):
+            raise self._unknown(lane, intent, reason) from error
+        log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
+        raise error
 
     async def _accepted(self, intent: Submission, accepted: Accepted) -> Bought:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return Bought(ref, intent.started.timestamp(), accepted.reading)
+        return Bought(ref, intent.started.timestamp(), accepted.reading, intent.purchase)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
+        self._letterbox.found(submission)
         with anyio.CancelScope(shield=True):
             await self._settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
 
@@ -265,7 +288,7 @@ class Buyer:
 
     async def taken(self, intent: Submission) -> bool:
         """Whether the submission's key is in use, so that submitting it buys nothing more."""
-        held = await self._book.ledger.find(key=intent.key) if self._book.kept else None
+        held = await self._book.find(intent.key) if self._book.kept else None
         return held is not None and not held.state.free
 
     async def unfinished(self) -> list[Submission]:

@@ -42,6 +42,7 @@ class Trail:
     """
 
     __slots__ = (
+        "__weakref__",
         "_changed",
         "_clock",
         "_lock",

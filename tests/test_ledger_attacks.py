@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -161,6 +162,90 @@ async def test_an_id_from_the_far_future_is_not_sent_again_by_itself(
 
 
 # Moments
+
+
+class Life:
+    """A process that dies at its n-th step: what it does afterwards reaches neither the ledger nor the provider."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.over:
+            raise RuntimeError("the process is dead")
+
+
+class Mortal(MemoryLedger):
+    """A ledger whose process may die before and after each write."""
+
+    life = Life(10**9)
+
+    async def begin(self, submission: Submission) -> Submission:
+        self.life.step()
+        held = await super().begin(submission)
+        self.life.step()
+        return held
+
+    async def settle(self, submission: Submission) -> None:
+        self.life.step()
+        await super().settle(submission)
+        self.life.step()
+
+    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+        self.life.step()
+        await super().record(ref, events)
+        self.life.step()
+
+
+@virtual
+async def test_a_process_that_dies_between_any_two_steps_loses_no_job_and_buys_none_twice(
+    server: FakeRunBlob,
+) -> None:
+    """Before and after each write to the ledger and each call to the provider: the next process settles it."""
+    steps = lost = taken_up = 0
+    over = True
+    while over:
+        steps += 1
+        key, ledger, bought = f"step {steps}", Mortal(), server.bought
+        life = ledger.life = Life(steps)
+
+        async def mortal(request: httpx.Request, life: Life = life) -> httpx.Response | None:
+            life.step()
+            await anyio.sleep(0.05)
+            if request.url.path.endswith("/generate"):
+                answer = server.accept("o3-video", json.loads(await request.aread()))
+            else:
+                answer = server.status("o3-video", request.url.path.rpartition("/")[2])
+            life.step()
+            return answer
+
+        server.intercept = mortal
+        with anyio.move_on_after(300), contextlib.suppress(KlingError, RuntimeError):
+            await make(server, ledger).run(VIDEO, key=key)
+        over = life.over
+        server.intercept, ledger.life = None, Life(10**9)
+        client = make(server, ledger)
+        resumed = await client.resume()
+        taken_up += len(resumed)
+        try:
+            job = await client.submit(VIDEO, key=key)
+        except SubmissionUnknown:
+            lost += 1
+            assert [s.key for s in await client.unresolved()] == [key]
+            assert server.bought <= bought + 1
+        else:
+            assert (await job).urls
+            assert resumed in ([], [job])
+            assert server.bought == bought + 1
+            assert await client.resume() == []
+    assert steps > 14
+    assert taken_up > 8
+    assert lost == 4, "after the claim, around the paid call, before its answer is written"
 
 
 @virtual

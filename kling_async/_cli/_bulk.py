@@ -345,7 +345,8 @@ class _Bulk:
         self.results.close(order)
         known = self.results.records
         records = [replace(known[row.key], line=row.line) if row.key in known else _record(row, 1) for row in self.rows]
-        write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=self.tally.seconds)
+        seconds = self.tally.seconds if self.plan else 0.0
+        write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
         self.report.done(self.tally, [path for path in (self.places.results, self.places.page) if path.exists()])
 
     def code(self) -> int:

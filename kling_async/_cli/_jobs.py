@@ -62,8 +62,17 @@ def jobs(
                 print(json.dumps(_fields(submission, now)))  # noqa: T201  # what was asked for
             return
         if chosen:
-            Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE).print(_table(chosen, now))
+            _show(_table(chosen, now))
         _advise(contents.submissions, contents.owner, report)
+
+
+def _show(table: Table) -> None:
+    """Print the table, without the blanks that pad its last column."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE)
+    with console.capture() as lines:
+        console.print(table)
+    for line in lines.get().splitlines():
+        print(line.rstrip())  # noqa: T201  # what was asked for
 
 
 def _advise(submissions: Iterable[Submission], owner: str | None, report: Report) -> None:

@@ -40,14 +40,14 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
         records: One a row, in the order of the page.
         title: What it is about.
         now: When the run ended (aware).
-        seconds: How long it took.
+        seconds: How long it took; 0: nothing was to be done.
 
     Raises:
         OSError: It cannot be written.
     """
     told = {
         "title": title,
-        "when": f"{now:%Y-%m-%d %H:%M} UTC, after {duration(seconds)}",
+        "when": f"{now:%Y-%m-%d %H:%M} UTC" + (f", after {duration(seconds)}" if seconds else ""),
         "sums": _sums(records),
         "providers": _TITLES,
         "rows": [_row(record) for record in records],
