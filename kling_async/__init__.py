@@ -7,6 +7,7 @@
         await result.save("out")
 """
 
+from kling_async._budget import Budget, BudgetStatistics
 from kling_async._bulk import BulkStatistics, Outcome, Outcomes
 from kling_async._cadence import Learned, Progressive
 from kling_async._client import Client, Statistics
@@ -48,7 +49,9 @@ from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = [
     "Artifact",
+    "Budget",
     "BudgetExceeded",
+    "BudgetStatistics",
     "BulkStatistics",
     "BulkStopped",
     "Client",

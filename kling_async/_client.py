@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Self
 import anyio
 
 from kling_async._book import Book
+from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._cadence import Learned
 from kling_async._clock import Clock
@@ -47,11 +49,13 @@ class Statistics:
         submitted: Jobs bought.
         running: Jobs it knows to be unfinished.
         lanes: Calls and connections, by provider.
+        budget: What is spent, reserved and left; None: the client has no budget.
     """
 
     submitted: int
     running: int
     lanes: dict[str, LaneStatistics]
+    budget: BudgetStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Client:
         ledger: Where submissions and their jobs are written down, so that a crash loses none:
             ``SqliteLedger("jobs.db")``. It belongs to this client, which closes it. None: nowhere.
         webhooks: Where providers are to report to; what arrives there is for `deliver`. None: jobs are only looked at.
+        budget: How much may be spent: ``Budget(usd=5)``; it belongs to this client. None: whatever the account has.
         http: In place of the connection pool of this library: an ``httpx.AsyncClient`` or a transport of your own,
             or the URL of a proxy. What you pass is yours to close.
 
@@ -91,6 +96,7 @@ class Client:
         polling: Polling | None = None,
         ledger: Ledger | None = None,
         webhooks: Webhooks | None = None,
+        budget: Budget | None = None,
         http: Http = None,
     ) -> None:
         self._limits = limits or Limits()
@@ -114,8 +120,9 @@ class Client:
             self._accounts[provider.name] = _Account(provider, lane, watch)
         lanes = {name: account.lane for name, account in self._accounts.items()}
         self._book = Book(ledger, [lane.provider for lane in lanes.values()])
+        self._budget = budget
         letterbox = Letterbox(webhooks)
-        self._buyer = Buyer(self._book, lanes, self._clock, letterbox)
+        self._buyer = Buyer(self._book, lanes, self._clock, letterbox, settled=budget.settle if budget else None)
         self._deliveries = Deliveries(
             webhooks,
             providers={name: lane.provider for name, lane in lanes.items()},
@@ -126,6 +133,7 @@ class Client:
             adopt=self._found,
         )
         self._recalled = False
+        self._recalling = anyio.Lock()
         first = next(iter(self._accounts.values())).provider
         self._downloads = Engines(http, self._limits, first.base_url)
 
@@ -173,6 +181,7 @@ class Client:
             SubmissionUnknown: The answer was lost; a job may have been bought, and it is not sent again.
             KeyConflict: The key was used for another request; nothing was sent.
             LedgerFailed: The ledger cannot be written; nothing was sent.
+            BudgetExceeded: It would overstep the client's budget; nothing was sent.
         """
         self._require_open()
         account = self._account(request.endpoint)
@@ -183,12 +192,28 @@ class Client:
             request = request.with_files(await load(request.files))
         await self._recall()
         intent = await self._buyer.intend(request, key)
-        async with self._buyer.turn(intent):
+        async with self._buyer.turn(intent), self._reserved(account, request, intent, insist):
             return await held(partial(self._buy, account, request, intent, insist), self._limits.grace)
+
+    @asynccontextmanager
+    async def _reserved(
+        self, account: _Account, request: Request, intent: Submission, insist: bool
+    ) -> AsyncIterator[None]:
+        """Hold a part of the budget for a submission, unless its key is known to be bought already."""
+        if self._budget is None or (not insist and await self._buyer.taken(intent)):
+            yield
+            return
+        hold = await self._budget.reserve(intent.purchase, tariff(account.provider, request.endpoint, request))
+        try:
+            yield
+        finally:
+            self._budget.release(hold)
 
     async def _buy(self, account: _Account, request: Request, intent: Submission, insist: bool) -> Job:
         bought = await self._buyer.buy(account.lane, request, intent, insist=insist)
-        return await self._adopt(account, bought, request)
+        job = await self._adopt(account, bought, request)
+        self._account_for(job)
+        return job
 
     async def _adopt(self, account: _Account, bought: Bought, request: Request | None) -> Job:
         """The handle to a job that was bought, now or before."""
@@ -445,7 +470,8 @@ class Client:
     def statistics(self) -> Statistics:
         """What the client has done so far."""
         lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
-        return Statistics(self._submitted, len(self._running), lanes)
+        budget = self._budget.statistics() if self._budget is not None else None
+        return Statistics(self._submitted, len(self._running), lanes, budget)
 
     def _job(
         self,
@@ -499,17 +525,29 @@ class Client:
         return job
 
     def _settled(self, ref: JobRef) -> None:
-        self._running.pop(ref, None)
+        job = self._running.pop(ref, None)
+        if job is not None:
+            self._account_for(job)
+
+    def _account_for(self, job: Job) -> None:
+        """Tell the budget what is known of a job's cost."""
+        if self._budget is not None:
+            self._budget.heard(job.ref, job.status, job.cost)
 
     @property
     def _learned(self) -> Learned | None:
         return self._schedule if isinstance(self._schedule, Learned) else None
 
     async def _recall(self) -> None:
-        """Take up what earlier processes have learned of durations, once."""
-        if not self._recalled:
-            self._recalled = True
-            await self._book.recall(self._learned)
+        """Take up, once, what earlier processes have learned of durations and spent of the budget."""
+        if self._recalled:
+            return
+        async with self._recalling:
+            if not self._recalled:
+                await self._book.recall(self._learned)
+                if self._budget is not None:
+                    self._budget.recount(await self._buyer.history())
+                self._recalled = True
 
     def _account(self, name: str) -> _Account:
         provider = name.partition("/")[0]

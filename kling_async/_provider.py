@@ -77,6 +77,7 @@ class Features:
         own_id: We choose the job's id, so that a submission whose answer was lost is recovered.
         cost: Unit of the costs it tells; None: it tells none.
         status_calls_per_minute: Its limit on status calls over all jobs of a key; None: none stated.
+        refunds: It gives back what a failed job cost.
     """
 
     webhook: bool = False
@@ -87,6 +88,7 @@ class Features:
     own_id: bool = False
     cost: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
+    refunds: bool = False
 
 
 @dataclass(frozen=True, slots=True)

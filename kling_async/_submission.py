@@ -28,6 +28,7 @@ import anyio
 from anyio import to_thread
 
 from kling_async._book import Book
+from kling_async._budget import Tariff, tariff
 from kling_async._clock import Clock
 from kling_async._errors import (
     AnswerLost,
@@ -91,13 +92,22 @@ class Buyer:
         lanes: Where calls go, by provider.
         clock: The client's clock.
         letterbox: The callback addresses of purchases, and what comes there early.
+        settled: Told what became of a submission, as soon as that is written down; None: nobody is.
     """
 
-    def __init__(self, book: Book, lanes: Mapping[str, Lane], clock: Clock, letterbox: Letterbox) -> None:
+    def __init__(
+        self,
+        book: Book,
+        lanes: Mapping[str, Lane],
+        clock: Clock,
+        letterbox: Letterbox,
+        settled: Callable[[Submission], None] | None = None,
+    ) -> None:
         self._book = book
         self._lanes = lanes
         self._clock = clock
         self._letterbox = letterbox
+        self._settled: Callable[[Submission], None] = settled or (lambda _: None)
         self._flights: dict[str, _Flight] = {}
 
     async def intend(self, request: Request, key: str | None) -> Submission:
@@ -250,7 +260,7 @@ class Buyer:
             await self.accept(intent, ref)
             raise error
         with anyio.CancelScope(shield=True):
-            await self._book.settle(replace(intent, state=state, reason=reason))
+            await self._settle(replace(intent, state=state, reason=reason))
         if state is not SubmissionState.UNKNOWN:
             raise error
         self._letterbox.remember(lost)
@@ -268,12 +278,30 @@ class Buyer:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
         self._letterbox.found(submission)
         with anyio.CancelScope(shield=True):
-            await self._book.settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+            await self._settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+
+    async def _settle(self, submission: Submission) -> None:
+        try:
+            await self._book.settle(submission)
+        finally:
+            self._settled(submission)
+
+    async def taken(self, intent: Submission) -> bool:
+        """Whether the submission's key is in use, so that submitting it buys nothing more."""
+        held = await self._book.find(intent.key) if self._book.kept else None
+        return held is not None and not held.state.free
 
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
         found = [s for s in await self._book.unfinished() if s.key not in self._flights]
         return [replace(s, remedy=self._remedy(s)) for s in found]
+
+    async def history(self) -> list[tuple[Submission, Tariff]]:
+        """What the ledger has of this client's providers, with what is known of the prices."""
+        if not self._book.kept:
+            return []
+        found = [s for s in await self._book.ledger.submissions() if self.missing(s) is None]
+        return [(s, tariff(self._lanes[s.provider].provider, s.endpoint, self.restored(s), s.request)) for s in found]
 
     def missing(self, submission: Submission) -> str | None:
         """What this client lacks to follow the submission's job; None: nothing."""
@@ -356,9 +384,9 @@ class Buyer:
     async def _free(self, submission: Submission, reason: str) -> None:
         """Set the key free."""
         reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
-        await self._book.ledger.settle(
-            replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
-        )
+        free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
+        await self._book.ledger.settle(free)
+        self._settled(free)
 
     def _remedy(self, submission: Submission) -> str:
         lacking = self.missing(submission)

@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "_media": 4,
     "_ledger": 4,
     "_sqlite": 4,
+    "_budget": 4,
     # 5: who looks when; the handle
     "_trail": 5,
     "_poller": 5,

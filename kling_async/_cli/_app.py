@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import kling_async
+from kling_async._cli._bulk import bulk
 from kling_async._cli._demo import demo
 from kling_async._cli._endpoints import endpoints
 from kling_async._cli._exits import EXITS
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command(epilog=_EPILOG)(generate)
 app.command(epilog=_EPILOG)(watch)
+app.command(epilog=_EPILOG)(bulk)
 app.command()(jobs)
 app.command(epilog=_EPILOG)(resume)
 app.command(epilog=_EPILOG)(resolve)

@@ -29,17 +29,26 @@ from kling_async._errors import (
     Unauthorized,
 )
 
-__all__ = ["EXITS", "INTERRUPTED", "UNKNOWN", "CommandError", "Problem", "explain"]
+__all__ = [
+    "EXITS",
+    "FAILED",
+    "INTERRUPTED",
+    "UNKNOWN",
+    "UNREACHABLE",
+    "UNSAVED",
+    "CommandError",
+    "Problem",
+    "explain",
+]
 
-FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED, LEDGER = (
-    range(1, 13)
-)
+FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
+LEDGER, BUDGET = 12, 13
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
 
 EXITS: Mapping[int, str] = {
     0: "done",
-    FAILED: "the generation failed",
+    FAILED: "the generation failed; of a bulk run: some rows did",
     USAGE: "usage, or a request that is not acceptable: nothing was bought",
     NO_KEY: "no API key, or the provider does not accept it",
     CREDITS: "the account cannot pay",
@@ -51,6 +60,7 @@ EXITS: Mapping[int, str] = {
     UNSAVED: "the result could not be saved; the job is kept",
     CANCELLED: "the job was cancelled at the provider",
     LEDGER: "the ledger cannot be read or written; nothing was bought without it",
+    BUDGET: "the budget is spent; what was in flight has finished",
     INTERRUPTED: "interrupted; the job goes on, its reference is printed",
     PIPE_CLOSED: "whoever read the output has left; the same",
 }
@@ -62,7 +72,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (GenerationTimeout, TIMED_OUT),
     (Unauthorized, NO_KEY),
     (InsufficientCredits, CREDITS),
-    (BudgetExceeded, CREDITS),
+    (BudgetExceeded, BUDGET),
     (ContentRejected, REJECTED),
     (JobNotFound, NOT_FOUND),
     (SubmissionUnknown, UNKNOWN),

@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 from pydantic import ValidationError
 from rich.console import Console
 
+from kling_async._budget import Budget
 from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
@@ -95,8 +96,8 @@ def _last_words(report: Report) -> None:
         os.dup2(nowhere, stream.fileno())
 
 
-def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
-    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come.
+def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:
+    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come, unless `stop` takes them.
 
     The client holds a cancellation back while a paid call is on its way, so that the job's address is known before we
     leave. A raw ``KeyboardInterrupt`` would break through that, so signals are received as data.
@@ -109,7 +110,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
     async def supervise() -> bool:
         scope = anyio.CancelScope()
         async with anyio.create_task_group() as group:
-            await group.start(_listen, scope, report)
+            await group.start(_listen, scope, report, stop)
             with scope:
                 try:
                     await work()
@@ -132,22 +133,35 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-async def _listen(scope: anyio.CancelScope, report: Report, *, task_status: TaskStatus[None]) -> None:
+async def _listen(
+    scope: anyio.CancelScope, report: Report, stop: Callable[[], bool], *, task_status: TaskStatus[None]
+) -> None:
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         task_status.started()
         async for _ in signals:
+            if stop():
+                continue
             if scope.cancel_called:
                 report.say("leaving as soon as it is known which jobs were bought")
             scope.cancel()
 
 
-def open_client(kinds: Sequence[type[Provider]], timeout: float | None, ledger: Path | None = None) -> Client:
+def open_client(
+    kinds: Sequence[type[Provider]],
+    timeout: float | None,
+    ledger: Path | None = None,
+    *,
+    polling: Polling | None = None,
+    budget: Budget | None = None,
+) -> Client:
     """A client of those providers whose keys are in the environment; their addresses are taken from there, too.
 
     Args:
         kinds: The providers.
         timeout: Seconds after submission at which waiting for a job ends; None: as the endpoint documents.
         ledger: The file of its ledger; None: it keeps none.
+        polling: When to look at jobs, in place of `timeout`.
+        budget: How much may be spent.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -168,7 +182,7 @@ def open_client(kinds: Sequence[type[Provider]], timeout: float | None, ledger: 
     if timeout is not None and not timeout > 0:
         raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
     kept = None if ledger is None else SqliteLedger(ledger)
-    return Client([kind() for kind in keyed], polling=Polling(deadline=timeout), ledger=kept)
+    return Client([kind() for kind in keyed], polling=polling or Polling(deadline=timeout), ledger=kept, budget=budget)
 
 
 def destination(text: Path) -> Path:

@@ -145,7 +145,8 @@ class RunBlob(Provider):
     title: ClassVar[str] = "RunBlob"
     address: ClassVar[str] = "https://platform.runblob.io"
     variables: ClassVar[tuple[str, str]] = ("RUNBLOB_API_KEY", "RUNBLOB_BASE_URL")
-    features: ClassVar[Features] = Features(webhook=True, cost="USD", status_calls_per_minute=60)
+    # Failed generations are refunded: docs.runblob.io, the sibling pages of nanobanana and o1.
+    features: ClassVar[Features] = Features(webhook=True, cost="USD", status_calls_per_minute=60, refunds=True)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             O3Video,
