@@ -195,11 +195,13 @@ class Client:
         events: list[Event] = []
         if bought.reading is None and bought.ref not in self._running and self._book.kept:
             events = await self._book.ledger.events(bought.ref)
-        if bought.ref in self._running:
-            return self._running[bought.ref]
+        if (known := self._running.get(bought.ref)) is not None:
+            await self._enlist(known)
+            self._deliveries.expect(bought.purchase, known._trail)  # noqa: SLF001  # the client makes jobs
+            return known
         new = bought.reading is not None and (request is None or request.callback_url is None)
         job = self._job(account, bought.ref, request, bought.started, events, reported=new)
-        trail = job._trail  # noqa: SLF001  # the client makes jobs
+        trail = job._trail  # noqa: SLF001  # the same
         self._deliveries.expect(bought.purchase, trail)
         if bought.reading is not None:
             self._submitted += 1
@@ -210,9 +212,15 @@ class Client:
     async def _found(self, submission: Submission, ref: JobRef) -> Trail:
         """The job of a submission, as a webhook tells."""
         account = self._account(submission.endpoint)
-        bought = Bought(ref, submission.started.timestamp(), None, submission.purchase)
+        bought = Bought.before(submission, ref)
         job = await self._adopt(account, bought, self._buyer.restored(submission))
         return job._trail  # noqa: SLF001  # the same
+
+    async def _enlist(self, job: Job) -> None:
+        """Have a job recorded from now on, if it was only attached before we saw that the ledger has it."""
+        if self._book.kept and not job._trail.recorded:  # noqa: SLF001  # the client makes jobs
+            job._saved = self._book.saved  # noqa: SLF001  # the same
+            await job._trail.enlist(self._book.record, await self._book.ledger.events(job.ref))  # noqa: SLF001  # the same
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -305,7 +313,7 @@ class Client:
             return None
         request = self._buyer.restored(submission)
         if submission.ref is not None:
-            bought = Bought(submission.ref, submission.started.timestamp(), None, submission.purchase)
+            bought = Bought.before(submission, submission.ref)
             return await self._adopt(account, bought, request)
         if request is None:
             return None
@@ -316,8 +324,9 @@ class Client:
             log.info("submission %r: %s", submission.key, error)
             return None
 
-    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job:
-        return await self._adopt(account, await self._buyer.recover(account.lane, request, submission), request)
+    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job | None:
+        bought = await self._buyer.take_up(account.lane, request, submission)
+        return None if bought is None else await self._adopt(account, bought, request)
 
     async def unresolved(self) -> list[Submission]:
         """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
@@ -349,7 +358,7 @@ class Client:
         ref = JobRef.parse(ref) if isinstance(ref, str) else ref
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
-        bought = Bought(ref, submission.started.timestamp(), None, submission.purchase)
+        bought = Bought.before(submission, ref)
         return await self._adopt(account, bought, self._buyer.restored(submission))
 
     async def forget(self, key: str) -> None:
@@ -471,11 +480,13 @@ class Client:
         if reported:
             cadence = self._deliveries.cadence(ref, cadence, law)
         recorded = self._book.kept and started is not None
+        # A clock that was set back since would put the next look, and the deadline, off by as much.
+        since = now if started is None else min(started, now)
         trail = Trail(
             ref,
             cadence,
-            started=now if started is None else started,
-            deadline=(now if started is None else started) + (self._polling.deadline or endpoint.deadline),
+            started=since,
+            deadline=since + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
             record=self._book.record if recorded else None,
             settled=self._settled,

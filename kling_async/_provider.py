@@ -333,7 +333,39 @@ class Provider(abc.ABC):
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
         return reply.json()
 
-    def no_job(self, reply: Reply) -> KlingError:
+    def accepted(
+        self, reply: Reply, endpoint: str, id_field: str, read: Callable[[dict[str, Any], JobRef], Reading]
+    ) -> Accepted:
+        """The submission that the answer to a paid call reports: the job that `id_field` names, as `read` has it.
+
+        Raises:
+            KlingError: It is a refusal, or names no job.
+        """
+        data = self.expect(reply)
+        try:
+            ref = JobRef(self.name, endpoint.partition("/")[2], data[id_field])
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._no_job(reply) from error
+        try:
+            reading = read(data, ref)
+        except UnreadableReply as error:
+            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
+        return Accepted(ref.id, reading)
+
+    def about(self, reply: Reply, ref: JobRef, id_field: str) -> dict[str, Any]:
+        """The decoded answer to a status call, made sure to be about that job.
+
+        Raises:
+            KlingError: It is a refusal, or about another job, or tells no status.
+        """
+        data = self.expect(reply)
+        if not isinstance(data, dict) or data.get(id_field, ref.id) != ref.id:
+            raise self.unreadable("it is about another job, or about none", ref)
+        if "status" not in data:
+            raise self.refusal(reply) or self.unreadable("it has no status", ref)
+        return data
+
+    def _no_job(self, reply: Reply) -> KlingError:
         """The error for a paid call's answer that has success status and no job.
 
         It is a refusal only if it names a code of `codes` that is one. Else it is unreadable, so that what became of

@@ -16,6 +16,7 @@ A ledger that cannot be written stops step 2, so nothing more is bought; see `_b
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -51,6 +52,8 @@ log = logging.getLogger("kling_async")
 
 # s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
 _REPEATABLE = 3600.0
+# SQLite ends a text in JSON at a null, so that two keys would be one; half a surrogate pair is no text at all.
+_UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ class Bought:
     reading: Reading | None
     purchase: str
     letters: Sequence[Delivered] = ()
+
+    @classmethod
+    def before(cls, submission: Submission, ref: JobRef) -> Bought:
+        """A submission that was accepted at an earlier time."""
+        return cls(ref, submission.started.timestamp(), None, submission.purchase)
 
 
 @dataclass(slots=True)
@@ -106,6 +114,10 @@ class Buyer:
         """
         if key == "":
             raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
+        if key is not None and _UNFIT.search(key):
+            raise ConfigurationError(
+                f"the key {key!r:.200} has a null or half a character in it, and cannot be stored; change it"
+            )
         purchase = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
         mark = ""
@@ -166,7 +178,7 @@ class Buyer:
             return await self._pay(lane, request, intent)
         _require_same(intent, taken)
         if taken.ref is not None:
-            return Bought(taken.ref, taken.started.timestamp(), None, taken.purchase)
+            return Bought.before(taken, taken.ref)
         return await self.recover(lane, request, taken, insist=insist)
 
     async def recover(self, lane: Lane, request: Request, lost: Submission, *, insist: bool = False) -> Bought:
@@ -175,14 +187,30 @@ class Buyer:
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
-        age = self._clock.now() - lost.started.timestamp()
-        if lane.provider.features.own_id and (insist or age < _REPEATABLE):
+        if lane.provider.features.own_id and (insist or self._young(lost)):
             return await self._pay(lane, request, lost, again=True)
         if lane.provider.features.list:
             found = await self._search(lane, request, lost)
             if found is not None:
                 return found
         raise self._unknown(lane, lost, lost.reason or "the process ended while it was being sent")
+
+    async def take_up(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
+        """As `recover`, for a submission that was read before its `turn` came: others may have settled it meanwhile.
+
+        Returns:
+            None: it is settled in another way; it was forgotten, say.
+        """
+        current = await self._book.find(lost.key)
+        if current is None or current.purchase != lost.purchase or current.state.free:
+            return None
+        if current.ref is not None:
+            return Bought.before(current, current.ref)
+        return await self.recover(lane, request, current)
+
+    def _young(self, submission: Submission) -> bool:
+        """Whether the provider surely recognises its id; not if the clock was set back far, for then nobody knows."""
+        return abs(self._clock.now() - submission.started.timestamp()) < _REPEATABLE
 
     async def _search(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
@@ -272,7 +300,7 @@ class Buyer:
         Raises:
             ConfigurationError: There is none, or it is under way in this process.
         """
-        found = await self._book.ledger.find(key=key)
+        found = await self._book.find(key)
         if found is None:
             raise ConfigurationError(
                 f"the ledger has no submission {key!r}; client.unresolved() lists those in question"
@@ -345,8 +373,7 @@ class Buyer:
             return "client.resume() follows its job"
         lane = self._lanes[submission.provider]
         whole = self.restored(submission, exact=True) is not None
-        young = self._clock.now() - submission.started.timestamp() < _REPEATABLE
-        if lane.provider.features.own_id and young and whole:
+        if lane.provider.features.own_id and self._young(submission) and whole:
             return "client.resume() settles it: the same id is sent again, which buys at most one job"
         again = f"resubmit({submission.key!r}{'' if whole else ', request'})"
         if lane.provider.features.own_id:

@@ -260,7 +260,7 @@ class Lane:
 
     async def _exchange(self, engine: Engine, call: Call, trace: Trace) -> Reply:
         own = call.url.startswith("/")
-        headers = {"accept": "application/json", "accept-encoding": "gzip, deflate", "user-agent": USER_AGENT}
+        headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
         headers.update(call.headers)
         if own:
             headers.update(self.provider.credentials())

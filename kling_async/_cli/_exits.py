@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kling_async._cli._text import printable
+from kling_async._cli._text import in_commands, printable
 from kling_async._errors import (
     BudgetExceeded,
     BulkStopped,
@@ -21,6 +21,7 @@ from kling_async._errors import (
     JobNotFound,
     KeyConflict,
     KlingError,
+    LedgerFailed,
     ProviderUnavailable,
     RateLimited,
     SubmissionUnknown,
@@ -28,9 +29,11 @@ from kling_async._errors import (
     Unauthorized,
 )
 
-__all__ = ["EXITS", "INTERRUPTED", "CommandError", "Problem", "explain"]
+__all__ = ["EXITS", "INTERRUPTED", "UNKNOWN", "CommandError", "Problem", "explain"]
 
-FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
+FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED, LEDGER = (
+    range(1, 13)
+)
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
 
@@ -47,6 +50,7 @@ EXITS: Mapping[int, str] = {
     UNKNOWN: "the answer to a submission was lost: a job may have been bought",
     UNSAVED: "the result could not be saved; the job is kept",
     CANCELLED: "the job was cancelled at the provider",
+    LEDGER: "the ledger cannot be read or written; nothing was bought without it",
     INTERRUPTED: "interrupted; the job goes on, its reference is printed",
     PIPE_CLOSED: "whoever read the output has left; the same",
 }
@@ -69,6 +73,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (ConfigurationError, USAGE),
     (InvalidRequest, USAGE),
     (KeyConflict, USAGE),
+    (LedgerFailed, LEDGER),
     (OSError, USAGE),
     (ImportError, USAGE),
 )
@@ -145,4 +150,4 @@ def _message(error: KlingError) -> str:
     """The library's message, its advice in terms of the command line."""
     if isinstance(error, GenerationTimeout):
         return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
-    return str(error)
+    return in_commands(str(error))
