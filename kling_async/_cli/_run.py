@@ -32,6 +32,7 @@ from kling_async._models import JobRef
 from kling_async._poller import Polling
 from kling_async._provider import Provider
 from kling_async._sqlite import SqliteLedger
+from kling_async.webhooks import Webhooks
 
 __all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
 
@@ -141,13 +142,19 @@ async def _listen(scope: anyio.CancelScope, report: Report, *, task_status: Task
             scope.cancel()
 
 
-def open_client(kinds: Sequence[type[Provider]], timeout: float | None, ledger: Path | None = None) -> Client:
+def open_client(
+    kinds: Sequence[type[Provider]],
+    timeout: float | None,
+    ledger: Path | None = None,
+    webhooks: Webhooks | None = None,
+) -> Client:
     """A client of those providers whose keys are in the environment; their addresses are taken from there, too.
 
     Args:
         kinds: The providers.
         timeout: Seconds after submission at which waiting for a job ends; None: as the endpoint documents.
         ledger: The file of its ledger; None: it keeps none.
+        webhooks: Where providers report to; None: nowhere.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -168,7 +175,7 @@ def open_client(kinds: Sequence[type[Provider]], timeout: float | None, ledger: 
     if timeout is not None and not timeout > 0:
         raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
     kept = None if ledger is None else SqliteLedger(ledger)
-    return Client([kind() for kind in keyed], polling=Polling(deadline=timeout), ledger=kept)
+    return Client([kind() for kind in keyed], polling=Polling(deadline=timeout), ledger=kept, webhooks=webhooks)
 
 
 def destination(text: Path) -> Path:
