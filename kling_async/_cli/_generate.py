@@ -91,7 +91,7 @@ def generate(  # noqa: PLR0913  # typer reads the options of the command from th
         told = listener(webhook_url, listen)
         if told is not None and no_wait:
             raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
-        client = open_client([kind], timeout, ledger, told.webhooks if told else None)
+        client = open_client([kind], timeout, ledger, webhooks=told.webhooks if told else None)
         directory = None if no_wait else destination(output)
         receiving = told.receiving(client) if told else nullcontext()
         run(lambda: _generate(client, found, request, key, directory, report, receiving), report)
