@@ -474,6 +474,24 @@ async def test_while_deliveries_are_expected_looks_are_few(client: Client, serve
 
 @on_both
 @virtual
+async def test_a_late_job_is_looked_at_every_minute(client: Client, server: FakeRunBlob) -> None:
+    server.duration = 300
+    job = await client.submit(VIDEO)
+    await job
+    assert looks(server) == [202, 262, 322]
+
+
+@on_both
+@virtual
+async def test_the_backstop_can_be_chosen(server: FakeRunBlob) -> None:
+    webhooks = Webhooks(URL, SECRET, backstop=25)
+    async with Client(RunBlob(KEY), http=server, webhooks=webhooks, polling=Polling(schedule="documented")) as client:
+        await client.run(VIDEO)
+    assert looks(server) == [25, 50, 75]
+
+
+@on_both
+@virtual
 async def test_a_bulk_run_is_resolved_by_deliveries_too(client: Client, server: FakeRunBlob) -> None:
     """There no task waits for each job: the run's own tasks look where a delivery makes that worth while."""
     server.duration = 30
