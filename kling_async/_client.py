@@ -222,10 +222,11 @@ class Client:
             events = await self._book.ledger.events(bought.ref)
         if (known := self._running.get(bought.ref)) is not None:
             await self._enlist(known)
+            self._deliveries.expect(bought.purchase, known._trail)  # noqa: SLF001  # the client makes jobs
             return known
         new = bought.reading is not None and (request is None or request.callback_url is None)
         job = self._job(account, bought.ref, request, bought.started, events, reported=new)
-        trail = job._trail  # noqa: SLF001  # the client makes jobs
+        trail = job._trail  # noqa: SLF001  # the same
         self._deliveries.expect(bought.purchase, trail)
         if bought.reading is not None:
             self._submitted += 1
@@ -233,18 +234,18 @@ class Client:
             await self._deliveries.open(trail, bought.letters)
         return job
 
+    async def _found(self, submission: Submission, ref: JobRef) -> Trail:
+        """The job of a submission, as a webhook tells."""
+        account = self._account(submission.endpoint)
+        bought = Bought.before(submission, ref)
+        job = await self._adopt(account, bought, self._buyer.restored(submission))
+        return job._trail  # noqa: SLF001  # the same
+
     async def _enlist(self, job: Job) -> None:
         """Have a job recorded from now on, if it was only attached before we saw that the ledger has it."""
         if self._book.kept and not job._trail.recorded:  # noqa: SLF001  # the client makes jobs
             job._saved = self._book.saved  # noqa: SLF001  # the same
             await job._trail.enlist(self._book.record, await self._book.ledger.events(job.ref))  # noqa: SLF001  # the same
-
-    async def _found(self, submission: Submission, ref: JobRef) -> Trail:
-        """The job of a submission, as a webhook tells."""
-        account = self._account(submission.endpoint)
-        bought = Bought(ref, submission.started.timestamp(), None, submission.purchase)
-        job = await self._adopt(account, bought, self._buyer.restored(submission))
-        return job._trail  # noqa: SLF001  # the same
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -337,7 +338,7 @@ class Client:
             return None
         request = self._buyer.restored(submission)
         if submission.ref is not None:
-            bought = Bought(submission.ref, submission.started.timestamp(), None, submission.purchase)
+            bought = Bought.before(submission, submission.ref)
             return await self._adopt(account, bought, request)
         if request is None:
             return None
@@ -382,7 +383,7 @@ class Client:
         ref = JobRef.parse(ref) if isinstance(ref, str) else ref
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
-        bought = Bought(ref, submission.started.timestamp(), None, submission.purchase)
+        bought = Bought.before(submission, ref)
         return await self._adopt(account, bought, self._buyer.restored(submission))
 
     async def forget(self, key: str) -> None:

@@ -147,6 +147,7 @@ class Job:
         trail = self._trail
         trail.settled(self.ref)
         if trail.fresh:
+            trail.fresh = False  # one job teaches one thing, however many wait for it
             trail.cadence.abandoned(trail.last - trail.started)
         return GenerationTimeout(
             f"the job is still {self.status} after {trail.deadline - trail.started:.0f} s, its deadline; it was not "
@@ -212,10 +213,10 @@ class Job:
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""
         answers = await self._lane.perform(self._lane.provider.poll([self.ref]))
-        answer = answers[self.ref]
+        answer = answers.get(self.ref)
         if isinstance(answer, Exception):
             raise answer
-        return answer.artifacts
+        return answer.artifacts if answer is not None else ()
 
 
 class _Cursor:

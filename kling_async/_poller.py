@@ -31,9 +31,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import chain, count
-from typing import Literal
+from typing import Literal, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -90,6 +90,7 @@ class DeadlinePassed(Exception):
     """The job's deadline has passed, and it still runs."""
 
 
+ErrorT = TypeVar("ErrorT", bound=Exception)
 Pursuer = Callable[[KlingError | DeadlinePassed | None], None]
 """Told once that a pursued job has ended (None), or why it is not pursued any more."""
 
@@ -169,11 +170,13 @@ class Watch:
         self._contest: Contest[Trail] = Contest()
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
         self._free = -math.inf  # when the ration allows the next status call
-        self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_press`
-        self._limited: set[Trail] = set()
+        self._callers = 0  # those who want a look now; they come before the contest
+        self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_award`
+        self._limited: dict[Trail, int] = {}  # the number of each job's entry in it
         self._order = count()
         self._features = lane.provider.features
         self._leaders: dict[Trail, None] = {}
+        self._idle: dict[Trail, None] = {}  # leaders who sleep, so that they can keep the watch
         self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
         self._pursued: dict[Trail, tuple[Pursuer, ...]] = {}
         self._rounds: list[_Round] = []
@@ -189,13 +192,19 @@ class Watch:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
+        before = trail.verdict
         while _unmoved(trail, seen):
             if trail.looking:
                 await trail.change()
                 continue
+            if trail.verdict is not None and trail.verdict is not before:
+                raise _own(trail.verdict)  # the leader's: one look has told all who waited
             trail.looking = True
             try:
                 await self._lead(trail, seen)
+            except (KlingError, DeadlinePassed) as verdict:
+                trail.verdict = _own(verdict)
+                raise
             finally:
                 trail.looking = False
                 trail.wake()
@@ -249,7 +258,7 @@ class Watch:
                     await round_.change()
         finally:
             self._rounds.remove(round_)
-            self._appoint()  # the keeper that it was may have appointed itself
+            self._appoint()  # another round may have waited for this one to keep the watch
 
     async def _run_errands(self, round_: _Round) -> None:
         while True:
@@ -261,9 +270,10 @@ class Watch:
             if trail.granted and trail in self._pursued:
                 trail.granted = False
                 try:
-                    await self._ask(trail)
-                finally:  # also when this patrol is over: the job may be another's
-                    self._go_on(trail)
+                    with self._in_time(trail):
+                        await self._ask(trail)
+                finally:
+                    self._go_on(trail)  # also for a job of another run, when this one ends
 
     def _go_on(self, trail: Trail) -> None:
         """Decide how the pursuit of a job goes on after a look."""
@@ -299,25 +309,35 @@ class Watch:
                 self._enter(trail)
 
     async def _turn(self) -> float:
-        """Wait until the ration allows a look, and take it. Returns the time."""
-        while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
-            await anyio.sleep(wait)
-        now = self._clock.now()
-        self._spend(now)
+        """Wait until the ration allows a look, and take it before all who compete. Returns the time."""
+        self._callers += 1
+        try:
+            while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
+                await anyio.sleep(wait)
+            now = self._clock.now()
+            self._spend(now)
+        finally:
+            self._callers -= 1
         return now
+
+    def _in_time(self, trail: Trail) -> anyio.CancelScope:
+        """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
+        return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._lane.limits.call)
 
     async def _lead(self, trail: Trail, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
         if await self._listen(trail, seen):
             return
-        trail.urgent = trail.urgent or self._clock.now() >= trail.deadline
+        began = self._clock.now()
+        trail.urgent = trail.urgent or began >= trail.deadline
         self._enter(trail)
         self._leaders[trail] = None
         try:
             while _unmoved(trail, seen):
                 if trail.granted:
                     trail.granted = False
-                    await self._ask(trail)
+                    with self._in_time(trail):
+                        await self._ask(trail)
                     _raise_trouble(trail)
                     if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
                         raise DeadlinePassed
@@ -326,12 +346,22 @@ class Watch:
                     self._enter(trail)
                 elif self._keeper is None:
                     await self._keep(trail, partial(_waits, trail, len(trail.events)))
+                elif trail in self._contest and trail.tried >= max(trail.deadline, began):
+                    raise DeadlinePassed  # it was looked at in another's company
                 else:
-                    await trail.change()
+                    await self._sleep(trail)
                 _raise_trouble(trail)
         finally:
             del self._leaders[trail]
             self._leave(trail)
+
+    async def _sleep(self, trail: Trail) -> None:
+        """Wait for news, the grant of a look, or the call to keep the watch."""
+        self._idle[trail] = None
+        try:
+            await trail.change()
+        finally:
+            del self._idle[trail]
 
     def _enter(self, trail: Trail) -> None:
         """Let the job compete for the next look."""
@@ -340,25 +370,36 @@ class Watch:
         before = self._contest.next_due()
         self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
         if self._interval and trail not in self._limited:
-            self._limited.add(trail)
-            heappush(self._deadlines, (trail.deadline, next(self._order), trail))
+            number = self._limited[trail] = next(self._order)
+            heappush(self._deadlines, (trail.deadline, number, trail))
         if self._keeper is not None and self._contest.next_due() < before:
             self._keeper.wake()
 
     def _leave(self, trail: Trail) -> None:
         self._contest.leave(trail)
+        self._unlimit(trail)
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
             self._free -= self._interval
             self._dismiss(self._companies.pop(trail, []))
+            if trail in self._errands:
+                self._errands.remove(trail)
+            if self._keeper is not None:
+                self._keeper.wake()
         if trail in self._pursued:
             self._enter(trail)
         self._appoint()
 
+    def _unlimit(self, trail: Trail) -> None:
+        """Forget the deadline of a job that left; its entry goes once such entries are the greater part."""
+        if self._limited.pop(trail, None) is not None and len(self._deadlines) > 2 * len(self._limited) + 16:
+            self._deadlines = [entry for entry in self._deadlines if self._limited.get(entry[2]) == entry[1]]
+            heapify(self._deadlines)
+
     def _appoint(self) -> None:
         """Wake somebody to keep the watch, if nobody does."""
         if self._keeper is None:
-            candidates: Iterable[Trail | _Round] = chain(self._rounds, self._leaders)
+            candidates: Iterable[Trail | _Round] = chain(self._rounds, self._idle)
             for candidate in candidates:
                 if not candidate.granted:
                     candidate.wake()
@@ -375,7 +416,7 @@ class Watch:
         try:
             while free():
                 now = self._clock.now()
-                wait = max(self._contest.next_due(), self._free) - now
+                wait = max(self._contest.next_due(), self._free + self._callers * self._interval) - now
                 if wait > 0:
                     lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
@@ -405,8 +446,10 @@ class Watch:
         has come is entered anew. Only where looks are rationed does a job wait behind others.
         """
         while self._deadlines and self._deadlines[0][0] <= now:
-            trail = heappop(self._deadlines)[2]
-            self._limited.discard(trail)
+            _, number, trail = heappop(self._deadlines)
+            if self._limited.get(trail) != number:
+                continue
+            del self._limited[trail]
             if trail in self._contest:
                 self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
         return self._contest.award(now)
@@ -468,6 +511,8 @@ class Watch:
 
     def _stumble(self, trail: Trail, error: KlingError, now: float) -> None:
         """A look failed: decide whether those who wait should hear of it."""
+        if trail.ended:  # meanwhile, by a webhook
+            return
         trail.failing_since = now if trail.failing_since is None else trail.failing_since
         error.ref = error.ref or str(trail.ref)
         if isinstance(error, JobNotFound):
@@ -533,7 +578,8 @@ class Watch:
                 patience = min(2 * patience, _STREAM_SILENCE)
                 now = trail.tried = await self._turn()
                 trail.urgent = False
-                await self._take_in({trail.ref: trail}, now)
+                with self._in_time(trail):
+                    await self._take_in({trail.ref: trail}, now)
 
     async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
         """Take in what a stream says, until it closes."""
@@ -566,8 +612,8 @@ def _unmoved(trail: Trail, seen: int) -> bool:
     return len(trail.events) <= seen and not trail.ended
 
 
-def _own(error: KlingError) -> KlingError:
-    """A copy for one of several jobs: each names its own job, and is raised on its own."""
+def _own(error: ErrorT) -> ErrorT:
+    """A copy for one of several jobs or tasks: each names its own job, and is raised on its own."""
     own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own

@@ -53,7 +53,7 @@ T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
 _APPLICATION = 0x4B4C4E47  # "KLNG"; marks the file as ours
-_GROUP = 1000  # operations in one transaction at most
+_GROUP = 500  # operations in one transaction at most
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
 _BUSY = 5.0  # s for which a commit waits for somebody else's look at the file
 _PROBE = 0.25  # s for which an owner to be waits for somebody else's look at the lock

@@ -75,6 +75,11 @@ class Bought:
     purchase: str
     letters: Sequence[Delivered] = ()
 
+    @classmethod
+    def before(cls, submission: Submission, ref: JobRef) -> Bought:
+        """A submission that was accepted at an earlier time."""
+        return cls(ref, submission.started.timestamp(), None, submission.purchase)
+
 
 @dataclass(slots=True)
 class _Flight:
@@ -183,7 +188,7 @@ class Buyer:
             return await self._pay(lane, request, intent)
         _require_same(intent, taken)
         if taken.ref is not None:
-            return Bought(taken.ref, taken.started.timestamp(), None, taken.purchase)
+            return Bought.before(taken, taken.ref)
         return await self.recover(lane, request, taken, insist=insist)
 
     async def recover(self, lane: Lane, request: Request, lost: Submission, *, insist: bool = False) -> Bought:
@@ -210,7 +215,7 @@ class Buyer:
         if current is None or current.purchase != lost.purchase or current.state.free:
             return None
         if current.ref is not None:
-            return Bought(current.ref, current.started.timestamp(), None, current.purchase)
+            return Bought.before(current, current.ref)
         return await self.recover(lane, request, current)
 
     def _young(self, submission: Submission) -> bool:

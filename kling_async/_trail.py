@@ -63,6 +63,7 @@ class Trail:
         "tried",
         "trouble",
         "urgent",
+        "verdict",
     )
 
     def __init__(
@@ -99,6 +100,8 @@ class Trail:
         """Told when the job has ended, for those who do not wait for it."""
         self.trouble: KlingError | None = None
         """Why looking at it makes no sense now; raised to whoever waits, and cleared by the next good look."""
+        self.verdict: Exception | None = None
+        """How the last wait that did the looking ended without the job's end, for those who waited beside it."""
         self.stream_failures = 0
         self._clock = clock
         self._record = record

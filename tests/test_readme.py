@@ -14,6 +14,7 @@ import pytest
 import kling_async
 from kling_async import Client, Polling, Progressive
 from kling_async.sandbox import Sandbox
+from web import Site, serve
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -64,14 +65,23 @@ def test_scripts_run(script: str, sandbox: Sandbox, tmp_path: Path) -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("service", SERVICES, ids=range(len(SERVICES)))
-async def test_services_serve(service: str, sandbox: Sandbox) -> None:
+async def test_services_serve(service: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a real server, to which the sandbox reports, and a browser's requests over sockets."""
+    site = Site()
+    monkeypatch.setenv("PUBLIC_URL", site.url)
+    monkeypatch.setenv("WEBHOOK_SECRET", "a secret for this test alone")
     names: dict[str, Any] = {"__name__": "service"}
     exec(compile(service, "README.md", "exec"), names)  # noqa: S102  # the README is ours
-    app = names["app"]
-    transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as web:
+    async with serve(site, names["app"]), httpx.AsyncClient(base_url=site.url, trust_env=False) as web:
         submitted = await web.post("/videos", params={"prompt": "a boat"})
         assert submitted.status_code == 202
-        answer = await web.get(f"/videos/{submitted.json()['ref']}")
-    assert answer.json()["status"] == "completed"
-    assert answer.json()["urls"]
+        answer = await web.get(submitted.json()["events"])
+    assert '"completed"' in answer.text
+    assert answer.text.endswith("\n\n")
+    assert "event: end" in answer.text
+    assert sandbox.counters.webhooks == {"runblob": 1}
+    assert sandbox.counters.status_calls == 1
+
+
+def test_the_service_is_short() -> None:
+    assert all(len(service.splitlines()) < 40 for service in SERVICES)

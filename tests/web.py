@@ -60,7 +60,9 @@ async def serve(site: Site, app: Any, **settings: Any) -> AsyncIterator[Site]:
     site.app = app
     config = uvicorn.Config(site, log_config=None, ws="none", timeout_graceful_shutdown=1, **settings)
     server = _Server(config)
-    async with anyio.create_task_group() as group:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(site.socket.close)
+        group = await stack.enter_async_context(anyio.create_task_group())
         group.start_soon(server.serve, [site.socket])
         with anyio.fail_after(PATIENCE):
             while not server.started:

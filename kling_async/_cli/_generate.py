@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -13,6 +14,7 @@ import typer
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import acceptable, build, find, parse_settings
 from kling_async._cli._ledger import LedgerFile
+from kling_async._cli._listen import Listen, WebhookUrl, listener
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
 from kling_async._client import Client
@@ -64,6 +66,8 @@ def generate(  # noqa: PLR0913  # typer reads the options of the command from th
         str | None,
         typer.Option("--key", metavar="NAME", help="Your name for it: with a ledger, a name is bought once."),
     ] = None,
+    webhook_url: WebhookUrl = None,
+    listen: Listen = None,
 ) -> None:
     """Buy one generation, follow it, and save what it made.
 
@@ -84,9 +88,13 @@ def generate(  # noqa: PLR0913  # typer reads the options of the command from th
         kind, found = find(endpoint)
         given = _given(words, parse_settings(setting or ()))
         request = build(found, _prompt(prompt), reference or (), given)
-        client = open_client([kind], timeout, ledger)
+        told = listener(webhook_url, listen)
+        if told is not None and no_wait:
+            raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
+        client = open_client([kind], timeout, ledger, webhooks=told.webhooks if told else None)
         directory = None if no_wait else destination(output)
-        run(lambda: _generate(client, found, request, key, directory, report), report)
+        receiving = told.receiving(client) if told else nullcontext()
+        run(lambda: _generate(client, found, request, key, directory, report, receiving), report)
 
 
 def _given(words: Mapping[str, str | None], settings: Mapping[str, str]) -> dict[str, str]:
@@ -123,9 +131,10 @@ async def _generate(
     key: str | None,
     directory: Path | None,
     report: Report,
+    receiving: AbstractAsyncContextManager[None],
 ) -> None:
-    """Submit; then, where there is a directory for it, wait and save."""
-    async with client:
+    """Submit; then, where there is a directory for it, wait and save. Webhooks are received meanwhile."""
+    async with client, receiving:
         if directory is not None:
             await writable(directory)
         try:

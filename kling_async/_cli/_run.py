@@ -33,6 +33,7 @@ from kling_async._models import JobRef
 from kling_async._poller import Polling
 from kling_async._provider import Provider
 from kling_async._sqlite import SqliteLedger
+from kling_async.webhooks import Webhooks
 
 __all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
 
@@ -153,6 +154,7 @@ def open_client(
     *,
     polling: Polling | None = None,
     budget: Budget | None = None,
+    webhooks: Webhooks | None = None,
 ) -> Client:
     """A client of those providers whose keys are in the environment; their addresses are taken from there, too.
 
@@ -162,6 +164,7 @@ def open_client(
         ledger: The file of its ledger; None: it keeps none.
         polling: When to look at jobs, in place of `timeout`.
         budget: How much may be spent.
+        webhooks: Where providers report to; None: nowhere.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -182,7 +185,13 @@ def open_client(
     if timeout is not None and not timeout > 0:
         raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
     kept = None if ledger is None else SqliteLedger(ledger)
-    return Client([kind() for kind in keyed], polling=polling or Polling(deadline=timeout), ledger=kept, budget=budget)
+    return Client(
+        [kind() for kind in keyed],
+        polling=polling or Polling(deadline=timeout),
+        ledger=kept,
+        budget=budget,
+        webhooks=webhooks,
+    )
 
 
 def destination(text: Path) -> Path:
