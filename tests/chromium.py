@@ -135,7 +135,8 @@ class Chromium:
 
 def _pipe() -> tuple[int, int]:
     """A pipe whose descriptors are none of those that the browser wants."""
-    low, ends = [], os.pipe()
+    low: list[int] = []
+    ends = os.pipe()
     while min(ends) <= 4:
         low.extend(ends)
         ends = os.pipe()

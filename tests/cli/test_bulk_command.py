@@ -149,6 +149,7 @@ def test_a_lost_answer_is_not_bought_again(bulk: Run, sandbox: Sandbox, tmp_path
     write(tmp_path, clips("a", "b"))
     answer = bulk("--in-flight", "1")
     assert answer.code == 9
+    assert "kling jobs --ledger out/ledger.db" in answer.err
     assert states(tmp_path) == ["unknown", "completed"]
     assert bulk().code == 9
     assert sandbox.counters.jobs_bought == 2
