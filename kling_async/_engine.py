@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -23,7 +23,7 @@ from anyio.lowlevel import current_token
 from kling_async._errors import ConfigurationError
 from kling_async._pool import ConnectionPool, PoolStatistics
 
-__all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response"]
+__all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response", "consume"]
 
 USER_AGENT = "kling-async"
 
@@ -82,6 +82,27 @@ class Response(Protocol):
     async def aclose(self) -> None:
         """Give the connection back."""
         ...
+
+
+async def consume(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
+    """Pass each part of a body on as it comes, until one cannot be taken.
+
+    A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
+    them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
+    """
+    failure: Exception | None = None
+    with anyio.CancelScope() as reading:
+        async for part in response.aiter_bytes():
+            if failure is not None:
+                continue
+            try:
+                with anyio.CancelScope(shield=True):
+                    await take(part)
+            except Exception as error:  # noqa: BLE001  # raised below
+                failure = error
+                reading.cancel()
+    if failure is not None:
+        raise failure
 
 
 class Engine:
