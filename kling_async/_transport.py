@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 
 import anyio
 import stamina
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from kling_async._clock import Clock
 from kling_async._engine import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
@@ -243,6 +244,7 @@ class Lane:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
             async with engine.slots:
+                await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
                 trace.begin(call.effect)
                 self._counts["calls"] += 1
                 with anyio.fail_after(call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD):
