@@ -343,7 +343,10 @@ class Provider(abc.ABC):
         Raises:
             KlingError: It is a refusal, or names no job.
         """
-        data = self.expect(reply)
+        try:
+            data = self.expect(reply)
+        except JobNotFound as error:
+            raise self.nowhere(error) from None
         try:
             ref = JobRef(self.name, endpoint.partition("/")[2], data[id_field])
         except (TypeError, KeyError, ValueError) as error:
@@ -353,6 +356,17 @@ class Provider(abc.ABC):
         except UnreadableReply as error:
             reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
         return Accepted(ref.id, reading)
+
+    def nowhere(self, error: JobNotFound) -> InvalidRequest:
+        """What "not found" means where a job is submitted: there is no such endpoint at the address."""
+        return InvalidRequest(
+            f"{self.title} has nothing to submit to at {self.base_url} (HTTP {error.http_status}); check "
+            f"{self.variables[1]}, or the base_url that was passed. Nothing was bought",
+            provider=self.name,
+            http_status=error.http_status,
+            code=error.code,
+            request_id=error.request_id,
+        )
 
     def about(self, reply: Reply, ref: JobRef, id_field: str) -> dict[str, Any]:
         """The decoded answer to a status call, made sure to be about that job.
