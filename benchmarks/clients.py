@@ -62,17 +62,6 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 
 
 @asynccontextmanager
-async def _httpx_over_our_pool(url: str) -> AsyncIterator[Fetch]:
-    from kling_async._engine import _PooledTransport  # noqa: PLC0415  # only in the process that needs it
-    from kling_async._pool import ConnectionPool  # noqa: PLC0415  # the same
-
-    async with _httpx(
-        url, transport=_PooledTransport(ConnectionPool(limit=CONNECTIONS, keepalive=_KEEPALIVE))
-    ) as fetch:
-        yield fetch
-
-
-@asynccontextmanager
 async def _our_engine(url: str) -> AsyncIterator[Fetch]:
     from kling_async._engine import Engine, Limits, ssl_context  # noqa: PLC0415  # the same
 
@@ -116,12 +105,11 @@ class Client:
         return self.title.format(importlib.metadata.version(self.package))
 
 
-AIOHTTP, STOCK, HTTPX2, POOL, ENGINE = "aiohttp", "httpx", "httpx2", "httpx-over-pool", "kling-engine"
+AIOHTTP, STOCK, HTTPX2, ENGINE = "aiohttp", "httpx", "httpx2", "kling-engine"
 
 CLIENTS = {
     AIOHTTP: Client("aiohttp {}", "aiohttp", _aiohttp),
     STOCK: Client("httpx {}", "httpx", _stock_httpx),
     HTTPX2: Client("httpx2 {}", "httpx2", _httpx2),
-    POOL: Client("httpx {} over kling_async's pool", "httpx", _httpx_over_our_pool),
     ENGINE: Client("kling_async's engine", "httpx", _our_engine),
 }

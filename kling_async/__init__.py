@@ -7,6 +7,7 @@
         await result.save("out")
 """
 
+from kling_async._budget import Budget, BudgetStatistics
 from kling_async._bulk import BulkStatistics, Outcome, Outcomes
 from kling_async._cadence import Learned, Progressive
 from kling_async._client import Client, Statistics
@@ -44,16 +45,20 @@ from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
 from kling_async.providers.runware import Runware
+from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = [
     "Artifact",
+    "Budget",
     "BudgetExceeded",
+    "BudgetStatistics",
     "BulkStatistics",
     "BulkStopped",
     "Client",
     "ConfigurationError",
     "ContentRejected",
     "Cost",
+    "Delivery",
     "DownloadFailed",
     "Event",
     "Failure",
@@ -93,6 +98,7 @@ __all__ = [
     "TransportFailed",
     "Unauthorized",
     "WebhookRejected",
+    "Webhooks",
     "inferencesh",
     "pixeldojo",
     "runblob",

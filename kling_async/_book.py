@@ -67,27 +67,39 @@ class Book:
         Raises:
             LedgerFailed: It cannot be written; nothing may be sent.
         """
-        await self._pay()
+        await self.pay()
         return await self.ledger.begin(submission)
 
     async def settle(self, submission: Submission) -> None:
         """Write down what became of a submission. Where that fails, it is owed."""
         if self._ledger is None:
             return
+        if submission.reason is not None:
+            reason = without_secrets(submission.reason, self._keys.get(submission.provider))
+            submission = replace(submission, reason=reason)
         try:
             await self._ledger.settle(submission)
-        except LedgerFailed as error:
+        except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
             self._owe(error)
             self._owed[submission.key] = submission
 
     async def record(self, ref: JobRef, event: Event) -> None:
         """Write down an event before it is published. Where that fails, it is owed."""
         key = self._keys.get(ref.provider)
-        event = replace(event, raw=without_secrets(event.raw, key), message=without_secrets(event.message, key))
+        failures = tuple(
+            replace(failure, code=without_secrets(failure.code, key), message=without_secrets(failure.message, key))
+            for failure in event.failures
+        )
+        event = replace(
+            event,
+            raw=without_secrets(event.raw, key),
+            message=without_secrets(event.message, key),
+            failures=failures,
+        )
         events = [*self._owed_events.get(ref, ()), event]
         try:
             await self.ledger.record(ref, events)
-        except LedgerFailed as error:
+        except (LedgerFailed, ConfigurationError) as error:  # the same
             self._owe(error)
             self._owed_events[ref] = events
         else:
@@ -97,8 +109,17 @@ class Book:
         """Write down where a file was saved, if that can be: the file is there all the same."""
         try:
             await self.ledger.saved(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
-        except LedgerFailed as error:
+        except (LedgerFailed, ConfigurationError) as error:  # the same
             log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, path, error)
+
+    async def find(self, key: str) -> Submission | None:
+        """The submission of that key, once what is owed is written: it must not undo what is decided about it now.
+
+        Raises:
+            LedgerFailed: It cannot be written or read.
+        """
+        await self.pay()
+        return await self.ledger.find(key=key)
 
     async def unfinished(self) -> list[Submission]:
         """The submissions that need attention, as of the ledger and of what it is owed."""
@@ -117,7 +138,7 @@ class Book:
             return
         self._closed = True
         try:
-            await self._pay()
+            await self.pay()
             if learned is not None and (state := learned.state())["ends"]:
                 await self._ledger.keep(_LEARNED, state)
         except KlingError as error:
@@ -127,12 +148,12 @@ class Book:
             )
         await self._ledger.aclose()
 
-    def _owe(self, error: LedgerFailed) -> None:
+    def _owe(self, error: KlingError) -> None:
         if not self._owed and not self._owed_events:
             log.error("%s. Jobs that run are followed; what is heard of them is written when that is possible", error)
 
-    async def _pay(self) -> None:
-        """Write down what is owed.
+    async def pay(self) -> None:
+        """Write down what is owed, if anything is.
 
         Raises:
             LedgerFailed: It still cannot be.

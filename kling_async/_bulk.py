@@ -29,6 +29,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
@@ -169,6 +170,8 @@ class Outcomes:
         self._wanting: deque[anyio.Event] = deque()  # submitters who wait for room
         self._arrived = anyio.Event()
         self._pull = anyio.Lock()
+        self._halted = False
+        self._pulling: anyio.CancelScope | None = None
         self._iterator: Iterator[Any] | AsyncIterator[Any] = iter(())
         self._group = anyio.create_task_group()
 
@@ -212,6 +215,18 @@ class Outcomes:
             if not self._submitting and not self._counts.in_flight:
                 raise self._verdict()
             await self._arrived.wait()
+
+    def stop(self) -> None:
+        """Submit no more rows. The loop goes on with what is in flight, and then ends as if the input had ended.
+
+        A row that is being submitted already still is. With a ledger and keys, the same run made again goes on with
+        the rest.
+        """
+        self._halted = True
+        if self._pulling is not None:
+            self._pulling.cancel()
+        while self._wanting:
+            self._wake_submitter()
 
     def statistics(self) -> BulkStatistics:
         """How far the run has come."""
@@ -263,7 +278,7 @@ class Outcomes:
     async def _room(self) -> bool:
         """Wait for room for one more job, and take it. False: no more rows are to be submitted."""
         while True:
-            if self._trouble is not None or len(self._stopped) >= self._course.providers:
+            if self._halted or self._trouble is not None or len(self._stopped) >= self._course.providers:
                 return False
             taken = self._counts.in_flight + self._reserved
             if taken < self._limit and len(self._ready) + len(self._waiting) < self._limit:
@@ -277,9 +292,11 @@ class Outcomes:
         """The next row; None after the last. The room that was taken for it is given back if there is none."""
         try:
             async with self._pull:
-                try:
+                ended = True
+                with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
                     row = await self._next_row()
-                except StopAsyncIteration:
+                    ended = False
+                if ended:
                     self._wake_submitter()  # to find the same
                     return None
                 index, self._pulled = self._pulled, self._pulled + 1
@@ -293,6 +310,8 @@ class Outcomes:
         return index, key, request
 
     async def _next_row(self) -> Any:
+        if self._halted:
+            raise StopAsyncIteration
         if isinstance(self._iterator, AsyncIterator):
             return await anext(self._iterator)
         try:

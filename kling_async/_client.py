@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -14,13 +15,16 @@ from typing import Self
 import anyio
 
 from kling_async._book import Book
+from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._cadence import Learned
 from kling_async._clock import Clock
+from kling_async._deliveries import Deliveries
 from kling_async._engine import Engines, Http, Limits
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._job import Job
 from kling_async._ledger import Ledger, Submission
+from kling_async._letterbox import Letterbox
 from kling_async._media import load
 from kling_async._models import Event, JobRef, Result
 from kling_async._poller import Polling, Watch
@@ -30,6 +34,7 @@ from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
 from kling_async._transport import Lane, LaneStatistics
 from kling_async.providers import KNOWN
+from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = ["Client", "Statistics"]
 
@@ -44,11 +49,13 @@ class Statistics:
         submitted: Jobs bought.
         running: Jobs it knows to be unfinished.
         lanes: Calls and connections, by provider.
+        budget: What is spent, reserved and left; None: the client has no budget.
     """
 
     submitted: int
     running: int
     lanes: dict[str, LaneStatistics]
+    budget: BudgetStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class Client:
         polling: When to look at jobs.
         ledger: Where submissions and their jobs are written down, so that a crash loses none:
             ``SqliteLedger("jobs.db")``. It belongs to this client, which closes it. None: nowhere.
+        webhooks: Where providers are to report to; what arrives there is for `deliver`. None: jobs are only looked at.
+        budget: How much may be spent: ``Budget(usd=5)``; it belongs to this client. None: whatever the account has.
         http: In place of the connection pool of this library: an ``httpx.AsyncClient`` or a transport of your own,
             or the URL of a proxy. What you pass is yours to close.
 
@@ -86,6 +95,8 @@ class Client:
         limits: Limits | None = None,
         polling: Polling | None = None,
         ledger: Ledger | None = None,
+        webhooks: Webhooks | None = None,
+        budget: Budget | None = None,
         http: Http = None,
     ) -> None:
         self._limits = limits or Limits()
@@ -104,13 +115,25 @@ class Client:
                     provider=provider.name,
                 )
             lane = Lane(provider, self._limits, http, self._clock)
-            calls = self._polling.status_calls_per_minute or provider.features.status_calls_per_minute
+            calls = self._polling.status_calls_per_minute or provider.status_calls_per_minute
             watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
             self._accounts[provider.name] = _Account(provider, lane, watch)
         lanes = {name: account.lane for name, account in self._accounts.items()}
         self._book = Book(ledger, [lane.provider for lane in lanes.values()])
-        self._buyer = Buyer(self._book, lanes, self._clock)
+        self._budget = budget
+        letterbox = Letterbox(webhooks)
+        self._buyer = Buyer(self._book, lanes, self._clock, letterbox, settled=budget.settle if budget else None)
+        self._deliveries = Deliveries(
+            webhooks,
+            providers={name: lane.provider for name, lane in lanes.items()},
+            watches={name: account.watch for name, account in self._accounts.items()},
+            book=self._book,
+            buyer=self._buyer,
+            letterbox=letterbox,
+            adopt=self._found,
+        )
         self._recalled = False
+        self._recalling = anyio.Lock()
         first = next(iter(self._accounts.values())).provider
         self._downloads = Engines(http, self._limits, first.base_url)
 
@@ -158,6 +181,7 @@ class Client:
             SubmissionUnknown: The answer was lost; a job may have been bought, and it is not sent again.
             KeyConflict: The key was used for another request; nothing was sent.
             LedgerFailed: The ledger cannot be written; nothing was sent.
+            BudgetExceeded: It would overstep the client's budget; nothing was sent.
         """
         self._require_open()
         account = self._account(request.endpoint)
@@ -168,25 +192,60 @@ class Client:
             request = request.with_files(await load(request.files))
         await self._recall()
         intent = await self._buyer.intend(request, key)
-        async with self._buyer.turn(intent):
+        async with self._buyer.turn(intent), self._reserved(account, request, intent, insist):
             return await held(partial(self._buy, account, request, intent, insist), self._limits.grace)
+
+    @asynccontextmanager
+    async def _reserved(
+        self, account: _Account, request: Request, intent: Submission, insist: bool
+    ) -> AsyncIterator[None]:
+        """Hold a part of the budget for a submission, unless its key is known to be bought already."""
+        if self._budget is None or (not insist and await self._buyer.taken(intent)):
+            yield
+            return
+        hold = await self._budget.reserve(intent.purchase, tariff(account.provider, request.endpoint, request))
+        try:
+            yield
+        finally:
+            self._budget.release(hold)
 
     async def _buy(self, account: _Account, request: Request, intent: Submission, insist: bool) -> Job:
         bought = await self._buyer.buy(account.lane, request, intent, insist=insist)
-        return await self._adopt(account, bought, request)
+        job = await self._adopt(account, bought, request)
+        self._account_for(job)
+        return job
 
     async def _adopt(self, account: _Account, bought: Bought, request: Request | None) -> Job:
         """The handle to a job that was bought, now or before."""
         events: list[Event] = []
-        if bought.reading is None and bought.ref not in self._running:
+        if bought.reading is None and bought.ref not in self._running and self._book.kept:
             events = await self._book.ledger.events(bought.ref)
-        if bought.ref in self._running:
-            return self._running[bought.ref]
-        job = self._job(account, bought.ref, request, bought.started, events)
+        if (known := self._running.get(bought.ref)) is not None:
+            await self._enlist(known)
+            self._deliveries.expect(bought.purchase, known._trail)  # noqa: SLF001  # the client makes jobs
+            return known
+        new = bought.reading is not None and (request is None or request.callback_url is None)
+        job = self._job(account, bought.ref, request, bought.started, events, reported=new)
+        trail = job._trail  # noqa: SLF001  # the same
+        self._deliveries.expect(bought.purchase, trail)
         if bought.reading is not None:
             self._submitted += 1
-            await job._trail.apply(bought.reading, "submit")  # noqa: SLF001  # the client makes jobs
+            await trail.apply(bought.reading, "submit")
+            await self._deliveries.open(trail, bought.letters)
         return job
+
+    async def _found(self, submission: Submission, ref: JobRef) -> Trail:
+        """The job of a submission, as a webhook tells."""
+        account = self._account(submission.endpoint)
+        bought = Bought.before(submission, ref)
+        job = await self._adopt(account, bought, self._buyer.restored(submission))
+        return job._trail  # noqa: SLF001  # the same
+
+    async def _enlist(self, job: Job) -> None:
+        """Have a job recorded from now on, if it was only attached before we saw that the ledger has it."""
+        if self._book.kept and not job._trail.recorded:  # noqa: SLF001  # the client makes jobs
+            job._saved = self._book.saved  # noqa: SLF001  # the same
+            await job._trail.enlist(self._book.record, await self._book.ledger.events(job.ref))  # noqa: SLF001  # the same
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -279,7 +338,7 @@ class Client:
             return None
         request = self._buyer.restored(submission)
         if submission.ref is not None:
-            bought = Bought(submission.ref, submission.started.timestamp(), None)
+            bought = Bought.before(submission, submission.ref)
             return await self._adopt(account, bought, request)
         if request is None:
             return None
@@ -290,8 +349,9 @@ class Client:
             log.info("submission %r: %s", submission.key, error)
             return None
 
-    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job:
-        return await self._adopt(account, await self._buyer.recover(account.lane, request, submission), request)
+    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job | None:
+        bought = await self._buyer.take_up(account.lane, request, submission)
+        return None if bought is None else await self._adopt(account, bought, request)
 
     async def unresolved(self) -> list[Submission]:
         """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
@@ -323,7 +383,7 @@ class Client:
         ref = JobRef.parse(ref) if isinstance(ref, str) else ref
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
-        bought = Bought(ref, submission.started.timestamp(), None)
+        bought = Bought.before(submission, ref)
         return await self._adopt(account, bought, self._buyer.restored(submission))
 
     async def forget(self, key: str) -> None:
@@ -365,6 +425,27 @@ class Client:
             )
         return await self._submit(account, request, key, insist=True)
 
+    async def deliver(self, delivery: Delivery) -> bool:
+        """Take in a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.
+
+        With ``Webhooks(confirm=True)`` the job is looked at next, by whoever waits for it or will; else an end that it
+        tells is the job's end. It may come twice, late, or before the submission is answered; it also settles a
+        submission whose answer was lost.
+
+        Args:
+            delivery: The webhook, as it came.
+
+        Returns:
+            Whether it concerns a job or a submission that is known here. False: acknowledge it all the same.
+
+        Raises:
+            WebhookRejected: It is not authentic, too large, not readable, or about another job than its address.
+            LedgerFailed: What it tells could not be written down; let the provider try again.
+            ConfigurationError: The client expects no webhooks, or is closed.
+        """
+        self._require_open()
+        return await self._deliveries.take(delivery)
+
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
 
@@ -390,7 +471,8 @@ class Client:
     def statistics(self) -> Statistics:
         """What the client has done so far."""
         lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
-        return Statistics(self._submitted, len(self._running), lanes)
+        budget = self._budget.statistics() if self._budget is not None else None
+        return Statistics(self._submitted, len(self._running), lanes, budget)
 
     def _job(
         self,
@@ -399,22 +481,38 @@ class Client:
         request: Request | None,
         started: float | None,
         events: Sequence[Event] = (),
+        *,
+        reported: bool = False,
     ) -> Job:
-        """A handle, registered until its job ends. `started` is None for a job that we did not submit."""
+        """A handle, registered until its job ends.
+
+        Args:
+            account: Where it runs.
+            ref: Its address.
+            request: What was submitted, if that is known.
+            started: When it was submitted; None: we did not.
+            events: Its log, as the ledger has it.
+            reported: Its provider was given the address of our webhooks.
+        """
         now = self._clock.now()
         endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
         schedule = self._schedule
         if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
             # A law says when a job of known age will end; that of a job that was attached is not known.
-            schedule = endpoint.schedule
+            schedule = endpoint.schedule.faster(account.provider.speed)
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
-        cadence = schedule.cadence(variant.rstrip(), endpoint.law(request))
+        law = endpoint.law(request).faster(account.provider.speed)
+        cadence = schedule.cadence(variant.rstrip(), law)
+        if reported:
+            cadence = self._deliveries.cadence(ref, cadence, law)
         recorded = self._book.kept and started is not None
+        # A clock that was set back since would put the next look, and the deadline, off by as much.
+        since = now if started is None else min(started, now)
         trail = Trail(
             ref,
             cadence,
-            started=now if started is None else started,
-            deadline=(now if started is None else started) + (self._polling.deadline or endpoint.deadline),
+            started=since,
+            deadline=since + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
             record=self._book.record if recorded else None,
             settled=self._settled,
@@ -428,17 +526,29 @@ class Client:
         return job
 
     def _settled(self, ref: JobRef) -> None:
-        self._running.pop(ref, None)
+        job = self._running.pop(ref, None)
+        if job is not None:
+            self._account_for(job)
+
+    def _account_for(self, job: Job) -> None:
+        """Tell the budget what is known of a job's cost."""
+        if self._budget is not None:
+            self._budget.heard(job.ref, job.status, job.cost)
 
     @property
     def _learned(self) -> Learned | None:
         return self._schedule if isinstance(self._schedule, Learned) else None
 
     async def _recall(self) -> None:
-        """Take up what earlier processes have learned of durations, once."""
-        if not self._recalled:
-            self._recalled = True
-            await self._book.recall(self._learned)
+        """Take up, once, what earlier processes have learned of durations and spent of the budget."""
+        if self._recalled:
+            return
+        async with self._recalling:
+            if not self._recalled:
+                await self._book.recall(self._learned)
+                if self._budget is not None:
+                    self._budget.recount(await self._buyer.history())
+                self._recalled = True
 
     def _account(self, name: str) -> _Account:
         provider = name.partition("/")[0]
@@ -470,6 +580,8 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
             variables = ", ".join(kind.variables[0] for kind in KNOWN)
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
     found = [provider.configured(os.environ) for provider in providers]
+    for provider in found:
+        provider.pace(os.environ)
     if not found:
         raise ConfigurationError("the list of providers is empty; pass at least one, such as RunBlob()")
     return found

@@ -1,7 +1,7 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`_pool`), through a thin coat of httpx; or what the user injected, or
-httpx's own transport where a proxy is in the way. This is the only file that knows httpx.
+By default that is our own connection pool (`_pool`); or what the user injected, or httpx's own transport where a proxy
+is in the way. This is the only file that knows httpx.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import ssl
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,12 +21,15 @@ import httpcore
 import httpx
 from anyio.lowlevel import current_token
 
-from kling_async._errors import ConfigurationError
+from kling_async._errors import ConfigurationError, UnreadableReply
 from kling_async._pool import ConnectionPool, PoolStatistics
 
 __all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response", "consume"]
 
 USER_AGENT = "kling-async"
+
+_GZIP = 16 + zlib.MAX_WBITS
+_PIECE = 256 * 1024  # bytes that are unpacked at once
 
 Http: TypeAlias = Any
 """What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
@@ -118,11 +122,12 @@ class Engine:
         self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
         self.slots = anyio.Semaphore(limits.connections, fast_acquire=True)
         self._client: Any = None
+        self._transport: httpx.AsyncBaseTransport
         self.owned = True
         self.pool: ConnectionPool | None = None
         proxy = http if isinstance(http, str) else None if http is not None else _environment_proxy(address)
         if proxy is not None:
-            self._transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(
+            self._transport = httpx.AsyncHTTPTransport(
                 proxy=proxy,
                 verify=context,
                 limits=httpx.Limits(
@@ -138,28 +143,23 @@ class Engine:
             self._client, self.owned = http, False
         else:
             self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
-            self._transport = _PooledTransport(self.pool)
 
     async def send(
         self, method: str, url: str, headers: dict[str, str], body: bytes, extensions: dict[str, Any]
     ) -> Response:
         """Send a request; the response's body is still to be read, and the response to be closed."""
-        extensions = {**extensions, "timeout": self._timeout}
         if self._client is not None:
-            del extensions["timeout"]
             request = self._client.build_request(
                 method, url, headers=headers, content=body or None, extensions=extensions
             )
             response: Response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
             return response
+        extensions = {**extensions, "timeout": self._timeout}
         if self.pool is not None:
-            framing = {"host": urlsplit(url).netloc.rpartition("@")[2]}
-            if body:
-                framing["content-length"] = str(len(body))
-            request = httpx.Request(method, url, headers=framing | headers, stream=_Body(body), extensions=extensions)
-        else:
-            request = httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
-        return await self._transport.handle_async_request(request)
+            return await _send(self.pool, method, _target(url), headers, body, extensions)
+        return await self._transport.handle_async_request(
+            httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
+        )
 
     @asynccontextmanager
     async def open(self, method: str, url: str, headers: dict[str, str]) -> AsyncIterator[Response]:
@@ -173,10 +173,10 @@ class Engine:
 
     async def aclose(self) -> None:
         """Close the connections; of an engine that is `owned` only."""
-        await self._transport.aclose()
+        await (self.pool or self._transport).aclose()
 
 
-class _Body(httpx.AsyncByteStream):
+class _Body:
     """A request's body. httpx's own is an async generator, which a connection that breaks leaves unfinished."""
 
     def __init__(self, content: bytes) -> None:
@@ -193,44 +193,70 @@ class _Body(httpx.AsyncByteStream):
         return self._rest.pop()
 
 
-class _PooledTransport(httpx.AsyncBaseTransport):
-    """Our connection pool in httpx's terms."""
+class _Answer:
+    """A response of our own pool. What httpx would put around it costs as much as the sending."""
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        response = await self._pool.handle_async_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(
-            response.status,
-            headers=response.headers,
-            stream=_PooledStream(response),
-            extensions=response.extensions,
-        )
-
-    async def aclose(self) -> None:
-        await self._pool.aclose()
-
-
-class _PooledStream(httpx.AsyncByteStream):
     def __init__(self, response: httpcore.Response) -> None:
+        self.status_code = response.status
+        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         self._response = response
+        self._parts = aiter(cast("AsyncIterable[bytes]", response.stream))
+        packed = self.headers.get("content-encoding", "identity") in {"gzip", "x-gzip"}
+        self._unpack = zlib.decompressobj(_GZIP) if packed else None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._response.aiter_stream():
-            yield part
+    def aiter_bytes(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._unpack is None:
+            return await anext(self._parts)
+        if not self._unpack.unconsumed_tail:
+            packed = await anext(self._parts)
+        else:
+            packed = self._unpack.unconsumed_tail
+        try:
+            return self._unpack.decompress(packed, _PIECE)  # a little at a time: whoever reads has a limit
+        except zlib.error as error:
+            raise UnreadableReply(f"the answer is not the gzip that it says it is: {error}") from error
 
     async def aclose(self) -> None:
         await self._response.aclose()
+
+
+async def _send(
+    pool: ConnectionPool,
+    method: str,
+    target: httpcore.URL,
+    headers: dict[str, str],
+    body: bytes,
+    extensions: dict[str, Any],
+) -> Response:
+    host = target.host.decode("ascii")
+    host = f"[{host}]" if ":" in host else host
+    framing: dict[str | bytes, str | bytes] = {"host": host if target.port is None else f"{host}:{target.port}"}
+    if body:
+        framing["content-length"] = str(len(body))
+    framing.update(headers)
+    request = httpcore.Request(method, target, headers=framing, content=_Body(body), extensions=extensions)
+    return _Answer(await pool.handle_async_request(request))
+
+
+def _target(url: str) -> httpcore.URL:
+    """The URL as httpcore wants it; httpx spells out what is not plain."""
+    if url.isascii() and " " not in url:
+        parts = urlsplit(url)
+        path = parts.path or "/"
+        return httpcore.URL(
+            scheme=parts.scheme,
+            host=parts.hostname or "",
+            port=parts.port,
+            target=f"{path}?{parts.query}" if parts.query else path,
+        )
+    whole = httpx.URL(url)
+    return httpcore.URL(scheme=whole.raw_scheme, host=whole.raw_host, port=whole.port, target=whole.raw_path)
 
 
 def _environment_proxy(address: str) -> str | None:

@@ -171,6 +171,7 @@ class Watch:
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
         self._free = -math.inf  # when the ration allows the next status call
         self._callers = 0  # those who want a look now; they come before the contest
+        self._troubled = False  # a look has failed since the last good one: said once, not once a job
         self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_award`
         self._limited: dict[Trail, int] = {}  # the number of each job's entry in it
         self._order = count()
@@ -258,7 +259,7 @@ class Watch:
                     await round_.change()
         finally:
             self._rounds.remove(round_)
-            self._appoint()
+            self._appoint()  # another round may have waited for this one to keep the watch
 
     async def _run_errands(self, round_: _Round) -> None:
         while True:
@@ -294,6 +295,19 @@ class Watch:
             self._leave(trail)
         for pursuer in pursuers:
             pursuer(reason)
+
+    def hasten(self, trail: Trail) -> None:
+        """Let the job be looked at now, before all others, by whoever waits for it or will."""
+        trail.urgent = True
+        if trail in self._contest:
+            self._enter(trail)
+        trail.wake()
+
+    def reconsider(self) -> None:
+        """Compute again when the jobs are due: their cadences have changed."""
+        for trail in dict.fromkeys((*self._leaders, *self._pursued)):
+            if trail in self._contest:
+                self._enter(trail)
 
     async def _turn(self) -> float:
         """Wait until the ration allows a look, and take it before all who compete. Returns the time."""
@@ -492,6 +506,7 @@ class Watch:
                 self._stumble(trail, answer, now)
                 continue
             trail.failing_since = trail.trouble = None
+            self._troubled = False
             if answer is not None:
                 await trail.apply(answer, "poll")
             trail.last = now
@@ -507,8 +522,12 @@ class Watch:
         else:
             lasting = now - trail.failing_since >= self._lane.limits.unreachable
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
-        log.log(logging.WARNING if final else logging.INFO, "a look at job %s failed: %s", trail.ref, error)
+        said = logging.INFO if self._troubled and not final else logging.WARNING
+        self._troubled = True
+        log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
         if final:
+            if trail.fresh:
+                error.message += f"; the job was bought and is not lost, go on with client.attach({str(trail.ref)!r})"
             trail.trouble = error
             trail.failing_since = None
             trail.wake()
@@ -559,11 +578,12 @@ class Watch:
                 return
             if hearing.spoken:
                 patience = _STREAM_SILENCE
-            with anyio.move_on_after(min(patience, left)) as wait:
+            with anyio.move_on_after(0 if trail.urgent else min(patience, left)) as wait:
                 await trail.change()
-            if wait.cancelled_caught and patience < left:
+            if wait.cancelled_caught and (trail.urgent or patience < left):
                 patience = min(2 * patience, _STREAM_SILENCE)
                 now = trail.tried = await self._turn()
+                trail.urgent = False
                 with self._in_time(trail):
                     await self._take_in({trail.ref: trail}, now)
 

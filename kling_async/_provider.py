@@ -7,6 +7,8 @@ performs any of them the same way. A new provider is one file of this kind besid
 from __future__ import annotations
 
 import abc
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -76,6 +78,7 @@ class Features:
         own_id: We choose the job's id, so that a submission whose answer was lost is recovered.
         cost: Unit of the costs it tells; None: it tells none.
         status_calls_per_minute: Its limit on status calls over all jobs of a key; None: none stated.
+        refunds: It gives back what a failed job cost.
     """
 
     webhook: bool = False
@@ -86,6 +89,7 @@ class Features:
     own_id: bool = False
     cost: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
+    refunds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,10 @@ class Provider(abc.ABC):
     features: ClassVar[Features]
     codes: ClassVar[Mapping[str, type[KlingError]]] = {}
 
+    speed = 1.0
+    """How many times faster than documented its jobs run. A sandbox sets it for the providers that it plays, or by the
+    variable ``KLING_SANDBOX_SPEED``, which counts only for an address on this machine; looks are timed by it."""
+
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
         key = api_key if isinstance(api_key, SecretStr | None) else SecretStr(api_key)
         if key is not None:
@@ -177,6 +185,22 @@ class Provider(abc.ABC):
                 provider=self.name,
             )
         return type(self)(key, self.base_url if self._given[1] else environment.get(url_variable))
+
+    def pace(self, environment: Mapping[str, str]) -> None:
+        """Take the `speed` of a rehearsal from the environment, if the address is of this machine and it is not set.
+
+        Raises:
+            ConfigurationError: The variable is no number.
+        """
+        told = environment.get(SPEED_VARIABLE)
+        if told and self.speed == 1 and self.base_url.startswith("http:"):
+            self.speed = _speed(told)
+
+    @property
+    def status_calls_per_minute(self) -> float | None:
+        """Its limit on status calls, at its speed; None: none stated."""
+        stated = self.features.status_calls_per_minute
+        return None if stated is None else stated * self.speed
 
     def credentials(self) -> Mapping[str, str]:
         """The headers that authenticate a call to the provider's own address."""
@@ -244,6 +268,20 @@ class Provider(abc.ABC):
         return ()
         yield  # a flow that never calls
 
+    def own_id(self, request: Any, key: str) -> str | None:
+        """The id that the job of a purchase will have, where we choose it; None: the provider chooses.
+
+        Args:
+            request: What is bought; None: that is not known any more.
+            key: The purchase's UUID.
+        """
+        del request, key
+        return None
+
+    def same_job(self, identity: str, told: str) -> bool:
+        """Whether a webhook that names a job `told` means the one whose id is `identity`."""
+        return identity == told
+
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """What a webhook body says, one entry a job.
 
@@ -302,7 +340,8 @@ class Provider(abc.ABC):
         return remedies.get(kind, "")
 
     def redact(self, text: str, limit: int = 300) -> str:
-        """The beginning of a provider's words, fit for a log: some APIs repeat the key that they refuse."""
+        """The beginning of a provider's words, fit for a log: some APIs repeat the key, or the callback address."""
+        text = _CALLBACK.sub("[a callback address]", text)
         if self.api_key is not None:
             text = text.replace(self.api_key.get_secret_value(), "[the key]")
         return text if len(text) <= limit else text[:limit] + "..."
@@ -317,7 +356,53 @@ class Provider(abc.ABC):
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
         return reply.json()
 
-    def no_job(self, reply: Reply) -> KlingError:
+    def accepted(
+        self, reply: Reply, endpoint: str, id_field: str, read: Callable[[dict[str, Any], JobRef], Reading]
+    ) -> Accepted:
+        """The submission that the answer to a paid call reports: the job that `id_field` names, as `read` has it.
+
+        Raises:
+            KlingError: It is a refusal, or names no job.
+        """
+        try:
+            data = self.expect(reply)
+        except JobNotFound as error:
+            raise self.nowhere(error) from None
+        try:
+            ref = JobRef(self.name, endpoint.partition("/")[2], data[id_field])
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._no_job(reply) from error
+        try:
+            reading = read(data, ref)
+        except UnreadableReply as error:
+            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
+        return Accepted(ref.id, reading)
+
+    def nowhere(self, error: JobNotFound) -> InvalidRequest:
+        """What "not found" means where a job is submitted: there is no such endpoint at the address."""
+        return InvalidRequest(
+            f"{self.title} has nothing to submit to at {self.base_url} (HTTP {error.http_status}); check "
+            f"{self.variables[1]}, or the base_url that was passed. Nothing was bought",
+            provider=self.name,
+            http_status=error.http_status,
+            code=error.code,
+            request_id=error.request_id,
+        )
+
+    def about(self, reply: Reply, ref: JobRef, id_field: str) -> dict[str, Any]:
+        """The decoded answer to a status call, made sure to be about that job.
+
+        Raises:
+            KlingError: It is a refusal, or about another job, or tells no status.
+        """
+        data = self.expect(reply)
+        if not isinstance(data, dict) or data.get(id_field, ref.id) != ref.id:
+            raise self.unreadable("it is about another job, or about none", ref)
+        if "status" not in data:
+            raise self.refusal(reply) or self.unreadable("it has no status", ref)
+        return data
+
+    def _no_job(self, reply: Reply) -> KlingError:
         """The error for a paid call's answer that has success status and no job.
 
         It is a refusal only if it names a code of `codes` that is one. Else it is unreadable, so that what became of
@@ -335,7 +420,20 @@ class Provider(abc.ABC):
         )
 
 
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise ConfigurationError(f"{SPEED_VARIABLE} is {text!r:.40}; it must be a number greater than 0, such as 60")
+    return speed
+
+
+SPEED_VARIABLE = "KLING_SANDBOX_SPEED"
 _SERVER_ERROR = 500
+# One that `Webhooks` makes: its last parts are the purchase and the token.
+_CALLBACK = re.compile(r"https?://[^\s\"'<>]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[A-Za-z0-9_-]{43}")
 _BY_STATUS: Mapping[int, type[KlingError]] = {
     400: InvalidRequest,
     401: Unauthorized,

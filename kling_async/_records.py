@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -18,13 +19,22 @@ import pydantic_core
 from kling_async._models import Artifact, Cost, Event, Failure, Status
 from kling_async._requests import Request
 
-__all__ = ["described", "event_from_json", "event_to_json", "fingerprint", "request_from", "without_secrets"]
+__all__ = [
+    "described",
+    "event_from_json",
+    "event_to_json",
+    "fingerprint",
+    "request_from",
+    "without_addresses",
+    "without_secrets",
+]
 
 RequestT = TypeVar("RequestT", bound=Request)
 
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
 _DERIVED = {"saver"}
 _NOT_KEPT = "[not kept]"
+_ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s/?#\"'<>]+)\S*", re.IGNORECASE)
 
 
 def event_to_json(event: Event) -> str:
@@ -45,8 +55,9 @@ def event_from_json(text: str) -> Event:
     record["at"] = datetime.fromisoformat(record["at"])
     record["artifacts"] = tuple(_artifact(item) for item in record.get("artifacts", ()))
     record["failures"] = tuple(Failure(**_known(Failure, item)) for item in record.get("failures", ()))
-    if cost := record.get("cost"):
-        record["cost"] = Cost(Decimal(cost["amount"]), cost["unit"])
+    for name in ("cost", "balance"):
+        if amount := record.get(name):
+            record[name] = Cost(Decimal(amount["amount"]), amount["unit"])
     return Event(**_known(Event, record))
 
 
@@ -107,9 +118,17 @@ def without_secrets(value: Any, secret: str | None) -> Any:
         }
     if isinstance(value, list | tuple):
         return [without_secrets(item, secret) for item in value]
-    if isinstance(value, str) and secret:
-        return value.replace(secret, "[the key]")
+    if isinstance(value, str):
+        return without_addresses(value.replace(secret, "[the key]") if secret else value)
     return value
+
+
+def without_addresses(text: str) -> str:
+    """Prose as it may be stored: of an address in it, which may be a callback with its token, only the host is left.
+
+    A text that is an address and nothing else is left alone: a result's, say.
+    """
+    return text if _ADDRESS.fullmatch(text) else _ADDRESS.sub(rf"\1\2/{_NOT_KEPT}", text)
 
 
 def _artifact(record: dict[str, Any]) -> Artifact:

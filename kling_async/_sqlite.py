@@ -19,6 +19,7 @@ that the loop comes round in between.
 
 *Ownership.* A second connection holds a write lock on an empty database beside the file (``jobs.db-lock``) for as long
 as the ledger is open. The operating system releases it when the process ends, however it ends, so it is never stale.
+Whoever only wants to see what is there (`inspect`) needs no ownership and disturbs nobody: WAL lets him read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -46,15 +47,18 @@ from kling_async._ledger import Submission, SubmissionState
 from kling_async._models import Event, JobRef
 from kling_async._records import event_from_json, event_to_json
 
-__all__ = ["SqliteLedger"]
+__all__ = ["Contents", "SqliteLedger", "inspect"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
 _APPLICATION = 0x4B4C4E47  # "KLNG"; marks the file as ours
-_GROUP = 1000  # operations in one transaction at most
+_GROUP = 500  # operations in one transaction at most
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
 _BUSY = 5.0  # s for which a commit waits for somebody else's look at the file
+_PROBE = 0.25  # s for which an owner to be waits for somebody else's look at the lock
+
+_DIED = "the process ended while it was being sent"
 
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -107,7 +111,7 @@ class SqliteLedger:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the working directory may change before it is opened
         self.keep_images = keep_images
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -240,7 +244,7 @@ class _File:
         self._path = path
         if not path.parent.is_dir():
             raise ConfigurationError(f"the ledger {path} cannot be made: there is no directory {path.parent}")
-        self._lock = sqlite3.connect(f"{path}-lock", timeout=0.0, isolation_level=None)
+        self._lock = sqlite3.connect(_lock_of(path), timeout=_PROBE, isolation_level=None)
         try:
             self._own()
             path.touch(mode=0o600)
@@ -293,16 +297,7 @@ class _File:
             ) from None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        version, application = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
-        )
-        foreign = application != _APPLICATION and connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        if foreign:
-            raise ConfigurationError(f"{self._path} is a database, but not a ledger; choose another file")
-        if version > len(_MIGRATIONS):
-            raise ConfigurationError(
-                f"the ledger {self._path} was written by a newer version of kling_async; upgrade this one"
-            )
+        version = _version(self._path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
@@ -313,11 +308,94 @@ class _File:
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute("INSERT OR REPLACE INTO kept VALUES ('owner', ?)", (str(os.getpid()),))
         # Nobody else can be sending: we own the ledger. Whoever was sending died, and it is not known how far it came.
-        connection.execute(
-            "UPDATE submissions SET state = 'unknown', reason = 'the process ended while it was being sent' "
-            "WHERE state = 'sending'"
-        )
+        connection.execute("UPDATE submissions SET state = 'unknown', reason = ? WHERE state = 'sending'", (_DIED,))
         connection.execute("COMMIT")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a ledger had when somebody looked.
+
+    Attributes:
+        submissions: All of them, in the order of their start.
+        owner: The process that has it open (``"?"``: one that has not said yet); None: nobody has.
+    """
+
+    submissions: list[Submission]
+    owner: str | None
+
+
+async def inspect(path: Path) -> Contents:
+    """Look into a ledger without owning it, also while another process does. Nothing is changed.
+
+    What nobody is sending any more (its process ended) is told as unknown.
+
+    Raises:
+        ConfigurationError: There is no such file, or it is not a ledger that this version can read.
+        LedgerFailed: It cannot be read.
+    """
+
+    def look() -> Contents:
+        if not path.is_file():
+            raise ConfigurationError(f"there is no ledger {path}")
+        try:
+            with closing(sqlite3.connect(_read_only(path), uri=True, timeout=_BUSY)) as connection:
+                known = _version(path, connection)
+                owner = (_owner(path) or "?") if _is_owned(path) else None
+                submissions = _select(connection, "1") if known else []
+        except sqlite3.Error as error:
+            raise _explained(path, error) from error
+        if owner is None:
+            submissions = [_abandoned(submission) for submission in submissions]
+        return Contents(submissions, owner)
+
+    return await to_thread.run_sync(look)
+
+
+def _lock_of(path: Path) -> Path:
+    """The lock's file: one for a ledger, by whatever link it is reached."""
+    whole = path.resolve()
+    return whole.with_name(f"{whole.name}-lock")
+
+
+def _read_only(path: Path) -> str:
+    return f"{path.resolve().as_uri()}?mode=ro"
+
+
+def _is_owned(path: Path) -> bool:
+    """Whether a process holds the lock. To find out, it is taken for a moment, for which an owner to be waits."""
+    if not _lock_of(path).exists():
+        return False
+    with closing(sqlite3.connect(_lock_of(path), timeout=0.0, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            return error.sqlite_errorcode == sqlite3.SQLITE_BUSY  # anything else: it is not ours to take
+        lock.execute("ROLLBACK")
+    return False
+
+
+def _abandoned(submission: Submission) -> Submission:
+    """The submission as its ledger tells it once nobody is sending it any more."""
+    if submission.state is not SubmissionState.SENDING:
+        return submission
+    return replace(submission, state=SubmissionState.UNKNOWN, reason=_DIED)
+
+
+def _version(path: Path, connection: sqlite3.Connection) -> int:
+    """The version of the file; 0: it is new.
+
+    Raises:
+        ConfigurationError: It is no ledger, or of a version that this one does not know.
+    """
+    version, application = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
+    )
+    if application != _APPLICATION and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise ConfigurationError(f"{path} is a database, but not a ledger; choose another file")
+    if version > len(_MIGRATIONS):
+        raise ConfigurationError(f"the ledger {path} was written by a newer version of kling_async; upgrade this one")
+    return int(version)
 
 
 def _begin(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
@@ -343,7 +421,10 @@ def _begin(connection: sqlite3.Connection, submissions: Sequence[Submission]) ->
 
 
 def _settle(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[None]:
-    last = {s.key: (s.key, s.purchase, s.state, str(s.ref) if s.ref else None, s.reason) for s in submissions}
+    # By purchase, too: a claim that is not the key's any more must not push out the word about the one that is.
+    last = {
+        (s.key, s.purchase): (s.key, s.purchase, s.state, str(s.ref) if s.ref else None, s.reason) for s in submissions
+    }
     connection.execute(
         f"""UPDATE submissions SET state = new.c2, ref = new.c3, reason = new.c4
             FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
@@ -392,25 +473,31 @@ def _select(
 
 def _submission(key: str, purchase: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
     started, state, ref, reason, latest, files = rest
-    return Submission(
-        key=key,
-        endpoint=endpoint,
-        request=json.loads(request),
-        fingerprint=fingerprint,
-        purchase=purchase,
-        started=datetime.fromtimestamp(started, UTC),
-        state=SubmissionState(state),
-        ref=JobRef.parse(ref) if ref else None,
-        reason=reason,
-        latest=event_from_json(latest) if latest else None,
-        files=tuple(Path(path) for path in json.loads(files)),
-    )
+    try:
+        return Submission(
+            key=key,
+            endpoint=endpoint,
+            request=json.loads(request),
+            fingerprint=fingerprint,
+            purchase=purchase,
+            started=datetime.fromtimestamp(started, UTC),
+            state=SubmissionState(state),
+            ref=JobRef.parse(ref) if ref else None,
+            reason=reason,
+            latest=event_from_json(latest) if latest else None,
+            files=tuple(Path(path) for path in json.loads(files)),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerFailed(
+            f"the ledger's record of {key!r:.200} cannot be read ({error}): the file is damaged, or was changed by "
+            "something else. Restore it from a copy, or use another one"
+        ) from error
 
 
 def _owner(path: Path) -> str | None:
     """The process that owns the file, as it wrote there itself."""
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=1.0)) as connection:
+        with closing(sqlite3.connect(_read_only(path), uri=True, timeout=1.0)) as connection:
             return str(connection.execute("SELECT value FROM kept WHERE name = 'owner'").fetchone()[0])
     except (sqlite3.Error, TypeError):
         return None  # it was opened a moment ago, and has written nothing yet

@@ -16,8 +16,9 @@ A ledger that cannot be written stops step 2, so nothing more is bought; see `_b
 from __future__ import annotations
 
 import logging
+import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ import anyio
 from anyio import to_thread
 
 from kling_async._book import Book
+from kling_async._budget import Tariff, tariff
 from kling_async._clock import Clock
 from kling_async._errors import (
     AnswerLost,
@@ -37,8 +39,9 @@ from kling_async._errors import (
     TransportFailed,
 )
 from kling_async._ledger import Submission, SubmissionState
-from kling_async._models import JobRef, Reading
-from kling_async._provider import Accepted
+from kling_async._letterbox import Letterbox, Lost, named
+from kling_async._models import JobRef, Reading, Status
+from kling_async._provider import Accepted, Delivered
 from kling_async._records import described, fingerprint, request_from
 from kling_async._requests import Request
 from kling_async._transport import Lane, Trace
@@ -50,6 +53,8 @@ log = logging.getLogger("kling_async")
 
 # s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
 _REPEATABLE = 3600.0
+# SQLite ends a text in JSON at a null, so that two keys would be one; half a surrogate pair is no text at all.
+_UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +65,20 @@ class Bought:
         ref: Its job.
         started: When it was sent, in POSIX seconds.
         reading: What the provider said on accepting it; None: it was accepted before.
+        purchase: Under which it was bought; deliveries are addressed by it.
+        letters: What was delivered about it before it was accepted.
     """
 
     ref: JobRef
     started: float
     reading: Reading | None
+    purchase: str
+    letters: Sequence[Delivered] = ()
+
+    @classmethod
+    def before(cls, submission: Submission, ref: JobRef) -> Bought:
+        """A submission that was accepted at an earlier time."""
+        return cls(ref, submission.started.timestamp(), None, submission.purchase)
 
 
 @dataclass(slots=True)
@@ -82,7 +96,8 @@ class Buyer:
         book: Where submissions are written down.
         lanes: Where calls go, by provider.
         clock: The client's clock.
-        callback: The callback address of a purchase, by provider and purchase; None: none.
+        letterbox: The callback addresses of purchases, and what comes there early.
+        settled: Told what became of a submission, as soon as that is written down; None: nobody is.
     """
 
     def __init__(
@@ -90,12 +105,14 @@ class Buyer:
         book: Book,
         lanes: Mapping[str, Lane],
         clock: Clock,
-        callback: Callable[[str, str], str | None] = lambda _provider, _purchase: None,
+        letterbox: Letterbox,
+        settled: Callable[[Submission], None] | None = None,
     ) -> None:
         self._book = book
         self._lanes = lanes
         self._clock = clock
-        self._callback = callback
+        self._letterbox = letterbox
+        self._settled: Callable[[Submission], None] = settled or (lambda _: None)
         self._flights: dict[str, _Flight] = {}
 
     async def intend(self, request: Request, key: str | None) -> Submission:
@@ -107,6 +124,10 @@ class Buyer:
         """
         if key == "":
             raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
+        if key is not None and _UNFIT.search(key):
+            raise ConfigurationError(
+                f"the key {key!r:.200} has a null or half a character in it, and cannot be stored; change it"
+            )
         purchase = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
         mark = ""
@@ -167,7 +188,7 @@ class Buyer:
             return await self._pay(lane, request, intent)
         _require_same(intent, taken)
         if taken.ref is not None:
-            return Bought(taken.ref, taken.started.timestamp(), None)
+            return Bought.before(taken, taken.ref)
         return await self.recover(lane, request, taken, insist=insist)
 
     async def recover(self, lane: Lane, request: Request, lost: Submission, *, insist: bool = False) -> Bought:
@@ -176,8 +197,7 @@ class Buyer:
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
-        age = self._clock.now() - lost.started.timestamp()
-        if lane.provider.features.own_id and (insist or age < _REPEATABLE):
+        if lane.provider.features.own_id and (insist or self._young(lost)):
             return await self._pay(lane, request, lost, again=True)
         if lane.provider.features.list:
             found = await self._search(lane, request, lost)
@@ -185,9 +205,26 @@ class Buyer:
                 return found
         raise self._unknown(lane, lost, lost.reason or "the process ended while it was being sent")
 
+    async def take_up(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
+        """As `recover`, for a submission that was read before its `turn` came: others may have settled it meanwhile.
+
+        Returns:
+            None: it is settled in another way; it was forgotten, say.
+        """
+        current = await self._book.find(lost.key)
+        if current is None or current.purchase != lost.purchase or current.state.free:
+            return None
+        if current.ref is not None:
+            return Bought.before(current, current.ref)
+        return await self.recover(lane, request, current)
+
+    def _young(self, submission: Submission) -> bool:
+        """Whether the provider surely recognises its id; not if the clock was set back far, for then nobody knows."""
+        return abs(self._clock.now() - submission.started.timestamp()) < _REPEATABLE
+
     async def _search(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
-        callback = self._callback(lost.provider, lost.purchase)
+        callback = self._letterbox.address(lost)
         candidates = await lane.perform(lane.provider.search(request, callback, lost.started))
         free = [a for a in candidates if await self._book.ledger.find(ref=_ref(lost, a)) is None]
         if len(free) != 1:
@@ -205,35 +242,71 @@ class Buyer:
             again: It was sent before under the same id, so whatever is answered, it stays unknown until it is accepted.
         """
         trace = Trace(lost=again)
-        callback = self._callback(intent.provider, intent.purchase)
-        try:
-            accepted = await lane.perform(lane.provider.submit(request, intent.purchase, callback), trace)
-        except BaseException as error:
-            state, reason = _verdict(error, trace)
-            with anyio.CancelScope(shield=True):
-                await self._book.settle(replace(intent, state=state, reason=reason))
-            if state is not SubmissionState.UNKNOWN:
-                raise
-            if isinstance(error, KlingError):
-                raise self._unknown(lane, intent, reason) from error
-            log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
-            raise
-        return await self._accepted(intent, accepted)
+        with self._letterbox.open(intent) as letters:
+            flow = lane.provider.submit(request, intent.purchase, self._letterbox.address(intent))
+            try:
+                accepted = await lane.perform(flow, trace)
+            except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
+                own_id = lane.provider.own_id(request, intent.purchase)
+                accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
+            return replace(await self._accepted(intent, accepted), letters=letters)
+
+    async def _lost(
+        self, lane: Lane, lost: Lost, error: BaseException, trace: Trace, letters: Sequence[Delivered]
+    ) -> Accepted:
+        """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
+        intent = lost.submission
+        state, reason = _verdict(error, trace)
+        ref = named(lane.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
+        if ref is not None:
+            log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
+            if isinstance(error, Exception):
+                return Accepted(ref.id, Reading(Status.PENDING))
+            await self.accept(intent, ref)
+            raise error
+        with anyio.CancelScope(shield=True):
+            await self._settle(replace(intent, state=state, reason=reason))
+        if state is not SubmissionState.UNKNOWN:
+            raise error
+        self._letterbox.remember(lost)
+        if isinstance(error, KlingError):
+            raise self._unknown(lane, intent, reason) from error
+        log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
+        raise error
 
     async def _accepted(self, intent: Submission, accepted: Accepted) -> Bought:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return Bought(ref, intent.started.timestamp(), accepted.reading)
+        return Bought(ref, intent.started.timestamp(), accepted.reading, intent.purchase)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
+        self._letterbox.found(submission)
         with anyio.CancelScope(shield=True):
-            await self._book.settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+            await self._settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+
+    async def _settle(self, submission: Submission) -> None:
+        try:
+            await self._book.settle(submission)
+        finally:
+            self._settled(submission)
+
+    async def taken(self, intent: Submission) -> bool:
+        """Whether the submission's key is in use, so that submitting it buys nothing more."""
+        held = await self._book.find(intent.key) if self._book.kept else None
+        return held is not None and not held.state.free
 
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
         found = [s for s in await self._book.unfinished() if s.key not in self._flights]
         return [replace(s, remedy=self._remedy(s)) for s in found]
+
+    async def history(self) -> list[tuple[Submission, Tariff]]:
+        """What the ledger has of this client's providers, with what is known of the prices."""
+        if not self._book.kept:
+            return []
+        found = [s for s in await self._book.ledger.submissions() if self.missing(s) is None]
+        return [(s, tariff(self._lanes[s.provider].provider, s.endpoint, self.restored(s), s.request)) for s in found]
 
     def missing(self, submission: Submission) -> str | None:
         """What this client lacks to follow the submission's job; None: nothing."""
@@ -255,7 +328,7 @@ class Buyer:
         Raises:
             ConfigurationError: There is none, or it is under way in this process.
         """
-        found = await self._book.ledger.find(key=key)
+        found = await self._book.find(key)
         if found is None:
             raise ConfigurationError(
                 f"the ledger has no submission {key!r}; client.unresolved() lists those in question"
@@ -316,9 +389,9 @@ class Buyer:
     async def _free(self, submission: Submission, reason: str) -> None:
         """Set the key free."""
         reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
-        await self._book.ledger.settle(
-            replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
-        )
+        free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
+        await self._book.ledger.settle(free)
+        self._settled(free)
 
     def _remedy(self, submission: Submission) -> str:
         lacking = self.missing(submission)
@@ -328,8 +401,7 @@ class Buyer:
             return "client.resume() follows its job"
         lane = self._lanes[submission.provider]
         whole = self.restored(submission, exact=True) is not None
-        young = self._clock.now() - submission.started.timestamp() < _REPEATABLE
-        if lane.provider.features.own_id and young and whole:
+        if lane.provider.features.own_id and self._young(submission) and whole:
             return "client.resume() settles it: the same id is sent again, which buys at most one job"
         again = f"resubmit({submission.key!r}{'' if whole else ', request'})"
         if lane.provider.features.own_id:

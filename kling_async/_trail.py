@@ -7,7 +7,7 @@ that is cancelled loses nothing: the log stays, and the next waiter goes on from
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 import anyio
@@ -15,7 +15,7 @@ import anyio
 from kling_async._cadence import Cadence
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
-from kling_async._lifecycle import advance
+from kling_async._lifecycle import RANK, advance
 from kling_async._models import Event, JobRef, Reading, Source, Status
 
 __all__ = ["Trail"]
@@ -42,6 +42,7 @@ class Trail:
     """
 
     __slots__ = (
+        "__weakref__",
         "_changed",
         "_clock",
         "_lock",
@@ -129,7 +130,42 @@ class Trail:
         """Take in the log as a ledger has it, before anything else."""
         self.events = [replace(event, source="ledger") for event in events]
         if self.events:
-            self.last = self.tried = max(self.started, self.events[-1].at.timestamp())
+            known = min(self.events[-1].at.timestamp(), self._clock.now())  # the clock may have been set back since
+            self.last = self.tried = max(self.started, known)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether events are made durable before they are published."""
+        return self._record is not None
+
+    async def enlist(self, record: Record, known: Sequence[Event]) -> None:
+        """Have the log recorded from now on, after what is recorded of the job already.
+
+        Args:
+            record: Makes an event durable.
+            known: The log as the ledger has it.
+        """
+        if self._record is not None:
+            return
+        if not self.events:
+            self._record = record
+            self.replay(known)
+            self.wake()
+            return
+        latest, told = self.events[-1], known[-1] if known else None
+        news = told is None or RANK[latest.status] > RANK[told.status]
+        # Readers have seen our numbers, and the ledger goes on with its own.
+        shift = (told.seq + 1 if told else 0) - latest.seq - (not news)
+
+        async def renumbered(ref: JobRef, event: Event) -> None:
+            await record(ref, replace(event, seq=event.seq + shift))
+
+        self._record = renumbered
+        self._lock = anyio.Lock()
+        async with self._lock:
+            if news:
+                with anyio.CancelScope(shield=True):
+                    await renumbered(self.ref, latest)
 
     async def apply(self, reading: Reading, source: Source, *, exact: bool = False) -> Event | None:
         """Take in what was said about the job; the one way into the log.

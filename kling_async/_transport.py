@@ -253,18 +253,22 @@ class Lane:
             raise self._broken(call, error, sent=True) from error
         except Exception as error:
             # Any engine's error lands here: httpx's, httpx2's, aiohttp's behind httpx, plain OS errors.
-            sent = trace.maybe_sent and not _never_sent(error)
-            reason = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}"
-            failure = TransportFailed(
-                f"{self.provider.title} at {_host(call, self.provider)} could not be reached: {reason.strip()}"
-                "; check the network and the address"
+            reached = not _never_sent(error)
+            reason = (
+                "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
             )
-            raise self._broken(call, failure, sent=sent) from error
+            where = f"{self.provider.title} at {_host(call, self.provider)}"
+            failure = TransportFailed(
+                f"the connection to {where} broke before the answer was whole: {reason}"
+                if reached
+                else f"{where} could not be reached: {reason}; check the network and the address"
+            )
+            raise self._broken(call, failure, sent=reached and trace.maybe_sent) from error
         return self._judge(call, reply)
 
     async def _exchange(self, engine: Engine, call: Call, trace: Trace) -> Reply:
         own = call.url.startswith("/")
-        headers = {"accept": "application/json", "accept-encoding": "gzip, deflate", "user-agent": USER_AGENT}
+        headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
         headers.update(call.headers)
         if own:
             headers.update(self.provider.credentials())

@@ -8,10 +8,11 @@ import pty
 import select
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
 
 PROGRAM = ("-m", "kling_async._cli")
@@ -47,17 +48,28 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
     return {"RUNBLOB_API_KEY": sandbox.api_key("runblob"), "RUNBLOB_BASE_URL": sandbox.base_url("runblob")}
 
 
-def spawn(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
+def environment_of(sandbox: Sandbox) -> dict[str, str]:
+    """What leads the program to a sandbox, at every provider."""
+    return {
+        variable: value
+        for kind in KNOWN
+        for variable, value in zip(
+            kind.variables, (sandbox.api_key(kind.name), sandbox.base_url(kind.name)), strict=True
+        )
+    }
+
+
+def spawn(*arguments: str, variables: Mapping[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
     """A Python process, in which this library is found; its output is for the test to read."""
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, *arguments], env=variables, **(defaults | settings))
+    ours = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(variables or {})}
+    return subprocess.Popen([sys.executable, *arguments], env=ours, **(defaults | settings))
 
 
-def finish(process: subprocess.Popen[str]) -> Answer:
+def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Answer:
     """Wait for its end; a traceback is never an answer."""
     try:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = process.communicate(timeout=patience)
     finally:
         process.kill()
     assert "Traceback" not in (err or "")

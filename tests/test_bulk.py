@@ -213,6 +213,30 @@ async def test_leaving_early_stops_submitting_and_the_jobs_can_still_be_awaited(
     assert client.statistics().running == 0
 
 
+async def test_a_stopped_run_finishes_what_is_in_flight(client: Client, server: FakeRunBlob) -> None:
+    server.spread = 30
+    found: list[Outcome] = []
+    async with client.map(rows(1000), in_flight=10) as outcomes:
+        async for outcome in outcomes:
+            found.append(outcome)
+            outcomes.stop()
+    assert all(outcome.result is not None for outcome in found)
+    assert len(found) == server.bought <= 20
+    assert client.statistics().running == 0
+
+
+async def test_a_stopped_run_does_not_wait_for_its_input(client: Client, server: FakeRunBlob) -> None:
+    async def source() -> AsyncIterator[Request]:
+        yield runblob.O3Video("the only one for a long time")
+        await anyio.sleep_forever()
+
+    async with client.map(source(), in_flight=3) as outcomes:
+        async for outcome in outcomes:
+            assert outcome.result is not None
+            outcomes.stop()
+    assert server.bought == 1
+
+
 async def test_an_exception_in_the_block_comes_out_as_it_is(client: Client) -> None:
     async def fail() -> None:
         async with client.map(rows(10)) as outcomes:
@@ -256,6 +280,21 @@ async def test_two_runs_at_once_share_the_looking(client: Client, server: FakeRu
         group.start_soon(run)
     assert [len(outcomes) for outcomes in found] == [50, 50]
     assert server.bought == 100
+
+
+@pytest.mark.parametrize("leaving", [3.0, 5.04, 5.08, 10.06])
+async def test_a_run_that_is_left_leaves_the_other_running(client: Client, server: FakeRunBlob, leaving: float) -> None:
+    """Also when those who look for the one were just looking at a job of the other."""
+
+    async def leave() -> None:
+        with anyio.move_on_after(leaving):
+            await collect(client, count=3)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave)
+        await anyio.sleep(0.01)
+        outcomes = await collect(client, count=50)
+    assert sum(outcome.result is not None for outcome in outcomes) == 50
 
 
 async def test_a_ration_holds_in_a_run(server: FakeRunBlob) -> None:

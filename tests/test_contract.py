@@ -353,8 +353,9 @@ x|a/b|a/b/|a/b/c/d|a/b/../c|a/b/.hidden|a/b/c d|a/b/c?x=1|A/b/c|a/b/c#d|a/b/%2e|
 
 @pytest.mark.parametrize("text", ["", *NO_REFERENCE])
 def test_what_is_no_reference_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a job reference; one looks like provider/endpoint/id"):
+    with pytest.raises(ValueError, match="is not a job reference; one looks like provider/endpoint/id") as refusal:
         JobRef.parse(text)
+    assert str(refusal.value).startswith(repr(text)), "it repeats what was given"
 
 
 @pytest.mark.parametrize("identity", [None, 7, True, ["x"], {"id": "x"}])

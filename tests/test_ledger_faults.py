@@ -36,6 +36,8 @@ from kling_async import (
     Status,
     SubmissionState,
     SubmissionUnknown,
+    inferencesh,
+    runware,
 )
 from kling_async.providers.runblob import O3Photo
 from kling_async.sandbox import Fault, Sandbox
@@ -308,3 +310,41 @@ async def test_the_files_of_a_job_are_known_after_a_restart(sandbox: Sandbox, tm
         assert job.events[-1].at.timestamp() < began
         assert await (await job).save(tmp_path / "again")
     assert sandbox.counters.bought["runblob"] == 1
+
+
+# The ways out, at the providers that give one
+
+
+@pytest.mark.anyio
+async def test_runware_settles_a_lost_submission_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Every answer is lost until the client gives up and dies; the next one sends the same id, and buys one job."""
+    fault = sandbox.faults.add(Fault.accept_then_reset, kind="submit", provider="runware")
+    request = runware.ImageO3("a boat", resolution="1k", aspect_ratio="1:1")
+    [provider] = [provider for provider in sandbox.providers() if provider.name == "runware"]
+    path = tmp_path / "jobs.db"
+    async with Client(provider, ledger=SqliteLedger(path), limits=Limits(attempts=1)) as client:
+        with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) settles it"):
+            await client.submit(request, key="a")
+    sandbox.faults.remove(fault)
+    async with Client(provider, ledger=SqliteLedger(path), polling=QUICK) as client:
+        [job] = await client.resume()
+        assert (await job).artifacts
+        assert (await client.submit(request, key="a")).ref == job.ref
+        assert await client.unresolved() == []
+    assert sandbox.counters.bought["runware"] == 1
+
+
+@pytest.mark.anyio
+async def test_inference_sh_finds_lost_submissions_in_its_list(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault.accept_then_reset, kind="submit", provider="inferencesh")
+    [provider] = [provider for provider in sandbox.providers() if provider.name == "inferencesh"]
+    async with Client(provider, ledger=SqliteLedger(tmp_path / "jobs.db"), polling=QUICK) as client:
+        for key in ("boat", "fox"):
+            with pytest.raises(SubmissionUnknown, match="searches the provider's list"):
+                await client.submit(inferencesh.ImageO1(f"a {key}"), key=key)
+        jobs = await client.resume()
+        assert [job.request for job in jobs] == [inferencesh.ImageO1("a boat"), inferencesh.ImageO1("a fox")]
+        for job in jobs:
+            assert (await job).artifacts
+        assert await client.unresolved() == []
+    assert sandbox.counters.bought["inferencesh"] == 2

@@ -13,6 +13,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Coroutine
 from typing import Any
+from unittest import mock
 
 import anyio
 import httpx
@@ -44,6 +45,16 @@ VARIANTS = st.sampled_from([0, 0, 0, 1])
 FATES = st.sampled_from(["accepted", "accepted", "lost after acceptance", "lost before", "refused", "unreachable"])
 MOMENTS = st.floats(0.0, 3.0)
 FAILURES = st.sampled_from([None, None, "TIMEOUT"])
+
+
+NOON = 1_777_896_000.0  # POSIX seconds
+
+
+class VirtualLoop(JumpingLoop):
+    """Nothing but the test moves its clock, so that a sequence of steps always comes to the same."""
+
+    def time(self) -> float:
+        return self._jumping.slept
 
 
 class Died(BaseException):
@@ -107,6 +118,12 @@ class Company(FakeRunBlob):
         self.fate = "accepted"
         self.bought_by: defaultdict[str, list[str]] = defaultdict(list)
 
+    def accept(self, kind: str, body: dict[str, object]) -> httpx.Response:
+        answer = super().accept(kind, body)
+        identity = f"job-{len(self.generations)}"
+        self.generations[identity] = self.generations.pop(answer.json()["generation_id"])
+        return httpx.Response(201, json={**answer.json(), "generation_id": identity})
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not request.url.path.endswith("/generate"):
             await anyio.sleep(0.5)
@@ -132,7 +149,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.loop = JumpingLoop()
+        self.loop = VirtualLoop()
+        self.wall = mock.patch("time.time", self.now)
+        self.wall.start()
         self.store = MemoryLedger()
         self.company = Company()
         self.jobs: dict[JobRef, Job] = {}
@@ -140,10 +159,14 @@ class Machine(RuleBasedStateMachine):
         self.given_up: set[str] = set()
         self.run(self.begin())
 
+    def now(self) -> float:
+        return NOON + self.loop.time()
+
     def teardown(self) -> None:
         if hasattr(self, "loop"):
             self.run(self.loop.shutdown_asyncgens())
             self.loop.close()
+            self.wall.stop()
 
     def run(self, what: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(what)

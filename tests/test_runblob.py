@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,9 @@ def test_a_file_that_is_no_image_is_refused_whatever_it_is_called(tmp_path: Path
         "empty.png": "is empty",
         "note.png": "is not an image by its content; allowed are JPEG, PNG, GIF, WEBP",
         "": "is a directory; an image file is needed",
+        "pipe.png": "is not a regular file; an image file is needed",
     }
+    os.mkfifo(tmp_path / "pipe.png")  # opening one waits for a writer, for ever if need be
     (tmp_path / "good.png").write_bytes(PNG)
     for name, finding in findings.items():
         path = tmp_path / name

@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 
 import kling_async
+from kling_async._cli._bulk import bulk
 from kling_async._cli._demo import demo
 from kling_async._cli._endpoints import endpoints
 from kling_async._cli._exits import EXITS
 from kling_async._cli._generate import generate, watch
+from kling_async._cli._jobs import jobs
+from kling_async._cli._resume import resolve, resume
 from kling_async._cli._sandbox import sandbox
 
 __all__ = ["app", "run"]
@@ -30,6 +33,10 @@ app = typer.Typer(
 app.command()(demo)
 app.command(epilog=_EPILOG)(generate)
 app.command(epilog=_EPILOG)(watch)
+app.command(epilog=_EPILOG)(bulk)
+app.command()(jobs)
+app.command(epilog=_EPILOG)(resume)
+app.command(epilog=_EPILOG)(resolve)
 app.command()(sandbox)
 app.command()(endpoints)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kling_async._cli._text import printable
+from kling_async._cli._text import in_commands, printable
 from kling_async._errors import (
     BudgetExceeded,
     BulkStopped,
@@ -21,6 +21,7 @@ from kling_async._errors import (
     JobNotFound,
     KeyConflict,
     KlingError,
+    LedgerFailed,
     ProviderUnavailable,
     RateLimited,
     SubmissionUnknown,
@@ -28,15 +29,26 @@ from kling_async._errors import (
     Unauthorized,
 )
 
-__all__ = ["EXITS", "INTERRUPTED", "CommandError", "Problem", "explain"]
+__all__ = [
+    "EXITS",
+    "FAILED",
+    "INTERRUPTED",
+    "UNKNOWN",
+    "UNREACHABLE",
+    "UNSAVED",
+    "CommandError",
+    "Problem",
+    "explain",
+]
 
 FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
+LEDGER, BUDGET = 12, 13
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
 
 EXITS: Mapping[int, str] = {
     0: "done",
-    FAILED: "the generation failed",
+    FAILED: "the generation failed; of a bulk run: some rows did",
     USAGE: "usage, or a request that is not acceptable: nothing was bought",
     NO_KEY: "no API key, or the provider does not accept it",
     CREDITS: "the account cannot pay",
@@ -47,6 +59,8 @@ EXITS: Mapping[int, str] = {
     UNKNOWN: "the answer to a submission was lost: a job may have been bought",
     UNSAVED: "the result could not be saved; the job is kept",
     CANCELLED: "the job was cancelled at the provider",
+    LEDGER: "the ledger cannot be read or written; nothing was bought without it",
+    BUDGET: "the budget is spent; what was in flight has finished",
     INTERRUPTED: "interrupted; the job goes on, its reference is printed",
     PIPE_CLOSED: "whoever read the output has left; the same",
 }
@@ -58,7 +72,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (GenerationTimeout, TIMED_OUT),
     (Unauthorized, NO_KEY),
     (InsufficientCredits, CREDITS),
-    (BudgetExceeded, CREDITS),
+    (BudgetExceeded, BUDGET),
     (ContentRejected, REJECTED),
     (JobNotFound, NOT_FOUND),
     (SubmissionUnknown, UNKNOWN),
@@ -69,6 +83,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (ConfigurationError, USAGE),
     (InvalidRequest, USAGE),
     (KeyConflict, USAGE),
+    (LedgerFailed, LEDGER),
     (OSError, USAGE),
     (ImportError, USAGE),
 )
@@ -145,4 +160,4 @@ def _message(error: KlingError) -> str:
     """The library's message, its advice in terms of the command line."""
     if isinstance(error, GenerationTimeout):
         return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
-    return str(error)
+    return in_commands(str(error))

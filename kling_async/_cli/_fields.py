@@ -21,7 +21,19 @@ from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Request, is_url
 from kling_async.providers import KNOWN
 
-__all__ = ["NAMED", "Field", "acceptable", "build", "fields", "find", "known", "parse_settings"]
+__all__ = [
+    "NAMED",
+    "Field",
+    "acceptable",
+    "build",
+    "decoded",
+    "fields",
+    "find",
+    "images",
+    "is_uuid",
+    "known",
+    "parse_settings",
+]
 
 NAMED = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "count")
 """The fields that have an option of their own; ``--set`` reaches the others."""
@@ -77,16 +89,16 @@ def build(endpoint: Endpoint[Any], prompt: str, references: Sequence[str], given
     """
     values: dict[str, Any] = {"prompt": prompt, **given}
     if references:
-        values |= _images(endpoint, [_image(reference) for reference in references])
+        values |= images(endpoint, [_image(reference) for reference in references])
     model: type[Request] = endpoint.request
     with acceptable(endpoint):
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            decoded = _decoded(given, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
-            if not decoded:
+            spelled = decoded(given, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
+            if not spelled:
                 raise
-            return model.model_validate(values | decoded)
+            return model.model_validate(values | spelled)
 
 
 def _image(text: str) -> str | Path:
@@ -94,25 +106,31 @@ def _image(text: str) -> str | Path:
     if is_url(text) or text.startswith("data:"):
         return text
     path = Path(text)
-    return text if _is_uuid(text) and not path.exists() else path
+    return text if is_uuid(text) and not path.exists() else path
 
 
-def _is_uuid(text: str) -> bool:
+def is_uuid(text: str) -> bool:
+    """Whether the text is a UUID, the id of an image that was uploaded before."""
     try:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
         return False
 
 
-def _images(endpoint: Endpoint[Any], images: list[str | Path]) -> dict[str, Any]:
+def images(endpoint: Endpoint[Any], found: Sequence[str | Path]) -> dict[str, Any]:
+    """The field in which the endpoint takes images, with these.
+
+    Raises:
+        CommandError: It takes only one.
+    """
     if "references" in endpoint.request.model_fields or "reference" not in endpoint.request.model_fields:
-        return {"references": tuple(images)}
-    if len(images) > 1:
-        raise CommandError(f"{endpoint.name} takes one reference image; {len(images)} were given")
-    return {"reference": images[0]}
+        return {"references": tuple(found)}
+    if len(found) > 1:
+        raise CommandError(f"{endpoint.name} takes one reference image; {len(found)} were given")
+    return {"reference": found[0]}
 
 
-def _decoded(given: Mapping[str, str], refused: set[str]) -> dict[str, Any]:
+def decoded(given: Mapping[str, str], refused: set[str]) -> dict[str, Any]:
     """What those of the refused values that are JSON spell."""
     found = {}
     for name in refused & set(given):

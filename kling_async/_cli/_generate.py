@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -12,6 +13,8 @@ import typer
 
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import acceptable, build, find, parse_settings
+from kling_async._cli._ledger import LedgerFile
+from kling_async._cli._listen import Listen, WebhookUrl, listener
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
 from kling_async._client import Client
@@ -21,7 +24,7 @@ from kling_async._models import JobRef
 from kling_async._provider import Endpoint
 from kling_async._requests import Request
 
-__all__ = ["AsJson", "Output", "generate", "watch"]
+__all__ = ["AsJson", "Output", "Timeout", "generate", "watch"]
 
 Output: TypeAlias = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON lines to standard output.")]
@@ -58,6 +61,13 @@ def generate(  # noqa: PLR0913  # typer reads the options of the command from th
     as_json: AsJson = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and leave.")] = False,
     timeout: Timeout = None,
+    ledger: LedgerFile = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="NAME", help="Your name for it: with a ledger, a name is bought once."),
+    ] = None,
+    webhook_url: WebhookUrl = None,
+    listen: Listen = None,
 ) -> None:
     """Buy one generation, follow it, and save what it made.
 
@@ -71,14 +81,20 @@ def generate(  # noqa: PLR0913  # typer reads the options of the command from th
         "negative_prompt": negative_prompt,
         "count": count,
     }
-    report = choose_report(as_json=as_json, directory=output)
+    report = choose_report(as_json=as_json, directory=output, ledger=ledger)
     with answering(report):
+        if key is not None and ledger is None:
+            raise CommandError("--key is a name in a ledger: give --ledger as well, or leave it out")
         kind, found = find(endpoint)
         given = _given(words, parse_settings(setting or ()))
         request = build(found, _prompt(prompt), reference or (), given)
-        client = open_client(kind, timeout)
+        told = listener(webhook_url, listen)
+        if told is not None and no_wait:
+            raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
+        client = open_client([kind], timeout, ledger, webhooks=told.webhooks if told else None)
         directory = None if no_wait else destination(output)
-        run(lambda: _generate(client, found, request, directory, report), report)
+        receiving = told.receiving(client) if told else nullcontext()
+        run(lambda: _generate(client, found, request, key, directory, report, receiving), report)
 
 
 def _given(words: Mapping[str, str | None], settings: Mapping[str, str]) -> dict[str, str]:
@@ -109,15 +125,21 @@ def _prompt(text: str) -> str:
 
 
 async def _generate(
-    client: Client, endpoint: Endpoint[Request], request: Request, directory: Path | None, report: Report
+    client: Client,
+    endpoint: Endpoint[Request],
+    request: Request,
+    key: str | None,
+    directory: Path | None,
+    report: Report,
+    receiving: AbstractAsyncContextManager[None],
 ) -> None:
-    """Submit; then, where there is a directory for it, wait and save."""
-    async with client:
+    """Submit; then, where there is a directory for it, wait and save. Webhooks are received meanwhile."""
+    async with client, receiving:
         if directory is not None:
             await writable(directory)
         try:
             with acceptable(endpoint):
-                job = await client.submit(request)
+                job = await client.submit(request, key=key)
         except anyio.get_cancelled_exc_class():
             for job in client.jobs:  # the id came, and its handle was lost with the cancellation
                 report.begun(job.ref)
@@ -126,7 +148,8 @@ async def _generate(
             report.submitted(job.ref, job.cost)
             return
         if job.cost is not None:
-            report.say(f"bought for {job.cost}")
+            bought = "bought" if client.statistics().submitted else "it was bought before,"
+            report.say(f"{bought} for {job.cost}")
         report.begun(job.ref, endpoint.law(request).median)
         await _collect(job, directory, report)
 
@@ -149,7 +172,7 @@ def watch(
                 "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
             ) from error
         kind, _ = find(address.name)
-        client = open_client(kind, timeout)
+        client = open_client([kind], timeout)
         directory = destination(output)
         run(lambda: _watch(client, address, directory, report), report)
 

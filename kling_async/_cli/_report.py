@@ -15,16 +15,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from kling_async._cli._exits import INTERRUPTED, Problem
-from kling_async._cli._text import duration, printable
+from kling_async._cli._text import duration, in_commands, printable
 from kling_async._errors import KlingError
+from kling_async._ledger import Submission
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 
-__all__ = ["JsonReport", "PlainReport", "Report", "resume_command"]
+__all__ = ["JsonReport", "PlainReport", "Report", "as_json", "resume_command", "take_up_command"]
 
 
 def resume_command(ref: JobRef, directory: Path | None) -> str:
     """The command that watches a job again, fit to be pasted into a shell."""
     return shlex.join(["kling", "watch", str(ref), *(["-o", str(directory)] if directory is not None else [])])
+
+
+def take_up_command(ledger: Path, directory: Path | None) -> str:
+    """The command that goes on with all jobs of a ledger, fit to be pasted into a shell."""
+    place = ["-o", str(directory)] if directory is not None else []
+    return shlex.join(["kling", "resume", "--ledger", str(ledger), *place])
 
 
 class Report:
@@ -74,6 +81,9 @@ class Report:
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """A job was bought, and is left to itself."""
 
+    def unresolved(self, submission: Submission) -> None:
+        """A submission of the ledger that could be neither followed nor settled."""
+
     def failed(self, problem: Problem) -> None:
         """Something went wrong, with one job or altogether."""
 
@@ -87,22 +97,25 @@ class Report:
     def settled(self) -> None:
         """All jobs have ended; what follows are words."""
 
+    def command(self, ref: JobRef) -> str:
+        """The command that goes on with a job."""
+        return self._resume(ref) if self._resume else resume_command(ref, None)
+
     def left(self) -> list[tuple[JobRef, Status, str]]:
         """The jobs whose files are not saved, where they stand, and the command that goes on with each."""
         if self._resume is None:
             return []
         return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
 
-    def hints(self) -> list[str]:
-        """The same in words; the commands on lines of their own, to be copied."""
-        lines = []
-        for ref, status, command in self.left():
-            if status.terminal:
-                lines.append(f"job {ref} is {status} and not saved; save it with:")
-            else:
-                lines.append(f"job {ref} goes on at its provider; see how it ends with:")
-            lines.append(f"  {command}")
-        return lines
+    def hints(self, ref: str | None = None) -> list[str]:
+        """The same in words, of that job or of all; the commands on lines of their own, to be copied."""
+        commands: dict[str, list[str]] = {}
+        for job, status, command in self.left():
+            if ref in {None, str(job)}:
+                saving = f"is {status} and not saved; save it"
+                fate = saving if status.terminal else "goes on at its provider; see how it ends"
+                commands.setdefault(command, []).append(f"job {job} {fate} with:")
+        return [line for command, lines in commands.items() for line in (*lines, f"  {command}")]
 
 
 class PlainReport(Report):
@@ -134,7 +147,13 @@ class PlainReport(Report):
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """The job's address, and how to follow it."""
         self.product(str(ref))
-        self.say(f"bought{f' for {cost}' if cost else ''}; see how it ends with: {resume_command(ref, None)}")
+        self.say(f"bought{f' for {cost}' if cost else ''}; see how it ends with: {self.command(ref)}")
+
+    def unresolved(self, submission: Submission) -> None:
+        """What is known of it, and the ways out."""
+        known = f"{submission.state}{f' ({submission.reason})' if submission.reason else ''}"
+        self.say(f"unresolved: {submission.key}  {submission.endpoint}  {known}")
+        self.say(f"  {in_commands(submission.remedy or '')}")
 
     def failed(self, problem: Problem) -> None:
         """The problem in words, and how to go on where a job does."""
@@ -142,7 +161,7 @@ class PlainReport(Report):
         self.say(f"error: {first}")
         for line in rest:
             self.say(line)
-        for hint in self.hints():
+        for hint in self.hints(problem.ref):
             self.say(hint)
 
     def interrupted(self) -> None:
@@ -181,25 +200,40 @@ class JsonReport(Report):
             type="result",
             ref=str(result.ref),
             status=Status.COMPLETED,
-            cost=_cost(result.cost),
+            cost=as_json(result.cost),
             artifacts=[_artifact(artifact, path) for artifact, path in zip(result.artifacts, paths, strict=True)],
             failures=[str(failure) for failure in result.failures],
         )
 
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """``{"type": "submitted", ...}``: the job's address and price."""
-        self.tell(type="submitted", ref=str(ref), cost=_cost(cost), watch=resume_command(ref, None))
+        self.tell(type="submitted", ref=str(ref), cost=as_json(cost), watch=self.command(ref))
+
+    def unresolved(self, submission: Submission) -> None:
+        """``{"type": "unresolved", ...}``: what is known of it, and the ways out."""
+        self.tell(
+            type="unresolved",
+            key=submission.key,
+            endpoint=submission.endpoint,
+            state=submission.state,
+            reason=submission.reason,
+            remedy=in_commands(submission.remedy or ""),
+        )
 
     def failed(self, problem: Problem) -> None:
         """``{"type": "error", ...}``: what went wrong, and how to go on where a job does."""
-        self.tell(**problem.as_json(), **self._unfinished_fields())
+        self.tell(**problem.as_json(), **self._unfinished_fields(problem.ref))
 
     def interrupted(self) -> None:
         """``{"type": "interrupted", ...}``: the jobs that go on."""
         self.tell(type="interrupted", exit_code=INTERRUPTED, **self._unfinished_fields())
 
-    def _unfinished_fields(self) -> dict[str, Any]:
-        left = [{"ref": str(ref), "status": status, "watch": command} for ref, status, command in self.left()]
+    def _unfinished_fields(self, ref: str | None = None) -> dict[str, Any]:
+        left = [
+            {"ref": str(job), "status": status, "watch": command}
+            for job, status, command in self.left()
+            if ref in {None, str(job)}
+        ]
         return {"unfinished": left} if left else {}
 
 
@@ -217,7 +251,8 @@ class _Words(logging.Handler):
         self._report.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-def _cost(cost: Cost | None) -> dict[str, str] | None:
+def as_json(cost: Cost | None) -> dict[str, str] | None:
+    """An amount as JSON values."""
     return {"amount": str(cost.amount), "unit": cost.unit} if cost else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from anyio.abc import TaskStatus
 from pydantic import ValidationError
 from rich.console import Console
 
+from kling_async._budget import Budget
 from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
 from kling_async._cli._live import LiveReport
-from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command
+from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli._text import printable
 from kling_async._client import Client
 from kling_async._errors import (
@@ -31,6 +32,8 @@ from kling_async._job import Job
 from kling_async._models import JobRef
 from kling_async._poller import Polling
 from kling_async._provider import Provider
+from kling_async._sqlite import SqliteLedger
+from kling_async.webhooks import Webhooks
 
 __all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
 
@@ -38,17 +41,21 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
 
-def choose_report(*, as_json: bool, directory: Path | None, resumable: bool = True) -> Report:
+def choose_report(
+    *, as_json: bool, directory: Path | None, resumable: bool = True, ledger: Path | None = None
+) -> Report:
     """JSON lines if asked for, a live table on a terminal, lines elsewhere.
 
     Args:
         as_json: Whether JSON was asked for.
         directory: Where results are saved; part of the command that goes on with a job.
         resumable: Whether jobs outlive the program.
+        ledger: The ledger that has the jobs; `kling resume` goes on with all of it.
     """
+    place = None if directory == Path() else directory
 
     def resume(ref: JobRef) -> str:
-        return resume_command(ref, None if directory == Path() else directory)
+        return resume_command(ref, place) if ledger is None else take_up_command(ledger, place)
 
     follow = resume if resumable else None
     if as_json:
@@ -90,8 +97,8 @@ def _last_words(report: Report) -> None:
         os.dup2(nowhere, stream.fileno())
 
 
-def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
-    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come.
+def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:
+    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come, unless `stop` takes them.
 
     The client holds a cancellation back while a paid call is on its way, so that the job's address is known before we
     leave. A raw ``KeyboardInterrupt`` would break through that, so signals are received as data.
@@ -104,7 +111,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report) -> None:
     async def supervise() -> bool:
         scope = anyio.CancelScope()
         async with anyio.create_task_group() as group:
-            await group.start(_listen, scope, report)
+            await group.start(_listen, scope, report, stop)
             with scope:
                 try:
                     await work()
@@ -127,40 +134,64 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-async def _listen(scope: anyio.CancelScope, report: Report, *, task_status: TaskStatus[None]) -> None:
+async def _listen(
+    scope: anyio.CancelScope, report: Report, stop: Callable[[], bool], *, task_status: TaskStatus[None]
+) -> None:
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         task_status.started()
         async for _ in signals:
+            if stop():
+                continue
             if scope.cancel_called:
                 report.say("leaving as soon as it is known which jobs were bought")
             scope.cancel()
 
 
-def open_client(kind: type[Provider], timeout: float | None) -> Client:
-    """A client of one provider, its key and address taken from the environment.
+def open_client(
+    kinds: Sequence[type[Provider]],
+    timeout: float | None,
+    ledger: Path | None = None,
+    *,
+    polling: Polling | None = None,
+    budget: Budget | None = None,
+    webhooks: Webhooks | None = None,
+) -> Client:
+    """A client of those providers whose keys are in the environment; their addresses are taken from there, too.
 
     Args:
-        kind: The provider.
+        kinds: The providers.
         timeout: Seconds after submission at which waiting for a job ends; None: as the endpoint documents.
+        ledger: The file of its ledger; None: it keeps none.
+        polling: When to look at jobs, in place of `timeout`.
+        budget: How much may be spent.
+        webhooks: Where providers report to; None: nowhere.
 
     Raises:
-        CommandError: There is no key, or it cannot be one.
-        ConfigurationError: The address is not acceptable.
+        CommandError: There is no key of any, or one cannot be a key.
+        ConfigurationError: An address is not acceptable.
     """
-    variable = kind.variables[0]
-    key = os.environ.get(variable)
-    if not key:
+    keyed = [kind for kind in kinds if os.environ.get(kind.variables[0])]
+    if not keyed:
+        titles = " or ".join(kind.title for kind in kinds)
+        exports = " or ".join(f"export {kind.variables[0]}=..." for kind in kinds)
         raise CommandError(
-            f"no API key for {kind.title} in the environment: export {variable}=... (to try without one: kling demo)",
-            code=NO_KEY,
+            f"no API key for {titles} in the environment: {exports} (to try without one: kling demo)", code=NO_KEY
         )
-    try:
-        kind(key)
-    except ConfigurationError as error:
-        raise CommandError(error.message, code=NO_KEY) from error
+    for kind in keyed:
+        try:
+            kind(os.environ[kind.variables[0]])
+        except ConfigurationError as error:
+            raise CommandError(error.message, code=NO_KEY) from error
     if timeout is not None and not timeout > 0:
         raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
-    return Client(kind(), polling=Polling(deadline=timeout))
+    kept = None if ledger is None else SqliteLedger(ledger)
+    return Client(
+        [kind() for kind in keyed],
+        polling=polling or Polling(deadline=timeout),
+        ledger=kept,
+        budget=budget,
+        webhooks=webhooks,
+    )
 
 
 def destination(text: Path) -> Path:

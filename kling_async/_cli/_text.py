@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from functools import partial
 
-__all__ = ["duration", "printable", "size"]
+__all__ = ["duration", "in_commands", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -17,6 +20,32 @@ _FINE = 10.0  # s below which tenths are shown
 def printable(text: object) -> str:
     """`text` on one line, without anything that a terminal would obey instead of show."""
     return _UNSAFE.sub("", _BREAKS.sub(" ", str(text)))
+
+
+_KEY = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""  # as repr writes it
+_ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(rf"call resubmit\({_KEY}, request\)"), "`kling resolve {} --forget`, then generate it again"),
+    (re.compile(rf"client\.resubmit\({_KEY}, request\)"), "`kling resolve {} --forget` and generating it again"),
+    (re.compile(rf"client\.resubmit\({_KEY}\)"), "`kling resolve {} --resubmit`"),
+    (re.compile(rf"client\.resolve\({_KEY}, ref\)"), "`kling resolve {} REF`"),
+    (re.compile(rf"(?:client\.)?forget\({_KEY}\)"), "`kling resolve {} --forget`"),
+    (re.compile(r"(?:client\.)?resume\(\)"), "`kling resume`"),
+    (re.compile(r"client\.unresolved\(\) lists"), "`kling jobs` lists"),
+    (re.compile(r"Budget\((?:usd|credits)=\.\.\.\)"), "`--budget`"),
+)
+"""What the library advises, and what does the same on the command line."""
+
+
+def in_commands(text: str) -> str:
+    """The library's advice in terms of the command line."""
+    for call, command in _ADVICE:
+        text = call.sub(partial(_spelled, command), text)
+    return text
+
+
+def _spelled(command: str, call: re.Match[str]) -> str:
+    """The command, with the keys of the call as a shell needs them."""
+    return command.format(*(shlex.quote(ast.literal_eval(key)) for key in call.groups()))
 
 
 def duration(seconds: float) -> str:

@@ -37,7 +37,6 @@ from kling_async._errors import (
     ProviderUnavailable,
     RateLimited,
     Unauthorized,
-    UnreadableReply,
 )
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
@@ -139,7 +138,7 @@ class PixelDojo(Provider):
     def configured(self, environment: Mapping[str, str]) -> Provider:
         """As of `Provider`; the name of the count stays."""
         found = super().configured(environment)
-        return type(self)(found.api_key, found.base_url, count_field=self.count_field)
+        return self if found is self else type(self)(found.api_key, found.base_url, count_field=self.count_field)
 
     def submit(self, request: ImageV3, key: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST; PixelDojo has no id of ours, so an answer that is lost stays lost."""
@@ -158,27 +157,15 @@ class PixelDojo(Provider):
         if callback:
             payload["webhook_url"] = callback
         reply = yield Call.post("/models/kling-image/run", payload, Effect.PAID)
-        data = self.expect(reply)
-        try:
-            ref = JobRef(self.name, "image-v3", data["jobId"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise self.no_job(reply) from error
-        try:
-            reading = self._reading(data, ref)
-        except UnreadableReply as error:
-            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
-        return Accepted(ref.id, replace(reading, balance=_credits(data.get("creditsRemaining"))))
+        accepted = self.accepted(reply, request.endpoint, "jobId", self._reading)
+        balance = _credits(reply.json().get("creditsRemaining"))
+        return replace(accepted, reading=replace(accepted.reading, balance=balance))
 
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
         """One GET for the one job: PixelDojo has no batch."""
         [ref] = refs
         reply = yield Call.get(f"/jobs/{ref.id}")
-        data = self.expect(reply)
-        if not isinstance(data, dict) or data.get("jobId", ref.id) != ref.id:
-            raise self.unreadable("it is about another job, or about none", ref)
-        if "status" not in data:
-            raise self.refusal(reply) or self.unreadable("it has no status", ref)
-        return {ref: self._reading(data, ref)}
+        return {ref: self._reading(self.about(reply, ref, "jobId"), ref)}
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""

@@ -27,7 +27,6 @@ from kling_async._errors import (
     JobNotFound,
     KlingError,
     ProviderUnavailable,
-    UnreadableReply,
 )
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
@@ -146,7 +145,8 @@ class RunBlob(Provider):
     title: ClassVar[str] = "RunBlob"
     address: ClassVar[str] = "https://platform.runblob.io"
     variables: ClassVar[tuple[str, str]] = ("RUNBLOB_API_KEY", "RUNBLOB_BASE_URL")
-    features: ClassVar[Features] = Features(webhook=True, cost="USD", status_calls_per_minute=60)
+    # Failed generations are refunded: docs.runblob.io, the sibling pages of nanobanana and o1.
+    features: ClassVar[Features] = Features(webhook=True, cost="USD", status_calls_per_minute=60, refunds=True)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             O3Video,
@@ -187,16 +187,8 @@ class RunBlob(Provider):
             payload["callback_url"] = callback
         kind = request.endpoint.partition("/")[2]
         reply = yield Call.post(f"/v1/kling/{kind}/generate", payload, Effect.PAID)
-        data = self.expect(reply)
-        try:
-            ref = JobRef(self.name, kind, data["generation_id"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise self.no_job(reply) from error
-        try:
-            reading = self._reading(data, ref)
-        except UnreadableReply as error:
-            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
-        return Accepted(ref.id, replace(reading, cost=_price(data)))
+        accepted = self.accepted(reply, request.endpoint, "generation_id", self._reading)
+        return replace(accepted, reading=replace(accepted.reading, cost=_price(reply.json())))
 
     @staticmethod
     def _payload(request: O3Photo | O3Video) -> dict[str, Any]:
@@ -217,12 +209,7 @@ class RunBlob(Provider):
         """One GET for the one job: RunBlob has no batch."""
         [ref] = refs
         reply = yield Call.get(f"/v1/kling/{ref.endpoint}/generations/{ref.id}")
-        data = self.expect(reply)
-        if not isinstance(data, dict) or data.get("generation_id", ref.id) != ref.id:
-            raise self.unreadable("it is about another job, or about none", ref)
-        if "status" not in data:
-            raise self.refusal(reply) or self.unreadable("it has no status", ref)
-        return {ref: self._reading(data, ref)}
+        return {ref: self._reading(self.about(reply, ref, "generation_id"), ref)}
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """A body says the same as a status answer, and in ``message`` the reason of a failure."""

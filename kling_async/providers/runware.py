@@ -378,6 +378,15 @@ class Runware(Provider):
                 refused[uuid] = self._refused(row, reply)
         return {**refused, **answers}, strays
 
+    def own_id(self, request: ImageO3 | None, key: str) -> str:
+        """The ``taskUUID``, with what an answer must have to be whole."""
+        return Task(key, request.count, request.output_type != "URL").id if request is not None else key
+
+    def same_job(self, identity: str, told: str) -> bool:
+        """A webhook names the bare ``taskUUID``."""
+        task = Task.parse(identity)
+        return task is not None and task.uuid == told
+
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """A body tells of one image and not of how many there are, so it never says that the job has ended."""
         del headers

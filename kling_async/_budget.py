@@ -1,0 +1,348 @@
+"""A cap on what a client spends: reserved before each paid call, settled from what the provider tells.
+
+Theory of operation
+-------------------
+Before a submission is sent, what it will cost is *reserved*: the documented price, or what the provider took for the
+same settings before. Nothing is sent that does not fit into what is left. The answer turns the reservation into what
+the provider says that it took; a refusal, or a call that was not sent, gives it back; so does a failed job where the
+provider refunds those. A submission whose outcome is unknown may have bought something, so it stays reserved.
+
+A price that nobody knows beforehand is taken to be `_UNPRICED`, and such jobs are bought one at a time: the answer to
+the first tells the price for those that follow. So the sum never passes the limit, however many submissions are under
+way, unless a provider takes more than it documents or took before, or than that for a job.
+
+A submission that does not fit waits while answers are on the way that may make room, and fails when none can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal, TypeAlias
+
+import anyio
+
+from kling_async._errors import BudgetExceeded, ConfigurationError
+from kling_async._ledger import Submission
+from kling_async._models import Cost, JobRef, Status
+from kling_async._provider import Provider
+from kling_async._requests import Request
+
+__all__ = ["Budget", "BudgetStatistics", "Hold", "Tariff", "tariff"]
+
+Unit: TypeAlias = Literal["USD", "credits"]
+Amount: TypeAlias = Decimal | float | str
+
+_UNPRICED: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(10)}
+"""More than a single job is likely to cost."""
+
+_NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """What is known of a request's price before it is bought.
+
+    Attributes:
+        endpoint: Its full name.
+        settings: What the price may depend on: every field but the words, and how many images are referred to.
+        unit: What the provider is paid in.
+        price: The documented price; None: none is documented.
+        refunds: Whether the provider gives back what a failed job cost.
+    """
+
+    endpoint: str
+    settings: frozenset[tuple[str, str]]
+    unit: Unit
+    price: Decimal | None
+    refunds: bool
+
+
+def tariff(
+    provider: Provider, endpoint: str, request: Request | None, described: Mapping[str, Any] | None = None
+) -> Tariff:
+    """What is known of a request's price.
+
+    Args:
+        provider: Where it goes.
+        endpoint: The endpoint's full name.
+        request: The request; None: it cannot be restored from the ledger.
+        described: Its fields as a ledger has them, in place of the request's own.
+    """
+    price = provider.endpoint(endpoint).price(request) if request is not None else None
+    unit = price.unit if price else provider.features.cost or "USD"
+    fields = dict(request) if described is None and request is not None else described or {}
+    settings = frozenset(
+        (name, str(_count(value) if name in {"reference", "references"} else value))
+        for name, value in fields.items()
+        if name not in _NO_PRICE_FACTORS and value is not None
+    )
+    return Tariff(endpoint, settings, unit, price.amount if price else None, provider.features.refunds)
+
+
+def _count(references: Any) -> int:
+    return len(references) if isinstance(references, tuple | list) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatistics:
+    """Where a budget stands; one entry a unit.
+
+    Attributes:
+        spent: What providers took, as far as they told, less what they gave back.
+        reserved: Estimates: of submissions under way, of jobs whose price is not told yet, and of submissions whose
+            outcome is unknown.
+        left: What may still be spent; units without a limit have no entry.
+    """
+
+    spent: tuple[Cost, ...]
+    reserved: tuple[Cost, ...]
+    left: tuple[Cost, ...]
+
+
+@dataclass(slots=True)
+class Hold:
+    """A part of the budget that one submission holds."""
+
+    purchase: str
+    tariff: Tariff
+    unit: Unit
+    amount: Decimal
+    pending: bool
+    """Whether its answer is on the way, which may make room."""
+    told: bool = False
+    """Whether the amount is the provider's own word."""
+    guessed: bool = False
+    """Whether it is nobody's word."""
+
+
+@dataclass(slots=True)
+class _Purse:
+    """What may be spent in one unit, and what is."""
+
+    limit: Decimal
+    spent: Decimal = _ZERO
+    reserved: Decimal = _ZERO
+    pending: Decimal = _ZERO
+    """The part of `reserved` about which an answer is on the way."""
+    guesses: int = 0
+    """Answers on the way that will tell a price that nobody knows."""
+
+    @property
+    def left(self) -> Decimal:
+        return self.limit - self.spent - self.reserved
+
+    @property
+    def reachable(self) -> Decimal:
+        """What could be left when all answers are in."""
+        return self.left + self.pending
+
+    def put(self, hold: Hold, sign: int) -> None:
+        """Count a hold (1), or take it out again (-1)."""
+        if hold.told:
+            self.spent += sign * hold.amount
+        else:
+            self.reserved += sign * hold.amount
+        if hold.pending:
+            self.guesses += sign * hold.guessed
+            self.pending += sign * hold.amount
+
+
+class Budget:
+    """How much a client may spend: ``Client(budget=Budget(usd=5, credits=200))``. It belongs to one client.
+
+    A unit that is not named may not be spent at all; ``math.inf`` sets no limit to it. With a ledger, what earlier runs
+    spent counts, so that an interrupted run that is continued stays within the same budget.
+
+    Args:
+        usd: US dollars; RunBlob, Runware and inference.sh are paid in them.
+        credits: Credits; PixelDojo is paid in them.
+
+    Raises:
+        ConfigurationError: An amount is not a number, or is negative.
+    """
+
+    def __init__(self, usd: Amount | None = None, credits: Amount | None = None) -> None:  # noqa: A002  # the word users know
+        self._named = {unit for unit, amount in (("USD", usd), ("credits", credits)) if amount is not None}
+        if not self._named:
+            raise ConfigurationError("a budget needs an amount: Budget(usd=5), Budget(credits=200), or both")
+        self._purses: dict[Unit, _Purse] = {"USD": _Purse(_amount(usd)), "credits": _Purse(_amount(credits))}
+        self._learned: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
+        self._submissions: dict[str, Hold] = {}  # by purchase, until there is a job
+        self._jobs: dict[JobRef, Hold] = {}  # until they end
+        self._change: anyio.Event | None = None
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{Cost(purse.spent, unit)} spent and {Cost(purse.reserved, unit)} reserved of {Cost(purse.limit, unit)}"
+            for unit, purse in self._purses.items()
+            if unit in self._named
+        ]
+        return f"<Budget {', '.join(shown)}>"
+
+    def statistics(self) -> BudgetStatistics:
+        """What is spent, reserved and left."""
+        purses = self._purses.items()
+        return BudgetStatistics(
+            spent=tuple(Cost(purse.spent, unit) for unit, purse in purses if purse.spent),
+            reserved=tuple(Cost(purse.reserved, unit) for unit, purse in purses if purse.reserved),
+            left=tuple(
+                Cost(purse.left, unit) for unit, purse in purses if unit in self._named and purse.limit.is_finite()
+            ),
+        )
+
+    def estimate(self, wanted: Tariff) -> Cost | None:
+        """What a request is expected to cost; None: nobody knows.
+
+        It is the documented price, or what the provider took for the same settings, if that was more.
+        """
+        seen = self._learned.get((wanted.endpoint, wanted.settings))
+        amounts = [amount for amount in (wanted.price, seen) if amount is not None]
+        return Cost(max(amounts), wanted.unit) if amounts else None
+
+    async def reserve(self, purchase: str, wanted: Tariff) -> Hold:
+        """Set aside what a submission may cost, before it is sent.
+
+        Waits while answers are on the way that may make room.
+
+        Args:
+            purchase: The purchase's id.
+            wanted: What is known of its price.
+
+        Raises:
+            BudgetExceeded: It does not fit into what is left.
+        """
+        purse = self._purses[wanted.unit]
+        while True:
+            estimate = self.estimate(wanted)
+            needed = estimate.amount if estimate else _UNPRICED[wanted.unit]
+            if needed > purse.reachable:
+                raise self._exceeded(wanted, estimate)
+            if needed <= purse.left and (estimate or not purse.guesses):
+                hold = Hold(purchase, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
+                self._submissions[purchase] = hold
+                purse.put(hold, 1)
+                return hold
+            self._change = self._change or anyio.Event()
+            await self._change.wait()
+
+    def settle(self, submission: Submission) -> None:
+        """Take note of what became of a submission."""
+        hold = self._submissions.get(submission.purchase)
+        if hold is None:
+            return
+        if submission.state.free:
+            del self._submissions[submission.purchase]
+            self._take_out(hold)
+        elif submission.ref is not None:
+            self._jobs[submission.ref] = self._submissions.pop(submission.purchase)
+        else:
+            self._alter(hold, pending=False)
+
+    def heard(self, ref: JobRef, status: Status, cost: Cost | None) -> None:
+        """Take note of where a job stands, and of what it costs if that was told."""
+        hold = self._jobs.get(ref)
+        if hold is None:
+            return
+        if cost is not None:
+            self._learn(hold.tariff, cost)
+            self._alter(hold, pending=False, cost=cost)
+        else:
+            self._alter(hold, pending=False)
+        if status.terminal:
+            del self._jobs[ref]
+            self._take_out(hold)
+            if not (status is Status.FAILED and hold.tariff.refunds):
+                self._purses[hold.unit].spent += hold.amount
+
+    def release(self, hold: Hold) -> None:
+        """The attempt is over: what it did not come to spend is given back."""
+        if hold.pending and self._submissions.get(hold.purchase) is hold:  # it was never sent
+            del self._submissions[hold.purchase]
+            self._take_out(hold)
+        elif hold.pending:
+            self._alter(hold, pending=False)
+
+    def recount(self, earlier: Iterable[tuple[Submission, Tariff]]) -> None:
+        """Count what earlier runs spent, as the ledger has it, and learn its prices."""
+        bought = [
+            (submission, wanted)
+            for submission, wanted in earlier
+            if not submission.state.free and submission.purchase not in self._submissions
+        ]
+        for submission, wanted in bought:
+            if submission.cost is not None:
+                self._learn(wanted, submission.cost)
+        for submission, wanted in bought:
+            if submission.ref in self._jobs:
+                continue
+            estimate = submission.cost or self.estimate(wanted) or Cost(_UNPRICED[wanted.unit], wanted.unit)
+            told = submission.cost is not None
+            hold = Hold(submission.purchase, wanted, estimate.unit, estimate.amount, pending=False, told=told)
+            self._purses[hold.unit].put(hold, 1)
+            if submission.ref is None:
+                self._submissions[submission.purchase] = hold
+                continue
+            self._jobs[submission.ref] = hold
+            if submission.status is not None and submission.status.terminal:
+                self.heard(submission.ref, submission.status, submission.cost)
+
+    def _learn(self, wanted: Tariff, cost: Cost) -> None:
+        if cost.unit == wanted.unit:
+            known = (wanted.endpoint, wanted.settings)
+            self._learned[known] = max(self._learned.get(known, _ZERO), cost.amount)
+
+    def _alter(self, hold: Hold, *, pending: bool, cost: Cost | None = None) -> None:
+        self._purses[hold.unit].put(hold, -1)
+        hold.pending = pending
+        if cost is not None:
+            hold.unit, hold.amount, hold.told = cost.unit, cost.amount, True
+        self._purses[hold.unit].put(hold, 1)
+        self._wake()
+
+    def _take_out(self, hold: Hold) -> None:
+        self._purses[hold.unit].put(hold, -1)
+        hold.pending = False
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those who wait look again."""
+        if self._change is not None:
+            self._change.set()
+            self._change = None
+
+    def _exceeded(self, wanted: Tariff, estimate: Cost | None) -> BudgetExceeded:
+        unit, purse = wanted.unit, self._purses[wanted.unit]
+        provider = wanted.endpoint.partition("/")[0]
+        name = "usd" if unit == "USD" else "credits"
+        if unit not in self._named:
+            return BudgetExceeded(
+                f"{wanted.endpoint} is paid in {unit}, for which the budget names no amount; nothing was sent. Name "
+                f"one: Budget({name}=...)",
+                provider=provider,
+            )
+        price = (
+            f"costs {estimate}"
+            if estimate
+            else (
+                f"has a price that is not known before one was bought, and may be up to {Cost(_UNPRICED[unit], unit)}"
+            )
+        )
+        return BudgetExceeded(
+            f"{wanted.endpoint} {price}, and {Cost(max(purse.left, _ZERO), unit)} of the budget of "
+            f"{Cost(purse.limit, unit)} is left ({Cost(purse.spent, unit)} spent, {Cost(purse.reserved, unit)} "
+            f"reserved); nothing was sent. To go on, raise the budget: Budget({name}=...)",
+            provider=provider,
+        )
+
+
+def _amount(given: Amount | None) -> Decimal:
+    try:
+        amount = _ZERO if given is None else Decimal(str(given))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if amount.is_nan() or amount < 0:
+        raise ConfigurationError(f"{given!r} is not an amount that can be spent; a budget looks like Budget(usd=5)")
+    return amount

@@ -1,0 +1,43 @@
+"""Which ledger a command works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from kling_async._cli._exits import CommandError
+
+__all__ = ["HERE", "LedgerFile", "existing"]
+
+_VARIABLE = "KLING_LEDGER"
+HERE = Path("kling.db")
+"""The ledger that is taken where none is named."""
+
+LedgerFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--ledger",
+        metavar="FILE",
+        envvar=_VARIABLE,
+        help="Durable record of what is bought, so that a crash loses none of it.",
+    ),
+]
+
+
+def existing(given: Path | None) -> Path:
+    """The ledger that is named by the option or by ``KLING_LEDGER``, or ``kling.db`` in the working directory.
+
+    Raises:
+        CommandError: None is named, and there is none here; or the one that is named is not there.
+    """
+    if given is None and not HERE.exists():
+        raise CommandError(
+            f"which ledger? Name it with --ledger FILE or export {_VARIABLE}=FILE; without, {HERE} in the working "
+            "directory is taken, and there is none"
+        )
+    chosen = given or HERE
+    if not chosen.exists():
+        raise CommandError(f"there is no ledger {chosen}; it is made by: kling generate --ledger {chosen} ...")
+    return chosen

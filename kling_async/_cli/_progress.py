@@ -1,0 +1,277 @@
+"""How far a bulk run has come, as users see it: a live display on a terminal, lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kling_async._cli._exits import Problem
+from kling_async._cli._report import JsonReport, PlainReport
+from kling_async._cli._results import Record
+from kling_async._cli._rows import BadRow
+from kling_async._cli._text import duration, printable
+from kling_async._models import Cost
+
+__all__ = ["BulkReport", "Tally", "choose_bulk_report", "trouble"]
+
+_SHOWN = 20  # bad rows that are told to a human
+_ERRORS = 3  # last errors on the live display
+_EVERY = 10.0  # s between two lines about how far the run is
+_FRAMES = 4  # a second
+_STATES = {
+    "completed": "green",
+    "failed": "red",
+    "refused": "red",
+    "unknown": "yellow",
+    "running": "cyan",
+    "unsaved": "magenta",
+    "waiting": "dim",
+}
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a run has come.
+
+    Attributes:
+        rows: How many there are.
+        states: Rows by what has become of them, those of earlier runs included.
+        in_flight: Jobs that run now.
+        saving: Jobs whose files are being saved now.
+        spent: What this run's jobs cost as far as providers told.
+        begun: When the run began, as of ``time.monotonic``.
+        ended: Rows that this run has brought to their end.
+        errors: The last errors.
+    """
+
+    rows: int
+    states: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+    saving: int = 0
+    spent: tuple[Cost, ...] = ()
+    begun: float = field(default_factory=time.monotonic)
+    ended: int = 0
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=_ERRORS))
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.begun
+
+    @property
+    def settled(self) -> int:
+        """Rows about which nothing more is to be done."""
+        return self.rows - self.states["waiting"]
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the last row, at the rate so far; None while it cannot be told."""
+        if not self.ended:
+            return None
+        return (self.rows - self.settled) * self.seconds / self.ended
+
+    def words(self) -> str:
+        """The same on one line."""
+        states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if count)
+        cost = f"; {' and '.join(_money(cost) for cost in self.spent)}" if self.spent else ""
+        left = f"; about {duration(self.eta)} left" if self.eta else ""
+        return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}{left}"
+
+
+class BulkReport(Protocol):
+    """What a bulk run tells, beside what every command tells (`Report`)."""
+
+    def bad(self, rows: Sequence[BadRow]) -> None:
+        """Rows that are not acceptable."""
+
+    def watch(self, tally: Tally) -> None:
+        """Tell of it from now on."""
+
+    def row(self, record: Record) -> None:
+        """A row has come to its end."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """The run is over, and these files tell of it."""
+
+
+class PlainBulkReport(PlainReport):
+    """Lines: each error, and from time to time how far the run is."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._tally: Tally | None = None
+        self._told = time.monotonic()
+
+    def bad(self, rows: Sequence[BadRow]) -> None:
+        """The first of them, and how many more there are."""
+        for row in rows[:_SHOWN]:
+            self.say(str(row))
+        if len(rows) > _SHOWN:
+            self.say(f"... and {len(rows) - _SHOWN} more")
+
+    def watch(self, tally: Tally) -> None:
+        """Tell of it from now on."""
+        self._tally = tally
+
+    def row(self, record: Record) -> None:
+        """Its error, if it has one."""
+        if (text := trouble(record)) is not None:
+            self.say(text)
+
+    def tick(self) -> None:
+        """How far the run is, once in a while."""
+        if self._tally is not None and time.monotonic() - self._told >= _EVERY:
+            self._told = time.monotonic()
+            self.say(self._tally.words())
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """What came of it, and the files that tell more."""
+        self.say(tally.words())
+        for path in outputs:
+            self.product(str(path))
+
+    def interrupted(self) -> None:
+        """How to go on."""
+        self.say("interrupted; the same command goes on")
+
+    def failed(self, problem: Problem) -> None:
+        """The problem in words."""
+        for line in problem.lines():
+            self.say(line if line.startswith(" ") else f"error: {line}")
+
+
+class LiveBulkReport(PlainBulkReport):
+    """A display that follows the run, on standard error."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._live = Live(
+            console=console,
+            get_renderable=self._display,
+            refresh_per_second=_FRAMES,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        super().__exit__(kind, error, trace)
+
+    def say(self, text: str) -> None:
+        """Words for a human, above the display."""
+        self._live.console.print(Text(printable(text)), soft_wrap=True)
+
+    def watch(self, tally: Tally) -> None:
+        """Show it from now on."""
+        super().watch(tally)
+        self._live.start()
+
+    def row(self, record: Record) -> None:
+        """Its error is on the display."""
+
+    def tick(self) -> None:
+        """The display refreshes itself."""
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """The display stands still, and the files follow."""
+        self._live.stop()
+        for path in outputs:
+            self.product(str(path))
+        del tally
+
+    def _display(self) -> RenderableType:
+        tally = self._tally
+        if tally is None:
+            return Text("")
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        bar.add_row(
+            ProgressBar(total=max(tally.rows, 1), completed=tally.settled, width=40, complete_style="green"),
+            Text(f"{tally.settled:,} of {tally.rows:,} rows", style="bold"),
+            Text(duration(tally.seconds), style="dim"),
+            Text(f"{tally.ended * 60 / max(tally.seconds, 1e-3):,.0f} rows/min", style="dim"),
+            Text(f"about {duration(tally.eta)} left" if tally.eta else "", style="dim"),
+        )
+        counts = Text("  ").join(_counts(tally))
+        errors = [Text(f"  {text}", style="red", no_wrap=True, overflow="ellipsis") for text in tally.errors]
+        return Group(bar, counts, *errors)
+
+
+class JsonBulkReport(JsonReport):
+    """One JSON object a line: each row as ``results.jsonl`` has it, and at the end a summary."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def bad(self, rows: Sequence[BadRow]) -> None:
+        """``{"type": "bad-row", ...}`` each."""
+        for row in rows:
+            self.tell(type="bad-row", **asdict(row))
+
+    def watch(self, tally: Tally) -> None:
+        """Nothing: rows are told as they end."""
+
+    def row(self, record: Record) -> None:
+        """``{"type": "row", ...}``: the row as ``results.jsonl`` has it."""
+        self.tell(type="row", **asdict(record))
+
+    def tick(self) -> None:
+        """Nothing: programs count for themselves."""
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """``{"type": "summary", ...}``."""
+        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent}
+        self.tell(
+            type="summary",
+            rows=tally.rows,
+            states={state: count for state, count in tally.states.items() if count},
+            spent=spent,
+            seconds=round(tally.seconds, 3),
+            outputs=outputs,
+        )
+
+
+def choose_bulk_report(*, as_json: bool) -> PlainBulkReport | JsonBulkReport:
+    """JSON lines if asked for, a live display on a terminal, lines elsewhere."""
+    if as_json:
+        return JsonBulkReport()
+    console = Console(stderr=True, highlight=False)
+    return LiveBulkReport(console) if console.is_terminal and not console.is_dumb_terminal else PlainBulkReport()
+
+
+def _counts(tally: Tally) -> Iterable[Text]:
+    yield Text(f"{tally.in_flight:,} in flight", style="cyan")
+    if tally.saving:
+        yield Text(f"{tally.saving:,} saving", style="cyan")
+    for state, style in _STATES.items():
+        if tally.states[state]:
+            yield Text(f"{tally.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
+    for cost in tally.spent:
+        yield Text(_money(cost), style="bold")
+
+
+def _money(cost: Cost) -> str:
+    return str(Cost(cost.amount.normalize() + 0, cost.unit))
+
+
+def trouble(record: Record) -> str | None:
+    """What went wrong with a row, on one line; None: nothing."""
+    if record.error is None or record.state == "completed":
+        return None
+    return f"line {record.line}: {record.state}: {printable(record.error['message'])}"

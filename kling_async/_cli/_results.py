@@ -1,0 +1,211 @@
+"""What has become of the rows of a bulk run: ``results.jsonl``, one line a row.
+
+While the run goes on, lines are added, and the last line of a key counts: nothing that was written is ever in danger.
+When the run ends, the file is written anew, in the order of the rows, and takes the place of the old one at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+from kling_async._bulk import Outcome
+from kling_async._cli._exits import explain
+from kling_async._cli._rows import Row
+from kling_async._errors import (
+    ContentRejected,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationTimeout,
+    InvalidRequest,
+    KeyConflict,
+    SubmissionUnknown,
+)
+from kling_async._models import Cost, Result
+
+__all__ = ["Record", "Results", "State", "record_of"]
+
+State: TypeAlias = Literal["waiting", "completed", "failed", "refused", "unknown", "running", "unsaved"]
+"""What has become of a row: it is still to be bought; it is made (and saved); the job failed or was cancelled; the
+provider refused the request; a job may have been bought; the job still runs; the job is done and a file is not saved.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What has become of one row, as JSON values.
+
+    Attributes:
+        key: The row's key.
+        digest: Of the row's cells: another one under the same key is another request.
+        line: Where the row stands in the file.
+        endpoint: Where it went.
+        state: See `State`.
+        request: What was asked for; images that were given inline as their digests.
+        attempt: Which purchase this is, from 1: ``--retry-failed`` makes another.
+        ref: The job's address, once there is one.
+        started: When it was bought, ISO 8601.
+        elapsed: How long it took, in seconds.
+        cost: Its amount as text, and its unit.
+        files: Its files: ``path`` from the output directory, ``kind``, ``bytes``, ``seed``.
+        urls: Where the files are (for a while), where they are not saved.
+        error: What went wrong: ``kind``, ``message``, ``code``.
+        retryable: Whether ``--retry-failed`` buys it again.
+    """
+
+    key: str
+    digest: str
+    line: int
+    endpoint: str
+    state: State
+    request: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    ref: str | None = None
+    started: str | None = None
+    elapsed: float | None = None
+    cost: Mapping[str, str] | None = None
+    files: tuple[Mapping[str, Any], ...] = ()
+    urls: tuple[str, ...] = ()
+    error: Mapping[str, str | None] | None = None
+    retryable: bool = False
+
+    @property
+    def submission(self) -> str:
+        """The key under which it is bought: each attempt is a purchase of its own."""
+        return self.key if self.attempt == 1 else f"{self.key}#{self.attempt}"
+
+    @property
+    def price(self) -> Cost | None:
+        """What it cost."""
+        if self.cost is None:
+            return None
+        return Cost(Decimal(self.cost["amount"]), "credits" if self.cost["unit"] == "credits" else "USD")
+
+    def whole(self, directory: Path, *, save: bool) -> bool:
+        """Whether all its files are where they were saved, as large as they were.
+
+        Args:
+            directory: From which their paths count.
+            save: Whether files that were not saved at all are wanted.
+        """
+        if save and self.urls and not self.files:
+            return False
+        places = [(directory / file["path"], file["bytes"]) for file in self.files]
+        return all(place.is_file() and place.stat().st_size == size for place, size in places)
+
+
+def record_of(row: Row, attempt: int, outcome: Outcome) -> Record:
+    """What has become of a row, by its outcome; the files are not saved yet."""
+    job, error, result = outcome.job, outcome.error, outcome.result
+    cost = job.cost if job else None
+    first, last = (job.events[0], job.events[-1]) if job and job.events else (None, None)
+    problem = explain(error) if error else None
+    return Record(
+        key=row.key,
+        digest=row.digest,
+        line=row.line,
+        endpoint=row.endpoint.name,
+        state="unsaved" if error is None else _state(error),
+        request=row.request.describe(),
+        attempt=attempt,
+        ref=str(job.ref) if job else None,
+        started=first.at.isoformat(timespec="seconds") if first else None,
+        elapsed=round(last.elapsed, 1) if last and last.status.terminal else None,
+        cost={"amount": str(cost.amount), "unit": cost.unit} if cost else None,
+        urls=tuple(result.urls) if isinstance(result, Result) else (),
+        error={"kind": problem.kind, "message": problem.message, "code": getattr(error, "code", None)}
+        if problem
+        else None,
+        retryable=isinstance(error, GenerationCancelled) or (isinstance(error, GenerationFailed) and error.retryable),
+    )
+
+
+def _state(error: Exception) -> State:
+    if isinstance(error, GenerationFailed | GenerationCancelled):
+        return "failed"
+    if isinstance(error, InvalidRequest | ContentRejected | KeyConflict | ValueError):
+        return "refused"
+    if isinstance(error, SubmissionUnknown):
+        return "unknown"
+    if isinstance(error, GenerationTimeout):
+        return "running"
+    return "running" if getattr(error, "ref", None) else "waiting"  # not reached, not now: the next run tries again
+
+
+class Results:
+    """The file of results, read and written.
+
+    Args:
+        path: The file; it is made by the first line.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        self._file: IO[bytes] | None = None
+        if path.exists():
+            for line in path.read_bytes().split(b"\n"):
+                record = _read(line)
+                if record is not None:
+                    self.records[record.key] = record
+
+    def add(self, record: Record) -> None:
+        """Add a line, which is in the hands of the operating system when this returns.
+
+        A power failure may lose it; then the ledger has the job, and its files are asked for again.
+        """
+        self.records[record.key] = record
+        if self._file is None:
+            self._file = self.path.open("ab")
+            if self._file.tell():
+                self._file.write(b"\n")  # the last line may be torn
+        self._file.write(_line(record))
+        self._file.flush()
+
+    def close(self, order: Iterable[str]) -> None:
+        """Write the file anew, one line a key: those of `order` first, and then those of rows that it lacks."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if not self.records:
+            return
+        keys = [key for key in dict.fromkeys([*order, *self.records]) if key in self.records]
+        beside = self.path.with_name(f".{self.path.name}.new")
+        with beside.open("wb") as file:
+            for key in keys:
+                file.write(_line(self.records[key]))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path)
+
+    def prices(self) -> dict[str, Cost]:
+        """What rows have cost, by endpoint: the dearest of each."""
+        dearest: dict[str, Cost] = {}
+        for record in self.records.values():
+            cost = record.price
+            if cost is not None and (record.endpoint not in dearest or dearest[record.endpoint].amount < cost.amount):
+                dearest[record.endpoint] = cost
+        return dearest
+
+
+def _line(record: Record) -> bytes:
+    told = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, False)}
+    return json.dumps(told, default=str).encode() + b"\n"
+
+
+def _read(line: bytes) -> Record | None:
+    """The record of a line; None: it is torn or empty."""
+    try:
+        told = json.loads(line)
+        known = {item.name: told[item.name] for item in fields(Record) if item.name in told}
+        return Record(**known | {name: tuple(known[name]) for name in ("files", "urls") if name in known})
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,248 @@
+"""What becomes of a webhook delivery: which job it is about, and what it counts for.
+
+Theory of operation
+-------------------
+A delivery is authentic by the token of its address, which also names the purchase. The purchase is one of these:
+
+- *on its way*: the paid call is not answered. The delivery waits in the letterbox until it is.
+- *a job that this process holds*: what was said goes through the job's one door, like every other reading.
+- *lost*: the paid call was answered, and the answer was lost. The delivery names the job, which is accepted by that.
+- *in the ledger* of an earlier process: its job is taken up, so that what was said is recorded.
+- *over*, or of another process: there is nothing to do, and the provider need not try again.
+
+With ``confirm`` a delivery is no reading at all, but word that a look is worth while: the job is marked as urgent, and
+whoever waits for it looks; if nobody does, whoever waits next. So taking a delivery in makes no call and needs no task.
+
+While deliveries are expected, looks are a backstop (`Backstop`): rare, and meant for the delivery that never comes.
+When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were no
+webhooks, until the next delivery shows that there are. They get no grace beyond the backstop's own, because it finds
+a job that ended, as a rule, long before; and a delivery that comes after all puts things right.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import exp
+from typing import Any
+from weakref import WeakValueDictionary
+
+from kling_async._book import Book
+from kling_async._cadence import Cadence, Law
+from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
+from kling_async._ledger import Submission
+from kling_async._letterbox import Letterbox, Lost, named
+from kling_async._models import JobRef
+from kling_async._poller import Watch
+from kling_async._provider import Delivered, Provider
+from kling_async._submission import Buyer
+from kling_async._trail import Trail
+from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
+
+__all__ = ["Deliveries"]
+
+log = logging.getLogger("kling_async")
+
+_INTERVAL = 60.0  # s between the looks of a backstop
+_LATE = 2.0  # standard deviations of the law, past which 98 of 100 jobs have ended
+_MISSED = 3  # jobs in a row without a delivery before it is not counted on any more
+
+
+class Deliveries:
+    """Takes in the webhooks of one client.
+
+    Args:
+        webhooks: Where they come, and what they count for; None: there are none.
+        providers: The client's providers, by name.
+        watches: Who looks at their jobs, by provider.
+        book: Where jobs are written down.
+        buyer: Knows what became of submissions.
+        letterbox: Keeps what comes early.
+        adopt: Takes up the job of a submission.
+    """
+
+    def __init__(
+        self,
+        webhooks: Webhooks | None,
+        *,
+        providers: Mapping[str, Provider],
+        watches: Mapping[str, Watch],
+        book: Book,
+        buyer: Buyer,
+        letterbox: Letterbox,
+        adopt: Callable[[Submission, JobRef], Awaitable[Trail]],
+    ) -> None:
+        self._webhooks = webhooks
+        self._providers = providers
+        self._watches = watches
+        self._book = book
+        self._buyer = buyer
+        self._letterbox = letterbox
+        self._adopt = adopt
+        self._expectations = {name: _Expectation(watch.reconsider) for name, watch in watches.items()}
+        self._trails: WeakValueDictionary[str, Trail] = WeakValueDictionary()
+
+    def cadence(self, ref: JobRef, cadence: Cadence, law: Law) -> Cadence:
+        """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
+        if self._webhooks is None or not self._providers[ref.provider].features.webhook:
+            return cadence
+        late, interval = law.median * exp(_LATE * law.sigma), _INTERVAL
+        if self._webhooks.backstop is not None:
+            late = interval = self._webhooks.backstop
+        return Backstop(cadence, self._expectations[ref.provider], late, interval)
+
+    def expect(self, purchase: str, trail: Trail) -> None:
+        """Let deliveries for the purchase go to its job from now on."""
+        self._trails[purchase] = trail
+
+    async def open(self, trail: Trail, letters: Sequence[Delivered]) -> None:
+        """Take in what was delivered before the job was known."""
+        await self._tell(trail, letters)
+
+    async def take(self, delivery: Delivery) -> bool:
+        """See `Client.deliver`."""
+        provider, told = self._checked(delivery)
+        self._expectations[provider.name].met()
+        if self._letterbox.park(delivery.key, told):
+            return True
+        trail = self._trails.get(delivery.key)
+        if trail is None:
+            lost = self._letterbox.lost(delivery.key) or await self._recorded(provider, delivery.key)
+            if lost is None:
+                return False
+            trail = await self._resolved(provider, lost, told)
+        if trail is not None and not await self._tell(trail, told):
+            raise _rejected("it is about another job than its address", trail.ref)
+        await self._book.pay()
+        return True
+
+    def _checked(self, delivery: Delivery) -> tuple[Provider, Sequence[Delivered]]:
+        """Who reports, and what.
+
+        Raises:
+            WebhookRejected: It is not authentic, or cannot be read.
+        """
+        if self._webhooks is None:
+            raise ConfigurationError("this client expects no webhooks; make it with Client(webhooks=Webhooks(...))")
+        provider = self._providers.get(delivery.provider)
+        if not self._webhooks.accepts(delivery) or provider is None:
+            raise _rejected("it did not come by an address of this client's making, or the secret was replaced")
+        if len(delivery.body) > MAX_BODY:
+            raise _rejected(f"its body has {len(delivery.body)} bytes, more than {MAX_BODY}")
+        try:
+            return provider, provider.webhook(delivery.body, delivery.headers)
+        except KlingError as error:
+            raise _rejected(error.message) from error
+
+    async def _recorded(self, provider: Provider, purchase: str) -> Lost | None:
+        """The submission as the ledger has it, if it has."""
+        found = await self._book.ledger.find(purchase=purchase) if self._book.kept else None
+        if found is None or found.provider != provider.name:
+            return None
+        request = None if self._buyer.missing(found) else self._buyer.restored(found)
+        return Lost(found, provider.own_id(request, purchase), found.started.timestamp())
+
+    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[Delivered]) -> Trail | None:
+        """The job of a submission that this process does not hold; None: there is nothing to follow."""
+        submission = lost.submission
+        lacking = self._buyer.missing(submission)
+        if lacking or not submission.unfinished:
+            log.log(
+                logging.WARNING if lacking else logging.DEBUG, "a webhook changes nothing: %s", lacking or submission
+            )
+            return None
+        if submission.ref is not None:
+            return await self._adopt(submission, submission.ref)
+        ref = named(provider, lost, told)
+        if ref is None:
+            raise _rejected("it is for a submission whose answer was lost, and does not name its job")
+        owner = await self._book.ledger.find(ref=ref) if self._book.kept else None
+        if owner is not None and owner.key != submission.key:
+            raise _rejected(f"it names a job of another submission than {submission.key!r}", ref)
+        await self._buyer.accept(submission, ref)
+        log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
+        return await self._adopt(submission, ref)
+
+    async def _tell(self, trail: Trail, told: Sequence[Delivered]) -> bool:
+        """Let a job know what was delivered about it, if anything was."""
+        provider = self._providers[trail.ref.provider]
+        mine = [one for one in told if one.id is None or provider.same_job(trail.ref.id, one.id)]
+        if self._webhooks is None or not mine or trail.ended:
+            return bool(mine)
+        expected = isinstance(trail.cadence, Backstop)
+        if isinstance(trail.cadence, Backstop):
+            trail.cadence.heard = True
+        if not self._webhooks.confirm:
+            for one in mine:
+                await trail.apply(one.reading, "webhook", exact=expected)
+        if not trail.ended:
+            self._watches[trail.ref.provider].hasten(trail)
+        return True
+
+
+class _Expectation:
+    """Whether a provider's deliveries can be counted on: they can, until several in a row have failed to come."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._missed = 0
+        self._changed = changed
+
+    @property
+    def good(self) -> bool:
+        return self._missed < _MISSED
+
+    def met(self) -> None:
+        self._move(0)
+
+    def missed(self) -> None:
+        self._move(self._missed + 1)
+
+    def _move(self, missed: int) -> None:
+        before, self._missed = self.good, missed
+        if self.good is not before:
+            self._changed()
+
+
+class Backstop:
+    """The cadence of a job of which a delivery is expected.
+
+    Args:
+        cadence: The job's cadence where none is, or after one has come.
+        expectation: Whether the provider's deliveries can be counted on.
+        late: Seconds after submission at which the delivery is late.
+        interval: Seconds between looks from then on.
+    """
+
+    def __init__(self, cadence: Cadence, expectation: _Expectation, late: float, interval: float) -> None:
+        self.heard = False
+        """Whether a delivery has come."""
+        self._cadence = cadence
+        self._expectation = expectation
+        self._late = late
+        self._interval = interval
+
+    def next_look(self, last: float) -> float:
+        """See `Cadence.next_look`."""
+        due = self._cadence.next_look(last)
+        if self.heard or not self._expectation.good:
+            return due
+        return max(due, self._late if last < self._late else last + self._interval)
+
+    def accrued(self, last: float, now: float) -> float:
+        """See `Cadence.accrued`."""
+        return self._cadence.accrued(last, now)
+
+    def finished(self, after: float, by: float) -> None:
+        """See `Cadence.finished`."""
+        self._cadence.finished(after, by)
+        if not self.heard:
+            self._expectation.missed()
+
+    def abandoned(self, at: float) -> None:
+        """See `Cadence.abandoned`."""
+        self._cadence.abandoned(at)
+
+
+def _rejected(reason: str, ref: JobRef | None = None) -> WebhookRejected:
+    facts: dict[str, Any] = {"ref": str(ref)} if ref else {}
+    return WebhookRejected(f"a webhook delivery was rejected, and no job was changed: {reason}", **facts)

@@ -1,0 +1,183 @@
+"""`kling bulk` as real processes that are killed, stopped and starved; the sandbox's own counters are the judge."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kling_async.sandbox import Sandbox
+from program import PATIENCE, PROGRAM, Answer, environment_of, finish, spawn
+from remote_sandbox import RemoteSandbox
+
+ENDPOINTS = ("runware/image-o3", "pixeldojo/image-v3", "inferencesh/image-o1", "runblob/o3-photo", "runblob/o3-video")
+FAST = ("--poll", "0.1", "--status-calls", "0")
+KILLS = 20
+LONG = 120.0  # s; for ten thousand rows on a busy machine
+
+
+def write_rows(path: Path, count: int, endpoints: tuple[str, ...] = ENDPOINTS) -> Path:
+    with path.open("w") as file:
+        for n in range(count):
+            row = {"endpoint": endpoints[n % len(endpoints)], "prompt": f"row {n}"}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def start(where: dict[str, str], rows: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    return spawn(*PROGRAM, "bulk", str(rows), "-o", str(out), *FAST, *options, variables=where)
+
+
+def results(out: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / name).read_text().splitlines()]
+
+
+def looks(records: list[dict[str, Any]]) -> dict[str, tuple[str, list[tuple[str, int]]]]:
+    """What came of each row, without what no two runs share."""
+    return {
+        record["key"]: (record["state"], [(file["kind"], file["bytes"]) for file in record.get("files", [])])
+        for record in records
+    }
+
+
+def test_killed_twenty_times_it_buys_each_row_once(tmp_path: Path) -> None:
+    """Row 16 of the fault matrix: bought == rows, less those unknown; the same files as of an undisturbed run."""
+    dice = random.Random(7)
+    rows = write_rows(tmp_path / "rows.jsonl", 300)
+    options = ("--speed", "600", "--scale", "0.02", "--seed", "3")
+    with RemoteSandbox(*options) as sandbox:
+        out = tmp_path / "killed"
+        killed = 0
+        for _ in range(KILLS):
+            process = start(sandbox.environment, rows, out, "--in-flight", "10")
+            try:
+                process.wait(dice.uniform(0.4, 1.2))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+            process.communicate(timeout=PATIENCE)
+        last = finish(start(sandbox.environment, rows, out), patience=LONG)
+        bought = sandbox.counters()["jobs_bought"]
+    with RemoteSandbox(*options) as sandbox:
+        calm = finish(start(sandbox.environment, rows, tmp_path / "calm"), patience=LONG)
+        assert sandbox.counters()["jobs_bought"] == 300
+    found = results(out)
+    states = Counter(record["state"] for record in found)
+    assert killed >= KILLS // 2, "the run was over before it could be killed"
+    assert len(found) == 300
+    assert [record["line"] for record in found] == list(range(1, 301))
+    assert set(states) <= {"completed", "unknown"}
+    assert states["completed"] <= bought <= 300
+    assert states["unknown"] <= KILLS
+    assert (last.code, calm.code) == (9 if states["unknown"] else 0, 0)
+    whole = looks(results(tmp_path / "calm"))
+    assert all(look == whole[key] for key, look in looks(found).items() if look[0] == "completed")
+    files = {file["path"] for record in found for file in record.get("files", [])}
+    assert {f"files/{path.name}" for path in (out / "files").iterdir() if not path.name.startswith(".")} == files
+    assert all((out / path).stat().st_size > 0 for path in files)
+    assert (out / "report.html").is_file()
+
+
+@pytest.fixture
+def dojo() -> Iterator[Sandbox]:
+    """A sandbox in this process, so that its accounts are at hand."""
+    with Sandbox(speed=600, scale=0.02) as running:
+        yield running
+
+
+def test_credits_that_run_out_stop_the_run_and_a_rerun_buys_the_rest(dojo: Sandbox, tmp_path: Path) -> None:
+    """Row 17: what is in flight finishes, the rest stays unsubmitted, and the exit code says why."""
+    [account] = dojo.world.accounts("pixeldojo")
+    account.credits = Decimal(300)
+    rows = write_rows(tmp_path / "rows.jsonl", 1000, ENDPOINTS[1:2])
+    out = tmp_path / "out"
+    where = environment_of(dojo)
+    starved = finish(start(where, rows, out, "--no-save"), patience=LONG)
+    assert starved.code == 4
+    assert "add credits to the PixelDojo account" in starved.err
+    assert dojo.counters.jobs_bought == 300
+    assert Counter(record["state"] for record in results(out))["completed"] == 300
+    account.credits = None
+    fed = finish(start(where, rows, out, "--no-save"), patience=LONG)
+    assert fed.code == 0
+    assert dojo.counters.jobs_bought == 1000
+    assert [record["state"] for record in results(out)] == ["completed"] * 1000
+
+
+def test_a_revoked_key_stops_its_provider_and_no_other(dojo: Sandbox, tmp_path: Path) -> None:
+    [account] = dojo.world.accounts("pixeldojo")
+
+    def revoke(_: object) -> None:
+        account.revoked = dojo.counters.bought["pixeldojo"] >= 100
+
+    dojo.world.watch(revoke)
+    rows = write_rows(tmp_path / "rows.jsonl", 400, ENDPOINTS[:2])
+    out = tmp_path / "out"
+    refused = finish(start(environment_of(dojo), rows, out, "--no-save", "--in-flight", "20"), patience=LONG)
+    assert refused.code == 3
+    assert "PIXELDOJO_API_KEY" in refused.err
+    assert dojo.counters.bought == {"pixeldojo": 100, "runware": 200}
+    made = Counter(record["endpoint"] for record in results(out) if record["state"] == "completed")
+    assert made["runware/image-o3"] == 200
+
+
+def test_ctrl_c_once_waits_for_what_is_in_flight_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 200)
+    with RemoteSandbox("--speed", "100", "--scale", "0.02") as sandbox:
+        process = start(sandbox.environment, rows, tmp_path / "out", "--in-flight", "20", "--json")
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert json.loads(first)["type"] == "row"
+        process.send_signal(signal.SIGINT)
+        stopped = finish(process, patience=LONG)
+        bought = sandbox.counters()["jobs_bought"]
+        states = Counter(record["state"] for record in results(tmp_path / "out"))
+        assert stopped.code == 130
+        assert bought < 200
+        assert states == {"completed": bought}
+        again = finish(start(sandbox.environment, rows, tmp_path / "out"), patience=LONG)
+        assert (again.code, sandbox.counters()["jobs_bought"]) == (0, 200)
+
+
+def test_ctrl_c_twice_leaves_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 30)
+    with RemoteSandbox("--speed", "0", "--scale", "0.02") as sandbox:  # no job ever ends
+        process = start(sandbox.environment, rows, tmp_path / "out", "--in-flight", "10")
+        wait_for(lambda: sandbox.counters()["jobs_bought"] == 10, process)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while "stopping" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        left = finish(process)
+        assert left.code == 130
+        assert "the same command goes on" in left.err
+        assert sandbox.counters()["jobs_bought"] == 10
+
+
+def wait_for(met: Any, process: subprocess.Popen[str]) -> None:
+    """Ask again until it is so; the process must be alive meanwhile."""
+    for _ in range(int(PATIENCE / 0.05)):
+        if met():
+            return
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    raise AssertionError("it did not come to that")
+
+
+def test_ten_thousand_rows(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", 10_000)
+    with RemoteSandbox("--speed", "600", "--scale", "0.02") as sandbox:
+        process = start(sandbox.environment, rows, tmp_path / "out", "--in-flight", "2000", "--no-save", "--poll", "1")
+        answer: Answer = finish(process, patience=LONG)
+        assert answer.code == 0, answer
+        assert sandbox.counters()["jobs_bought"] == 10_000
+    assert Counter(record["state"] for record in results(tmp_path / "out")) == {"completed": 10_000}

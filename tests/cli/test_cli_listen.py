@@ -1,0 +1,77 @@
+"""`kling generate --webhook-url ... --listen ...`: told of the end by a real webhook."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kling_async.sandbox import Fault, Sandbox
+from program import PHOTO, QUICK, VIDEO, Answer, Run, environment
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A sandbox in which a job takes a moment, and an environment that leads to it."""
+    with Sandbox(speed=600, scale=0.1) as running:
+        for name, value in environment(running).items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number: int = free.getsockname()[1]
+    return number
+
+
+@pytest.mark.parametrize("path", ["", "/hooks/kling"])
+def test_a_webhook_ends_the_wait_and_one_look_confirms_it(kling: Run, sandbox: Sandbox, port: int, path: str) -> None:
+    url = f"http://127.0.0.1:{port}{path}"
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out", "--webhook-url", url, "--listen", str(port))
+    assert answer.code == 0, answer
+    assert Path(answer.out.strip()).is_file()
+    assert (sandbox.counters.webhooks["runblob"], sandbox.counters.status_calls) == (1, 1)
+    assert [delivery.status for delivery in sandbox.deliveries] == [200]
+    assert "Traceback" not in answer.err
+
+
+def test_it_listens_before_it_buys(kling: Run, sandbox: Sandbox, port: int) -> None:
+    """The webhook overtakes the answer to the purchase."""
+    sandbox.faults.add(Fault.webhook_early)
+    url = f"http://127.0.0.1:{port}"
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "--webhook-url", url, "--listen", f"127.0.0.1:{port}")
+    assert answer.code == 0, answer
+    assert [delivery.status for delivery in sandbox.deliveries] == [200]
+
+
+def test_a_port_that_is_taken_costs_nothing(kling: Run, sandbox: Sandbox) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = kling("generate", VIDEO, "a fox", "--webhook-url", f"http://127.0.0.1:{port}", "--listen", port)
+    _refused(answer, "cannot be listened on")
+    assert sandbox.counters.jobs_bought == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--listen", "8000"], "belong together"),
+        (["--webhook-url", "https://example.com"], "belong together"),
+        (["--webhook-url", "https://example.com", "--listen", "a port"], "it is a port"),
+        (["--webhook-url", "https://example.com", "--listen", "99999"], "it is a port"),
+        (["--webhook-url", "http://example.com", "--listen", "8000"], "must be an https:// URL"),
+        (["--webhook-url", "https://example.com", "--listen", "8000", "--no-wait"], "leave one of them out"),
+    ],
+)
+def test_options_that_make_no_sense_cost_nothing(kling: Run, sandbox: Sandbox, options: list[str], words: str) -> None:
+    _refused(kling("generate", VIDEO, "a fox", *options), words)
+    assert sandbox.counters.jobs_bought == 0
+
+
+def _refused(answer: Answer, words: str) -> None:
+    assert answer.code == 2, answer
+    assert words in " ".join(answer.err.split())

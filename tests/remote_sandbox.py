@@ -1,0 +1,50 @@
+"""A sandbox in a process of its own, as the judge of programs that are killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from types import TracebackType
+from typing import Any, Self
+
+from program import PATIENCE, spawn
+
+__all__ = ["RemoteSandbox"]
+
+_VARIABLES = {"runblob": "RUNBLOB", "runware": "RUNWARE", "inferencesh": "INFERENCE", "pixeldojo": "PIXELDOJO"}
+
+
+class RemoteSandbox:
+    """It ends with the test, however that one ends: it reads our end of its standard input."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
+        self.environment: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._process = spawn(
+            "-m", "kling_async.sandbox", "--until-eof", *self._options, stdin=subprocess.PIPE, stderr=sys.stderr
+        )
+        assert self._process.stdout is not None
+        told = json.loads(self._process.stdout.readline())
+        self._url = told["url"]
+        for provider, prefix in _VARIABLES.items():
+            self.environment[f"{prefix}_API_KEY"] = told["providers"][provider]["api_key"]
+            self.environment[f"{prefix}_BASE_URL"] = told["providers"][provider]["base_url"]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._process.communicate(timeout=PATIENCE)
+        finally:
+            self._process.kill()
+
+    def counters(self) -> dict[str, Any]:
+        """What it has seen so far."""
+        with urllib.request.urlopen(f"{self._url}/_sandbox/counters", timeout=PATIENCE) as answer:  # noqa: S310  # ours
+            found: dict[str, Any] = json.load(answer)
+            return found

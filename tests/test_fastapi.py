@@ -1,0 +1,450 @@
+"""FastAPI and Starlette: the webhook endpoint, the client in handlers, and events streamed to browsers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from fake_runblob import KEY, FakeRunBlob
+from kling_async import (
+    Client,
+    ConfigurationError,
+    Event,
+    JobRef,
+    LedgerFailed,
+    MemoryLedger,
+    Polling,
+    Progressive,
+    RunBlob,
+    Status,
+    Webhooks,
+    runblob,
+)
+from kling_async.fastapi import (
+    CurrentClient,
+    CurrentJob,
+    LastEventId,
+    current_client,
+    event_response,
+    event_stream,
+    lifespan,
+    router,
+)
+from kling_async.starlette import webhook_route
+from kling_async.webhooks import MAX_BODY
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+SECRET = "an old and very secret secret"
+VIDEO = runblob.O3Video("a paper boat in the rain")
+WEBHOOKS = Webhooks("https://example.com/kling", SECRET)
+
+
+@pytest.fixture
+def server() -> FakeRunBlob:
+    return FakeRunBlob()
+
+
+def make_client(server: FakeRunBlob, **more: Any) -> Client:
+    polling = Polling(Progressive(5, 5, 10, 15))
+    return Client(RunBlob(KEY), http=server, **{"webhooks": WEBHOOKS, "polling": polling, **more})
+
+
+@contextlib.asynccontextmanager
+async def browsing(app: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, **options)
+    async with httpx.AsyncClient(transport=transport, base_url="https://example.com") as web:
+        yield web
+
+
+def reported(server: FakeRunBlob, number: int = -1) -> tuple[str, dict[str, Any]]:
+    """The path and the body of a job's webhook."""
+    identity, generation = list(server.generations.items())[number]
+    path = str(generation.body["callback_url"]).removeprefix("https://example.com")
+    return path, {"generation_id": identity, "status": "completed", "video_url": f"https://cdn.runblob.test/{identity}"}
+
+
+# The endpoint.
+
+
+async def test_a_webhook_is_taken_in_and_every_repetition_acknowledged(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        job = await client.submit(VIDEO)
+        await anyio.sleep(70)
+        path, body = reported(server)
+        async with browsing(app) as web:
+            answers = [await web.post(path, json=body) for _ in range(2)]
+            await job
+            answers.append(await web.post(path, json=body))
+    assert [(answer.status_code, answer.json()) for answer in answers] == [(200, {"status": "received"})] * 3
+    assert job.events[-1].status is Status.COMPLETED
+    assert server.requests == {"submit": 1, "poll": 1}
+
+
+async def test_the_endpoint_does_not_wait_for_the_look(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, body = reported(server)
+        async with browsing(app) as web:
+            assert (await web.post(path, json=body)).status_code == 200
+    assert server.requests == {"submit": 1}
+
+
+async def test_a_bad_token_is_answered_like_an_address_that_is_not_there(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, body = reported(server)
+        wrong = [
+            path[:-1] + "_",
+            "/kling/runblob/row/x",
+            "/kling/nobody/row/x",
+            "/kling/runblob/%2F..%00/%ff",
+            "/nowhere",
+        ]
+        async with browsing(app) as web:
+            answers = [await web.post(each, json=body) for each in wrong]
+            answers.append(await web.post(path, content=b"not JSON"))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(404, '{"detail":"Not Found"}')}
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["content-length", "chunked"])
+async def test_a_large_body_is_not_read_to_its_end(server: FakeRunBlob, told: bool) -> None:
+    taken = 0
+
+    async def flood() -> Any:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": b"x" * MAX_BODY, "more_body": taken < 160}
+
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, _ = reported(server)
+        headers = [(b"content-length", str(160 * MAX_BODY).encode())] if told else []
+        sent = await call(app, "POST", path, flood, headers)
+    assert sent[0]["status"] == 413
+    assert taken <= 2
+
+
+class _Full(MemoryLedger):
+    """A ledger that can be read, and not written any more."""
+
+    full = False
+
+    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+        if self.full:
+            raise LedgerFailed("the disk is full")
+        await super().record(ref, events)
+
+
+async def test_what_cannot_be_written_down_is_to_be_sent_again(server: FakeRunBlob) -> None:
+    ledger = _Full()
+    async with make_client(server, ledger=ledger, webhooks=Webhooks(WEBHOOKS.url, SECRET, confirm=False)) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, body = reported(server)
+        async with browsing(app) as web:
+            ledger.full = True
+            assert (await web.post(path, json=body)).status_code == 503
+            ledger.full = False
+            assert (await web.post(path, json=body)).status_code == 200
+    async with browsing(app) as web:
+        assert (await web.post(path, json=body)).status_code == 503, "the client is closed"
+
+
+async def test_several_routers_serve_several_clients_under_any_prefix(server: FakeRunBlob) -> None:
+    """Two accounts in one application; one below a prefix with a parameter, one in an application mounted in it."""
+    other = FakeRunBlob()
+    async with (
+        make_client(server, webhooks=Webhooks("https://example.com/tenants/7/kling", SECRET)) as first,
+        make_client(other, webhooks=Webhooks("https://example.com/inner/hooks", SECRET + "!")) as second,
+    ):
+        inner = FastAPI()
+        inner.include_router(router(second), prefix="/hooks")
+        outer = APIRouter(prefix="/tenants/{tenant}")
+        outer.include_router(router(first), prefix="/kling")
+        app = FastAPI()
+        app.include_router(outer)
+        app.mount("/inner", inner)
+        jobs = [await first.submit(VIDEO), await second.submit(VIDEO)]
+        await anyio.sleep(70)
+        async with browsing(app) as web:
+            for provider in (server, other):
+                path, body = reported(provider)
+                assert (await web.post(path, json=body)).status_code == 200
+            crossed = reported(server)[0].replace("/tenants/7/kling", "/inner/hooks")
+            assert (await web.post(crossed, json={})).status_code == 404
+        assert [await job.refresh() for job in jobs] == [Status.COMPLETED] * 2
+
+
+async def test_it_works_behind_a_proxy_that_strips_a_path(server: FakeRunBlob) -> None:
+    async with make_client(server, webhooks=Webhooks("https://example.com/public/kling", SECRET)) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, body = reported(server)
+        async with browsing(app, root_path="/public") as web:
+            assert (await web.post(path, json=body)).status_code == 200
+            assert (await web.post(path.removeprefix("/public"), json=body)).status_code == 200
+            assert "/kling/{provider}/{key}/{token}" in (await web.get("/openapi.json")).json()["paths"]
+
+
+async def test_the_client_can_be_replaced_in_a_users_tests(server: FakeRunBlob) -> None:
+    app = FastAPI()
+    app.include_router(router(), prefix="/kling")
+
+    @app.get("/running")
+    async def running(client: CurrentClient) -> int:
+        return client.statistics().running
+
+    async with make_client(server) as client, browsing(app) as web:
+        app.dependency_overrides[current_client] = lambda: client
+        await client.submit(VIDEO)
+        path, body = reported(server)
+        assert (await web.post(path, json=body)).status_code == 200
+        assert (await web.get("/running")).json() == 1
+
+
+async def test_openapi_says_what_the_endpoint_does(server: FakeRunBlob) -> None:
+    app = FastAPI()
+    app.include_router(router(), prefix="/kling")
+    [(path, operations)] = app.openapi()["paths"].items()
+    operation = operations["post"]
+    assert path == "/kling/{provider}/{key}/{token}"
+    assert set(operation["responses"]) == {"200", "404", "413", "503"}
+    assert [(each["name"], each["in"]) for each in operation["parameters"]] == [
+        ("provider", "path"),
+        ("key", "path"),
+        ("token", "path"),
+    ]
+    assert "application/json" in operation["requestBody"]["content"]
+
+
+async def test_starlette_alone_takes_webhooks_in(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        job = await client.submit(VIDEO)
+        await anyio.sleep(70)
+        path, body = reported(server)
+        mounted = Starlette(routes=[Mount("/kling", routes=[webhook_route(client)])])
+        for app in (Starlette(routes=[webhook_route(client, "/kling")]), mounted):
+            async with browsing(app) as web:
+                assert (await web.post(path, json=body)).json() == {"status": "received"}
+                assert (await web.post(path + "x", json=body)).status_code == 404
+                assert (await web.get(path)).status_code == 405
+        await job
+
+
+# The client in handlers.
+
+
+async def test_the_lifespan_opens_a_client_follows_its_jobs_and_closes_it(server: FakeRunBlob) -> None:
+    made: list[Client] = []
+
+    def make() -> Client:
+        made.append(make_client(server, webhooks=None))
+        return made[-1]
+
+    app = FastAPI(lifespan=lifespan(make))
+
+    @app.post("/videos")
+    async def submit(client: CurrentClient) -> str:
+        return str((await client.submit(VIDEO)).ref)
+
+    for _ in range(2):
+        async with app.router.lifespan_context(app) as state, browsing(_with_state(app, state)) as web:
+            ref = (await web.post("/videos")).json()
+            job = made[-1].attach(ref)
+            await anyio.sleep(70)
+            assert job.status is Status.COMPLETED, "nobody waited, and it went on"
+    assert len(made) == 2
+    assert all("closed" in repr(client) for client in made)
+
+
+async def test_a_lifespan_that_does_not_follow_makes_no_call(server: FakeRunBlob) -> None:
+    client = make_client(server)
+    app = FastAPI(lifespan=lifespan(client, follow=False))
+    async with app.router.lifespan_context(app):
+        job = await client.submit(VIDEO)
+        await anyio.sleep(70)
+        assert job.status is Status.PENDING
+    assert server.requests == {"submit": 1}
+
+
+async def test_the_lifespan_takes_up_the_jobs_of_an_earlier_process(server: FakeRunBlob) -> None:
+    class Kept(MemoryLedger):
+        async def aclose(self) -> None:
+            """It outlives the client, as a file does."""
+
+    ledger = Kept()
+    async with make_client(server, ledger=ledger) as first:
+        ref = (await first.submit(VIDEO)).ref
+    app = FastAPI(lifespan=lifespan(lambda: make_client(server, ledger=ledger)))
+    async with app.router.lifespan_context(app):
+        await anyio.sleep(70)
+    assert [event.status for event in await ledger.events(ref)][-1] is Status.COMPLETED
+
+
+async def test_a_handler_without_a_lifespan_is_told_what_is_missing(server: FakeRunBlob) -> None:
+    app = FastAPI()
+    app.include_router(router(), prefix="/kling")
+    async with browsing(app) as web:
+        with pytest.raises(ConfigurationError, match="lifespan"):
+            await web.post("/kling/runblob/row/token", json={})
+
+
+# Events for browsers.
+
+
+def streaming_app(client: Client) -> FastAPI:
+    app = FastAPI()
+
+    async def this_client() -> Client:
+        return client
+
+    app.dependency_overrides[current_client] = this_client
+
+    @app.get("/fastapi/{ref:path}", response_class=EventSourceResponse)  # noqa: FAST003  # the dependency reads it
+    async def events(job: CurrentJob, last_event_id: LastEventId = None) -> AsyncIterator[ServerSentEvent]:
+        async for event in event_stream(job, last_event_id):
+            yield event
+
+    async def plain(request: Request) -> Response:
+        job = client.attach(request.path_params["ref"])
+        return event_response(job, request.headers.get("last-event-id"), ping=20)
+
+    app.router.routes.append(Route("/starlette/{ref:path}", plain))
+    return app
+
+
+def messages(text: str) -> list[dict[str, str]]:
+    """The messages of a stream, as a browser reads them; comments under ``""``."""
+    return [dict(line.split(": ", 1) for line in block.split("\n")) for block in text.split("\n\n") if block]
+
+
+WAYS = pytest.mark.parametrize("way", ["fastapi", "starlette"])
+
+
+@WAYS
+async def test_events_are_streamed_with_ids_pings_and_an_end(server: FakeRunBlob, way: str) -> None:
+    async with make_client(server, webhooks=None) as client, browsing(streaming_app(client)) as web:
+        job = await client.submit(VIDEO)
+        answer = await web.get(f"/{way}/{job.ref}")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-cache"
+    told = messages(answer.text)
+    assert {"": "ping"} in told
+    *events, end = [message for message in told if "" not in message]
+    assert [message["id"] for message in events] == ["0", "1", "2"]
+    assert [json.loads(message["data"])["status"] for message in events] == ["pending", "processing", "completed"]
+    [file] = json.loads(events[-1]["data"])["artifacts"]
+    assert file["url"] == f"https://cdn.runblob.test/{job.ref.id}"
+    assert end["event"] == "end"
+    assert int(end["retry"]) > 3_600_000, "a page that does not close it does not come back at once"
+
+
+@WAYS
+async def test_a_browser_that_reconnects_gets_what_it_has_not(server: FakeRunBlob, way: str) -> None:
+    async with make_client(server, webhooks=None) as client, browsing(streaming_app(client)) as web:
+        job = await client.submit(VIDEO)
+        ids = {}
+
+        async def reconnect(last: str) -> None:
+            answer = await web.get(f"/{way}/{job.ref}", headers={"last-event-id": last})
+            ids[last] = [message["id"] for message in messages(answer.text) if "id" in message]
+
+        async with anyio.create_task_group() as group:
+            for last in ("0", "1", "2", "99", "nonsense", "-1", "9" * 5000):
+                group.start_soon(reconnect, last)
+    everything = ["0", "1", "2"]
+    assert ids.pop("0") == ["1", "2"]
+    assert ids.pop("1") == ids.pop("2") == ids.pop("99") == ["2"], "the end is told in any case"
+    assert list(ids.values()) == [everything] * 3
+
+
+@WAYS
+async def test_what_keeps_a_job_from_being_followed_ends_the_stream_in_words(server: FakeRunBlob, way: str) -> None:
+    server.duration = 10_000
+    async with make_client(server, webhooks=None) as client, browsing(streaming_app(client)) as web:
+        job = await client.submit(VIDEO)
+        answer = await web.get(f"/{way}/{job.ref}")
+    *_, problem, end = messages(answer.text)
+    assert (problem["event"], end["event"]) == ("problem", "end")
+    assert json.loads(problem["data"])["error"] == "GenerationTimeout"
+
+
+async def test_a_reference_that_is_none_is_not_found(server: FakeRunBlob) -> None:
+    async with make_client(server) as client, browsing(streaming_app(client)) as web:
+        for ref in ("nonsense", "nobody/o3-video/1", "runblob/o9-video/1", "runware/image-o3/1"):
+            assert (await web.get(f"/fastapi/{ref}")).status_code == 404
+
+
+@WAYS
+async def test_a_browser_that_goes_away_stops_watching_and_cancels_nothing(server: FakeRunBlob, way: str) -> None:
+    async with make_client(server, webhooks=None) as client:
+        job = await client.submit(VIDEO)
+
+        async def leave() -> Any:
+            await anyio.sleep(12)
+            return {"type": "http.disconnect"}
+
+        sent = await call(streaming_app(client), "GET", f"/{way}/{job.ref}", leave)
+        await anyio.sleep(30)
+        assert server.requests["poll"] == 2, "nobody looked after the browser had gone"
+        assert b'"status": "pending"' in b"".join(message.get("body", b"") for message in sent)
+        assert (await job).urls
+
+
+async def call(app: Any, method: str, path: str, receive: Any, headers: Sequence[Any] = ()) -> list[Any]:
+    """Call the application as a server does; what it sent."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b""}
+    await app({**scope, "headers": list(headers), "asgi": {"spec_version": "2.3"}}, receive, send)
+    return sent
+
+
+def _with_state(app: Any, state: Any) -> Any:
+    """The application, as a server calls it that has run its lifespan."""
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "state": dict(state)}, receive, send)
+
+    return served
+
+
+# Without FastAPI.
+
+
+@pytest.mark.parametrize(("module", "missing"), [("fastapi", "fastapi"), ("starlette", "starlette")])
+def test_without_the_extra_its_name_is_told(module: str, missing: str) -> None:
+    script = f"import sys; sys.modules[{missing!r}] = None; import kling_async.{module}"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: kling_async.{module} needs {missing}")
+    assert "pip install 'kling-async[fastapi]'" in last
