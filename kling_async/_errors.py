@@ -28,7 +28,7 @@ What is malformed before anything is sent (a request's fields) is a ``pydantic.V
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from kling_async._job import Job
@@ -57,6 +57,9 @@ __all__ = [
     "UnreadableReply",
     "WebhookRejected",
 ]
+
+
+ErrorT = TypeVar("ErrorT", bound="KlingError")
 
 
 class KlingError(Exception):
@@ -99,6 +102,23 @@ class KlingError(Exception):
         }
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         return f"{self.message} [{shown}]" if shown else self.message
+
+    def __copy__(self) -> Self:
+        return _restored(type(self), self.args, self.__dict__)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()  # a job is one, however often its error is copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A handle belongs to its process; in another one `ref` tells the job.
+        return _restored, (type(self), self.args, {**self.__dict__, **({"job": None} if hasattr(self, "job") else {})})
+
+
+def _restored(kind: type[ErrorT], args: tuple[Any, ...], facts: dict[str, Any]) -> ErrorT:
+    """The same error once more: made from its facts, as constructors differ."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigurationError(KlingError):

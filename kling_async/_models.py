@@ -168,6 +168,14 @@ class Artifact:
     index: int = 0
     saver: Saver | None = field(default=None, repr=False, compare=False)
 
+    def __deepcopy__(self, memo: object) -> Artifact:
+        return self  # nothing in it changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What saves it belongs to its process.
+        facts = (self.kind, self.url, self.data, self.id, self.seed, self.expires, self.flagged, self.index)
+        return Artifact, facts
+
     @property
     def identity(self) -> object:
         """What makes it the same file when a provider names it twice."""
