@@ -184,7 +184,7 @@ def open_client(
         )
     for kind in keyed:
         try:
-            kind(os.environ[kind.variables[0]])
+            kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
     if timeout is not None and not timeout > 0:
@@ -203,8 +203,10 @@ def destination(text: Path) -> Path:
     """The directory that ``--output`` names.
 
     Raises:
-        CommandError: It looks like a file.
+        CommandError: It is a file, or looks like one.
     """
+    if text.is_file():
+        raise CommandError(f"--output {text}: it is a file, not a directory; name the directory for the results")
     if text.suffix.lower() in _FILES and not text.is_dir():
         raise CommandError(f"--output {text}: it names the directory for the results, their names are made for you")
     return text
