@@ -102,6 +102,11 @@ class Progressive:
         object.__setattr__(self, "intervals", intervals)
         object.__setattr__(self, "first", first)
 
+    def faster(self, factor: float) -> Progressive:
+        """The same schedule for a provider that is `factor` times as fast."""
+        first = None if self.first is None else self.first / factor
+        return Progressive(*(step / factor for step in self.intervals), first=first)
+
     def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
         """The timing of one new job; see `Schedule`."""
         return _Intervals(self.intervals if self.first is None else (self.first, *self.intervals))

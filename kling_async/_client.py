@@ -115,7 +115,7 @@ class Client:
                     provider=provider.name,
                 )
             lane = Lane(provider, self._limits, http, self._clock)
-            calls = self._polling.status_calls_per_minute or provider.features.status_calls_per_minute
+            calls = self._polling.status_calls_per_minute or provider.status_calls_per_minute
             watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
             self._accounts[provider.name] = _Account(provider, lane, watch)
         lanes = {name: account.lane for name, account in self._accounts.items()}
@@ -499,9 +499,9 @@ class Client:
         schedule = self._schedule
         if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
             # A law says when a job of known age will end; that of a job that was attached is not known.
-            schedule = endpoint.schedule
+            schedule = endpoint.schedule.faster(account.provider.speed)
         variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
-        law = endpoint.law(request)
+        law = endpoint.law(request).faster(account.provider.speed)
         cadence = schedule.cadence(variant.rstrip(), law)
         if reported:
             cadence = self._deliveries.cadence(ref, cadence, law)
@@ -580,6 +580,8 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
             variables = ", ".join(kind.variables[0] for kind in KNOWN)
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
     found = [provider.configured(os.environ) for provider in providers]
+    for provider in found:
+        provider.pace(os.environ)
     if not found:
         raise ConfigurationError("the list of providers is empty; pass at least one, such as RunBlob()")
     return found

@@ -10,7 +10,7 @@ import contextlib
 import ssl
 import urllib.request
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
@@ -24,7 +24,7 @@ from anyio.lowlevel import current_token
 from kling_async._errors import ConfigurationError, UnreadableReply
 from kling_async._pool import ConnectionPool, PoolStatistics
 
-__all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response"]
+__all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response", "consume"]
 
 USER_AGENT = "kling-async"
 
@@ -86,6 +86,27 @@ class Response(Protocol):
     async def aclose(self) -> None:
         """Give the connection back."""
         ...
+
+
+async def consume(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
+    """Pass each part of a body on as it comes, until one cannot be taken.
+
+    A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
+    them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
+    """
+    failure: Exception | None = None
+    with anyio.CancelScope() as reading:
+        async for part in response.aiter_bytes():
+            if failure is not None:
+                continue
+            try:
+                with anyio.CancelScope(shield=True):
+                    await take(part)
+            except Exception as error:  # noqa: BLE001  # raised below
+                failure = error
+                reading.cancel()
+    if failure is not None:
+        raise failure
 
 
 class Engine:

@@ -197,7 +197,14 @@ class Job:
         if event.status is Status.FAILED:
             reason = event.failures[0] if event.failures else None
             retryable = reason is not None and reason.retryable
-            advice = "submitting it again may succeed" if retryable else "the same request would fail again, change it"
+            told = reason is not None and reason.code != "unknown"
+            advice = (
+                "submitting it again may succeed"
+                if retryable
+                else "the same request would fail again, change it"
+                if told
+                else "whether submitting it again would help is not known"
+            )
             raise GenerationFailed(
                 f"the generation failed: {reason or 'no reason given'}; {advice}",
                 code=reason.code if reason else None,

@@ -83,6 +83,10 @@ class Law:
         if not (isfinite(self.median) and self.median > 0 and isfinite(self.sigma) and self.sigma > 0):
             raise ValueError(f"a law needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
 
+    def faster(self, factor: float) -> Law:
+        """The same law for a provider that is `factor` times as fast."""
+        return Law(self.median / factor, self.sigma)
+
     @classmethod
     def between(cls, shortest: float, longest: float) -> Law:
         """The law of a document that says "shortest to longest" seconds: the middle 80 % of the jobs."""

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,17 @@ from urllib.parse import urljoin, urlsplit
 import anyio
 from anyio import to_thread
 
-from kling_async._engine import USER_AGENT, Engine, Engines, Response
+from kling_async._engine import USER_AGENT, Engine, Engines, Response, consume
 from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._requests import is_secure
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    _LOCKS = False
+else:
+    _LOCKS = True
 
 __all__ = ["ArtifactSaver", "Saved", "load", "writable"]
 
@@ -81,7 +89,7 @@ async def writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".kling-{os.getpid()}.probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run of this process proves the same
 
     try:
         await to_thread.run_sync(prove)
@@ -145,9 +153,9 @@ class ArtifactSaver:
     def _save_inline(self, artifact: Artifact, target: Path, directory: bool) -> Path:
         data = artifact.data or b""
         path = self._final(artifact, target, directory, _kind(data[:_HEAD]))
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -247,25 +255,33 @@ class ArtifactSaver:
             if status >= _SERVER_ERROR or status in {408, 425, 429}:
                 raise _Broken(f"the server answered HTTP {status}")
             raise self._failed(f"the result's address answered HTTP {status}; save it again later")
-        if status == _OK or not re.match(rf"bytes {part.size}-", response.headers.get("content-range", "")):
-            if status == _PARTIAL:
-                await part.restart()
-                raise _Broken("the server continued the file at the wrong place")
+        # Of what is packed all the same, lengths and places mean the packed bytes, which are not what is written.
+        packed = response.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}
+        part.lasting = not packed
+        if status == _OK:
             await part.restart()
-        length = response.headers.get("content-length", "")
-        return part.size + int(length) if length.isdecimal() else None
+            length = response.headers.get("content-length", "")
+            return int(length) if length.isdecimal() and not packed else None
+        piece = re.match(rf"bytes {part.size}-\d+/(\d+|\*)", response.headers.get("content-range", ""))
+        if piece is None or packed:
+            await part.restart()
+            raise _Broken("the server continued the file at the wrong place")
+        return int(piece[1]) if piece[1].isdecimal() else None
 
     async def _receive(
         self, response: Response, part: _Part, progress: Progress | None, stall: anyio.CancelScope
     ) -> None:
         total = await self._begin(response, part)
-        async for chunk in response.aiter_bytes():
+
+        async def take(chunk: bytes) -> None:
             stall.deadline = anyio.current_time() + _STALL
             await part.write(chunk)
             if part.size > _MAX_BYTES:
                 raise self._failed(f"the result is larger than {_MAX_BYTES} bytes; the download was stopped")
             if progress is not None:
                 progress(part.size, total)
+
+        await consume(response, take)
         if total is not None and part.size != total:
             raise _Broken(f"the file ended after {part.size} of {total} bytes")
 
@@ -283,6 +299,8 @@ class ArtifactSaver:
 
     def _stem(self, artifact: Artifact) -> str:
         identity = re.sub(r"[^A-Za-z0-9._-]", "_", self.ref.id)
+        if identity != self.ref.id:  # two ids must not become one name
+            identity += f"-{hashlib.sha256(self.ref.id.encode()).hexdigest()[:8]}"
         number = f"-{artifact.index}" if artifact.index else ""
         return f"{self.ref.provider}-{self.ref.endpoint}-{identity}{number}"
 
@@ -297,10 +315,28 @@ def _kind(head: bytes) -> str | None:
     return next((extension for signature, _, extension in _KINDS if signature.match(head)), None)
 
 
+def _sole(path: Path) -> IO[bytes] | None:
+    """The file, open for nobody else; None: somebody has it, or that cannot be known here."""
+    if not _LOCKS:
+        return None
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it may have renamed or removed it between the two.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        except OSError:  # it is locked, or the file system has no locks
+            file.close()
+            return None
+        file.close()
+
+
 class _Part:
     """The file under its temporary name. All disk work happens off the event loop.
 
-    Left by a broken transfer it stays, so that the next one continues it; left by anything else it is removed.
+    Left by a broken transfer it stays, so that the next one continues it; left by anything else it is removed. While
+    one transfer has it, another of the same file, in this process or another, writes to a file of its own.
     """
 
     def __init__(self, path: Path) -> None:
@@ -308,10 +344,17 @@ class _Part:
         self._file: IO[bytes] | None = None
         self.size = 0
         self.head = b""
+        self.lasting = True
+        """Whether the next transfer can continue it."""
+        self._placed = False
 
     async def __aenter__(self) -> Self:
         def start() -> None:
-            self._file = self._path.open("a+b")
+            self._file = _sole(self._path)
+            if self._file is None:
+                self._path = self._path.with_suffix(f".{uuid.uuid4().hex}.part")
+                self._file = self._path.open("x+b")
+                self.lasting = False
             self._file.seek(0)
             self.head = self._file.read(_HEAD)
             self.size = self._file.seek(0, os.SEEK_END)
@@ -323,9 +366,13 @@ class _Part:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         def leave() -> None:
-            if self._file is not None:
-                self._file.close()
-            if not (isinstance(error, _Broken) and self.size):
+            if self._file is None or self._placed:
+                return
+            stays = isinstance(error, _Broken) and self.size > 0 and self.lasting
+            with self._file:
+                if not stays and _LOCKS:  # before it is anybody's
+                    self._path.unlink(missing_ok=True)
+            if not stays and not _LOCKS:
                 self._path.unlink(missing_ok=True)
 
         with anyio.CancelScope(shield=True):
@@ -354,8 +401,11 @@ class _Part:
         def rename() -> None:
             self._open.flush()
             os.fsync(self._open.fileno())
-            self._open.close()
+            if not _LOCKS:
+                self._open.close()  # an open file cannot be renamed there
             self._path.replace(path)
+            self._placed = True
+            self._open.close()
             if os.name == "posix":  # the directory entry is data of its own there
                 folder = os.open(path.parent, os.O_RDONLY)
                 try:

@@ -232,7 +232,7 @@ class Result:
         Raises:
             DownloadFailed: One could not be had or written; the job is kept, and saving may be tried again.
         """
-        return [await artifact.save(f"{directory}/", progress=progress) for artifact in self.artifacts]
+        return [await artifact.save(f"{Path(directory)}/", progress=progress) for artifact in self.artifacts]
 
 
 @dataclass(frozen=True, slots=True)

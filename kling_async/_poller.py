@@ -171,6 +171,7 @@ class Watch:
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
         self._free = -math.inf  # when the ration allows the next status call
         self._callers = 0  # those who want a look now; they come before the contest
+        self._troubled = False  # a look has failed since the last good one: said once, not once a job
         self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_award`
         self._limited: dict[Trail, int] = {}  # the number of each job's entry in it
         self._order = count()
@@ -505,6 +506,7 @@ class Watch:
                 self._stumble(trail, answer, now)
                 continue
             trail.failing_since = trail.trouble = None
+            self._troubled = False
             if answer is not None:
                 await trail.apply(answer, "poll")
             trail.last = now
@@ -520,8 +522,12 @@ class Watch:
         else:
             lasting = now - trail.failing_since >= self._lane.limits.unreachable
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
-        log.log(logging.WARNING if final else logging.INFO, "a look at job %s failed: %s", trail.ref, error)
+        said = logging.INFO if self._troubled and not final else logging.WARNING
+        self._troubled = True
+        log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
         if final:
+            if trail.fresh:
+                error.message += f"; the job was bought and is not lost, go on with client.attach({str(trail.ref)!r})"
             trail.trouble = error
             trail.failing_since = None
             trail.wake()

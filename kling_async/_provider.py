@@ -7,6 +7,7 @@ performs any of them the same way. A new provider is one file of this kind besid
 from __future__ import annotations
 
 import abc
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,6 +142,10 @@ class Provider(abc.ABC):
     features: ClassVar[Features]
     codes: ClassVar[Mapping[str, type[KlingError]]] = {}
 
+    speed = 1.0
+    """How many times faster than documented its jobs run. A sandbox sets it for the providers that it plays, or by the
+    variable ``KLING_SANDBOX_SPEED``, which counts only for an address on this machine; looks are timed by it."""
+
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
         key = self._key(api_key, f"what is passed to {type(self).__name__} as api_key")
         self.api_key = key
@@ -188,6 +193,22 @@ class Provider(abc.ABC):
             flaw = "has characters that no key has" if secret else "is empty"
             raise ConfigurationError(f"the {self.title} API key {flaw}; check {source}", provider=self.name)
         return key
+
+    def pace(self, environment: Mapping[str, str]) -> None:
+        """Take the `speed` of a rehearsal from the environment, if the address is of this machine and it is not set.
+
+        Raises:
+            ConfigurationError: The variable is no number.
+        """
+        told = environment.get(SPEED_VARIABLE)
+        if told and self.speed == 1 and self.base_url.startswith("http:"):
+            self.speed = _speed(told)
+
+    @property
+    def status_calls_per_minute(self) -> float | None:
+        """Its limit on status calls, at its speed; None: none stated."""
+        stated = self.features.status_calls_per_minute
+        return None if stated is None else stated * self.speed
 
     def credentials(self) -> Mapping[str, str]:
         """The headers that authenticate a call to the provider's own address."""
@@ -351,7 +372,10 @@ class Provider(abc.ABC):
         Raises:
             KlingError: It is a refusal, or names no job.
         """
-        data = self.expect(reply)
+        try:
+            data = self.expect(reply)
+        except JobNotFound as error:
+            raise self.nowhere(error) from None
         try:
             ref = JobRef(self.name, endpoint.partition("/")[2], data[id_field])
         except (TypeError, KeyError, ValueError) as error:
@@ -361,6 +385,17 @@ class Provider(abc.ABC):
         except UnreadableReply as error:
             reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
         return Accepted(ref.id, reading)
+
+    def nowhere(self, error: JobNotFound) -> InvalidRequest:
+        """What "not found" means where a job is submitted: there is no such endpoint at the address."""
+        return InvalidRequest(
+            f"{self.title} has nothing to submit to at {self.base_url} (HTTP {error.http_status}); check "
+            f"{self.variables[1]}, or the base_url that was passed. Nothing was bought",
+            provider=self.name,
+            http_status=error.http_status,
+            code=error.code,
+            request_id=error.request_id,
+        )
 
     def about(self, reply: Reply, ref: JobRef, id_field: str) -> dict[str, Any]:
         """The decoded answer to a status call, made sure to be about that job.
@@ -393,6 +428,17 @@ class Provider(abc.ABC):
         )
 
 
+def _speed(text: str) -> float:
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = math.nan
+    if not 0 < speed < math.inf:
+        raise ConfigurationError(f"{SPEED_VARIABLE} is {text!r:.40}; it must be a number greater than 0, such as 60")
+    return speed
+
+
+SPEED_VARIABLE = "KLING_SANDBOX_SPEED"
 _SERVER_ERROR = 500
 # One that `Webhooks` makes: its last parts are the purchase and the token.
 _CALLBACK = re.compile(r"https?://[^\s\"'<>]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[A-Za-z0-9_-]{43}")

@@ -26,16 +26,17 @@ from __future__ import annotations
 import email.utils
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
 import stamina
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from kling_async._clock import Clock
-from kling_async._engine import USER_AGENT, Engine, Engines, Http, Limits, Response
+from kling_async._engine import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
 from kling_async._errors import (
     AnswerLost,
     KlingError,
@@ -59,7 +60,6 @@ class _Again(Exception):
 
     Attributes:
         error: What to raise when it is not.
-        now: Seconds after which to try again; None: by exponential backoff.
         patient: It failed because the provider said "not now", which may last.
     """
 
@@ -96,14 +96,16 @@ class _Gate:
 
     def refused(self, retry_after: float | None) -> None:
         """The provider said "not now": pause, for as long as it said if it did."""
-        self.strikes += 1
+        if self.clock.now() >= self.until:
+            # Calls that left before the pause and are refused during it say nothing new, however many they are.
+            self.strikes += 1
+            self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
         wait = retry_after if retry_after is not None else self.FIRST * 2 ** min(self.strikes - 1, 6)
         wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
         self.until = max(self.until, self.clock.now() + wait)
-        self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
 
     def passed(self) -> None:
-        """A call was served."""
+        """A call was served, if only with a plain refusal."""
         self.strikes = 0
         if self.spacing:
             self.spacing = self.spacing * 0.9 if self.spacing > self.CLOSEST else 0.0
@@ -237,12 +239,14 @@ class Lane:
         """
         trace.begin(Effect.READ)
         await self._gate.passage()
-        trace.begin(call.effect)
-        self._counts["calls"] += 1
         engine = self._engines.here()
         try:
-            # Waiting for a connection is not the provider's slowness: it comes before the deadline starts.
+            # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
+            # anything can have been sent.
             async with engine.slots:
+                await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
+                trace.begin(call.effect)
+                self._counts["calls"] += 1
                 with anyio.fail_after(call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD):
                     reply = await self._exchange(engine, call, trace)
         except KlingError as error:
@@ -302,6 +306,7 @@ class Lane:
         if call.effect is Effect.PAID and refusal is None:
             self._warn(call, reply, "refuses a paid call in words that are not the provider's")
             raise self._broken(call, self.provider.make_error(reply.status, None, None), sent=True)
+        self._gate.passed()
         return reply
 
     def _not_now(self, reply: Reply, refusal: KlingError | None) -> Reply:
@@ -310,8 +315,8 @@ class Lane:
         error = refusal or self.provider.make_error(reply.status, None, None)
         if isinstance(error, RateLimited | ProviderUnavailable):
             error.retry_after = after
-        elif reply.status == _TOO_MANY:
-            # A refusal that waiting does not lift, dressed as "too many" (an empty account, say).
+        else:
+            # A refusal that waiting does not lift, dressed as one that it does (an empty account, say).
             return reply
         self._gate.refused(after)
         raise _Again(error, patient=True)
@@ -327,7 +332,8 @@ class Lane:
         return AnswerLost(reason, provider=self.provider.name)
 
     def _warn(self, call: Call, reply: Reply, what: str) -> None:
-        head = self.provider.redact(repr(reply.content[:120]))
+        # The key is looked for in more than is shown, so that no part of it is left at the end.
+        head = self.provider.redact(repr(reply.content[:4096]), 120)
         log.warning("%s %s: HTTP %d %s: %s", call.method, call.url.partition("?")[0], reply.status, what, head)
 
     async def listen(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
@@ -403,52 +409,40 @@ class Trace:
 
 
 async def _read(response: Response, limit: int) -> bytes:
-    parts, size = [], 0
-    async for part in response.aiter_bytes():
+    parts: list[bytes] = []
+    size = 0
+
+    async def take(part: bytes) -> None:
+        nonlocal size
         size += len(part)
         if size > limit:
             raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
         parts.append(part)
+
+    await consume(response, take)
     return b"".join(parts)
 
 
 async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitable[None]]) -> None:
-    """Pass each line of a body on as it comes, until one cannot be taken.
-
-    A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
-    them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
-    """
-    failure: Exception | None = None
-    with anyio.CancelScope() as reading:
-        async for text in _lines(response, limit):
-            if failure is not None:
-                continue
-            try:
-                with anyio.CancelScope(shield=True):
-                    await line(text)
-            except Exception as error:  # noqa: BLE001  # raised below
-                failure = error
-                reading.cancel()
-    if failure is not None:
-        raise failure
-
-
-async def _lines(response: Response, limit: int) -> AsyncIterator[str]:
-    """The lines of a body as they come; blank ones are left out.
+    """Pass each line of a body on as it comes, until one cannot be taken; blank ones are left out.
 
     Raises:
-        UnreadableReply: One is longer than `limit` bytes, or not text.
+        UnreadableReply: One is longer than `limit` bytes.
     """
     rest = b""
-    async for part in response.aiter_bytes():
+
+    async def take(part: bytes) -> None:
+        nonlocal rest
         *whole, rest = (rest + part).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield line.decode("utf-8", "replace").strip()
+        for text in whole:
+            if text.strip():
+                await line(text.decode("utf-8", "replace").strip())
         if len(rest) > limit:
             raise UnreadableReply(f"a line of the stream is longer than {limit} bytes")
+
+    await consume(response, take)
     if rest.strip():
-        yield rest.decode("utf-8", "replace").strip()
+        await line(rest.decode("utf-8", "replace").strip())
 
 
 _OK = 200
@@ -456,6 +450,7 @@ _NO_CONTENT = 204
 _TOO_MANY = 429
 _UNAVAILABLE = 503
 _SERVER_ERROR = 500
+_LONGEST_HINT = 86400.0  # s; what is longer is no number to reckon with
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
 _PASSING = frozenset({408, 425})
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
@@ -489,12 +484,12 @@ def _retry_after(reply: Reply, now: float) -> float | None:
     header = reply.headers.get("retry-after", "").strip()
     if header:
         try:
-            return max(0.0, float(header))
+            return min(max(0.0, float(header)), _LONGEST_HINT)
         except ValueError:
             pass
         try:
             return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     try:
         body = reply.json()
@@ -504,5 +499,5 @@ def _retry_after(reply: Reply, now: float) -> float | None:
         for name in ("retry_after", "retryAfter", "retry_after_seconds"):
             value = place.get(name) if isinstance(place, dict) else None
             if isinstance(value, int | float) and not isinstance(value, bool):
-                return max(0.0, float(value))
+                return float(min(max(0, value), _LONGEST_HINT))
     return None

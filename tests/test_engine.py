@@ -235,3 +235,21 @@ async def test_connections_are_kept_between_looks_and_bounded(sandbox: Sandbox) 
             group.start_soon(client.run, PHOTO)
     assert sandbox.counters.peak_connections <= 7
     assert sandbox.counters.jobs_bought == 100
+
+
+@pytest.mark.asyncio
+async def test_a_rehearsal_is_looked_at_at_its_own_speed(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On default settings: the sandbox's providers carry its speed, others on this machine take it from a variable."""
+    [played] = [one for one in sandbox.providers() if one.name == "runblob"]
+    monkeypatch.setenv("KLING_SANDBOX_SPEED", "600")
+    for account in (played, provider(sandbox)):
+        async with Client(account) as client:
+            with anyio.fail_after(10):  # the first look at a photo would otherwise come after half a minute
+                assert (await client.run(PHOTO)).urls
+    assert Client(RunBlob("rb_key"))._accounts["runblob"].provider.speed == 1, "never for the real address"
+
+
+def test_a_speed_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KLING_SANDBOX_SPEED", "fast")
+    with pytest.raises(ConfigurationError, match="KLING_SANDBOX_SPEED is 'fast'"):
+        Client(RunBlob("rb_key", "http://127.0.0.1:1"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import httpx
 import pytest
 
-import kling_async
-from kling_async import Client, Polling, Progressive
 from kling_async.sandbox import Sandbox
 from web import Site, serve
 
@@ -27,14 +24,6 @@ PIXEL = bytes.fromhex(
 )
 
 
-class Rehearsed(Client):
-    """The client of the examples, looking as much sooner as the sandbox is faster than a provider."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        settings.setdefault("polling", Polling(schedule=Progressive(0.1), status_calls_per_minute=math.inf))
-        super().__init__(*args, **settings)
-
-
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
     """A sandbox that the environment points to, from an empty directory with one picture."""
@@ -43,7 +32,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox
             key, address = provider.variables
             monkeypatch.setenv(key, made.api_key(provider.name))
             monkeypatch.setenv(address, made.base_url(provider.name))
-        monkeypatch.setattr(kling_async, "Client", Rehearsed)
+        monkeypatch.setenv("KLING_SANDBOX_SPEED", "600")
         monkeypatch.chdir(tmp_path)
         (tmp_path / "boat.png").write_bytes(PIXEL)
         yield made
@@ -73,7 +62,7 @@ async def test_services_serve(service: str, sandbox: Sandbox, monkeypatch: pytes
     names: dict[str, Any] = {"__name__": "service"}
     exec(compile(service, "README.md", "exec"), names)  # noqa: S102  # the README is ours
     async with serve(site, names["app"]), httpx.AsyncClient(base_url=site.url, trust_env=False) as web:
-        submitted = await web.post("/videos", params={"prompt": "a boat"})
+        submitted = await web.post("/videos", json={"prompt": "a boat"})
         assert submitted.status_code == 202
         answer = await web.get(submitted.json()["events"])
     assert '"completed"' in answer.text

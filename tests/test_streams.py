@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from kling_async import (
     Client,
+    Delivery,
     Event,
     GenerationTimeout,
     InferenceSh,
@@ -22,6 +23,7 @@ from kling_async import (
     Polling,
     Status,
     Unauthorized,
+    Webhooks,
     inferencesh,
 )
 from kling_async._models import Source
@@ -90,6 +92,7 @@ class FakeInferenceSh(httpx.AsyncBaseTransport):
     look_status: int = 200
     born: float = 0.0
     bought: int = 0
+    webhook: str = ""
     looks: list[float] = field(default_factory=list)
     streams: list[float] = field(default_factory=list)
     open_streams: int = 0
@@ -119,6 +122,7 @@ class FakeInferenceSh(httpx.AsyncBaseTransport):
         if path == "/apps/run":
             self.born = anyio.current_time()
             self.bought += 1
+            self.webhook = str(json.loads(await request.aread()).get("webhook"))
             return httpx.Response(200, json={"data": {"id": f"task-{self.bought}", "status": 1}})
         identity = path.split("/")[2]
         if path.endswith("/stream"):
@@ -192,6 +196,22 @@ async def test_a_stream_that_stays_open_and_tells_nothing_costs_little_time(
     await job
     assert (server.looks, server.streams) == ([2, 6, 14, 30], [0])
     assert told(job)[-1] == ("poll", "completed", 30)
+
+
+async def test_a_webhook_is_heard_beside_a_deaf_stream(server: FakeInferenceSh) -> None:
+    """It leads to a look at once, whoever is listening to the stream."""
+    server.deaf, server.plan = True, {"queued": 0, "running": 1, "completed": 20}
+    webhooks = Webhooks("https://example.com", "an old and very secret secret")
+    async with Client(InferenceSh("inf_made_up"), http=server, webhooks=webhooks) as client:
+        job = await client.submit(REQUEST)
+        async with anyio.create_task_group() as group:
+            group.start_soon(job.wait)
+            await anyio.sleep(20)
+            *_, provider, key, token = server.webhook.split("/")
+            body = json.dumps({"id": job.ref.id, "status": 10, "output": OUTPUT}).encode()
+            assert await client.deliver(Delivery(provider, key, token, body))
+    assert (server.looks, server.streams) == ([2, 6, 14, 20], [0])
+    assert told(job)[-1] == ("poll", "completed", 20)
 
 
 async def test_deaf_for_ten_minutes_ends_well_too(client: Client, server: FakeInferenceSh) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -360,6 +361,9 @@ class _Bulk:
             self.report.failed(problem)
             return problem.code
         states = self.tally.states
+        if states["unknown"] and self.places.ledger is not None:
+            ledger = shlex.join(["--ledger", str(self.places.ledger)])
+            self.report.say(f"what may have been bought is listed by: kling jobs {ledger}; then run this again")
         if self.halted and states["waiting"]:
             raise KeyboardInterrupt
         ends = (

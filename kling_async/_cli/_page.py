@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kling_async._cli._results import Record
-from kling_async._cli._text import duration
+from kling_async._cli._text import duration, printable
 from kling_async._models import Cost
 from kling_async.providers import KNOWN
 
@@ -45,6 +45,7 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
     Raises:
         OSError: It cannot be written.
     """
+    title = printable(title)
     told = {
         "title": title,
         "when": f"{now:%Y-%m-%d %H:%M} UTC" + (f", after {duration(seconds)}" if seconds else ""),
@@ -55,7 +56,7 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
     page = resources.files(__package__).joinpath("report.html").read_text("utf-8")
     style, script = (_between(page, tag) for tag in ("style", "script"))
     page = page.replace("@STYLE_HASH@", _source(style)).replace("@SCRIPT_HASH@", _source(script))
-    page = page.replace("@TITLE@", html.escape(title.encode("utf-8", "replace").decode()))
+    page = page.replace("@TITLE@", html.escape(title))
     page = page.replace("@DATA@", _embedded(told), 1)
     beside = path.with_name(f".{path.name}.new")
     with beside.open("w", encoding="utf-8") as file:

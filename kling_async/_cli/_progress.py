@@ -236,7 +236,7 @@ class JsonBulkReport(JsonReport):
 
     def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
         """``{"type": "summary", ...}``."""
-        spent: dict[str, Decimal] = {cost.unit: cost.amount for cost in tally.spent}
+        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent}
         self.tell(
             type="summary",
             rows=tally.rows,

@@ -13,6 +13,7 @@ from kling_async._cli._exits import CommandError
 from kling_async._cli._generate import AsJson
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, run
+from kling_async._provider import SPEED_VARIABLE
 from kling_async.providers import KNOWN
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:
 def exports(stage: Sandbox) -> list[str]:
     """The shell commands that send every provider of this library to the sandbox; its keys open nothing else."""
     played = stage.describe()["providers"]
-    return [
+    speed = stage.world.clock.speed
+    pace = [] if speed in {0.0, 1.0} else [f"export {SPEED_VARIABLE}={speed:g}"]
+    return pace + [
         f"export {variable}={shlex.quote(value)}"
         for kind in KNOWN
         if kind.name in played

@@ -31,6 +31,7 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?:client\.)?forget\({_KEY}\)"), "`kling resolve {} --forget`"),
     (re.compile(r"(?:client\.)?resume\(\)"), "`kling resume`"),
     (re.compile(r"client\.unresolved\(\) lists"), "`kling jobs` lists"),
+    (re.compile(r"Budget\((?:usd|credits)=\.\.\.\)"), "`--budget`"),
 )
 """What the library advises, and what does the same on the command line."""
 

@@ -138,7 +138,7 @@ class PixelDojo(Provider):
     def configured(self, environment: Mapping[str, str]) -> Provider:
         """As of `Provider`; the name of the count stays."""
         found = super().configured(environment)
-        return type(self)(found.api_key, found.base_url, count_field=self.count_field)
+        return self if found is self else type(self)(found.api_key, found.base_url, count_field=self.count_field)
 
     def submit(self, request: ImageV3, key: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST; PixelDojo has no id of ours, so an answer that is lost stays lost."""

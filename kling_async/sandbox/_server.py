@@ -143,7 +143,10 @@ class Sandbox:
 
     def providers(self) -> list[Provider]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
-        return [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
+        found = [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
+        for provider in found:
+            provider.speed = self.world.clock.speed or 1.0
+        return found
 
     def script(
         self,

@@ -1,0 +1,409 @@
+"""The lane's decisions about one call, its gate and its quota. In virtual time, on asyncio and trio."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import stamina
+
+import kling_async
+from fake_runblob import KEY, FakeRunBlob
+from kling_async import Client, KlingError, Limits, MemoryLedger, RunBlob, TransportFailed, runblob
+from kling_async._clock import Clock
+from kling_async._errors import AnswerLost, InsufficientCredits, ProviderUnavailable, UnreadableReply
+from kling_async._transport import Lane, Trace
+from kling_async._wire import Call, Effect, Reply
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+
+OWN = {"detail": "MAINTENANCE"}
+FINE = {"status": "pending"}
+
+
+class Line(httpx.AsyncBaseTransport):
+    """What lies under a lane: answers with `answers` in turn, the last one for ever; an exception is raised."""
+
+    def __init__(self, *answers: httpx.Response | Exception | Callable[[], Exception], latency: float = 0.0) -> None:
+        self.answers = list(answers)
+        self.latency = latency
+        self.requests: list[httpx.Request] = []
+        self.times: list[float] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.times.append(anyio.current_time())
+        await anyio.sleep(self.latency)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, httpx.Response):
+            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        raise answer if isinstance(answer, Exception) else answer()
+
+
+def lane(line: httpx.AsyncBaseTransport, base_url: str | None = None, **limits: Any) -> Lane:
+    return Lane(RunBlob(KEY, base_url), Limits(**limits), line, Clock())
+
+
+def call(effect: Effect, **more: Any) -> Call:
+    return Call.post("/v1/kling/o3-photo/generate", {}, effect, **more)
+
+
+def answer(status: int, body: Any = None, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, str) else json.dumps(FINE if body is None else body)
+    return httpx.Response(status, text=content, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+
+async def outcome(line: Line, what: Call, **limits: Any) -> Reply | KlingError:
+    try:
+        return await lane(line, **limits).call(what, Trace())
+    except KlingError as error:
+        return error
+
+
+NOT_SENT = [httpx.ConnectError("refused"), httpx.ConnectTimeout("slow"), httpx.PoolTimeout("full")]
+LOST = [
+    httpx.ReadError("reset"),
+    httpx.ReadTimeout("slow"),
+    httpx.RemoteProtocolError("cut"),
+    OSError("reset"),
+    ssl.SSLError("bad record"),
+    RuntimeError("the client has been closed"),
+    answer(200, "<html>"),
+    answer(201, '{"cut'),
+    answer(500, OWN),
+    answer(502, "<html>"),
+    answer(503, "<html>"),
+    answer(504, "<html>"),
+    answer(408, OWN),
+]
+
+
+@pytest.mark.parametrize("effect", Effect)
+@pytest.mark.parametrize("fault", NOT_SENT, ids=repr)
+async def test_what_was_not_sent_is_sent_again(effect: Effect, fault: Exception) -> None:
+    line = Line(fault, fault, answer(200))
+    assert isinstance(await outcome(line, call(effect)), Reply)
+    assert len(line.requests) == 3
+
+
+@pytest.mark.parametrize("effect", Effect)
+async def test_what_cannot_be_sent_is_told_after_some_attempts(effect: Effect) -> None:
+    line = Line(NOT_SENT[0])
+    assert isinstance(await outcome(line, call(effect), attempts=3), TransportFailed)
+    assert len(line.requests) == 3
+
+
+@pytest.mark.parametrize("effect", Effect)
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 422])
+async def test_what_is_refused_is_handed_to_the_flow(effect: Effect, status: int) -> None:
+    line = Line(answer(status, {"detail": "INVALID_MODEL"}))
+    reply = await outcome(line, call(effect))
+    assert isinstance(reply, Reply)
+    assert (reply.status, len(line.requests)) == (status, 1)
+
+
+@pytest.mark.parametrize("effect", Effect)
+@pytest.mark.parametrize("refusal", [answer(429, OWN), answer(429, "slow down"), answer(503, OWN)], ids=repr)
+async def test_not_now_is_waited_for(effect: Effect, refusal: httpx.Response) -> None:
+    line = Line(refusal, refusal, answer(200))
+    assert isinstance(await outcome(line, call(effect)), Reply)
+    assert len(line.requests) == 3
+
+
+@pytest.mark.parametrize("effect", [Effect.READ, Effect.WRITE])
+@pytest.mark.parametrize("fault", LOST, ids=repr)
+async def test_a_lost_answer_of_a_harmless_call_is_asked_for_again(effect: Effect, fault: Any) -> None:
+    line = Line(fault, answer(200))
+    assert isinstance(await outcome(line, call(effect)), Reply)
+    assert len(line.requests) == 2
+
+
+@pytest.mark.parametrize("fault", [*LOST, answer(404, "<html>"), answer(403, "<html>")], ids=repr)
+async def test_a_lost_answer_of_a_paid_call_is_final(fault: Any) -> None:
+    line = Line(fault)
+    assert isinstance(await outcome(line, call(Effect.PAID)), AnswerLost)
+    assert len(line.requests) == 1
+
+
+@pytest.mark.parametrize("fault", LOST, ids=repr)
+async def test_a_paid_call_that_may_be_repeated_is(fault: Any) -> None:
+    line = Line(fault, fault, answer(200))
+    assert isinstance(await outcome(line, call(Effect.PAID, repeatable=True)), Reply)
+    assert len(line.requests) == 3
+
+
+async def test_a_paid_call_that_may_be_repeated_stays_lost_when_no_answer_comes() -> None:
+    line = Line(httpx.ReadError("reset"))
+    assert isinstance(await outcome(line, call(Effect.PAID, repeatable=True), attempts=2), AnswerLost)
+    assert len(line.requests) == 4
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("effect", Effect)
+async def test_a_refusal_that_waiting_does_not_lift_is_not_waited_for(effect: Effect, status: int) -> None:
+    """An empty account, told as "too many" or "unavailable"."""
+    line = Line(answer(status, {"detail": "INSUFFICIENT_CREDITS"}))
+    reply = await outcome(line, call(effect))
+    assert isinstance(reply, Reply)
+    assert isinstance(RunBlob(KEY).refusal(reply), InsufficientCredits)
+    assert len(line.requests) == 1
+
+
+HINTS = {"7": 7.0, "-5": 0.0, "0": 0.0, "nan": 0.0, "inf": 120.0, "1e999": 120.0, "86400": 120.0}
+
+
+@pytest.mark.parametrize(("hint", "seconds"), HINTS.items())
+async def test_retry_after_in_seconds_is_clamped(hint: str, seconds: float) -> None:
+    line = Line(answer(429, OWN, retry_after=hint), answer(200))
+    assert isinstance(await outcome(line, call(Effect.READ)), Reply)
+    assert seconds <= line.times[1] - line.times[0] <= seconds * 1.1 + 1
+
+
+@pytest.mark.parametrize(("ahead", "seconds"), [(9, 9.0), (-3600, 0.0), (10**9, 120.0)])
+async def test_retry_after_as_a_date_is_clamped(ahead: float, seconds: float) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    line = Line(answer(429, OWN, retry_after=date), answer(200))
+    assert isinstance(await outcome(line, call(Effect.READ)), Reply)
+    assert seconds - 2 <= line.times[1] - line.times[0] <= seconds * 1.1 + 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**OWN, "retry_after": 8},
+        {**OWN, "retryAfter": 8.0},
+        {"error": {"retry_after_seconds": 8}},
+    ],
+)
+async def test_retry_after_is_found_in_the_body(body: Any) -> None:
+    line = Line(answer(429, body), answer(200))
+    await outcome(line, call(Effect.READ))
+    assert 8 <= line.times[1] - line.times[0] <= 10
+
+
+@pytest.mark.parametrize("header", ["", "soon", "Mon, 99 Foo 2026", "Mon, 01 Jan 0101 00:00:00 -0000", "1" * 5000])
+@pytest.mark.parametrize("hint", [None, "soon", True, [], -1, 10**400, -(10**400)])
+async def test_an_odd_hint_is_no_error(header: str, hint: Any) -> None:
+    line = Line(answer(429, {**OWN, "retry_after": hint}, retry_after=header), answer(200))
+    assert isinstance(await outcome(line, call(Effect.PAID)), Reply)
+    assert line.times[1] - line.times[0] < 140
+
+
+async def test_a_burst_of_refusals_is_one_pause() -> None:
+    """Calls that had left before the pause say nothing new: not each of them makes it longer."""
+    line = Line(*[answer(429, OWN)] * 100, answer(200), latency=0.1)
+    tested = lane(line)
+    start = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        for _ in range(100):
+            group.start_soon(tested.call, call(Effect.READ), Trace())
+    assert anyio.current_time() - start < 10
+    assert len(line.requests) == 200
+    assert tested.statistics().refused == 100
+
+
+async def test_after_a_pause_calls_leave_one_by_one_in_their_order() -> None:
+    line = Line(answer(429, OWN, retry_after="60"), answer(200))
+    tested = lane(line)
+    first = anyio.Event()
+
+    arrivals: list[str] = []
+
+    async def one(number: int) -> None:
+        await first.wait()
+        arrivals.append(f"/{number}")
+        await tested.call(Call.get(f"/{number}"), Trace())
+
+    async with anyio.create_task_group() as group:
+        for number in range(200):
+            group.start_soon(one, number)
+        group.start_soon(tested.call, Call.get("/first"), Trace())
+        await anyio.sleep(1)
+        first.set()
+    paused = [(request.url.path, at) for request, at in zip(line.requests, line.times, strict=True)][1:]
+    assert min(at for _, at in paused) - line.times[0] >= 60
+    assert len({at for _, at in paused[:5]}) == 5
+    assert [path for path, _ in paused if path != "/first"] == arrivals
+
+
+async def test_waiters_behind_a_pause_do_not_each_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand calls behind one pause hold one timer."""
+    line = Line(answer(429, OWN, retry_after="60"), answer(200))
+    tested = lane(line, connections=10)
+    sleeps = 0
+    sleep = anyio.sleep
+
+    async def counted(delay: float) -> None:
+        nonlocal sleeps
+        sleeps += delay > 0
+        await sleep(delay)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tested.call, Call.get("/first"), Trace())
+        await anyio.sleep(1)
+        monkeypatch.setattr("kling_async._transport.anyio.sleep", counted)
+        for number in range(10_000):
+            group.start_soon(tested.call, Call.get(f"/{number}"), Trace())
+        await sleep(50)
+        assert (sleeps, len(line.requests)) == (0, 1), "the first one holds the timer"
+        await sleep(20)
+    assert len(line.requests) == 10_002
+    assert sleeps < 200
+
+
+async def test_a_cancelled_call_gives_the_gate_on() -> None:
+    line = Line(answer(429, OWN, retry_after="30"), answer(200))
+    tested = lane(line)
+    await anyio.lowlevel.checkpoint()
+    with anyio.move_on_after(5):
+        await tested.call(Call.get("/cancelled"), Trace())
+    with anyio.fail_after(60):
+        await tested.call(Call.get("/next"), Trace())
+    assert [request.url.path for request in line.requests] == ["/cancelled", "/next"]
+
+
+async def test_refusals_bring_the_pace_back_too() -> None:
+    """After a pause, calls that the provider answers with a plain refusal have been served."""
+    line = Line(answer(429, OWN), answer(404, {"detail": "GENERATION_NOT_FOUND"}))
+    tested = lane(line)
+    for _ in range(60):
+        await tested.call(Call.get("/x"), Trace())
+    assert not tested.statistics().paused
+
+
+async def test_repetitions_of_looks_draw_on_a_quota() -> None:
+    line = Line(answer(500, OWN))
+    tested = lane(line, retry_quota=5)
+    for _ in range(10):
+        with pytest.raises(KlingError):
+            await tested.call(Call.get("/x"), Trace())
+    assert len(line.requests) == 15
+
+
+async def test_time_spent_waiting_for_a_slot_is_not_the_calls(caplog: pytest.LogCaptureFixture) -> None:
+    line = Line(answer(200), latency=0.9)
+    tested = lane(line, connections=1, call=1.0)
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(tested.call, call(Effect.PAID), Trace())
+    assert len(line.requests) == 10
+    assert tested.statistics().repeated == 0
+
+
+async def test_a_submission_that_is_cancelled_in_the_queue_was_not_sent() -> None:
+    """One connection, one slow paid call on it: the ones behind it bought nothing, and the ledger says so."""
+    server = FakeRunBlob(latency=1000)
+    ledger = MemoryLedger()
+    limits = Limits(connections=1, grace=1)
+    client = Client(RunBlob(KEY), http=server, ledger=ledger, limits=limits)
+    with anyio.move_on_after(10):
+        async with anyio.create_task_group() as group:
+            for number in range(5):
+                group.start_soon(_submit, client, f"row-{number}")
+    states = [str(s.state) for s in await ledger.submissions()]
+    assert sorted(states) == ["not-submitted"] * 4 + ["unknown"]
+    await client.aclose()
+
+
+async def _submit(client: Client, key: str) -> None:
+    await client.submit(runblob.O3Photo("a boat"), key=key)
+
+
+async def test_a_body_that_unpacks_to_more_than_the_cap_is_refused() -> None:
+    bomb = gzip.compress(b"[" + b" " * 50_000_000 + b"]")
+    line = Line(httpx.Response(200, headers={"content-encoding": "gzip"}, content=b""))
+    line.answers = []
+
+    class Bomb(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Pieces(bomb))
+
+    with pytest.raises(UnreadableReply, match="larger than"):
+        await lane(Bomb(), attempts=1).call(Call.get("/x"), Trace())
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> Any:
+        for start in range(0, len(self._content), 1000):
+            yield self._content[start : start + 1000]
+
+
+@pytest.mark.parametrize("url", ["https://upload.test/a", "https://platform.runblob.io/v1/x", "http://127.0.0.1:9/a"])
+async def test_the_key_is_never_sent_to_an_absolute_address(url: str) -> None:
+    line = Line(answer(200))
+    await lane(line).call(Call("PUT", url, Effect.WRITE, b"data"), Trace())
+    assert KEY not in str(line.requests[0].headers.raw)
+
+
+@pytest.mark.parametrize("path", ["//evil.test/x", "/v1/x", "/@evil.test", "/\\evil.test"])
+async def test_a_path_never_leaves_the_providers_host(path: str) -> None:
+    line = Line(answer(200))
+    await lane(line, "https://gateway.test/kling/proxy/").call(Call.get(path), Trace())
+    assert line.requests[0].url.host == "gateway.test"
+    assert line.requests[0].url.path.startswith("/kling/proxy/")
+    assert line.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_not_followed(status: int) -> None:
+    line = Line(answer(status, OWN, location="https://evil.test/"))
+    await outcome(line, Call.get("/x"), attempts=1)
+    assert {request.url.host for request in line.requests} == {"platform.runblob.io"}
+
+
+@pytest.fixture(params=["inactive", "testing"])
+def stamina_is(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "inactive":
+        stamina.set_active(False)
+    else:
+        stamina.set_testing(True)
+    yield request.param
+    stamina.set_active(True)
+    stamina.set_testing(False)
+
+
+async def test_a_process_that_switches_retries_off_meets_the_same_errors(stamina_is: str) -> None:
+    """`stamina.set_active(False)` and `stamina.set_testing(True)` are the user's; the errors stay typed."""
+    line = Line(httpx.ConnectError("refused"))
+    assert isinstance(await outcome(line, call(Effect.PAID)), TransportFailed)
+    line = Line(answer(500, OWN))
+    assert isinstance(await outcome(line, Call.get("/x")), ProviderUnavailable)
+    line = Line(httpx.ReadError("reset"))
+    assert isinstance(await outcome(line, call(Effect.PAID)), AnswerLost)
+    assert len(line.requests) == 1
+
+
+@pytest.mark.parametrize("before", [0, 90, 100, 105, 112, 119])
+async def test_no_part_of_the_key_is_logged(before: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A provider that repeats the key: not even a piece of it, cut off by the end of what is shown, gets out."""
+    caplog.set_level(logging.DEBUG, logger="kling_async")
+    line = Line(answer(500, "x" * before + KEY + "y" * 50))
+    error = await outcome(line, Call.get("/x"), attempts=1)
+    assert KEY[:8] not in caplog.text + str(error) + repr(error)
+    assert caplog.records
+
+
+async def test_statistics_count_calls_repetitions_and_losses() -> None:
+    server = FakeRunBlob()
+
+    async def reset(request: httpx.Request) -> httpx.Response | None:
+        raise httpx.ReadError("reset")
+
+    server.intercept = reset
+    async with Client(RunBlob(KEY), http=server) as client:
+        with pytest.raises(kling_async.SubmissionUnknown):
+            await client.submit(runblob.O3Photo("a boat"))
+        counted = client.statistics().lanes["runblob"]
+    assert (counted.calls, counted.repeated, counted.refused, counted.lost) == (1, 0, 0, 1)
