@@ -41,6 +41,7 @@ SIX = [word for number in range(6) for word in ("--reference", f"https://example
         ([VIDEO, "x", "--duration", "5", "--set", "duration=5"], ["duration", "given already"]),
         ([VIDEO, "x", "--set", "mode=pro", "--set", "mode=std"], ["mode is set twice"]),
         ([VIDEO, "x", "-o", "text.png/out"], ["text.png/out", "Not a directory"]),
+        ([VIDEO, "x", "-o", "text.png"], ["text.png", "is a file", "directory"]),
         ([VIDEO, "x", "-o", "clip.mp4"], ["clip.mp4", "directory"]),
         ([VIDEO, "x", "--timeout", "0"], ["--timeout", "greater than 0"]),
     ],
@@ -97,6 +98,7 @@ def test_a_key_that_is_not_accepted(
     answer = kling("generate", VIDEO, "x")
     assert answer.code == 3, answer
     assert "RUNBLOB_API_KEY" in answer.err
+    assert "api_key" not in answer.err
     assert key not in answer.err
     assert (sandbox.counters.requests.total(), sandbox.counters.jobs_bought) == (requests, 0)
 
@@ -132,6 +134,7 @@ def test_a_lost_answer_is_code_9_and_is_not_sent_again(kling: Run, sandbox: Sand
     answer = kling("generate", VIDEO, "x", "--json")
     [error] = answer.objects
     assert (answer.code, error["error"]) == (9, "SubmissionUnknown")
+    assert "follow the job with `kling watch REF` if it is there" in error["message"]
     assert sandbox.counters.jobs_bought == 1
 
 

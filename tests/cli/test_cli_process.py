@@ -79,6 +79,17 @@ def test_a_reader_that_leaves_is_no_crash_and_the_job_is_named(sandbox: Sandbox,
     assert "Exception" not in answer.err
 
 
+@pytest.mark.parametrize("arguments", [["endpoints"], ["endpoints", "--json"], ["--help"], ["--version"], []])
+def test_a_reader_that_left_before_anything_was_said_is_code_141(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        answer = finish(spawn(*PROGRAM, *arguments, stdout=writing))
+    finally:
+        os.close(writing)
+    assert (answer.code, answer.err) == (141, "")
+
+
 def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> None:
     answer = finish(spawn(*PROGRAM, "demo", "--speed", "600", "--json", "-o", "out", cwd=tmp_path))
     assert answer.code == 0, answer
