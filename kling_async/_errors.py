@@ -92,14 +92,6 @@ class KlingError(Exception):
         self.code = code
         self.request_id = request_id
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What travels in a pickle: all facts."""
-        return dict(self.__dict__)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An exception's own way calls the class with the message alone, which is not enough for some of them.
-        return _revived, (type(self), self.args, self.__getstate__())
-
     def __str__(self) -> str:
         facts = {
             "job": self.ref,
@@ -125,13 +117,6 @@ class KlingError(Exception):
 def _restored(kind: type[ErrorT], args: tuple[Any, ...], facts: dict[str, Any]) -> ErrorT:
     """The same error once more: made from its facts, as constructors differ."""
     error = kind.__new__(kind, *args)
-    error.__dict__.update(facts)
-    return error
-
-
-def _revived(kind: type[KlingError], arguments: tuple[Any, ...], facts: dict[str, Any]) -> KlingError:
-    """The error that was pickled."""
-    error = kind.__new__(kind, *arguments)
     error.__dict__.update(facts)
     return error
 
@@ -225,10 +210,6 @@ class _JobError(KlingError):
     def __init__(self, message: str, *, job: Job, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.job = job
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What travels in a pickle: all facts but the handle, which is bound to a client and its connections."""
-        return {**super().__getstate__(), "job": None}
 
 
 class GenerationFailed(_JobError):

@@ -144,7 +144,7 @@ class Saver(Protocol):
 
 
 class _Savable:
-    """Holds how an artifact is saved. It is no field: a copy, a pickle and ``dataclasses.asdict`` are without it."""
+    """Holds how an artifact is saved. It is no field: a pickle and ``dataclasses.asdict`` are without it."""
 
     __slots__ = ("_saver",)
 
@@ -155,8 +155,8 @@ class _Savable:
 class Artifact(_Savable):
     """One file that a job made.
 
-    It may be pickled, and travels without the connection it would be saved over: what was pickled or copied cannot
-    `save`, but ``await client.attach(result.ref)`` gives a result that can.
+    It may be pickled, and travels without the connection it would be saved over: what was pickled cannot `save`, but
+    ``await client.attach(result.ref)`` gives a result that can.
 
     Attributes:
         kind: ``"image"`` or ``"video"``.
@@ -212,12 +212,12 @@ class Artifact(_Savable):
 
         Raises:
             DownloadFailed: It could not be had or written; the job is kept, and saving may be tried again.
-            RuntimeError: It is a copy, was pickled, or belongs to an event.
+            RuntimeError: It was pickled, or belongs to an event.
         """
         saver: Saver | None = getattr(self, "_saver", None)
         if saver is None:
             raise RuntimeError(
-                "this artifact is a copy, was pickled, or belongs to an event, so it has no client to be saved with; "
+                "this artifact was pickled, or belongs to an event, so it has no client to be saved with; "
                 "take it from the result of `await job`, or of `await client.attach(ref)` for the job's ref"
             )
         return await saver.save(self, Path(path), directory=str(path).endswith("/"), progress=progress)

@@ -116,7 +116,7 @@ def artifact(
         raise kling_async.TransportFailed("away")
 
     saver = ArtifactSaver(engines, JobRef("runblob", "o3-photo", identity), local, renew)
-    return Artifact("image", url, data=data, saver=saver)
+    return Artifact("image", url, data=data).saved_by(saver)
 
 
 def files(folder: Path) -> list[str]:
