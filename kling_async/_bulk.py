@@ -50,6 +50,7 @@ from kling_async._errors import (
 )
 from kling_async._job import Job
 from kling_async._models import Cost, Result
+from kling_async._poller import DeadlinePassed
 from kling_async._requests import Request
 
 __all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]
@@ -141,6 +142,22 @@ class Course:
     submitters: int
 
 
+class _Pursuit:
+    """A row whose job runs. One object with slots, and no closure: there may be ten thousand, and each is small."""
+
+    __slots__ = ("index", "job", "key", "request", "run")
+
+    def __init__(self, run: Outcomes, index: int, key: str | None, request: Request, job: Job) -> None:
+        self.run = run
+        self.index = index
+        self.key = key
+        self.request = request
+        self.job = job
+
+    def __call__(self, reason: KlingError | DeadlinePassed | None) -> None:
+        self.run.over(self, self.job.judge(reason))
+
+
 class Outcomes:
     """A bulk run: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
 
@@ -161,7 +178,7 @@ class Outcomes:
         self._next = 0
         self._ready: deque[Outcome] = deque()
         self._waiting: dict[int, Outcome | None] = {}  # None: a row that was left out
-        self._pursuits: dict[int, Callable[[], None]] = {}
+        self._pursuits: dict[int, _Pursuit] = {}
         self._stopped: dict[str, KlingError] = {}
         self._trouble: Exception | None = None
         self._submitting = 0
@@ -196,8 +213,8 @@ class Outcomes:
             ours = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
             await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
         finally:
-            for give_up in self._pursuits.values():
-                give_up()
+            for pursuit in self._pursuits.values():
+                pursuit.job.give_up(pursuit)
             self._pursuits.clear()
             if isinstance(self._iterator, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
@@ -334,17 +351,14 @@ class Outcomes:
             self._counts.in_flight -= 1
             raise
         self._counts.submitted += 1
+        pursuit = self._pursuits[index] = _Pursuit(self, index, key, request, job)
+        job.pursue(pursuit)
 
-        def told(end: Result | KlingError) -> None:
-            self._pursuits.pop(index, None)
-            if isinstance(end, Result):
-                self._finish(Outcome(index, key, request, job, result=end))
-            else:
-                self._finish(Outcome(index, key, request, job, error=end))
-
-        give_up = job.pursue(told)
-        if not job.status.terminal:
-            self._pursuits[index] = give_up
+    def over(self, pursuit: _Pursuit, end: Result | KlingError) -> None:
+        """A job has ended, or is not pursued any more."""
+        self._pursuits.pop(pursuit.index, None)
+        row = (pursuit.index, pursuit.key, pursuit.request, pursuit.job)
+        self._finish(Outcome(*row, result=end) if isinstance(end, Result) else Outcome(*row, error=end))
 
     def _finish(self, outcome: Outcome) -> None:
         counts, error = self._counts, outcome.error

@@ -132,6 +132,7 @@ class Client:
             letterbox=letterbox,
             adopt=self._found,
         )
+        self._on_settled = self._settled  # one bound method for all jobs: each would keep one of its own
         self._recalled = False
         self._recalling = anyio.Lock()
         first = next(iter(self._accounts.values())).provider
@@ -515,7 +516,7 @@ class Client:
             deadline=since + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
             record=self._book.record if recorded else None,
-            settled=self._settled,
+            settled=self._on_settled,
             fresh=started is not None,
         )
         trail.replay(events)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable, Generator
-from functools import partial
+from collections.abc import AsyncIterator, Generator
 from typing import Any, NoReturn
 
 import anyio
@@ -14,7 +13,7 @@ from kling_async._engine import Engines
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
 from kling_async._media import ArtifactSaver, Saved
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
-from kling_async._poller import DeadlinePassed, Watch
+from kling_async._poller import DeadlinePassed, Pursuer, Watch
 from kling_async._requests import Request
 from kling_async._trail import Trail
 from kling_async._transport import Lane
@@ -160,29 +159,28 @@ class Job:
             provider=self.ref.provider,
         )
 
-    def pursue(self, told: Callable[[Result | KlingError], None]) -> Callable[[], None]:
+    def pursue(self, pursuer: Pursuer) -> None:
         """Have the job followed by the client's patrols instead of a task that waits; for bulk runs.
 
         Args:
-            told: Called once, with what `await job` would have returned or raised.
-
-        Returns:
-            What ends the pursuit early; the job goes on at its provider.
+            pursuer: Called once, when waiting for the job is over; `judge` knows what `await job` would have said.
         """
+        self._watch.pursue(self._trail, pursuer)
 
-        def ended(reason: KlingError | DeadlinePassed | None) -> None:
-            if isinstance(reason, DeadlinePassed):
-                told(self._late())
-            elif reason is not None:
-                told(reason)
-            else:
-                try:
-                    told(self._end())
-                except KlingError as error:
-                    told(error)
+    def give_up(self, pursuer: Pursuer) -> None:
+        """End a pursuit early; the job goes on at its provider."""
+        self._watch.give_up(self._trail, pursuer)
 
-        self._watch.pursue(self._trail, ended)
-        return partial(self._watch.give_up, self._trail, ended)
+    def judge(self, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:
+        """What ``await job`` returns or raises, when waiting for it is over for that reason; see `Pursuer`."""
+        if isinstance(reason, DeadlinePassed):
+            return self._late()
+        if reason is not None:
+            return reason
+        try:
+            return self._end()
+        except KlingError as error:
+            return error
 
     async def _outcome(self) -> Result:
         await self._until_end()

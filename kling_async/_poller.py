@@ -46,7 +46,7 @@ from kling_async._provider import Stream
 from kling_async._trail import Trail
 from kling_async._transport import Lane
 
-__all__ = ["DeadlinePassed", "Polling", "Watch"]
+__all__ = ["DeadlinePassed", "Polling", "Pursuer", "Watch"]
 
 log = logging.getLogger("kling_async")
 
