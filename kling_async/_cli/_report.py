@@ -41,6 +41,9 @@ class Report:
         resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
     """
 
+    idle = True
+    """Whether work has yet to begin; nothing has been bought before."""
+
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
         self._resume = resume
         self._unfinished: dict[JobRef, Status] = {}
@@ -165,8 +168,8 @@ class PlainReport(Report):
             self.say(hint)
 
     def interrupted(self) -> None:
-        """How to go on."""
-        self.say("interrupted")
+        """How to go on, if there is anything to go on with."""
+        self.say("interrupted; nothing was bought" if self.idle else "interrupted")
         for hint in self.hints():
             self.say(hint)
 
