@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import platform
-import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import NoReturn
 from benchmarks import charts
 from benchmarks.clients import AIOHTTP, CLIENTS, CONNECTIONS, ENGINE, STOCK, Fetch
 from benchmarks.job_server import STATUS_BYTES, job_server, pin_to_core
+from benchmarks.process import cpu_seconds
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 RESULTS = Path(__file__).parent / "results"
@@ -93,7 +93,7 @@ class Measurement:
             await asyncio.gather(*[fetch() for _ in range(min(self._in_flight, CONNECTIONS))])
             signal.signal(signal.SIGPROF, self._out_of_time)
             signal.setitimer(signal.ITIMER_PROF, self._cap)
-            self._cpu = _cpu_seconds()
+            self._cpu = cpu_seconds()
             await asyncio.gather(*[self._keep_asking(fetch) for _ in range(self._in_flight)])
             self._report(capped=False)
 
@@ -108,15 +108,10 @@ class Measurement:
         self._report(capped=True)
 
     def _report(self, *, capped: bool) -> NoReturn:
-        cpu = _cpu_seconds() - self._cpu
+        cpu = cpu_seconds() - self._cpu
         figure = Figure(self._client, self._in_flight, self._done, cpu, capped)
         print(json.dumps(asdict(figure)), flush=True)
         os._exit(0)  # closing 5 000 requests in an orderly way is not what is measured
-
-
-def _cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def measure(client: str, in_flight: int, plan: Plan, url: str) -> Figure:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 
@@ -53,6 +53,9 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a job is bound to its client; pickle str(job.ref) and use client.attach({str(self.ref)!r})")
 
     @property
     def ref(self) -> JobRef:

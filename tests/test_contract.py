@@ -7,7 +7,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -278,7 +278,7 @@ REFERENCES = set(typing.get_args(Reference))
 CONCEPTS: Mapping[str, Any] = {
     "prompt": lambda kinds: kinds == {str},
     "negative_prompt": lambda kinds: kinds == {str},
-    "references": lambda kinds: kinds == {tuple[Reference, ...]},
+    "references": lambda kinds: kinds == {Sequence[Reference]},
     "reference": lambda kinds: kinds == REFERENCES,
     "resolution": lambda kinds: kinds <= {"1k", "2k", "4k"},
     "aspect_ratio": lambda kinds: all(re.fullmatch(r"\d+:\d+|auto", str(value)) for value in kinds),

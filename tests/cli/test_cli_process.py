@@ -208,12 +208,12 @@ def test_the_sandbox_serves_until_it_is_told_to_end(
     try:
         assert process.stdout is not None
         played = Sandbox().describe()["providers"]
-        for kind in (kind for kind in KNOWN if kind.name in played):
-            for variable in kind.variables:
-                export, _, assignment = process.stdout.readline().strip().partition(" ")
-                name, _, value = assignment.partition("=")
-                assert (export, name) == ("export", variable)
-                monkeypatch.setenv(name, value)
+        variables = [variable for kind in KNOWN if kind.name in played for variable in kind.variables]
+        for variable in ("KLING_SANDBOX_SPEED", *variables):
+            export, _, assignment = process.stdout.readline().strip().partition(" ")
+            name, _, value = assignment.partition("=")
+            assert (export, name) == ("export", variable)
+            monkeypatch.setenv(name, value)
         bought = kling("generate", PHOTO, "a fox", "--no-wait")
         assert bought.code == 0, bought
         port = os.environ["RUNBLOB_BASE_URL"].split(":")[2].partition("/")[0]

@@ -1,0 +1,189 @@
+"""Those who buy generations, compared by `benchmarks.jobs`: each imported only in the process that measures it.
+
+A buyer takes prompts and tells of each job that is done. All but the official clients of other providers look at their
+jobs at the same fixed interval and keep at most 100 connections; those are used as their documentation shows.
+"""
+
+import asyncio
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CONNECTIONS = 100
+_KEEPALIVE = 3600.0  # s
+_KEY = "benchmark"
+
+Done = Callable[[float | None], None]
+"""Told of each job that is done, and when it was (``time.monotonic``), where the client passes that on."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is bought.
+
+    Attributes:
+        url: Where.
+        prompts: One a job.
+        interval: Seconds between two looks at a job.
+        done: Told of each job.
+    """
+
+    url: str
+    prompts: Sequence[str]
+    interval: float
+    done: Done
+
+
+def _client(order: Order) -> Any:
+    kling = importlib.import_module("kling_async")
+    polling = kling.Polling(schedule=kling.Progressive(order.interval), status_calls_per_minute=math.inf)
+    return kling.Client(kling.RunBlob(_KEY, order.url), polling=polling)
+
+
+def _requests(order: Order) -> Iterator[Any]:
+    kling = importlib.import_module("kling_async")
+    return (kling.runblob.O3Video(prompt) for prompt in order.prompts)
+
+
+async def _map(order: Order) -> None:
+    client = _client(order)
+    async with client, client.map(_requests(order), in_flight=len(order.prompts)) as outcomes:
+        async for outcome in outcomes:
+            order.done(outcome.result.raw["ended"])
+
+
+async def _run(order: Order) -> None:
+    async def one(request: Any) -> None:
+        result = await client.run(request)
+        order.done(result.raw["ended"])
+
+    async with _client(order) as client:
+        await asyncio.gather(*[one(request) for request in _requests(order)])
+
+
+async def _by_hand(order: Order, call: Callable[[str, str, dict[str, str] | None], Awaitable[Any]]) -> None:
+    """What one writes without a library: a task a job, that submits, sleeps and asks."""
+
+    async def one(prompt: str) -> None:
+        job = await call("POST", "/v1/kling/o3-video/generate", {"prompt": prompt})
+        status = job
+        while status["status"] != "completed":
+            await asyncio.sleep(order.interval)
+            status = await call("GET", f"/v1/kling/o3-video/generations/{job['generation_id']}", None)
+        order.done(status["ended"])
+
+    await asyncio.gather(*[one(prompt) for prompt in order.prompts])
+
+
+async def _aiohttp(order: Order) -> None:
+    aiohttp = importlib.import_module("aiohttp")
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=_KEEPALIVE)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=30)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+
+        async def call(method: str, path: str, body: dict[str, str] | None) -> Any:
+            async with session.request(method, order.url + path, json=body) as response:
+                return await response.json()
+
+        await _by_hand(order, call)
+
+
+async def _httpx(order: Order) -> None:
+    httpx = importlib.import_module("httpx")
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=_KEEPALIVE
+    )
+    async with httpx.AsyncClient(limits=limits, timeout=httpx.Timeout(30, pool=None), base_url=order.url) as client:
+
+        async def call(method: str, path: str, body: dict[str, str] | None) -> Any:
+            return (await client.request(method, path, json=body)).json()
+
+        await _by_hand(order, call)
+
+
+async def _gather(order: Order, one: Callable[[str], Awaitable[Any]]) -> None:
+    async def buy(prompt: str) -> None:
+        await one(prompt)
+        order.done(None)
+
+    await asyncio.gather(*[buy(prompt) for prompt in order.prompts])
+
+
+async def _fal(order: Order) -> None:
+    fal = importlib.import_module("fal_client.client")
+    vars(fal)["QUEUE_URL_FORMAT"] = f"{order.url}/"
+    client = fal.AsyncClient(key=_KEY)
+    await _gather(order, lambda prompt: client.subscribe("fal-ai/kling", {"prompt": prompt}))
+
+
+async def _replicate(order: Order) -> None:
+    replicate = importlib.import_module("replicate.client")
+    client = replicate.Client(api_token=_KEY, base_url=order.url)
+
+    async def one(prompt: str) -> None:
+        prediction = await client.predictions.async_create("1", {"prompt": prompt})
+        await prediction.async_wait()
+
+    await _gather(order, one)
+
+
+async def _runway(order: Order) -> None:
+    runwayml = importlib.import_module("runwayml")
+    os.environ["RUNWAYML_API_SECRET"] = _KEY
+    client = runwayml.AsyncRunwayML(base_url=order.url)
+
+    async def one(prompt: str) -> None:
+        task = client.image_to_video.create(
+            model="gen4_turbo",
+            prompt_image="https://cdn.test/a.png",
+            prompt_text=prompt,
+            ratio="1280:720",
+            duration=5,
+        )
+        await (await task).wait_for_task_output()
+
+    await _gather(order, one)
+
+
+@dataclass(frozen=True)
+class Buyer:
+    """One row of the table.
+
+    Attributes:
+        title: What it is called there.
+        package: What must be installed for it.
+        buy: Buys, and returns when all jobs are done.
+    """
+
+    title: str
+    package: str
+    buy: Callable[[Order], Awaitable[None]]
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be measured here."""
+        return importlib.util.find_spec(self.package) is not None
+
+    @property
+    def label(self) -> str:
+        """Its title, with the version of the package."""
+        version = "" if self.package == "kling_async" else importlib.metadata.version(self.package)
+        return self.title.format(version)
+
+
+MAP, RUN, AIOHTTP, HTTPX = "map", "run", "aiohttp", "httpx"
+
+BUYERS = {
+    MAP: Buyer("client.map", "kling_async", _map),
+    RUN: Buyer("gather(client.run)", "kling_async", _run),
+    AIOHTTP: Buyer("aiohttp {} + gather", "aiohttp", _aiohttp),
+    HTTPX: Buyer("httpx {} + gather", "httpx", _httpx),
+    "fal": Buyer("fal-client {}", "fal_client", _fal),
+    "replicate": Buyer("replicate {}", "replicate", _replicate),
+    "runwayml": Buyer("runwayml {}", "runwayml", _runway),
+}

@@ -1,0 +1,21 @@
+"""What the operating system says of this process."""
+
+import os
+import resource
+from pathlib import Path
+
+_STATM = Path("/proc/self/statm")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds() -> float:
+    """User + system time of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def resident_bytes() -> int:
+    """Memory that this process occupies now (where the system does not tell, the most that it ever did)."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * _PAGE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
