@@ -72,6 +72,8 @@ def answering(report: Report) -> Iterator[None]:
     Raises:
         typer.Exit: The answer.
     """
+    if callable(signal.getsignal(signal.SIGINT)):  # otherwise it is ignored, and stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with report:
             yield
@@ -118,6 +120,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], 
         async with anyio.create_task_group() as group:
             await group.start(_listen, scope, report, stop)
             with scope:
+                report.idle = False
                 try:
                     await work()
                 except Exception as error:  # noqa: BLE001  # carried out of the task group as it is

@@ -156,6 +156,24 @@ def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.
     assert "stamina" not in answer.err
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_looks_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox: Sandbox, form: list[str]) -> None:
+    """On standard error, so that a program which reads JSON meets JSON alone."""
+    ref = kling("generate", VIDEO, "x", "--no-wait").out.strip()
+    sandbox.faults.add("server-error:status:status=418")
+    answer = kling("watch", ref, "--timeout", "0.5", *form)
+    assert answer.code == 5, answer
+    [warning] = [line for line in answer.err.splitlines() if line.startswith("warning: ")]
+    assert re.match(f"warning: a look at job {ref} failed, it goes on: .*HTTP 418", warning)
+    assert "warning" not in answer.out
+
+
+def test_a_look_that_fails_for_good_is_told_as_the_error_that_it_is(kling: Run, sandbox: Sandbox) -> None:
+    answer = kling("watch", f"{VIDEO}/00000000-0000-4000-8000-000000000000")
+    assert (answer.code, sandbox.counters.jobs_bought) == (7, 0)
+    assert "warning" not in answer.err
+
+
 def test_a_result_that_is_no_media_is_code_10_and_can_be_saved_later(kling: Run, sandbox: Sandbox) -> None:
     sandbox.script(duration=0)
     sandbox.faults.add("html:download:times=1")
