@@ -274,7 +274,8 @@ def main() -> None:
             with generation_server(SERVER_CORE) as url:
                 figures.append(measure(buyer, in_flight, url, quick=arguments.quick))
             last = figures[-1]
-            told = f"{last.milliseconds:.2f} ms, {last.memory / 2**20:.1f} MiB, stall {last.stall * 1e3:.0f}/{last.own_stall * 1e3:.0f} ms"
+            stalls = f"{last.stall * 1e3:.0f}/{last.own_stall * 1e3:.0f} ms"
+            told = f"{last.milliseconds:.2f} ms, {last.memory / 2**20:.1f} MiB, stall {stalls}"
             print(f"{BUYERS[buyer].label}, {in_flight:,} in flight: {_cell(last, told)}", flush=True)
             if last.capped:
                 break
