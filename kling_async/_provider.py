@@ -142,6 +142,9 @@ class Provider(abc.ABC):
     codes: ClassVar[Mapping[str, type[KlingError]]] = {}
 
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
+        if not isinstance(api_key, str | SecretStr | None):
+            kind = type(api_key).__name__
+            raise ConfigurationError(f"the {self.title} API key must be text, not {kind}", provider=self.name)
         key = api_key if isinstance(api_key, SecretStr | None) else SecretStr(api_key)
         if key is not None:
             secret = key.get_secret_value()
@@ -151,6 +154,13 @@ class Provider(abc.ABC):
                     provider=self.name,
                 )
         self.api_key = key
+        if base_url is not None and set("@?#") & set(base_url):
+            # It is not repeated: what stands before an @ is a password.
+            raise ConfigurationError(
+                f"the address given for {self.title} is not plain: it must be an https:// URL without user, query and "
+                f"fragment, such as {self.address}; the key is passed as api_key; check {self.variables[1]}",
+                provider=self.name,
+            )
         self.base_url = (base_url or self.address).rstrip("/")
         self._given = (api_key is not None, base_url is not None)
         if not is_secure(self.base_url):
