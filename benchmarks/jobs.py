@@ -12,8 +12,8 @@ looks, so that it is submitted once and looked at five times. Measured are
   cyclic garbage collector as it is by default, and less what that took;
 - lag: from a job's end to the client's knowledge of it, less half an interval, which is what the looking itself costs.
 
-A client that is not through after a minute of CPU or two and a half of time is stopped, reported by how many
-jobs it finished, and not tried with more.
+A client that is not through after a minute of CPU or two and a half of time is stopped, reported by how many jobs it
+finished, and not tried with more.
 
 Writes `benchmarks/results/jobs.{md,png,json}`.
 """

@@ -1,8 +1,9 @@
 """One time for everything: POSIX seconds that advance with the event loop.
 
 Deadlines and looks need a clock that never jumps; a ledger, another process and another event loop need one that means
-the same everywhere. So each event loop's clock is anchored to the wall clock once, when it is first asked. A virtual
-loop clock (in tests and simulations) moves this one along.
+the same everywhere. So each event loop's clock is anchored to the wall clock once, when it is first asked, and never
+before what an earlier loop was told: a wall clock that is set back between two would let jobs wait for the difference.
+A virtual loop clock (in tests and simulations) moves this one along.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """POSIX seconds, monotonic within an event loop."""
+    """POSIX seconds that never go back, within an event loop and from one to the next."""
 
     def __init__(self) -> None:
         self._loop: object = None
-        self._offset = math.nan
+        self._offset = 0.0
+        self._latest = -math.inf
 
     def now(self) -> float:
         """The time in POSIX seconds; outside of an event loop, the wall clock's."""
@@ -29,7 +31,9 @@ class Clock:
             loop = current_token()
         except anyio.NoEventLoopError:
             return time.time()
+        ticks = anyio.current_time()
         if loop != self._loop:
             self._loop = loop
-            self._offset = time.time() - anyio.current_time()
-        return anyio.current_time() + self._offset
+            self._offset = max(time.time(), self._latest) - ticks
+        self._latest = ticks + self._offset
+        return self._latest

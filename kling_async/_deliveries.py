@@ -86,9 +86,8 @@ class Deliveries:
         """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
         if self._webhooks is None or not self._providers[ref.provider].features.webhook:
             return cadence
-        late, interval = law.median * exp(_LATE * law.sigma), _INTERVAL
-        if self._webhooks.backstop is not None:
-            late = interval = self._webhooks.backstop
+        late = self._webhooks.backstop or law.median * exp(_LATE * law.sigma)
+        interval = self._webhooks.backstop or min(late, _INTERVAL)
         return Backstop(cadence, self._expectations[ref.provider], late, interval)
 
     def expect(self, purchase: str, trail: Trail) -> None:
@@ -211,7 +210,7 @@ class Backstop:
         cadence: The job's cadence where none is, or after one has come.
         expectation: Whether the provider's deliveries can be counted on.
         late: Seconds after submission at which the delivery is late.
-        interval: Seconds between looks from then on.
+        interval: Seconds between looks from then on; not more than `late`.
     """
 
     def __init__(self, cadence: Cadence, expectation: _Expectation, late: float, interval: float) -> None:
@@ -227,7 +226,7 @@ class Backstop:
         due = self._cadence.next_look(last)
         if self.heard or not self._expectation.good:
             return due
-        return max(due, self._late if last < self._late else last + self._interval)
+        return max(due, self._late, last + self._interval)
 
     def accrued(self, last: float, now: float) -> float:
         """See `Cadence.accrued`."""

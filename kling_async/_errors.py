@@ -28,7 +28,7 @@ What is malformed before anything is sent (a request's fields) is a ``pydantic.V
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from kling_async._job import Job
@@ -57,6 +57,9 @@ __all__ = [
     "UnreadableReply",
     "WebhookRejected",
 ]
+
+
+ErrorT = TypeVar("ErrorT", bound="KlingError")
 
 
 class KlingError(Exception):
@@ -99,6 +102,23 @@ class KlingError(Exception):
         }
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         return f"{self.message} [{shown}]" if shown else self.message
+
+    def __copy__(self) -> Self:
+        return _restored(type(self), self.args, self.__dict__)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self.__copy__()  # a job is one, however often its error is copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A handle belongs to its process; in another one `ref` tells the job.
+        return _restored, (type(self), self.args, {**self.__dict__, **({"job": None} if hasattr(self, "job") else {})})
+
+
+def _restored(kind: type[ErrorT], args: tuple[Any, ...], facts: dict[str, Any]) -> ErrorT:
+    """The same error once more: made from its facts, as constructors differ."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigurationError(KlingError):
@@ -182,7 +202,10 @@ class LedgerFailed(KlingError):
 
 
 class _JobError(KlingError):
-    """An error about one job; ``job`` is its handle."""
+    """An error about one job; ``job`` is its handle, which does not travel: unpickled, it is None.
+
+    ``ref`` is the job's address then as ever: ``client.attach(error.ref)``.
+    """
 
     def __init__(self, message: str, *, job: Job, **facts: Any) -> None:
         super().__init__(message, **facts)
@@ -193,7 +216,7 @@ class GenerationFailed(_JobError):
     """The provider says that the job failed.
 
     Attributes:
-        job: The job.
+        job: The job; None once the error was pickled, where `ref` is left.
         code: The provider's word for the reason, such as ``"CONTENT_POLICY_VIOLATION"``.
         retryable: Whether submitting the same request again may succeed. Never true for policy.
     """

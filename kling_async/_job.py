@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 
@@ -52,6 +52,9 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a job is bound to its client; pickle str(job.ref) and use client.attach({str(self.ref)!r})")
 
     @property
     def ref(self) -> JobRef:

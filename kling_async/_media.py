@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import anyio
 from anyio import to_thread
@@ -206,7 +206,7 @@ class ArtifactSaver:
         url = artifact.url or ""
         engine = self.engines.here()
         folder = target if directory else target.parent
-        digest = hashlib.sha256(urlsplit(url)._replace(query="", fragment="").geturl().encode()).hexdigest()
+        digest = hashlib.sha256(re.split("[?#]", url, maxsplit=1)[0].encode()).hexdigest()
         async with _Part(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.slots:
             try:
                 await self._transfer(engine, url, part, progress)

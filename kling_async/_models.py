@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 __all__ = [
     "Artifact",
@@ -143,9 +143,20 @@ class Saver(Protocol):
         ...
 
 
+class _Savable:
+    """Holds how an artifact is saved. It is no field: a pickle and ``dataclasses.asdict`` are without it."""
+
+    __slots__ = ("_saver",)
+
+    _saver: Saver
+
+
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(_Savable):
     """One file that a job made.
+
+    It may be pickled, and travels without the connection it would be saved over: what was pickled cannot `save`, but
+    ``await client.attach(result.ref)`` gives a result that can.
 
     Attributes:
         kind: ``"image"`` or ``"video"``.
@@ -166,7 +177,20 @@ class Artifact:
     expires: datetime | None = None
     flagged: bool | None = None
     index: int = 0
-    saver: Saver | None = field(default=None, repr=False, compare=False)
+
+    def saved_by(self, saver: Saver) -> Self:
+        """The same artifact, ready to save."""
+        ready = replace(self)
+        object.__setattr__(ready, "_saver", saver)  # frozen for users
+        return ready
+
+    def __deepcopy__(self, memo: object) -> Artifact:
+        return self  # nothing in it changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What saves it belongs to its process.
+        facts = (self.kind, self.url, self.data, self.id, self.seed, self.expires, self.flagged, self.index)
+        return Artifact, facts
 
     @property
     def identity(self) -> object:
@@ -188,15 +212,20 @@ class Artifact:
 
         Raises:
             DownloadFailed: It could not be had or written; the job is kept, and saving may be tried again.
+            RuntimeError: It was pickled, or belongs to an event.
         """
-        if self.saver is None:
-            raise RuntimeError("this artifact belongs to no job; take it from `job` or `result`")
-        return await self.saver.save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
+        saver: Saver | None = getattr(self, "_saver", None)
+        if saver is None:
+            raise RuntimeError(
+                "this artifact was pickled, or belongs to an event, so it has no client to be saved with; "
+                "take it from the result of `await job`, or of `await client.attach(ref)` for the job's ref"
+            )
+        return await saver.save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Outcome of a completed job.
+    """Outcome of a completed job. It may be hashed, and pickled; as of `Artifact`, what was pickled cannot `save`.
 
     Attributes:
         ref: The job's address.
@@ -211,7 +240,7 @@ class Result:
     artifacts: tuple[Artifact, ...]
     cost: Cost | None = None
     failures: tuple[Failure, ...] = ()
-    raw: Any = field(default=None, repr=False)
+    raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
 
     @property
@@ -262,7 +291,7 @@ class Reading:
     cost: Cost | None = None
     lifetime: float | None = None
     oddity: str | None = None
-    raw: Any = field(default=None, repr=False)
+    raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
 
 
@@ -301,5 +330,5 @@ class Event:
 
     def result(self, ref: JobRef, saver: Saver) -> Result:
         """The job's outcome, its artifacts ready to save."""
-        artifacts = tuple(replace(artifact, saver=saver) for artifact in self.artifacts)
+        artifacts = tuple(artifact.saved_by(saver) for artifact in self.artifacts)
         return Result(ref, artifacts, self.cost, self.failures, self.raw, self.balance)

@@ -147,14 +147,7 @@ class Provider(abc.ABC):
     variable ``KLING_SANDBOX_SPEED``, which counts only for an address on this machine; looks are timed by it."""
 
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
-        key = api_key if isinstance(api_key, SecretStr | None) else SecretStr(api_key)
-        if key is not None:
-            secret = key.get_secret_value()
-            if not secret or not secret.isascii() or not secret.isprintable() or secret != secret.strip():
-                raise ConfigurationError(
-                    f"the {self.title} API key is empty or has characters that no key has; check {self.variables[0]}",
-                    provider=self.name,
-                )
+        key = self._key(api_key, f"what is passed to {type(self).__name__} as api_key")
         self.api_key = key
         self.base_url = (base_url or self.address).rstrip("/")
         self._given = (api_key is not None, base_url is not None)
@@ -173,18 +166,33 @@ class Provider(abc.ABC):
         """This provider with what was not given taken from environment variables.
 
         Raises:
-            ConfigurationError: No key was given, and the environment has none.
+            ConfigurationError: No key was given, and the environment has none; or what it has cannot be used.
         """
         if all(self._given):
             return self
         key_variable, url_variable = self.variables
-        key = self.api_key or environment.get(key_variable) or None
+        key = self.api_key or self._key(environment.get(key_variable) or None, key_variable)
         if key is None:
             raise ConfigurationError(
                 f"no API key for {self.title}: set {key_variable}, or pass {type(self).__name__}(api_key=...)",
                 provider=self.name,
             )
         return type(self)(key, self.base_url if self._given[1] else environment.get(url_variable))
+
+    def _key(self, given: str | SecretStr | None, source: str) -> SecretStr | None:
+        """The key that was given, if one was.
+
+        Raises:
+            ConfigurationError: It cannot be one.
+        """
+        key = given if isinstance(given, SecretStr | None) else SecretStr(given)
+        if key is None:
+            return None
+        secret = key.get_secret_value()
+        if not secret or not secret.isascii() or not secret.isprintable() or secret != secret.strip():
+            flaw = "has characters that no key has" if secret else "is empty"
+            raise ConfigurationError(f"the {self.title} API key {flaw}; check {source}", provider=self.name)
+        return key
 
     def pace(self, environment: Mapping[str, str]) -> None:
         """Take the `speed` of a rehearsal from the environment, if the address is of this machine and it is not set.

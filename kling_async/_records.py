@@ -32,7 +32,6 @@ __all__ = [
 RequestT = TypeVar("RequestT", bound=Request)
 
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
-_DERIVED = {"saver"}
 _NOT_KEPT = "[not kept]"
 _ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s/?#\"'<>]+)\S*", re.IGNORECASE)
 
@@ -140,9 +139,9 @@ def _artifact(record: dict[str, Any]) -> Artifact:
 
 
 def _shallow(record: Any) -> dict[str, Any]:
-    return {item.name: getattr(record, item.name) for item in fields(record) if item.name not in _DERIVED}
+    return {item.name: getattr(record, item.name) for item in fields(record)}
 
 
 def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
-    names = {item.name for item in fields(kind)} - _DERIVED
+    names = {item.name for item in fields(kind)}
     return {name: value for name, value in record.items() if name in names}

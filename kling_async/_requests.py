@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    GetPydanticSchema,
+    ModelWrapValidatorHandler,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # the same class, by a public way
 
 __all__ = [
     "CallbackUrl",
     "ImageRule",
     "Prompt",
     "Reference",
+    "References",
     "Request",
     "as_number",
     "data_uri",
@@ -39,6 +51,20 @@ Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=25
 
 Reference: TypeAlias = str | Path | bytes
 """An image: a URL or data URI (str, never a path), a local file (Path), or its content (bytes)."""
+
+
+def _several(value: Any) -> Any:
+    if isinstance(value, str | Path | bytes):
+        raise PydanticCustomError("tuple_type", "give a list, even of one image: references=[...]")
+    return value
+
+
+References: TypeAlias = Annotated[
+    Sequence[Reference],
+    GetPydanticSchema(lambda _, schema: schema(tuple[Reference, ...])),  # frozen and hashable, whatever was given
+    BeforeValidator(_several),
+]
+"""Images, as a list, tuple or the like; kept as a tuple."""
 
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "jpeg": re.compile(rb"\xff\xd8\xff"),
@@ -195,8 +221,12 @@ def decode_data_uri(uri: str, label: str) -> bytes:
         raise ValueError(f"{label} is a data URI whose base64 is broken: {error}") from error
 
 
-@dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
-class Request(BaseModel):
+@dataclass_transform(kw_only_default=False, frozen_default=True, field_specifiers=(Field,))
+class _RequestType(ModelMetaclass):
+    """Tells type checkers that a request may be made by position, which pydantic's own metaclass denies."""
+
+
+class Request(BaseModel, metaclass=_RequestType):
     """One generation at one endpoint of one provider: frozen and validated when it is made.
 
     Subclasses name their endpoint, and the provider's own field names where they differ from ours.
@@ -214,7 +244,7 @@ class Request(BaseModel):
 
     def __init__(self, /, *values: Any, **fields: Any) -> None:
         # Positional arguments, in the order of the fields: a request reads as what it is, O3Video("a boat").
-        names = [name for name in type(self).model_fields if name not in Request.model_fields]
+        names = self._own()
         if len(values) > len(names):
             raise TypeError(
                 f"{type(self).__name__} takes at most {len(names)} positional arguments, {len(values)} were given"
@@ -224,6 +254,33 @@ class Request(BaseModel):
                 raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
             fields[name] = value
         super().__init__(**fields)
+
+    @classmethod
+    def _own(cls) -> list[str]:
+        """The fields of this endpoint, in their order."""
+        return [name for name in cls.model_fields if name not in Request.model_fields]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Say of an unknown field which fields there are; pydantic says that it is unknown."""
+        try:
+            return validate(data)
+        except ValidationError as error:
+            lines = error.errors(include_url=False)
+            if not any(line["type"] == "extra_forbidden" for line in lines):
+                raise
+            raise ValidationError.from_exception_data(error.title, [cls._explained(line) for line in lines]) from None
+
+    @classmethod
+    def _explained(cls, line: ErrorDetails) -> InitErrorDetails:
+        kind, message = line["type"], line["msg"]
+        if kind == "extra_forbidden":
+            near = difflib.get_close_matches(str(line["loc"][-1]), cls.model_fields, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else "."
+            message = f"There is no such field{meant} {cls.__name__} has {', '.join([*cls._own(), 'callback_url'])}"
+        reason = PydanticCustomError(kind, message, line.get("ctx"))
+        return {"type": reason, "loc": line["loc"], "input": line["input"]}
 
     @model_validator(mode="before")
     @classmethod

@@ -291,9 +291,12 @@ class _File:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             owner = _owner(self._path)
+            user, remedy = f"process {owner}" if owner else "another process", "Wait for it, end it"
+            if owner == str(os.getpid()):
+                user, remedy = "another client of this process", "Share that client, close it first"
             raise ConfigurationError(
-                f"the ledger {self._path} is in use by {f'process {owner}' if owner else 'another process'}: a ledger "
-                "belongs to one client at a time. Wait for it, end it, or use another file"
+                f"the ledger {self._path} is in use by {user}: a ledger belongs to one client at a time. {remedy}, "
+                "or use another file"
             ) from None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:

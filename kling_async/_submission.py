@@ -387,7 +387,8 @@ class Buyer:
             await self._free(submission, "submitted again")
 
     async def _free(self, submission: Submission, reason: str) -> None:
-        """Set the key free."""
+        """Set the key free; a delivery that comes for it after all changes nothing."""
+        self._letterbox.found(submission)
         reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
         free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
         await self._book.ledger.settle(free)

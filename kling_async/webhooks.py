@@ -64,8 +64,10 @@ class Webhooks:
             every process and after a restart. Several, to replace one: the first makes tokens, all are accepted.
         confirm: Whether a delivery only leads to a look, and what the provider answers is what counts. False: the end
             that a delivery tells is believed, and costs no status call.
-        backstop: Seconds after submission at which a job of which no delivery has come is looked at, and between the
-            looks that follow. None: when by the endpoint's law nearly all have ended, then every minute.
+        backstop: Seconds, at least, from a job's submission to the first look at it while no delivery has come, and
+            between the looks that follow. None: until nearly all such jobs have ended by the endpoint's law, then a
+            minute. When three jobs in a row have ended without a delivery, looks are as if there were no webhooks,
+            until the next delivery.
 
     Raises:
         ConfigurationError: The address or a secret is not acceptable.

@@ -58,6 +58,8 @@ FLOORS: dict[str, int] = {
     "sandbox": 7,
     # 8: the program
     "_cli": 8,
+    # 9: `python -m kling_async`
+    "__main__": 9,
 }
 PURE = [name for name, floor in FLOORS.items() if floor <= 3]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}

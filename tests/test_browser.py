@@ -68,7 +68,7 @@ class Watched:
 
 
 def service(site: Site, watched: Watched, sandbox: Sandbox) -> FastAPI:
-    webhooks = Webhooks(f"{site.url}/kling", "a secret for this test alone", confirm=False)
+    webhooks = Webhooks(f"{site.url}/kling", "a secret for this test alone", confirm=False, backstop=60)
     app = FastAPI(lifespan=lifespan(lambda: Client(sandbox.providers(), webhooks=webhooks)))
     app.include_router(router(), prefix="/kling")
 

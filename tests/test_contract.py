@@ -7,7 +7,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -199,9 +199,16 @@ def test_a_key_is_never_shown(kind: type[Provider]) -> None:
 @every_provider
 @pytest.mark.parametrize("key", ["", " ", "pd_\n", "pd key\r\nX-Evil: 1", "clé", " pd_1"])
 def test_what_cannot_be_a_key_is_refused_without_being_shown(kind: type[Provider], key: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"check {kind.variables[0]}") as refused:
+    """The blame is on where it came from; an empty variable is one that is not set."""
+    flaw = "has characters that no key has" if key else "is empty"
+    with pytest.raises(ConfigurationError, match=f"{flaw}; check what is passed to {kind.__name__}") as passed:
         kind(key)
-    assert not key.strip() or key not in str(refused.value)
+    assert kind.variables[0] not in str(passed.value)
+    wanted = f"{flaw}; check {kind.variables[0]}" if key else f"no API key for .*: set {kind.variables[0]}"
+    with pytest.raises(ConfigurationError, match=wanted) as found:
+        kind().configured({kind.variables[0]: key})
+    for refused in (passed, found):
+        assert not key.strip() or key not in str(refused.value)
 
 
 @every_provider
@@ -271,7 +278,7 @@ REFERENCES = set(typing.get_args(Reference))
 CONCEPTS: Mapping[str, Any] = {
     "prompt": lambda kinds: kinds == {str},
     "negative_prompt": lambda kinds: kinds == {str},
-    "references": lambda kinds: kinds == {tuple[Reference, ...]},
+    "references": lambda kinds: kinds == {Sequence[Reference]},
     "reference": lambda kinds: kinds == REFERENCES,
     "resolution": lambda kinds: kinds <= {"1k", "2k", "4k"},
     "aspect_ratio": lambda kinds: all(re.fullmatch(r"\d+:\d+|auto", str(value)) for value in kinds),

@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -33,12 +34,15 @@ from kling_async import (
     Progressive,
     RunBlob,
     Status,
+    Submission,
     SubmissionUnknown,
     WebhookRejected,
     Webhooks,
 )
+from kling_async._letterbox import Letterbox, Lost
 from kling_async._lifecycle import RANK
 from kling_async._models import Reading
+from kling_async._provider import Delivered
 from kling_async.providers.runblob import O3Photo, O3Video
 from kling_async.webhooks import MAX_BODY
 
@@ -367,6 +371,20 @@ async def test_a_foreign_job_does_not_become_that_of_a_lost_submission(server: F
 
 @on_both
 @virtual
+async def test_a_delivery_for_a_forgotten_submission_changes_nothing(server: FakeRunBlob) -> None:
+    client = make_client(server, confirm=True, ledger=MemoryLedger())
+    accept_then_lose(server)
+    with pytest.raises(SubmissionUnknown):
+        await client.submit(VIDEO, key="row")
+    await client.forget("row")
+    assert await client.deliver(completed(server))
+    assert client.statistics().running == 0
+    assert await client.unresolved() == []
+    await client.aclose()
+
+
+@on_both
+@virtual
 async def test_lost_submissions_are_remembered_for_an_hour_without_a_ledger(
     client: Client, server: FakeRunBlob
 ) -> None:
@@ -395,6 +413,28 @@ async def test_a_delivery_after_the_deadline_reaches_whoever_still_holds_the_job
         await job
     await client.deliver(completed(server))
     assert (await job).urls
+
+
+def _submission(number: int) -> Submission:
+    return Submission(f"row-{number}", VIDEO.endpoint, {}, "", f"purchase-{number}", datetime.now(UTC))
+
+
+def test_no_more_lost_submissions_are_remembered_than_a_thousand() -> None:
+    letterbox = Letterbox(Webhooks(URL, SECRET))
+    for number in range(1500):
+        letterbox.remember(Lost(_submission(number), None, since=0.0))
+    remembered = [number for number in range(1500) if letterbox.lost(f"purchase-{number}")]
+    assert remembered == list(range(500, 1500))
+
+
+def test_no_more_deliveries_are_parked_than_tell_something() -> None:
+    letterbox = Letterbox(Webhooks(URL, SECRET))
+    told = [Delivered("x", Reading(Status.PENDING))] * 50
+    with letterbox.open(_submission(0)) as letters:
+        for _ in range(10):
+            assert letterbox.park("purchase-0", told)
+        assert len(letters) == 64
+    assert not letterbox.park("purchase-0", told)
 
 
 # With a ledger.
@@ -470,6 +510,24 @@ async def test_while_deliveries_are_expected_looks_are_few(client: Client, serve
     with anyio.move_on_after(10):
         await job.wait()
     assert looks(server) == [286]
+
+
+@on_both
+@virtual
+async def test_a_late_job_is_looked_at_every_minute(client: Client, server: FakeRunBlob) -> None:
+    server.duration = 300
+    job = await client.submit(VIDEO)
+    await job
+    assert looks(server) == [202, 262, 322]
+
+
+@on_both
+@virtual
+async def test_the_backstop_can_be_chosen(server: FakeRunBlob) -> None:
+    webhooks = Webhooks(URL, SECRET, backstop=25)
+    async with Client(RunBlob(KEY), http=server, webhooks=webhooks, polling=Polling(schedule="documented")) as client:
+        await client.run(VIDEO)
+    assert looks(server) == [25, 50, 75]
 
 
 @on_both

@@ -31,6 +31,7 @@ from kling_async import (
     Progressive,
     RunBlob,
     Status,
+    Submission,
     Webhooks,
     runblob,
 )
@@ -304,6 +305,22 @@ async def test_the_lifespan_takes_up_the_jobs_of_an_earlier_process(server: Fake
     async with app.router.lifespan_context(app):
         await anyio.sleep(70)
     assert [event.status for event in await ledger.events(ref)][-1] is Status.COMPLETED
+
+
+async def test_a_ledger_that_cannot_be_read_does_not_keep_the_application_from_serving(
+    server: FakeRunBlob, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryLedger):
+        async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
+            raise LedgerFailed("the file is damaged")
+
+    client = make_client(server, ledger=Broken())
+    app = FastAPI(lifespan=lifespan(client))
+    async with app.router.lifespan_context(app):
+        job = await client.submit(VIDEO)
+        await anyio.sleep(250)
+        assert job.status is Status.COMPLETED, "it is followed all the same"
+    assert "jobs of earlier processes are not followed: the file is damaged" in caplog.text
 
 
 async def test_a_handler_without_a_lifespan_is_told_what_is_missing(server: FakeRunBlob) -> None:

@@ -136,9 +136,13 @@ def test_durations_are_numbers_to_users_and_strings_on_the_wire(given: str | int
 def test_unknown_fields_are_refused() -> None:
     """Fields of the other endpoint, and those that RunBlob documents not to have."""
     for name in ("n", "seed", "negative_prompt", "count", "resolution", "img_resolution"):
-        assert refused(runblob.O3Video, **{name: "1k"}) == (name, "Extra inputs are not permitted")
+        place, message = refused(runblob.O3Video, **{name: "1k"})
+        assert place == name
+        assert message.startswith("There is no such field")
     for name in ("n", "duration", "model", "mode", "keep_original_sound"):
-        assert refused(runblob.O3Photo, **{name: 5}) == (name, "Extra inputs are not permitted")
+        place, message = refused(runblob.O3Photo, **{name: 5})
+        assert place == name
+        assert message.startswith("There is no such field")
 
 
 # The provider's own JSON.

@@ -79,7 +79,7 @@ class Reported:
 
 @contextlib.asynccontextmanager
 async def reported(
-    sandbox: Sandbox, provider: str = "runblob", *, confirm: bool = True, backstop: float | None = None, **settings: Any
+    sandbox: Sandbox, provider: str = "runblob", *, confirm: bool = True, backstop: float = 60.0, **settings: Any
 ) -> AsyncIterator[Reported]:
     site = Site()
     [chosen] = [each for each in sandbox.providers() if each.name == provider]
@@ -385,7 +385,7 @@ async def test_a_webhook_for_a_job_of_an_earlier_process_is_recorded(sandbox: Sa
     ledger = _Kept()
     sandbox.script(duration=600)
     site = Site()
-    webhooks = Webhooks(f"{site.url}/kling", SECRET, confirm=confirm)
+    webhooks = Webhooks(f"{site.url}/kling", SECRET, confirm=confirm, backstop=60)
     [provider] = [each for each in sandbox.providers() if each.name == "runblob"]
     async with Client(provider, webhooks=webhooks, ledger=ledger) as first:
         ref = (await first.submit(PHOTO, key="row")).ref

@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from kling_async_start import leaving_at_once
+
 __all__ = ["main"]
 
 _EXTRA = frozenset({"typer", "rich"})
 _USAGE = 2
-_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,13 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code; ``kling --help`` lists them.
     """
     try:
-        from kling_async._cli._app import run  # noqa: PLC0415  # an optional extra, missed with a sentence
+        with leaving_at_once():
+            from kling_async._cli._app import run  # noqa: PLC0415  # an optional extra, missed with a sentence
 
-        return run(arguments)
+            return run(arguments)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         sys.stderr.write(f"kling needs {error.name}, which is not installed: pip install 'kling-async[cli]'\n")
         return _USAGE
-    except KeyboardInterrupt:  # before or after the commands, which answer it themselves
-        return _INTERRUPTED

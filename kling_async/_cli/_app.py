@@ -12,10 +12,11 @@ import kling_async
 from kling_async._cli._bulk import bulk
 from kling_async._cli._demo import demo
 from kling_async._cli._endpoints import endpoints
-from kling_async._cli._exits import EXITS
+from kling_async._cli._exits import EXITS, PIPE_CLOSED
 from kling_async._cli._generate import generate, watch
 from kling_async._cli._jobs import jobs
 from kling_async._cli._resume import resolve, resume
+from kling_async._cli._run import hang_up
 from kling_async._cli._sandbox import sandbox
 
 __all__ = ["app", "run"]
@@ -65,7 +66,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a character must not end a program that has just paid for something.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
+        return _called(arguments)
+    except BrokenPipeError:
+        hang_up()
+        return PIPE_CLOSED
+
+
+def _called(arguments: Sequence[str] | None) -> int:
+    """Its exit code, with all its output written.
+
+    Raises:
+        BrokenPipeError: Whoever read the output has left.
+    """
+    try:
         app(args=None if arguments is None else list(arguments), prog_name="kling")
+        code = 0
     except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 1
-    return 0
+        # Typer and rich make exit code 1 of it; that is the code of a failed generation.
+        if isinstance(done.__context__, BrokenPipeError):
+            raise done.__context__ from None
+        code = done.code if isinstance(done.code, int) else 1
+    sys.stdout.flush()
+    return code

@@ -145,7 +145,7 @@ def explain(error: Exception) -> Problem:
         kind = "UsageError" if error.code == USAGE else "ConfigurationError"
         return Problem(kind, error.message, error.code, fields=error.fields)
     if isinstance(error, BulkStopped) and error.cause is not None:
-        return Problem(type(error).__name__, str(error), explain(error.cause).code)
+        return Problem(type(error).__name__, in_commands(str(error)), explain(error.cause).code)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
     if isinstance(error, KlingError):
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}

@@ -30,6 +30,9 @@ _LOOKS = {
 _ALMOST = 0.95  # an estimate never says that a job is done
 _FRAMES = 10  # a second
 _BAR = 16  # columns
+_SHARE = 5  # columns, for " ~95%"
+_STATUS = 12  # columns: a mark and the longest word
+_GAP = 2  # columns between two others
 
 
 @dataclass(slots=True)
@@ -66,6 +69,7 @@ class LiveReport(PlainReport):
 
     def __init__(self, console: Console, resume: Callable[[JobRef], str] | None = None) -> None:
         super().__init__(resume)
+        self._console = console
         self._rows: dict[JobRef, _Row] = {}
         self._products: list[str] = []
         self._live = Live(
@@ -84,7 +88,7 @@ class LiveReport(PlainReport):
 
     def say(self, text: str) -> None:
         """Words for a human, above the table."""
-        self._live.console.print(Text(printable(text)), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
     def product(self, text: str) -> None:
         """A line of what the user asked for; it comes when the table is done, which may stand on the same terminal."""
@@ -130,25 +134,36 @@ class LiveReport(PlainReport):
         self._products.clear()
 
     def _table(self) -> RenderableType:
-        table = Table(box=None, padding=(0, 2, 0, 0), expand=False)
-        table.add_column("Job", no_wrap=True, min_width=18)
-        table.add_column("Status", no_wrap=True, min_width=12)
+        """The jobs. Where it is narrow, the bars go first, then how far the jobs are; then names are cut."""
+        names = max((len(ref.name) for ref in self._rows), default=0)
+        room = self._console.width - names - _STATUS - len("Elapsed") - 3 * _GAP
+        table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
+        table.add_column("Job", overflow="ellipsis")
+        table.add_column("Status", no_wrap=True, min_width=_STATUS)
         table.add_column("Elapsed", no_wrap=True, justify="right")
-        table.add_column("Progress", no_wrap=True, overflow="ellipsis")
+        if room >= _SHARE:
+            table.add_column("Progress", no_wrap=True, overflow="ellipsis", max_width=room)
         for ref, row in list(self._rows.items()):
             mark, colour = _LOOKS[row.status]
-            table.add_row(
-                Text(ref.name), Text(f"{mark} {row.status}", style=colour), duration(row.age()), _progress(row)
-            )
+            cells: list[RenderableType] = [
+                Text(ref.name, no_wrap=True, overflow="ellipsis"),
+                Text(f"{mark} {row.status}", style=colour),
+                duration(row.age()),
+            ]
+            if room >= _SHARE:
+                cells.append(_progress(row, bar=room >= _BAR + _SHARE))
+            table.add_row(*cells)
         return table
 
 
-def _progress(row: _Row) -> RenderableType:
+def _progress(row: _Row, *, bar: bool) -> RenderableType:
     if row.status.terminal:
         return Text(printable(row.outcome), style=_LOOKS[row.status][1] if row.status is not Status.COMPLETED else "")
     share = row.share()
     if share is None:
         return Text("")
+    if not bar:
+        return Text(share[1], style="dim")
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_row(
         ProgressBar(total=1.0, completed=share[0], width=_BAR, complete_style="cyan"), Text(share[1], style="dim")

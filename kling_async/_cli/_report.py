@@ -16,7 +16,6 @@ from typing import Any, Self
 
 from kling_async._cli._exits import INTERRUPTED, Problem
 from kling_async._cli._text import duration, in_commands, printable
-from kling_async._errors import KlingError
 from kling_async._ledger import Submission
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 
@@ -41,6 +40,9 @@ class Report:
         resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
     """
 
+    idle = True
+    """Whether work has yet to begin; nothing has been bought before."""
+
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
         self._resume = resume
         self._unfinished: dict[JobRef, Status] = {}
@@ -57,6 +59,10 @@ class Report:
 
     def say(self, text: str) -> None:
         """Words for a human."""
+
+    def warn(self, text: str) -> None:
+        """Words for whoever looks after the program, where there is one; never among the results."""
+        self.say(text)
 
     def product(self, text: str) -> None:
         """A line of what the user asked for."""
@@ -165,8 +171,8 @@ class PlainReport(Report):
             self.say(hint)
 
     def interrupted(self) -> None:
-        """How to go on."""
-        self.say("interrupted")
+        """How to go on, if there is anything to go on with."""
+        self.say("interrupted; nothing was bought" if self.idle else "interrupted")
         for hint in self.hints():
             self.say(hint)
 
@@ -177,6 +183,10 @@ class JsonReport(Report):
     def tell(self, **fields: Any) -> None:
         """One line. Non-ASCII is escaped, so a line is safe to show on a terminal, too."""
         print(json.dumps(fields, default=str), flush=True)  # noqa: T201  # a command line program talks
+
+    def warn(self, text: str) -> None:
+        """Words for a human, on standard error: a program that reads the results has them shown or kept."""
+        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
 
     def event(self, ref: JobRef, event: Event) -> None:
         """``{"type": "event", ...}``: the fields of the event."""
@@ -245,10 +255,10 @@ class _Words(logging.Handler):
         self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        if record.name == "stamina" or any(isinstance(argument, KlingError) for argument in arguments):
-            return  # a retry is no news, and what fails for good is raised and told then
-        self._report.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        message = record.getMessage()
+        if record.name == "stamina" or (message.startswith("a look at job") and "it goes on" not in message):
+            return  # a retry is no news, and a look that fails for good is raised and told then
+        self._report.warn(f"{record.levelname.lower()}: {in_commands(message)}")
 
 
 def as_json(cost: Cost | None) -> dict[str, str] | None:

@@ -35,7 +35,7 @@ from kling_async._provider import Provider
 from kling_async._sqlite import SqliteLedger
 from kling_async.webhooks import Webhooks
 
-__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
+__all__ = ["answering", "choose_report", "collect", "destination", "hang_up", "open_client", "run"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
@@ -72,6 +72,8 @@ def answering(report: Report) -> Iterator[None]:
     Raises:
         typer.Exit: The answer.
     """
+    if callable(signal.getsignal(signal.SIGINT)):  # otherwise it is ignored, and stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with report:
             yield
@@ -92,6 +94,11 @@ def _last_words(report: Report) -> None:
     with suppress(OSError):
         for hint in report.hints():
             print(printable(hint), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
+    hang_up()
+
+
+def hang_up() -> None:
+    """Write nothing more, to standard output or standard error: whoever read it has left."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
         os.dup2(nowhere, stream.fileno())
@@ -113,6 +120,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], 
         async with anyio.create_task_group() as group:
             await group.start(_listen, scope, report, stop)
             with scope:
+                report.idle = False
                 try:
                     await work()
                 except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
@@ -179,7 +187,7 @@ def open_client(
         )
     for kind in keyed:
         try:
-            kind(os.environ[kind.variables[0]])
+            kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
     if timeout is not None and not timeout > 0:
@@ -198,8 +206,10 @@ def destination(text: Path) -> Path:
     """The directory that ``--output`` names.
 
     Raises:
-        CommandError: It looks like a file.
+        CommandError: It is a file, or looks like one.
     """
+    if text.is_file():
+        raise CommandError(f"--output {text}: it is a file, not a directory; name the directory for the results")
     if text.suffix.lower() in _FILES and not text.is_dir():
         raise CommandError(f"--output {text}: it names the directory for the results, their names are made for you")
     return text

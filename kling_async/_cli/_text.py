@@ -14,7 +14,6 @@ __all__ = ["duration", "in_commands", "printable", "size"]
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _KIB = 1024
-_FINE = 10.0  # s below which tenths are shown
 
 
 def printable(text: object) -> str:
@@ -29,6 +28,9 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"client\.resubmit\({_KEY}\)"), "`kling resolve {} --resubmit`"),
     (re.compile(rf"client\.resolve\({_KEY}, ref\)"), "`kling resolve {} REF`"),
     (re.compile(rf"(?:client\.)?forget\({_KEY}\)"), "`kling resolve {} --forget`"),
+    (re.compile(rf"client\.attach\({_KEY}\)"), "`kling watch {}`"),
+    (re.compile(r"attach the job if"), "follow the job with `kling watch REF` if"),
+    (re.compile(r"configure it, then call resume\(\)"), "export its API key, then run `kling resume`"),
     (re.compile(r"(?:client\.)?resume\(\)"), "`kling resume`"),
     (re.compile(r"client\.unresolved\(\) lists"), "`kling jobs` lists"),
     (re.compile(r"Budget\((?:usd|credits)=\.\.\.\)"), "`--budget`"),
@@ -49,12 +51,10 @@ def _spelled(command: str, call: re.Match[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as ``2:05``; one decimal below ten seconds, where that is the news."""
-    tenths = round(max(seconds, 0.0), 1)
-    if tenths < _FINE:
-        return f"{tenths:.1f} s"
-    minutes, rest = divmod(round(tenths), 60)
-    return f"{minutes}:{rest:02d}"
+    """Seconds as ``0:05``, ``2:05`` or ``1:02:05``: as a clock shows them, so that they can be compared at a glance."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def size(count: float) -> str:

@@ -21,6 +21,7 @@ from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
@@ -70,7 +71,13 @@ def _one_image(reference: Reference) -> Reference:
     return reference
 
 
-OneReference: TypeAlias = Annotated[Reference, AfterValidator(_one_image)]
+def _single(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        raise PydanticCustomError("reference_type", "give one image, not a list: reference=...")
+    return value
+
+
+OneReference: TypeAlias = Annotated[Reference, AfterValidator(_one_image), BeforeValidator(_single)]
 AppName: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^klingai/image-o1(@[A-Za-z0-9]{1,64})?(:[A-Za-z0-9_-]{1,64})?$")
 ]

@@ -30,7 +30,7 @@ from kling_async._errors import (
 )
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
-from kling_async._requests import ImageRule, Prompt, Reference, Request, as_number, data_uri, is_url
+from kling_async._requests import ImageRule, Prompt, References, Request, as_number, data_uri, is_url
 from kling_async._wire import Call, Effect, Flow, Reply
 
 __all__ = ["O3Photo", "O3Video", "RunBlob"]
@@ -40,8 +40,8 @@ _VIDEO_IMAGES = ImageRule(formats=("jpeg", "png", "gif", "webp"), most=5, unifor
 _MODES = {"std": "kling_o3", "pro": "kling_o3_pro"}
 _URL_LIFETIME = 24 * 3600.0
 
-PhotoReferences: TypeAlias = Annotated[tuple[Reference, ...], AfterValidator(_PHOTO_IMAGES)]
-VideoReferences: TypeAlias = Annotated[tuple[Reference, ...], AfterValidator(_VIDEO_IMAGES)]
+PhotoReferences: TypeAlias = Annotated[References, AfterValidator(_PHOTO_IMAGES)]
+VideoReferences: TypeAlias = Annotated[References, AfterValidator(_VIDEO_IMAGES)]
 
 
 class _RunBlobRequest(Request):

@@ -37,7 +37,7 @@ from kling_async._errors import (
 )
 from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
-from kling_async._requests import ImageRule, Prompt, Reference, Request, as_number, data_uri, is_secure, sniff
+from kling_async._requests import ImageRule, Prompt, References, Request, as_number, data_uri, is_secure, sniff
 from kling_async._wire import Call, Effect, Flow, Reply
 from kling_async.providers._runware_answers import (
     TAKEN,
@@ -135,7 +135,7 @@ class ImageO3(Request):
     }
 
     prompt: Prompt
-    references: Annotated[tuple[Reference, ...], AfterValidator(ImageRule(most=10, uuids=True))] = ()
+    references: Annotated[References, AfterValidator(ImageRule(most=10, uuids=True))] = ()
     width: int = 1024
     height: int = 1024
     resolution: Resolution = "1k"

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
+    from kling_async._provider import Provider
     from kling_async.sandbox._jobs import Job
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -82,7 +83,7 @@ class Dialect:
     api_key: str
     operations: Sequence[Operation]
     error_body: Callable[[int, str, float | None], Any]
-    client: Callable[[str, str], Any]
+    client: Callable[[str, str], Provider]
     webhook: Webhook | None = None
     habits: Any = None
     base_path: str = ""

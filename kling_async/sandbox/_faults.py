@@ -250,6 +250,10 @@ class Switchboard:
             ValueError: No such fault or option, or options that contradict each other.
         """
         if isinstance(fault, Fault):
+            unknown = [option for option in options if option not in FaultOptions.__annotations__]
+            if unknown:
+                known = ", ".join(FaultOptions.__annotations__)
+                raise ValueError(f"{fault}: unknown option {unknown[0]!r}; there are: {known}")
             rule = Rule(fault, **options)
         elif options:
             raise ValueError(f"{fault!r} brings its own options; leave {', '.join(options)} out")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from kling_async._provider import Provider
     from kling_async.sandbox._world import World
 
 _PRICE = Decimal("0.028")  # USD an image; n are charged, one is made
@@ -472,7 +473,7 @@ def dialect(world: World) -> Dialect:
     )
 
 
-def _client(api_key: str, base_url: str) -> Any:
+def _client(api_key: str, base_url: str) -> Provider:
     from kling_async.providers.inferencesh import InferenceSh  # noqa: PLC0415 - the server does not need the client
 
     return InferenceSh(api_key=api_key, base_url=base_url)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from kling_async._provider import Provider
     from kling_async.sandbox._world import World
 
 _MODEL = "kling-image"
@@ -171,7 +172,7 @@ def dialect(world: World) -> Dialect:
     )
 
 
-def _client(api_key: str, base_url: str) -> Any:
+def _client(api_key: str, base_url: str) -> Provider:
     from kling_async.providers.pixeldojo import PixelDojo  # noqa: PLC0415 - the server does not need the client
 
     return PixelDojo(api_key=api_key, base_url=base_url)

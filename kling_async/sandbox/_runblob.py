@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from kling_async._provider import Provider
     from kling_async.sandbox._world import World
 
 _BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
@@ -237,7 +238,7 @@ def dialect(world: World) -> Dialect:
     )
 
 
-def _client(api_key: str, base_url: str) -> Any:
+def _client(api_key: str, base_url: str) -> Provider:
     from kling_async.providers.runblob import RunBlob  # noqa: PLC0415 - the server does not need the client
 
     return RunBlob(api_key=api_key, base_url=base_url)

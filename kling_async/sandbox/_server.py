@@ -23,6 +23,7 @@ from kling_async.sandbox._world import World
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kling_async._provider import Provider
     from kling_async.sandbox._counters import Counters
     from kling_async.sandbox._dialect import Dialect
     from kling_async.sandbox._faults import Switchboard
@@ -140,7 +141,7 @@ class Sandbox:
         """
         return self._dialects[provider].habits
 
-    def providers(self) -> list[Any]:
+    def providers(self) -> list[Provider]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
         found = [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
         for provider in found:

@@ -41,6 +41,7 @@ SIX = [word for number in range(6) for word in ("--reference", f"https://example
         ([VIDEO, "x", "--duration", "5", "--set", "duration=5"], ["duration", "given already"]),
         ([VIDEO, "x", "--set", "mode=pro", "--set", "mode=std"], ["mode is set twice"]),
         ([VIDEO, "x", "-o", "text.png/out"], ["text.png/out", "Not a directory"]),
+        ([VIDEO, "x", "-o", "text.png"], ["text.png", "is a file", "directory"]),
         ([VIDEO, "x", "-o", "clip.mp4"], ["clip.mp4", "directory"]),
         ([VIDEO, "x", "--timeout", "0"], ["--timeout", "greater than 0"]),
     ],
@@ -97,6 +98,7 @@ def test_a_key_that_is_not_accepted(
     answer = kling("generate", VIDEO, "x")
     assert answer.code == 3, answer
     assert "RUNBLOB_API_KEY" in answer.err
+    assert "api_key" not in answer.err
     assert key not in answer.err
     assert (sandbox.counters.requests.total(), sandbox.counters.jobs_bought) == (requests, 0)
 
@@ -132,6 +134,7 @@ def test_a_lost_answer_is_code_9_and_is_not_sent_again(kling: Run, sandbox: Sand
     answer = kling("generate", VIDEO, "x", "--json")
     [error] = answer.objects
     assert (answer.code, error["error"]) == (9, "SubmissionUnknown")
+    assert "follow the job with `kling watch REF` if it is there" in error["message"]
     assert sandbox.counters.jobs_bought == 1
 
 
@@ -151,6 +154,24 @@ def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.
     assert answer.code == 8, answer
     assert "could not be reached" in answer.err
     assert "stamina" not in answer.err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_looks_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox: Sandbox, form: list[str]) -> None:
+    """On standard error, so that a program which reads JSON meets JSON alone."""
+    ref = kling("generate", VIDEO, "x", "--no-wait").out.strip()
+    sandbox.faults.add("server-error:status:status=418")
+    answer = kling("watch", ref, "--timeout", "0.5", *form)
+    assert answer.code == 5, answer
+    [warning] = [line for line in answer.err.splitlines() if line.startswith("warning: ")]
+    assert re.match(f"warning: a look at job {ref} failed, it goes on: .*HTTP 418", warning)
+    assert "warning" not in answer.out
+
+
+def test_a_look_that_fails_for_good_is_told_as_the_error_that_it_is(kling: Run, sandbox: Sandbox) -> None:
+    answer = kling("watch", f"{VIDEO}/00000000-0000-4000-8000-000000000000")
+    assert (answer.code, sandbox.counters.jobs_bought) == (7, 0)
+    assert "warning" not in answer.err
 
 
 def test_a_result_that_is_no_media_is_code_10_and_can_be_saved_later(kling: Run, sandbox: Sandbox) -> None:

@@ -65,6 +65,56 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
     ]
 
 
+@pytest.mark.parametrize(
+    "moment", ["kling_async", "pydantic", "kling_async._cli._app", "typer", "kling_async._cli._sandbox"]
+)
+def test_an_interrupt_during_the_start_is_told_in_a_sentence(moment: str) -> None:
+    """The signal comes while that module is looked for."""
+    answer = interrupted(moment, "endpoints")
+    assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was bought\n")
+
+
+def test_an_interrupt_before_a_command_works_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """The demo looks for the sandbox when the command has begun, and its work has not."""
+    answer = interrupted("kling_async.sandbox", "demo", "-o", str(tmp_path))
+    assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was bought\n")
+
+
+def test_an_interrupt_that_is_ignored_stays_so() -> None:
+    """As by `nohup`, and in the background of a shell script."""
+    answer = interrupted("typer", "--version", before="signal.signal(signal.SIGINT, signal.SIG_IGN)")
+    assert answer.code == 0, answer
+    assert "kling_async" in answer.out
+
+
+def interrupted(moment: str, *arguments: str, before: str = "") -> Answer:
+    """What the program says when SIGINT comes while it looks for the module `moment`."""
+    return finish(
+        spawn(
+            "-c",
+            f"""
+import os, signal, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == {moment!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+{before}
+sys.meta_path.insert(0, Watch())
+from kling_async_start import main
+sys.exit(main())
+""",
+            *arguments,
+        )
+    )
+
+
+@pytest.mark.parametrize("module", ["kling_async", "kling_async._cli"])
+def test_the_program_runs_where_its_script_is_not_installed(module: str) -> None:
+    answer = finish(spawn("-m", module, "--version"))
+    assert answer.code == 0, answer
+    assert answer.out.startswith("kling_async ")
+
+
 def test_a_reader_that_leaves_is_no_crash_and_the_job_is_named(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.script(duration=0)
     process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, "--json", "--timeout", "1", cwd=tmp_path)
@@ -77,6 +127,17 @@ def test_a_reader_that_leaves_is_no_crash_and_the_job_is_named(sandbox: Sandbox,
     assert answer.code == 141, answer
     assert f"kling watch {PHOTO}/{job.id}" in answer.err
     assert "Exception" not in answer.err
+
+
+@pytest.mark.parametrize("arguments", [["endpoints"], ["endpoints", "--json"], ["--help"], ["--version"], []])
+def test_a_reader_that_left_before_anything_was_said_is_code_141(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        answer = finish(spawn(*PROGRAM, *arguments, stdout=writing))
+    finally:
+        os.close(writing)
+    assert (answer.code, answer.err) == (141, "")
 
 
 def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> None:
@@ -147,12 +208,12 @@ def test_the_sandbox_serves_until_it_is_told_to_end(
     try:
         assert process.stdout is not None
         played = Sandbox().describe()["providers"]
-        for kind in (kind for kind in KNOWN if kind.name in played):
-            for variable in kind.variables:
-                export, _, assignment = process.stdout.readline().strip().partition(" ")
-                name, _, value = assignment.partition("=")
-                assert (export, name) == ("export", variable)
-                monkeypatch.setenv(name, value)
+        variables = [variable for kind in KNOWN if kind.name in played for variable in kind.variables]
+        for variable in ("KLING_SANDBOX_SPEED", *variables):
+            export, _, assignment = process.stdout.readline().strip().partition(" ")
+            name, _, value = assignment.partition("=")
+            assert (export, name) == ("export", variable)
+            monkeypatch.setenv(name, value)
         bought = kling("generate", PHOTO, "a fox", "--no-wait")
         assert bought.code == 0, bought
         port = os.environ["RUNBLOB_BASE_URL"].split(":")[2].partition("/")[0]

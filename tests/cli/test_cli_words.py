@@ -13,7 +13,7 @@ from kling_async._cadence import Law
 from kling_async._cli._demo import programme
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import build
-from kling_async._cli._text import duration, printable, size
+from kling_async._cli._text import duration, in_commands, printable, size
 from kling_async._provider import Endpoint
 from kling_async.providers import KNOWN
 from program import VIDEO
@@ -88,8 +88,26 @@ def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: 
 
 
 @pytest.mark.parametrize(
+    ("advice", "command"),
+    [
+        ("go on with client.attach('runblob/o3-video/a 1')", "go on with `kling watch 'runblob/o3-video/a 1'`"),
+        ("attach the job if it is there", "follow the job with `kling watch REF` if it is there"),
+        ("configure it, then call resume()", "export its API key, then run `kling resume`"),
+        ("client.resume() follows its job", "`kling resume` follows its job"),
+        (
+            "follow it by resume(), or give it up with forget('a')",
+            "follow it by `kling resume`, or give it up with `kling resolve a --forget`",
+        ),
+        ("client.unresolved() lists those in question", "`kling jobs` lists those in question"),
+    ],
+)
+def test_the_library_s_advice_is_told_as_commands(advice: str, command: str) -> None:
+    assert in_commands(advice) == command
+
+
+@pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "0:10"), (59.7, "1:00"), (905, "15:05"), (-1, "0.0 s")],
+    [(0.04, "0:00"), (5.0, "0:05"), (9.96, "0:10"), (59.7, "1:00"), (905, "15:05"), (3599.6, "1:00:00"), (-1, "0:00")],
 )
 def test_durations_are_shown_as_clocks_do(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from starlette.responses import Response, StreamingResponse
 
+from kling_async.providers.runblob import RunBlob
 from kling_async.sandbox import Fault
 from kling_async.sandbox._account import Account
 from kling_async.sandbox._app import App
@@ -74,7 +75,7 @@ class Acme:
                 Operation("cancel", "POST", "/{job_id}/cancel", self.cancel),
             ],
             error_body=lambda status, _path, _seconds: {"errors": [{"code": status}]},
-            client=lambda key, url: (key, url),
+            client=RunBlob,
             webhook=Webhook(
                 moments=self.moments,
                 body=lambda job, _: {"id": job.id, "status": job.phase(self.world.clock.now())},

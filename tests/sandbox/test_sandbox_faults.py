@@ -354,6 +354,13 @@ def test_options_go_with_a_fault_and_not_with_its_text() -> None:
         Switchboard().add("stuck", every=2)
 
 
+def test_an_option_that_there_is_not_is_told_what_there_is() -> None:
+    switchboard = Switchboard()
+    with pytest.raises(ValueError, match="drip: unknown option 'only'; there are: provider, kind, every, times"):
+        switchboard.add(Fault.drip, only=2)  # type: ignore[call-arg]
+    assert not switchboard.rules
+
+
 def test_a_provider_that_is_not_played_is_refused(sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match="provider runblub is unknown; there are runblob"):
         sandbox.faults.add("drip:provider=runblub")

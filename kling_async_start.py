@@ -1,0 +1,49 @@
+"""Starts the program ``kling``, which answers Ctrl-C from its first moment on.
+
+It stands beside the package because nothing of a package can be imported before the package itself, and that is what
+takes the time in which an impatient user presses Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+__all__ = ["leaving_at_once", "main"]
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_STANDARD_ERROR = 2
+
+
+def main() -> int:
+    """Run the program with the arguments of this process; see ``kling --help``."""
+    with leaving_at_once():
+        from kling_async._cli import main as kling  # noqa: PLC0415  # it takes the time that is spoken of above
+
+        return kling()
+
+
+@contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """End the process at SIGINT, in one sentence, until a command begins and answers it itself.
+
+    There is nothing to be cleaned up yet; and an exception out of the middle of an import is not sure to arrive.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, say, by a shell that put us in the background
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(_STANDARD_ERROR, b"interrupted; nothing was bought\n")  # the file object may be in use just now
+    os._exit(_INTERRUPTED)

@@ -1,0 +1,378 @@
+"""Saving what a job made, on real sockets: never a broken file under a final name, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+import kling_async
+from kling_async import Artifact, DownloadFailed, JobRef, Result
+from kling_async._engine import Engines, Limits
+from kling_async._media import ArtifactSaver, writable
+from stepwise import cancelled_at
+
+pytestmark = pytest.mark.anyio
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + os.urandom(300_000)
+Reply = tuple[int, dict[str, str], bytes]
+
+
+class Cdn(ThreadingHTTPServer):
+    """A server of one file.
+
+    Attributes:
+        answer: What is answered to a request's range (its start; 0: none); None: the whole file, or the rest of it.
+        requests: Path and range of each request.
+        piece: Bytes that are sent at once.
+        hold: While it is not set, an answer stops after its first piece.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer: Callable[[str, int], Reply | None] = lambda _path, _start: None
+        self.requests: list[tuple[str, int]] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.started = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Cdn
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
+        start = int(found[1]) if found else 0
+        self.server.requests.append((self.path, start))
+        status, headers, body = self.server.answer(self.path, start) or whole(start)
+        self.send_response(status)
+        for name, value in ({"content-length": str(len(body))} | headers).items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:1000])
+        self.wfile.flush()
+        self.server.started.set()
+        self.server.hold.wait(20)
+        try:
+            self.wfile.write(body[1000:])
+        except OSError:
+            self.close_connection = True
+        if int(headers.get("content-length") or len(body)) != len(body) or headers.get("connection") == "close":
+            self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+def whole(start: int = 0) -> Reply:
+    if not start:
+        return 200, {}, PICTURE
+    return 206, {"content-range": f"bytes {start}-{len(PICTURE) - 1}/{len(PICTURE)}"}, PICTURE[start:]
+
+
+@pytest.fixture
+def cdn() -> Iterator[Cdn]:
+    with Cdn() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.hold.set()
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[Engines]:
+    made = Engines(None, Limits(), "http://127.0.0.1")
+    yield made
+    await made.aclose()
+
+
+def artifact(
+    engines: Engines, url: str | None, *, identity: str = "job-1", local: bool = True, data: bytes | None = None
+) -> Artifact:
+    async def renew() -> tuple[Artifact, ...]:
+        raise kling_async.TransportFailed("away")
+
+    saver = ArtifactSaver(engines, JobRef("runblob", "o3-photo", identity), local, renew)
+    return Artifact("image", url, data=data).saved_by(saver)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_a_file_is_saved_under_its_jobs_name(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path == tmp_path / "runblob-o3-photo-job-1.png"
+    assert path.read_bytes() == PICTURE
+    assert files(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("times", [2, 5])
+async def test_saves_of_one_file_at_once_do_not_mix(cdn: Cdn, engines: Engines, tmp_path: Path, times: int) -> None:
+    """Two tasks save the same artifact into the same directory."""
+    cdn.hold.clear()
+    paths: list[Path] = []
+
+    async def save() -> None:
+        paths.append(await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/"))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(times):
+            group.start_soon(save)
+        with anyio.fail_after(10):
+            while len(cdn.requests) < times:  # noqa: ASYNC110  # they are counted in another thread
+                await anyio.sleep(0.01)
+        cdn.hold.set()
+    assert [start for _, start in cdn.requests] == [0] * times
+    assert len(paths) == times
+    assert paths[0].read_bytes() == PICTURE
+    assert files(tmp_path) == [paths[0].name]
+
+
+async def test_inline_files_saved_at_once_do_not_mix(engines: Engines, tmp_path: Path) -> None:
+    data = PICTURE * 10
+    one = artifact(engines, None, data=data)
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(one.save, f"{tmp_path}/")
+    [name] = files(tmp_path)
+    assert (tmp_path / name).read_bytes() == data
+
+
+async def test_a_directory_is_proved_writable_by_many_at_once(tmp_path: Path) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(writable, tmp_path / "results")
+    assert files(tmp_path / "results") == []
+
+
+async def test_a_broken_transfer_is_continued_by_the_next_save(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    cdn.answer = lambda _, start: (200, {"content-length": str(len(PICTURE))}, PICTURE[:200_000]) if not start else None
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert [start for _, start in cdn.requests] == [0, 200_000]
+
+
+@pytest.mark.parametrize("said", ["bytes 7-{last}/{size}", ""])
+async def test_a_file_that_is_continued_elsewhere_is_begun_again(
+    cdn: Cdn, engines: Engines, tmp_path: Path, said: str
+) -> None:
+    def answer(_: str, start: int) -> Reply | None:
+        if not start:
+            return (200, {"content-length": str(len(PICTURE))}, PICTURE[:1500]) if len(cdn.requests) == 1 else None
+        place = said.format(start=start, last=len(PICTURE) - 1, size=len(PICTURE))
+        return 206, {"content-range": place}, PICTURE[7 : 7 + len(PICTURE) - start]
+
+    cdn.answer = answer
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert files(tmp_path) == [path.name]
+
+
+async def test_a_server_that_sends_pieces_is_asked_for_all_of_them(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    """A 206 whose end is not the file's end is whole in itself, and no whole file."""
+
+    def answer(_: str, start: int) -> Reply:
+        end = min(start + 150_000, len(PICTURE))
+        return 206, {"content-range": f"bytes {start}-{end - 1}/{len(PICTURE)}"}, PICTURE[start:end]
+
+    cdn.answer = answer
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+
+
+async def test_a_file_that_is_packed_although_we_asked_for_it_plain(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    cdn.answer = lambda _path, _start: (200, {"content-encoding": "gzip"}, gzip.compress(PICTURE))
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+
+
+async def test_a_packed_file_that_broke_off_is_not_continued(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    packed = gzip.compress(PICTURE)
+
+    def answer(_: str, start: int) -> Reply:
+        assert not start
+        length = {"content-encoding": "gzip", "content-length": str(len(packed))}
+        return 200, length, packed if len(cdn.requests) > 1 else packed[:150_000]
+
+    cdn.answer = answer
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert files(tmp_path) == [path.name]
+
+
+async def test_names_of_different_jobs_differ(engines: Engines, tmp_path: Path) -> None:
+    """What cannot stand in a file name is replaced, and the names still differ."""
+    paths = [
+        await artifact(engines, None, identity=identity, data=PICTURE).save(f"{tmp_path}/")
+        for identity in ("a:b", "a~b", "a_b")
+    ]
+    assert len(set(paths)) == 3
+    assert paths[2].name == "runblob-o3-photo-a_b.png"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://192.0.2.1/x", "file:///etc/passwd", "ftp://cdn.test/x", "data:image/png;base64,AAAA"]
+)
+@pytest.mark.parametrize("redirected", [False, True])
+async def test_addresses_that_are_not_secure_are_not_opened(
+    cdn: Cdn, engines: Engines, tmp_path: Path, target: str, redirected: bool
+) -> None:
+    cdn.answer = lambda _path, _start: (302, {"location": target}, b"")
+    with pytest.raises(DownloadFailed):
+        await artifact(engines, f"{cdn.url}/a" if redirected else target).save(f"{tmp_path}/")
+    assert len(cdn.requests) == redirected
+    assert files(tmp_path) == []
+
+
+async def test_an_address_that_is_none_is_told(engines: Engines, tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed):
+        await artifact(engines, "//[").save(f"{tmp_path}/")
+
+
+async def test_this_machine_is_not_opened_for_a_provider_that_is_elsewhere(
+    cdn: Cdn, engines: Engines, tmp_path: Path
+) -> None:
+    with pytest.raises(DownloadFailed, match="not an https address"):
+        await artifact(engines, f"{cdn.url}/a", local=False).save(f"{tmp_path}/")
+    assert cdn.requests == []
+
+
+async def test_a_redirect_is_followed_and_a_circle_is_not(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    cdn.answer = lambda path, _start: (307, {"location": "b"}, b"") if path == "/a" else None
+    assert (await artifact(engines, f"{cdn.url}/a").save(tmp_path / "x.png")).read_bytes() == PICTURE
+    cdn.answer = lambda _path, _start: (307, {"location": "/a"}, b"")
+    with pytest.raises(DownloadFailed, match="redirects"):
+        await artifact(engines, f"{cdn.url}/a").save(tmp_path / "y.png")
+    assert files(tmp_path) == ["x.png"]
+
+
+async def test_a_file_without_end_is_stopped(
+    cdn: Cdn, engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kling_async._media._MAX_BYTES", 100_000)
+    with pytest.raises(DownloadFailed, match="larger than"):
+        await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert files(tmp_path) == []
+
+
+async def test_a_file_that_exists_is_replaced_only_by_a_whole_one(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    target = tmp_path / "x.png"
+    target.write_bytes(b"old")
+    cdn.answer = lambda _path, _start: (200, {}, b"<html>gone</html>")
+    with pytest.raises(DownloadFailed, match="begins with"):
+        await artifact(engines, f"{cdn.url}/a").save(target)
+    assert target.read_bytes() == b"old"
+    cdn.answer = lambda _path, _start: None
+    assert (await artifact(engines, f"{cdn.url}/a").save(target)).read_bytes() == PICTURE
+    assert files(tmp_path) == ["x.png"]
+
+
+async def test_a_place_that_cannot_be_written_is_told(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "runblob-o3-photo-job-1.png").mkdir()
+    for target in (f"{tmp_path}/file/", f"{tmp_path}/file/x.png", f"{tmp_path}/"):
+        with pytest.raises(DownloadFailed, match="writing to"):
+            await artifact(engines, f"{cdn.url}/a").save(target)
+    assert files(tmp_path) == ["file", "runblob-o3-photo-job-1.png"]
+
+
+async def test_an_empty_directory_name_is_the_working_directory(
+    cdn: Cdn, engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = artifact(engines, f"{cdn.url}/a")
+    [path] = await Result(JobRef("runblob", "o3-photo", "job-1"), (one,)).save("")
+    assert path.resolve().parent == tmp_path
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_save_that_is_cancelled_leaves_nothing(
+    cdn: Cdn, engines: Engines, tmp_path: Path, native: bool, anyio_backend_name: str
+) -> None:
+    cdn.hold.clear()
+    one = artifact(engines, f"{cdn.url}/a")
+    if native and anyio_backend_name == "asyncio":
+        task = asyncio.create_task(one.save(f"{tmp_path}/"))
+        await anyio.to_thread.run_sync(cdn.started.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.save, f"{tmp_path}/")
+            await anyio.to_thread.run_sync(cdn.started.wait, 10)
+            group.cancel_scope.cancel()
+    engine = engines.here()
+    assert engine.slots.value == Limits().connections
+    assert engine.pool is not None
+    assert engine.pool.statistics().connections == 0
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_save_cancelled_at_any_step_leaves_nothing_or_the_whole_file(
+    cdn: Cdn, engines: Engines, tmp_path: Path, native: bool, anyio_backend_name: str
+) -> None:
+    if native and anyio_backend_name == "trio":
+        pytest.skip("a task cannot be cancelled but by its scope")
+    count = 0
+    under_way = True
+    while under_way:
+        count += 1
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        one = artifact(engines, f"{cdn.url}/a", identity=f"job-{count}")
+        under_way = await cancelled_at(count, partial(one.save, f"{folder}/"), native=native)
+        assert engines.here().slots.value == Limits().connections
+        with anyio.fail_after(5):  # a thread cannot be stopped: what it was at is undone a moment later
+            while [name for name in files(folder) if name.endswith(".part")]:  # noqa: ASYNC110  # no event tells
+                await anyio.sleep(0.005)
+        assert all((folder / name).read_bytes() == PICTURE for name in files(folder))
+    assert count > 5
+    assert len(files(folder)) == 1
+
+
+async def test_an_expired_address_that_cannot_be_renewed_is_told(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+    cdn.answer = lambda _path, _start: (403, {}, b"")
+    with pytest.raises(DownloadFailed, match="asking for a new URL failed: away"):
+        await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert len(cdn.requests) == 1
+    assert files(tmp_path) == []
+
+
+async def test_an_engine_of_the_users_is_used_without_his_credentials(cdn: Cdn, tmp_path: Path) -> None:
+    """A URL with a name and a password in it, through the user's own client."""
+    seen: list[httpx.Request] = []
+
+    async def note(request: httpx.Request) -> None:
+        seen.append(request)
+
+    async with httpx.AsyncClient(auth=("me", "mine"), event_hooks={"request": [note]}) as http:
+        engines = Engines(http, Limits(), cdn.url)
+        path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+        assert path.read_bytes() == PICTURE
+    assert "authorization" not in seen[0].headers

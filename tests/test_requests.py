@@ -1,0 +1,106 @@
+"""Making a request: what its fields accept, and what is said of a mistake."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from kling_async import Request, inferencesh, pixeldojo, runblob, runware
+from kling_async.providers import KNOWN
+
+CLASSES: list[type[Request]] = [endpoint.request for kind in KNOWN for endpoint in kind.endpoints]
+SEVERAL = [runblob.O3Video, runblob.O3Photo, runware.ImageO3]
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(100))
+
+
+def refused(make: Callable[[], object]) -> dict[str, tuple[str, str]]:
+    """The type of each error and its message, by the field that is blamed."""
+    with pytest.raises(ValidationError) as caught:
+        make()
+    return {".".join(map(str, line["loc"])): (line["type"], line["msg"]) for line in caught.value.errors()}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_request_is_made_by_position_in_the_order_that_checkers_see(kind: type[Request]) -> None:
+    """Type checkers read the annotations: own fields by position, the callback by name alone."""
+    own = [name for name in inspect.get_annotations(kind) if name in kind.model_fields]
+    sample = kind.model_validate({"prompt": "a boat"})
+    values = [getattr(sample, name) for name in own]
+    assert kind(*values) == sample
+    assert set(own) == set(kind.model_fields) - {"callback_url"}
+    with pytest.raises(TypeError, match=f"at most {len(own)} positional arguments, {len(own) + 1} were given"):
+        kind(*values, "https://app.example/hook")
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+@pytest.mark.parametrize("container", [list, tuple])
+def test_references_are_given_in_any_list_and_kept_as_a_tuple(
+    kind: Callable[..., Any], container: Callable[..., Any], tmp_path: Path
+) -> None:
+    boat = tmp_path / "boat.png"
+    boat.write_bytes(PNG)
+    request = kind("a boat", references=container([boat, PNG]))
+    assert request.references == (boat, PNG)
+    assert hash(request) == hash(kind("a boat", (boat, PNG)))
+    assert request.files == [boat]
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+@pytest.mark.parametrize(
+    "single", [Path("boat.png"), "https://img.example/boat.png", PNG], ids=["path", "url", "bytes"]
+)
+def test_one_image_in_place_of_a_list_is_refused_in_so_many_words(kind: Callable[..., Any], single: object) -> None:
+    errors = refused(lambda: kind("a boat", references=single))
+    assert errors == {"references": ("tuple_type", "give a list, even of one image: references=[...]")}
+
+
+def test_a_list_in_place_of_one_image_is_refused_in_so_many_words() -> None:
+    errors = refused(lambda: inferencesh.ImageO1.model_validate({"prompt": "a boat", "reference": [PNG]}))
+    assert errors == {"reference": ("reference_type", "give one image, not a list: reference=...")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "meant"),
+    [
+        (runblob.O3Video, "durration", "duration"),
+        (runblob.O3Photo, "aspect_ration", "aspect_ratio"),
+        (runware.ImageO3, "reference", "references"),
+        (inferencesh.ImageO1, "references", "reference"),
+        (pixeldojo.ImageV3, "counts", "count"),
+    ],
+)
+def test_of_an_unknown_field_it_is_said_what_was_meant(kind: type[Request], given: str, meant: str) -> None:
+    errors = refused(lambda: kind("a boat", **{given: 5}))
+    assert set(errors) == {given}
+    category, message = errors[given]
+    assert category == "extra_forbidden"
+    assert message.startswith(f"There is no such field; did you mean {meant!r}? {kind.__name__} has prompt, ")
+    assert all(name in message for name in kind.model_fields)
+
+
+def test_of_a_field_unlike_any_other_it_is_said_which_there_are() -> None:
+    _, message = refused(lambda: runblob.O3Video.model_validate({"prompt": "a boat", "xyz": 1}))["xyz"]
+    assert message == (
+        "There is no such field. O3Video has prompt, references, duration, aspect_ratio, model, "
+        "keep_original_sound, callback_url"
+    )
+
+
+def test_all_mistakes_are_told_at_once_each_as_what_it_is() -> None:
+    """An unknown field changes nothing about what is said of the others."""
+    wrong: dict[str, Any] = {"prompt": "", "duration": 7, "references": ["{boat}.png"], "callback_url": "http://a.test"}
+    alone = refused(lambda: runblob.O3Video.model_validate(wrong))
+    errors = refused(lambda: runblob.O3Video.model_validate({**wrong, "durration": 5}))
+    assert errors.pop("durration")[0] == "extra_forbidden"
+    assert errors == alone
+    assert {name: category for name, (category, _) in alone.items()} == {
+        "prompt": "string_too_short",
+        "duration": "literal_error",
+        "references": "value_error",
+        "callback_url": "value_error",
+    }
