@@ -6,6 +6,7 @@ each row), the files, and ``report.html``. The same command again takes it from 
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import shlex
@@ -134,8 +135,10 @@ def bulk(  # noqa: PLR0913  # typer reads the options of the command from this s
         try:
             if plan:
                 client = _client(plan, polling, spend, places)
+                gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
                 run(partial(work.run, client, in_flight), report, stop=work.stop)
         finally:
+            gc.unfreeze()
             if work.begun or not plan:
                 work.conclude()
         raise typer.Exit(work.code())
