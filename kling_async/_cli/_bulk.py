@@ -6,11 +6,12 @@ each row), the files, and ``report.html``. The same command again takes it from 
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,9 +21,6 @@ from typing import Annotated, Any
 
 import anyio
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kling_async._budget import Budget
 from kling_async._bulk import Outcome, Outcomes
@@ -31,14 +29,15 @@ from kling_async._cli._exits import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, Comma
 from kling_async._cli._fields import find
 from kling_async._cli._generate import AsJson, Timeout
 from kling_async._cli._page import write_page
+from kling_async._cli._plan import Places, Task, conflicts, estimate, plan_of, record_before
 from kling_async._cli._progress import JsonBulkReport, PlainBulkReport, Tally, choose_bulk_report, trouble
 from kling_async._cli._results import Record, Results, record_of
-from kling_async._cli._rows import BadRow, Row, Shard, read_cells, rows_from
+from kling_async._cli._rows import Row, Shard, read_cells, rows_from
 from kling_async._cli._run import answering, destination, open_client, run
 from kling_async._client import Client
 from kling_async._errors import BulkStopped, DownloadFailed
 from kling_async._media import writable
-from kling_async._models import Artifact, Cost, Result
+from kling_async._models import Artifact, Result
 from kling_async._poller import Polling
 from kling_async.providers import KNOWN
 
@@ -115,15 +114,15 @@ def bulk(  # noqa: PLR0913  # typer reads the options of the command from this s
             find(endpoint)
         cells = read_cells(source, form)
         good, bad = rows_from(cells, default=endpoint, folder=source.parent if source else Path(), shard=part)
-        places = _Places.of(destination(output), part, None if no_ledger else ledger, kept=not no_ledger)
+        places = Places.of(destination(output), part, None if no_ledger else ledger, kept=not no_ledger)
         results = Results(places.results)
-        bad += list(_conflicts(good, results, places))
+        bad += list(conflicts(good, results, places))
         if bad:
             report.bad(bad)
             raise CommandError(f"{len({row.line for row in bad})} rows are not acceptable; nothing was bought")
-        plan = _plan(good, results, places, retry=retry_failed, save=not no_save)
+        plan = plan_of(good, results, places, retry=retry_failed, save=not no_save)
         if dry_run:
-            _estimate(plan, good, results, report)
+            estimate(plan, good, results, report)
             return
         spend = parse_budget(budget) if budget else None
         polling = Polling(
@@ -136,9 +135,12 @@ def bulk(  # noqa: PLR0913  # typer reads the options of the command from this s
         try:
             if plan:
                 client = _client(plan, polling, spend, places)
+                gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
                 run(partial(work.run, client, in_flight), report, stop=work.stop)
         finally:
-            work.conclude()
+            gc.unfreeze()
+            if work.begun or not plan:
+                work.conclude()
         raise typer.Exit(work.code())
 
 
@@ -160,73 +162,7 @@ def parse_budget(text: str) -> Budget:
     return Budget(usd=amounts.get("usd"), credits=amounts.get("credits"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where everything is. Shards share a directory, and no file but their results."""
-
-    directory: Path
-    results: Path
-    page: Path
-    ledger: Path | None
-
-    @classmethod
-    def of(cls, directory: Path, shard: Shard | None, ledger: Path | None, *, kept: bool) -> _Places:
-        mark = f"-{shard.number}-of-{shard.of}" if shard else ""
-        return cls(
-            directory,
-            directory / f"results{mark}.jsonl",
-            directory / f"report{mark}.html",
-            (ledger or directory / f"ledger{mark}.db") if kept else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A row to be bought (or found again), and which purchase of it that is."""
-
-    row: Row
-    attempt: int
-
-    @property
-    def key(self) -> str:
-        return _record(self.row, self.attempt).submission
-
-
-def _conflicts(rows: Iterable[Row], results: Results, places: _Places) -> Iterable[BadRow]:
-    """Rows whose keys are known from earlier runs as other rows."""
-    for row in rows:
-        known = results.records.get(row.key)
-        if known is not None and known.digest != row.digest and known.state not in {"waiting", "refused"}:
-            yield BadRow(row.line, "key", f"{row.key!r:.60} is another row in {places.results}; use another key")
-
-
-def _plan(rows: Sequence[Row], results: Results, places: _Places, *, retry: bool, save: bool) -> list[_Task]:
-    """What is to be done: everything that is not settled."""
-    plan = []
-    for row in rows:
-        known = results.records.get(row.key)
-        if known is None or known.digest != row.digest:
-            plan.append(_Task(row, known.attempt if known else 1))
-        elif not _settled(known, places, retry=retry, save=save):
-            again = known.state == "failed"
-            plan.append(_Task(row, known.attempt + again))
-    return plan
-
-
-def _settled(known: Record, places: _Places, *, retry: bool, save: bool) -> bool:
-    """Whether nothing is to be done about a row of which an earlier run tells."""
-    if known.state == "waiting":
-        return False
-    if known.state == "failed":
-        return not (retry and known.retryable)
-    if known.state == "refused":
-        return not retry
-    if places.ledger is None:
-        return True  # nobody would know the job: what may have been bought is not bought again
-    return known.state == "completed" and known.whole(places.directory, save=save)
-
-
-def _client(plan: Sequence[_Task], polling: Polling, budget: Budget | None, places: _Places) -> Client:
+def _client(plan: Sequence[Task], polling: Polling, budget: Budget | None, places: Places) -> Client:
     used = {task.row.endpoint.name.partition("/")[0] for task in plan}
     kinds = [kind for kind in KNOWN if kind.name in used]
     for kind in kinds:
@@ -239,14 +175,16 @@ class _Bulk:
     """One run: rows go in, records come out."""
 
     rows: Sequence[Row]
-    plan: Sequence[_Task]
+    plan: Sequence[Task]
     results: Results
     report: PlainBulkReport | JsonBulkReport
-    places: _Places
+    places: Places
     title: str
     save: int | None
     """How many results are saved at once; None: none is saved."""
     tally: Tally = field(init=False)
+    begun: bool = False
+    """Whether the output directory is ours."""
     halted: bool = False
     stopped: BulkStopped | None = None
     _outcomes: Outcomes | None = None
@@ -270,9 +208,12 @@ class _Bulk:
         """Buy what is to be bought, and save what comes of it."""
         async with client:
             await writable(self.places.directory)
+            if self.places.ledger is not None:
+                await client.unresolved()  # takes the ledger, or says who has it
+            self.begun = True
             for task in self.plan:
                 if task.attempt > 1:  # so that whatever happens, the next run goes on with this attempt
-                    self.results.add(_record(task.row, task.attempt))
+                    self.results.add(record_before(task.row, task.attempt))
             requests = [(task.key, task.row.request) for task in self.plan]
             async with client.map(requests, in_flight=in_flight) as self._outcomes, anyio.create_task_group() as group:
                 self.report.watch(self.tally)
@@ -345,7 +286,9 @@ class _Bulk:
         order = [row.key for row in self.rows]
         self.results.close(order)
         known = self.results.records
-        records = [replace(known[row.key], line=row.line) if row.key in known else _record(row, 1) for row in self.rows]
+        records = [
+            replace(known[row.key], line=row.line) if row.key in known else record_before(row, 1) for row in self.rows
+        ]
         seconds = self.tally.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
         self.report.done(self.tally, [path for path in (self.places.results, self.places.page) if path.exists()])
@@ -375,40 +318,3 @@ class _Bulk:
             ("unsaved", UNSAVED),
         )
         return next((code for state, code in ends if states[state] > 0), 0)
-
-
-def _record(row: Row, attempt: int) -> Record:
-    """A row that is still to be bought."""
-    return Record(
-        row.key, row.digest, row.line, row.endpoint.name, "waiting", request=row.request.describe(), attempt=attempt
-    )
-
-
-def _estimate(
-    plan: Sequence[_Task], rows: Sequence[Row], results: Results, report: PlainBulkReport | JsonBulkReport
-) -> None:
-    """Tell what it would cost, by endpoint: by documented prices, else by what rows of earlier runs cost."""
-    seen = results.prices()
-    sums: dict[str, dict[str, Any]] = {}
-    for task in plan:
-        name = task.row.endpoint.name
-        price = task.row.endpoint.price(task.row.request) or seen.get(name)
-        entry = sums.setdefault(name, {"rows": 0, "unpriced": 0, "cost": None})
-        entry["rows"] += 1
-        if price is None:
-            entry["unpriced"] += 1
-        else:
-            spent = entry["cost"].amount if entry["cost"] else Decimal(0)
-            entry["cost"] = Cost(spent + price.amount, price.unit)
-    report.say(f"{len(rows)} rows are good, {len(rows) - len(plan)} of them are done; nothing was bought")
-    if isinstance(report, JsonBulkReport):
-        told = {name: {**entry, "cost": entry["cost"] and str(entry["cost"])} for name, entry in sums.items()}
-        report.tell(type="dry-run", rows=len(rows), todo=len(plan), endpoints=told)
-        return
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    for title in ("Endpoint", "Rows", "Estimate", ""):
-        table.add_column(title, justify="right" if title in {"Rows", "Estimate"} else "left")
-    for name, entry in sums.items():
-        unpriced = f"{entry['unpriced']} without a price before they are bought" if entry["unpriced"] else ""
-        table.add_row(name, f"{entry['rows']:,}", str(entry["cost"] or "unknown"), Text(unpriced, style="dim"))
-    Console(highlight=False).print(table)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from kling_async import SqliteLedger
 from kling_async._cli._bulk import parse_budget
 from kling_async._cli._exits import CommandError
 from kling_async.sandbox import Fault, Sandbox
@@ -195,6 +197,23 @@ def test_shards_share_a_directory_and_buy_each_row_once(bulk: Run, sandbox: Sand
     parts = [results(tmp_path, f"results-{n}-of-3.jsonl") for n in (1, 2, 3)]
     assert sorted(record["line"] for part in parts for record in part) == list(range(1, 21))
     assert sandbox.counters.jobs_bought == 20
+
+
+def test_two_runs_do_not_share_a_directory(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(4))
+    bulk()
+    before = (tmp_path / "out" / "results.jsonl").stat()
+    write(tmp_path, mixed(6))
+    owner = SqliteLedger(tmp_path / "out" / "ledger.db")
+    anyio.run(owner.submissions)
+    answer = bulk()
+    anyio.run(owner.aclose)
+    assert answer.code == 2
+    assert "is in use by" in answer.err
+    after = (tmp_path / "out" / "results.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert bulk().code == 0
+    assert sandbox.counters.jobs_bought == 6
 
 
 def test_json_tells_every_row_and_a_summary(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
