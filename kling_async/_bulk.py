@@ -185,6 +185,7 @@ class Outcomes:
         self._started = self._ended = 0.0
         self._reserved = 0  # room taken by submitters who wait for their row
         self._wanting: deque[anyio.Event] = deque()  # submitters who wait for room
+        self._left = False
         self._arrived = anyio.Event()
         self._pull = anyio.Lock()
         self._halted = False
@@ -207,6 +208,7 @@ class Outcomes:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         self._group.cancel_scope.cancel()
         try:
             # The user's own exception is not the group's: it would come out of it in an exception group.
@@ -229,6 +231,8 @@ class Outcomes:
                 outcome = self._ready.popleft()
                 self._wake_submitter()
                 return outcome
+            if self._left:
+                raise StopAsyncIteration
             if not self._submitting and not self._counts.in_flight:
                 raise self._verdict()
             await self._arrived.wait()

@@ -32,7 +32,7 @@ from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Request
 from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
-from kling_async._transport import Lane, LaneStatistics
+from kling_async._transport import Lane, LaneStatistics, Trace
 from kling_async.providers import KNOWN
 from kling_async.webhooks import Delivery, Webhooks
 
@@ -162,8 +162,8 @@ class Client:
     async def submit(self, request: Request, *, key: str | None = None) -> Job:
         """Buy one generation.
 
-        The paid call is never repeated when its outcome is unknown. Cancelling it is held back until the answer is
-        there, for ``Limits.grace`` seconds at most, so that the job is not lost.
+        The paid call is never repeated when its outcome is unknown. Cancelling it, once it was sent, is held back until
+        the answer is there, for ``Limits.grace`` seconds at most, so that the job is not lost.
 
         Args:
             request: What to generate; it goes to its own provider.
@@ -212,8 +212,8 @@ class Client:
         finally:
             self._budget.release(hold)
 
-    async def _buy(self, account: _Account, request: Request, intent: Submission, insist: bool) -> Job:
-        bought = await self._buyer.buy(account.lane, request, intent, insist=insist)
+    async def _buy(self, account: _Account, request: Request, intent: Submission, insist: bool, trace: Trace) -> Job:
+        bought = await self._buyer.buy(account.lane, request, intent, trace, insist=insist)
         job = await self._adopt(account, bought, request)
         self._account_for(job)
         return job
@@ -353,8 +353,8 @@ class Client:
             log.info("submission %r: %s", submission.key, error)
             return None
 
-    async def _settle(self, account: _Account, request: Request, submission: Submission) -> Job | None:
-        bought = await self._buyer.take_up(account.lane, request, submission)
+    async def _settle(self, account: _Account, request: Request, submission: Submission, trace: Trace) -> Job | None:
+        bought = await self._buyer.take_up(account.lane, request, submission, trace)
         return None if bought is None else await self._adopt(account, bought, request)
 
     async def unresolved(self) -> list[Submission]:

@@ -164,13 +164,16 @@ class Buyer:
             del self._flights[intent.key]
             flight.landed.set()
 
-    async def buy(self, lane: Lane, request: Request, intent: Submission, *, insist: bool = False) -> Bought:
+    async def buy(
+        self, lane: Lane, request: Request, intent: Submission, trace: Trace, *, insist: bool = False
+    ) -> Bought:
         """Buy it, unless that was done before. To be called in the submission's `turn`.
 
         Args:
             lane: Where the calls go.
             request: What to buy.
             intent: The submission.
+            trace: Told how far the paid call gets.
             insist: The user asked for a repetition: what failed or may have been bought is bought again, under its own
                 id where the provider recognises that.
 
@@ -181,33 +184,36 @@ class Buyer:
             KlingError: It was refused or not sent; the key may be used again.
         """
         if not self._book.kept:
-            return await self._pay(lane, request, intent)
+            return await self._pay(lane, request, intent, trace)
         with anyio.CancelScope(shield=True):
             if insist:
                 await self._reopen(lane, intent)
             taken = await self._book.begin(intent)
         if taken.purchase == intent.purchase:
-            return await self._pay(lane, request, intent)
+            return await self._pay(lane, request, intent, trace)
         _require_same(intent, taken)
         if taken.ref is not None:
             return Bought.before(taken, taken.ref)
-        return await self.recover(lane, request, taken, insist=insist)
+        return await self.recover(lane, request, taken, trace, insist=insist)
 
-    async def recover(self, lane: Lane, request: Request, lost: Submission, *, insist: bool = False) -> Bought:
+    async def recover(
+        self, lane: Lane, request: Request, lost: Submission, trace: Trace, *, insist: bool = False
+    ) -> Bought:
         """Find out what became of a submission whose answer was lost, where the provider gives a way. See `buy`.
 
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
         if lane.provider.features.own_id and (insist or self._young(lost)):
-            return await self._pay(lane, request, lost, again=True)
+            trace.lost = True  # it was sent before under the same id: until it is accepted, it stays unknown
+            return await self._pay(lane, request, lost, trace)
         if lane.provider.features.list:
             found = await self._search(lane, request, lost)
             if found is not None:
                 return found
         raise self._unknown(lane, lost, lost.reason or "the process ended while it was being sent")
 
-    async def take_up(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
+    async def take_up(self, lane: Lane, request: Request, lost: Submission, trace: Trace) -> Bought | None:
         """As `recover`, for a submission that was read before its `turn` came: others may have settled it meanwhile.
 
         Returns:
@@ -218,7 +224,7 @@ class Buyer:
             return None
         if current.ref is not None:
             return Bought.before(current, current.ref)
-        return await self.recover(lane, request, current)
+        return await self.recover(lane, request, current, trace)
 
     def _young(self, submission: Submission) -> bool:
         """Whether the provider surely recognises its id; not if the clock was set back far, for then nobody knows."""
@@ -234,16 +240,16 @@ class Buyer:
             return None
         return await self._accepted(lost, free[0])
 
-    async def _pay(self, lane: Lane, request: Request, intent: Submission, *, again: bool = False) -> Bought:
+    async def _pay(self, lane: Lane, request: Request, intent: Submission, trace: Trace) -> Bought:
         """Make the paid call, and write down what became of it.
 
         Args:
             lane: Where it goes.
             request: What to buy.
             intent: The submission.
-            again: It was sent before under the same id, so whatever is answered, it stays unknown until it is accepted.
+            trace: Told how far the call gets. If an earlier one under the same id is `lost`, the submission stays
+                unknown until it is accepted, whatever is answered.
         """
-        trace = Trace(lost=again)
         with self._letterbox.open(intent) as letters:
             flow = lane.provider.submit(request, intent.purchase, self._letterbox.address(intent))
             try:
@@ -460,17 +466,23 @@ def _ref(submission: Submission, accepted: Accepted) -> JobRef:
     return JobRef(provider, endpoint, accepted.id)
 
 
-async def held(operation: Callable[[], Awaitable[T]], grace: float) -> T:
-    """Run a paid operation; if the task is cancelled meanwhile, give it `grace` seconds to come to its end first."""
+async def held(operation: Callable[[Trace], Awaitable[T]], grace: float) -> T:
+    """Run a paid operation; cancelled while the answer is on the way, it has `grace` seconds to come to its end first.
+
+    Args:
+        operation: Is given the trace to make its paid call with. As long as that is not sent, it is cancelled at once.
+        grace: Seconds.
+    """
     done = anyio.Event()
-    shield = anyio.CancelScope(shield=True)
+    shield = anyio.CancelScope()
+    trace = Trace(hold=lambda needed: setattr(shield, "shield", needed))
     outcome: list[T] = []
     failure: list[Exception] = []
 
     async def run() -> None:
         with shield:
             try:
-                outcome.append(await operation())
+                outcome.append(await operation(trace))
             except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in an exception group
                 failure.append(error)
         done.set()

@@ -386,10 +386,12 @@ class Trace:
         paid: A paid call was begun.
         lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
         maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
+        hold: Told when giving up would lose something (True) and when it would not (False).
     """
 
     paid: bool = False
     lost: bool = False
+    hold: Callable[[bool], None] = lambda _: None
     _steps: int = 0
     _written: bool = False
 
@@ -401,6 +403,7 @@ class Trace:
         """A call of that effect is about to be made."""
         self.paid = effect is Effect.PAID
         self._steps, self._written = 0, False
+        self.hold(self.paid or self.lost)
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         del info

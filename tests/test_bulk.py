@@ -319,3 +319,21 @@ async def test_progress_is_told_as_data(client: Client) -> None:
 def test_in_flight_must_be_positive(server: FakeRunBlob) -> None:
     with pytest.raises(kling_async.ConfigurationError, match="in_flight is 0"):
         Client(kling_async.RunBlob(KEY), http=server).map([], in_flight=0)
+
+
+async def test_a_run_that_was_left_has_ended(client: Client) -> None:
+    async with client.map(rows(10)) as outcomes:
+        pass
+    assert [outcome async for outcome in outcomes] == []
+
+
+async def test_what_was_not_sent_when_the_block_is_left_is_not_bought(server: FakeRunBlob) -> None:
+    """Submissions that wait for a connection are withdrawn; the one that was sent is caught."""
+    server.latency = 1.0
+    async with Client(kling_async.RunBlob(KEY), http=server, limits=kling_async.Limits(connections=1)) as client:
+        with anyio.move_on_after(2.5):
+            async with anyio.create_task_group() as group:
+                for _, request in rows(50):
+                    group.start_soon(client.submit, request)
+        assert server.bought == 3
+        assert client.statistics().running == 3
