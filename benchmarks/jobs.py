@@ -251,7 +251,10 @@ def _slope(few: Figure, many: Figure) -> float:
 
 
 def _cell(figure: Figure, text: str) -> str:
-    return f"{text} ({figure.done:,} of {figure.in_flight:,} done)" if figure.capped else text
+    if not figure.capped:
+        return text
+    count = f"{figure.done:,} of {figure.in_flight:,} done"
+    return f"{text} ({count})" if figure.done else count
 
 
 def main() -> None:
