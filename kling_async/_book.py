@@ -39,6 +39,10 @@ class Book:
     """
 
     def __init__(self, ledger: Ledger | None, providers: Iterable[Provider]) -> None:
+        if isinstance(ledger, str | Path | type):
+            raise ConfigurationError(
+                f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {ledger!r:.80}'
+            )
         self._ledger = ledger
         self._keys = {p.name: p.api_key.get_secret_value() for p in providers if p.api_key is not None}
         self._owed: dict[str, Submission] = {}

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -174,7 +174,8 @@ class Client:
             The job, accepted by the provider.
 
         Raises:
-            ConfigurationError: The client has no such provider, or is closed.
+            ConfigurationError: The client has no such provider, or is closed; or the key is no text.
+            TypeError: It is no request.
             pydantic.ValidationError: A local file is not acceptable any more.
             InvalidRequest, Unauthorized, InsufficientCredits, ContentRejected, RateLimited, ProviderUnavailable:
                 The provider refused; nothing was bought.
@@ -185,6 +186,7 @@ class Client:
             BudgetExceeded: It would overstep the client's budget; nothing was sent.
         """
         self._require_open()
+        _require_request(request)
         account = self._account(request.endpoint)
         return await self._submit(account, request, key)
 
@@ -297,10 +299,11 @@ class Client:
 
         Raises:
             ValueError: The text is no address.
+            TypeError: It is neither an address nor text.
             ConfigurationError: The client has no such provider, or the provider no such endpoint.
         """
         self._require_open()
-        ref = JobRef.parse(ref) if isinstance(ref, str) else ref
+        ref = JobRef.of(ref)
         if ref in self._running:
             return self._running[ref]
         account = self._account(ref.name)
@@ -381,7 +384,7 @@ class Client:
             ConfigurationError: There is no such submission, or it cannot be that job.
         """
         self._require_open()
-        ref = JobRef.parse(ref) if isinstance(ref, str) else ref
+        ref = JobRef.of(ref)
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
         bought = Bought.before(submission, ref)
@@ -580,12 +583,34 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
         if not providers:
             variables = ", ".join(kind.variables[0] for kind in KNOWN)
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
-    found = [provider.configured(os.environ) for provider in providers]
+    given: Any = providers  # it may be anything
+    several = isinstance(given, Iterable) and not isinstance(given, str | type)
+    found = [_made(provider).configured(os.environ) for provider in (given if several else [given])]
     for provider in found:
         provider.pace(os.environ)
     if not found:
         raise ConfigurationError("the list of providers is empty; pass at least one, such as RunBlob()")
     return found
+
+
+def _made(provider: object) -> Provider:
+    """The provider that it is. What is none is not repeated in the error: it may be a key."""
+    if isinstance(provider, Provider):
+        return provider
+    near = [kind for kind in KNOWN if provider is kind or provider == kind.name]
+    given = (
+        f"the class {provider.__name__}"
+        if isinstance(provider, type)
+        else f"an object of type {type(provider).__name__}"
+    )
+    example = near[0].__name__ if near else "RunBlob"
+    raise ConfigurationError(f"Client(...) was given {given} for a provider; make one, such as {example}(api_key=...)")
+
+
+def _require_request(request: object) -> None:
+    if not isinstance(request, Request):
+        given = f"the class {request.__name__}" if isinstance(request, type) else f"{request!r:.80}"
+        raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given}")
 
 
 async def _follow(job: Job, followed: set[JobRef]) -> None:

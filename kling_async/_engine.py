@@ -68,9 +68,11 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            smallest = 1 if name in {"connections", "attempts"} else 0
-            if not value >= smallest:
-                raise ConfigurationError(f"Limits({name}={value!r}): it must be at least {smallest}")
+            counted = name in {"connections", "attempts"}
+            kind, smallest = (int, 1) if counted else (int | float, 0)
+            if not (isinstance(value, kind) and value >= smallest):
+                number = "whole number" if counted else "number"
+                raise ConfigurationError(f"Limits({name}={value!r}): it must be a {number}, at least {smallest}")
 
 
 class Response(Protocol):
@@ -268,6 +270,19 @@ def _environment_proxy(address: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
+def _require_proxy(url: str) -> None:
+    """Refuse what is no proxy's URL, without repeating it: it may carry a password."""
+    try:
+        proxy = httpx.Proxy(url)
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or not proxy.url.host:
+        raise ConfigurationError(
+            "the text given as Client(http=...) is not the URL of a proxy; one looks like http://proxy.example:3128 "
+            "(also https, socks5, socks5h)"
+        )
+
+
 class Engines:
     """The engines of one address, one for each event loop, each made on first use."""
 
@@ -278,6 +293,8 @@ class Engines:
                 f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client "
                 f"of the same shape, or a proxy's URL; {type(http).__name__} is none of them"
             )
+        if isinstance(http, str):
+            _require_proxy(http)
         self._http, self._limits, self._address = http, limits, address
         self._context: ssl.SSLContext | None = None
         self._loop: object = None

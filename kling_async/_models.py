@@ -83,6 +83,20 @@ class JobRef:
             raise ValueError(_NO_REF.format(text))
         return cls(*parts)
 
+    @classmethod
+    def of(cls, ref: JobRef | str) -> JobRef:
+        """`ref` itself, or the reference that it spells.
+
+        Raises:
+            ValueError: It does not look like ``provider/endpoint/id``.
+            TypeError: It is neither text nor a reference.
+        """
+        if isinstance(ref, str):
+            return cls.parse(ref)
+        if not isinstance(ref, JobRef):
+            raise TypeError(f"a job is named by its reference (job.ref) or the text of it, not by {ref!r:.80}")
+        return ref
+
     @property
     def name(self) -> str:
         """The endpoint's full name, ``provider/endpoint``."""

@@ -82,8 +82,14 @@ class Polling:
     def __post_init__(self) -> None:
         for name in ("deadline", "status_calls_per_minute"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"Polling({name}={value!r}): it must be greater than 0")
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ConfigurationError(f"Polling({name}={value!r}): it must be a number greater than 0")
+        usable = self.schedule in (None, "documented") or hasattr(self.schedule, "cadence")
+        if not usable or isinstance(self.schedule, type):
+            raise ConfigurationError(
+                f"Polling(schedule={self.schedule!r:.80}): it must be Learned(), Progressive(5, 5, 10, 15) or the "
+                'like, "documented", or None'
+            )
 
 
 class DeadlinePassed(Exception):

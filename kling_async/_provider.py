@@ -147,8 +147,18 @@ class Provider(abc.ABC):
     variable ``KLING_SANDBOX_SPEED``, which counts only for an address on this machine; looks are timed by it."""
 
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
+        if not isinstance(api_key, str | SecretStr | None):
+            kind = type(api_key).__name__
+            raise ConfigurationError(f"the {self.title} API key must be text, not {kind}", provider=self.name)
         key = self._key(api_key, f"what is passed to {type(self).__name__} as api_key")
         self.api_key = key
+        if base_url is not None and set("@?#") & set(base_url):
+            # It is not repeated: what stands before an @ is a password.
+            raise ConfigurationError(
+                f"the address given for {self.title} is not plain: it must be an https:// URL without user, query and "
+                f"fragment, such as {self.address}; the key is passed as api_key; check {self.variables[1]}",
+                provider=self.name,
+            )
         self.base_url = (base_url or self.address).rstrip("/")
         self._given = (api_key is not None, base_url is not None)
         if not is_secure(self.base_url):

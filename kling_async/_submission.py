@@ -122,6 +122,8 @@ class Buyer:
             request: Its local files are replaced by their content.
             key: The user's name for it; None: it is named after its purchase.
         """
+        if not isinstance(key, str | None):
+            raise ConfigurationError(f"the key of a submission is text, not {key!r:.80}; give str(key)")
         if key == "":
             raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
         if key is not None and _UNFIT.search(key):

@@ -94,8 +94,9 @@ class Webhooks:
                 "secrets.token_urlsafe(32) and keep it outside of the program"
             )
         object.__setattr__(self, "secret", secrets)
-        if self.backstop is not None and not self.backstop > 0:
-            raise ConfigurationError(f"Webhooks(backstop={self.backstop!r}): it must be greater than 0")
+        backstop: Any = self.backstop  # whatever was given
+        if backstop is not None and not (isinstance(backstop, int | float) and backstop > 0):
+            raise ConfigurationError(f"Webhooks(backstop={backstop!r}): it must be a number greater than 0")
 
     def address(self, provider: str, key: str) -> str:
         """Where `provider` is to report about the purchase `key`."""
