@@ -58,7 +58,7 @@ def bulk(  # noqa: PLR0913  # typer reads the options of the command from this s
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="jsonl, csv or parquet. [default: by the file's name]"),
+        typer.Option("--format", metavar="NAME", help="jsonl, csv or parquet. (default: by the file's name)"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every row, estimate the cost, and buy nothing.")
@@ -79,30 +79,30 @@ def bulk(  # noqa: PLR0913  # typer reads the options of the command from this s
         bool, typer.Option("--retry-failed", help="Buy again what failed for a reason that may pass, or was refused.")
     ] = False,
     ledger: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What was bought is written down here. [default: DIR/ledger.db]")
+        Path | None, typer.Option(metavar="FILE", help="What was bought is written down here. (default: DIR/ledger.db)")
     ] = None,
     no_ledger: Annotated[
         bool, typer.Option("--no-ledger", help="Keep none: a run that is killed forgets the jobs that it has bought.")
     ] = False,
     poll: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.05, help="Look at each job this often. [default: when it pays]"),
+        typer.Option(metavar="SECONDS", min=0.05, help="Look at each job this often. (default: when it pays)"),
     ] = None,
     status_calls: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0, help="Looks in a minute at each provider; 0: any. [default: as documented]"),
+        typer.Option(metavar="N", min=0, help="Looks in a minute at each provider; 0: any. (default: as documented)"),
     ] = None,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Buy every row of a file once, and save what comes of it. The same command again continues.
 
-    The columns are the fields of the requests (kling endpoints lists them), endpoint, and optionally key, the row's
-    name; or request, the provider's own JSON. References are URLs or paths from the file's directory, in CSV with |
-    between them.
+    The columns are the fields of the requests (see kling endpoints), endpoint, and, if you
+    like, key, the row's name; or request, the provider's own JSON. References are URLs, or
+    paths from the file's directory; in CSV with | between them.
 
-    Every row is checked before anything is paid for. Ctrl-C once stops buying and waits for what is in flight; twice
-    leaves at once.
+    Every row is checked before anything is paid for. Ctrl-C once stops buying and waits for
+    what is in flight; twice leaves at once.
 
     kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
     """
