@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from kling_async_start import leaving_at_once
+from kling_async._cli._start import leaving_at_once
 
 __all__ = ["main"]
 

@@ -65,9 +65,7 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
     ]
 
 
-@pytest.mark.parametrize(
-    "moment", ["kling_async", "pydantic", "kling_async._cli._app", "typer", "kling_async._cli._sandbox"]
-)
+@pytest.mark.parametrize("moment", ["kling_async._cli._app", "typer", "kling_async._cli._sandbox"])
 def test_an_interrupt_during_the_start_is_told_in_a_sentence(moment: str) -> None:
     """The signal comes while that module is looked for."""
     answer = interrupted(moment, "endpoints")
@@ -100,7 +98,7 @@ class Watch:
             os.kill(os.getpid(), signal.SIGINT)
 {before}
 sys.meta_path.insert(0, Watch())
-from kling_async_start import main
+from kling_async._cli import main
 sys.exit(main())
 """,
             *arguments,

@@ -1,8 +1,4 @@
-"""Starts the program ``kling``, which answers Ctrl-C from its first moment on.
-
-It stands beside the package because nothing of a package can be imported before the package itself, and that is what
-takes the time in which an impatient user presses Ctrl-C.
-"""
+"""Ctrl-C while the program is still being loaded, which is when an impatient user presses it."""
 
 from __future__ import annotations
 
@@ -12,18 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["leaving_at_once", "main"]
+__all__ = ["leaving_at_once"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _STANDARD_ERROR = 2
-
-
-def main() -> int:
-    """Run the program with the arguments of this process; see ``kling --help``."""
-    with leaving_at_once():
-        from kling_async._cli import main as kling  # noqa: PLC0415  # it takes the time that is spoken of above
-
-        return kling()
 
 
 @contextmanager
