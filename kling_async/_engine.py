@@ -1,7 +1,8 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
 By default that is our own connection pool (`_pool`); or what the user injected, or httpx's own transport where a proxy
-is in the way. This is the only file that knows httpx.
+is in the way. This is the only file that knows httpx, and it loads it only when it is needed: httpx loads its own
+command line program with it (click, rich) wherever that is installed.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import anyio
 import httpcore
-import httpx
 from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError, UnreadableReply
 from kling_async._pool import ConnectionPool, PoolStatistics
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response", "consume"]
 
@@ -128,6 +131,11 @@ class Engine:
         self.owned = True
         self.pool: ConnectionPool | None = None
         proxy = http if isinstance(http, str) else None if http is not None else _environment_proxy(address)
+        if http is None and proxy is None:
+            self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
+            return
+        import httpx  # noqa: PLC0415  # when it is needed
+
         if proxy is not None:
             self._transport = httpx.AsyncHTTPTransport(
                 proxy=proxy,
@@ -141,10 +149,8 @@ class Engine:
             )
         elif isinstance(http, httpx.AsyncBaseTransport):
             self._transport, self.owned = http, False
-        elif http is not None:
-            self._client, self.owned = http, False
         else:
-            self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
+            self._client, self.owned = http, False
 
     async def send(
         self, method: str, url: str, headers: dict[str, str], body: bytes, extensions: dict[str, Any]
@@ -159,6 +165,8 @@ class Engine:
         extensions = {**extensions, "timeout": self._timeout}
         if self.pool is not None:
             return await _send(self.pool, method, _target(url), headers, body, extensions)
+        import httpx  # noqa: PLC0415  # when it is needed
+
         return await self._transport.handle_async_request(
             httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
         )
@@ -257,6 +265,8 @@ def _target(url: str) -> httpcore.URL:
             port=parts.port,
             target=f"{path}?{parts.query}" if parts.query else path,
         )
+    import httpx  # noqa: PLC0415  # when it is needed
+
     whole = httpx.URL(url)
     return httpcore.URL(scheme=whole.raw_scheme, host=whole.raw_host, port=whole.port, target=whole.raw_path)
 
@@ -270,8 +280,22 @@ def _environment_proxy(address: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
+def _require_engine(http: Http) -> None:
+    """Refuse what cannot carry a request."""
+    import httpx  # noqa: PLC0415  # when it is needed
+
+    shaped = hasattr(http, "build_request") and hasattr(http, "send")
+    if not (shaped or isinstance(http, httpx.AsyncBaseTransport)):
+        raise ConfigurationError(
+            "Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client of the "
+            f"same shape, or a proxy's URL; {type(http).__name__} is none of them"
+        )
+
+
 def _require_proxy(url: str) -> None:
     """Refuse what is no proxy's URL, without repeating it: it may carry a password."""
+    import httpx  # noqa: PLC0415  # when it is needed
+
     try:
         proxy = httpx.Proxy(url)
     except (ValueError, httpx.InvalidURL):
@@ -287,14 +311,10 @@ class Engines:
     """The engines of one address, one for each event loop, each made on first use."""
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
-        usable = http is None or isinstance(http, str | httpx.AsyncBaseTransport)
-        if not usable and not (hasattr(http, "build_request") and hasattr(http, "send")):
-            raise ConfigurationError(
-                f"Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client "
-                f"of the same shape, or a proxy's URL; {type(http).__name__} is none of them"
-            )
         if isinstance(http, str):
             _require_proxy(http)
+        elif http is not None:
+            _require_engine(http)
         self._http, self._limits, self._address = http, limits, address
         self._context: ssl.SSLContext | None = None
         self._loop: object = None
@@ -346,5 +366,7 @@ _shared_context: list[ssl.SSLContext] = []
 def ssl_context() -> ssl.SSLContext:
     """One TLS context for all lanes: making one reads the certificate store, which takes tens of milliseconds."""
     if not _shared_context:
+        import httpx  # noqa: PLC0415  # when it is needed
+
         _shared_context.append(httpx.create_ssl_context())
     return _shared_context[0]
