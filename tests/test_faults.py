@@ -281,3 +281,34 @@ async def test_row_21_closing_twice_works_and_use_after_close_is_told(client: Cl
         await client.submit(PHOTO)
     with pytest.raises(kling_async.ConfigurationError, match="closed"):
         client.attach("runblob/o3-photo/1")
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"), [("TIMEOUT", True), ("API_ERROR", True), ("CONTENT_POLICY_VIOLATION", False)]
+)
+async def test_row_22_a_failure_is_typed_and_never_repeated_by_us(
+    sandbox: Sandbox, client: Client, code: str, retryable: bool
+) -> None:
+    """A video, whose status answer tells the reason; the provider gives the money back."""
+    sandbox.script("runblob", fail=code)
+    with pytest.raises(kling_async.GenerationFailed) as failed:
+        await client.run(runblob.O3Video("a boat"))
+    assert (failed.value.code, failed.value.retryable) == (code, retryable)
+    assert sandbox.counters.requests["runblob", "submit"] == sandbox.counters.bought["runblob"] == 1
+
+
+async def test_row_23_a_reference_that_became_unusable_buys_nothing(
+    sandbox: Sandbox, client: Client, tmp_path: Path
+) -> None:
+    """It was checked when the request was made, and is again when it is read, before any network."""
+    picture = tmp_path / "boat.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    request = runblob.O3Photo("a boat", references=[picture])
+    for content, complaint in ((b"", "is empty"), (b"not a picture", "not an image"), (None, "cannot be read")):
+        picture.unlink()
+        if content is not None:
+            picture.write_bytes(content)
+        with pytest.raises((ValueError, kling_async.ConfigurationError), match=complaint):
+            await client.submit(request)
+        picture.touch()
+    assert sandbox.counters.requests.total() == sandbox.counters.jobs_bought == 0
