@@ -80,16 +80,32 @@ async def run_all(client: Client, request: Request, count: int) -> list[Result |
 
 @pytest.mark.asyncio
 async def test_ten_thousand_jobs_at_once_all_finish_over_a_hundred_connections(judge: Judge) -> None:
-    """Ration off, default limits; every job submitted once."""
+    """Ration off, default limits; every job submitted once.
+
+    The connections are counted where they are bounded. The server may count one more for each that we have closed and
+    whose end it has not read yet: a paid call replaces a connection that has idled.
+    """
     polling = Polling(schedule=Progressive(1.5, 3), status_calls_per_minute=math.inf)
+    most = 0
+
+    async def count() -> None:
+        nonlocal most
+        while True:
+            pool = client.statistics().lanes["runblob"].connections
+            most = max(most, pool.connections if pool else 0)
+            await asyncio.sleep(0.01)
+
     async with Client(judge.provider("runblob"), polling=polling) as client:
+        counting = asyncio.create_task(count())
         found = await run_all(client, PROVIDERS["runblob"][1], 10_000)
+        counting.cancel()
         statistics = client.statistics()
     counters = judge.counters()
     assert sum(isinstance(one, Result) for one in found) == 10_000
     assert counters["bought"] == {"runblob": 10_000}
     assert counters["requests"]["runblob/submit"] == 10_000
-    assert counters["peak_connections"] <= 101, "a hundred of ours, and one that reads these counters"
+    assert most == 100
+    assert counters["open_connections"] <= 101, "a hundred of ours at most, and one that reads these counters"
     assert statistics.running == 0
 
 
