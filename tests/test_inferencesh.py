@@ -146,7 +146,8 @@ def test_what_is_outside_of_the_limits_is_refused_naming_the_field(field: str, v
     ],
 )
 def test_what_is_just_inside_is_accepted(field: str, value: Any) -> None:
-    ImageO1.model_validate({"prompt": "a boat", field: value})
+    accepted = getattr(ImageO1.model_validate({"prompt": "a boat", field: value}), field)
+    assert str(accepted) == str(value), "a number that is spelled as text is that number"
 
 
 def test_a_local_file_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
