@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -154,6 +155,8 @@ async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: 
         Fault.rate_limited,
         Fault.html,
         Fault.empty_json,
+        Fault.wrong_types,
+        Fault.unknown_status,
         Fault.huge_headers,
     ],
 )
@@ -165,6 +168,42 @@ async def test_whatever_streams_suffer_the_job_ends_well(sandbox: Sandbox, clien
     check_log(job)
     assert requests(sandbox)["stream"] <= 10, "five, each sent once more where the connection seemed stale"
     assert sandbox.counters.bought[NAME] == 1
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+async def test_the_lines_of_a_stream_are_spoiled_as_they_come(
+    sandbox: Sandbox, client: Client, habits: Habits, accept: str
+) -> None:
+    """Not once the stream has ended: its first line is there while the task runs on."""
+    sandbox.script(NAME, stuck=True)
+    habits.statuses = "words"
+    job = await client.submit(REQUEST)
+    headers = {"accept": accept, "authorization": f"Bearer {sandbox.api_key(NAME)}"}
+    address = f"{sandbox.base_url(NAME)}/tasks/{job.ref.id}/stream"
+    spoiled = {Fault.wrong_types: 12345, Fault.unknown_status: "reticulating"}
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as other:
+        for fault, status in spoiled.items():
+            rule = sandbox.faults.add(fault, kind="stream")
+            async with other.stream("GET", address) as answer:
+                assert answer.status_code == 200
+                lines = answer.aiter_lines()
+                first = await anext(lines)
+                if accept == "text/event-stream":
+                    assert first == "event: update"
+                    first = (await anext(lines)).removeprefix("data: ")
+                assert json.loads(first)["status"] == status
+                await lines.aclose()  # type: ignore[attr-defined]  # httpx says that it is any iterator
+            sandbox.faults.remove(rule)
+    assert sandbox.counters.faults == dict.fromkeys(spoiled, 1)
+
+
+@pytest.mark.parametrize("fault", [Fault.wrong_types, Fault.unknown_status])
+async def test_an_empty_answer_has_nothing_to_spoil(sandbox: Sandbox, client: Client, fault: Fault) -> None:
+    """An upload's second call is answered by an empty body: that stays, and is no error of the server's."""
+    sandbox.faults.add(fault, provider=NAME, kind="upload", skip=1)
+    result = await client.run(inferencesh.ImageO1("a boat", picture()))
+    assert result.urls
+    assert not sandbox.counters.refused
 
 
 async def test_ten_minutes_of_heartbeats_are_no_failure() -> None:

@@ -57,9 +57,10 @@ class Fault(StrEnum):
 _JOB = {Fault.not_found_at_first, Fault.stuck, Fault.webhook_early}
 _DOWNLOAD = {Fault.wrong_content, Fault.empty_file, Fault.short_file, Fault.expired}
 _WEBHOOK = {fault for fault in Fault if fault.startswith("webhook-")} - _JOB
+_IN_JSON = {Fault.empty_json, Fault.wrong_types, Fault.unknown_status}
 #: Kinds that are no requests to a provider's API; a fault hits them only if made for them or told to.
 _BESIDE_THE_API = {"download", "webhook", "job"}
-_KINDS = ("submit", "status", "cancel", "list", "upload", "stream", "download", "webhook", "job")
+_KINDS = ("submit", "status", "cancel", "list", "upload", "stream", "download")
 
 
 class FaultOptions(TypedDict, total=False):
@@ -126,8 +127,10 @@ class Rule:
         made_for = self._made_for()
         if made_for is not None and self.kind not in {None, made_for}:
             raise ValueError(f"{self.fault} happens to {made_for}s, not to {self.kind}: leave the kind out")
-        if self.kind not in {None, *_KINDS}:
-            raise ValueError(f"{self.fault}: kind {self.kind} is unknown; there are {', '.join(_KINDS[:7])}")
+        if self.kind not in {None, made_for, *_KINDS}:
+            raise ValueError(f"{self.fault}: kind {self.kind} is unknown; there are {', '.join(_KINDS)}")
+        if self.fault in _IN_JSON and self.kind == "download":
+            raise ValueError(f"{self.fault} changes JSON, and a download is a file: use {Fault.wrong_content}")
         if self.probability is not None and not 0 <= self.probability <= 1:
             raise ValueError(f"{self.fault}: probability={self.probability} is not between 0 and 1")
         if self.seconds is not None and not 0 <= self.seconds < math.inf:

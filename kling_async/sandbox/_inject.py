@@ -234,7 +234,23 @@ async def _content(whole: Response) -> bytes:
 
 
 async def _rewritten(whole: Response, change: Callable[[Any], Any]) -> Response:
-    return reply(change(json.loads(await _content(whole))), whole.status_code)
+    """The answer with its JSON changed: of a stream, that of every line as it comes. What is no JSON stays as it is."""
+    if isinstance(whole, StreamingResponse):
+        lines = (_rewritten_lines(piece, change) async for piece in _pieces(whole))
+        return StreamingResponse(lines, whole.status_code, media_type=whole.media_type)
+    if whole.media_type != "application/json":
+        return whole
+    return reply(change(json.loads(bytes(whole.body))), whole.status_code)
+
+
+def _rewritten_lines(piece: bytes, change: Callable[[Any], Any]) -> bytes:
+    """Whole lines of a stream, each bare JSON or a field of a server-sent event."""
+
+    def rewritten(line: str) -> str:
+        prefix, brace, rest = line.partition("{")
+        return prefix + json.dumps(change(json.loads(brace + rest)), separators=(",", ":")) if brace else line
+
+    return "\n".join(map(rewritten, piece.decode().split("\n"))).encode()
 
 
 def _of_wrong_type(value: Any) -> Any:
