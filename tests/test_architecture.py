@@ -37,6 +37,8 @@ FLOORS: dict[str, int] = {
     "_transport": 4,
     "_media": 4,
     "_ledger": 4,
+    "_sqlite_statements": 4,
+    "_sqlite_file": 4,
     "_sqlite": 4,
     "_budget": 4,
     # 5: who looks when; the handle
@@ -68,7 +70,7 @@ HOMES = {
     "httpx": {"_engine", "sandbox"},
     "stamina": {"_transport"},
     "httpcore": {"_connection", "_pool", "_engine"},
-    "sqlite3": {"_sqlite"},
+    "sqlite3": {"_sqlite", "_sqlite_file", "_sqlite_statements"},
 }
 
 

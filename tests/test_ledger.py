@@ -386,9 +386,51 @@ async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) 
             group.start_soon(write, number)
         await anyio.wait_all_tasks_blocked()
         hold.set()
-    assert len(await ledger.submissions()) == 1000
     assert statements.count("COMMIT") <= 5
     assert len(statements) <= 25
+    assert len(await ledger.submissions()) == 1000
+    await ledger.aclose()
+
+
+async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path: Path) -> None:
+    """What is written between two pages makes none of the others come twice, or not at all."""
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    count = 1700
+    made = [
+        submission(f"row-{i}", f"p-{i}", started=NOON - timedelta(seconds=i), state=SubmissionState.REFUSED)
+        for i in range(count)
+    ]
+    async with anyio.create_task_group() as group:
+        for each in made:
+            group.start_soon(ledger.begin, each)
+    statements: list[str] = []
+    await ledger._read(lambda connection: connection.set_trace_callback(statements.append))
+    again = submission("row-0", "again", started=NOON + timedelta(seconds=1))
+    found: list[Submission] = []
+    hold, held = threading.Event(), anyio.Event()
+
+    async def block() -> None:
+        held.set()
+        await ledger._read(lambda _: hold.wait(10))
+
+    async def look() -> None:
+        found.extend(await ledger.submissions())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(block)
+        await held.wait()
+        group.start_soon(look)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(ledger.begin, again)
+        await anyio.wait_all_tasks_blocked()
+        hold.set()
+    pages = [number for number, text in enumerate(statements) if text.startswith("SELECT s.key") and "rowid >" in text]
+    [written] = [number for number, text in enumerate(statements) if text.startswith("INSERT INTO submissions")]
+    assert len(pages) == 4
+    assert pages[0] < written < pages[1]
+    assert [s.key for s in found[-3:]] == ["row-2", "row-1", "row-0"]
+    assert sorted(s.key for s in found) == sorted(s.key for s in made)
+    assert len(await ledger.submissions(unfinished=True)) == 1
     await ledger.aclose()
 
 

@@ -44,7 +44,8 @@ from kling_async import (
 )
 from kling_async._models import Event, Reading
 from kling_async._provider import Accepted, Features
-from kling_async._sqlite import _settle, inspect
+from kling_async._sqlite_file import inspect
+from kling_async._sqlite_statements import settle
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers.runblob import O3Photo, O3Video
 
@@ -622,7 +623,7 @@ async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_pa
     ref = JobRef("runblob", "o3-video", "x")
     accepted = dataclasses.replace(new, state=SubmissionState.ACCEPTED, ref=ref)
     stale = dataclasses.replace(new, purchase="old", state=SubmissionState.UNKNOWN, reason="lost")
-    await ledger._read(lambda connection: _settle(connection, [accepted, stale]))
+    await ledger._read(lambda connection: settle(connection, [accepted, stale]))
     [stored] = await ledger.submissions()
     assert (stored.state, stored.ref) == (SubmissionState.ACCEPTED, ref)
     await ledger.aclose()

@@ -21,7 +21,7 @@ from kling_async._cli._run import answering, choose_report
 from kling_async._cli._text import duration, printable
 from kling_async._ledger import Submission, SubmissionState
 from kling_async._models import Status
-from kling_async._sqlite import inspect
+from kling_async._sqlite_file import inspect
 
 __all__ = ["jobs", "standing", "unsaved"]
 

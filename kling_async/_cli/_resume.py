@@ -27,7 +27,7 @@ from kling_async._job import Job
 from kling_async._ledger import Submission, SubmissionState
 from kling_async._media import writable
 from kling_async._models import JobRef
-from kling_async._sqlite import inspect
+from kling_async._sqlite_file import inspect
 from kling_async.providers import KNOWN
 
 __all__ = ["resolve", "resume"]
