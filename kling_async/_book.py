@@ -128,7 +128,9 @@ class Book:
     async def unfinished(self) -> list[Submission]:
         """The submissions that need attention, as of the ledger and of what it is owed."""
         found = await self.ledger.submissions(unfinished=True)
-        known = [replace(self._owed.get(s.key, s), latest=s.latest, files=s.files) for s in found]
+        known = [
+            replace(self._owed[s.key], latest=s.latest, files=s.files) if s.key in self._owed else s for s in found
+        ]
         return [submission for submission in known if submission.unfinished]
 
     async def recall(self, learned: Learned | None) -> None:

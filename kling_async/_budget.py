@@ -28,6 +28,7 @@ from kling_async._ledger import Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._provider import Provider
 from kling_async._requests import Request
+from kling_async._turns import in_turns
 
 __all__ = ["Budget", "BudgetStatistics", "Hold", "Tariff", "tariff"]
 
@@ -265,29 +266,34 @@ class Budget:
         elif hold.pending:
             self._alter(hold, pending=False)
 
-    def recount(self, earlier: Iterable[tuple[Submission, Tariff]]) -> None:
-        """Count what earlier runs spent, as the ledger has it, and learn its prices."""
+    async def recount(self, earlier: Iterable[tuple[Submission, Tariff]]) -> None:
+        """Count what earlier runs spent, as the ledger has it, and learn its prices. To be done before `reserve`."""
         bought = [
             (submission, wanted)
             for submission, wanted in earlier
             if not submission.state.free and submission.purchase not in self._submissions
         ]
-        for submission, wanted in bought:
-            if submission.cost is not None:
-                self._learn(wanted, submission.cost)
-        for submission, wanted in bought:
-            if submission.ref in self._jobs:
-                continue
-            estimate = submission.cost or self.estimate(wanted) or Cost(_UNPRICED[wanted.unit], wanted.unit)
-            told = submission.cost is not None
-            hold = Hold(submission.purchase, wanted, estimate.unit, estimate.amount, pending=False, told=told)
-            self._purses[hold.unit].put(hold, 1)
-            if submission.ref is None:
-                self._submissions[submission.purchase] = hold
-                continue
-            self._jobs[submission.ref] = hold
-            if submission.status is not None and submission.status.terminal:
-                self.heard(submission.ref, submission.status, submission.cost)
+        await in_turns(lambda one: self._learn_from(*one), bought)
+        await in_turns(lambda one: self._count(*one), bought)
+
+    def _learn_from(self, submission: Submission, wanted: Tariff) -> None:
+        if submission.cost is not None:
+            self._learn(wanted, submission.cost)
+
+    def _count(self, submission: Submission, wanted: Tariff) -> None:
+        """Count what an earlier submission spent, or may yet."""
+        if submission.ref in self._jobs:
+            return
+        estimate = submission.cost or self.estimate(wanted) or Cost(_UNPRICED[wanted.unit], wanted.unit)
+        told = submission.cost is not None
+        hold = Hold(submission.purchase, wanted, estimate.unit, estimate.amount, pending=False, told=told)
+        self._purses[hold.unit].put(hold, 1)
+        if submission.ref is None:
+            self._submissions[submission.purchase] = hold
+            return
+        self._jobs[submission.ref] = hold
+        if submission.status is not None and submission.status.terminal:
+            self.heard(submission.ref, submission.status, submission.cost)
 
     def _learn(self, wanted: Tariff, cost: Cost) -> None:
         if cost.unit == wanted.unit:

@@ -551,7 +551,7 @@ class Client:
             if not self._recalled:
                 await self._book.recall(self._learned)
                 if self._budget is not None:
-                    self._budget.recount(await self._buyer.history())
+                    await self._budget.recount(await self._buyer.history())
                 self._recalled = True
 
     def _account(self, name: str) -> _Account:

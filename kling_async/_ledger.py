@@ -27,11 +27,13 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from kling_async._errors import ConfigurationError
 from kling_async._models import Cost, Event, JobRef, Status
+from kling_async._turns import in_turns
 
 __all__ = ["Ledger", "MemoryLedger", "Submission", "SubmissionState"]
 
@@ -121,8 +123,9 @@ class Ledger(Protocol):
     """Where submissions and their jobs are written down.
 
     Every method is safe to cancel: what it was to write is then written wholly or not at all. None blocks the event
-    loop. A call sees what those before it have written; of calls that overlap, any may be first. A write that raises
-    has left no trace: what was there before is there still.
+    loop. A call sees what those before it have written; of calls that overlap, any may be first, and a long list may
+    have one part of it from before the other call and one from after. A write that raises has left no trace: what was
+    there before is there still.
 
     All methods raise `LedgerFailed` when the storage cannot be read or written, and `ConfigurationError` when it is
     closed, is not a ledger, or is owned by another process.
@@ -240,16 +243,19 @@ class MemoryLedger:
     ) -> Submission | None:
         """See `Ledger.find`."""
         self._require_open()
+        if key is not None:
+            held = self._submissions.get(key)
+            return self._complete(held) if held is not None else None
         for held in self._submissions.values():
-            if key == held.key or purchase == held.purchase or (ref is not None and ref == held.ref):
+            if purchase == held.purchase or (ref is not None and ref == held.ref):
                 return self._complete(held)
         return None
 
     async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
         """See `Ledger.submissions`."""
         self._require_open()
-        found = [self._complete(held) for held in self._submissions.values()]
-        return sorted((s for s in found if s.unfinished or not unfinished), key=lambda s: s.started)
+        found = await in_turns(self._complete, tuple(self._submissions.values()))
+        return sorted((s for s in found if s.unfinished or not unfinished), key=attrgetter("started"))
 
     async def events(self, ref: JobRef) -> list[Event]:
         """See `Ledger.events`."""

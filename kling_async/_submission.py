@@ -45,6 +45,7 @@ from kling_async._provider import Accepted, Delivered
 from kling_async._records import described, fingerprint, request_from
 from kling_async._requests import Request
 from kling_async._transport import Lane, Trace
+from kling_async._turns import in_turns
 
 __all__ = ["Bought", "Buyer", "held"]
 
@@ -307,14 +308,20 @@ class Buyer:
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
         found = [s for s in await self._book.unfinished() if s.key not in self._flights]
-        return [replace(s, remedy=self._remedy(s)) for s in found]
+        return await in_turns(lambda s: replace(s, remedy=self._remedy(s)), found)
 
     async def history(self) -> list[tuple[Submission, Tariff]]:
         """What the ledger has of this client's providers, with what is known of the prices."""
         if not self._book.kept:
             return []
-        found = [s for s in await self._book.ledger.submissions() if self.missing(s) is None]
-        return [(s, tariff(self._lanes[s.provider].provider, s.endpoint, self.restored(s), s.request)) for s in found]
+        found = await in_turns(self._priced, await self._book.ledger.submissions())
+        return [priced for priced in found if priced is not None]
+
+    def _priced(self, s: Submission) -> tuple[Submission, Tariff] | None:
+        """The submission with what is known of its price; None: it is not of this client's providers."""
+        if self.missing(s) is not None:
+            return None
+        return s, tariff(self._lanes[s.provider].provider, s.endpoint, self.restored(s), s.request)
 
     def missing(self, submission: Submission) -> str | None:
         """What this client lacks to follow the submission's job; None: nothing."""

@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "providers": 3,
     # 4: I/O
     "_clock": 4,
+    "_turns": 4,
     "_connection": 4,
     "_pool": 4,
     "_engine": 4,

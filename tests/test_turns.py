@@ -1,0 +1,113 @@
+"""What is done for every one of many thousand submissions leaves the event loop to others in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from fake_runblob import KEY, FakeRunBlob
+from kling_async import (
+    Budget,
+    Client,
+    Cost,
+    Event,
+    JobRef,
+    Ledger,
+    MemoryLedger,
+    RunBlob,
+    Status,
+    Submission,
+    SubmissionState,
+)
+from kling_async._turns import in_turns
+
+pytestmark = pytest.mark.anyio
+
+COUNT = 1000
+TURNS = COUNT // 100 - 2  # at least; the first and the last may fall beside what is counted
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+
+@asynccontextmanager
+async def counted_turns() -> AsyncIterator[Callable[[], int]]:
+    """Tells how often another task has had its turn."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(count)
+        yield lambda: turns
+        group.cancel_scope.cancel()
+
+
+async def filled(state: SubmissionState) -> MemoryLedger:
+    """A ledger with many submissions in that state; of accepted ones, the jobs have ended."""
+    ledger = MemoryLedger()
+    request = {"prompt": "a boat", "duration": 5}
+    for number in range(COUNT):
+        sent = Submission(f"row-{number}", "runblob/o3-video", request, "f", f"p-{number}", NOON)
+        await ledger.begin(sent)
+        ref = JobRef("runblob", "o3-video", str(number)) if state is SubmissionState.ACCEPTED else None
+        await ledger.settle(replace(sent, state=state, ref=ref))
+        if ref is not None:
+            end = Event(0, Status.COMPLETED, NOON, 9.0, "poll", cost=Cost(Decimal("0.2"), "USD"))
+            await ledger.record(ref, [end])
+    return ledger
+
+
+async def test_every_item_is_made_in_order_with_turns_in_between() -> None:
+    async with counted_turns() as turns:
+        assert await in_turns(str, range(COUNT)) == [str(number) for number in range(COUNT)]
+        assert turns() >= TURNS
+
+
+async def test_an_error_ends_it() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        await in_turns(int, ["1", "two", "3"])
+
+
+async def test_a_ledger_in_memory_lists_in_turns() -> None:
+    ledger = await filled(SubmissionState.ACCEPTED)
+    async with counted_turns() as turns:
+        found = await ledger.submissions()
+        assert turns() >= TURNS
+    assert [s.key for s in found] == [f"row-{number}" for number in range(COUNT)]
+
+
+async def test_what_can_be_done_is_written_in_turns() -> None:
+    ledger = await filled(SubmissionState.UNKNOWN)
+    listed = await spent(lambda: ledger.submissions(unfinished=True))
+    async with Client(RunBlob(KEY), http=FakeRunBlob(), ledger=ledger) as client:
+        assert await spent(client.unresolved) - listed >= TURNS
+
+
+async def spent(work: Callable[[], Awaitable[object]]) -> int:
+    """The turns that others have while something is done."""
+    async with counted_turns() as turns:
+        before = turns()
+        await work()
+        return turns() - before
+
+
+async def test_what_earlier_runs_spent_is_counted_in_turns() -> None:
+    """Prices are found, prices are learned, amounts are counted: each of them in turns."""
+    ledger: Ledger = await filled(SubmissionState.ACCEPTED)
+    budget = Budget(usd=1000)
+    async with Client(RunBlob(KEY), http=FakeRunBlob(), ledger=ledger, budget=budget) as client:
+        listed = await spent(ledger.submissions)
+        taken = await spent(client.resume)
+        assert taken - 2 * listed >= 3 * TURNS
+        [total] = budget.statistics().spent
+        assert total == Cost(Decimal("0.2") * COUNT, "USD")
