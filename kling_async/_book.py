@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from kling_async._arguments import given
 from kling_async._cadence import Learned
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
-from kling_async._ledger import Ledger, Submission
+from kling_async._ledger import METHODS, Ledger, Submission
 from kling_async._models import Event, JobRef
 from kling_async._provider import Provider
 from kling_async._records import without_secrets
@@ -39,9 +40,11 @@ class Book:
     """
 
     def __init__(self, ledger: Ledger | None, providers: Iterable[Provider]) -> None:
-        if isinstance(ledger, str | Path | type):
+        missing = [] if ledger is None else [name for name in METHODS if not callable(getattr(ledger, name, None))]
+        if missing or isinstance(ledger, type):
+            lacking = f" without {', '.join(missing)}" if 0 < len(missing) <= len(METHODS) / 2 else ""
             raise ConfigurationError(
-                f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {ledger!r:.80}'
+                f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {given(ledger)}{lacking}'
             )
         self._ledger = ledger
         self._keys = {p.name: p.api_key.get_secret_value() for p in providers if p.api_key is not None}

@@ -169,7 +169,10 @@ class Budget:
         self._named = {unit for unit, amount in (("USD", usd), ("credits", credits)) if amount is not None}
         if not self._named:
             raise ConfigurationError("a budget needs an amount: Budget(usd=5), Budget(credits=200), or both")
-        self._purses: dict[Unit, _Purse] = {"USD": _Purse(_amount(usd)), "credits": _Purse(_amount(credits))}
+        self._purses: dict[Unit, _Purse] = {
+            "USD": _Purse(_amount("usd", usd)),
+            "credits": _Purse(_amount("credits", credits)),
+        }
         self._learned: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
         self._submissions: dict[str, Hold] = {}  # by purchase, until there is a job
         self._jobs: dict[JobRef, Hold] = {}  # until they end
@@ -344,11 +347,11 @@ class Budget:
         )
 
 
-def _amount(given: Amount | None) -> Decimal:
+def _amount(name: str, given: Amount | None) -> Decimal:
     try:
         amount = _ZERO if given is None else Decimal(str(given))
     except InvalidOperation:
         amount = Decimal("NaN")
     if amount.is_nan() or amount < 0:
-        raise ConfigurationError(f"{given!r} is not an amount that can be spent; a budget looks like Budget(usd=5)")
+        raise ConfigurationError(f"Budget({name}={given!r:.40}): it must be an amount, such as Budget({name}=5)")
     return amount

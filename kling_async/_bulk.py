@@ -38,6 +38,7 @@ from typing import Any, Self, TypeAlias
 import anyio
 from pydantic import ValidationError
 
+from kling_async._arguments import given
 from kling_async._errors import (
     BudgetExceeded,
     BulkStopped,
@@ -166,8 +167,12 @@ class Outcomes:
     """
 
     def __init__(self, rows: Rows, course: Course, *, in_flight: int, ordered: bool) -> None:
-        if in_flight < 1:
-            raise ConfigurationError(f"in_flight is {in_flight}; it must be at least 1")
+        # A request is iterable, too: over its fields.
+        if isinstance(rows, Request) or not isinstance(rows, Iterable | AsyncIterable):
+            raise ConfigurationError(f"Client.map(requests) takes a list of requests or the like, not {given(rows)}")
+        count: Any = in_flight  # whatever was given
+        if not (isinstance(count, int) and count >= 1):
+            raise ConfigurationError(f"in_flight is {in_flight!r}; it must be a whole number, at least 1")
         self._rows = rows
         self._course = course
         self._limit = in_flight

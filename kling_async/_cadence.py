@@ -97,7 +97,7 @@ class Progressive:
 
     def __init__(self, *intervals: float, first: float | None = None) -> None:
         steps = intervals if first is None else (first, *intervals)
-        if not intervals or not all(isfinite(step) and step > 0 for step in steps):
+        if not intervals or not all(_is_wait(step) for step in steps):
             raise ValueError(f"a schedule needs positive finite intervals in seconds, got {steps!r}")
         object.__setattr__(self, "intervals", intervals)
         object.__setattr__(self, "first", first)
@@ -161,7 +161,7 @@ class Learned:
     _kept: dict[str, list[object]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.lag_per_look) and self.lag_per_look > 0):
+        if not _is_wait(self.lag_per_look):
             raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}")
 
     def cadence(self, key: str, prior: Law) -> Cadence:
@@ -355,6 +355,11 @@ class Contest(Generic[JobT]):
             if len(heap) > 2 * len(self._bids) + 16:
                 heap[:] = [entry for entry in heap if entry[2].standing]
                 heapify(heap)
+
+
+def _is_wait(seconds: object) -> bool:
+    """Whether that is a time that can be waited, whatever was given for one."""
+    return isinstance(seconds, int | float) and isfinite(seconds) and seconds > 0
 
 
 def _uniform_lag(waited: float, span: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import anyio
 
+from kling_async._arguments import given, require
 from kling_async._book import Book
 from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
@@ -85,7 +86,7 @@ class Client:
             or the URL of a proxy. What you pass is yours to close.
 
     Raises:
-        ConfigurationError: No provider, two of one kind, or one without a key.
+        ConfigurationError: No provider, two of one kind, or one without a key; or an argument of the wrong kind.
     """
 
     def __init__(
@@ -99,6 +100,10 @@ class Client:
         budget: Budget | None = None,
         http: Http = None,
     ) -> None:
+        require("Client(limits=...)", limits, Limits | None, "settings such as Limits(connections=100)")
+        require("Client(polling=...)", polling, Polling | None, "settings such as Polling(deadline=900)")
+        require("Client(webhooks=...)", webhooks, Webhooks | None, "Webhooks(url, secret)")
+        require("Client(budget=...)", budget, Budget | None, "a budget such as Budget(usd=5)")
         self._limits = limits or Limits()
         self._polling = polling or Polling()
         self._schedule = self._polling.schedule or Learned()
@@ -583,9 +588,9 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
         if not providers:
             variables = ", ".join(kind.variables[0] for kind in KNOWN)
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
-    given: Any = providers  # it may be anything
-    several = isinstance(given, Iterable) and not isinstance(given, str | type)
-    found = [_made(provider).configured(os.environ) for provider in (given if several else [given])]
+    anything: Any = providers  # whatever was given
+    several = isinstance(anything, Iterable) and not isinstance(anything, str | type)
+    found = [_made(provider).configured(os.environ) for provider in (anything if several else [anything])]
     for provider in found:
         provider.pace(os.environ)
     if not found:
@@ -598,19 +603,13 @@ def _made(provider: object) -> Provider:
     if isinstance(provider, Provider):
         return provider
     near = [kind for kind in KNOWN if provider is kind or provider == kind.name]
-    given = (
-        f"the class {provider.__name__}"
-        if isinstance(provider, type)
-        else f"an object of type {type(provider).__name__}"
-    )
-    example = near[0].__name__ if near else "RunBlob"
-    raise ConfigurationError(f"Client(...) was given {given} for a provider; make one, such as {example}(api_key=...)")
+    example = f"{near[0].__name__ if near else 'RunBlob'}(api_key=...)"
+    raise ConfigurationError(f"Client(...) was given {given(provider)} for a provider; make one, such as {example}")
 
 
 def _require_request(request: object) -> None:
     if not isinstance(request, Request):
-        given = f"the class {request.__name__}" if isinstance(request, type) else f"{request!r:.80}"
-        raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given}")
+        raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given(request)}")
 
 
 async def _follow(job: Job, followed: set[JobRef]) -> None:

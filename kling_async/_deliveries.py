@@ -27,6 +27,7 @@ from math import exp
 from typing import Any
 from weakref import WeakValueDictionary
 
+from kling_async._arguments import require
 from kling_async._book import Book
 from kling_async._cadence import Cadence, Law
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
@@ -124,6 +125,7 @@ class Deliveries:
         """
         if self._webhooks is None:
             raise ConfigurationError("this client expects no webhooks; make it with Client(webhooks=Webhooks(...))")
+        require("Client.deliver(delivery)", delivery, Delivery, "what came, as a kling_async.Delivery")
         provider = self._providers.get(delivery.provider)
         if not self._webhooks.accepts(delivery) or provider is None:
             raise _rejected("it did not come by an address of this client's making, or the secret was replaced")

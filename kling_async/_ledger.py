@@ -35,7 +35,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._models import Cost, Event, JobRef, Status
 from kling_async._turns import in_turns
 
-__all__ = ["Ledger", "MemoryLedger", "Submission", "SubmissionState"]
+__all__ = ["METHODS", "Ledger", "MemoryLedger", "Submission", "SubmissionState"]
 
 
 class SubmissionState(enum.StrEnum):
@@ -189,6 +189,10 @@ class Ledger(Protocol):
     async def aclose(self) -> None:
         """Release the storage; what was written stays. Closing twice is harmless."""
         ...
+
+
+METHODS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
+"""The methods that every ledger has."""
 
 
 class MemoryLedger:

@@ -150,6 +150,9 @@ class Provider(abc.ABC):
         if not isinstance(api_key, str | SecretStr | None):
             kind = type(api_key).__name__
             raise ConfigurationError(f"the {self.title} API key must be text, not {kind}", provider=self.name)
+        if not isinstance(base_url, str | None):
+            kind = type(base_url).__name__
+            raise ConfigurationError(f"the address given for {self.title} must be text, not {kind}", provider=self.name)
         key = self._key(api_key, f"what is passed to {type(self).__name__} as api_key")
         self.api_key = key
         if base_url is not None and set("@?#") & set(base_url):

@@ -42,6 +42,7 @@ from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from kling_async import _sqlite_statements as statements
+from kling_async._arguments import require
 from kling_async._errors import ConfigurationError
 from kling_async._ledger import Submission
 from kling_async._models import Event, JobRef
@@ -82,6 +83,7 @@ class SqliteLedger:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False) -> None:
+        require("SqliteLedger(path)", path, str | os.PathLike, 'a path, such as "jobs.db"')
         self.path = Path(path).absolute()  # the working directory may change before it is opened
         self.keep_images = keep_images
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()

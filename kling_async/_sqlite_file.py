@@ -35,6 +35,10 @@ class File:
         self.path = path
         if not path.parent.is_dir():
             raise ConfigurationError(f"the ledger {path} cannot be made: there is no directory {path.parent}")
+        if path.is_dir():
+            raise ConfigurationError(
+                f"{path} is a directory, and a ledger is a file; name one, such as {path / 'jobs.db'}"
+            )
         self._lock = sqlite3.connect(_lock_of(path), timeout=_PROBE, isolation_level=None)
         try:
             self._own()

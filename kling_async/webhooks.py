@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from kling_async._arguments import require
 from kling_async._errors import ConfigurationError
 from kling_async._requests import is_secure
 
@@ -79,6 +80,7 @@ class Webhooks:
     backstop: float | None = None
 
     def __post_init__(self) -> None:
+        require("Webhooks(url=...)", self.url, str, "an address, such as https://example.com/kling")
         parts = urlsplit(self.url) if is_secure(self.url) else None
         if parts is None or parts.query or parts.fragment or parts.username is not None:
             raise ConfigurationError(
@@ -86,7 +88,10 @@ class Webhooks:
                 "fragment, such as https://example.com/kling"
             )
         object.__setattr__(self, "url", self.url.rstrip("/"))
-        given = (self.secret,) if isinstance(self.secret, Secret) else tuple(self.secret)
+        several = isinstance(self.secret, Sequence) and not isinstance(self.secret, str | bytes)
+        given: Any = self.secret if several else (self.secret,)  # whatever was given
+        for secret in given:
+            require("Webhooks(secret=...)", secret, Secret, "text, or a list of texts")
         secrets = tuple(secret if isinstance(secret, SecretStr) else SecretStr(secret) for secret in given)
         if not secrets or any(len(secret) < _SHORTEST_SECRET for secret in secrets):
             raise ConfigurationError(
@@ -94,6 +99,7 @@ class Webhooks:
                 "secrets.token_urlsafe(32) and keep it outside of the program"
             )
         object.__setattr__(self, "secret", secrets)
+        require("Webhooks(confirm=...)", self.confirm, bool, "True or False")
         backstop: Any = self.backstop  # whatever was given
         if backstop is not None and not (isinstance(backstop, int | float) and backstop > 0):
             raise ConfigurationError(f"Webhooks(backstop={backstop!r}): it must be a number greater than 0")

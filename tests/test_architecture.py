@@ -17,6 +17,7 @@ ROOT = Path(kling_async.__file__).parent
 FLOORS: dict[str, int] = {
     # 0: vocabulary
     "_errors": 0,
+    "_arguments": 0,
     "_wire": 0,
     "_models": 0,
     "_records": 0,

@@ -247,7 +247,7 @@ async def test_a_cancelled_submission_gives_back_what_was_not_sent(server: FakeR
 
 @pytest.mark.parametrize("amount", [-1, "five", math.nan])
 def test_an_amount_must_be_one(amount: float | str) -> None:
-    with pytest.raises(ConfigurationError, match="not an amount"):
+    with pytest.raises(ConfigurationError, match="it must be an amount, such as Budget"):
         Budget(usd=amount)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from kling_async import (
     ConfigurationError,
     InferenceSh,
     JobRef,
+    Learned,
     Limits,
+    MemoryLedger,
     PixelDojo,
     Polling,
     Progressive,
     RunBlob,
     Runware,
     SqliteLedger,
+    Webhooks,
     runblob,
 )
 
@@ -84,7 +88,7 @@ async def test_jobs_are_named_by_references() -> None:
         (["runware"], r"such as Runware\("),
         ({"runblob": SECRET}, r"such as RunBlob\("),
         (5, r"an object of type int for a provider"),
-        ([None], r"an object of type NoneType for a provider"),
+        ([None], r"was given None for a provider"),
         (FakeRunBlob(), r"an object of type FakeRunBlob for a provider"),
     ],
     ids=range(9),
@@ -102,6 +106,116 @@ def test_a_ledger_is_not_named_by_its_file(ledger: Any) -> None:
     assert not Path("jobs.db").exists()
 
 
+SETTINGS = {
+    "limits": r"settings such as Limits\(connections=100\)",
+    "polling": r"settings such as Polling\(deadline=900\)",
+    "webhooks": r"Webhooks\(url, secret\)",
+    "budget": r"a budget such as Budget\(usd=5\)",
+    "ledger": r'a ledger, such as SqliteLedger\("jobs\.db"\)',
+    "http": r"an httpx\.AsyncClient, an httpx\.AsyncBaseTransport, .* or a proxy's URL",
+}
+
+
+@pytest.mark.parametrize("wrong", [5, 0, True, SECRET, "", [], object(), {"usd": 5}, Limits], ids=range(9))
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_client_takes_the_settings_that_are_documented(name: str, wrong: Any) -> None:
+    """What counts as false is no exception: it is not taken for None."""
+    with pytest.raises(ConfigurationError) as caught:
+        Client(RunBlob(KEY), **{name: wrong})
+    said = str(caught.value)
+    assert f"Client({name}=...)" in said
+    assert name == "http" or re.search(SETTINGS[name], said)
+    assert name == "http" or said.endswith(
+        "not the class Limits" if wrong is Limits else f"not an object of type {type(wrong).__name__}"
+    )
+    assert SECRET not in said
+
+
+def test_a_ledger_that_lacks_a_method_is_told_which() -> None:
+    class Half(MemoryLedger):
+        find = None  # type: ignore[assignment]  # the mistake
+
+    with pytest.raises(ConfigurationError, match=r"not an object of type Half without find$"):
+        Client(RunBlob(KEY), ledger=Half())  # type: ignore[arg-type]  # the same
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (5, "an object of type int"),
+        (None, "None"),
+        (runblob.O3Photo("a boat"), "an object of type O3Photo"),
+        (runblob.O3Photo, "the class O3Photo"),
+        (lambda: (), "an object of type function"),
+    ],
+    ids=range(5),
+)
+@pytest.mark.anyio
+async def test_rows_come_from_something_iterable(rows: Any, kind: str) -> None:
+    async with Client(RunBlob(KEY), http=FakeRunBlob()) as client:
+        with pytest.raises(ConfigurationError, match=f"^Client.map.requests. takes a list of requests .*, not {kind}$"):
+            client.map(rows)
+
+
+@pytest.mark.parametrize("in_flight", [0, -1, 2.5])
+@pytest.mark.anyio
+async def test_what_may_be_in_flight_is_a_whole_number(in_flight: Any) -> None:
+    async with Client(RunBlob(KEY), http=FakeRunBlob()) as client:
+        with pytest.raises(ConfigurationError, match=f"in_flight is {in_flight}; it must be a whole number, at least"):
+            client.map([], in_flight=in_flight)
+
+
+@pytest.mark.anyio
+async def test_a_delivery_is_one() -> None:
+    async with Client(RunBlob(KEY), http=FakeRunBlob(), webhooks=Webhooks("https://a.test", "s" * 16)) as client:
+        with pytest.raises(
+            ConfigurationError, match=r"Client.deliver\(delivery\) takes what came, .*, not .* type dict"
+        ):
+            await client.deliver({"status": "completed"})  # type: ignore[arg-type]  # the mistake
+
+
+@pytest.mark.parametrize("path", [5, None, b"jobs.db", SqliteLedger])
+def test_a_ledgers_file_is_named_by_a_path(path: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r'SqliteLedger\(path\) takes a path, such as "jobs\.db", not'):
+        SqliteLedger(path)
+
+
+@pytest.mark.anyio
+async def test_a_directory_is_no_ledger(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs")
+    ledger.path.mkdir()
+    with pytest.raises(ConfigurationError, match=r"is a directory, and a ledger is a file; name one, such as"):
+        await ledger.submissions()
+    await ledger.aclose()
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs"]
+
+
+@pytest.mark.parametrize("url", [5, None, b"https://a.test", ["https://a.test"]], ids=range(4))
+def test_the_address_of_webhooks_is_text(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Webhooks\(url=\.\.\.\) takes an address, such as https://.*, not"):
+        Webhooks(url, "s" * 16)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [5, None, SECRET.encode(), [SECRET, 5], [None], [SECRET.encode()], {SECRET: 1}, {SECRET}, object(), str],
+    ids=range(10),
+)
+def test_secrets_are_texts(secret: Any) -> None:
+    """A set is refused, too: the first secret makes the tokens, and a set has no first."""
+    with pytest.raises(
+        ConfigurationError, match=r"Webhooks\(secret=\.\.\.\) takes text, or a list of texts, not"
+    ) as caught:
+        Webhooks("https://a.test", secret)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("confirm", ["no", 0, 1, None])
+def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"Webhooks\(confirm=\.\.\.\) takes True or False, not"):
+        Webhooks("https://a.test", "s" * 16, confirm=confirm)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -115,10 +229,12 @@ def test_a_ledger_is_not_named_by_its_file(ledger: Any) -> None:
         (lambda: Polling(status_calls_per_minute=math.nan), r"it must be a number greater than 0"),
         (lambda: Polling(schedule="progressive"), r"it must be Learned\(\), Prog"),  # type: ignore[arg-type]
         (lambda: Polling(schedule=Progressive), r"it must be Learned\(\), Prog"),  # type: ignore[arg-type]
+        (lambda: kling_async.Budget(usd="five"), r"Budget\(usd='five'\): it must be an amount, such as Budget\(usd=5"),
+        (lambda: kling_async.Budget(credits=-1), r"Budget\(credits=-1\): it must be an amount, such as Budget\(cre"),
         (lambda: Polling(schedule=5), r"Polling\(schedule=5\): it must be Learned\(\), Prog"),  # type: ignore[arg-type]
         (lambda: kling_async.Webhooks("https://a.test", "s" * 16, backstop="9"), r"a number greater than 0"),  # type: ignore[arg-type]
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_settings_have_the_kinds_that_are_documented(make: Callable[[], object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
@@ -142,6 +258,21 @@ def test_an_address_is_plain(kind: Any, address: Any) -> None:
         kind("key", address)
     assert SECRET not in str(caught.value)
     assert caught.value.provider == kind.name
+
+
+@pytest.mark.parametrize("kind", PROVIDERS)
+@pytest.mark.parametrize("address", [5, b"", ["https://a.test"], {}])
+def test_an_address_is_text(kind: Any, address: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"the address given for {kind.title} must be text, not"):
+        kind("key", address)
+
+
+@pytest.mark.parametrize("wait", ["5", None, object(), 0, math.nan])
+def test_schedules_are_made_of_times(wait: Any) -> None:
+    with pytest.raises(ValueError, match="a schedule needs positive finite intervals in seconds, got"):
+        Progressive(5, wait)
+    with pytest.raises(ValueError, match="lag_per_look is seconds of lag, positive and finite, got"):
+        Learned(wait)
 
 
 @pytest.mark.parametrize("kind", PROVIDERS)

@@ -262,7 +262,8 @@ class Runware(Provider):
 
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
         # Runware's own SDK spells its address with the version, ours are without: both are understood.
-        super().__init__(api_key, base_url and base_url.rstrip("/").removesuffix(_PATH))
+        super().__init__(api_key, base_url)
+        self.base_url = self.base_url.removesuffix(_PATH)
 
     def submit(self, request: ImageO3, key: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST under a ``taskUUID`` of ours: "that one exists" answers a repetition, and means accepted."""

@@ -1,0 +1,35 @@
+"""Arguments of the wrong kind: that, and what to give, is said when they are given. Pure.
+
+What was given is told by its kind alone. It may be a key that has come into the wrong place.
+"""
+
+from __future__ import annotations
+
+from types import UnionType
+
+from kling_async._errors import ConfigurationError
+
+__all__ = ["given", "require"]
+
+
+def require(argument: str, value: object, kind: type | UnionType, wanted: str) -> None:
+    """Refuse an argument that is not of its kind.
+
+    Args:
+        argument: Its name, such as ``"Client(limits=...)"``.
+        value: What was given.
+        kind: What it must be.
+        wanted: The same in words, or an example.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{argument} takes {wanted}, not {given(value)}")
+
+
+def given(value: object) -> str:
+    """What was given, in words that do not repeat it."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"an object of type {type(value).__name__}"
