@@ -246,7 +246,7 @@ class Result:
         artifacts: The files it made.
         cost: What it cost, where the provider tells.
         failures: Files that were asked for and not made (a partial success); empty otherwise.
-        raw: The provider's last answer about the job, decoded.
+        raw: The provider's last answer about the job, decoded; without the key and callback addresses.
         balance: What the account had left when that was last told; None where the provider does not tell.
     """
 
@@ -324,7 +324,7 @@ class Event:
         artifacts: The files made so far.
         failures: Why the job, or some files of it, failed.
         cost: What it costs, where told.
-        raw: The provider's answer that ended the job, decoded; None before.
+        raw: The provider's answer that ended the job, decoded, without the key and callback addresses; None before.
         balance: What the account had left when that was last told; None where the provider does not tell.
     """
 

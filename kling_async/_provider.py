@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import abc
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -30,6 +29,7 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._models import Cost, JobRef, Reading
+from kling_async._records import without_secrets, without_tokens
 from kling_async._requests import Request, is_secure
 from kling_async._wire import Call, Flow, Reply
 
@@ -362,10 +362,28 @@ class Provider(abc.ABC):
 
     def redact(self, text: str, limit: int = 300) -> str:
         """The beginning of a provider's words, fit for a log: some APIs repeat the key, or the callback address."""
-        text = _CALLBACK.sub("[a callback address]", text)
+        text = without_tokens(text)
         if self.api_key is not None:
             text = text.replace(self.api_key.get_secret_value(), "[the key]")
         return text if len(text) <= limit else text[:limit] + "..."
+
+    def redacted(self, reading: Reading) -> Reading:
+        """The reading with the provider's words and its last answer fit for logs, errors, files and browsers."""
+        ended = reading.status is not None and reading.status.terminal
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        if not (ended or reading.message or reading.failures or reading.oddity):
+            return reading
+
+        def fit(text: str | None) -> str | None:
+            return text and self.redact(text, _LONGEST_WORDS)
+
+        return replace(
+            reading,
+            message=fit(reading.message),
+            failures=tuple(replace(f, code=self.redact(f.code), message=fit(f.message)) for f in reading.failures),
+            oddity=reading.oddity and self.redact(reading.oddity, _LONGEST_ODDITY),
+            raw=without_secrets(reading.raw, key) if ended else reading.raw,
+        )
 
     def expect(self, reply: Reply) -> Any:
         """The decoded body of a reply that reports success.
@@ -394,7 +412,7 @@ class Provider(abc.ABC):
         except (TypeError, KeyError, ValueError) as error:
             raise self._no_job(reply) from error
         try:
-            reading = read(data, ref)
+            reading = self.redacted(read(data, ref))
         except UnreadableReply as error:
             reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
         return Accepted(ref.id, reading)
@@ -453,8 +471,8 @@ def _speed(text: str) -> float:
 
 SPEED_VARIABLE = "KLING_SANDBOX_SPEED"
 _SERVER_ERROR = 500
-# One that `Webhooks` makes: its last parts are the purchase and the token.
-_CALLBACK = re.compile(r"https?://[^\s\"'<>]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[A-Za-z0-9_-]{43}")
+_LONGEST_ODDITY = 200  # characters of what is said and not understood
+_LONGEST_WORDS = 1000  # characters of what is said about a job, which may be a whole traceback
 _BY_STATUS: Mapping[int, type[KlingError]] = {
     400: InvalidRequest,
     401: Unauthorized,

@@ -11,13 +11,12 @@ from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import pydantic
 import pydantic_core
 
 from kling_async._models import Artifact, Cost, Event, Failure, Status
-from kling_async._requests import Request
+from kling_async._requests import NOT_KEPT, Request
 
 __all__ = [
     "described",
@@ -27,12 +26,22 @@ __all__ = [
     "request_from",
     "without_addresses",
     "without_secrets",
+    "without_tokens",
 ]
 
 RequestT = TypeVar("RequestT", bound=Request)
 
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
-_NOT_KEPT = "[not kept]"
+_SLASH = r"(?:\\*/|%(?:25)*2f|\\+u002f)"  # as it is, in JSON, in a URL's query
+_TAIL = r"[a-z0-9_-]{43}(?![a-z0-9_-])"
+_CALLBACK = re.compile(
+    rf"(?:https?(?::|%(?:25)*3a){_SLASH}{_SLASH}[^\s\"'<>]{{1,300}}?)?"
+    rf"[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}{_SLASH}{_TAIL}",
+    re.IGNORECASE,
+)
+"""An address that `Webhooks` makes, or the end of one: the purchase and the token."""
+_BARE = re.compile(rf"(?<![a-z0-9_-]){_TAIL}", re.IGNORECASE)
+_CALLBACK_SHOWN = "[a callback address]"
 _ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s/?#\"'<>]+)\S*", re.IGNORECASE)
 
 
@@ -64,8 +73,7 @@ def described(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
     """The request as it is stored. Callback addresses often carry a token, so only their host is."""
     description = request.describe(inline=keep_images)
     if request.callback_url is not None:
-        parts = urlsplit(request.callback_url)
-        description["callback_url"] = f"{parts.scheme}://{parts.hostname}/{_NOT_KEPT}"
+        description["callback_url"] = request.describe()["callback_url"]
     stored: Mapping[str, Any] = pydantic_core.to_jsonable_python(description)
     return stored
 
@@ -79,7 +87,7 @@ def request_from(kind: type[RequestT], description: Mapping[str, Any], *, exact:
         exact: It is to be sent, so that a callback address that was not kept is missing, too.
     """
     fields = dict(description)
-    if _NOT_KEPT in str(fields.get("callback_url", "")):
+    if NOT_KEPT in str(fields.get("callback_url", "")):
         if exact:
             return None
         del fields["callback_url"]
@@ -125,9 +133,15 @@ def without_secrets(value: Any, secret: str | None) -> Any:
 def without_addresses(text: str) -> str:
     """Prose as it may be stored: of an address in it, which may be a callback with its token, only the host is left.
 
-    A text that is an address and nothing else is left alone: a result's, say.
+    A text that is an address and nothing else is left alone (a result's, say), unless it is a callback of ours.
     """
-    return text if _ADDRESS.fullmatch(text) else _ADDRESS.sub(rf"\1\2/{_NOT_KEPT}", text)
+    text = _CALLBACK.sub(_CALLBACK_SHOWN, text)
+    return text if _ADDRESS.fullmatch(text) else without_tokens(_ADDRESS.sub(rf"\1\2/{NOT_KEPT}", text))
+
+
+def without_tokens(text: str) -> str:
+    """Prose as it may be shown: without the tokens of callback addresses, in whatever way they are written there."""
+    return _BARE.sub("[a token]", _CALLBACK.sub(_CALLBACK_SHOWN, text))
 
 
 def _artifact(record: dict[str, Any]) -> Artifact:

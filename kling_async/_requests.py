@@ -34,6 +34,7 @@ else:
     ModelMetaclass = type(BaseModel)  # the same class, by a public way
 
 __all__ = [
+    "NOT_KEPT",
     "CallbackUrl",
     "ImageRule",
     "Prompt",
@@ -198,6 +199,9 @@ class ImageRule:
             )
 
 
+NOT_KEPT = "[not kept]"
+"""Stands where a callback address had what is not stored or shown."""
+
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -336,7 +340,8 @@ class Request(BaseModel, metaclass=_RequestType):
         """The request as JSON values; a stored or printed request looks like this.
 
         Args:
-            inline: Keep inline images as data URIs. Otherwise each becomes ``sha256:...``: enough to tell two
+            inline: Keep inline images as data URIs, and all of the callback address. Otherwise an image becomes
+                ``sha256:...``, and of the address, which often carries a token, the host is left: enough to tell two
                 requests apart, not enough to submit it again.
         """
 
@@ -350,8 +355,11 @@ class Request(BaseModel, metaclass=_RequestType):
             return str(value) if isinstance(value, Path) else value
 
         given = {name: getattr(self, name) for name in type(self).model_fields}
+        if self.callback_url is not None and not inline:
+            parts = urlsplit(self.callback_url)
+            given["callback_url"] = f"{parts.scheme}://{parts.hostname}/{NOT_KEPT}"
         return {name: shown(value) for name, value in given.items() if value is not None}
 
     def __repr_args__(self) -> Any:
-        """Fields as shown in a repr: images by their digest, not by their megabytes."""
+        """Fields as shown in a repr: images by their digest, not by their megabytes, and without secrets."""
         return self.describe().items()

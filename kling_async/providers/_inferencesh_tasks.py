@@ -68,7 +68,6 @@ UNCLEAR = Stage(None)
 _BUSY = Stage(Status.PROCESSING, 8)  # cancelling or uploading: at work in either table
 _UPLOAD_PATIENCE = timedelta(seconds=15)  # the result is one image: its upload is no longer at work after that
 _MICROCENTS = 10**8  # in a dollar
-_LONGEST_REASON = 1000  # characters of a failure's text, which may be a whole traceback
 _EVENT_FIELDS = frozenset({"event", "data", "id", "retry", ""})
 # A worker that vanished says nothing about the request; the rest of the failures come as text without a code.
 _RETRYABLE = frozenset({"WORKER_LOST", "TIMEOUT", "SESSION_NOT_FOUND", "SESSION_EXPIRED", "SESSION_ENDED"})
@@ -118,13 +117,12 @@ class TaskReader:
     def reading(self, data: dict[str, Any], stage: Stage | None) -> Reading:
         """What is said of a task at that stage; a completion that names no image is none."""
         if stage is None:
-            return Reading(None, oddity=f"the status {self.provider.redact(repr(data.get('status')), 60)}", raw=data)
+            return Reading(None, oddity=f"the status {self.provider.redact(repr(data.get('status')), 100)}", raw=data)
         images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
         if stage.status is Status.COMPLETED and not images:
             return Reading(None, oddity="that the task is completed, without an image", raw=data)
         text = text_of(data.get("error"))
-        text = text and self.provider.redact(text, _LONGEST_REASON)
-        return Reading(
+        reading = Reading(
             stage.status,
             step=stage.step,
             progress=_progress(data.get("progress")),
@@ -134,6 +132,7 @@ class TaskReader:
             cost=_cost(data.get("usage_events")),
             raw=data,
         )
+        return self.provider.redacted(reading)
 
 
 class TaskStream(Stream):

@@ -160,7 +160,7 @@ def reading(task: Task, answer: Answer) -> Reading:
         artifacts=made,
         failures=failures,
         cost=_cost(answer.rows),
-        oddity=f"the status {odd[0]!r:.60}" if odd else None,
+        oddity=f"the status {odd[0]!r}" if odd else None,
         raw=_without_images(answer),
     )
 

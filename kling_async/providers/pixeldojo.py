@@ -165,7 +165,7 @@ class PixelDojo(Provider):
         """One GET for the one job: PixelDojo has no batch."""
         [ref] = refs
         reply = yield Call.get(f"/jobs/{ref.id}")
-        return {ref: self._reading(self.about(reply, ref, "jobId"), ref)}
+        return {ref: self.redacted(self._reading(self.about(reply, ref, "jobId"), ref))}
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""
@@ -174,7 +174,7 @@ class PixelDojo(Provider):
         held = (data, data.get("job"), data.get("data")) if isinstance(data, dict) else ()
         for job in held:
             if isinstance(job, dict) and isinstance(job.get("jobId"), str) and "status" in job:
-                return [Delivered(job["jobId"], self._reading(job, None))]
+                return [Delivered(job["jobId"], self.redacted(self._reading(job, None)))]
         raise self.unreadable("a webhook body without a job")
 
     def _reading(self, data: dict[str, Any], ref: JobRef | None) -> Reading:
@@ -190,7 +190,7 @@ class PixelDojo(Provider):
             code, message = self.error(data) or (None, None)
             failure = Failure(code or "unknown", message, retryable=code in _RETRYABLE)
             return Reading(status, message=message or code, failures=(failure,), cost=cost, raw=data)
-        oddity = None if status else f"the status {said!r:.60}"
+        oddity = None if status else f"the status {said!r}"
         return Reading(status, cost=cost, oddity=oddity, raw=data)
 
     def error(self, data: Any) -> tuple[str | None, str | None] | None:

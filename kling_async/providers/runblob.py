@@ -209,7 +209,7 @@ class RunBlob(Provider):
         """One GET for the one job: RunBlob has no batch."""
         [ref] = refs
         reply = yield Call.get(f"/v1/kling/{ref.endpoint}/generations/{ref.id}")
-        return {ref: self._reading(self.about(reply, ref, "generation_id"), ref)}
+        return {ref: self.redacted(self._reading(self.about(reply, ref, "generation_id"), ref))}
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
         """A body says the same as a status answer, and in ``message`` the reason of a failure."""
@@ -218,7 +218,8 @@ class RunBlob(Provider):
         if not isinstance(data, dict) or "status" not in data:
             raise self.unreadable("a webhook body without a status")
         identity = data.get("generation_id")
-        return [Delivered(identity if isinstance(identity, str) else None, self._reading(data, None))]
+        reading = self.redacted(self._reading(data, None))
+        return [Delivered(identity if isinstance(identity, str) else None, reading)]
 
     def _reading(self, data: dict[str, Any], ref: JobRef | None) -> Reading:
         said = data.get("status")
@@ -235,7 +236,7 @@ class RunBlob(Provider):
             code, words = _code(message) if message else (None, None)
             failure = Failure(code or "unknown", words, retryable=code in _RETRYABLE)
             return Reading(status, message=message, failures=(failure,), raw=data)
-        oddity = None if status else f"the status {said!r:.60}"
+        oddity = None if status else f"the status {said!r}"
         return Reading(status, message=message, oddity=oddity, raw=data)
 
     def error(self, data: Any) -> tuple[str | None, str | None] | None:

@@ -333,7 +333,7 @@ class Runware(Provider):
         if isinstance(answer, KlingError):
             return answer
         try:
-            return reading(task, answer)
+            return self.redacted(reading(task, answer))
         except ValueError as error:
             return self.unreadable(str(error), ref)
 
