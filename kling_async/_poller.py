@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -97,35 +97,13 @@ class DeadlinePassed(Exception):
 
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
-Pursuer = Callable[[KlingError | DeadlinePassed | None], None]
-"""Told once that a pursued job has ended (None), or why it is not pursued any more."""
 
 
-@dataclass(slots=True)
-class _Bounded:
-    """A job's cadence, with a look when the deadline comes or the job is urgent, before all others."""
+class Pursuer(Protocol):
+    """One who has jobs looked at without waiting for each."""
 
-    trail: Trail
-
-    def next_look(self, last: float) -> float:
-        trail = self.trail
-        if trail.urgent:
-            return last
-        deadline = trail.deadline - trail.started
-        due = trail.cadence.next_look(last)
-        return min(due, deadline) if last < deadline else due
-
-    def accrued(self, last: float, now: float) -> float:
-        trail = self.trail
-        if trail.urgent or now >= trail.deadline - trail.started:
-            return math.inf
-        return trail.cadence.accrued(last, now)
-
-    def finished(self, after: float, by: float) -> None:
-        self.trail.cadence.finished(after, by)
-
-    def abandoned(self, at: float) -> None:
-        self.trail.cadence.abandoned(at)
+    def over(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+        """Told once of each job: that it has ended (None), or why it is not pursued any more."""
 
 
 @dataclass(slots=True)
@@ -185,7 +163,8 @@ class Watch:
         self._leaders: dict[Trail, None] = {}
         self._idle: dict[Trail, None] = {}  # leaders who sleep, so that they can keep the watch
         self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
-        self._pursued: dict[Trail, tuple[Pursuer, ...]] = {}
+        self._pursued: dict[Trail, Pursuer] = {}
+        self._beside: dict[Trail, list[Pursuer]] = {}  # the second and further pursuers of a job, which few have
         self._rounds: list[_Round] = []
         self._errands: deque[Trail] = deque()  # pursued jobs whose look was awarded
         self._keeper: Trail | _Round | None = None
@@ -231,25 +210,32 @@ class Watch:
 
         Args:
             trail: The job.
-            pursuer: Called once: with None when the job has ended, else with why it is not pursued any more.
+            pursuer: Told when that is over.
         """
-        others = self._pursued.get(trail, ())
-        self._pursued[trail] = (*others, pursuer)
         trail.on_end = self._on_end
+        if trail in self._pursued:
+            self._beside.setdefault(trail, []).append(pursuer)
+            return
+        self._pursued[trail] = pursuer
         if trail.ended:
             self._release(trail, None)
-        elif not others and trail not in self._leaders:
+        elif trail not in self._leaders:
             self._enter(trail)
 
     def give_up(self, trail: Trail, pursuer: Pursuer) -> None:
-        """Pursue the job no longer for that one, who is not called any more."""
-        others = tuple(other for other in self._pursued.get(trail, ()) if other is not pursuer)
-        if others:
-            self._pursued[trail] = others
-        elif self._pursued.pop(trail, None) is not None:
+        """Pursue the job no longer for that one, who is told no more of it."""
+        beside = self._beside.pop(trail, [])
+        if pursuer in beside:
+            beside.remove(pursuer)
+        elif self._pursued.get(trail) is pursuer and beside:
+            self._pursued[trail] = beside.pop()
+        elif self._pursued.get(trail) is pursuer:
+            del self._pursued[trail]
             trail.on_end = None
             if trail not in self._leaders:
                 self._leave(trail)
+        if beside:
+            self._beside[trail] = beside
 
     async def patrol(self, workers: int) -> None:
         """Look at the pursued jobs when they are due, `workers` at a time, until cancelled."""
@@ -295,12 +281,13 @@ class Watch:
             self._enter(trail)
 
     def _release(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
-        pursuers = self._pursued.pop(trail, ())
+        first = self._pursued.pop(trail, None)
+        pursuers = [*([first] if first else []), *self._beside.pop(trail, [])]
         trail.on_end = None
         if trail not in self._leaders:
             self._leave(trail)
         for pursuer in pursuers:
-            pursuer(reason)
+            pursuer.over(trail, reason)
 
     def hasten(self, trail: Trail) -> None:
         """Let the job be looked at now, before all others, by whoever waits for it or will."""
@@ -375,7 +362,7 @@ class Watch:
         if trail.ended:
             return
         before = self._contest.next_due()
-        self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+        self._contest.enter(trail)
         if self._interval and trail not in self._limited:
             number = self._limited[trail] = next(self._order)
             heappush(self._deadlines, (trail.deadline, number, trail))
@@ -458,7 +445,7 @@ class Watch:
                 continue
             del self._limited[trail]
             if trail in self._contest:
-                self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+                self._contest.enter(trail)
         return self._contest.award(now)
 
     def _tell(self, awarded: Trail) -> None:
@@ -488,7 +475,7 @@ class Watch:
         """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
         if self._features.batch == 1:
             return []
-        soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
+        soon = now + _COMPANY * (trail.started + trail.cadence.next_look(now - trail.started) - now)
         return self._contest.companions(soon, self._features.batch - 1)
 
     def _dismiss(self, company: list[Trail]) -> None:

@@ -7,6 +7,7 @@ that is cancelled loses nothing: the log stays, and the next waiter goes on from
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -16,7 +17,8 @@ from kling_async._cadence import Cadence
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._lifecycle import RANK, advance
-from kling_async._models import Event, JobRef, Reading, Source, Status
+from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
+from kling_async._requests import Request
 
 __all__ = ["Trail"]
 
@@ -32,6 +34,7 @@ class Trail:
     Args:
         ref: The job.
         cadence: When to look at it.
+        request: What was submitted; None for a job that was attached by its address.
         started: POSIX time of the submission.
         deadline: POSIX time at which waiting for it ends.
         clock: The client's clock.
@@ -57,6 +60,7 @@ class Trail:
         "looking",
         "on_end",
         "ref",
+        "request",
         "settled",
         "started",
         "stream_failures",
@@ -66,11 +70,12 @@ class Trail:
         "verdict",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
         self,
         ref: JobRef,
         cadence: Cadence,
         *,
+        request: Request | None = None,
         started: float,
         deadline: float,
         clock: Clock,
@@ -80,6 +85,7 @@ class Trail:
     ) -> None:
         self.ref = ref
         self.cadence = cadence
+        self.request = request
         self.started = started
         self.deadline = deadline
         self.settled = settled
@@ -122,9 +128,27 @@ class Trail:
         return self.events[-1].status if self.events else Status.PENDING
 
     @property
+    def cost(self) -> Cost | None:
+        """What it costs, where the provider tells."""
+        return self.events[-1].cost if self.events else None
+
+    @property
     def ended(self) -> bool:
         """Whether the job has ended."""
         return self.status.terminal
+
+    def due(self) -> float:
+        """When it is to be looked at next: as its cadence wants it, when its deadline comes, and at once if urgent."""
+        if self.urgent:
+            return self.tried
+        due = self.started + self.cadence.next_look(self.tried - self.started)
+        return min(due, self.deadline) if self.tried < self.deadline else due
+
+    def claim(self, now: float) -> float:
+        """What a look at it is worth: the lag expected since the last; infinite when it must be made now."""
+        if self.urgent or now >= self.deadline:
+            return math.inf
+        return self.cadence.accrued(self.tried - self.started, now - self.started)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in the log as a ledger has it, before anything else."""

@@ -205,7 +205,7 @@ async def test_leaving_early_stops_submitting_and_the_jobs_can_still_be_awaited(
     bought = server.bought
     await anyio.sleep(1000)
     assert server.bought == bought <= 20
-    running = list(client._running.values())
+    running = client.jobs
     assert running
     async with anyio.create_task_group() as group:
         for job in running:
@@ -260,11 +260,11 @@ async def test_a_job_of_a_run_may_be_awaited_as_well(client: Client, server: Fak
     """The waiter and the run share the looks, and the run goes on when the waiter leaves."""
     async with client.map(rows(1)) as outcomes:
         await anyio.sleep(2)
-        [job] = client._running.values()
+        [job] = client.jobs
         with anyio.move_on_after(20):
             await job
         [outcome] = [outcome async for outcome in outcomes]
-    assert outcome.job is job
+    assert outcome.job == job
     [generation] = server.generations.values()
     assert [round(at) for at in generation.looks] == [5, 10, 20, 35, 50, 65]
 
