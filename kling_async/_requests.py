@@ -221,6 +221,9 @@ def decode_data_uri(uri: str, label: str) -> bytes:
         raise ValueError(f"{label} is a data URI whose base64 is broken: {error}") from error
 
 
+_GIVEN: dict[frozenset[str], set[str]] = {}
+
+
 @dataclass_transform(kw_only_default=False, frozen_default=True, field_specifiers=(Field,))
 class _RequestType(ModelMetaclass):
     """Tells type checkers that a request may be made by position, which pydantic's own metaclass denies."""
@@ -254,6 +257,11 @@ class Request(BaseModel, metaclass=_RequestType):
                 raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
             fields[name] = value
         super().__init__(**fields)
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
+        """Share what pydantic keeps of which fields were given; a set a request is much where there are thousands."""
+        given = self.__pydantic_fields_set__
+        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
 
     @classmethod
     def _own(cls) -> list[str]:
