@@ -105,6 +105,8 @@ class Progressive:
 
     def faster(self, factor: float) -> Progressive:
         """The same schedule for a provider that is `factor` times as fast."""
+        if factor == 1:
+            return self
         first = None if self.first is None else self.first / factor
         return Progressive(*(step / factor for step in self.intervals), first=first)
 

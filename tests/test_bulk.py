@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import anyio
@@ -72,6 +74,24 @@ async def test_no_more_than_in_flight_run_at_once(client: Client, server: FakeRu
     assert most <= 7
     starts = sorted(generation.created for generation in server.generations.values())
     assert all(later - earlier >= server.duration - 1 for earlier, later in zip(starts, starts[7:], strict=False))
+
+
+async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlob) -> None:
+    """Its request, reference, log and two events: each more is work for the garbage collector, a longer stall."""
+
+    def ours() -> Counter[str]:
+        gc.collect()
+        kinds = (type(thing) for thing in gc.get_objects())
+        return Counter(kind.__name__ for kind in kinds if str(kind.__module__).startswith("kling_async."))
+
+    before = ours()
+    requests = (runblob.O3Video(f"clip {number}") for number in range(1000))
+    async with client.map(requests, in_flight=1000):
+        await anyio.sleep(server.duration - 10)
+        held = {name: count for name, count in (ours() - before).items() if count > 500}
+    assert server.bought == 1000
+    assert set(held) == {"O3Video", "JobRef", "Trail", "Event"}
+    assert sum(held.values()) <= 5000
 
 
 async def test_rows_are_pulled_only_when_there_is_room(client: Client) -> None:
