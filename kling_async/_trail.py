@@ -137,6 +137,16 @@ class Trail:
         """Whether the job has ended."""
         return self.status.terminal
 
+    def moved(self, seen: int) -> bool:
+        """Whether a wait is over: the job has more than `seen` events, or has ended."""
+        return len(self.events) > seen or self.ended
+
+    def raise_trouble(self) -> None:
+        """Raise why looking at it makes no sense, once."""
+        if self.trouble is not None:
+            error, self.trouble = self.trouble, None
+            raise error
+
     def due(self) -> float:
         """When it is to be looked at next: as its cadence wants it, when its deadline comes, and at once if urgent."""
         if self.urgent:

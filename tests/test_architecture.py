@@ -41,6 +41,9 @@ FLOORS: dict[str, int] = {
     "_budget": 4,
     # 5: who looks when; the handle
     "_trail": 5,
+    "_ration": 5,
+    "_looking": 5,
+    "_listening": 5,
     "_poller": 5,
     "_job": 5,
     "_book": 5,

@@ -261,7 +261,7 @@ async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, se
 async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: FakeRunBlob, waiting: str) -> None:
     server.duration = 5
     watch = rationed._accounts["runblob"].watch
-    watch._interval = 0.001
+    watch._ration._interval = 0.001
 
     async def one() -> None:
         job = await rationed.submit(VIDEO)
