@@ -93,13 +93,12 @@ class Pursuer(Protocol):
 
 
 class _Round:
-    """One who patrols: keeps the watch in place of those who wait, and runs errands for the pursued jobs."""
+    """One who patrols: keeps the watch in place of those who wait."""
 
     granted = False
 
     def __init__(self) -> None:
         self._changed = anyio.Event()
-        self._called = anyio.Event()
 
     async def change(self) -> None:
         await self._changed.wait()
@@ -107,13 +106,6 @@ class _Round:
     def wake(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
-
-    async def errand(self) -> None:
-        await self._called.wait()
-
-    def call(self) -> None:
-        self._called.set()
-        self._called = anyio.Event()
 
 
 class Watch:
@@ -143,6 +135,7 @@ class Watch:
         self._beside: dict[Trail, list[Pursuer]] = {}  # the second and further pursuers of a job, which few have
         self._rounds: list[_Round] = []
         self._errands: deque[Trail] = deque()  # pursued jobs whose look was awarded
+        self._runners: dict[anyio.Event, None] = {}  # those who wait for an errand, the last one last
         self._keeper: Trail | _Round | None = None
         self._on_end: Callable[[Trail], None] = lambda trail: self._release(trail, None)  # one for all trails
 
@@ -219,7 +212,7 @@ class Watch:
         try:
             async with anyio.create_task_group() as group:
                 for _ in range(workers):
-                    group.start_soon(self._run_errands, round_)
+                    group.start_soon(self._run_errands)
                 while True:
                     if self._keeper is None:
                         await self._keep(round_, lambda: True)
@@ -228,10 +221,10 @@ class Watch:
             self._rounds.remove(round_)
             self._appoint()  # another round may have waited for this one to keep the watch
 
-    async def _run_errands(self, round_: _Round) -> None:
+    async def _run_errands(self) -> None:
         while True:
             while not self._errands:
-                await round_.errand()
+                await self._called()
             trail = self._errands.popleft()
             if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
                 self._keeper.wake()
@@ -242,6 +235,24 @@ class Watch:
                         await self._ask(trail)
                 finally:
                     self._go_on(trail)  # also for a job of another run, when this one ends
+
+    async def _called(self) -> None:
+        """Wait to be called for an errand."""
+        call = anyio.Event()
+        self._runners[call] = None
+        try:
+            await call.wait()
+        except BaseException:
+            if call not in self._runners and self._errands:
+                self._call()  # it was for this one, who leaves
+            self._runners.pop(call, None)
+            raise
+
+    def _call(self) -> None:
+        """Have one errand run, by the one who rested last; not by all who rest, for one can."""
+        if self._runners:
+            call, _ = self._runners.popitem()
+            call.set()
 
     def _go_on(self, trail: Trail) -> None:
         """Decide how the pursuit of a job goes on after a look."""
@@ -410,8 +421,7 @@ class Watch:
             awarded.wake()
         else:
             self._errands.append(awarded)
-            for round_ in self._rounds:
-                round_.call()
+            self._call()
 
     async def _ask(self, trail: Trail) -> None:
         """Make one status call, for `trail` and for those that come along, and take in what it says."""
