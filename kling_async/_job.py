@@ -95,7 +95,7 @@ class Job:
     @property
     def events(self) -> tuple[Event, ...]:
         """The log so far."""
-        return tuple(self._trail.events)
+        return self._trail.events
 
     @property
     def cost(self) -> Cost | None:
@@ -196,7 +196,7 @@ class Job:
 
     def _end(self) -> Result:
         """What came of a job that has ended: its result, or the error that says so."""
-        event = self._trail.events[-1]
+        event = self._trail.event(-1)
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:
             raise GenerationCancelled(
@@ -251,10 +251,10 @@ class _Cursor:
 
     async def __anext__(self) -> Event:
         trail = self._job._trail  # noqa: SLF001  # the cursor is a part of the job
-        if self._next >= len(trail.events):
+        if self._next >= trail.count:
             if trail.ended:
                 raise StopAsyncIteration
             await self._job._until_more_than(self._next)  # noqa: SLF001  # the same
-        event = trail.events[self._next]
+        event = trail.event(self._next)
         self._next += 1
         return event

@@ -309,7 +309,7 @@ class Watch:
                         return
                     self._enter(trail)
                 elif self._keeper is None:
-                    await self._keep(trail, partial(_waits, trail, len(trail.events)))
+                    await self._keep(trail, partial(_waits, trail, trail.count))
                 elif trail in self._contest and trail.tried >= max(trail.deadline, began):
                     raise DeadlinePassed  # it was looked at in another's company
                 else:
@@ -453,4 +453,4 @@ class Watch:
 
 def _waits(trail: Trail, seen: int) -> bool:
     """Whether a job's leader has nothing to do: no look was awarded to it, and nothing has happened."""
-    return not trail.granted and len(trail.events) == seen and trail.trouble is None
+    return not trail.granted and trail.count == seen and trail.trouble is None

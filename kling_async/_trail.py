@@ -17,6 +17,7 @@ from kling_async._cadence import Cadence
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._lifecycle import RANK, advance
+from kling_async._log import Packed, pack, unpack
 from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
 from kling_async._requests import Request
 
@@ -49,10 +50,11 @@ class Trail:
         "_changed",
         "_clock",
         "_lock",
+        "_log",
         "_record",
+        "_status",
         "cadence",
         "deadline",
-        "events",
         "failing_since",
         "fresh",
         "granted",
@@ -90,7 +92,8 @@ class Trail:
         self.deadline = deadline
         self.settled = settled
         self.fresh = fresh
-        self.events: list[Event] = []
+        self._log: tuple[Packed, ...] = ()
+        self._status = Status.PENDING
         self.last = started
         """When a look last said "not yet": the job ended later than this."""
         self.tried = started
@@ -115,22 +118,37 @@ class Trail:
         self._lock: anyio.Lock | None = None
 
     def __repr__(self) -> str:
-        return f"<Trail {self.ref} {self.status}, {len(self.events)} events>"
+        return f"<Trail {self.ref} {self.status}, {self.count} events>"
+
+    @property
+    def count(self) -> int:
+        """How many events there are."""
+        return len(self._log)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The log so far."""
+        return tuple(map(unpack, self._log))
+
+    def event(self, place: int) -> Event:
+        """The event at that place of the log."""
+        return unpack(self._log[place])
 
     @property
     def latest(self) -> Event | None:
         """The last event; None before the first."""
-        return self.events[-1] if self.events else None
+        return self.event(-1) if self._log else None
 
     @property
     def status(self) -> Status:
         """Where the job stands, as far as is known."""
-        return self.events[-1].status if self.events else Status.PENDING
+        return self._status
 
     @property
     def cost(self) -> Cost | None:
         """What it costs, where the provider tells."""
-        return self.events[-1].cost if self.events else None
+        latest = self.latest
+        return latest.cost if latest else None
 
     @property
     def ended(self) -> bool:
@@ -139,7 +157,7 @@ class Trail:
 
     def moved(self, seen: int) -> bool:
         """Whether a wait is over: the job has more than `seen` events, or has ended."""
-        return len(self.events) > seen or self.ended
+        return len(self._log) > seen or self.ended
 
     def raise_trouble(self) -> None:
         """Raise why looking at it makes no sense, once."""
@@ -162,15 +180,22 @@ class Trail:
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in the log as a ledger has it, before anything else."""
-        self.events = [replace(event, source="ledger") for event in events]
-        if self.events:
-            known = min(self.events[-1].at.timestamp(), self._clock.now())  # the clock may have been set back since
+        self._log = ()
+        for event in events:
+            self._append(replace(event, source="ledger"))
+        latest = self.latest
+        if latest is not None:
+            known = min(latest.at.timestamp(), self._clock.now())  # the clock may have been set back since
             self.last = self.tried = max(self.started, known)
 
     @property
     def recorded(self) -> bool:
         """Whether events are made durable before they are published."""
         return self._record is not None
+
+    def _append(self, event: Event) -> None:
+        self._log = (*self._log, pack(event))
+        self._status = event.status
 
     async def enlist(self, record: Record, known: Sequence[Event]) -> None:
         """Have the log recorded from now on, after what is recorded of the job already.
@@ -181,12 +206,13 @@ class Trail:
         """
         if self._record is not None:
             return
-        if not self.events:
+        latest = self.latest
+        if latest is None:
             self._record = record
             self.replay(known)
             self.wake()
             return
-        latest, told = self.events[-1], known[-1] if known else None
+        told = known[-1] if known else None
         news = told is None or RANK[latest.status] > RANK[told.status]
         # Readers have seen our numbers, and the ledger goes on with its own.
         shift = (told.seq + 1 if told else 0) - latest.seq - (not news)
@@ -236,7 +262,7 @@ class Trail:
     def _publish(self, event: Event | None, now: float, *, exact: bool) -> Event | None:
         if event is None:
             return None
-        self.events.append(event)
+        self._append(event)
         if event.status.terminal:
             self.settled(self.ref)
             if self.fresh:

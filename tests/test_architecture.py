@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "_requests": 0,
     # 1: the transition table; when to look next
     "_lifecycle": 1,
+    "_log": 1,
     "_laws": 1,
     "_cadence": 1,
     # 2: what a provider is
