@@ -241,7 +241,7 @@ def python(code: str) -> Answer:
 def test_the_library_loads_nothing_of_the_program_or_the_sandbox() -> None:
     """Rich is compared with what httpx loads of its own accord, where rich is installed."""
     answer = python(
-        "import sys, httpx; theirs = set(sys.modules); import kling_async;"
+        "import sys, httpx; theirs = set(sys.modules); from kling_async import *;"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - theirs})"
     )
     assert answer.code == 0, answer
