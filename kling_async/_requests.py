@@ -235,15 +235,19 @@ class Request(BaseModel, metaclass=_RequestType):
     Subclasses name their endpoint, and the provider's own field names where they differ from ours.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_bytes="base64")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
 
     endpoint: ClassVar[str]
     """Full name, ``provider/endpoint``, such as ``"runblob/o3-video"``."""
     wire_names: ClassVar[Mapping[str, str]] = {}
     """The provider's field name to ours."""
 
-    callback_url: CallbackUrl | None = Field(default=None, kw_only=True)
-    """Where the provider is to report the end (https). None: the client's own webhook address, if it has one."""
+    callback_url: CallbackUrl | None = Field(
+        default=None,
+        kw_only=True,
+        description="Where the provider is to report the end (https). None: the client's own webhook address, "
+        "if it has one.",
+    )
 
     def __init__(self, /, *values: Any, **fields: Any) -> None:
         # Positional arguments, in the order of the fields: a request reads as what it is, O3Video("a boat").
