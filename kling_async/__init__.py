@@ -5,47 +5,55 @@
     async with kling_async.Client() as client:
         result = await client.run(kling_async.runblob.O3Video(prompt="a paper boat in the rain"))
         await result.save("out")
+
+A name is loaded when it is first named, with what it stands on (PEP 562): ``import kling_async`` costs next to nothing,
+errors and statuses need no HTTP client, a client needs no database. ``from kling_async import Client, runblob`` at the
+head of a module loads them there, before an event loop runs that would have to wait.
 """
 
-from kling_async._budget import Budget, BudgetStatistics
-from kling_async._bulk import BulkStatistics, Outcome, Outcomes
-from kling_async._cadence import Learned, Progressive
-from kling_async._client import Client, Statistics
-from kling_async._engine import Limits
-from kling_async._errors import (
-    BudgetExceeded,
-    BulkStopped,
-    ConfigurationError,
-    ContentRejected,
-    DownloadFailed,
-    GenerationCancelled,
-    GenerationFailed,
-    GenerationTimeout,
-    InsufficientCredits,
-    InvalidRequest,
-    JobNotFound,
-    KeyConflict,
-    KlingError,
-    LedgerFailed,
-    ProviderUnavailable,
-    RateLimited,
-    SubmissionUnknown,
-    TransportFailed,
-    Unauthorized,
-    WebhookRejected,
-)
-from kling_async._job import Job
-from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
-from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
-from kling_async._poller import Polling
-from kling_async._requests import Request
-from kling_async._sqlite import SqliteLedger
-from kling_async.providers import inferencesh, pixeldojo, runblob, runware
-from kling_async.providers.inferencesh import InferenceSh
-from kling_async.providers.pixeldojo import PixelDojo
-from kling_async.providers.runblob import RunBlob
-from kling_async.providers.runware import Runware
-from kling_async.webhooks import Delivery, Webhooks
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kling_async._budget import Budget, BudgetStatistics
+    from kling_async._bulk import BulkStatistics, Outcome, Outcomes
+    from kling_async._cadence import Learned, Progressive
+    from kling_async._client import Client, Statistics
+    from kling_async._engine import Limits
+    from kling_async._errors import (
+        BudgetExceeded,
+        BulkStopped,
+        ConfigurationError,
+        ContentRejected,
+        DownloadFailed,
+        GenerationCancelled,
+        GenerationFailed,
+        GenerationTimeout,
+        InsufficientCredits,
+        InvalidRequest,
+        JobNotFound,
+        KeyConflict,
+        KlingError,
+        LedgerFailed,
+        ProviderUnavailable,
+        RateLimited,
+        SubmissionUnknown,
+        TransportFailed,
+        Unauthorized,
+        WebhookRejected,
+    )
+    from kling_async._job import Job
+    from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
+    from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
+    from kling_async._poller import Polling
+    from kling_async._requests import Request
+    from kling_async._sqlite import SqliteLedger
+    from kling_async.providers import inferencesh, pixeldojo, runblob, runware
+    from kling_async.providers.inferencesh import InferenceSh
+    from kling_async.providers.pixeldojo import PixelDojo
+    from kling_async.providers.runblob import RunBlob
+    from kling_async.providers.runware import Runware
+    from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = [
     "Artifact",
@@ -106,3 +114,66 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    name: home
+    for home, names in {
+        "_budget": ("Budget", "BudgetStatistics"),
+        "_bulk": ("BulkStatistics", "Outcome", "Outcomes"),
+        "_cadence": ("Learned", "Progressive"),
+        "_client": ("Client", "Statistics"),
+        "_engine": ("Limits",),
+        "_errors": (
+            "BudgetExceeded",
+            "BulkStopped",
+            "ConfigurationError",
+            "ContentRejected",
+            "DownloadFailed",
+            "GenerationCancelled",
+            "GenerationFailed",
+            "GenerationTimeout",
+            "InsufficientCredits",
+            "InvalidRequest",
+            "JobNotFound",
+            "KeyConflict",
+            "KlingError",
+            "LedgerFailed",
+            "ProviderUnavailable",
+            "RateLimited",
+            "SubmissionUnknown",
+            "TransportFailed",
+            "Unauthorized",
+            "WebhookRejected",
+        ),
+        "_job": ("Job",),
+        "_ledger": ("Ledger", "MemoryLedger", "Submission", "SubmissionState"),
+        "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
+        "_poller": ("Polling",),
+        "_requests": ("Request",),
+        "_sqlite": ("SqliteLedger",),
+        "providers": ("providers",),
+        "providers.inferencesh": ("InferenceSh", "inferencesh"),
+        "providers.pixeldojo": ("PixelDojo", "pixeldojo"),
+        "providers.runblob": ("RunBlob", "runblob"),
+        "providers.runware": ("Runware", "runware"),
+        "webhooks": ("Delivery", "Webhooks", "webhooks"),
+    }.items()
+    for name in names
+}
+"""The module of each name, as type checkers are told it above; and the public modules, by their own names."""
+
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
+
+    def __getattr__(name: str) -> Any:
+        try:
+            home = _HOMES[name]
+        except KeyError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        module = import_module(f"{__name__}.{home}")
+        found = module if home.rpartition(".")[2] == name else getattr(module, name)
+        globals()[name] = found  # an attribute like any other from now on
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

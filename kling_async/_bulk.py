@@ -24,10 +24,9 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
-    Sequence,
+    Mapping,
 )
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,10 +48,11 @@ from kling_async._errors import (
     SubmissionUnknown,
     Unauthorized,
 )
-from kling_async._job import Job
+from kling_async._job import Account, Job
 from kling_async._models import Cost, Result
 from kling_async._poller import DeadlinePassed
 from kling_async._requests import Request
+from kling_async._trail import Trail
 
 __all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]
 
@@ -132,31 +132,13 @@ class Course:
 
     Attributes:
         submit: Buys a row.
-        patrols: Follow the jobs that were bought, one a provider, until cancelled.
-        providers: How many providers the client has.
-        submitters: Rows that are bought at once.
+        accounts: The client's providers, by name.
+        workers: Rows that are bought at once, and jobs that are looked at at once.
     """
 
-    submit: Callable[[Request, str | None], Awaitable[Job]]
-    patrols: Sequence[Callable[[], Coroutine[Any, Any, None]]]
-    providers: int
-    submitters: int
-
-
-class _Pursuit:
-    """A row whose job runs. One object with slots, and no closure: there may be ten thousand, and each is small."""
-
-    __slots__ = ("index", "job", "key", "request", "run")
-
-    def __init__(self, run: Outcomes, index: int, key: str | None, request: Request, job: Job) -> None:
-        self.run = run
-        self.index = index
-        self.key = key
-        self.request = request
-        self.job = job
-
-    def __call__(self, reason: KlingError | DeadlinePassed | None) -> None:
-        self.run.over(self, self.job.judge(reason))
+    submit: Callable[[Request, str | None], Awaitable[Trail]]
+    accounts: Mapping[str, Account]
+    workers: int
 
 
 class Outcomes:
@@ -183,7 +165,8 @@ class Outcomes:
         self._next = 0
         self._ready: deque[Outcome] = deque()
         self._waiting: dict[int, Outcome | None] = {}  # None: a row that was left out
-        self._pursuits: dict[int, _Pursuit] = {}
+        # By job its rows: index, key, and the request if the job has another. Plain data: there may be ten thousand.
+        self._pursued: dict[Trail, tuple[tuple[int, str | None, Request | None], ...]] = {}
         self._stopped: dict[str, KlingError] = {}
         self._trouble: Exception | None = None
         self._submitting = 0
@@ -203,9 +186,9 @@ class Outcomes:
         rows = self._rows
         self._iterator = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
         await self._group.__aenter__()
-        for patrol in self._course.patrols:
-            self._group.start_soon(patrol)
-        self._submitting = min(self._course.submitters, self._limit)
+        for account in self._course.accounts.values():
+            self._group.start_soon(account.watch.patrol, self._course.workers)
+        self._submitting = min(self._course.workers, self._limit)
         for _ in range(self._submitting):
             self._group.start_soon(self._submit_rows)
         return self
@@ -220,9 +203,9 @@ class Outcomes:
             ours = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
             await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
         finally:
-            for pursuit in self._pursuits.values():
-                pursuit.job.give_up(pursuit)
-            self._pursuits.clear()
+            for trail in self._pursued:
+                self._account(trail).watch.give_up(trail, self)
+            self._pursued.clear()
             if isinstance(self._iterator, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await self._iterator.aclose()
@@ -304,7 +287,7 @@ class Outcomes:
     async def _room(self) -> bool:
         """Wait for room for one more job, and take it. False: no more rows are to be submitted."""
         while True:
-            if self._halted or self._trouble is not None or len(self._stopped) >= self._course.providers:
+            if self._halted or self._trouble is not None or len(self._stopped) >= len(self._course.accounts):
                 return False
             taken = self._counts.in_flight + self._reserved
             if taken < self._limit and len(self._ready) + len(self._waiting) < self._limit:
@@ -352,7 +335,7 @@ class Outcomes:
             return
         self._counts.in_flight += 1
         try:
-            job = await self._course.submit(request, key)
+            trail = await self._course.submit(request, key)
         except (KlingError, ValidationError) as error:
             self._finish(Outcome(index, key, request, error=error))
             return
@@ -360,14 +343,22 @@ class Outcomes:
             self._counts.in_flight -= 1
             raise
         self._counts.submitted += 1
-        pursuit = self._pursuits[index] = _Pursuit(self, index, key, request, job)
-        job.pursue(pursuit)
+        rows = self._pursued.get(trail, ())
+        self._pursued[trail] = (*rows, (index, key, None if request is trail.request else request))
+        if not rows:
+            self._account(trail).watch.pursue(trail, self)
 
-    def over(self, pursuit: _Pursuit, end: Result | KlingError) -> None:
-        """A job has ended, or is not pursued any more."""
-        self._pursuits.pop(pursuit.index, None)
-        row = (pursuit.index, pursuit.key, pursuit.request, pursuit.job)
-        self._finish(Outcome(*row, result=end) if isinstance(end, Result) else Outcome(*row, error=end))
+    def over(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+        """A job has ended, or is not pursued any more; see `Pursuer`."""
+        job = Job(trail, self._account(trail))
+        for index, key, request in self._pursued.pop(trail, ()):
+            end = job.judge(reason)
+            result, error = (end, None) if isinstance(end, Result) else (None, end)
+            wanted: Any = request or trail.request  # one of them is the row's
+            self._finish(Outcome(index, key, wanted, job, result, error))
+
+    def _account(self, trail: Trail) -> Account:
+        return self._course.accounts[trail.ref.provider]
 
     def _finish(self, outcome: Outcome) -> None:
         counts, error = self._counts, outcome.error

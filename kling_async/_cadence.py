@@ -25,6 +25,7 @@ an upper bound: re-evaluate the top of the heap until it stays on top (lazy gree
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf, isfinite
@@ -35,9 +36,9 @@ from kling_async._laws import End, Law, Posterior
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Cadence", "Contest", "Law", "Learned", "Progressive", "Schedule"]
+__all__ = ["Cadence", "Contest", "Contestant", "Law", "Learned", "Progressive", "Schedule"]
 
-JobT = TypeVar("JobT")
+JobT = TypeVar("JobT", bound="Contestant")
 
 _SHORTEST = 0.5  # s; looks closer together than this cost more than they can tell
 _LONGEST = 15.0  # s; the longest interval of the source documents' own schedules
@@ -104,11 +105,18 @@ class Progressive:
 
     def faster(self, factor: float) -> Progressive:
         """The same schedule for a provider that is `factor` times as fast."""
+        if factor == 1:
+            return self
         first = None if self.first is None else self.first / factor
         return Progressive(*(step / factor for step in self.intervals), first=first)
 
     def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
         """The timing of one new job; see `Schedule`."""
+        return self._cadence
+
+    @cached_property
+    def _cadence(self) -> Cadence:
+        """One for all jobs: it remembers nothing of them."""
         return _Intervals(self.intervals if self.first is None else (self.first, *self.intervals))
 
 
@@ -240,76 +248,67 @@ class _Expected:
         return min(began + (_GROWTH - 1) * (last - survival.guard), max(_LONGEST, began))
 
 
-@dataclass(slots=True)
-class _Bid(Generic[JobT]):
-    """One job in the contest. `submitted` and `last` are absolute times."""
+class Contestant(Protocol):
+    """A job in a `Contest`. All times are on one clock of the caller's, which never goes back."""
 
-    job: JobT
-    cadence: Cadence
-    submitted: float
-    last: float
-    standing: bool = True
+    def due(self) -> float:
+        """When it is to be looked at next."""
 
     def claim(self, now: float) -> float:
-        return self.cadence.accrued(self.last - self.submitted, now - self.submitted)
+        """What a look at it is worth now: seconds of lag that have accrued. It grows by at most a second per second."""
 
 
 class Contest(Generic[JobT]):
     """Which job gets the next look, where looks are rationed.
 
     The lane enters each job after its submission and again after every look that said "not yet"; whenever it
-    has a look to spend it asks `award`. All times are seconds on one clock of the caller's, which never goes
-    back.
+    has a look to spend it asks `award`.
 
     A look costs O(log n) for the jobs that are not due, and for those that are, as many claims as have
     overtaken the highest one's bound since they were last computed: a handful on average, however many jobs
-    there are.
+    there are. The heaps hold numbers alone, because there may be ten thousand jobs: what refers to nothing is
+    no work for the garbage collector.
     """
 
-    __slots__ = ("_bids", "_due", "_order", "_waiting", "price")
+    __slots__ = ("_due", "_numbers", "_order", "_standing", "_waiting", "price")
 
     def __init__(self) -> None:
         self.price = 0.0
         """What the last look went for, in seconds of lag. Far above lambda, the ration is too small."""
-        self._bids: dict[JobT, _Bid[JobT]] = {}
-        self._waiting: list[tuple[float, int, _Bid[JobT]]] = []  # by the time at which it is due
-        self._due: list[tuple[float, int, _Bid[JobT]]] = []  # by now - claim, which never falls
+        self._numbers: dict[JobT, int] = {}
+        self._standing: dict[int, JobT] = {}
+        self._waiting: list[tuple[float, int]] = []  # by the time at which it is due
+        self._due: list[tuple[float, int]] = []  # by now - claim, which never falls
         self._order = count()
 
     def __len__(self) -> int:
-        return len(self._bids)
+        return len(self._numbers)
 
     def __contains__(self, job: object) -> bool:
-        return job in self._bids
+        return job in self._numbers
 
-    def enter(self, job: JobT, cadence: Cadence, *, submitted: float, last: float | None = None) -> None:
-        """Let a job compete for looks; one that already does starts again from `last`.
+    def enter(self, job: JobT) -> None:
+        """Let a job compete for looks.
 
-        Enter a job again, too, when its claim jumps (its deadline passes, say): claims are computed again only
-        when they may have become the highest by growing.
-
-        Args:
-            job: What `award` returns.
-            cadence: Its timing.
-            submitted: When it was submitted.
-            last: When it was last looked at; None: never.
+        Enter it again when it was looked at, and when its claim jumps (its deadline passes, say): claims are
+        computed again only when they may have become the highest by growing.
         """
         self.leave(job)
-        bid = _Bid(job, cadence, submitted, submitted if last is None else last)
-        self._bids[job] = bid
-        heappush(self._waiting, (submitted + cadence.next_look(bid.last - submitted), next(self._order), bid))
+        number = self._numbers[job] = next(self._order)
+        self._standing[number] = job
+        heappush(self._waiting, (job.due(), number))
 
     def leave(self, job: JobT) -> None:
         """Take a job out: a webhook told its end, or nobody waits for it. Unknown jobs are ignored."""
-        bid = self._bids.pop(job, None)
-        if bid is not None:
-            bid.standing = False
+        number = self._numbers.pop(job, None)
+        if number is not None:
+            del self._standing[number]
             self._sweep()
 
     def next_due(self) -> float:
         """When `award` will have an answer: ``-inf`` if a job is due already, ``inf`` if there is no job."""
         for heap in (self._due, self._waiting):
-            while heap and not heap[0][2].standing:
+            while heap and heap[0][1] not in self._standing:
                 heappop(heap)
         if self._due:
             return -inf
@@ -318,20 +317,20 @@ class Contest(Generic[JobT]):
     def award(self, now: float) -> JobT | None:
         """The due job with the highest claim, or None; it leaves the contest until it is entered again."""
         while self._waiting and self._waiting[0][0] <= now:
-            _, order, bid = heappop(self._waiting)
-            if bid.standing:
-                heappush(self._due, (now - bid.claim(now), order, bid))
+            _, number = heappop(self._waiting)
+            if (job := self._standing.get(number)) is not None:
+                heappush(self._due, (now - job.claim(now), number))
         while self._due:
-            _, order, bid = heappop(self._due)
-            if not bid.standing:
+            _, number = heappop(self._due)
+            if (job := self._standing.get(number)) is None:
                 continue
-            claim = bid.claim(now)
+            claim = job.claim(now)
             if self._due and now - claim > self._due[0][0]:
-                heappush(self._due, (now - claim, order, bid))
+                heappush(self._due, (now - claim, number))
                 continue
             self.price = claim
-            self.leave(bid.job)
-            return bid.job
+            self.leave(job)
+            return job
         return None
 
     def companions(self, until: float, room: int) -> list[JobT]:
@@ -342,18 +341,17 @@ class Contest(Generic[JobT]):
         jobs: list[JobT] = []
         for heap in (self._due, self._waiting):
             while heap and len(jobs) < room and (heap is self._due or heap[0][0] <= until):
-                bid = heappop(heap)[2]
-                if bid.standing:
-                    jobs.append(bid.job)
-                    bid.standing = False
-                    del self._bids[bid.job]
+                _, number = heappop(heap)
+                if (job := self._standing.pop(number, None)) is not None:
+                    del self._numbers[job]
+                    jobs.append(job)
         return jobs
 
     def _sweep(self) -> None:
         """Drop the entries of jobs that left, once they are the greater part."""
         for heap in (self._waiting, self._due):
-            if len(heap) > 2 * len(self._bids) + 16:
-                heap[:] = [entry for entry in heap if entry[2].standing]
+            if len(heap) > 2 * len(self._numbers) + 16:
+                heap[:] = [entry for entry in heap if entry[1] in self._standing]
                 heapify(heap)
 
 

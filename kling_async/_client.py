@@ -23,7 +23,7 @@ from kling_async._clock import Clock
 from kling_async._deliveries import Deliveries
 from kling_async._engine import Engines, Http, Limits
 from kling_async._errors import ConfigurationError, KlingError
-from kling_async._job import Job
+from kling_async._job import Account, Job
 from kling_async._ledger import Ledger, Submission
 from kling_async._letterbox import Letterbox
 from kling_async._media import load
@@ -57,15 +57,6 @@ class Statistics:
     running: int
     lanes: dict[str, LaneStatistics]
     budget: BudgetStatistics | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """One provider, and all that goes to it."""
-
-    provider: Provider
-    lane: Lane
-    watch: Watch
 
 
 class Client:
@@ -108,23 +99,27 @@ class Client:
         self._polling = polling or Polling()
         self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
-        self._accounts: dict[str, _Account] = {}
-        self._running: dict[JobRef, Job] = {}
+        self._accounts: dict[str, Account] = {}
+        self._running: dict[JobRef, Trail] = {}
         self._arrival = anyio.Event()
         self._submitted = 0
         self._closed = False
+        lanes: dict[str, Lane] = {}
         for provider in _configured(providers):
-            if provider.name in self._accounts:
+            if provider.name in lanes:
                 raise ConfigurationError(
                     f"two providers are {provider.title}; use one client for each account",
                     provider=provider.name,
                 )
-            lane = Lane(provider, self._limits, http, self._clock)
-            calls = self._polling.status_calls_per_minute or provider.status_calls_per_minute
-            watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
-            self._accounts[provider.name] = _Account(provider, lane, watch)
-        lanes = {name: account.lane for name, account in self._accounts.items()}
+            lanes[provider.name] = Lane(provider, self._limits, http, self._clock)
+        first = next(iter(lanes.values())).provider
+        self._downloads = Engines(http, self._limits, first.base_url)
         self._book = Book(ledger, [lane.provider for lane in lanes.values()])
+        saved = self._book.saved if self._book.kept else None
+        for name, lane in lanes.items():
+            calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
+            watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
+            self._accounts[name] = Account(lane, watch, self._downloads, saved)
         self._budget = budget
         letterbox = Letterbox(webhooks)
         self._buyer = Buyer(self._book, lanes, self._clock, letterbox, settled=budget.settle if budget else None)
@@ -140,8 +135,6 @@ class Client:
         self._on_settled = self._settled  # one bound method for all jobs: each would keep one of its own
         self._recalled = False
         self._recalling = anyio.Lock()
-        first = next(iter(self._accounts.values())).provider
-        self._downloads = Engines(http, self._limits, first.base_url)
 
     def __repr__(self) -> str:
         return f"<Client {', '.join(self._accounts)}{' closed' if self._closed else ''}>"
@@ -190,12 +183,12 @@ class Client:
             LedgerFailed: The ledger cannot be written; nothing was sent.
             BudgetExceeded: It would overstep the client's budget; nothing was sent.
         """
+        return self._handle(await self._submit(request, key))
+
+    async def _submit(self, request: Request, key: str | None, *, insist: bool = False) -> Trail:
         self._require_open()
         _require_request(request)
         account = self._account(request.endpoint)
-        return await self._submit(account, request, key)
-
-    async def _submit(self, account: _Account, request: Request, key: str | None, *, insist: bool = False) -> Job:
         if request.files:
             request = request.with_files(await load(request.files))
         await self._recall()
@@ -205,7 +198,7 @@ class Client:
 
     @asynccontextmanager
     async def _reserved(
-        self, account: _Account, request: Request, intent: Submission, insist: bool
+        self, account: Account, request: Request, intent: Submission, insist: bool
     ) -> AsyncIterator[None]:
         """Hold a part of the budget for a submission, unless its key is known to be bought already."""
         if self._budget is None or (not insist and await self._buyer.taken(intent)):
@@ -217,43 +210,35 @@ class Client:
         finally:
             self._budget.release(hold)
 
-    async def _buy(self, account: _Account, request: Request, intent: Submission, insist: bool, trace: Trace) -> Job:
+    async def _buy(self, account: Account, request: Request, intent: Submission, insist: bool, trace: Trace) -> Trail:
         bought = await self._buyer.buy(account.lane, request, intent, trace, insist=insist)
-        job = await self._adopt(account, bought, request)
-        self._account_for(job)
-        return job
+        trail = await self._adopt(account, bought, request)
+        self._account_for(trail)
+        return trail
 
-    async def _adopt(self, account: _Account, bought: Bought, request: Request | None) -> Job:
-        """The handle to a job that was bought, now or before."""
+    async def _adopt(self, account: Account, bought: Bought, request: Request | None) -> Trail:
+        """Follow a job that was bought, now or before."""
         events: list[Event] = []
         if bought.reading is None and bought.ref not in self._running and self._book.kept:
             events = await self._book.ledger.events(bought.ref)
         if (known := self._running.get(bought.ref)) is not None:
-            await self._enlist(known)
-            self._deliveries.expect(bought.purchase, known._trail)  # noqa: SLF001  # the client makes jobs
+            if self._book.kept and not known.recorded:  # it was only attached, and the ledger has it
+                await known.enlist(self._book.record, await self._book.ledger.events(known.ref))
+            self._deliveries.expect(bought.purchase, known)
             return known
         new = bought.reading is not None and (request is None or request.callback_url is None)
-        job = self._job(account, bought.ref, request, bought.started, events, reported=new)
-        trail = job._trail  # noqa: SLF001  # the same
+        trail = self._track(account, bought.ref, request, bought.started, events, reported=new)
         self._deliveries.expect(bought.purchase, trail)
         if bought.reading is not None:
             self._submitted += 1
             await trail.apply(bought.reading, "submit")
             await self._deliveries.open(trail, bought.letters)
-        return job
+        return trail
 
     async def _found(self, submission: Submission, ref: JobRef) -> Trail:
         """The job of a submission, as a webhook tells."""
-        account = self._account(submission.endpoint)
         bought = Bought.before(submission, ref)
-        job = await self._adopt(account, bought, self._buyer.restored(submission))
-        return job._trail  # noqa: SLF001  # the same
-
-    async def _enlist(self, job: Job) -> None:
-        """Have a job recorded from now on, if it was only attached before we saw that the ledger has it."""
-        if self._book.kept and not job._trail.recorded:  # noqa: SLF001  # the client makes jobs
-            job._saved = self._book.saved  # noqa: SLF001  # the same
-            await job._trail.enlist(self._book.record, await self._book.ledger.events(job.ref))  # noqa: SLF001  # the same
+        return await self._adopt(self._account(submission.endpoint), bought, self._buyer.restored(submission))
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -289,12 +274,8 @@ class Client:
         """
         self._require_open()
         workers = min(in_flight, self._limits.connections)
-        patrols = [partial(account.watch.patrol, workers) for account in self._accounts.values()]
-        course = Course(self._row, patrols, len(self._accounts), workers)
+        course = Course(self._submit, self._accounts, workers)
         return Outcomes(requests, course, in_flight=in_flight, ordered=ordered)
-
-    async def _row(self, request: Request, key: str | None) -> Job:
-        return await self.submit(request, key=key)
 
     def attach(self, ref: JobRef | str) -> Job:
         """The handle to a job that exists already; no call is made, and the ledger is not told of it.
@@ -309,11 +290,9 @@ class Client:
         """
         self._require_open()
         ref = JobRef.of(ref)
-        if ref in self._running:
-            return self._running[ref]
         account = self._account(ref.name)
         account.provider.endpoint(ref.name)
-        return self._job(account, ref, None, None)
+        return self._handle(self._running.get(ref) or self._track(account, ref, None, None))
 
     async def resume(self) -> list[Job]:
         """Take up what the ledger has unfinished, from this process or an earlier one.
@@ -334,14 +313,14 @@ class Client:
         await self._recall()
         jobs = []
         for submission in await self._buyer.unfinished():
-            job = await self._resumed(submission)
-            if job is not None:
-                jobs.append(job)
+            trail = await self._resumed(submission)
+            if trail is not None:
+                jobs.append(self._handle(trail))
             else:
                 log.warning("submission %r is not resumed: %s", submission.key, submission.remedy)
         return jobs
 
-    async def _resumed(self, submission: Submission) -> Job | None:
+    async def _resumed(self, submission: Submission) -> Trail | None:
         account = self._accounts.get(submission.provider)
         if account is None or self._buyer.missing(submission):
             return None
@@ -358,7 +337,7 @@ class Client:
             log.info("submission %r: %s", submission.key, error)
             return None
 
-    async def _settle(self, account: _Account, request: Request, submission: Submission, trace: Trace) -> Job | None:
+    async def _settle(self, account: Account, request: Request, submission: Submission, trace: Trace) -> Trail | None:
         bought = await self._buyer.take_up(account.lane, request, submission, trace)
         return None if bought is None else await self._adopt(account, bought, request)
 
@@ -393,7 +372,7 @@ class Client:
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
         bought = Bought.before(submission, ref)
-        return await self._adopt(account, bought, self._buyer.restored(submission))
+        return self._handle(await self._adopt(account, bought, self._buyer.restored(submission)))
 
     async def forget(self, key: str) -> None:
         """Say that a submission bought nothing, or that its job is not wanted: the key may be used again.
@@ -425,14 +404,14 @@ class Client:
         """
         self._require_open()
         submission = await self._buyer.require(key)
-        account = self._account(submission.endpoint)
+        self._account(submission.endpoint)  # which says so if it is missing
         request = request or self._buyer.restored(submission, exact=True)
         if request is None:
             raise ConfigurationError(
                 f"the ledger has not kept all of the request of {key!r} (inline images, callback address): "
                 f"call resubmit({key!r}, request)"
             )
-        return await self._submit(account, request, key, insist=True)
+        return self._handle(await self._submit(request, key, insist=True))
 
     async def deliver(self, delivery: Delivery) -> bool:
         """Take in a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.
@@ -466,16 +445,16 @@ class Client:
         async with anyio.create_task_group() as group:
             while True:
                 arrival = self._arrival = anyio.Event()
-                for ref, job in self._running.items():
+                for ref, trail in self._running.items():
                     if ref not in followed:
                         followed.add(ref)
-                        group.start_soon(_follow, job, followed)
+                        group.start_soon(_follow, self._handle(trail), followed)
                 await arrival.wait()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
-        return tuple(self._running.values())
+        return tuple(self._handle(trail) for trail in self._running.values())
 
     def statistics(self) -> Statistics:
         """What the client has done so far."""
@@ -483,17 +462,20 @@ class Client:
         budget = self._budget.statistics() if self._budget is not None else None
         return Statistics(self._submitted, len(self._running), lanes, budget)
 
-    def _job(
+    def _handle(self, trail: Trail) -> Job:
+        return Job(trail, self._accounts[trail.ref.provider])
+
+    def _track(
         self,
-        account: _Account,
+        account: Account,
         ref: JobRef,
         request: Request | None,
         started: float | None,
         events: Sequence[Event] = (),
         *,
         reported: bool = False,
-    ) -> Job:
-        """A handle, registered until its job ends.
+    ) -> Trail:
+        """Follow a job, until it ends.
 
         Args:
             account: Where it runs.
@@ -520,6 +502,7 @@ class Client:
         trail = Trail(
             ref,
             cadence,
+            request=request,
             started=since,
             deadline=since + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
@@ -528,21 +511,20 @@ class Client:
             fresh=started is not None,
         )
         trail.replay(events)
-        job = Job(trail, account.watch, account.lane, self._downloads, request, self._book.saved if recorded else None)
         if not trail.ended:
-            self._running[ref] = job
+            self._running[ref] = trail
             self._arrival.set()
-        return job
+        return trail
 
     def _settled(self, ref: JobRef) -> None:
-        job = self._running.pop(ref, None)
-        if job is not None:
-            self._account_for(job)
+        trail = self._running.pop(ref, None)
+        if trail is not None:
+            self._account_for(trail)
 
-    def _account_for(self, job: Job) -> None:
+    def _account_for(self, trail: Trail) -> None:
         """Tell the budget what is known of a job's cost."""
         if self._budget is not None:
-            self._budget.heard(job.ref, job.status, job.cost)
+            self._budget.heard(trail.ref, trail.status, trail.cost)
 
     @property
     def _learned(self) -> Learned | None:
@@ -559,7 +541,7 @@ class Client:
                     await self._budget.recount(await self._buyer.history())
                 self._recalled = True
 
-    def _account(self, name: str) -> _Account:
+    def _account(self, name: str) -> Account:
         provider = name.partition("/")[0]
         try:
             return self._accounts[provider]

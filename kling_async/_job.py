@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import anyio
@@ -13,12 +14,35 @@ from kling_async._engine import Engines
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
 from kling_async._media import ArtifactSaver, Saved
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
-from kling_async._poller import DeadlinePassed, Pursuer, Watch
+from kling_async._poller import DeadlinePassed, Watch
+from kling_async._provider import Provider
 from kling_async._requests import Request
 from kling_async._trail import Trail
 from kling_async._transport import Lane
 
-__all__ = ["Job"]
+__all__ = ["Account", "Job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One provider, and what a client has for its jobs.
+
+    Attributes:
+        lane: Where the calls go.
+        watch: Who looks at the jobs.
+        downloads: How files are fetched.
+        saved: Told where a file of a recorded job was saved; None: there is no ledger.
+    """
+
+    lane: Lane
+    watch: Watch
+    downloads: Engines
+    saved: Saved | None
+
+    @property
+    def provider(self) -> Provider:
+        """Who sells."""
+        return self.lane.provider
 
 
 class Job:
@@ -30,25 +54,22 @@ class Job:
 
     A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
+
+    It holds nothing but what it points to, and is made when somebody asks: two handles to one job are equal.
     """
 
-    __slots__ = ("_engines", "_lane", "_request", "_saved", "_trail", "_watch")
+    __slots__ = ("_account", "_trail")
 
-    def __init__(
-        self,
-        trail: Trail,
-        watch: Watch,
-        lane: Lane,
-        engines: Engines,
-        request: Request | None,
-        saved: Saved | None = None,
-    ) -> None:
+    def __init__(self, trail: Trail, account: Account) -> None:
         self._trail = trail
-        self._watch = watch
-        self._lane = lane
-        self._engines = engines
-        self._request = request
-        self._saved = saved
+        self._account = account
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is a handle to the same job of the same client."""
+        return self._trail is other._trail if isinstance(other, Job) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._trail)
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
@@ -64,7 +85,7 @@ class Job:
     @property
     def request(self) -> Request | None:
         """What was submitted; None for a job that was attached by its address."""
-        return self._request
+        return self._trail.request
 
     @property
     def status(self) -> Status:
@@ -74,13 +95,12 @@ class Job:
     @property
     def events(self) -> tuple[Event, ...]:
         """The log so far."""
-        return tuple(self._trail.events)
+        return self._trail.events
 
     @property
     def cost(self) -> Cost | None:
         """What it costs, where the provider tells."""
-        latest = self._trail.latest
-        return latest.cost if latest else None
+        return self._trail.cost
 
     def __await__(self) -> Generator[Any, Any, Result]:
         return self._outcome().__await__()
@@ -112,7 +132,7 @@ class Job:
             KlingError: The provider could not be asked, for a reason that will not pass.
         """
         if not self._trail.ended:
-            await self._watch.look(self._trail)
+            await self._account.watch.look(self._trail)
         return self.status
 
     async def cancel(self) -> bool:
@@ -129,7 +149,7 @@ class Job:
         """
         if self._trail.ended:
             return False
-        taken = await self._lane.perform(self._lane.provider.cancel(self.ref))
+        taken = await self._account.lane.perform(self._account.provider.cancel(self.ref))
         await self.refresh()
         return taken
 
@@ -140,7 +160,7 @@ class Job:
 
     async def _until_more_than(self, seen: int) -> None:
         try:
-            await self._watch.follow(self._trail, seen)
+            await self._account.watch.follow(self._trail, seen)
         except DeadlinePassed:
             raise self._late() from None
 
@@ -159,20 +179,8 @@ class Job:
             provider=self.ref.provider,
         )
 
-    def pursue(self, pursuer: Pursuer) -> None:
-        """Have the job followed by the client's patrols instead of a task that waits; for bulk runs.
-
-        Args:
-            pursuer: Called once, when waiting for the job is over; `judge` knows what `await job` would have said.
-        """
-        self._watch.pursue(self._trail, pursuer)
-
-    def give_up(self, pursuer: Pursuer) -> None:
-        """End a pursuit early; the job goes on at its provider."""
-        self._watch.give_up(self._trail, pursuer)
-
     def judge(self, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:
-        """What ``await job`` returns or raises, when waiting for it is over for that reason; see `Pursuer`."""
+        """What ``await job`` returns or raises, when waiting for it is over for that reason, as a `Pursuer` is told."""
         if isinstance(reason, DeadlinePassed):
             return self._late()
         if reason is not None:
@@ -188,7 +196,7 @@ class Job:
 
     def _end(self) -> Result:
         """What came of a job that has ended: its result, or the error that says so."""
-        event = self._trail.events[-1]
+        event = self._trail.event(-1)
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:
             raise GenerationCancelled(
@@ -215,12 +223,14 @@ class Job:
         return event.result(self.ref, self._saver())
 
     def _saver(self) -> ArtifactSaver:
-        local = self._lane.provider.base_url.startswith("http:")
-        return ArtifactSaver(self._engines, self.ref, local, self._renew, self._saved)
+        account = self._account
+        local = account.provider.base_url.startswith("http:")
+        saved = account.saved if self._trail.recorded else None
+        return ArtifactSaver(account.downloads, self.ref, local, self._renew, saved)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""
-        answers = await self._lane.perform(self._lane.provider.poll([self.ref]))
+        answers = await self._account.lane.perform(self._account.provider.poll([self.ref]))
         answer = answers.get(self.ref)
         if isinstance(answer, Exception):
             raise answer
@@ -241,10 +251,10 @@ class _Cursor:
 
     async def __anext__(self) -> Event:
         trail = self._job._trail  # noqa: SLF001  # the cursor is a part of the job
-        if self._next >= len(trail.events):
+        if self._next >= trail.count:
             if trail.ended:
                 raise StopAsyncIteration
             await self._job._until_more_than(self._next)  # noqa: SLF001  # the same
-        event = trail.events[self._next]
+        event = trail.event(self._next)
         self._next += 1
         return event

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -50,26 +51,57 @@ class Status(enum.StrEnum):
 _RUNNING = frozenset({Status.PENDING, Status.PROCESSING})
 
 
-@dataclass(frozen=True, slots=True)
-class JobRef:
+class JobRef(str):
     """Address of a job as plain text, ``provider/endpoint/id``; it outlives the process.
 
-    Attributes:
+    It is that text: it may be compared with it, put into JSON, a database or a log.
+
+    Args:
         provider: Such as ``"runblob"``.
         endpoint: Such as ``"o3-video"``.
         id: The provider's own id of the job.
+
+    Raises:
+        ValueError: The parts do not make an address.
     """
 
-    provider: str
-    endpoint: str
-    id: str
+    __slots__ = ()
+    __match_args__ = ("provider", "endpoint", "id")
 
-    def __post_init__(self) -> None:
+    def __new__(cls, provider: str, endpoint: str, id: str) -> Self:  # noqa: A002  # its name wherever it is told
         # The id goes into URLs and file names, so anything that could change their meaning is refused here.
         # An id that is no text (a provider's null, say) would spell one.
-        texts = all(isinstance(part, str) for part in (self.provider, self.endpoint, self.id))
-        if not (texts and _REF.fullmatch(str(self))):
-            raise ValueError(_NO_REF.format(str(self)))
+        text = f"{provider}/{endpoint}/{id}"
+        texts = all(isinstance(part, str) for part in (provider, endpoint, id))
+        if not (texts and _REF.fullmatch(text)):
+            raise ValueError(_NO_REF.format(text))
+        return super().__new__(cls, text)
+
+    def __reduce__(self) -> tuple[type[JobRef], tuple[str, str, str]]:
+        return JobRef, (self.provider, self.endpoint, self.id)
+
+    def __repr__(self) -> str:
+        return f"JobRef({self.provider!r}, {self.endpoint!r}, {self.id!r})"
+
+    @property
+    def provider(self) -> str:
+        """Such as ``"runblob"``."""
+        return self.partition("/")[0]
+
+    @property
+    def endpoint(self) -> str:
+        """Such as ``"o3-video"``."""
+        return self.split("/")[1]
+
+    @property
+    def id(self) -> str:
+        """The provider's own id of the job."""
+        return self.rpartition("/")[2]
+
+    @property
+    def name(self) -> str:
+        """The endpoint's full name, ``provider/endpoint``."""
+        return self.rpartition("/")[0]
 
     @classmethod
     def parse(cls, text: str) -> JobRef:
@@ -91,19 +123,11 @@ class JobRef:
             ValueError: It does not look like ``provider/endpoint/id``.
             TypeError: It is neither text nor a reference.
         """
-        if isinstance(ref, str):
-            return cls.parse(ref)
-        if not isinstance(ref, JobRef):
+        if isinstance(ref, JobRef):
+            return ref
+        if not isinstance(ref, str):
             raise TypeError(f"a job is named by its reference (job.ref) or the text of it, not by {ref!r:.80}")
-        return ref
-
-    @property
-    def name(self) -> str:
-        """The endpoint's full name, ``provider/endpoint``."""
-        return f"{self.provider}/{self.endpoint}"
-
-    def __str__(self) -> str:
-        return f"{self.provider}/{self.endpoint}/{self.id}"
+        return cls.parse(ref)
 
 
 _NO_REF = (
@@ -124,6 +148,16 @@ class Cost:
 
     amount: Decimal
     unit: Literal["USD", "credits"]
+
+    @classmethod
+    @lru_cache(maxsize=256)  # thousands of jobs of one price share it
+    def parse(cls, text: str, unit: Literal["USD", "credits"]) -> Cost | None:
+        """The amount that `text` spells; None if it is no finite number."""
+        try:
+            amount = Decimal(text)
+        except InvalidOperation:
+            return None
+        return cls(amount, unit) if amount.is_finite() else None
 
     def __str__(self) -> str:
         if self.unit == "USD":

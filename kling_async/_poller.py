@@ -11,53 +11,42 @@ leader, which makes the call. A keeper that leaves, for whatever reason, wakes a
 So ten thousand waiting jobs hold one timer; a ration is served in the order of the claims, whoever waits; and where a
 status call can ask about many jobs, those due soon travel with the one that is due now.
 
-Where the provider has streams, the leader listens to one instead (half of the lane's connections serve that). A stream
-is believed once it has told where the job stands, and then checked by a look only when it is quiet for long; until then
-looks go on beside it, ever further apart. So what happened before it was open is not missed, and a stream that stays
-open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before the job's
-end is opened again after a look; when that has happened several times without an event between, looks alone go on.
+Of a bulk run no task waits for each job. Its jobs are *pursued*: they compete as all others do, and the few tasks that
+*patrol* keep the watch and make the looks that were awarded to them, their errands.
 
-A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
-for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
-their own database has caught up.
+The rest is told elsewhere: what a look is (`_looking`), when a leader listens to a stream instead (`_listening`), and
+when a rationed call is allowed (`_ration`).
 """
 
 from __future__ import annotations
 
-import copy
-import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
-from typing import Literal, TypeVar
+from typing import Literal, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from kling_async._cadence import Contest, Schedule
 from kling_async._clock import Clock
-from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
-from kling_async._models import JobRef, Reading
-from kling_async._provider import Stream
+from kling_async._errors import ConfigurationError, KlingError
+from kling_async._listening import Listener
+from kling_async._looking import Looker, own
+from kling_async._ration import Ration
 from kling_async._trail import Trail
 from kling_async._transport import Lane
 
 __all__ = ["DeadlinePassed", "Polling", "Pursuer", "Watch"]
 
-log = logging.getLogger("kling_async")
-
-_FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
 _LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
 _ERRANDS = 8  # awarded looks that may wait for somebody to make them: few, so that no burst of them holds up the loop
 _AWARDS = 8  # in a row, before other tasks have their turn
-_STREAM_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
-_STREAM_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
-_STREAM_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,55 +85,20 @@ class DeadlinePassed(Exception):
     """The job's deadline has passed, and it still runs."""
 
 
-ErrorT = TypeVar("ErrorT", bound=Exception)
-Pursuer = Callable[[KlingError | DeadlinePassed | None], None]
-"""Told once that a pursued job has ended (None), or why it is not pursued any more."""
+class Pursuer(Protocol):
+    """One who has jobs looked at without waiting for each."""
 
-
-@dataclass(slots=True)
-class _Bounded:
-    """A job's cadence, with a look when the deadline comes or the job is urgent, before all others."""
-
-    trail: Trail
-
-    def next_look(self, last: float) -> float:
-        trail = self.trail
-        if trail.urgent:
-            return last
-        deadline = trail.deadline - trail.started
-        due = trail.cadence.next_look(last)
-        return min(due, deadline) if last < deadline else due
-
-    def accrued(self, last: float, now: float) -> float:
-        trail = self.trail
-        if trail.urgent or now >= trail.deadline - trail.started:
-            return math.inf
-        return trail.cadence.accrued(last, now)
-
-    def finished(self, after: float, by: float) -> None:
-        self.trail.cadence.finished(after, by)
-
-    def abandoned(self, at: float) -> None:
-        self.trail.cadence.abandoned(at)
-
-
-@dataclass(slots=True)
-class _Hearing:
-    """An open stream: whether it has told anything about the job yet, and whether it has closed."""
-
-    stream: Stream
-    spoken: bool = False
-    closed: bool = False
+    def over(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+        """Told once of each job: that it has ended (None), or why it is not pursued any more."""
 
 
 class _Round:
-    """One who patrols: keeps the watch in place of those who wait, and runs errands for the pursued jobs."""
+    """One who patrols: keeps the watch in place of those who wait."""
 
     granted = False
 
     def __init__(self) -> None:
         self._changed = anyio.Event()
-        self._called = anyio.Event()
 
     async def change(self) -> None:
         await self._changed.wait()
@@ -152,13 +106,6 @@ class _Round:
     def wake(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
-
-    async def errand(self) -> None:
-        await self._called.wait()
-
-    def call(self) -> None:
-        self._called.set()
-        self._called = anyio.Event()
 
 
 class Watch:
@@ -174,10 +121,9 @@ class Watch:
         self._lane = lane
         self._clock = clock
         self._contest: Contest[Trail] = Contest()
-        self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
-        self._free = -math.inf  # when the ration allows the next status call
-        self._callers = 0  # those who want a look now; they come before the contest
-        self._troubled = False  # a look has failed since the last good one: said once, not once a job
+        self._ration = Ration(calls_per_minute, clock)
+        self._looker = Looker(lane, clock)
+        self._listener = Listener(lane, clock, self._looker, self._ration)
         self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_award`
         self._limited: dict[Trail, int] = {}  # the number of each job's entry in it
         self._order = count()
@@ -185,12 +131,13 @@ class Watch:
         self._leaders: dict[Trail, None] = {}
         self._idle: dict[Trail, None] = {}  # leaders who sleep, so that they can keep the watch
         self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
-        self._pursued: dict[Trail, tuple[Pursuer, ...]] = {}
+        self._pursued: dict[Trail, Pursuer] = {}
+        self._beside: dict[Trail, list[Pursuer]] = {}  # the second and further pursuers of a job, which few have
         self._rounds: list[_Round] = []
         self._errands: deque[Trail] = deque()  # pursued jobs whose look was awarded
+        self._runners: dict[anyio.Event, None] = {}  # those who wait for an errand, the last one last
         self._keeper: Trail | _Round | None = None
         self._on_end: Callable[[Trail], None] = lambda trail: self._release(trail, None)  # one for all trails
-        self._streams = 0
 
     async def follow(self, trail: Trail, seen: int) -> None:
         """Return when the job has more than `seen` events, or has ended.
@@ -200,17 +147,17 @@ class Watch:
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
         before = trail.verdict
-        while _unmoved(trail, seen):
+        while not trail.moved(seen):
             if trail.looking:
                 await trail.change()
                 continue
             if trail.verdict is not None and trail.verdict is not before:
-                raise _own(trail.verdict)  # the leader's: one look has told all who waited
+                raise own(trail.verdict)  # the leader's: one look has told all who waited
             trail.looking = True
             try:
                 await self._lead(trail, seen)
             except (KlingError, DeadlinePassed) as verdict:
-                trail.verdict = _own(verdict)
+                trail.verdict = own(verdict)
                 raise
             finally:
                 trail.looking = False
@@ -222,34 +169,41 @@ class Watch:
         Raises:
             KlingError: As of `follow`.
         """
-        await self._turn()
+        await self._ration.turn()
         await self._ask(trail)
-        _raise_trouble(trail)
+        trail.raise_trouble()
 
     def pursue(self, trail: Trail, pursuer: Pursuer) -> None:
         """Have the job looked at by those who `patrol`, until it ends; no task waits for it.
 
         Args:
             trail: The job.
-            pursuer: Called once: with None when the job has ended, else with why it is not pursued any more.
+            pursuer: Told when that is over.
         """
-        others = self._pursued.get(trail, ())
-        self._pursued[trail] = (*others, pursuer)
         trail.on_end = self._on_end
+        if trail in self._pursued:
+            self._beside.setdefault(trail, []).append(pursuer)
+            return
+        self._pursued[trail] = pursuer
         if trail.ended:
             self._release(trail, None)
-        elif not others and trail not in self._leaders:
+        elif trail not in self._leaders:
             self._enter(trail)
 
     def give_up(self, trail: Trail, pursuer: Pursuer) -> None:
-        """Pursue the job no longer for that one, who is not called any more."""
-        others = tuple(other for other in self._pursued.get(trail, ()) if other is not pursuer)
-        if others:
-            self._pursued[trail] = others
-        elif self._pursued.pop(trail, None) is not None:
+        """Pursue the job no longer for that one, who is told no more of it."""
+        beside = self._beside.pop(trail, [])
+        if pursuer in beside:
+            beside.remove(pursuer)
+        elif self._pursued.get(trail) is pursuer and beside:
+            self._pursued[trail] = beside.pop()
+        elif self._pursued.get(trail) is pursuer:
+            del self._pursued[trail]
             trail.on_end = None
             if trail not in self._leaders:
                 self._leave(trail)
+        if beside:
+            self._beside[trail] = beside
 
     async def patrol(self, workers: int) -> None:
         """Look at the pursued jobs when they are due, `workers` at a time, until cancelled."""
@@ -258,7 +212,7 @@ class Watch:
         try:
             async with anyio.create_task_group() as group:
                 for _ in range(workers):
-                    group.start_soon(self._run_errands, round_)
+                    group.start_soon(self._run_errands)
                 while True:
                     if self._keeper is None:
                         await self._keep(round_, lambda: True)
@@ -267,20 +221,38 @@ class Watch:
             self._rounds.remove(round_)
             self._appoint()  # another round may have waited for this one to keep the watch
 
-    async def _run_errands(self, round_: _Round) -> None:
+    async def _run_errands(self) -> None:
         while True:
             while not self._errands:
-                await round_.errand()
+                await self._called()
             trail = self._errands.popleft()
             if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
                 self._keeper.wake()
             if trail.granted and trail in self._pursued:
                 trail.granted = False
                 try:
-                    with self._in_time(trail):
+                    with self._looker.in_time(trail):
                         await self._ask(trail)
                 finally:
                     self._go_on(trail)  # also for a job of another run, when this one ends
+
+    async def _called(self) -> None:
+        """Wait to be called for an errand."""
+        call = anyio.Event()
+        self._runners[call] = None
+        try:
+            await call.wait()
+        except BaseException:
+            if call not in self._runners and self._errands:
+                self._call()  # it was for this one, who leaves
+            self._runners.pop(call, None)
+            raise
+
+    def _call(self) -> None:
+        """Have one errand run, by the one who rested last; not by all who rest, for one can."""
+        if self._runners:
+            call, _ = self._runners.popitem()
+            call.set()
 
     def _go_on(self, trail: Trail) -> None:
         """Decide how the pursuit of a job goes on after a look."""
@@ -295,12 +267,13 @@ class Watch:
             self._enter(trail)
 
     def _release(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
-        pursuers = self._pursued.pop(trail, ())
+        first = self._pursued.pop(trail, None)
+        pursuers = [*([first] if first else []), *self._beside.pop(trail, [])]
         trail.on_end = None
         if trail not in self._leaders:
             self._leave(trail)
         for pursuer in pursuers:
-            pursuer(reason)
+            pursuer.over(trail, reason)
 
     def hasten(self, trail: Trail) -> None:
         """Let the job be looked at now, before all others, by whoever waits for it or will."""
@@ -315,49 +288,33 @@ class Watch:
             if trail in self._contest:
                 self._enter(trail)
 
-    async def _turn(self) -> float:
-        """Wait until the ration allows a look, and take it before all who compete. Returns the time."""
-        self._callers += 1
-        try:
-            while (wait := self._free - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
-                await anyio.sleep(wait)
-            now = self._clock.now()
-            self._spend(now)
-        finally:
-            self._callers -= 1
-        return now
-
-    def _in_time(self, trail: Trail) -> anyio.CancelScope:
-        """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
-        return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._lane.limits.call)
-
     async def _lead(self, trail: Trail, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
-        if await self._listen(trail, seen):
+        if await self._listener.listen(trail, seen):
             return
         began = self._clock.now()
         trail.urgent = trail.urgent or began >= trail.deadline
         self._enter(trail)
         self._leaders[trail] = None
         try:
-            while _unmoved(trail, seen):
+            while not trail.moved(seen):
                 if trail.granted:
                     trail.granted = False
-                    with self._in_time(trail):
+                    with self._looker.in_time(trail):
                         await self._ask(trail)
-                    _raise_trouble(trail)
-                    if _unmoved(trail, seen) and self._clock.now() >= trail.deadline:
+                    trail.raise_trouble()
+                    if not trail.moved(seen) and self._clock.now() >= trail.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return
                     self._enter(trail)
                 elif self._keeper is None:
-                    await self._keep(trail, partial(_waits, trail, len(trail.events)))
+                    await self._keep(trail, partial(_waits, trail, trail.count))
                 elif trail in self._contest and trail.tried >= max(trail.deadline, began):
                     raise DeadlinePassed  # it was looked at in another's company
                 else:
                     await self._sleep(trail)
-                _raise_trouble(trail)
+                trail.raise_trouble()
         finally:
             del self._leaders[trail]
             self._leave(trail)
@@ -375,8 +332,8 @@ class Watch:
         if trail.ended:
             return
         before = self._contest.next_due()
-        self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
-        if self._interval and trail not in self._limited:
+        self._contest.enter(trail)
+        if self._ration.limited and trail not in self._limited:
             number = self._limited[trail] = next(self._order)
             heappush(self._deadlines, (trail.deadline, number, trail))
         if self._keeper is not None and self._contest.next_due() < before:
@@ -387,7 +344,7 @@ class Watch:
         self._unlimit(trail)
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
-            self._free -= self._interval
+            self._ration.give_back()
             self._dismiss(self._companies.pop(trail, []))
             if trail in self._errands:
                 self._errands.remove(trail)
@@ -412,9 +369,6 @@ class Watch:
                     candidate.wake()
                     break
 
-    def _spend(self, now: float) -> None:
-        self._free = max(now, self._free) + self._interval
-
     async def _keep(self, keeper: Trail | _Round, free: Callable[[], bool]) -> None:
         """Keep the watch for as long as `free` says that the keeper has nothing else to do."""
         self._keeper = keeper
@@ -423,7 +377,7 @@ class Watch:
         try:
             while free():
                 now = self._clock.now()
-                wait = max(self._contest.next_due(), self._free + self._callers * self._interval) - now
+                wait = max(self._contest.next_due(), self._ration.free) - now
                 if wait > 0:
                     lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
@@ -434,7 +388,7 @@ class Watch:
                 elif len(self._errands) >= _ERRANDS:
                     await keeper.change()  # those who run the errands are busy; more awards would not be looks
                 elif (awarded := self._award(now)) is not None:
-                    self._spend(now)
+                    self._ration.spend(now)
                     awarded.granted = True
                     # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
                     self._companies[awarded] = self._company(awarded, now)
@@ -458,7 +412,7 @@ class Watch:
                 continue
             del self._limited[trail]
             if trail in self._contest:
-                self._contest.enter(trail, _Bounded(trail), submitted=trail.started, last=trail.tried)
+                self._contest.enter(trail)
         return self._contest.award(now)
 
     def _tell(self, awarded: Trail) -> None:
@@ -467,8 +421,7 @@ class Watch:
             awarded.wake()
         else:
             self._errands.append(awarded)
-            for round_ in self._rounds:
-                round_.call()
+            self._call()
 
     async def _ask(self, trail: Trail) -> None:
         """Make one status call, for `trail` and for those that come along, and take in what it says."""
@@ -476,11 +429,8 @@ class Watch:
         company = self._companies.pop(trail, None)
         if company is None:
             company = self._company(trail, now)
-        asked = {t.ref: t for t in (trail, *company)}
-        for each in asked.values():
-            each.tried, each.urgent = now, False
         try:
-            await self._take_in(asked, now)
+            await self._looker.look((trail, *company))
         finally:
             self._dismiss(company)
 
@@ -488,7 +438,7 @@ class Watch:
         """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
         if self._features.batch == 1:
             return []
-        soon = now + _COMPANY * (trail.cadence.next_look(now - trail.started) + trail.started - now)
+        soon = now + _COMPANY * (trail.started + trail.cadence.next_look(now - trail.started) - now)
         return self._contest.companions(soon, self._features.batch - 1)
 
     def _dismiss(self, company: list[Trail]) -> None:
@@ -500,143 +450,7 @@ class Watch:
             else:
                 self._go_on(other)
 
-    async def _take_in(self, asked: dict[JobRef, Trail], now: float) -> None:
-        answers: Mapping[JobRef, Reading | KlingError]
-        try:
-            answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
-        except KlingError as error:
-            answers = {ref: _own(error) for ref in asked}
-        for ref, trail in asked.items():
-            answer = answers.get(ref)
-            if isinstance(answer, KlingError):
-                self._stumble(trail, answer, now)
-                continue
-            trail.failing_since = trail.trouble = None
-            self._troubled = False
-            if answer is not None:
-                await trail.apply(answer, "poll")
-            trail.last = now
-
-    def _stumble(self, trail: Trail, error: KlingError, now: float) -> None:
-        """A look failed: decide whether those who wait should hear of it."""
-        if trail.ended:  # meanwhile, by a webhook
-            return
-        trail.failing_since = now if trail.failing_since is None else trail.failing_since
-        error.ref = error.ref or str(trail.ref)
-        if isinstance(error, JobNotFound):
-            final = not (trail.fresh and now - trail.started < _FORGIVEN)
-        else:
-            lasting = now - trail.failing_since >= self._lane.limits.unreachable
-            final = lasting or isinstance(error, Unauthorized | ConfigurationError)
-        said = logging.INFO if self._troubled and not final else logging.WARNING
-        self._troubled = True
-        log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
-        if final:
-            if trail.fresh:
-                error.message += f"; the job was bought and is not lost, go on with client.attach({str(trail.ref)!r})"
-            trail.trouble = error
-            trail.failing_since = None
-            trail.wake()
-
-    async def _listen(self, trail: Trail, seen: int) -> bool:
-        """Wait for news over the provider's push channel.
-
-        Returns:
-            Whether there is news. False: there is no channel, it closed, or the deadline has come: a look is due.
-
-        Raises:
-            KlingError: The job cannot be looked at.
-        """
-        limit = self._lane.limits.connections // 2  # the other half is for looks, submissions and cancellations
-        if not self._features.stream or self._streams >= limit or trail.stream_failures >= _STREAM_FAILURES:
-            return False
-        stream = self._lane.provider.stream(trail.ref)
-        if stream is None or self._clock.now() >= trail.deadline:
-            return False
-        hearing = _Hearing(stream)
-        failure: Exception | None = None
-        self._streams += 1
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._hear, trail, hearing)
-                try:
-                    await self._mind(trail, seen, hearing)
-                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in a group
-                    failure = error
-                group.cancel_scope.cancel()
-        finally:
-            self._streams -= 1
-        if failure is not None:
-            raise failure
-        _raise_trouble(trail)
-        if not _unmoved(trail, seen):
-            return True
-        # The first close after an event is followed by a look at once, further ones when the cadence wants it.
-        trail.urgent = trail.urgent or trail.stream_failures == 1
-        return False
-
-    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
-        """Wait while a stream is listened to, with a look whenever it is too quiet."""
-        patience = _STREAM_START
-        while _unmoved(trail, seen) and trail.trouble is None and not hearing.closed:
-            left = trail.deadline - self._clock.now()
-            if left <= 0:
-                return
-            if hearing.spoken:
-                patience = _STREAM_SILENCE
-            with anyio.move_on_after(0 if trail.urgent else min(patience, left)) as wait:
-                await trail.change()
-            if wait.cancelled_caught and (trail.urgent or patience < left):
-                patience = min(2 * patience, _STREAM_SILENCE)
-                now = trail.tried = await self._turn()
-                trail.urgent = False
-                with self._in_time(trail):
-                    await self._take_in({trail.ref: trail}, now)
-
-    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
-        """Take in what a stream says, until it closes."""
-
-        async def line(text: str) -> None:
-            reading = hearing.stream.read(text)
-            if reading is None:
-                return
-            # What the first line says has been true for an unknown time.
-            first, hearing.spoken = not hearing.spoken, True
-            if await trail.apply(reading, "stream", exact=not first) is not None:
-                trail.stream_failures = 0
-            elif first:
-                trail.wake()
-            trail.failing_since = None
-            if not trail.ended:
-                trail.last = self._clock.now()
-
-        try:
-            await self._lane.listen(hearing.stream.call, line)
-        except KlingError as error:
-            log.info("the stream of job %s broke off: %s", trail.ref, error)
-        trail.stream_failures += not trail.ended
-        hearing.closed = True
-        trail.wake()
-
-
-def _unmoved(trail: Trail, seen: int) -> bool:
-    """Whether the wait goes on: the job has no more than `seen` events, and has not ended."""
-    return len(trail.events) <= seen and not trail.ended
-
-
-def _own(error: ErrorT) -> ErrorT:
-    """A copy for one of several jobs or tasks: each names its own job, and is raised on its own."""
-    own = copy.copy(error)
-    own.__cause__ = error.__cause__
-    return own
-
 
 def _waits(trail: Trail, seen: int) -> bool:
     """Whether a job's leader has nothing to do: no look was awarded to it, and nothing has happened."""
-    return not trail.granted and len(trail.events) == seen and trail.trouble is None
-
-
-def _raise_trouble(trail: Trail) -> None:
-    if trail.trouble is not None:
-        error, trail.trouble = trail.trouble, None
-        raise error
+    return not trail.granted and trail.count == seen and trail.trouble is None

@@ -225,6 +225,9 @@ def decode_data_uri(uri: str, label: str) -> bytes:
         raise ValueError(f"{label} is a data URI whose base64 is broken: {error}") from error
 
 
+_GIVEN: dict[frozenset[str], set[str]] = {}
+
+
 @dataclass_transform(kw_only_default=False, frozen_default=True, field_specifiers=(Field,))
 class _RequestType(ModelMetaclass):
     """Tells type checkers that a request may be made by position, which pydantic's own metaclass denies."""
@@ -236,15 +239,19 @@ class Request(BaseModel, metaclass=_RequestType):
     Subclasses name their endpoint, and the provider's own field names where they differ from ours.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_bytes="base64")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64")
 
     endpoint: ClassVar[str]
     """Full name, ``provider/endpoint``, such as ``"runblob/o3-video"``."""
     wire_names: ClassVar[Mapping[str, str]] = {}
     """The provider's field name to ours."""
 
-    callback_url: CallbackUrl | None = Field(default=None, kw_only=True)
-    """Where the provider is to report the end (https). None: the client's own webhook address, if it has one."""
+    callback_url: CallbackUrl | None = Field(
+        default=None,
+        kw_only=True,
+        description="Where the provider is to report the end (https). None: the client's own webhook address, "
+        "if it has one.",
+    )
 
     def __init__(self, /, *values: Any, **fields: Any) -> None:
         # Positional arguments, in the order of the fields: a request reads as what it is, O3Video("a boat").
@@ -258,6 +265,11 @@ class Request(BaseModel, metaclass=_RequestType):
                 raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
             fields[name] = value
         super().__init__(**fields)
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
+        """Share what pydantic keeps of which fields were given; a set a request is much where there are thousands."""
+        given = self.__pydantic_fields_set__
+        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
 
     @classmethod
     def _own(cls) -> list[str]:

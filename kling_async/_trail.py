@@ -7,6 +7,7 @@ that is cancelled loses nothing: the log stays, and the next waiter goes on from
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -16,7 +17,9 @@ from kling_async._cadence import Cadence
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._lifecycle import RANK, advance
-from kling_async._models import Event, JobRef, Reading, Source, Status
+from kling_async._log import Packed, pack, unpack
+from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
+from kling_async._requests import Request
 
 __all__ = ["Trail"]
 
@@ -32,6 +35,7 @@ class Trail:
     Args:
         ref: The job.
         cadence: When to look at it.
+        request: What was submitted; None for a job that was attached by its address.
         started: POSIX time of the submission.
         deadline: POSIX time at which waiting for it ends.
         clock: The client's clock.
@@ -46,10 +50,11 @@ class Trail:
         "_changed",
         "_clock",
         "_lock",
+        "_log",
         "_record",
+        "_status",
         "cadence",
         "deadline",
-        "events",
         "failing_since",
         "fresh",
         "granted",
@@ -57,6 +62,7 @@ class Trail:
         "looking",
         "on_end",
         "ref",
+        "request",
         "settled",
         "started",
         "stream_failures",
@@ -66,11 +72,12 @@ class Trail:
         "verdict",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
         self,
         ref: JobRef,
         cadence: Cadence,
         *,
+        request: Request | None = None,
         started: float,
         deadline: float,
         clock: Clock,
@@ -80,11 +87,13 @@ class Trail:
     ) -> None:
         self.ref = ref
         self.cadence = cadence
+        self.request = request
         self.started = started
         self.deadline = deadline
         self.settled = settled
         self.fresh = fresh
-        self.events: list[Event] = []
+        self._log: tuple[Packed, ...] = ()
+        self._status = Status.PENDING
         self.last = started
         """When a look last said "not yet": the job ended later than this."""
         self.tried = started
@@ -109,34 +118,84 @@ class Trail:
         self._lock: anyio.Lock | None = None
 
     def __repr__(self) -> str:
-        return f"<Trail {self.ref} {self.status}, {len(self.events)} events>"
+        return f"<Trail {self.ref} {self.status}, {self.count} events>"
+
+    @property
+    def count(self) -> int:
+        """How many events there are."""
+        return len(self._log)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The log so far."""
+        return tuple(map(unpack, self._log))
+
+    def event(self, place: int) -> Event:
+        """The event at that place of the log."""
+        return unpack(self._log[place])
 
     @property
     def latest(self) -> Event | None:
         """The last event; None before the first."""
-        return self.events[-1] if self.events else None
+        return self.event(-1) if self._log else None
 
     @property
     def status(self) -> Status:
         """Where the job stands, as far as is known."""
-        return self.events[-1].status if self.events else Status.PENDING
+        return self._status
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it costs, where the provider tells."""
+        latest = self.latest
+        return latest.cost if latest else None
 
     @property
     def ended(self) -> bool:
         """Whether the job has ended."""
         return self.status.terminal
 
+    def moved(self, seen: int) -> bool:
+        """Whether a wait is over: the job has more than `seen` events, or has ended."""
+        return len(self._log) > seen or self.ended
+
+    def raise_trouble(self) -> None:
+        """Raise why looking at it makes no sense, once."""
+        if self.trouble is not None:
+            error, self.trouble = self.trouble, None
+            raise error
+
+    def due(self) -> float:
+        """When it is to be looked at next: as its cadence wants it, when its deadline comes, and at once if urgent."""
+        if self.urgent:
+            return self.tried
+        due = self.started + self.cadence.next_look(self.tried - self.started)
+        return min(due, self.deadline) if self.tried < self.deadline else due
+
+    def claim(self, now: float) -> float:
+        """What a look at it is worth: the lag expected since the last; infinite when it must be made now."""
+        if self.urgent or now >= self.deadline:
+            return math.inf
+        return self.cadence.accrued(self.tried - self.started, now - self.started)
+
     def replay(self, events: Iterable[Event]) -> None:
         """Take in the log as a ledger has it, before anything else."""
-        self.events = [replace(event, source="ledger") for event in events]
-        if self.events:
-            known = min(self.events[-1].at.timestamp(), self._clock.now())  # the clock may have been set back since
+        self._log = ()
+        for event in events:
+            self._append(replace(event, source="ledger"))
+        latest = self.latest
+        if latest is not None:
+            known = min(latest.at.timestamp(), self._clock.now())  # the clock may have been set back since
             self.last = self.tried = max(self.started, known)
 
     @property
     def recorded(self) -> bool:
         """Whether events are made durable before they are published."""
         return self._record is not None
+
+    def _append(self, event: Event) -> None:
+        self._log = (*self._log, pack(event))
+        self._status = event.status
 
     async def enlist(self, record: Record, known: Sequence[Event]) -> None:
         """Have the log recorded from now on, after what is recorded of the job already.
@@ -147,12 +206,13 @@ class Trail:
         """
         if self._record is not None:
             return
-        if not self.events:
+        latest = self.latest
+        if latest is None:
             self._record = record
             self.replay(known)
             self.wake()
             return
-        latest, told = self.events[-1], known[-1] if known else None
+        told = known[-1] if known else None
         news = told is None or RANK[latest.status] > RANK[told.status]
         # Readers have seen our numbers, and the ledger goes on with its own.
         shift = (told.seq + 1 if told else 0) - latest.seq - (not news)
@@ -202,7 +262,7 @@ class Trail:
     def _publish(self, event: Event | None, now: float, *, exact: bool) -> Event | None:
         if event is None:
             return None
-        self.events.append(event)
+        self._append(event)
         if event.status.terminal:
             self.settled(self.ref)
             if self.fresh:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import anyio
@@ -72,6 +74,24 @@ async def test_no_more_than_in_flight_run_at_once(client: Client, server: FakeRu
     assert most <= 7
     starts = sorted(generation.created for generation in server.generations.values())
     assert all(later - earlier >= server.duration - 1 for earlier, later in zip(starts, starts[7:], strict=False))
+
+
+async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlob) -> None:
+    """Its request, reference and trail: each more is work for the garbage collector, and a longer stall."""
+
+    def ours() -> Counter[str]:
+        gc.collect()
+        kinds = (type(thing) for thing in gc.get_objects())
+        return Counter(kind.__name__ for kind in kinds if str(kind.__module__).startswith("kling_async."))
+
+    before = ours()
+    requests = (runblob.O3Video(f"clip {number}") for number in range(1000))
+    async with client.map(requests, in_flight=1000):
+        await anyio.sleep(server.duration - 10)
+        held = {name: count for name, count in (ours() - before).items() if count > 500}
+    assert server.bought == 1000
+    assert set(held) == {"O3Video", "JobRef", "Trail"}
+    assert sum(held.values()) <= 3000
 
 
 async def test_rows_are_pulled_only_when_there_is_room(client: Client) -> None:
@@ -205,7 +225,7 @@ async def test_leaving_early_stops_submitting_and_the_jobs_can_still_be_awaited(
     bought = server.bought
     await anyio.sleep(1000)
     assert server.bought == bought <= 20
-    running = list(client._running.values())
+    running = client.jobs
     assert running
     async with anyio.create_task_group() as group:
         for job in running:
@@ -260,11 +280,11 @@ async def test_a_job_of_a_run_may_be_awaited_as_well(client: Client, server: Fak
     """The waiter and the run share the looks, and the run goes on when the waiter leaves."""
     async with client.map(rows(1)) as outcomes:
         await anyio.sleep(2)
-        [job] = client._running.values()
+        [job] = client.jobs
         with anyio.move_on_after(20):
             await job
         [outcome] = [outcome async for outcome in outcomes]
-    assert outcome.job is job
+    assert outcome.job == job
     [generation] = server.generations.values()
     assert [round(at) for at in generation.looks] == [5, 10, 20, 35, 50, 65]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from math import exp, inf, isfinite, log, nan
 from random import Random
+from typing import Generic, TypeVar
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from kling_async._cadence import Cadence, Contest, Law, Learned, Progressive
 from kling_async._laws import End, Posterior, Survival
+
+NameT = TypeVar("NameT")
 
 CLIP = Law(147.0, 0.158)
 KEY = "runblob/o3-video duration=5"
@@ -359,50 +363,76 @@ class TestState:
         assert schedule.cadence(KEY, CLIP).next_look(0.0) == Learned().cadence(KEY, CLIP).next_look(0.0)
 
 
+@dataclass(frozen=True)
+class Runner(Generic[NameT]):
+    """A job in a contest: the same one under the same name."""
+
+    name: NameT
+    cadence: Cadence = field(compare=False)
+    submitted: float = field(compare=False)
+    last: float | None = field(default=None, compare=False)
+
+    def due(self) -> float:
+        return self.submitted + self.cadence.next_look(self._looked)
+
+    def claim(self, now: float) -> float:
+        return self.cadence.accrued(self._looked, now - self.submitted)
+
+    @property
+    def _looked(self) -> float:
+        return (self.submitted if self.last is None else self.last) - self.submitted
+
+
+def awarded(contest: Contest[Runner[NameT]], now: float) -> NameT | None:
+    winner = contest.award(now)
+    return None if winner is None else winner.name
+
+
 class TestContest:
     def test_nobody_is_due_before_their_next_look(self) -> None:
-        contest = Contest[str]()
+        contest = Contest[Runner[str]]()
         cadence = Progressive(10).cadence(KEY, CLIP)
-        contest.enter("late", cadence, submitted=5.0)
-        contest.enter("early", cadence, submitted=0.0)
+        contest.enter(Runner("late", cadence, submitted=5.0))
+        contest.enter(Runner("early", cadence, submitted=0.0))
         assert contest.next_due() == 10.0
-        assert contest.award(9.9) is None
-        assert [contest.award(10.0), contest.award(10.0)] == ["early", None]
+        assert awarded(contest, 9.9) is None
+        assert [awarded(contest, 10.0), awarded(contest, 10.0)] == ["early", None]
         assert contest.next_due() == 15.0
         assert len(contest) == 1
 
     def test_an_empty_contest_is_never_due(self) -> None:
-        assert Contest[str]().next_due() == inf
-        assert Contest[str]().award(1e9) is None
+        assert Contest[Runner[str]]().next_due() == inf
+        assert Contest[Runner[str]]().award(1e9) is None
 
     def test_the_job_near_its_end_goes_before_the_one_that_waited_longer(self) -> None:
         schedule = Learned()
-        contest = Contest[str]()
-        contest.enter("young", schedule.cadence(KEY, CLIP), submitted=70.0)
-        contest.enter("ripe", schedule.cadence(KEY, CLIP), submitted=0.0, last=100.0)
-        assert [contest.award(200.0), contest.award(200.0)] == ["ripe", "young"]
+        contest = Contest[Runner[str]]()
+        contest.enter(Runner("young", schedule.cadence(KEY, CLIP), submitted=70.0))
+        contest.enter(Runner("ripe", schedule.cadence(KEY, CLIP), submitted=0.0, last=100.0))
+        assert [awarded(contest, 200.0), awarded(contest, 200.0)] == ["ripe", "young"]
 
     def test_price_is_the_claim_that_won(self) -> None:
-        contest = Contest[str]()
+        contest = Contest[Runner[str]]()
         cadence = Learned(0.5).cadence(KEY, CLIP)
-        contest.enter("job", cadence, submitted=1000.0)
-        assert contest.award(1000.0 + cadence.next_look(0.0)) == "job"
+        contest.enter(Runner("job", cadence, submitted=1000.0))
+        assert awarded(contest, 1000.0 + cadence.next_look(0.0)) == "job"
         assert contest.price == pytest.approx(0.5, rel=1e-6)
 
     def test_a_job_that_left_is_not_awarded(self) -> None:
-        contest = Contest[str]()
+        contest = Contest[Runner[str]]()
+        cadence = Progressive(1).cadence(KEY, CLIP)
         for name in ("one", "two"):
-            contest.enter(name, Progressive(1).cadence(KEY, CLIP), submitted=0.0)
-        contest.leave("one")
-        contest.leave("unknown")
-        assert [contest.award(5.0), contest.award(5.0)] == ["two", None]
+            contest.enter(Runner(name, cadence, submitted=0.0))
+        contest.leave(Runner("one", cadence, 0.0))
+        contest.leave(Runner("unknown", cadence, 0.0))
+        assert [awarded(contest, 5.0), awarded(contest, 5.0)] == ["two", None]
         assert contest.next_due() == inf
 
     def test_entering_again_replaces(self) -> None:
-        contest = Contest[str]()
+        contest = Contest[Runner[str]]()
         for _ in range(2):
-            contest.enter("one", Progressive(1).cadence(KEY, CLIP), submitted=0.0)
-        assert [contest.award(5.0), contest.award(5.0)] == ["one", None]
+            contest.enter(Runner("one", Progressive(1).cadence(KEY, CLIP), submitted=0.0))
+        assert [awarded(contest, 5.0), awarded(contest, 5.0)] == ["one", None]
 
     def test_a_claim_that_jumped_is_heard_when_the_job_enters_again(self) -> None:
         """As the poller does for a job whose deadline has passed."""
@@ -417,30 +447,31 @@ class TestContest:
             def finished(self, after: float, by: float) -> None: ...
             def abandoned(self, at: float) -> None: ...
 
-        contest = Contest[int]()
+        contest = Contest[Runner[int]]()
         for job in range(20):
-            contest.enter(job, Progressive(1).cadence(KEY, CLIP), submitted=float(job))
-        assert contest.award(100.0) == 0
-        contest.enter(19, Urgent(), submitted=19.0, last=60.0)
-        assert contest.award(100.0) == 19
-        assert contest.award(100.0) == 1
+            contest.enter(Runner(job, Progressive(1).cadence(KEY, CLIP), submitted=float(job)))
+        assert awarded(contest, 100.0) == 0
+        contest.enter(Runner(19, Urgent(), submitted=19.0, last=60.0))
+        assert awarded(contest, 100.0) == 19
+        assert awarded(contest, 100.0) == 1
 
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
-        contest = Contest[int]()
+        contest = Contest[Runner[int]]()
         for job in range(1000):
-            contest.enter(job, Progressive(1).cadence(KEY, CLIP), submitted=0.0)
-            contest.leave(job)
+            runner = Runner(job, Progressive(1).cadence(KEY, CLIP), submitted=0.0)
+            contest.enter(runner)
+            contest.leave(runner)
         assert len(contest) == 0
         assert len(contest._waiting) + len(contest._due) <= 64
 
     def test_companions_are_the_soonest_due_and_leave_as_well(self) -> None:
-        contest = Contest[int]()
+        contest = Contest[Runner[int]]()
         for job in range(6):
-            contest.enter(job, Progressive(10).cadence(KEY, CLIP), submitted=float(job))
-        assert contest.award(10.0) == 0
-        assert contest.companions(13.0, room=2) == [1, 2]
-        assert contest.companions(13.0, room=9) == [3]
-        assert contest.award(15.0) in {4, 5}
+            contest.enter(Runner(job, Progressive(10).cadence(KEY, CLIP), submitted=float(job)))
+        assert awarded(contest, 10.0) == 0
+        assert [each.name for each in contest.companions(13.0, room=2)] == [1, 2]
+        assert [each.name for each in contest.companions(13.0, room=9)] == [3]
+        assert contest.award(15.0) is not None
         assert len(contest.companions(15.0, room=9)) == 1
         assert len(contest) == 0
 
@@ -451,12 +482,12 @@ class TestContest:
     def test_each_award_is_the_highest_claim(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
         """The lazy heap agrees with asking every job, whatever the moments of asking."""
         schedule = Learned()
-        contest = Contest[int]()
+        contest = Contest[Runner[int]]()
         bids: dict[int, tuple[Cadence, float, float]] = {}
         for job, (age, looked) in enumerate(jobs):
             cadence = schedule.cadence(KEY, CLIP)
             submitted, last = 300.0 - age, 300.0 - age * looked
-            contest.enter(job, cadence, submitted=submitted, last=last)
+            contest.enter(Runner(job, cadence, submitted=submitted, last=last))
             bids[job] = cadence, submitted, last
         for now in accumulate(gaps, initial=300.0):
             claims = {
@@ -464,7 +495,7 @@ class TestContest:
                 for job, (cadence, submitted, last) in bids.items()
                 if submitted + cadence.next_look(last - submitted) <= now
             }
-            winner = contest.award(now)
+            winner = awarded(contest, now)
             assert (winner is None) == (not claims)
             if winner is not None:
                 assert claims[winner] == pytest.approx(max(claims.values()), abs=1e-6)
@@ -473,17 +504,17 @@ class TestContest:
 
     def test_nobody_starves_when_looks_are_far_too_few(self) -> None:
         """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
-        contest = Contest[int]()
+        contest = Contest[Runner[int]]()
         cadences = [Learned().cadence(KEY, CLIP) for _ in range(200)]
         for job, cadence in enumerate(cadences):
-            contest.enter(job, cadence, submitted=float(job % 40))
+            contest.enter(Runner(job, cadence, submitted=float(job % 40)))
         last: dict[int, float] = {}
         for now in range(300, 3000):
-            winner = contest.award(float(now))
+            winner = awarded(contest, float(now))
             assert winner is not None
             assert now - last.get(winner, 300.0) <= 400.0
             last[winner] = float(now)
-            contest.enter(winner, cadences[winner], submitted=float(winner % 40), last=float(now))
+            contest.enter(Runner(winner, cadences[winner], submitted=float(winner % 40), last=float(now)))
         assert len(last) == 200
         assert min(last.values()) > 2400
 
@@ -508,11 +539,11 @@ class TestContest:
 
         schedule = Learned()
         random = Random(1)
-        contest = Contest[int]()
+        contest = Contest[Runner[int]]()
         for job in range(1000):
-            contest.enter(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0))
-        assert contest.award(400.0) is not None
+            contest.enter(Runner(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
+        assert awarded(contest, 400.0) is not None
         asked = 0
         for second in range(500):
-            assert contest.award(400.0 + second) is not None
+            assert awarded(contest, 400.0 + second) is not None
         assert asked < 500 * 20

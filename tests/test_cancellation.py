@@ -27,7 +27,8 @@ def clean(client: Client) -> None:
     left = (watch._keeper, watch._leaders, watch._idle, watch._companies, watch._rounds, watch._errands)
     assert not any(left)
     assert not watch._pursued
-    assert len(watch._contest) == watch._callers == watch._streams == 0
+    assert not watch._runners
+    assert len(watch._contest) == watch._ration._callers == watch._listener._open == 0
     assert lane._engines.here().slots.value == 3
     assert not lane._gate.turn.locked()
     assert not any(job._trail.looking or job._trail.granted for job in client.jobs)

@@ -614,7 +614,7 @@ def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
                     server.intercept = _answer(answer)
                     await job.refresh()
                 else:
-                    reading = job._lane.provider.webhook(json.dumps(answer).encode(), {})[0].reading
+                    reading = job._account.provider.webhook(json.dumps(answer).encode(), {})[0].reading
                     await job._trail.apply(reading, "stream", exact=True)
             return job.events, await ledger.events(job.ref)
 

@@ -159,7 +159,7 @@ async def test_the_deadline_ends_the_wait_and_not_the_job(client: Client, server
     job = await client.submit(VIDEO)
     with pytest.raises(GenerationTimeout, match="attach") as timeout:
         await job
-    assert timeout.value.job is job
+    assert timeout.value.job == job
     assert looks(server)[-1] == 900
     await anyio.sleep(10)
     assert (await job).artifacts, "awaiting again looks again"
@@ -204,9 +204,12 @@ async def test_an_attached_job_is_looked_at_at_once(client: Client, server: Fake
     assert looks(server) == [100]
 
 
-async def test_attaching_a_running_job_gives_the_same_handle(client: Client) -> None:
+async def test_attaching_a_running_job_gives_an_equal_handle(client: Client) -> None:
     job = await client.submit(VIDEO)
-    assert client.attach(job.ref) is job
+    other = await client.submit(VIDEO)
+    assert client.attach(job.ref) == job != other
+    assert len({job, other, *client.jobs, client.attach(str(job.ref))}) == 2
+    assert job != job.ref
 
 
 async def test_an_unknown_job_is_not_found_at_once_when_attached(client: Client) -> None:

@@ -294,7 +294,7 @@ async def test_a_job_that_was_attached_first_is_recorded_once_it_is_resumed(
     attached = client.attach(job.ref)
     await attached.wait(awaited)
     [resumed] = await client.resume()
-    assert resumed is attached
+    assert resumed == attached
     assert (await resumed).urls
     seen = [event.seq for event in resumed.events]
     assert seen == list(range(len(seen)))
@@ -319,7 +319,7 @@ async def test_resuming_twice_and_while_jobs_are_awaited_gives_the_same_jobs(
         group.start_soon(job.wait)
         await anyio.sleep(12)
         assert await client.resume() == [job]
-        assert await client.submit(VIDEO, key="a") is job
+        assert await client.submit(VIDEO, key="a") == job
     assert job.status is Status.COMPLETED
     assert not client.jobs
     assert [event.seq for event in await ledger.events(job.ref)] == [0, 1, 2]
@@ -423,7 +423,7 @@ async def test_what_is_owed_does_not_undo_what_the_user_decides_later(server: Fa
 async def test_any_text_is_a_key(server: FakeRunBlob, tmp_path: Path, key: str) -> None:
     client = make(server, SqliteLedger(tmp_path / "jobs.db"))
     job = await client.submit(VIDEO, key=key)
-    assert await client.submit(VIDEO, key=f"{key} ") is not job
+    assert await client.submit(VIDEO, key=f"{key} ") != job
     await client.aclose()
     client = make(server, SqliteLedger(tmp_path / "jobs.db"))
     assert (await client.submit(VIDEO, key=key)).ref == job.ref

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async._lifecycle import RANK, advance
-from kling_async._models import Artifact, Event, Failure, Reading, Source, Status
+from kling_async._log import pack, unpack
+from kling_async._models import Artifact, Cost, Event, Failure, Reading, Source, Status
 
 SOURCES: list[Source] = ["submit", "poll", "stream", "webhook", "ledger"]
 
@@ -107,3 +111,25 @@ def test_files_get_the_expiry_that_the_provider_documents() -> None:
 def test_the_answer_is_kept_from_the_end_alone() -> None:
     events = log([Reading(Status.PENDING, raw={"a": 1}), Reading(Status.COMPLETED, raw={"b": 2})])
     assert [event.raw for event in events] == [None, {"b": 2}]
+
+
+costs = st.none() | st.builds(
+    Cost, st.decimals(allow_nan=False, allow_infinity=False), st.sampled_from(["USD", "credits"])
+)
+
+
+@given(st.lists(running | ending), costs, costs)
+def test_an_event_at_rest_is_the_same_event(readings: list[Reading], cost: Cost | None, balance: Cost | None) -> None:
+    for event in log([replace(reading, cost=cost, balance=balance, raw={"a": 1}) for reading in readings]):
+        again = unpack(pack(event))
+        assert again == event
+        assert (str(again.cost), str(again.balance), again.raw) == (str(event.cost), str(event.balance), event.raw)
+
+
+def test_an_event_at_rest_is_no_work_for_the_garbage_collector() -> None:
+    readings = [Reading(Status.PENDING, cost=Cost(Decimal("0.15"), "USD")), Reading(Status.PROCESSING, message="now")]
+    at_rest = (*map(pack, log(readings)),)
+    assert gc.is_tracked(at_rest)
+    for _ in range(2):  # first what it holds, then the tuple that holds nothing else
+        gc.collect()
+    assert not any(gc.is_tracked(thing) for thing in (at_rest, *at_rest))

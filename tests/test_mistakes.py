@@ -68,7 +68,7 @@ async def test_a_key_is_text(key: Any) -> None:
 async def test_jobs_are_named_by_references() -> None:
     async with Client(RunBlob(KEY), http=FakeRunBlob()) as client:
         job = client.attach("runblob/o3-video/1")
-        assert client.attach(JobRef("runblob", "o3-video", "1")) is job
+        assert client.attach(JobRef("runblob", "o3-video", "1")) == job
         for wrong in (5, None, job, b"runblob/o3-video/1"):
             with pytest.raises(TypeError, match=r"its reference \(job\.ref\) or the text of it, not by"):
                 client.attach(wrong)  # type: ignore[arg-type]  # the mistake

@@ -17,6 +17,7 @@ from fake_runblob import KEY, FakeRunBlob
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
 from kling_async._cadence import Contest
 from kling_async._models import Reading
+from kling_async._poller import Watch
 from kling_async._trail import Trail
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -45,7 +46,15 @@ async def rationed(server: FakeRunBlob) -> AsyncIterator[Client]:
 def idle(client: Client) -> bool:
     """Whether nothing is left in the watch of somebody who has gone."""
     watch = client._accounts["runblob"].watch
-    left = (watch._keeper, watch._leaders, watch._companies, watch._pursued, watch._rounds, watch._errands)
+    left = (
+        watch._keeper,
+        watch._leaders,
+        watch._companies,
+        watch._pursued,
+        watch._rounds,
+        watch._errands,
+        watch._runners,
+    )
     return not any(left) and len(watch._contest) == 0
 
 
@@ -261,7 +270,7 @@ async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, se
 async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: FakeRunBlob, waiting: str) -> None:
     server.duration = 5
     watch = rationed._accounts["runblob"].watch
-    watch._interval = 0.001
+    watch._ration._interval = 0.001
 
     async def one() -> None:
         job = await rationed.submit(VIDEO)
@@ -305,3 +314,52 @@ async def test_the_watch_does_not_spin(client: Client, server: FakeRunBlob) -> N
         for _ in range(1000):
             group.start_soon(client.run, VIDEO)
     assert contest.turns <= 8 * server.requests["poll"]
+
+
+async def test_an_award_calls_one_of_those_who_patrol(
+    client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred rest, and one look is one errand: the ninety-nine others are not woken to find nothing to do."""
+    rests = 0
+    rest = Watch._called
+
+    async def counted(watch: Watch) -> None:
+        nonlocal rests
+        rests += 1
+        await rest(watch)
+
+    monkeypatch.setattr(Watch, "_called", counted)
+    server.duration = 100
+    requests = (runblob.O3Video(f"clip {number}") for number in range(500))
+    async with client.map(requests, in_flight=500) as outcomes:
+        assert len([outcome async for outcome in outcomes]) == 500
+    assert rests <= server.requests["poll"] + 2 * 100
+
+
+async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
+    client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs share those who patrol. One run is cancelled, and one of its own is called before they all have gone."""
+    call = Watch._call
+    server.duration = 30
+    scope = anyio.CancelScope()
+
+    def cancelled(watch: Watch) -> None:
+        scope.cancel()
+        call(watch)
+
+    async def leave() -> None:
+        await anyio.sleep(1)  # so that these rest last, and are called first
+        with scope:
+            async with client.map([VIDEO] * 10) as leaving:
+                async for _ in leaving:
+                    pass
+
+    monkeypatch.setattr(Watch, "_call", cancelled)
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave)
+        async with client.map([VIDEO]) as staying:
+            assert len([outcome async for outcome in staying]) == 1
+    assert scope.cancel_called
+    assert [round(at) for at in next(iter(server.generations.values())).looks] == [5, 10, 20, 35]
+    assert idle(client)

@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
+import kling_async
 from kling_async import (
     Artifact,
     Budget,
@@ -54,6 +55,8 @@ def requests() -> list[Request]:
 
 def mistakes(path: Path) -> None:
     """What a checker must find before pydantic does."""
+    kling_async.Clent()  # type: ignore[attr-defined]
+    kling_async.runblob.O3Vidio("a boat")  # type: ignore[attr-defined]
     runblob.O3Video()  # type: ignore[call-arg]
     runblob.O3Video(5)  # type: ignore[arg-type]
     runblob.O3Video("a boat", durration=5)  # type: ignore[call-arg]

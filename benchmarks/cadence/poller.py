@@ -66,7 +66,7 @@ async def _run(
             lane.ends[ref] = started + durations[number]
             trail = Trail(ref, schedule.cadence(KEY, prior), started=started, deadline=inf, clock=clock)
             while not trail.ended:
-                await watch.follow(trail, len(trail.events))
+                await watch.follow(trail, trail.count)
             heard[number] = Heard(lane.looks.pop(ref), clock.now() - lane.ends.pop(ref))
 
     numbers = iter(range(len(durations)))

@@ -1,45 +1,83 @@
-"""The commands, and what ``kling --help`` says of them."""
+"""The commands, and what ``kling --help`` says of them: they are listed here, and loaded when they are run."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 
 import kling_async
-from kling_async._cli._bulk import bulk
-from kling_async._cli._demo import demo
-from kling_async._cli._endpoints import endpoints
-from kling_async._cli._exits import EXITS, PIPE_CLOSED
-from kling_async._cli._generate import generate, watch
-from kling_async._cli._jobs import jobs
-from kling_async._cli._resume import resolve, resume
-from kling_async._cli._run import hang_up
-from kling_async._cli._sandbox import sandbox
+from kling_async._cli._exits import EXITS, PIPE_CLOSED, hang_up
 
 __all__ = ["app", "run"]
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class _Listed(NamedTuple):
+    home: str
+    """The module of the function that has its name."""
+    summary: str
+    """What it does, in the words that its own help begins with."""
+    epilog: str | None = None
+
+
+_COMMANDS = {
+    "demo": _Listed("_demo", "Make a video and some pictures at once, on a local sandbox: no key, no cost."),
+    "generate": _Listed("_generate", "Buy one generation, follow it, and save what it made.", _EPILOG),
+    "watch": _Listed(
+        "_generate", "Follow a job that exists already, and save what it made. Nothing is bought.", _EPILOG
+    ),
+    "bulk": _Listed(
+        "_bulk", "Buy every row of a file once, and save what comes of it. The same command again continues.", _EPILOG
+    ),
+    "jobs": _Listed(
+        "_jobs", "List what a ledger has: each submission, where its job stands, what it cost, where its files are."
+    ),
+    "resume": _Listed(
+        "_resume", "Follow everything that a ledger has unfinished to its end, and save what was made.", _EPILOG
+    ),
+    "resolve": _Listed(
+        "_resume",
+        "Say what became of a submission whose outcome is not known: it is job REF, it is nothing, or try again.",
+        _EPILOG,
+    ),
+    "sandbox": _Listed("_sandbox", "Serve a local stand-in for every provider until Ctrl-C: no key, no cost."),
+    "endpoints": _Listed("_endpoints", "List the known endpoints with their fields."),
+}
+
+
+class _OnDemand(TyperGroup):
+    """Lists the commands by their summaries. One is loaded, and most of the library with it, when it is to run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and _loaded(str(listed.name)), rest
+
+
+def _loaded(name: str) -> Any:
+    home, _, epilog = _COMMANDS[name]
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=_SETTINGS)
+    alone.command(name, epilog=epilog)(getattr(import_module(f"kling_async._cli.{home}"), name))
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="kling",
+    cls=_OnDemand,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog=_EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
-app.command()(demo)
-app.command(epilog=_EPILOG)(generate)
-app.command(epilog=_EPILOG)(watch)
-app.command(epilog=_EPILOG)(bulk)
-app.command()(jobs)
-app.command(epilog=_EPILOG)(resume)
-app.command(epilog=_EPILOG)(resolve)
-app.command()(sandbox)
-app.command()(endpoints)
+for _name, _command in _COMMANDS.items():
+    app.command(_name, help=_command.summary)(lambda: None)
 
 
 def _version(value: bool) -> None:  # as typer calls it

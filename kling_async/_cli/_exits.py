@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +41,7 @@ __all__ = [
     "CommandError",
     "Problem",
     "explain",
+    "hang_up",
 ]
 
 FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
@@ -161,3 +164,10 @@ def _message(error: KlingError) -> str:
     if isinstance(error, GenerationTimeout):
         return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
     return in_commands(str(error))
+
+
+def hang_up() -> None:
+    """Write nothing more, to standard output or standard error: whoever read it has left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
+        os.dup2(nowhere, stream.fileno())

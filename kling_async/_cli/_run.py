@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from kling_async._budget import Budget
-from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
+from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain, hang_up
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli._text import printable
@@ -35,7 +35,7 @@ from kling_async._provider import Provider
 from kling_async._sqlite import SqliteLedger
 from kling_async.webhooks import Webhooks
 
-__all__ = ["answering", "choose_report", "collect", "destination", "hang_up", "open_client", "run"]
+__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
@@ -95,13 +95,6 @@ def _last_words(report: Report) -> None:
         for hint in report.hints():
             print(printable(hint), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
     hang_up()
-
-
-def hang_up() -> None:
-    """Write nothing more, to standard output or standard error: whoever read it has left."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
-        os.dup2(nowhere, stream.fileno())
 
 
 def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:

@@ -255,7 +255,7 @@ def _cost(events: Any) -> Cost | None:
     listed = events if isinstance(events, list) else []
     amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
     known = [amount for amount in amounts if type(amount) is int]
-    return Cost(Decimal(sum(known)) / _MICROCENTS, "USD") if known else None
+    return Cost.parse(str(Decimal(sum(known)) / _MICROCENTS), "USD") if known else None
 
 
 def _failure(text: str | None, word: str | None) -> Failure:

@@ -263,7 +263,8 @@ def _cost(rows: Iterable[Row]) -> Cost | None:
             amounts.append(Decimal(str(row["cost"])))
         except (KeyError, InvalidOperation):
             continue
-    return Cost(sum(amounts, Decimal(0)), "USD") if amounts and all(a.is_finite() for a in amounts) else None
+    told = amounts and all(amount.is_finite() for amount in amounts)
+    return Cost.parse(str(sum(amounts, Decimal(0))), "USD") if told else None
 
 
 def _without_images(answer: Answer) -> dict[str, list[Row]]:

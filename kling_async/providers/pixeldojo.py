@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
@@ -226,11 +226,7 @@ def _credits(value: Any) -> Cost | None:
     """A number of credits; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        return None
-    return Cost(amount, "credits") if amount.is_finite() else None
+    return Cost.parse(str(value), "credits")
 
 
 def _artifacts(data: Mapping[str, Any]) -> Iterator[Artifact]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator
@@ -279,8 +278,4 @@ def _complaint(item: Any) -> str:
 
 
 def _price(data: Mapping[str, Any]) -> Cost | None:
-    try:
-        amount = Decimal(str(data["price"]))  # a decimal string, such as "0.1500"
-    except (KeyError, InvalidOperation):
-        return None
-    return Cost(amount, "USD") if amount.is_finite() else None
+    return Cost.parse(str(data["price"]), "USD") if "price" in data else None  # a decimal string, such as "0.1500"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import io
 import re
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from kling_async._cli._app import _COMMANDS
 from kling_async._cli._exits import EXITS
 from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
@@ -102,6 +105,15 @@ def test_endpoints_json_has_the_schema(kling: Run) -> None:
     [told] = kling("endpoints", VIDEO, "--json").objects
     assert told["endpoint"] == VIDEO
     assert set(told["schema"]["properties"]) > {"prompt", "duration"}
+
+
+def test_every_command_is_listed_in_the_words_of_its_own_help(kling: Run) -> None:
+    listed = kling("--help")
+    assert listed.code == 0, listed
+    for name, (home, summary, _) in _COMMANDS.items():
+        command = getattr(importlib.import_module(f"kling_async._cli.{home}"), name)
+        assert (inspect.getdoc(command) or "").partition("\n\n")[0].split() == summary.split()
+        assert re.search(rf"\b{name} +{re.escape(summary[:30])}", listed.out), listed
 
 
 def test_help_documents_every_exit_code(kling: Run) -> None:

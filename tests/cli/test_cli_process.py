@@ -65,7 +65,7 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
     ]
 
 
-@pytest.mark.parametrize("moment", ["kling_async._cli._app", "typer", "kling_async._cli._sandbox"])
+@pytest.mark.parametrize("moment", ["kling_async._cli._app", "typer", "kling_async._cli._endpoints"])
 def test_an_interrupt_during_the_start_is_told_in_a_sentence(moment: str) -> None:
     """The signal comes while that module is looked for."""
     answer = interrupted(moment, "endpoints")
@@ -241,12 +241,25 @@ def python(code: str) -> Answer:
 def test_the_library_loads_nothing_of_the_program_or_the_sandbox() -> None:
     """Rich is compared with what httpx loads of its own accord, where rich is installed."""
     answer = python(
-        "import sys, httpx; theirs = set(sys.modules); import kling_async;"
+        "import sys, httpx; theirs = set(sys.modules); from kling_async import *;"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - theirs})"
     )
     assert answer.code == 0, answer
     loaded = set(answer.out.split())
     assert not loaded & {"typer", "rich", "starlette", "fastapi", "uvicorn", "PIL", "av"}
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help", "generat"])
+def test_what_needs_no_command_loads_none_and_no_library(argument: str) -> None:
+    """A wrong command is answered, with the one that was meant, as quickly as `--help`."""
+    answer = python(
+        f"import sys; from kling_async._cli import main; main([{argument!r}]);"
+        "print(*(name for name in sys.modules if name.startswith('kling_async.')), file=sys.stderr)"
+    )
+    *_, modules = answer.err.splitlines()
+    rooms = {"kling_async._cli", "kling_async._errors"}
+    parts = {f"kling_async._cli.{name}" for name in ("_app", "_exits", "_start", "_text")}
+    assert set(modules.split()) == rooms | parts
 
 
 def test_the_library_works_where_the_extras_are_not_installed() -> None:

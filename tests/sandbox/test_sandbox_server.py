@@ -144,7 +144,10 @@ def test_without_the_extra_the_import_says_what_to_install(package: str) -> None
 
 
 def test_importing_the_library_does_not_import_the_server() -> None:
-    code = "import sys, kling_async; sys.exit(bool({'starlette', 'uvicorn', 'PIL', 'av'} & set(sys.modules)))"
+    code = (
+        "import sys; from kling_async import *; "
+        "sys.exit(bool({'starlette', 'uvicorn', 'PIL', 'av'} & set(sys.modules)) or 'Client' not in globals())"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert run.returncode == 0
 

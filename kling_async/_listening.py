@@ -1,0 +1,139 @@
+"""Waiting for a job over its provider's stream.
+
+Theory of operation
+-------------------
+A stream is believed once it has told where the job stands, and then checked by a look only when it is quiet for long;
+until then looks go on beside it, ever further apart. So what happened before it was open is not missed, and a stream
+that stays open and tells nothing does no harm; neither does a job that is silent for long. A stream that closes before
+the job's end is opened again after a look; when that has happened several times without an event between, looks alone
+go on. Half of the lane's connections serve streams, at most: the others are for looks, submissions and cancellations.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import anyio
+
+from kling_async._clock import Clock
+from kling_async._errors import KlingError
+from kling_async._looking import Looker
+from kling_async._provider import Stream
+from kling_async._ration import Ration
+from kling_async._trail import Trail
+from kling_async._transport import Lane
+
+__all__ = ["Listener"]
+
+log = logging.getLogger("kling_async")
+
+_SILENCE = 30.0  # s without news after which a look checks a stream: gone deaf, it is like that of a quiet job
+_START = 2.0  # s until the first look beside a stream that has told nothing yet; the next ones double
+_FAILURES = 5  # in a row, without an event between them, before a job is polled instead
+
+
+@dataclass(slots=True)
+class _Hearing:
+    """An open stream: whether it has told anything about the job yet, and whether it has closed."""
+
+    stream: Stream
+    spoken: bool = False
+    closed: bool = False
+
+
+class Listener:
+    """Listens to the streams of one lane.
+
+    Args:
+        lane: Where they are opened.
+        clock: The client's clock.
+        looker: Makes the looks beside a stream.
+        ration: Of these looks.
+    """
+
+    def __init__(self, lane: Lane, clock: Clock, looker: Looker, ration: Ration) -> None:
+        self._lane = lane
+        self._clock = clock
+        self._looker = looker
+        self._ration = ration
+        self._open = 0
+
+    async def listen(self, trail: Trail, seen: int) -> bool:
+        """Wait until the job has more than `seen` events, or has ended.
+
+        Returns:
+            Whether that is so. False: there is no stream, it closed, or the deadline has come: a look is due.
+
+        Raises:
+            KlingError: The job cannot be looked at.
+        """
+        full = self._open >= self._lane.limits.connections // 2
+        if not self._lane.provider.features.stream or full or trail.stream_failures >= _FAILURES:
+            return False
+        stream = self._lane.provider.stream(trail.ref)
+        if stream is None or self._clock.now() >= trail.deadline:
+            return False
+        hearing = _Hearing(stream)
+        failure: Exception | None = None
+        self._open += 1
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._hear, trail, hearing)
+                try:
+                    await self._mind(trail, seen, hearing)
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in a group
+                    failure = error
+                group.cancel_scope.cancel()
+        finally:
+            self._open -= 1
+        if failure is not None:
+            raise failure
+        trail.raise_trouble()
+        if trail.moved(seen):
+            return True
+        # The first close after an event is followed by a look at once, further ones when the cadence wants it.
+        trail.urgent = trail.urgent or trail.stream_failures == 1
+        return False
+
+    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
+        """Wait while a stream is listened to, with a look whenever it is too quiet."""
+        patience = _START
+        while not trail.moved(seen) and trail.trouble is None and not hearing.closed:
+            left = trail.deadline - self._clock.now()
+            if left <= 0:
+                return
+            if hearing.spoken:
+                patience = _SILENCE
+            with anyio.move_on_after(0 if trail.urgent else min(patience, left)) as wait:
+                await trail.change()
+            if wait.cancelled_caught and (trail.urgent or patience < left):
+                patience = min(2 * patience, _SILENCE)
+                await self._ration.turn()
+                with self._looker.in_time(trail):
+                    await self._looker.look([trail])
+
+    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
+        """Take in what a stream says, until it closes."""
+
+        async def line(text: str) -> None:
+            reading = hearing.stream.read(text)
+            if reading is None:
+                return
+            # What the first line says has been true for an unknown time.
+            first, hearing.spoken = not hearing.spoken, True
+            if await trail.apply(reading, "stream", exact=not first) is not None:
+                trail.stream_failures = 0
+            elif first:
+                trail.wake()
+            trail.failing_since = None
+            if not trail.ended:
+                trail.last = self._clock.now()
+
+        try:
+            await self._lane.listen(hearing.stream.call, line)
+        except KlingError as error:
+            log.info("the stream of job %s broke off: %s", trail.ref, error)
+        trail.stream_failures += not trail.ended
+        hearing.closed = True
+        trail.wake()

@@ -1,0 +1,99 @@
+"""One look: a status call about one or several jobs, and what its answer means for each of them.
+
+A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
+for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+their own database has caught up.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import anyio
+
+from kling_async._clock import Clock
+from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
+from kling_async._models import JobRef, Reading
+from kling_async._trail import Trail
+from kling_async._transport import Lane
+
+__all__ = ["Looker", "own"]
+
+log = logging.getLogger("kling_async")
+ErrorT = TypeVar("ErrorT", bound=Exception)
+
+_FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
+
+
+class Looker:
+    """Makes the status calls of one lane.
+
+    Args:
+        lane: Where they go.
+        clock: The client's clock.
+    """
+
+    def __init__(self, lane: Lane, clock: Clock) -> None:
+        self._lane = lane
+        self._clock = clock
+        self._troubled = False  # a look has failed since the last good one: said once, not once a job
+
+    def in_time(self, trail: Trail) -> anyio.CancelScope:
+        """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
+        return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._lane.limits.call)
+
+    async def look(self, trails: Iterable[Trail]) -> None:
+        """Make one status call about these jobs, and let each know what is said of it.
+
+        What makes no sense to ask again is the job's `trouble` then.
+        """
+        now = self._clock.now()
+        asked = {trail.ref: trail for trail in trails}
+        for each in asked.values():
+            each.tried, each.urgent = now, False
+        answers: Mapping[JobRef, Reading | KlingError]
+        try:
+            answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
+        except KlingError as error:
+            answers = {ref: own(error) for ref in asked}
+        for ref, trail in asked.items():
+            answer = answers.get(ref)
+            if isinstance(answer, KlingError):
+                self._stumble(trail, answer, now)
+                continue
+            trail.failing_since = trail.trouble = None
+            self._troubled = False
+            if answer is not None:
+                await trail.apply(answer, "poll")
+            trail.last = now
+
+    def _stumble(self, trail: Trail, error: KlingError, now: float) -> None:
+        """A look failed: decide whether those who wait should hear of it."""
+        if trail.ended:  # meanwhile, by a webhook
+            return
+        trail.failing_since = now if trail.failing_since is None else trail.failing_since
+        error.ref = error.ref or str(trail.ref)
+        if isinstance(error, JobNotFound):
+            final = not (trail.fresh and now - trail.started < _FORGIVEN)
+        else:
+            lasting = now - trail.failing_since >= self._lane.limits.unreachable
+            final = lasting or isinstance(error, Unauthorized | ConfigurationError)
+        said = logging.INFO if self._troubled and not final else logging.WARNING
+        self._troubled = True
+        log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
+        if final:
+            if trail.fresh:
+                error.message += f"; the job was bought and is not lost, go on with client.attach({str(trail.ref)!r})"
+            trail.trouble = error
+            trail.failing_since = None
+            trail.wake()
+
+
+def own(error: ErrorT) -> ErrorT:
+    """A copy for one of several jobs or tasks: each names its own job, and is raised on its own."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied

@@ -1,0 +1,110 @@
+"""What importing costs, counted in modules: a name loads what it stands on, when it is first named."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kling_async
+
+DEPENDENCIES = {"anyio", "httpcore", "httpx", "pydantic", "stamina"}
+
+
+def loaded(code: str, *, after: str = "pass") -> set[str]:
+    """The modules that `code` loads in a new process in which `after` has been run."""
+    script = (
+        f"import sys, json\n{after}\nbefore = set(sys.modules)\n{code}\nprint(json.dumps([*set(sys.modules) - before]))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout))
+
+
+def ours(modules: set[str]) -> set[str]:
+    return {name for name in modules if name.partition(".")[0] == "kling_async"}
+
+
+def theirs(modules: set[str]) -> set[str]:
+    """The packages among them that are neither ours nor Python's own."""
+    return {name.partition(".")[0] for name in modules - ours(modules)} - sys.stdlib_module_names
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    modules = loaded("import kling_async")
+    assert ours(modules) == {"kling_async"}
+    assert not theirs(modules)
+    assert not modules & {"asyncio", "sqlite3", "ssl"}
+
+
+def test_an_error_class_needs_its_own_module_only() -> None:
+    modules = loaded("from kling_async import KlingError")
+    assert ours(modules) == {"kling_async", "kling_async._errors"}
+    assert not theirs(modules)
+
+
+def test_results_are_read_without_any_dependency() -> None:
+    assert not theirs(loaded("from kling_async import Artifact, Event, JobRef, Result, Status"))
+
+
+def test_requests_are_made_without_a_client() -> None:
+    modules = loaded("from kling_async import runblob; runblob.O3Video('a paper boat')")
+    assert "kling_async._client" not in modules
+    assert DEPENDENCIES & theirs(modules) == {"pydantic"}
+    assert not modules & {"asyncio", "sqlite3"}
+
+
+def test_a_client_loads_neither_httpx_nor_the_database() -> None:
+    modules = loaded("from kling_async import Client, RunBlob; Client(RunBlob('key'))")
+    assert DEPENDENCIES & theirs(modules) == DEPENDENCIES - {"httpx"}
+    assert "sqlite3" not in modules
+
+
+def test_beside_a_client_only_the_database_is_left_to_load() -> None:
+    """No handler of a running web service stalls the event loop because it is the first to name something."""
+    name_all = "for name in kling_async.__all__: getattr(kling_async, name)"
+    modules = loaded(name_all, after="import kling_async; kling_async.Client")
+    assert ours(modules) == {"kling_async._sqlite", "kling_async._sqlite_file", "kling_async._sqlite_statements"}
+    assert {name.partition(".")[0] for name in modules - ours(modules)} == {"_sqlite3", "sqlite3"}
+
+
+def test_every_name_is_listed_before_it_is_loaded() -> None:
+    assert ours(loaded("import kling_async; assert {*kling_async.__all__} <= {*dir(kling_async)}")) == {"kling_async"}
+
+
+@pytest.mark.parametrize("module", ["providers", "webhooks", "runblob"])
+def test_public_modules_need_no_import_of_their_own(module: str) -> None:
+    path = {"runblob": "providers.runblob"}.get(module, module)
+    assert f"kling_async.{path}" in loaded(f"import kling_async; kling_async.{module}")
+
+
+def test_a_star_import_brings_every_name() -> None:
+    loaded("from kling_async import *; import kling_async; assert {*kling_async.__all__} <= globals().keys()")
+
+
+def test_a_misspelt_name_is_refused_as_by_any_module() -> None:
+    with pytest.raises(AttributeError, match=r"^module 'kling_async' has no attribute 'Clent'$"):
+        getattr(kling_async, "Clent")  # noqa: B009  # type checkers know that there is none
+    run = subprocess.run(
+        [sys.executable, "-c", "from kling_async import Clent"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "ImportError: cannot import name 'Clent' from 'kling_async'" in run.stderr
+
+
+def test_names_come_from_where_type_checkers_are_told() -> None:
+    """The imports that are written for type checkers, the table of homes and ``__all__`` say the same."""
+    tree = ast.parse(Path(kling_async.__file__).read_text(encoding="utf-8"))
+    [typed] = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)][:1]
+    told = {
+        alias.name: (node.module or "").removeprefix("kling_async.")
+        for node in typed.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    told |= {name: f"providers.{name}" for name, home in told.items() if home == "providers"}
+    assert sorted(told) == kling_async.__all__
+    assert told | {"providers": "providers", "webhooks": "webhooks"} == kling_async._HOMES
