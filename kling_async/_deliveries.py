@@ -12,6 +12,8 @@ A delivery is authentic by the token of its address, which also names the purcha
 
 With ``confirm`` a delivery is no reading at all, but word that a look is worth while: the job is marked as urgent, and
 whoever waits for it looks; if nobody does, whoever waits next. So taking a delivery in makes no call and needs no task.
+Of what it says, only the reason of a failure is kept, for when a look finds the failure and no reason (RunBlob's
+photos).
 
 While deliveries are expected, looks are a backstop (`Backstop`): rare, and meant for the delivery that never comes.
 When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were no
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from math import exp
 from typing import Any
 from weakref import WeakValueDictionary
@@ -33,7 +36,7 @@ from kling_async._cadence import Cadence, Law
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
 from kling_async._ledger import Submission
 from kling_async._letterbox import Letterbox, Lost, named
-from kling_async._models import JobRef
+from kling_async._models import JobRef, Status
 from kling_async._poller import Watch
 from kling_async._provider import Delivered, Provider
 from kling_async._submission import Buyer
@@ -174,9 +177,11 @@ class Deliveries:
         expected = isinstance(trail.cadence, Backstop)
         if isinstance(trail.cadence, Backstop):
             trail.cadence.heard = True
-        if not self._webhooks.confirm:
-            for one in mine:
+        for one in mine:
+            if not self._webhooks.confirm:
                 await trail.apply(one.reading, "webhook", exact=expected)
+            elif one.reading.status is Status.FAILED and one.reading.explained:
+                trail.hearsay = replace(one.reading, raw=None)
         if not trail.ended:
             self._watches[trail.ref.provider].hasten(trail)
         return True

@@ -342,6 +342,11 @@ class Reading:
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
 
+    @property
+    def explained(self) -> bool:
+        """Whether it gives a reason for a failure."""
+        return any(failure.code != "unknown" or failure.message for failure in self.failures)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -58,6 +58,7 @@ class Trail:
         "failing_since",
         "fresh",
         "granted",
+        "hearsay",
         "last",
         "looking",
         "on_end",
@@ -112,6 +113,8 @@ class Trail:
         self.verdict: Exception | None = None
         """How the last wait that did the looking ended without the job's end, for those who waited beside it."""
         self.stream_failures = 0
+        self.hearsay: Reading | None = None
+        """The failure that a webhook told, which is not believed until a look says that the job failed."""
         self._clock = clock
         self._record = record
         self._changed: anyio.Event | None = None
@@ -257,6 +260,10 @@ class Trail:
             return self._publish(event, now, exact=exact)
 
     def _advance(self, reading: Reading, source: Source, now: float) -> Event | None:
+        if self.hearsay is not None and reading.status is Status.FAILED and not reading.explained:
+            # Some providers tell the reason in the webhook alone; that the job failed is confirmed by this reading.
+            message = reading.message or self.hearsay.message
+            reading = replace(reading, message=message, failures=self.hearsay.failures)
         return advance(self.latest, reading, source=source, at=now, started=self.started)
 
     def _publish(self, event: Event | None, now: float, *, exact: bool) -> Event | None:

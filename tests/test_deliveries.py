@@ -24,6 +24,7 @@ from kling_async import (
     ConfigurationError,
     Delivery,
     Event,
+    Failure,
     GenerationTimeout,
     Job,
     JobRef,
@@ -328,6 +329,42 @@ async def test_deliveries_that_name_several_jobs_do_not_tell_which_was_bought(se
     with pytest.raises(SubmissionUnknown):
         await client.submit(VIDEO)
     assert client.statistics().running == 0
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"status": "failed"}, Failure("CONTENT_POLICY_VIOLATION")),
+        ({"status": "failed", "message": "TIMEOUT"}, Failure("TIMEOUT", retryable=True)),
+        ({"status": "failed", "message": "the model has crashed"}, Failure("unknown", "the model has crashed")),
+        ({"status": "completed", "image_url": "https://cdn.test/1.png"}, None),
+    ],
+    ids=["silent", "another reason", "in words", "not failed at all"],
+)
+@on_both
+@virtual
+async def test_the_reason_that_a_delivery_tells_counts_where_the_look_confirms_the_failure_and_tells_none(
+    server: FakeRunBlob, said: dict[str, str], reason: Failure | None
+) -> None:
+    ledger = MemoryLedger()
+    client = make_client(server, confirm=True, ledger=ledger)
+    job = await client.submit(O3Photo("a boat"))
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        assert request.method == "GET"
+        return httpx.Response(200, json={"generation_id": job.ref.id, **said})
+
+    server.intercept = answer
+    [bought] = server.generations.values()
+    told = {"generation_id": job.ref.id, "status": "failed", "message": "CONTENT_POLICY_VIOLATION"}
+    assert await client.deliver(delivery(bought.body["callback_url"], told))
+    assert job.status is Status.PENDING
+    assert not job.events[-1].failures, "nothing of it counts yet"
+    await job.wait()
+    assert [event.failures for event in job.events] == [(), (reason,) if reason else ()]
+    assert await ledger.events(job.ref) == list(job.events)
+    assert server.requests["poll"] == 1
     await client.aclose()
 
 

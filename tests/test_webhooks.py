@@ -168,7 +168,9 @@ async def test_a_failure_is_told_with_its_code(sandbox: Sandbox, confirm: bool) 
         job = await at.client.submit(PHOTO)
         with pytest.raises(GenerationFailed) as failed:
             await finish(job)
-    assert confirm or failed.value.code == "CONTENT_POLICY_VIOLATION"
+    assert failed.value.code == "CONTENT_POLICY_VIOLATION"
+    assert job.events[-1].source == ("poll" if confirm else "webhook")
+    assert at.looks == confirm
     require_story(job)
 
 
