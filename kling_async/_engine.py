@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import urllib.request
+import warnings
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -181,6 +182,11 @@ class Engine:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
 
+    @property
+    def connected(self) -> bool:
+        """Whether it has connections; of an engine that is not our pool, that is not known, and taken to be so."""
+        return self.pool is None or self.pool.statistics().connections > 0
+
     async def aclose(self) -> None:
         """Close the connections; of an engine that is `owned` only."""
         await (self.pool or self._transport).aclose()
@@ -310,6 +316,8 @@ def _require_proxy(url: str) -> None:
 class Engines:
     """The engines of one address, one for each event loop, each made on first use."""
 
+    _end: AsyncGenerator[None, None] | None = None
+
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
         if isinstance(http, str):
             _require_proxy(http)
@@ -319,7 +327,7 @@ class Engines:
         self._context: ssl.SSLContext | None = None
         self._loop: object = None
         self._engine: Engine | None = None
-        self._end: AsyncGenerator[None, None] | None = None
+        self._open: list[Engine] = []  # what `_end` is to close: one of ours, or none
 
     def here(self) -> Engine:
         """The engine of the running event loop."""
@@ -331,7 +339,8 @@ class Engines:
             self._loop = loop
             self._end = None
             if self._engine.owned:
-                self._end = _closing(self._engine)
+                self._open = [self._engine]
+                self._end = _closing(self._open)
                 with contextlib.suppress(StopIteration):
                     self._end.__anext__().send(None)  # to its yield; it awaits nothing before
         return self._engine
@@ -346,9 +355,25 @@ class Engines:
         if end is not None and current_token() == self._loop:
             await end.aclose()
 
+    def __del__(self) -> None:
+        if self._end is None or not self._open:
+            return
+        if self._open[0].connected:
+            warnings.warn(
+                f"a Client was dropped while it had connections to {urlsplit(self._address).netloc}: close it, by "
+                "`async with Client(...) as client:` or by `await client.aclose()`",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+        # Nobody can wait for it to be closed here. Its sockets are closed as they are dropped.
+        self._open.clear()
+        with contextlib.suppress(StopIteration, RuntimeError):
+            self._end.aclose().send(None)
 
-async def _closing(engine: Engine) -> AsyncGenerator[None, None]:
-    """Close the engine when this is closed, at the latest by the event loop at its end.
+
+async def _closing(engines: list[Engine]) -> AsyncGenerator[None, None]:
+    """Close the engines when this is closed, at the latest by the event loop at its end.
 
     An engine cannot outlive its loop, and a client that is used over several `asyncio.run` calls is not closed between
     them. But every loop closes the async generators that were begun in it before it ends.
@@ -356,8 +381,9 @@ async def _closing(engine: Engine) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        with anyio.CancelScope(shield=True):
-            await engine.aclose()
+        while engines:
+            with anyio.CancelScope(shield=True):
+                await engines.pop().aclose()
 
 
 _shared_context: list[ssl.SSLContext] = []

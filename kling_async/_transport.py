@@ -18,7 +18,9 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
 A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
 on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
 
-Underneath is an engine (`_engine`). This is the only file that knows stamina.
+Underneath is an engine (`_engine`). This is the only file that knows stamina. What stamina logs of a repetition, or
+counts in Prometheus, is decided by its hooks. There is one set of them for the whole program, and (as of 26.1) none for
+a single call, so they are the program's, and are left alone here.
 """
 
 from __future__ import annotations

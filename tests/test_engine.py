@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -225,6 +227,34 @@ def test_one_client_serves_two_event_loops(sandbox: Sandbox, backend: str) -> No
 
 async def _outcome(job: Any) -> Any:
     return await job
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the sockets' own, which follow ours
+def test_a_client_that_is_dropped_with_connections_says_how_to_close_it(sandbox: Sandbox, backend: str) -> None:
+    """And nothing is said of what it is made of: trio would, of the generator that waits for the loop's end."""
+
+    async def use(*, close: bool) -> None:
+        client = Client(provider(sandbox), polling=QUICK)
+        await client.run(PHOTO)
+        if close:
+            await client.aclose()
+
+    async def drop(*, close: bool) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            await use(close=close)
+            gc.collect()
+        return [str(each.message) for each in caught]
+
+    address = urlsplit(sandbox.url).netloc
+    told = anyio.run(partial(drop, close=False), backend=backend)
+    [ours] = [text for text in told if not text.startswith("unclosed ")]
+    assert ours == (
+        f"a Client was dropped while it had connections to {address}: close it, by `async with Client(...) as "
+        "client:` or by `await client.aclose()`"
+    )
+    assert anyio.run(partial(drop, close=True), backend=backend) == []
 
 
 @pytest.mark.asyncio
