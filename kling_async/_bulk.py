@@ -133,7 +133,7 @@ class Course:
     Attributes:
         submit: Buys a row.
         accounts: The client's providers, by name.
-        workers: Rows that are bought at once, and jobs that are looked at at once.
+        workers: Rows that are bought at once, and jobs that are looked at at once, at most.
     """
 
     submit: Callable[[Request, str | None], Awaitable[Trail]]
@@ -186,9 +186,10 @@ class Outcomes:
         rows = self._rows
         self._iterator = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
         await self._group.__aenter__()
+        workers = min(self._course.workers, self._limit)
         for account in self._course.accounts.values():
-            self._group.start_soon(account.watch.patrol, self._course.workers)
-        self._submitting = min(self._course.workers, self._limit)
+            self._group.start_soon(account.watch.patrol, workers)
+        self._submitting = workers
         for _ in range(self._submitting):
             self._group.start_soon(self._submit_rows)
         return self

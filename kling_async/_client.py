@@ -30,6 +30,7 @@ from kling_async._media import load
 from kling_async._models import Event, JobRef, Result
 from kling_async._poller import Polling, Watch
 from kling_async._provider import Endpoint, Provider
+from kling_async._remedies import Remedies
 from kling_async._requests import Request
 from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
@@ -112,9 +113,9 @@ class Client:
                     provider=provider.name,
                 )
             lanes[provider.name] = Lane(provider, self._limits, http, self._clock)
-        first = next(iter(lanes.values())).provider
-        self._downloads = Engines(http, self._limits, first.base_url)
-        self._book = Book(ledger, [lane.provider for lane in lanes.values()])
+        sellers = {name: lane.provider for name, lane in lanes.items()}
+        self._downloads = Engines(http, self._limits, next(iter(sellers.values())).base_url)
+        self._book = Book(ledger, sellers.values())
         saved = self._book.saved if self._book.kept else None
         for name, lane in lanes.items():
             calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
@@ -122,13 +123,16 @@ class Client:
             self._accounts[name] = Account(lane, watch, self._downloads, saved)
         self._budget = budget
         letterbox = Letterbox(webhooks)
-        self._buyer = Buyer(self._book, lanes, self._clock, letterbox, settled=budget.settle if budget else None)
+        self._remedies = Remedies(sellers, self._clock, kept=self._book.kept)
+        settled = budget.settle if budget else None
+        self._buyer = Buyer(self._book, lanes, self._clock, self._remedies, letterbox, settled)
         self._deliveries = Deliveries(
             webhooks,
-            providers={name: lane.provider for name, lane in lanes.items()},
+            providers=sellers,
             watches={name: account.watch for name, account in self._accounts.items()},
             book=self._book,
             buyer=self._buyer,
+            remedies=self._remedies,
             letterbox=letterbox,
             adopt=self._found,
         )
@@ -238,7 +242,7 @@ class Client:
     async def _found(self, submission: Submission, ref: JobRef) -> Trail:
         """The job of a submission, as a webhook tells."""
         bought = Bought.before(submission, ref)
-        return await self._adopt(self._account(submission.endpoint), bought, self._buyer.restored(submission))
+        return await self._adopt(self._account(submission.endpoint), bought, self._remedies.restored(submission))
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
         """Submit, then wait for the result.
@@ -273,8 +277,7 @@ class Client:
                 ledger stopped the submissions; what was in flight has finished.
         """
         self._require_open()
-        workers = min(in_flight, self._limits.connections)
-        course = Course(self._submit, self._accounts, workers)
+        course = Course(self._submit, self._accounts, self._limits.connections)
         return Outcomes(requests, course, in_flight=in_flight, ordered=ordered)
 
     def attach(self, ref: JobRef | str) -> Job:
@@ -322,9 +325,9 @@ class Client:
 
     async def _resumed(self, submission: Submission) -> Trail | None:
         account = self._accounts.get(submission.provider)
-        if account is None or self._buyer.missing(submission):
+        if account is None or self._remedies.missing(submission):
             return None
-        request = self._buyer.restored(submission)
+        request = self._remedies.restored(submission)
         if submission.ref is not None:
             bought = Bought.before(submission, submission.ref)
             return await self._adopt(account, bought, request)
@@ -351,7 +354,7 @@ class Client:
             LedgerFailed: It cannot be read.
         """
         self._require_open()
-        return [s for s in await self._buyer.unfinished() if s.ref is None or self._buyer.missing(s)]
+        return [s for s in await self._buyer.unfinished() if s.ref is None or self._remedies.missing(s)]
 
     async def resolve(self, key: str, ref: JobRef | str) -> Job:
         """Say that a submission whose outcome is unknown is that job.
@@ -372,7 +375,7 @@ class Client:
         account = self._account(ref.name)
         submission = await self._buyer.resolve(key, ref)
         bought = Bought.before(submission, ref)
-        return self._handle(await self._adopt(account, bought, self._buyer.restored(submission)))
+        return self._handle(await self._adopt(account, bought, self._remedies.restored(submission)))
 
     async def forget(self, key: str) -> None:
         """Say that a submission bought nothing, or that its job is not wanted: the key may be used again.
@@ -405,7 +408,7 @@ class Client:
         self._require_open()
         submission = await self._buyer.require(key)
         self._account(submission.endpoint)  # which says so if it is missing
-        request = request or self._buyer.restored(submission, exact=True)
+        request = request or self._remedies.restored(submission, exact=True)
         if request is None:
             raise ConfigurationError(
                 f"the ledger has not kept all of the request of {key!r} (inline images, callback address): "

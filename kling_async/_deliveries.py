@@ -39,6 +39,7 @@ from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Status
 from kling_async._poller import Watch
 from kling_async._provider import Delivered, Provider
+from kling_async._remedies import Remedies
 from kling_async._submission import Buyer
 from kling_async._trail import Trail
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
@@ -60,7 +61,8 @@ class Deliveries:
         providers: The client's providers, by name.
         watches: Who looks at their jobs, by provider.
         book: Where jobs are written down.
-        buyer: Knows what became of submissions.
+        buyer: Writes down what became of submissions.
+        remedies: Knows what can be done about them.
         letterbox: Keeps what comes early.
         adopt: Takes up the job of a submission.
     """
@@ -73,6 +75,7 @@ class Deliveries:
         watches: Mapping[str, Watch],
         book: Book,
         buyer: Buyer,
+        remedies: Remedies,
         letterbox: Letterbox,
         adopt: Callable[[Submission, JobRef], Awaitable[Trail]],
     ) -> None:
@@ -81,6 +84,7 @@ class Deliveries:
         self._watches = watches
         self._book = book
         self._buyer = buyer
+        self._remedies = remedies
         self._letterbox = letterbox
         self._adopt = adopt
         self._expectations = {name: _Expectation(watch.reconsider) for name, watch in watches.items()}
@@ -144,13 +148,13 @@ class Deliveries:
         found = await self._book.ledger.find(purchase=purchase) if self._book.kept else None
         if found is None or found.provider != provider.name:
             return None
-        request = None if self._buyer.missing(found) else self._buyer.restored(found)
+        request = None if self._remedies.missing(found) else self._remedies.restored(found)
         return Lost(found, provider.own_id(request, purchase), found.started.timestamp())
 
     async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[Delivered]) -> Trail | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""
         submission = lost.submission
-        lacking = self._buyer.missing(submission)
+        lacking = self._remedies.missing(submission)
         if lacking or not submission.unfinished:
             log.log(
                 logging.WARNING if lacking else logging.DEBUG, "a webhook changes nothing: %s", lacking or submission

@@ -35,14 +35,14 @@ from kling_async._errors import (
     ConfigurationError,
     KeyConflict,
     KlingError,
-    SubmissionUnknown,
     TransportFailed,
 )
 from kling_async._ledger import Submission, SubmissionState
 from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered
-from kling_async._records import described, fingerprint, request_from
+from kling_async._records import described, fingerprint
+from kling_async._remedies import Remedies
 from kling_async._requests import Request
 from kling_async._transport import Lane, Trace
 from kling_async._turns import in_turns
@@ -52,8 +52,6 @@ __all__ = ["Bought", "Buyer", "held"]
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
-# s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
-_REPEATABLE = 3600.0
 # SQLite ends a text in JSON at a null, so that two keys would be one; half a surrogate pair is no text at all.
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
@@ -97,6 +95,7 @@ class Buyer:
         book: Where submissions are written down.
         lanes: Where calls go, by provider.
         clock: The client's clock.
+        remedies: Knows what can be done about a submission.
         letterbox: The callback addresses of purchases, and what comes there early.
         settled: Told what became of a submission, as soon as that is written down; None: nobody is.
     """
@@ -106,12 +105,14 @@ class Buyer:
         book: Book,
         lanes: Mapping[str, Lane],
         clock: Clock,
+        remedies: Remedies,
         letterbox: Letterbox,
         settled: Callable[[Submission], None] | None = None,
     ) -> None:
         self._book = book
         self._lanes = lanes
         self._clock = clock
+        self._remedies = remedies
         self._letterbox = letterbox
         self._settled: Callable[[Submission], None] = settled or (lambda _: None)
         self._flights: dict[str, _Flight] = {}
@@ -205,14 +206,14 @@ class Buyer:
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
-        if lane.provider.features.own_id and (insist or self._young(lost)):
+        if lane.provider.features.own_id and (insist or self._remedies.young(lost)):
             trace.lost = True  # it was sent before under the same id: until it is accepted, it stays unknown
             return await self._pay(lane, request, lost, trace)
         if lane.provider.features.list:
             found = await self._search(lane, request, lost)
             if found is not None:
                 return found
-        raise self._unknown(lane, lost, lost.reason or "the process ended while it was being sent")
+        raise self._remedies.unknown(lost, lost.reason or "the process ended while it was being sent")
 
     async def take_up(self, lane: Lane, request: Request, lost: Submission, trace: Trace) -> Bought | None:
         """As `recover`, for a submission that was read before its `turn` came: others may have settled it meanwhile.
@@ -226,10 +227,6 @@ class Buyer:
         if current.ref is not None:
             return Bought.before(current, current.ref)
         return await self.recover(lane, request, current, trace)
-
-    def _young(self, submission: Submission) -> bool:
-        """Whether the provider surely recognises its id; not if the clock was set back far, for then nobody knows."""
-        return abs(self._clock.now() - submission.started.timestamp()) < _REPEATABLE
 
     async def _search(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
@@ -279,7 +276,7 @@ class Buyer:
             raise error
         self._letterbox.remember(lost)
         if isinstance(error, KlingError):
-            raise self._unknown(lane, intent, reason) from error
+            raise self._remedies.unknown(intent, reason) from error
         log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
         raise error
 
@@ -308,7 +305,7 @@ class Buyer:
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
         found = [s for s in await self._book.unfinished() if s.key not in self._flights]
-        return await in_turns(lambda s: replace(s, remedy=self._remedy(s)), found)
+        return await in_turns(lambda s: replace(s, remedy=self._remedies.remedy(s)), found)
 
     async def history(self) -> list[tuple[Submission, Tariff]]:
         """What the ledger has of this client's providers, with what is known of the prices."""
@@ -319,23 +316,9 @@ class Buyer:
 
     def _priced(self, s: Submission) -> tuple[Submission, Tariff] | None:
         """The submission with what is known of its price; None: it is not of this client's providers."""
-        if self.missing(s) is not None:
+        if self._remedies.missing(s) is not None:
             return None
-        return s, tariff(self._lanes[s.provider].provider, s.endpoint, self.restored(s), s.request)
-
-    def missing(self, submission: Submission) -> str | None:
-        """What this client lacks to follow the submission's job; None: nothing."""
-        lane = self._lanes.get(submission.provider)
-        if lane is None:
-            return f"this client has no provider {submission.provider}: configure it, then call resume()"
-        if all(endpoint.name != submission.endpoint for endpoint in lane.provider.endpoints):
-            return f"{lane.provider.title} has no endpoint {submission.endpoint} in this version"
-        return None
-
-    def restored(self, submission: Submission, *, exact: bool = False) -> Request | None:
-        """The request of a stored submission; None: it cannot be made again. See `request_from`."""
-        kind = self._lanes[submission.provider].provider.endpoint(submission.endpoint).request
-        return request_from(kind, submission.request, exact=exact)
+        return s, tariff(self._lanes[s.provider].provider, s.endpoint, self._remedies.restored(s), s.request)
 
     async def require(self, key: str) -> Submission:
         """The submission of that key.
@@ -408,41 +391,6 @@ class Buyer:
         free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
         await self._book.ledger.settle(free)
         self._settled(free)
-
-    def _remedy(self, submission: Submission) -> str:
-        lacking = self.missing(submission)
-        if lacking:
-            return lacking
-        if submission.state is SubmissionState.ACCEPTED:
-            return "client.resume() follows its job"
-        lane = self._lanes[submission.provider]
-        whole = self.restored(submission, exact=True) is not None
-        if lane.provider.features.own_id and self._young(submission) and whole:
-            return "client.resume() settles it: the same id is sent again, which buys at most one job"
-        again = f"resubmit({submission.key!r}{'' if whole else ', request'})"
-        if lane.provider.features.own_id:
-            return f"client.{again} sends the same id again; client.forget({submission.key!r}) if it is not wanted"
-        search = "client.resume() searches the provider's list for it; or " if lane.provider.features.list else ""
-        return (
-            f"{search}look at the {lane.provider.title} account: client.resolve({submission.key!r}, ref) if the job is "
-            f"there, client.{again} or client.forget({submission.key!r}) if it is not"
-        )
-
-    def _unknown(self, lane: Lane, submission: Submission, reason: str) -> SubmissionUnknown:
-        if self._book.kept:
-            advice = self._remedy(replace(submission, state=SubmissionState.UNKNOWN))
-        else:
-            advice = (
-                f"look at the {lane.provider.title} account, attach the job if it is there, and submit again only if "
-                "it is not"
-            )
-        when = submission.started.isoformat(timespec="seconds")
-        return SubmissionUnknown(
-            f"the answer to the {submission.endpoint} submission {submission.key!r} of {when} was lost ({reason}). "
-            f"A job may have been bought, so it is not sent again: {advice}",
-            key=submission.key,
-            provider=submission.provider,
-        )
 
 
 def _require_same(intent: Submission, other: Submission) -> None:

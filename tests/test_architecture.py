@@ -54,6 +54,7 @@ FLOORS: dict[str, int] = {
     "_book": 5,
     "webhooks": 5,
     "_letterbox": 5,
+    "_remedies": 5,
     "_submission": 5,
     "_deliveries": 5,
     # 6: the client

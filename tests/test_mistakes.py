@@ -157,11 +157,13 @@ async def test_rows_come_from_something_iterable(rows: Any, kind: str) -> None:
             client.map(rows)
 
 
-@pytest.mark.parametrize("in_flight", [0, -1, 2.5])
+@pytest.mark.parametrize("in_flight", [0, -1, 2.5, "3", None])
 @pytest.mark.anyio
 async def test_what_may_be_in_flight_is_a_whole_number(in_flight: Any) -> None:
     async with Client(RunBlob(KEY), http=FakeRunBlob()) as client:
-        with pytest.raises(ConfigurationError, match=f"in_flight is {in_flight}; it must be a whole number, at least"):
+        with pytest.raises(
+            ConfigurationError, match=f"in_flight is {in_flight!r}; it must be a whole number, at least"
+        ):
             client.map([], in_flight=in_flight)
 
 
