@@ -10,6 +10,7 @@ import typer
 
 import kling_async
 from kling_async._cli._bulk import bulk
+from kling_async._cli._command import Command, Group
 from kling_async._cli._demo import demo
 from kling_async._cli._endpoints import endpoints
 from kling_async._cli._exits import EXITS, PIPE_CLOSED
@@ -23,23 +24,20 @@ __all__ = ["app", "run"]
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
 
+_FOLLOWED = (generate, watch, bulk, resume, resolve)
+"""Commands that say by their exit code what became of a job."""
+
 app = typer.Typer(
     name="kling",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo)
-app.command(epilog=_EPILOG)(generate)
-app.command(epilog=_EPILOG)(watch)
-app.command(epilog=_EPILOG)(bulk)
-app.command()(jobs)
-app.command(epilog=_EPILOG)(resume)
-app.command(epilog=_EPILOG)(resolve)
-app.command()(sandbox)
-app.command()(endpoints)
+for command in (demo, generate, watch, bulk, jobs, resume, resolve, sandbox, endpoints):
+    app.command(cls=Command, epilog=_EPILOG if command in _FOLLOWED else None)(command)
 
 
 def _version(value: bool) -> None:  # as typer calls it

@@ -61,8 +61,8 @@ EXITS: Mapping[int, str] = {
     CANCELLED: "the job was cancelled at the provider",
     LEDGER: "the ledger cannot be read or written; nothing was bought without it",
     BUDGET: "the budget is spent; what was in flight has finished",
-    INTERRUPTED: "interrupted; the job goes on, its reference is printed",
-    PIPE_CLOSED: "whoever read the output has left; the same",
+    INTERRUPTED: "interrupted; what was bought is told, and goes on at its provider",
+    PIPE_CLOSED: "whoever read the output has left; what was bought goes on all the same",
 }
 """Every exit code of the program, and what it means."""
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async._cli._generate import AsJson
+from kling_async._cli._command import AsJson
 from kling_async._cli._ledger import LedgerFile, existing
 from kling_async._cli._report import Report, as_json
 from kling_async._cli._run import answering, choose_report

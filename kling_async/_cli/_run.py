@@ -13,9 +13,9 @@ import anyio
 import typer
 from anyio.abc import TaskStatus
 from pydantic import ValidationError
-from rich.console import Console
 
 from kling_async._budget import Budget
+from kling_async._cli._display import terminal
 from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
@@ -60,9 +60,8 @@ def choose_report(
     follow = resume if resumable else None
     if as_json:
         return JsonReport(follow)
-    console = Console(stderr=True, highlight=False)
-    live = console.is_terminal and not console.is_dumb_terminal
-    return LiveReport(console, follow) if live else PlainReport(follow)
+    console = terminal()
+    return LiveReport(console, follow) if console else PlainReport(follow)
 
 
 @contextmanager
@@ -120,7 +119,6 @@ def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], 
         async with anyio.create_task_group() as group:
             await group.start(_listen, scope, report, stop)
             with scope:
-                report.idle = False
                 try:
                     await work()
                 except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
