@@ -49,11 +49,12 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._job import Job
-from kling_async._models import Cost, Result
+from kling_async._models import Cost, Result, Status
 from kling_async._poller import DeadlinePassed
+from kling_async._provider import Features
 from kling_async._requests import Request
 
-__all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]
+__all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows", "given_back"]
 
 Rows: TypeAlias = Iterable[Request | tuple[str, Request]] | AsyncIterable[Request | tuple[str, Request]]
 """What `Client.map` takes: requests, or pairs of a key and a request."""
@@ -94,7 +95,8 @@ class BulkStatistics:
         failed: Rows with an error, the unknown ones not counted.
         unknown: Rows whose submission may or may not have bought a job.
         left: Rows that were not submitted, because submissions to their provider have stopped.
-        cost: What the jobs cost as far as providers told, one entry a unit.
+        cost: What the jobs that have ended cost as far as providers told, less what these gave back for jobs that
+            failed; one entry a unit.
         rate: Rows ended per second, over the whole run.
         eta: Seconds until the last row, at that rate; None while it cannot be told.
     """
@@ -370,7 +372,7 @@ class Outcomes:
         counts.done += error is None
         counts.unknown += isinstance(error, SubmissionUnknown)
         counts.failed += error is not None and not isinstance(error, SubmissionUnknown)
-        if outcome.job is not None and (cost := outcome.job.cost) is not None:
+        if (cost := _spent(outcome.job)) is not None:
             counts.costs[cost.unit] = counts.costs.get(cost.unit, Decimal(0)) + cost.amount
         if isinstance(error, _STOPPING):
             self._stopped.setdefault(outcome.request.endpoint.partition("/")[0], error)
@@ -400,3 +402,20 @@ class Outcomes:
         """Wake one submitter, for one place that has become free."""
         if self._wanting:
             self._wanting.popleft().set()
+
+
+def _spent(job: Job | None) -> Cost | None:
+    """What a job cost in the end, as far as is told."""
+    if job is None or given_back(job._lane.provider.features, job.status):  # noqa: SLF001  # the account it ran on
+        return None
+    return job.cost
+
+
+def given_back(features: Features, status: Status | None) -> bool:
+    """Whether a provider has given back what a job cost: some do when it failed, of their own accord.
+
+    Args:
+        features: The provider's.
+        status: Where the job stands; None: there is none.
+    """
+    return features.refunds and status is Status.FAILED

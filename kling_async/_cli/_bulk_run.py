@@ -72,8 +72,8 @@ class BulkRun:
                 await client.unresolved()  # takes the ledger, or says who has it
             self.begun = True
             for task in self.plan:
-                if task.attempt > 1:  # so that whatever happens, the next run goes on with this attempt
-                    self.results.add(record_before(task.row, task.attempt))
+                if task.record.attempt > 1:  # so that whatever happens, the next run goes on with this attempt
+                    self.results.add(task.record)
             try:
                 await self._buy(client, in_flight)
             finally:
@@ -107,13 +107,16 @@ class BulkRun:
         for job in running:
             self.report.begun(job.ref)
         unknown = self.tally.states["unknown"] + max(self.tally.in_flight - len(running), 0)
+        sums = _sums(client, unknown)
         if running or unknown:
-            return f"{_sums(client, unknown)}. No ledger has them (--no-ledger): look at the account before the same command buys them again"
-        return f"{_sums(client, unknown)}. The same command goes on"
+            return (
+                f"{sums}. No ledger has them (--no-ledger): look at the account before the same command is given again"
+            )
+        return f"{sums}. The same command goes on"
 
     async def _take(self, outcome: Outcome, slots: anyio.Semaphore, group: anyio.abc.TaskGroup) -> None:
         task = self.plan[outcome.index]
-        record = record_of(task.row, task.attempt, outcome)
+        record = record_of(task.record, outcome)
         if outcome.result is None or self.save is None:
             state = record.state if outcome.result is None else "completed"
             self._settle(replace(record, state=state))
@@ -169,7 +172,7 @@ class BulkRun:
         self.results.close(order)
         known = self.results.records
         records = [
-            replace(known[row.key], line=row.line) if row.key in known else record_before(row, 1) for row in self.rows
+            replace(known[row.key], line=row.line) if row.key in known else record_before(row) for row in self.rows
         ]
         seconds = self.tally.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
@@ -211,7 +214,11 @@ def _listing(ledger: Path) -> str:
 def _sums(client: Client, unknown: int) -> str:
     """What a client has bought, in a clause."""
     bought, running = client.statistics().submitted, len(client.jobs)
-    sums = [] if unknown and not bought else [f"{bought or 'nothing'} {'were' if bought > 1 else 'was'} bought"]
+    sums = [f"{_jobs(bought)} bought"] if bought or not unknown else []
     sums += [f"{running} {'go' if running > 1 else 'goes'} on at the provider"] if running else []
-    sums += [f"of {unknown} it is not known whether {'they were' if unknown > 1 else 'it was'} bought"] if unknown else []
+    sums += [f"of {unknown} submissions it is not known what they bought"] if unknown else []
     return ", ".join(sums)
+
+
+def _jobs(count: int) -> str:
+    return {0: "nothing was", 1: "1 job was"}.get(count, f"{count} jobs were")

@@ -30,7 +30,7 @@ class Display:
     """
 
     def __init__(self, console: Console, draw: Callable[[], RenderableType]) -> None:
-        self.console = console
+        self._console = console
         self._live = Live(
             console=console,
             get_renderable=draw,
@@ -54,4 +54,4 @@ class Display:
 
     def say(self, text: str) -> None:
         """Words for a human, above it."""
-        self.console.print(Text(printable(text)), soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)

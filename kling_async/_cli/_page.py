@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kling_async._cli._results import Record
-from kling_async._cli._text import duration, printable
+from kling_async._cli._text import duration, money, printable
 from kling_async._models import Cost
 from kling_async.providers import KNOWN
 
@@ -86,6 +86,7 @@ def _row(record: Record) -> Mapping[str, Any]:
         (name, str(value)) for name, value in record.request.items() if name != "prompt" and value not in (None, [])
     ]
     facts = [(name, str(getattr(record, name))) for name in _SHOWN if getattr(record, name) is not None]
+    refunds = [("refunded", money(record.price))] if record.refunded and record.price else []
     seeds = [("seed", str(file["seed"])) for file in record.files if file.get("seed") is not None]
     return {
         "key": record.key,
@@ -94,11 +95,11 @@ def _row(record: Record) -> Mapping[str, Any]:
         "provider": record.endpoint.partition("/")[0],
         "state": record.state,
         "prompt": str(record.request.get("prompt", "")),
-        "elapsed": record.elapsed,
-        "cost": record.cost,
+        "elapsed": None if record.elapsed is None else duration(record.elapsed),
+        "cost": money(record.spent) if record.spent else None,
         "files": [{"src": quote(file["path"]), "kind": file["kind"]} for file in record.files],
         "reason": record.error["message"] if record.error and record.state != "completed" else None,
-        "details": [*facts, *settings, *seeds],
+        "details": [*facts, *refunds, *settings, *seeds],
     }
 
 
@@ -106,7 +107,7 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
     states = Counter(record.state for record in records)
     files = sum(len(record.files) for record in records)
     sums = [(f"{states['completed']:,}", f"of {len(records):,} rows"), (f"{files:,}", "files")]
-    sums += [(str(cost), "spent") for cost in _costs(records)]
+    sums += [(money(cost), "spent") for cost in _costs(records)]
     failed = states["failed"] + states["refused"]
     sums += [(f"{failed:,}", "failed")] if failed else []
     taken = sorted(record.elapsed for record in records if record.elapsed is not None)
@@ -117,6 +118,6 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
 def _costs(records: Iterable[Record]) -> list[Cost]:
     spent: dict[Any, Decimal] = {}
     for record in records:
-        if (cost := record.price) is not None:
+        if (cost := record.spent) is not None:
             spent[cost.unit] = spent.get(cost.unit, Decimal(0)) + cost.amount
-    return [Cost(amount.normalize() + 0, unit) for unit, amount in sorted(spent.items())]
+    return [Cost(amount, unit) for unit, amount in sorted(spent.items())]

@@ -21,7 +21,7 @@ from kling_async._cli._exits import Problem
 from kling_async._cli._report import JsonReport, PlainReport, resume_command
 from kling_async._cli._results import Record
 from kling_async._cli._rows import BadRow
-from kling_async._cli._text import duration, printable
+from kling_async._cli._text import duration, money, printable
 from kling_async._models import Cost, JobRef
 
 __all__ = ["BulkReport", "Tally", "choose_bulk_report", "trouble"]
@@ -86,7 +86,7 @@ class Tally:
     def words(self) -> str:
         """The same on one line."""
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if count)
-        cost = f"; {' and '.join(_money(cost) for cost in self.spent)}" if self.spent else ""
+        cost = f"; {' and '.join(money(cost) for cost in self.spent)}" if self.spent else ""
         return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}"
 
 
@@ -260,11 +260,7 @@ def _counts(tally: Tally) -> Iterable[Text]:
         if tally.states[state]:
             yield Text(f"{tally.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
     for cost in tally.spent:
-        yield Text(_money(cost), style="bold")
-
-
-def _money(cost: Cost) -> str:
-    return str(Cost(cost.amount.normalize() + 0, cost.unit))
+        yield Text(money(cost), style="bold")
 
 
 def trouble(record: Record) -> str | None:

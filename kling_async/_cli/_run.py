@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 import typer
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from pydantic import ValidationError
 
 from kling_async._budget import Budget
@@ -38,6 +38,7 @@ from kling_async.webhooks import Webhooks
 __all__ = ["answering", "choose_report", "collect", "destination", "hang_up", "open_client", "run"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SOON = 0.5  # s for which nobody wonders
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
 
@@ -117,7 +118,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], 
     async def supervise() -> bool:
         scope = anyio.CancelScope()
         async with anyio.create_task_group() as group:
-            await group.start(_listen, scope, report, stop)
+            await group.start(_listen, group, scope, report, stop)
             with scope:
                 try:
                     await work()
@@ -141,16 +142,26 @@ def _first(error: Exception) -> Exception:
 
 
 async def _listen(
-    scope: anyio.CancelScope, report: Report, stop: Callable[[], bool], *, task_status: TaskStatus[None]
+    group: TaskGroup,
+    scope: anyio.CancelScope,
+    report: Report,
+    stop: Callable[[], bool],
+    *,
+    task_status: TaskStatus[None],
 ) -> None:
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         task_status.started()
         async for _ in signals:
-            if stop():
+            if stop() or scope.cancel_called:
                 continue
-            if scope.cancel_called:
-                report.say("leaving as soon as it is known which jobs were bought")
             scope.cancel()
+            group.start_soon(_excuse, report)
+
+
+async def _excuse(report: Report) -> None:
+    """Say why we are still there, if it takes a while."""
+    await anyio.sleep(_SOON)
+    report.say("leaving as soon as it is known what was bought; in a few seconds at most")
 
 
 def open_client(

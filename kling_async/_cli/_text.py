@@ -7,7 +7,9 @@ import re
 import shlex
 from functools import partial
 
-__all__ = ["duration", "in_commands", "printable", "size"]
+from kling_async._models import Cost
+
+__all__ = ["duration", "in_commands", "money", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -64,3 +66,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= _KIB
     return f"{count:.1f} GiB"
+
+
+def money(cost: Cost) -> str:
+    """An amount without the zeros at its end, as ``$0.05`` or ``3 credits``."""
+    return str(Cost(cost.amount.normalize() + 0, cost.unit))  # + 0: 1E+2 is 100
