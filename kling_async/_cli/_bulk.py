@@ -27,7 +27,7 @@ from kling_async._cli._plan import Places, Task, conflicts, estimate, plan_of
 from kling_async._cli._progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli._results import Results
 from kling_async._cli._rows import Row, Shard, read_cells, rows_from
-from kling_async._cli._run import answering, destination, open_client, run
+from kling_async._cli._run import answering, destination, open_client, patience, run
 from kling_async._client import Client
 from kling_async._poller import Polling
 from kling_async.providers import KNOWN
@@ -107,17 +107,29 @@ class _Options:
 
     @property
     def places(self) -> Places:
-        """Where everything is."""
+        """Where everything is.
+
+        Raises:
+            CommandError: They cannot be there, or contradict each other.
+        """
+        if self.no_ledger and self.ledger is not None:
+            raise CommandError("--ledger names a ledger, and --no-ledger wants none: leave one of them out")
         return Places.of(
             destination(self.output), self.part, None if self.no_ledger else self.ledger, kept=not self.no_ledger
         )
 
     @property
     def polling(self) -> Polling:
-        """When to look at jobs."""
+        """When to look at jobs.
+
+        Raises:
+            CommandError: A time is none.
+        """
+        if self.poll == math.inf:
+            raise CommandError("--poll inf: it is the number of seconds between two looks at a job")
         schedule = None if self.poll is None else Progressive(self.poll)
         calls = None if self.status_calls is None else self.status_calls or math.inf
-        return Polling(schedule, self.timeout, calls)
+        return Polling(schedule, patience(self.timeout), calls)
 
     @property
     def limit(self) -> Budget | None:
@@ -179,6 +191,8 @@ def _acceptable_rows(
     if bad:
         report.bad(bad)
         raise CommandError(f"{len({row.line for row in bad})} rows are not acceptable; nothing was bought")
+    if not good and options.part is None:
+        raise CommandError(f"{options.title} has no rows; nothing was bought")
     return good
 
 

@@ -107,12 +107,10 @@ class BulkRun:
         for job in running:
             self.report.begun(job.ref)
         unknown = self.tally.states["unknown"] + max(self.tally.in_flight - len(running), 0)
-        sums = _sums(client, unknown)
+        advice = "The same command goes on"
         if running or unknown:
-            return (
-                f"{sums}. No ledger has them (--no-ledger): look at the account before the same command is given again"
-            )
-        return f"{sums}. The same command goes on"
+            advice = "No ledger has them (--no-ledger): look at the account before you give the same command again"
+        return f"{_sums(client, unknown)}. {advice}"
 
     async def _take(self, outcome: Outcome, slots: anyio.Semaphore, group: anyio.abc.TaskGroup) -> None:
         task = self.plan[outcome.index]
@@ -216,7 +214,7 @@ def _sums(client: Client, unknown: int) -> str:
     bought, running = client.statistics().submitted, len(client.jobs)
     sums = [f"{_jobs(bought)} bought"] if bought or not unknown else []
     sums += [f"{running} {'go' if running > 1 else 'goes'} on at the provider"] if running else []
-    sums += [f"of {unknown} submissions it is not known what they bought"] if unknown else []
+    sums += [f"of {unknown} submission{'s' if unknown > 1 else ''} the outcome is not known"] if unknown else []
     return ", ".join(sums)
 
 

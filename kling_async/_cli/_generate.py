@@ -21,6 +21,7 @@ from kling_async._cli._listen import Listen, Listener, WebhookUrl, listener
 from kling_async._cli._purchase import bought
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
+from kling_async._cli._text import money
 from kling_async._client import Client
 from kling_async._job import Job
 from kling_async._media import writable
@@ -155,7 +156,7 @@ class _Order:
             return
         if job.cost is not None:
             fresh = "bought" if client.statistics().submitted else "it was bought before,"
-            report.say(f"{fresh} for {job.cost}")
+            report.say(f"{fresh} for {money(job.cost)}")
         report.begun(job.ref, self.endpoint.law(self.request).median)
         await _collect(job, directory, report)
 
@@ -195,4 +196,4 @@ async def _collect(job: Job, directory: Path, report: Report) -> None:
     price = job.cost
     await collect(job, directory, report)
     if price is None and job.cost is not None:
-        report.say(f"the job cost {job.cost}")
+        report.say(f"the job cost {money(job.cost)}")

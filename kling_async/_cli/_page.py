@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from kling_async._cli._file import written_anew
 from kling_async._cli._results import Record
 from kling_async._cli._text import duration, money, printable
 from kling_async._models import Cost
@@ -43,7 +43,7 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
         seconds: How long it took; 0: nothing was to be done.
 
     Raises:
-        OSError: It cannot be written.
+        CommandError: It cannot be written.
     """
     title = printable(title)
     told = {
@@ -58,12 +58,8 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
     page = page.replace("@STYLE_HASH@", _source(style)).replace("@SCRIPT_HASH@", _source(script))
     page = page.replace("@TITLE@", html.escape(title))
     page = page.replace("@DATA@", _embedded(told), 1)
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with written_anew(path) as file:
+        file.write(page.encode())
 
 
 def _between(page: str, tag: str) -> str:

@@ -16,6 +16,7 @@ from kling_async._cli._progress import JsonBulkReport, PlainBulkReport
 from kling_async._cli._report import as_json
 from kling_async._cli._results import Record, Results
 from kling_async._cli._rows import BadRow, Row, Shard
+from kling_async._cli._text import money
 from kling_async._models import Cost
 
 __all__ = ["Places", "Task", "conflicts", "estimate", "plan_of", "record_before"]
@@ -140,5 +141,10 @@ def estimate(
         table.add_column(title, justify="right" if title in {"Rows", "Estimate"} else "left")
     for name, entry in sums.items():
         unpriced = f"{entry['unpriced']} without a price before they are bought" if entry["unpriced"] else ""
-        table.add_row(name, f"{entry['rows']:,}", str(entry["cost"] or "unknown"), Text(unpriced, style="dim"))
+        table.add_row(
+            name,
+            f"{entry['rows']:,}",
+            money(entry["cost"]) if entry["cost"] else "unknown",
+            Text(unpriced, style="dim"),
+        )
     Console(highlight=False).print(table)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kling_async._cli._exits import INTERRUPTED, Problem
-from kling_async._cli._text import duration, in_commands, printable
+from kling_async._cli._text import duration, in_commands, money, printable
 from kling_async._ledger import Submission
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 
@@ -159,7 +159,7 @@ class PlainReport(Report):
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """The job's address, and how to follow it."""
         self.product(str(ref))
-        self.say(f"bought{f' for {cost}' if cost else ''}; see how it ends with: {self.command(ref)}")
+        self.say(f"bought{f' for {money(cost)}' if cost else ''}; see how it ends with: {self.command(ref)}")
 
     def unresolved(self, submission: Submission) -> None:
         """What is known of it, and the ways out."""

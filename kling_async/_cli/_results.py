@@ -7,16 +7,17 @@ When the run ends, the file is written anew, in the order of the rows, and takes
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from kling_async._bulk import Outcome, given_back
 from kling_async._cli._exits import explain
 from kling_async._cli._fields import find
+from kling_async._cli._file import unwritten, written_anew
 from kling_async._cli._report import as_json
 from kling_async._errors import (
     ContentRejected,
@@ -166,7 +167,7 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, Record] = {}
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         if path.exists():
             for line in path.read_bytes().split(b"\n"):
                 record = _read(line)
@@ -177,30 +178,38 @@ class Results:
         """Add a line, which is in the hands of the operating system when this returns.
 
         A power failure may lose it; then the ledger has the job, and its files are asked for again.
+
+        Raises:
+            CommandError: It cannot be written.
         """
         self.records[record.key] = record
-        if self._file is None:
-            self._file = self.path.open("ab")
-            if self._file.tell():
-                self._file.write(b"\n")  # the last line may be torn
-        self._file.write(_line(record))
-        self._file.flush()
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+                self._write(b"\n" if self._file.tell() else b"")  # the last line may be torn
+            self._write(_line(record))
+        except OSError as error:
+            raise unwritten(self.path, error) from error
+
+    def _write(self, line: bytes) -> None:
+        while line and self._file is not None:
+            line = line[self._file.write(line) :]
 
     def close(self, order: Iterable[str]) -> None:
-        """Write the file anew, one line a key: those of `order` first, and then those of rows that it lacks."""
+        """Write the file anew, one line a key: those of `order` first, and then those of rows that it lacks.
+
+        Raises:
+            CommandError: It cannot be written.
+        """
         if self._file is not None:
             self._file.close()
             self._file = None
         if not self.records:
             return
         keys = [key for key in dict.fromkeys([*order, *self.records]) if key in self.records]
-        beside = self.path.with_name(f".{self.path.name}.new")
-        with beside.open("wb") as file:
+        with written_anew(self.path) as file:
             for key in keys:
                 file.write(_line(self.records[key]))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
 
     def prices(self) -> dict[str, Cost]:
         """What rows have cost, by endpoint: the dearest of each."""

@@ -12,11 +12,10 @@ from pathlib import Path
 import anyio
 import typer
 from anyio.abc import TaskGroup, TaskStatus
-from pydantic import ValidationError
 
 from kling_async._budget import Budget
 from kling_async._cli._display import terminal
-from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain
+from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, TRACEBACK, CommandError, explain
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli._text import printable
@@ -26,7 +25,6 @@ from kling_async._errors import (
     GenerationCancelled,
     GenerationFailed,
     JobNotFound,
-    KlingError,
 )
 from kling_async._job import Job
 from kling_async._models import JobRef
@@ -35,7 +33,7 @@ from kling_async._provider import Provider
 from kling_async._sqlite import SqliteLedger
 from kling_async.webhooks import Webhooks
 
-__all__ = ["answering", "choose_report", "collect", "destination", "hang_up", "open_client", "run"]
+__all__ = ["answering", "choose_report", "collect", "destination", "hang_up", "open_client", "patience", "run"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SOON = 0.5  # s for which nobody wonders
@@ -80,7 +78,11 @@ def answering(report: Report) -> Iterator[None]:
     except BrokenPipeError:
         _last_words(report)
         raise typer.Exit(PIPE_CLOSED) from None
-    except (CommandError, KlingError, ValidationError, OSError, ImportError) as error:
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
         problem = explain(error)
         report.failed(problem)
         raise typer.Exit(problem.code) from None
@@ -199,16 +201,25 @@ def open_client(
             kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
-    if timeout is not None and not timeout > 0:
-        raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
     kept = None if ledger is None else SqliteLedger(ledger)
     return Client(
         [kind() for kind in keyed],
-        polling=polling or Polling(deadline=timeout),
+        polling=polling or Polling(deadline=patience(timeout)),
         ledger=kept,
         budget=budget,
         webhooks=webhooks,
     )
+
+
+def patience(timeout: float | None) -> float | None:
+    """The seconds that ``--timeout`` gives; None: it is not given.
+
+    Raises:
+        CommandError: It gives none.
+    """
+    if timeout is not None and not timeout > 0:
+        raise CommandError(f"--timeout {timeout:g}: it is the number of seconds to wait, and greater than 0")
+    return timeout
 
 
 def destination(text: Path) -> Path:

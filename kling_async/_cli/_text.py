@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from decimal import Decimal
 from functools import partial
 
 from kling_async._models import Cost
@@ -69,5 +70,6 @@ def size(count: float) -> str:
 
 
 def money(cost: Cost) -> str:
-    """An amount without the zeros at its end, as ``$0.05`` or ``3 credits``."""
-    return str(Cost(cost.amount.normalize() + 0, cost.unit))  # + 0: 1E+2 is 100
+    """An amount without needless zeros at its end, as ``$0.60``, ``$0.056`` or ``3 credits``."""
+    least = "0.01" if cost.unit == "USD" else "1"
+    return str(Cost(cost.amount.normalize() + Decimal(least) - Decimal(least), cost.unit))

@@ -73,7 +73,7 @@ def test_jobs_needs_no_key_and_shows_each_submission_on_a_line(
     assert answer.code == 0, answer
     head, first, second = answer.out.splitlines()
     assert head.split() == ["Key", "Endpoint", "Status", "Cost", "Age", "Files"]
-    assert first.split()[:4] == ["row-1", PHOTO, "pending", "$0.0500"]
+    assert first.split()[:4] == ["row-1", PHOTO, "pending", "$0.05"]
     assert ref in first
     assert second.split()[:3] == ["row-2", PHOTO, "unknown"]
     assert "2 to be finished: `kling resume`" in answer.err
