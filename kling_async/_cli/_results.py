@@ -189,7 +189,14 @@ class Results:
                 self._write(b"\n" if self._file.tell() else b"")  # the last line may be torn
             self._write(_line(record))
         except OSError as error:
+            self._done()
             raise unwritten(self.path, error) from error
+
+    def _done(self) -> None:
+        """No more lines are added for now."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _write(self, line: bytes) -> None:
         while line and self._file is not None:
@@ -201,9 +208,7 @@ class Results:
         Raises:
             CommandError: It cannot be written.
         """
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._done()
         if not self.records:
             return
         keys = [key for key in dict.fromkeys([*order, *self.records]) if key in self.records]
