@@ -174,6 +174,7 @@ class BulkRun:
         ]
         seconds = self.tally.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
+        self.tally.over = True
         self.report.done(self.tally, [path for path in (self.places.results, self.places.page) if path.exists()])
 
     def code(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.text import Text
 
@@ -13,6 +14,7 @@ from kling_async._cli._text import printable
 __all__ = ["Display", "terminal"]
 
 _FRAMES = 10  # a second
+_ECHO = 3  # columns, for ^C and the cursor
 
 
 def terminal() -> Console | None:
@@ -22,7 +24,7 @@ def terminal() -> Console | None:
 
 
 class Display:
-    """What is drawn on a terminal, from `start` to `stop`; its last state stays.
+    """What is drawn on a terminal, from `start` to `stop`; its last state stays. Both may be said again.
 
     Args:
         console: The terminal.
@@ -31,26 +33,36 @@ class Display:
 
     def __init__(self, console: Console, draw: Callable[[], RenderableType]) -> None:
         self._console = console
-        self._live = Live(
-            console=console,
-            get_renderable=draw,
-            refresh_per_second=_FRAMES,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._draw = draw
+        self._live: Live | None = None
+
+    @property
+    def width(self) -> int:
+        """Its columns. The terminal's own ^C gets room beside it, else it would move the last line."""
+        return self._console.width - _ECHO
 
     @property
     def moving(self) -> bool:
         """Whether it is being drawn."""
-        return self._live.is_started
+        return self._live is not None
 
     def start(self) -> None:
         """Draw it from now on."""
-        self._live.start()
+        if self._live is None:
+            self._live = Live(
+                console=self._console,
+                get_renderable=lambda: Constrain(self._draw(), self.width),
+                refresh_per_second=_FRAMES,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
 
     def stop(self) -> None:
         """Let it stand still."""
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def say(self, text: str) -> None:
         """Words for a human, above it."""

@@ -70,7 +70,6 @@ class LiveReport(PlainReport):
         super().__init__(resume)
         self._rows: dict[JobRef, _Row] = {}
         self._products: list[str] = []
-        self._console = console
         self._display = Display(console, self._table)
 
     def __exit__(
@@ -129,7 +128,7 @@ class LiveReport(PlainReport):
     def _table(self) -> RenderableType:
         """The jobs. Where it is narrow, the bars go first, then how far the jobs are; then names are cut."""
         names = max((len(ref.name) for ref in self._rows), default=0)
-        room = self._console.width - names - _STATUS - len("Elapsed") - 3 * _GAP
+        room = self._display.width - names - _STATUS - len("Elapsed") - 3 * _GAP
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
         table.add_column("Job", overflow="ellipsis")
         table.add_column("Status", no_wrap=True, min_width=_STATUS)

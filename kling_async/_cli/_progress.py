@@ -54,6 +54,7 @@ class Tally:
         todo: Rows that this run is about.
         ended: Of these, how many it is done with.
         errors: The last errors.
+        over: Whether the run is.
     """
 
     rows: int
@@ -65,6 +66,7 @@ class Tally:
     todo: int = 0
     ended: int = 0
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=_ERRORS))
+    over: bool = False
 
     @property
     def seconds(self) -> float:
@@ -78,8 +80,8 @@ class Tally:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the last row, at the rate so far; None while it cannot be told."""
-        if not self.ended:
+        """Seconds until the last row, at the rate so far; None: it cannot be told, or will not come."""
+        if self.over or not self.ended:
             return None
         return (self.todo - self.ended) * self.seconds / self.ended
 
