@@ -114,7 +114,7 @@ def generate(options: _Options) -> None:
             webhooks=told.webhooks if told else None,
         )
         directory = None if options.no_wait else destination(options.output)
-        order = _Order(endpoint, request, options.key or str(uuid.uuid4()))
+        order = _Order(endpoint, request, str(uuid.uuid4()) if options.key is None else options.key)
 
         async def work() -> None:
             async with client, told.receiving(client) if told else nullcontext():

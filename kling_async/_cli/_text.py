@@ -36,7 +36,8 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"configure it, then call resume\(\)"), "export its API key, then run `kling resume`"),
     (re.compile(r"(?:client\.)?resume\(\)"), "`kling resume`"),
     (re.compile(r"client\.unresolved\(\) lists"), "`kling jobs` lists"),
-    (re.compile(r"Budget\((?:usd|credits)=\.\.\.\)"), "`--budget`"),
+    (re.compile(r"Budget\(usd=\.\.\.\)"), "`--budget ...usd`"),
+    (re.compile(r"Budget\(credits=\.\.\.\)"), "`--budget ...credits`"),
 )
 """What the library advises, and what does the same on the command line."""
 

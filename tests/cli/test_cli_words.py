@@ -100,6 +100,7 @@ def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: 
             "follow it by `kling resume`, or give it up with `kling resolve a --forget`",
         ),
         ("client.unresolved() lists those in question", "`kling jobs` lists those in question"),
+        ("raise the budget: Budget(usd=...)", "raise the budget: `--budget ...usd`"),
     ],
 )
 def test_the_library_s_advice_is_told_as_commands(advice: str, command: str) -> None:

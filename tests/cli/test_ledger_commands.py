@@ -191,6 +191,7 @@ def test_resubmitting_what_may_have_been_bought_takes_a_yes(kling: Run, sandbox:
         (["resume", "--ledger", "none.db"], ["no ledger none.db"]),
         (["jobs", "--ledger", "notes.txt"], ["notes.txt", "not a database"]),
         (["generate", VIDEO, "x", "--key", "a"], ["--key", "--ledger"]),
+        (["generate", VIDEO, "x", *KEPT, "--key", ""], ["key", "is empty"]),
         (["generate", VIDEO, "x", "--ledger", "no/where.db"], ["no/where.db", "there is no directory"]),
         (["resolve", "a", *KEPT], ["one thing", "--forget", "--resubmit"]),
         (["resolve", "a", f"{PHOTO}/x", "--forget", *KEPT], ["one thing"]),
