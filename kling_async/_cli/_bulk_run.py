@@ -20,7 +20,7 @@ from kling_async._cli._progress import JsonBulkReport, PlainBulkReport, Tally, t
 from kling_async._cli._results import Record, Results, record_of
 from kling_async._cli._rows import Row
 from kling_async._client import Client
-from kling_async._errors import BulkStopped, DownloadFailed
+from kling_async._errors import BulkStopped, DownloadFailed, KlingError
 from kling_async._media import writable
 from kling_async._models import Artifact, Result
 
@@ -99,15 +99,19 @@ class BulkRun:
     async def _fate(self, client: Client) -> str:
         """What is to be said if the run is interrupted: what it has bought, and how to go on."""
         ledger, running = self.places.ledger, client.jobs
+        advice = "The same command goes on"
         if ledger is not None:
+            advice = f"{advice}, and buys nothing twice"
             ours = {task.key for task in self.plan}
-            unknown = sum(s.key in ours and s.ref is None for s in await client.unresolved())
+            try:
+                unknown = sum(s.key in ours and s.ref is None for s in await client.unresolved())
+            except KlingError as error:
+                return f"{_sums(client, 0)}, as far as is known: {explain(error).message}. {advice}"
             lists = f"; `{_listing(ledger)}` lists them" if running or unknown else ""
-            return f"{_sums(client, unknown)}{lists}. The same command goes on, and buys nothing twice"
+            return f"{_sums(client, unknown)}{lists}. {advice}"
         for job in running:
             self.report.begun(job.ref)
         unknown = self.tally.states["unknown"] + max(self.tally.in_flight - len(running), 0)
-        advice = "The same command goes on"
         if running or unknown:
             advice = "No ledger has them (--no-ledger): look at the account before you give the same command again"
         return f"{_sums(client, unknown)}. {advice}"

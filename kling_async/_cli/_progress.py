@@ -27,6 +27,7 @@ from kling_async._models import Cost, JobRef
 __all__ = ["BulkReport", "Tally", "choose_bulk_report", "trouble"]
 
 _SHOWN = 20  # bad rows that are told to a human
+_ALIKE = 3  # rows of which the same error is told
 _ERRORS = 3  # last errors on the live display
 _EVERY = 10.0  # s between two lines about how far the run is
 _STATES = {
@@ -118,6 +119,7 @@ class PlainBulkReport(PlainReport):
         super().__init__(resume)
         self._tally: Tally | None = None
         self._told = time.monotonic()
+        self._reasons: Counter[str] = Counter()
 
     def bad(self, rows: Sequence[BadRow]) -> None:
         """The first of them, and how many more there are."""
@@ -131,8 +133,12 @@ class PlainBulkReport(PlainReport):
         self._tally = tally
 
     def row(self, record: Record) -> None:
-        """Its error, if it has one."""
-        if (text := trouble(record)) is not None:
+        """Its error, if it has one; the same of many rows (a provider is down, say) is told of the first few."""
+        if record.error is None or (text := trouble(record)) is None:
+            return
+        reason = str(record.error["message"])
+        self._reasons[reason] += 1
+        if self._reasons[reason] <= _ALIKE:
             self.say(text)
 
     def tick(self) -> None:
@@ -144,6 +150,9 @@ class PlainBulkReport(PlainReport):
 
     def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
         """What came of it, and the files that tell more."""
+        for reason, count in self._reasons.items():
+            if count > _ALIKE:
+                self.say(f"... and {count - _ALIKE:,} more rows: {reason}")
         self.say(tally.words())
         for path in outputs:
             self.product(str(path))

@@ -101,6 +101,20 @@ def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, 
     assert [line["line"] for line in told if line["type"] == "bad-row"] == list(range(4, 54))
 
 
+def test_the_same_error_of_many_rows_is_told_of_the_first_few(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBLOB_API_KEY", "wrong")
+    write(tmp_path, clips(*"abcdefgh"))
+    answer = bulk("--in-flight", "8")
+    assert answer.code == 3, answer
+    lines = [line for line in answer.err.splitlines() if "does not accept the API key" in line]
+    assert [line.partition(":")[0].partition(" ")[0] for line in lines] == ["line", "line", "line", "...", "error"]
+    assert lines[3].startswith("... and 5 more rows: RunBlob does not accept the API key")
+    assert "the run has stopped buying: RunBlob does not accept" in lines[4]
+    assert sandbox.counters.jobs_bought == 0
+
+
 def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     write(tmp_path, mixed(8))
     answer = bulk("--dry-run")
