@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fake_runblob import KEY, FakeRunBlob
 from kling_async import Budget, Client, Limits, MemoryLedger, RunBlob, runblob
 from kling_async._cli._purchase import bought
 from kling_async._cli._report import Report, resume_command
+from kling_async.sandbox import Sandbox
 from program import PATIENCE, PROGRAM, VIDEO, Answer, Run, finish, spawn
 
 NOTHING = "interrupted; nothing was bought"
@@ -122,6 +124,24 @@ def test_a_refusal_that_is_waited_for_has_bought_nothing(dead_end: DeadEnd, tmp_
     answer = finish(process)
     assert answer.code == 130, answer
     assert NOTHING in answer.err.splitlines()
+
+
+def test_a_wait_for_the_answer_to_a_paid_call_is_explained(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add("delay:submit:seconds=1.5")
+    paid = threading.Event()
+    sandbox.world.watch(lambda _: paid.set())
+    process = spawn(*PROGRAM, "generate", VIDEO, "x", cwd=tmp_path)
+    assert paid.wait(PATIENCE)
+    process.send_signal(signal.SIGINT)
+    answer = finish(process)
+    [job] = sandbox.world.jobs.values()
+    assert answer.code == 130, answer
+    assert answer.err.splitlines() == [
+        "leaving as soon as it is known what was bought; in a few seconds at most",
+        "interrupted",
+        f"job {VIDEO}/{job.id} goes on at its provider; see how it ends with:",
+        f"  kling watch {VIDEO}/{job.id}",
+    ]
 
 
 class Case:
