@@ -95,7 +95,8 @@ class BulkStatistics:
         failed: Rows with an error, the unknown ones not counted.
         unknown: Rows whose submission may or may not have bought a job.
         left: Rows that were not submitted, because submissions to their provider have stopped.
-        cost: What the jobs cost as far as providers told, one entry a unit.
+        cost: What the jobs that have ended cost as far as providers told, less what these gave back for jobs that
+            failed; one entry a unit.
         rate: Rows ended per second, over the whole run.
         eta: Seconds until the last row, at that rate; None while it cannot be told.
     """
@@ -367,7 +368,7 @@ class Outcomes:
         counts.done += error is None
         counts.unknown += isinstance(error, SubmissionUnknown)
         counts.failed += error is not None and not isinstance(error, SubmissionUnknown)
-        if outcome.job is not None and (cost := outcome.job.cost) is not None:
+        if (cost := self._spent(outcome.job)) is not None:
             counts.costs[cost.unit] = counts.costs.get(cost.unit, Decimal(0)) + cost.amount
         if isinstance(error, _STOPPING):
             self._stopped.setdefault(outcome.request.endpoint.partition("/")[0], error)
@@ -375,6 +376,12 @@ class Outcomes:
                 self._wake_submitter()
         self._put(outcome.index, outcome)
         self._wake_submitter()
+
+    def _spent(self, job: Job | None) -> Cost | None:
+        """What a job cost in the end, as far as is told."""
+        if job is None or self._course.accounts[job.ref.provider].provider.features.given_back(job.status):
+            return None
+        return job.cost
 
     def _put(self, index: int, outcome: Outcome | None) -> None:
         """Hand an outcome to the reader, in order if that is wanted; None: the row has none."""

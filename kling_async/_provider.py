@@ -28,7 +28,7 @@ from kling_async._errors import (
     Unauthorized,
     UnreadableReply,
 )
-from kling_async._models import Cost, JobRef, Reading
+from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._records import without_secrets, without_tokens
 from kling_async._requests import Request, is_secure
 from kling_async._wire import Call, Flow, Reply
@@ -90,6 +90,10 @@ class Features:
     cost: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
     refunds: bool = False
+
+    def given_back(self, status: Status | None) -> bool:
+        """Whether it has given back what a job cost that stands there (None: there is no job)."""
+        return self.refunds and status is Status.FAILED
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,7 @@ class Lane:
             if not isinstance(failure, _Again):
                 return False
             trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
+            trace.begin(Effect.READ)  # nothing paid is on its way until the next attempt: it may be cancelled at once
             if failure.patient:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1

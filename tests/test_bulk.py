@@ -164,6 +164,23 @@ async def test_one_rows_error_is_its_own(client: Client, server: FakeRunBlob) ->
     assert server.bought == 90
 
 
+async def test_what_was_given_back_for_failed_jobs_is_not_spent(client: Client, server: FakeRunBlob) -> None:
+    async def fail_every_fifth(request: httpx.Request) -> httpx.Response | None:
+        if request.method != "POST":
+            return None
+        server.failure = "TASK_FAILED" if server.bought % 5 == 0 else None
+        return server.accept("o3-video", {"prompt": "a fox"})
+
+    server.intercept = fail_every_fifth
+    async with client.map(rows(50)) as outcomes:
+        found = [outcome async for outcome in outcomes]
+        statistics = outcomes.statistics()
+    failed = [outcome.job for outcome in found if outcome.error is not None]
+    assert (len(failed), statistics.failed, server.bought) == (10, 10, 50)
+    assert {str(job.cost) for job in failed if job} == {"$0.1500"}, "they have a price all the same"
+    assert [str(cost) for cost in statistics.cost] == ["$6.0000"]
+
+
 async def test_failed_jobs_and_deadlines_are_outcomes(server: FakeRunBlob) -> None:
     server.duration = 50
     server.failure = "CONTENT_POLICY_VIOLATION"

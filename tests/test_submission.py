@@ -685,6 +685,25 @@ async def test_cancelled_at_any_moment_the_ledger_never_denies_a_purchase(server
     assert (SubmissionState.UNKNOWN in states) == (grace == 0)
 
 
+async def test_between_attempts_a_submission_is_cancelled_at_once(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+    """Nothing is on its way then, so nothing is lost by leaving; only while something is does leaving take its time."""
+
+    async def refuse(request: httpx.Request) -> httpx.Response | None:
+        raise httpx.ConnectError("refused", request=request)
+
+    server.intercept = refuse
+    client = make(server, ledger, limits=Limits(grace=1000, patience=500, attempts=100))
+    started = anyio.current_time()
+    with anyio.move_on_after(20.5) as scope:
+        await client.submit(VIDEO, key="a")
+    assert scope.cancelled_caught
+    assert anyio.current_time() - started == pytest.approx(20.5, abs=0.1)
+    submission = await ledger.find(key="a")
+    assert submission is not None
+    assert submission.state is SubmissionState.NOT_SUBMITTED
+    assert server.bought == 0
+
+
 class FullDisk(MemoryLedger):
     """A ledger that cannot be written while `full`."""
 

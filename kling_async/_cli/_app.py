@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from typer.core import TyperGroup
 
 import kling_async
+from kling_async._cli._command import Command, Group
 from kling_async._cli._exits import EXITS, PIPE_CLOSED, hang_up
 
 __all__ = ["app", "run"]
@@ -52,7 +52,7 @@ _COMMANDS = {
 }
 
 
-class _OnDemand(TyperGroup):
+class _OnDemand(Group):
     """Lists the commands by their summaries. One is loaded, and most of the library with it, when it is to run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -63,7 +63,7 @@ class _OnDemand(TyperGroup):
 def _loaded(name: str) -> Any:
     home, _, epilog = _COMMANDS[name]
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=_SETTINGS)
-    alone.command(name, epilog=epilog)(getattr(import_module(f"kling_async._cli.{home}"), name))
+    alone.command(name, cls=Command, epilog=epilog)(getattr(import_module(f"kling_async._cli.{home}"), name))
     return typer.main.get_command(alone)
 
 

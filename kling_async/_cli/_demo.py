@@ -13,8 +13,8 @@ import anyio
 import typer
 
 from kling_async._cadence import Progressive
+from kling_async._cli._command import AsJson
 from kling_async._cli._exits import explain
-from kling_async._cli._generate import AsJson
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, run
 from kling_async._cli._sandbox import exports

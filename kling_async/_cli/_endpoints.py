@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kling_async._cli._command import AsJson
 from kling_async._cli._fields import fields, find
-from kling_async._cli._generate import AsJson
 from kling_async._cli._run import answering, choose_report
 from kling_async._cli._text import printable
 from kling_async.providers import KNOWN

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from kling_async._cli._text import in_commands, printable
 from kling_async._errors import (
     BudgetExceeded,
@@ -35,6 +37,7 @@ __all__ = [
     "EXITS",
     "FAILED",
     "INTERRUPTED",
+    "TRACEBACK",
     "UNKNOWN",
     "UNREACHABLE",
     "UNSAVED",
@@ -46,6 +49,7 @@ __all__ = [
 
 FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
 LEDGER, BUDGET = 12, 13
+FAULT = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
 
@@ -64,10 +68,14 @@ EXITS: Mapping[int, str] = {
     CANCELLED: "the job was cancelled at the provider",
     LEDGER: "the ledger cannot be read or written; nothing was bought without it",
     BUDGET: "the budget is spent; what was in flight has finished",
-    INTERRUPTED: "interrupted; the job goes on, its reference is printed",
-    PIPE_CLOSED: "whoever read the output has left; the same",
+    FAULT: "a fault of this program; what was bought is told, and goes on at its provider",
+    INTERRUPTED: "interrupted; what was bought is told, and goes on at its provider",
+    PIPE_CLOSED: "whoever read the output has left; what was bought goes on all the same",
 }
 """Every exit code of the program, and what it means."""
+
+TRACEBACK = "KLING_TRACEBACK"
+"""The environment variable that has a fault of this program raised and not told."""
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (GenerationFailed, FAILED),
@@ -89,6 +97,8 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (LedgerFailed, LEDGER),
     (OSError, USAGE),
     (ImportError, USAGE),
+    (ValidationError, USAGE),
+    (KlingError, FAILED),
 )
 
 
@@ -148,12 +158,19 @@ def explain(error: Exception) -> Problem:
         kind = "UsageError" if error.code == USAGE else "ConfigurationError"
         return Problem(kind, error.message, error.code, fields=error.fields)
     if isinstance(error, BulkStopped) and error.cause is not None:
-        return Problem(type(error).__name__, in_commands(str(error)), explain(error.cause).code)
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+        cause = explain(error.cause)
+        words = f"the run has stopped buying: {cause.message}. Once that is put right, the same command goes on"
+        return Problem(type(error).__name__, words, cause.code)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
     if isinstance(error, KlingError):
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
         told = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
         return Problem(type(error).__name__, _message(error), code, error.ref, facts=told)
+    if code == FAULT:
+        words = (
+            f"{type(error).__name__}: {error}. This is a fault of kling; {TRACEBACK}=1 in the environment shows where"
+        )
+        return Problem(type(error).__name__, words, code)
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     return Problem(type(error).__name__, f"{name}{words or type(error).__name__}", code)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+import uuid
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
-import anyio
 import typer
 
+from kling_async._budget import Budget
+from kling_async._cli._command import AsJson, Output, Timeout, taking
 from kling_async._cli._exits import CommandError
-from kling_async._cli._fields import acceptable, build, find, parse_settings
+from kling_async._cli._fields import NAMED, acceptable, build, find, parse_settings
 from kling_async._cli._ledger import LedgerFile
-from kling_async._cli._listen import Listen, WebhookUrl, listener
+from kling_async._cli._listen import Listen, Listener, WebhookUrl, listener
+from kling_async._cli._purchase import bought
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
+from kling_async._cli._text import money
 from kling_async._client import Client
 from kling_async._job import Job
 from kling_async._media import writable
@@ -24,16 +29,7 @@ from kling_async._models import JobRef
 from kling_async._provider import Endpoint
 from kling_async._requests import Request
 
-__all__ = ["AsJson", "Output", "Timeout", "generate", "watch"]
-
-Output: TypeAlias = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON lines to standard output.")]
-Timeout: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS", help="Stop waiting after this time; the job goes on. [default: the endpoint's own]"
-    ),
-]
+__all__ = ["generate", "watch"]
 
 _PANEL = "Fields of the request (kling endpoints lists those of each endpoint)"
 
@@ -43,71 +39,88 @@ def _option(metavar: str, meaning: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=meaning, rich_help_panel=_PANEL, show_default=False)
 
 
-def generate(  # noqa: PLR0913  # typer reads the options of the command from this signature
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What ``kling generate`` is told."""
+
     endpoint: Annotated[
         str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
-    ],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")],
-    *,
-    duration: Annotated[str | None, _option("SECONDS", "Length of the clip.")] = None,
-    aspect_ratio: Annotated[str | None, _option("W:H", "Such as 16:9.")] = None,
-    resolution: Annotated[str | None, _option("SIZE", "Such as 2k.")] = None,
-    model: Annotated[str | None, _option("NAME", "Variant of the model.")] = None,
-    negative_prompt: Annotated[str | None, _option("TEXT", "What to avoid.")] = None,
-    count: Annotated[str | None, _option("N", "How many pictures.")] = None,
-    reference: Annotated[list[str] | None, _option("IMAGE", "A file or a URL; may be repeated.")] = None,
-    setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None,
-    output: Output = Path(),
-    as_json: AsJson = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and leave.")] = False,
-    timeout: Timeout = None,
-    ledger: LedgerFile = None,
+    ]
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")]
+    duration: Annotated[str | None, _option("SECONDS", "Length of the clip.")] = None
+    aspect_ratio: Annotated[str | None, _option("W:H", "Such as 16:9.")] = None
+    resolution: Annotated[str | None, _option("SIZE", "Such as 2k.")] = None
+    model: Annotated[str | None, _option("NAME", "Variant of the model.")] = None
+    negative_prompt: Annotated[str | None, _option("TEXT", "What to avoid.")] = None
+    count: Annotated[str | None, _option("N", "How many pictures.")] = None
+    reference: Annotated[list[str] | None, _option("IMAGE", "A file or a URL; may be repeated.")] = None
+    setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None
+    output: Output = Path()
+    as_json: AsJson = False
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and leave.")] = False
+    timeout: Timeout = None
+    ledger: LedgerFile = None
     key: Annotated[
         str | None,
         typer.Option("--key", metavar="NAME", help="Your name for it: with a ledger, a name is bought once."),
-    ] = None,
-    webhook_url: WebhookUrl = None,
-    listen: Listen = None,
-) -> None:
+    ] = None
+    webhook_url: WebhookUrl = None
+    listen: Listen = None
+
+    def request(self, endpoint: Endpoint[Any]) -> Request:
+        """The request that is to be sent.
+
+        Raises:
+            CommandError: It is not acceptable, or a field is given twice.
+        """
+        settings = parse_settings(self.setting or ())
+        named = {name: word for name in NAMED if (word := getattr(self, name)) is not None}
+        twice = [name for name in settings if name in named or name == "prompt"]
+        if twice:
+            raise CommandError(f"--set {twice[0]}=...: it is given already; give it once")
+        return build(endpoint, _prompt(self.prompt), self.reference or (), {**named, **settings})
+
+    def listener(self) -> Listener | None:
+        """Where webhooks are received; None: nowhere.
+
+        Raises:
+            CommandError: What is told of it does not go together.
+        """
+        told = listener(self.webhook_url, self.listen)
+        if told is not None and self.no_wait:
+            raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
+        return told
+
+
+@taking(_Options)
+def generate(options: _Options) -> None:
     """Buy one generation, follow it, and save what it made.
 
     kling generate runblob/o3-video "a paper boat in the rain" --duration 10 --reference boat.jpg -o out/
     """
-    words = {
-        "duration": duration,
-        "aspect_ratio": aspect_ratio,
-        "resolution": resolution,
-        "model": model,
-        "negative_prompt": negative_prompt,
-        "count": count,
-    }
-    report = choose_report(as_json=as_json, directory=output, ledger=ledger)
+    report = choose_report(as_json=options.as_json, directory=options.output, ledger=options.ledger)
     with answering(report):
-        if key is not None and ledger is None:
+        if options.key is not None and options.ledger is None:
             raise CommandError("--key is a name in a ledger: give --ledger as well, or leave it out")
-        kind, found = find(endpoint)
-        given = _given(words, parse_settings(setting or ()))
-        request = build(found, _prompt(prompt), reference or (), given)
-        told = listener(webhook_url, listen)
-        if told is not None and no_wait:
-            raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
-        client = open_client([kind], timeout, ledger, webhooks=told.webhooks if told else None)
-        directory = None if no_wait else destination(output)
-        receiving = told.receiving(client) if told else nullcontext()
-        run(lambda: _generate(client, found, request, key, directory, report, receiving), report)
+        kind, endpoint = find(options.endpoint)
+        request = options.request(endpoint)
+        told = options.listener()
+        client = open_client(
+            [kind],
+            options.timeout,
+            options.ledger,
+            # It limits nothing: where there is no ledger, it knows what may have been bought.
+            budget=Budget(usd=math.inf, credits=math.inf) if options.ledger is None else None,
+            webhooks=told.webhooks if told else None,
+        )
+        directory = None if options.no_wait else destination(options.output)
+        order = _Order(endpoint, request, str(uuid.uuid4()) if options.key is None else options.key)
 
+        async def work() -> None:
+            async with client, told.receiving(client) if told else nullcontext():
+                await order.carry_out(client, directory, report)
 
-def _given(words: Mapping[str, str | None], settings: Mapping[str, str]) -> dict[str, str]:
-    """The fields given by options of their own and by ``--set``.
-
-    Raises:
-        CommandError: One is given twice.
-    """
-    named = {name: word for name, word in words.items() if word is not None}
-    twice = [name for name in settings if name in named or name == "prompt"]
-    if twice:
-        raise CommandError(f"--set {twice[0]}=...: it is given already; give it once")
-    return {**named, **settings}
+        run(work, report)
 
 
 def _prompt(text: str) -> str:
@@ -124,33 +137,27 @@ def _prompt(text: str) -> str:
         raise CommandError(f"the prompt from standard input is not UTF-8 text: {error}") from error
 
 
-async def _generate(
-    client: Client,
-    endpoint: Endpoint[Request],
-    request: Request,
-    key: str | None,
-    directory: Path | None,
-    report: Report,
-    receiving: AbstractAsyncContextManager[None],
-) -> None:
-    """Submit; then, where there is a directory for it, wait and save. Webhooks are received meanwhile."""
-    async with client, receiving:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One generation that is to be bought."""
+
+    endpoint: Endpoint[Any]
+    request: Request
+    key: str
+
+    async def carry_out(self, client: Client, directory: Path | None, report: Report) -> None:
+        """Submit; then, where there is a directory for it, wait and save."""
         if directory is not None:
             await writable(directory)
-        try:
-            with acceptable(endpoint):
-                job = await client.submit(request, key=key)
-        except anyio.get_cancelled_exc_class():
-            for job in client.jobs:  # the id came, and its handle was lost with the cancellation
-                report.begun(job.ref)
-            raise
+        with acceptable(self.endpoint):
+            job = await bought(client.submit(self.request, key=self.key), client, self.key, report)
         if directory is None:
             report.submitted(job.ref, job.cost)
             return
         if job.cost is not None:
-            bought = "bought" if client.statistics().submitted else "it was bought before,"
-            report.say(f"{bought} for {job.cost}")
-        report.begun(job.ref, endpoint.law(request).median)
+            fresh = "bought" if client.statistics().submitted else "it was bought before,"
+            report.say(f"{fresh} for {money(job.cost)}")
+        report.begun(job.ref, self.endpoint.law(self.request).median)
         await _collect(job, directory, report)
 
 
@@ -189,4 +196,4 @@ async def _collect(job: Job, directory: Path, report: Report) -> None:
     price = job.cost
     await collect(job, directory, report)
     if price is None and job.cost is not None:
-        report.say(f"the job cost {job.cost}")
+        report.say(f"the job cost {money(job.cost)}")

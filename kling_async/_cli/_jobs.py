@@ -14,17 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async._cli._generate import AsJson
+from kling_async._cli._command import AsJson
 from kling_async._cli._ledger import LedgerFile, existing
 from kling_async._cli._report import Report, as_json
 from kling_async._cli._run import answering, choose_report
-from kling_async._cli._text import duration, printable
+from kling_async._cli._text import duration, money, printable
 from kling_async._ledger import Submission, SubmissionState
 from kling_async._models import Status
 from kling_async._sqlite_file import inspect
+from kling_async.providers import KNOWN
 
 __all__ = ["jobs", "standing", "unsaved"]
 
+_LAST = 100  # submissions that are listed where nothing else is asked for
 _PIPE = 10_000  # columns: where no terminal sets a limit, a line is a job, whole
 _HOUR, _DAY = 3600.0, 86_400.0
 _COLOURS = {
@@ -43,19 +45,25 @@ def jobs(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Only those that still run, or of which it is not known.")
     ] = False,
-    last: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N submitted last.")] = None,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Only the N submitted last; 0: all.", show_default=f"{_LAST}, and with --json all"
+        ),
+    ] = None,
     as_lines: AsJson = False,
 ) -> None:
     """List what a ledger has: each submission, where its job stands, what it cost, where its files are.
 
-    No key is needed and no call is made. It may be used while another program works with the ledger. The ledger is the
-    one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    What was submitted last comes last. No key is needed and no call is made. It may be used while another program works
+    with the ledger. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
     """
     report = choose_report(as_json=as_lines, directory=None)
     with answering(report):
         contents = anyio.run(inspect, existing(ledger))
-        chosen = [s for s in contents.submissions if s.unfinished or not unfinished]
-        chosen = chosen[-last:] if last else chosen
+        found = [s for s in contents.submissions if s.unfinished or not unfinished]
+        shown = (0 if as_lines else _LAST) if last is None else last
+        chosen = found[-shown:]  # -0: all of them
         now = datetime.now(UTC)
         if as_lines:
             for submission in chosen:
@@ -63,6 +71,8 @@ def jobs(
             return
         if chosen:
             _show(_table(chosen, now))
+        if last is None and len(chosen) < len(found):
+            report.say(f"These are the last {len(chosen)} of {len(found):,}; --last 0 lists all.")
         _advise(contents.submissions, contents.owner, report)
 
 
@@ -113,11 +123,23 @@ def _table(submissions: Iterable[Submission], now: datetime) -> Table:
             Text(printable(submission.key)),
             Text(submission.endpoint),
             Text(word, style=_COLOURS.get(word, "")),
-            str(submission.cost or ""),
+            _cost(submission),
             _age((now - submission.started).total_seconds()),
             Text(_outcome(submission)),
         )
     return table
+
+
+def _cost(submission: Submission) -> str:
+    """What it costs, unless that was given back."""
+    if submission.cost is None:
+        return ""
+    return "refunded" if _refunded(submission) else money(submission.cost)
+
+
+def _refunded(submission: Submission) -> bool:
+    features = {kind.name: kind.features for kind in KNOWN}.get(submission.provider)
+    return features is not None and features.given_back(submission.status)
 
 
 def _outcome(submission: Submission) -> str:
@@ -152,6 +174,7 @@ def _fields(submission: Submission, now: datetime) -> dict[str, Any]:
         "status": submission.status,
         "ref": str(submission.ref) if submission.ref else None,
         "cost": as_json(submission.cost),
+        "refunded": _refunded(submission),
         "started": submission.started.isoformat(),
         "age": round((now - submission.started).total_seconds(), 3),
         "reason": submission.reason,

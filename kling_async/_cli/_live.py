@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kling_async._cli._display import Display
 from kling_async._cli._report import PlainReport
 from kling_async._cli._text import duration, printable, size
 from kling_async._models import Event, JobRef, Result, Status
@@ -28,7 +28,6 @@ _LOOKS = {
     Status.CANCELLED: ("✗", "magenta"),
 }
 _ALMOST = 0.95  # an estimate never says that a job is done
-_FRAMES = 10  # a second
 _BAR = 16  # columns
 _SHARE = 5  # columns, for " ~95%"
 _STATUS = 12  # columns: a mark and the longest word
@@ -69,16 +68,9 @@ class LiveReport(PlainReport):
 
     def __init__(self, console: Console, resume: Callable[[JobRef], str] | None = None) -> None:
         super().__init__(resume)
-        self._console = console
         self._rows: dict[JobRef, _Row] = {}
         self._products: list[str] = []
-        self._live = Live(
-            console=console,
-            get_renderable=self._table,
-            refresh_per_second=_FRAMES,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+        self._display = Display(console, self._table)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -88,11 +80,11 @@ class LiveReport(PlainReport):
 
     def say(self, text: str) -> None:
         """Words for a human, above the table."""
-        self._console.print(Text(printable(text)), soft_wrap=True)
+        self._display.say(text)
 
     def product(self, text: str) -> None:
         """A line of what the user asked for; it comes when the table is done, which may stand on the same terminal."""
-        if self._live.is_started:
+        if self._display.moving:
             self._products.append(text)
         else:
             super().product(text)
@@ -103,7 +95,7 @@ class LiveReport(PlainReport):
         if self._resume:
             self.say(str(ref))
         self._rows[ref] = _Row(time.monotonic(), expected)
-        self._live.start()
+        self._display.start()
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed."""
@@ -128,7 +120,7 @@ class LiveReport(PlainReport):
 
     def settled(self) -> None:
         """The table stands still, and what the user asked for follows."""
-        self._live.stop()
+        self._display.stop()
         for text in self._products:
             super().product(text)
         self._products.clear()
@@ -136,7 +128,7 @@ class LiveReport(PlainReport):
     def _table(self) -> RenderableType:
         """The jobs. Where it is narrow, the bars go first, then how far the jobs are; then names are cut."""
         names = max((len(ref.name) for ref in self._rows), default=0)
-        room = self._console.width - names - _STATUS - len("Elapsed") - 3 * _GAP
+        room = self._display.width - names - _STATUS - len("Elapsed") - 3 * _GAP
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
         table.add_column("Job", overflow="ellipsis")
         table.add_column("Status", no_wrap=True, min_width=_STATUS)

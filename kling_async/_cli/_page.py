@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from kling_async._cli._file import written_anew
 from kling_async._cli._results import Record
-from kling_async._cli._text import duration, printable
+from kling_async._cli._text import duration, money, printable
 from kling_async._models import Cost
 from kling_async.providers import KNOWN
 
@@ -43,7 +43,7 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
         seconds: How long it took; 0: nothing was to be done.
 
     Raises:
-        OSError: It cannot be written.
+        CommandError: It cannot be written.
     """
     title = printable(title)
     told = {
@@ -58,12 +58,8 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
     page = page.replace("@STYLE_HASH@", _source(style)).replace("@SCRIPT_HASH@", _source(script))
     page = page.replace("@TITLE@", html.escape(title))
     page = page.replace("@DATA@", _embedded(told), 1)
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with written_anew(path) as file:
+        file.write(page.encode())
 
 
 def _between(page: str, tag: str) -> str:
@@ -86,6 +82,7 @@ def _row(record: Record) -> Mapping[str, Any]:
         (name, str(value)) for name, value in record.request.items() if name != "prompt" and value not in (None, [])
     ]
     facts = [(name, str(getattr(record, name))) for name in _SHOWN if getattr(record, name) is not None]
+    refunds = [("refunded", money(record.price))] if record.refunded and record.price else []
     seeds = [("seed", str(file["seed"])) for file in record.files if file.get("seed") is not None]
     return {
         "key": record.key,
@@ -94,11 +91,11 @@ def _row(record: Record) -> Mapping[str, Any]:
         "provider": record.endpoint.partition("/")[0],
         "state": record.state,
         "prompt": str(record.request.get("prompt", "")),
-        "elapsed": record.elapsed,
-        "cost": record.cost,
+        "elapsed": None if record.elapsed is None else duration(record.elapsed),
+        "cost": money(record.spent) if record.spent else None,
         "files": [{"src": quote(file["path"]), "kind": file["kind"]} for file in record.files],
         "reason": record.error["message"] if record.error and record.state != "completed" else None,
-        "details": [*facts, *settings, *seeds],
+        "details": [*facts, *refunds, *settings, *seeds],
     }
 
 
@@ -106,7 +103,7 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
     states = Counter(record.state for record in records)
     files = sum(len(record.files) for record in records)
     sums = [(f"{states['completed']:,}", f"of {len(records):,} rows"), (f"{files:,}", "files")]
-    sums += [(str(cost), "spent") for cost in _costs(records)]
+    sums += [(money(cost), "spent") for cost in _costs(records)]
     failed = states["failed"] + states["refused"]
     sums += [(f"{failed:,}", "failed")] if failed else []
     taken = sorted(record.elapsed for record in records if record.elapsed is not None)
@@ -117,6 +114,6 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
 def _costs(records: Iterable[Record]) -> list[Cost]:
     spent: dict[Any, Decimal] = {}
     for record in records:
-        if (cost := record.price) is not None:
+        if (cost := record.spent) is not None:
             spent[cost.unit] = spent.get(cost.unit, Decimal(0)) + cost.amount
-    return [Cost(amount.normalize() + 0, unit) for unit, amount in sorted(spent.items())]
+    return [Cost(amount, unit) for unit, amount in sorted(spent.items())]

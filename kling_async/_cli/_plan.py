@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async._cli._progress import JsonBulkReport, PlainBulkReport
+from kling_async._cli._report import as_json
 from kling_async._cli._results import Record, Results
 from kling_async._cli._rows import BadRow, Row, Shard
+from kling_async._cli._text import money
 from kling_async._models import Cost
 
 __all__ = ["Places", "Task", "conflicts", "estimate", "plan_of", "record_before"]
@@ -50,15 +52,20 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A row to be bought, or found again in the ledger, and which purchase of it that is."""
+    """A row to be bought, or found again in the ledger, and which purchase of it that is.
+
+    Attributes:
+        row: The row.
+        record: What is known of it before.
+    """
 
     row: Row
-    attempt: int
+    record: Record
 
     @property
     def key(self) -> str:
         """The key of the purchase."""
-        return record_before(self.row, self.attempt).submission
+        return self.record.submission
 
 
 def conflicts(rows: Iterable[Row], results: Results, places: Places) -> Iterable[BadRow]:
@@ -73,13 +80,21 @@ def plan_of(rows: Sequence[Row], results: Results, places: Places, *, retry: boo
     """What is to be done: everything that is not settled."""
     plan = []
     for row in rows:
-        known = results.records.get(row.key)
-        if known is None or known.digest != row.digest:
-            plan.append(Task(row, known.attempt if known else 1))
+        fresh, known = record_before(row), results.records.get(row.key)
+        if known is None:
+            plan.append(Task(row, fresh))
+        elif known.digest != row.digest:
+            plan.append(Task(row, replace(fresh, attempt=known.attempt)))
         elif not _settled(known, places, retry=retry, save=save):
-            again = known.state == "failed"
-            plan.append(Task(row, known.attempt + again))
+            plan.append(Task(row, _again(fresh, known)))
     return plan
+
+
+def _again(fresh: Record, known: Record) -> Record:
+    """The record of a row's next attempt, if the last one failed; else of the same one, which goes on."""
+    if known.state == "failed":
+        return replace(fresh, attempt=known.attempt + 1, before=as_json(known.spent))
+    return replace(fresh, attempt=known.attempt, before=known.before)
 
 
 def _settled(known: Record, places: Places, *, retry: bool, save: bool) -> bool:
@@ -95,11 +110,9 @@ def _settled(known: Record, places: Places, *, retry: bool, save: bool) -> bool:
     return known.state == "completed" and known.whole(places.directory, save=save)
 
 
-def record_before(row: Row, attempt: int) -> Record:
+def record_before(row: Row) -> Record:
     """A row that is still to be bought."""
-    return Record(
-        row.key, row.digest, row.line, row.endpoint.name, "waiting", request=row.request.describe(), attempt=attempt
-    )
+    return Record(row.key, row.digest, row.line, row.endpoint.name, "waiting", request=row.request.describe())
 
 
 def estimate(
@@ -128,5 +141,10 @@ def estimate(
         table.add_column(title, justify="right" if title in {"Rows", "Estimate"} else "left")
     for name, entry in sums.items():
         unpriced = f"{entry['unpriced']} without a price before they are bought" if entry["unpriced"] else ""
-        table.add_row(name, f"{entry['rows']:,}", str(entry["cost"] or "unknown"), Text(unpriced, style="dim"))
+        table.add_row(
+            name,
+            f"{entry['rows']:,}",
+            money(entry["cost"]) if entry["cost"] else "unknown",
+            Text(unpriced, style="dim"),
+        )
     Console(highlight=False).print(table)

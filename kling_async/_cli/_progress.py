@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -12,24 +12,24 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kling_async._cli._display import Display, terminal
 from kling_async._cli._exits import Problem
-from kling_async._cli._report import JsonReport, PlainReport
+from kling_async._cli._report import JsonReport, PlainReport, resume_command
 from kling_async._cli._results import Record
 from kling_async._cli._rows import BadRow
-from kling_async._cli._text import duration, printable
-from kling_async._models import Cost
+from kling_async._cli._text import duration, money, printable
+from kling_async._models import Cost, JobRef
 
 __all__ = ["BulkReport", "Tally", "choose_bulk_report", "trouble"]
 
 _SHOWN = 20  # bad rows that are told to a human
+_ALIKE = 3  # rows of which the same error is told
 _ERRORS = 3  # last errors on the live display
 _EVERY = 10.0  # s between two lines about how far the run is
-_FRAMES = 4  # a second
 _STATES = {
     "completed": "green",
     "failed": "red",
@@ -52,8 +52,10 @@ class Tally:
         saving: Jobs whose files are being saved now.
         spent: What this run's jobs cost as far as providers told.
         begun: When the run began, as of ``time.monotonic``.
-        ended: Rows that this run has brought to their end.
+        todo: Rows that this run is about.
+        ended: Of these, how many it is done with.
         errors: The last errors.
+        over: Whether the run is.
     """
 
     rows: int
@@ -62,8 +64,10 @@ class Tally:
     saving: int = 0
     spent: tuple[Cost, ...] = ()
     begun: float = field(default_factory=time.monotonic)
+    todo: int = 0
     ended: int = 0
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=_ERRORS))
+    over: bool = False
 
     @property
     def seconds(self) -> float:
@@ -77,17 +81,16 @@ class Tally:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the last row, at the rate so far; None while it cannot be told."""
-        if not self.ended:
+        """Seconds until the last row, at the rate so far; None: it cannot be told, or will not come."""
+        if self.over or not self.ended:
             return None
-        return (self.rows - self.settled) * self.seconds / self.ended
+        return (self.todo - self.ended) * self.seconds / self.ended
 
     def words(self) -> str:
         """The same on one line."""
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if count)
-        cost = f"; {' and '.join(_money(cost) for cost in self.spent)}" if self.spent else ""
-        left = f"; about {duration(self.eta)} left" if self.eta else ""
-        return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}{left}"
+        cost = f"; {' and '.join(money(cost) for cost in self.spent)}" if self.spent else ""
+        return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}"
 
 
 class BulkReport(Protocol):
@@ -112,10 +115,11 @@ class BulkReport(Protocol):
 class PlainBulkReport(PlainReport):
     """Lines: each error, and from time to time how far the run is."""
 
-    def __init__(self) -> None:
-        super().__init__(None)
+    def __init__(self, resume: Callable[[JobRef], str]) -> None:
+        super().__init__(resume)
         self._tally: Tally | None = None
         self._told = time.monotonic()
+        self._reasons: Counter[str] = Counter()
 
     def bad(self, rows: Sequence[BadRow]) -> None:
         """The first of them, and how many more there are."""
@@ -129,25 +133,29 @@ class PlainBulkReport(PlainReport):
         self._tally = tally
 
     def row(self, record: Record) -> None:
-        """Its error, if it has one."""
-        if (text := trouble(record)) is not None:
+        """Its error, if it has one; the same of many rows (a provider is down, say) is told of the first few."""
+        if record.error is None or (text := trouble(record)) is None:
+            return
+        reason = str(record.error["message"])
+        self._reasons[reason] += 1
+        if self._reasons[reason] <= _ALIKE:
             self.say(text)
 
     def tick(self) -> None:
         """How far the run is, once in a while."""
         if self._tally is not None and time.monotonic() - self._told >= _EVERY:
             self._told = time.monotonic()
-            self.say(self._tally.words())
+            left = f"; about {duration(self._tally.eta)} left" if self._tally.eta else ""
+            self.say(f"{self._tally.words()}{left}")
 
     def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
         """What came of it, and the files that tell more."""
+        for reason, count in self._reasons.items():
+            if count > _ALIKE:
+                self.say(f"... and {count - _ALIKE:,} more rows: {reason}")
         self.say(tally.words())
         for path in outputs:
             self.product(str(path))
-
-    def interrupted(self) -> None:
-        """How to go on."""
-        self.say("interrupted; the same command goes on")
 
     def failed(self, problem: Problem) -> None:
         """The problem in words."""
@@ -158,30 +166,24 @@ class PlainBulkReport(PlainReport):
 class LiveBulkReport(PlainBulkReport):
     """A display that follows the run, on standard error."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._live = Live(
-            console=console,
-            get_renderable=self._display,
-            refresh_per_second=_FRAMES,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
+    def __init__(self, console: Console, resume: Callable[[JobRef], str]) -> None:
+        super().__init__(resume)
+        self._display = Display(console, self._drawn)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        self._display.stop()
         super().__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
         """Words for a human, above the display."""
-        self._live.console.print(Text(printable(text)), soft_wrap=True)
+        self._display.say(text)
 
     def watch(self, tally: Tally) -> None:
         """Show it from now on."""
         super().watch(tally)
-        self._live.start()
+        self._display.start()
 
     def row(self, record: Record) -> None:
         """Its error is on the display."""
@@ -191,12 +193,12 @@ class LiveBulkReport(PlainBulkReport):
 
     def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
         """The display stands still, and the files follow."""
-        self._live.stop()
+        self._display.stop()
         for path in outputs:
             self.product(str(path))
         del tally
 
-    def _display(self) -> RenderableType:
+    def _drawn(self) -> RenderableType:
         tally = self._tally
         if tally is None:
             return Text("")
@@ -215,9 +217,6 @@ class LiveBulkReport(PlainBulkReport):
 
 class JsonBulkReport(JsonReport):
     """One JSON object a line: each row as ``results.jsonl`` has it, and at the end a summary."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
 
     def bad(self, rows: Sequence[BadRow]) -> None:
         """``{"type": "bad-row", ...}`` each."""
@@ -247,12 +246,21 @@ class JsonBulkReport(JsonReport):
         )
 
 
-def choose_bulk_report(*, as_json: bool) -> PlainBulkReport | JsonBulkReport:
-    """JSON lines if asked for, a live display on a terminal, lines elsewhere."""
+def choose_bulk_report(*, as_json: bool, directory: Path) -> PlainBulkReport | JsonBulkReport:
+    """JSON lines if asked for, a live display on a terminal, lines elsewhere.
+
+    Args:
+        as_json: Whether JSON was asked for.
+        directory: Where results are saved; part of the command that goes on with a job that no ledger has.
+    """
+
+    def resume(ref: JobRef) -> str:
+        return resume_command(ref, directory)
+
     if as_json:
-        return JsonBulkReport()
-    console = Console(stderr=True, highlight=False)
-    return LiveBulkReport(console) if console.is_terminal and not console.is_dumb_terminal else PlainBulkReport()
+        return JsonBulkReport(resume)
+    console = terminal()
+    return LiveBulkReport(console, resume) if console else PlainBulkReport(resume)
 
 
 def _counts(tally: Tally) -> Iterable[Text]:
@@ -263,11 +271,7 @@ def _counts(tally: Tally) -> Iterable[Text]:
         if tally.states[state]:
             yield Text(f"{tally.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
     for cost in tally.spent:
-        yield Text(_money(cost), style="bold")
-
-
-def _money(cost: Cost) -> str:
-    return str(Cost(cost.amount.normalize() + 0, cost.unit))
+        yield Text(money(cost), style="bold")
 
 
 def trouble(record: Record) -> str | None:

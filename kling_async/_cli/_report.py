@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kling_async._cli._exits import INTERRUPTED, Problem
-from kling_async._cli._text import duration, in_commands, printable
+from kling_async._cli._text import duration, in_commands, money, printable
 from kling_async._ledger import Submission
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 
@@ -40,8 +40,8 @@ class Report:
         resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
     """
 
-    idle = True
-    """Whether work has yet to begin; nothing has been bought before."""
+    fate: str | None = "nothing was bought"
+    """What an interruption now means for the user's money, and what to do; None: the jobs that go on are named."""
 
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
         self._resume = resume
@@ -71,6 +71,8 @@ class Report:
         """A job is followed from now on; it takes about `expected` seconds, if that is known."""
         del expected
         self._unfinished[ref] = Status.PENDING
+        if self._resume:
+            self.fate = None
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed."""
@@ -113,6 +115,10 @@ class Report:
             return []
         return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
 
+    def parting(self) -> str:
+        """What is said when the user wants out."""
+        return f"interrupted; {self.fate}" if self.fate else "interrupted"
+
     def hints(self, ref: str | None = None) -> list[str]:
         """The same in words, of that job or of all; the commands on lines of their own, to be copied."""
         commands: dict[str, list[str]] = {}
@@ -153,7 +159,7 @@ class PlainReport(Report):
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """The job's address, and how to follow it."""
         self.product(str(ref))
-        self.say(f"bought{f' for {cost}' if cost else ''}; see how it ends with: {self.command(ref)}")
+        self.say(f"bought{f' for {money(cost)}' if cost else ''}; see how it ends with: {self.command(ref)}")
 
     def unresolved(self, submission: Submission) -> None:
         """What is known of it, and the ways out."""
@@ -171,8 +177,8 @@ class PlainReport(Report):
             self.say(hint)
 
     def interrupted(self) -> None:
-        """How to go on, if there is anything to go on with."""
-        self.say("interrupted; nothing was bought" if self.idle else "interrupted")
+        """What was bought, and how to go on if there is anything to go on with."""
+        self.say(self.parting())
         for hint in self.hints():
             self.say(hint)
 
@@ -235,8 +241,8 @@ class JsonReport(Report):
         self.tell(**problem.as_json(), **self._unfinished_fields(problem.ref))
 
     def interrupted(self) -> None:
-        """``{"type": "interrupted", ...}``: the jobs that go on."""
-        self.tell(type="interrupted", exit_code=INTERRUPTED, **self._unfinished_fields())
+        """``{"type": "interrupted", ...}``: what was bought, and the jobs that go on."""
+        self.tell(type="interrupted", message=self.parting(), exit_code=INTERRUPTED, **self._unfinished_fields())
 
     def _unfinished_fields(self, ref: str | None = None) -> dict[str, Any]:
         left = [

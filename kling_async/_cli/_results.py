@@ -7,16 +7,18 @@ When the run ends, the file is written anew, in the order of the rows, and takes
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from kling_async._bulk import Outcome
 from kling_async._cli._exits import explain
-from kling_async._cli._rows import Row
+from kling_async._cli._fields import find
+from kling_async._cli._file import unwritten, written_anew
+from kling_async._cli._report import as_json
 from kling_async._errors import (
     ContentRejected,
     GenerationCancelled,
@@ -51,7 +53,9 @@ class Record:
         ref: The job's address, once there is one.
         started: When it was bought, ISO 8601.
         elapsed: How long it took, in seconds.
-        cost: Its amount as text, and its unit.
+        cost: Its amount as text, and its unit; None: nothing was spent in the end, or nothing is told.
+        refunded: In place of `cost`, what the provider took and gave back because the job failed.
+        before: What earlier attempts cost.
         files: Its files: ``path`` from the output directory, ``kind``, ``bytes``, ``seed``.
         urls: Where the files are (for a while), where they are not saved.
         error: What went wrong: ``kind``, ``message``, ``code``.
@@ -69,6 +73,8 @@ class Record:
     started: str | None = None
     elapsed: float | None = None
     cost: Mapping[str, str] | None = None
+    refunded: Mapping[str, str] | None = None
+    before: Mapping[str, str] | None = None
     files: tuple[Mapping[str, Any], ...] = ()
     urls: tuple[str, ...] = ()
     error: Mapping[str, str | None] | None = None
@@ -80,11 +86,15 @@ class Record:
         return self.key if self.attempt == 1 else f"{self.key}#{self.attempt}"
 
     @property
+    def spent(self) -> Cost | None:
+        """What the row cost in the end, all attempts together."""
+        found = [cost for cost in (_amount(self.cost), _amount(self.before)) if cost is not None]
+        return Cost(sum((cost.amount for cost in found), Decimal(0)), found[0].unit) if found else None
+
+    @property
     def price(self) -> Cost | None:
-        """What it cost."""
-        if self.cost is None:
-            return None
-        return Cost(Decimal(self.cost["amount"]), "credits" if self.cost["unit"] == "credits" else "USD")
+        """What the provider took for this attempt, be it that it was given back."""
+        return _amount(self.cost or self.refunded)
 
     def whole(self, directory: Path, *, save: bool) -> bool:
         """Whether all its files are where they were saved, as large as they were.
@@ -99,30 +109,37 @@ class Record:
         return all(place.is_file() and place.stat().st_size == size for place, size in places)
 
 
-def record_of(row: Row, attempt: int, outcome: Outcome) -> Record:
-    """What has become of a row, by its outcome; the files are not saved yet."""
+def record_of(before: Record, outcome: Outcome) -> Record:
+    """What has become of a row, by its outcome; the files are not saved yet.
+
+    Args:
+        before: The row when it was still to be bought.
+        outcome: What came of it.
+    """
     job, error, result = outcome.job, outcome.error, outcome.result
-    cost = job.cost if job else None
+    cost = as_json(job.cost) if job else None
+    refunded = job is not None and find(before.endpoint)[0].features.given_back(job.status)
     first, last = (job.events[0], job.events[-1]) if job and job.events else (None, None)
     problem = explain(error) if error else None
-    return Record(
-        key=row.key,
-        digest=row.digest,
-        line=row.line,
-        endpoint=row.endpoint.name,
+    return replace(
+        before,
         state="unsaved" if error is None else _state(error),
-        request=row.request.describe(),
-        attempt=attempt,
         ref=str(job.ref) if job else None,
         started=first.at.isoformat(timespec="seconds") if first else None,
         elapsed=round(last.elapsed, 1) if last and last.status.terminal else None,
-        cost={"amount": str(cost.amount), "unit": cost.unit} if cost else None,
+        cost=None if refunded else cost,
+        refunded=cost if refunded else None,
         urls=tuple(result.urls) if isinstance(result, Result) else (),
         error={"kind": problem.kind, "message": problem.message, "code": getattr(error, "code", None)}
         if problem
         else None,
         retryable=isinstance(error, GenerationCancelled) or (isinstance(error, GenerationFailed) and error.retryable),
     )
+
+
+def _amount(told: Mapping[str, str] | None) -> Cost | None:
+    """The amount that `as_json` told."""
+    return Cost(Decimal(told["amount"]), "credits" if told["unit"] == "credits" else "USD") if told else None
 
 
 def _state(error: Exception) -> State:
@@ -150,7 +167,7 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, Record] = {}
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
         if path.exists():
             for line in path.read_bytes().split(b"\n"):
                 record = _read(line)
@@ -161,30 +178,43 @@ class Results:
         """Add a line, which is in the hands of the operating system when this returns.
 
         A power failure may lose it; then the ledger has the job, and its files are asked for again.
+
+        Raises:
+            CommandError: It cannot be written.
         """
         self.records[record.key] = record
-        if self._file is None:
-            self._file = self.path.open("ab")
-            if self._file.tell():
-                self._file.write(b"\n")  # the last line may be torn
-        self._file.write(_line(record))
-        self._file.flush()
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+                self._write(b"\n" if self._file.tell() else b"")  # the last line may be torn
+            self._write(_line(record))
+        except OSError as error:
+            self._done()
+            raise unwritten(self.path, error) from error
 
-    def close(self, order: Iterable[str]) -> None:
-        """Write the file anew, one line a key: those of `order` first, and then those of rows that it lacks."""
+    def _done(self) -> None:
+        """No more lines are added for now."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _write(self, line: bytes) -> None:
+        while line and self._file is not None:
+            line = line[self._file.write(line) :]
+
+    def close(self, order: Iterable[str]) -> None:
+        """Write the file anew, one line a key: those of `order` first, and then those of rows that it lacks.
+
+        Raises:
+            CommandError: It cannot be written.
+        """
+        self._done()
         if not self.records:
             return
         keys = [key for key in dict.fromkeys([*order, *self.records]) if key in self.records]
-        beside = self.path.with_name(f".{self.path.name}.new")
-        with beside.open("wb") as file:
+        with written_anew(self.path) as file:
             for key in keys:
                 file.write(_line(self.records[key]))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
 
     def prices(self) -> dict[str, Cost]:
         """What rows have cost, by endpoint: the dearest of each."""

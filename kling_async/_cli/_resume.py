@@ -13,11 +13,12 @@ from typing import Annotated
 import anyio
 import typer
 
+from kling_async._cli._command import AsJson, Output, Timeout
 from kling_async._cli._exits import UNKNOWN, CommandError, explain
 from kling_async._cli._fields import find
-from kling_async._cli._generate import AsJson, Output, Timeout
 from kling_async._cli._jobs import unsaved
 from kling_async._cli._ledger import HERE, LedgerFile, existing
+from kling_async._cli._purchase import bought
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
 from kling_async._cli._text import printable
@@ -75,6 +76,7 @@ class _Recovery:
         """
         async with self.client:
             await writable(self.directory)
+            self.report.fate = "the ledger has what is unfinished, and the same command goes on with it"
             with _told_by_us():
                 jobs = await self.client.resume()
             jobs += [await self._ended(submission) for submission in unsaved if self._known(submission)]
@@ -183,10 +185,5 @@ async def _resolve(client: Client, submission: Submission, ref: JobRef | None, r
             job = await client.resolve(submission.key, ref)
             report.say(f"{submission.key} is {job.ref}; see how it ends with: {report.command(job.ref)}")
         else:
-            try:
-                job = await client.resubmit(submission.key)
-            except anyio.get_cancelled_exc_class():
-                for job in client.jobs:  # the id came, and its handle was lost with the cancellation
-                    report.begun(job.ref)
-                raise
+            job = await bought(client.resubmit(submission.key), client, submission.key, report)
             report.submitted(job.ref, job.cost)

@@ -113,11 +113,17 @@ def read_cells(source: Path | None, form: str | None = None) -> Iterator[tuple[i
         CommandError: The file's format is not known, or it is not of that format at all.
         OSError: It cannot be read.
     """
+    if form not in {None, *_FORMATS.values()}:
+        raise CommandError(f"--format {form!r:.40}: it is jsonl, csv or parquet")
+    if source is not None and source.is_dir():
+        raise CommandError(f"{source}: it is a directory; name the file of prompts")
+    if source is not None and not source.exists():
+        raise CommandError(f"{source}: there is no such file; name the file of prompts, or - for standard input")
     form = form or ("jsonl" if source is None else _FORMATS.get(source.suffix.lower()))
+    if form is None:
+        raise CommandError(f"{source}: the name does not tell the format; say --format jsonl, csv or parquet")
     if form == "parquet":
         return _parquet(source)
-    if form not in {"jsonl", "csv"}:
-        raise CommandError(f"{source}: the name does not tell the format; say --format jsonl, csv or parquet")
     data = sys.stdin.buffer.read() if source is None else source.read_bytes()
     return _jsonl(data) if form == "jsonl" else _csv(data)
 
@@ -127,7 +133,7 @@ def _jsonl(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
         if not text.strip():
             continue
         try:
-            value = json.loads(text)
+            value = json.loads(text.decode())  # bytes that are no UTF-8 would be taken for UTF-16
         except UnicodeDecodeError:
             yield line, BadRow(line, "the line", "it is not UTF-8 text")
         except (ValueError, RecursionError) as error:

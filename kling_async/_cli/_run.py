@@ -11,12 +11,11 @@ from pathlib import Path
 
 import anyio
 import typer
-from anyio.abc import TaskStatus
-from pydantic import ValidationError
-from rich.console import Console
+from anyio.abc import TaskGroup, TaskStatus
 
 from kling_async._budget import Budget
-from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, CommandError, explain, hang_up
+from kling_async._cli._display import terminal
+from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, TRACEBACK, CommandError, explain, hang_up
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli._text import printable
@@ -26,7 +25,6 @@ from kling_async._errors import (
     GenerationCancelled,
     GenerationFailed,
     JobNotFound,
-    KlingError,
 )
 from kling_async._job import Job
 from kling_async._models import JobRef
@@ -35,9 +33,10 @@ from kling_async._provider import Provider
 from kling_async._sqlite import SqliteLedger
 from kling_async.webhooks import Webhooks
 
-__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "run"]
+__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "patience", "run"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SOON = 0.5  # s for which nobody wonders
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
 
@@ -60,9 +59,8 @@ def choose_report(
     follow = resume if resumable else None
     if as_json:
         return JsonReport(follow)
-    console = Console(stderr=True, highlight=False)
-    live = console.is_terminal and not console.is_dumb_terminal
-    return LiveReport(console, follow) if live else PlainReport(follow)
+    console = terminal()
+    return LiveReport(console, follow) if console else PlainReport(follow)
 
 
 @contextmanager
@@ -80,7 +78,11 @@ def answering(report: Report) -> Iterator[None]:
     except BrokenPipeError:
         _last_words(report)
         raise typer.Exit(PIPE_CLOSED) from None
-    except (CommandError, KlingError, ValidationError, OSError, ImportError) as error:
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
         problem = explain(error)
         report.failed(problem)
         raise typer.Exit(problem.code) from None
@@ -111,9 +113,8 @@ def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], 
     async def supervise() -> bool:
         scope = anyio.CancelScope()
         async with anyio.create_task_group() as group:
-            await group.start(_listen, scope, report, stop)
+            await group.start(_listen, group, scope, report, stop)
             with scope:
-                report.idle = False
                 try:
                     await work()
                 except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
@@ -136,16 +137,26 @@ def _first(error: Exception) -> Exception:
 
 
 async def _listen(
-    scope: anyio.CancelScope, report: Report, stop: Callable[[], bool], *, task_status: TaskStatus[None]
+    group: TaskGroup,
+    scope: anyio.CancelScope,
+    report: Report,
+    stop: Callable[[], bool],
+    *,
+    task_status: TaskStatus[None],
 ) -> None:
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         task_status.started()
         async for _ in signals:
-            if stop():
+            if stop() or scope.cancel_called:
                 continue
-            if scope.cancel_called:
-                report.say("leaving as soon as it is known which jobs were bought")
             scope.cancel()
+            group.start_soon(_excuse, report)
+
+
+async def _excuse(report: Report) -> None:
+    """Say why we are still there, if it takes a while."""
+    await anyio.sleep(_SOON)
+    report.say("leaving as soon as it is known what was bought; in a few seconds at most")
 
 
 def open_client(
@@ -183,16 +194,25 @@ def open_client(
             kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
-    if timeout is not None and not timeout > 0:
-        raise CommandError(f"--timeout {timeout}: it is the number of seconds to wait, and greater than 0")
     kept = None if ledger is None else SqliteLedger(ledger)
     return Client(
         [kind() for kind in keyed],
-        polling=polling or Polling(deadline=timeout),
+        polling=polling or Polling(deadline=patience(timeout)),
         ledger=kept,
         budget=budget,
         webhooks=webhooks,
     )
+
+
+def patience(timeout: float | None) -> float | None:
+    """The seconds that ``--timeout`` gives; None: it is not given.
+
+    Raises:
+        CommandError: It gives none.
+    """
+    if timeout is not None and not timeout > 0:
+        raise CommandError(f"--timeout {timeout:g}: it is the number of seconds to wait, and greater than 0")
+    return timeout
 
 
 def destination(text: Path) -> Path:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from decimal import Decimal
 from functools import partial
 
-__all__ = ["duration", "in_commands", "printable", "size"]
+from kling_async._models import Cost
+
+__all__ = ["duration", "in_commands", "money", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -33,7 +36,8 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"configure it, then call resume\(\)"), "export its API key, then run `kling resume`"),
     (re.compile(r"(?:client\.)?resume\(\)"), "`kling resume`"),
     (re.compile(r"client\.unresolved\(\) lists"), "`kling jobs` lists"),
-    (re.compile(r"Budget\((?:usd|credits)=\.\.\.\)"), "`--budget`"),
+    (re.compile(r"Budget\(usd=\.\.\.\)"), "`--budget ...usd`"),
+    (re.compile(r"Budget\(credits=\.\.\.\)"), "`--budget ...credits`"),
 )
 """What the library advises, and what does the same on the command line."""
 
@@ -64,3 +68,9 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= _KIB
     return f"{count:.1f} GiB"
+
+
+def money(cost: Cost) -> str:
+    """An amount without needless zeros at its end, as ``$0.60``, ``$0.056`` or ``3 credits``."""
+    least = "0.01" if cost.unit == "USD" else "1"
+    return str(Cost(cost.amount.normalize() + Decimal(least) - Decimal(least), cost.unit))

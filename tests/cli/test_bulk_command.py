@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from kling_async import SqliteLedger
+from kling_async import Cost, SqliteLedger, runblob
 from kling_async._cli._bulk import parse_budget
 from kling_async._cli._exits import CommandError
+from kling_async._cli._fields import find
+from kling_async._cli._plan import Places, plan_of
+from kling_async._cli._results import Record, Results
+from kling_async._cli._rows import Row
 from kling_async.sandbox import Fault, Sandbox
 from program import Answer, Run, environment_of, on_terminal
 
@@ -95,6 +101,20 @@ def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, 
     assert [line["line"] for line in told if line["type"] == "bad-row"] == list(range(4, 54))
 
 
+def test_the_same_error_of_many_rows_is_told_of_the_first_few(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBLOB_API_KEY", "wrong")
+    write(tmp_path, clips(*"abcdefgh"))
+    answer = bulk("--in-flight", "8")
+    assert answer.code == 3, answer
+    lines = [line for line in answer.err.splitlines() if "does not accept the API key" in line]
+    assert [line.partition(":")[0].partition(" ")[0] for line in lines] == ["line", "line", "line", "...", "error"]
+    assert lines[3].startswith("... and 5 more rows: RunBlob does not accept the API key")
+    assert "the run has stopped buying: RunBlob does not accept" in lines[4]
+    assert sandbox.counters.jobs_bought == 0
+
+
 def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     write(tmp_path, mixed(8))
     answer = bulk("--dry-run")
@@ -128,6 +148,124 @@ def test_failed_rows_stay_failed_until_they_are_to_be_retried(bulk: Run, sandbox
     assert states(tmp_path) == ["completed", "completed", "failed"]
     assert sandbox.counters.jobs_bought == 4
     assert results(tmp_path)[0]["attempt"] == 2
+
+
+def test_what_a_provider_refunds_is_not_spent(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    """RunBlob gives back what a failed job cost, and does not tell; PixelDojo tells that it cost nothing."""
+    fails = f"never {FAILS}"
+    write(
+        tmp_path,
+        [
+            {"endpoint": endpoint, "prompt": prompt}
+            for endpoint in ("runblob/o3-video", "pixeldojo/image-v3")
+            for prompt in ("made", fails)
+        ],
+    )
+    answer = bulk("--json")
+    assert answer.objects[-1]["spent"] == {"USD": "0.15", "credits": "1"}
+    clip, failed_clip, _, failed_picture = results(tmp_path)
+    assert (clip["cost"], "refunded" in clip) == ({"amount": "0.1500", "unit": "USD"}, False)
+    assert ("cost" in failed_clip, failed_clip["refunded"]) == (False, clip["cost"])
+    assert failed_picture["cost"] == {"amount": "0", "unit": "credits"}
+    told = json.loads(page_data(tmp_path / "out" / "report.html"))
+    assert ["$0.15", "spent"] in told["sums"]
+    assert ["1 credit", "spent"] in told["sums"]
+    assert [row["cost"] for row in told["rows"]] == ["$0.15", None, "1 credit", "0 credits"]
+    assert ["refunded", "$0.15"] in told["rows"][1]["details"]
+
+
+def test_what_earlier_attempts_cost_is_spent_too(tmp_path: Path) -> None:
+    """Where it was not given back: a row is the sum of its attempts, however often it is tried."""
+    row = Row(1, "fox", "digest", find("runblob/o3-video")[1], runblob.O3Video("a fox"))
+    results = Results(tmp_path / "results.jsonl")
+    places = Places(tmp_path, results.path, tmp_path / "report.html", tmp_path / "ledger.db")
+    spent = []
+    for price in ("1", "2", "4"):
+        [task] = plan_of([row], results, places, retry=True, save=True)
+        cost = {"amount": price, "unit": "USD"}
+        ended = replace(task.record, state="failed", retryable=True, cost=cost)
+        spent.append((ended.attempt, ended.spent))
+        results.add(replace(task.record, state="waiting"))  # an attempt that is interrupted goes on as the same one
+        [again] = plan_of([row], results, places, retry=True, save=True)
+        assert again == task
+        results.add(ended)
+    results.close(["fox"])
+    assert spent == [(n, Cost(Decimal(total), "USD")) for n, total in ((1, 1), (2, 3), (3, 7))]
+    assert Results(results.path).records["fox"].spent == Cost(Decimal(7), "USD")
+
+
+def page_data(page: Path) -> str:
+    """What the page is told, as JSON."""
+    return page.read_text().partition('id="data">')[2].partition("</script>")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--timeout", "0"], "--timeout 0: it is the number of seconds to wait"),
+        (["--poll", "inf"], "--poll inf: it is the number of seconds"),
+        (["--format", "xml"], "--format 'xml': it is jsonl, csv or parquet"),
+        (["--no-ledger", "--ledger", "a.db"], "leave one of them out"),
+        (["--budget", ""], "--budget '': an amount looks like 5usd"),
+        (["--shard", "4/3"], "--shard '4/3': it is of the form 3/16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_that_makes_no_sense_is_told_and_nothing_is_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    write(tmp_path, mixed(2))
+    answer = bulk(*arguments)
+    assert answer.code == 2
+    assert words in answer.err
+    assert sandbox.counters.requests == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.jsonl", "there is no such file"),
+        ("folder", "it is a directory"),
+        ("folder/rows.txt", "the name does not tell the format"),
+        ("empty.jsonl", "empty.jsonl has no rows"),
+        ("head.csv", "head.csv has no rows"),
+        ("utf-16.jsonl", "line 1: the line: it is not UTF-8 text"),
+    ],
+)
+def test_a_file_without_rows_is_told(kling: Run, tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "rows.txt").touch()
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "head.csv").write_text("prompt,endpoint\n")
+    (tmp_path / "utf-16.jsonl").write_bytes('{"prompt": "x"}'.encode("utf-16"))
+    answer = kling("bulk", name, "-o", "out")
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_written_are_told_and_the_ledger_has_what_was_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write(tmp_path, mixed(4))
+    obstacle = tmp_path / "out" / ".results.jsonl.new"
+    obstacle.mkdir(parents=True)
+    answer = bulk()
+    assert answer.code == 10, answer
+    assert "out/results.jsonl cannot be written: Is a directory." in answer.err
+    assert "the ledger, if one is kept, has what was bought" in answer.err
+    obstacle.rmdir()
+    assert bulk().code == 0
+    assert states(tmp_path) == ["completed"] * 4
+    assert sandbox.counters.jobs_bought == 4
+
+
+def test_a_line_of_results_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    found = Results(tmp_path / "results.jsonl")
+    found.path.symlink_to("/dev/full")
+    with pytest.raises(CommandError, match="No space left on device") as told:
+        found.add(Record("key", "digest", 1, "runblob/o3-video", "completed"))
+    assert told.value.code == 10
 
 
 def test_a_retry_that_is_interrupted_is_the_same_retry_afterwards(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:

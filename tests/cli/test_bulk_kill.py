@@ -159,7 +159,8 @@ def test_ctrl_c_twice_leaves_at_once_and_loses_nothing(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         left = finish(process)
         assert left.code == 130
-        assert "the same command goes on" in left.err
+        assert "interrupted; 10 jobs were bought, 10 go on at the provider; `kling jobs --ledger" in left.err
+        assert "The same command goes on, and buys nothing twice" in left.err
         assert sandbox.counters()["jobs_bought"] == 10
 
 

@@ -83,6 +83,7 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
 
 def test_parquet_without_its_extra_is_missed_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    write(tmp_path / "rows.parquet", "PAR1")
     with pytest.raises(CommandError, match=r"pip install 'kling-async\[parquet\]'"):
         read(tmp_path / "rows.parquet")
 

@@ -28,7 +28,7 @@ def test_generate_buys_one_job_and_prints_the_path_of_what_it_made(kling: Run, s
     with Image.open(path) as image:
         assert image.format == "PNG"
     assert [line.split()[1] for line in answer.err.splitlines() if line.startswith(PHOTO)] == ["pending", "completed"]
-    assert "$0.0500" in answer.err
+    assert "bought for $0.05\n" in answer.err
     assert sandbox.counters.jobs_bought == 1
 
 

@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from kling_async import JobRef
+from kling_async._cli._report import PlainReport, resume_command
+from kling_async._cli._run import answering
 from kling_async.sandbox import Sandbox
 from program import PHOTO, QUICK, VIDEO, Run, environment
 
@@ -194,3 +198,20 @@ def test_text_from_elsewhere_cannot_disturb_the_terminal(kling: Run, sandbox: Sa
     for answer in (failed, refused):
         assert "[red]evil[/red]" in answer.err
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", answer.err), answer
+
+
+def test_a_fault_of_the_program_is_told_with_the_jobs_that_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has paid must learn of it, and whoever looks for the fault must see where it is."""
+    report = PlainReport(lambda ref: resume_command(ref, None))
+    report.begun(JobRef("runblob", "o3-video", "a"))
+    with pytest.raises(typer.Exit) as told, answering(report):
+        raise ZeroDivisionError("by nothing")
+    assert told.value.exit_code == 70
+    said = capsys.readouterr().err
+    assert "error: ZeroDivisionError: by nothing. This is a fault of kling; KLING_TRACEBACK=1" in said
+    assert f"kling watch {VIDEO}/a" in said
+    monkeypatch.setenv("KLING_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError), answering(report):
+        raise ZeroDivisionError("by nothing")

@@ -257,8 +257,8 @@ def test_what_needs_no_command_loads_none_and_no_library(argument: str) -> None:
         "print(*(name for name in sys.modules if name.startswith('kling_async.')), file=sys.stderr)"
     )
     *_, modules = answer.err.splitlines()
-    rooms = {"kling_async._cli", "kling_async._errors"}
-    parts = {f"kling_async._cli.{name}" for name in ("_app", "_exits", "_start", "_text")}
+    rooms = {"kling_async._cli", "kling_async._errors", "kling_async._models"}
+    parts = {f"kling_async._cli.{name}" for name in ("_app", "_command", "_exits", "_start", "_text")}
     assert set(modules.split()) == rooms | parts
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 
-from kling_async import Progressive, Request
+from kling_async import Cost, Progressive, Request
 from kling_async._cadence import Law
 from kling_async._cli._demo import programme
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import build
-from kling_async._cli._text import duration, in_commands, printable, size
+from kling_async._cli._text import duration, in_commands, money, printable, size
 from kling_async._provider import Endpoint
 from kling_async.providers import KNOWN
 from program import VIDEO
@@ -99,6 +100,7 @@ def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: 
             "follow it by `kling resume`, or give it up with `kling resolve a --forget`",
         ),
         ("client.unresolved() lists those in question", "`kling jobs` lists those in question"),
+        ("raise the budget: Budget(usd=...)", "raise the budget: `--budget ...usd`"),
     ],
 )
 def test_the_library_s_advice_is_told_as_commands(advice: str, command: str) -> None:
@@ -111,6 +113,22 @@ def test_the_library_s_advice_is_told_as_commands(advice: str, command: str) -> 
 )
 def test_durations_are_shown_as_clocks_do(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit", "shown"),
+    [
+        ("0.0500", "USD", "$0.05"),
+        ("0.6", "USD", "$0.60"),
+        ("0.056", "USD", "$0.056"),
+        ("1E+2", "USD", "$100.00"),
+        ("1", "credits", "1 credit"),
+        ("200", "credits", "200 credits"),
+        ("0.50", "credits", "0.5 credits"),
+    ],
+)
+def test_amounts_have_the_digits_that_they_need(amount: str, unit: Literal["USD", "credits"], shown: str) -> None:
+    assert money(Cost(Decimal(amount), unit)) == shown
 
 
 @pytest.mark.parametrize(

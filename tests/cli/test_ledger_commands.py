@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 
 from kling_async import SqliteLedger
 from kling_async._cli._text import in_commands
+from kling_async._ledger import Submission
 from kling_async.sandbox import Sandbox
 from program import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
 
@@ -73,12 +75,42 @@ def test_jobs_needs_no_key_and_shows_each_submission_on_a_line(
     assert answer.code == 0, answer
     head, first, second = answer.out.splitlines()
     assert head.split() == ["Key", "Endpoint", "Status", "Cost", "Age", "Files"]
-    assert first.split()[:4] == ["row-1", PHOTO, "pending", "$0.0500"]
+    assert first.split()[:4] == ["row-1", PHOTO, "pending", "$0.05"]
     assert ref in first
     assert second.split()[:3] == ["row-2", PHOTO, "unknown"]
     assert "2 to be finished: `kling resume`" in answer.err
     assert len(kling("jobs", *KEPT, "--json", "--last", "1").objects) == 1
     assert sandbox.counters.requests.total() == before
+
+
+def test_jobs_lists_the_last_hundred_unless_told_otherwise(kling: Run, tmp_path: Path) -> None:
+    async def fill() -> None:
+        ledger = SqliteLedger(tmp_path / "jobs.db")
+        for n in range(120):
+            when = datetime.fromtimestamp(n, UTC)
+            await ledger.begin(Submission(f"row-{n}", PHOTO, {"prompt": "a fox"}, "same", str(n), when))
+        await ledger.aclose()
+
+    def listed(*arguments: str) -> list[str]:
+        return [line.split()[0] for line in kling("jobs", *KEPT, *arguments).out.splitlines()[1:]]
+
+    anyio.run(fill)
+    names = [f"row-{n}" for n in range(120)]
+    assert listed() == names[20:]
+    assert "These are the last 100 of 120; --last 0 lists all." in kling("jobs", *KEPT).err
+    assert listed("--last", "3") == names[117:]
+    assert listed("--last", "0") == names
+    assert [job["key"] for job in kling("jobs", *KEPT, "--json").objects] == names
+
+
+def test_jobs_does_not_count_what_was_refunded(kling: Run, sandbox: Sandbox) -> None:
+    sandbox.script(fail="TIMEOUT")
+    buy(kling, "bad")
+    sandbox.world.clock.advance(600)
+    assert kling(*RESUME).code == 1
+    assert kling("jobs", *KEPT).out.splitlines()[1].split()[:4] == ["bad", PHOTO, "failed", "refunded"]
+    [job] = kling("jobs", *KEPT, "--json").objects
+    assert (job["refunded"], job["cost"]) == (True, {"amount": "0.0500", "unit": "USD"})
 
 
 def test_resume_saves_what_ended_unsaved_and_tells_the_way_out_of_the_rest(kling: Run, sandbox: Sandbox) -> None:
@@ -159,6 +191,7 @@ def test_resubmitting_what_may_have_been_bought_takes_a_yes(kling: Run, sandbox:
         (["resume", "--ledger", "none.db"], ["no ledger none.db"]),
         (["jobs", "--ledger", "notes.txt"], ["notes.txt", "not a database"]),
         (["generate", VIDEO, "x", "--key", "a"], ["--key", "--ledger"]),
+        (["generate", VIDEO, "x", *KEPT, "--key", ""], ["key", "is empty"]),
         (["generate", VIDEO, "x", "--ledger", "no/where.db"], ["no/where.db", "there is no directory"]),
         (["resolve", "a", *KEPT], ["one thing", "--forget", "--resubmit"]),
         (["resolve", "a", f"{PHOTO}/x", "--forget", *KEPT], ["one thing"]),

@@ -1,0 +1,81 @@
+"""How typer learns of a command: its options are the fields of a dataclass, and its help is shown as it was written."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+__all__ = ["AsJson", "Command", "Group", "Output", "Timeout", "taking"]
+
+OptionsT = TypeVar("OptionsT")
+
+Output: TypeAlias = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON lines to standard output.")]
+Timeout: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="Stop waiting for a job after this time; it goes on.",
+        show_default="the endpoint's own",
+    ),
+]
+
+
+def taking(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:
+    """Have typer read the options of a command from the fields of a dataclass, of which the command is given one.
+
+    Typer reads a signature; a command with many options would have one that nobody else wants to read.
+
+    Args:
+        kind: Its fields are annotated as typer wants parameters to be.
+    """
+
+    def taken(command: Callable[[OptionsT], None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(**given: Any) -> None:
+            command(kind(**given))
+
+        called.__signature__ = inspect.signature(kind, eval_str=True)  # type: ignore[attr-defined]  # as PEP 362 has it
+        return called
+
+    return taken
+
+
+class Command(TyperCommand):
+    """A command whose flags take no value in its help, either, and whose paragraphs fill the line."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.help = _flowing(self.help)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, ``--help`` among them."""
+        return _flagged(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """The commands together, in the same manner."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, ``--help`` among them."""
+        return _flagged(super().get_params(ctx))
+
+
+def _flagged(parameters: list[Any]) -> list[Any]:
+    """The same; some versions of typer say of a flag that it takes a ``<bool>``, which it refuses."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def _flowing(text: str | None) -> str:
+    """Each paragraph on one line, for a terminal of any width to break."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(text or ""))
