@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 import urllib.request
 import warnings
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import anyio
 import httpcore
+from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError, UnreadableReply
@@ -124,7 +127,7 @@ class Engine:
         owned: Whether it is ours to close.
     """
 
-    def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext) -> None:
+    def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext | None) -> None:
         self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
         self.slots = anyio.Semaphore(limits.connections, fast_acquire=True)
         self._client: Any = None
@@ -140,7 +143,7 @@ class Engine:
         if proxy is not None:
             self._transport = httpx.AsyncHTTPTransport(
                 proxy=proxy,
-                verify=context,
+                verify=context or True,
                 limits=httpx.Limits(
                     max_connections=limits.connections,
                     max_keepalive_connections=limits.connections,
@@ -324,26 +327,31 @@ class Engines:
         elif http is not None:
             _require_engine(http)
         self._http, self._limits, self._address = http, limits, address
-        self._context: ssl.SSLContext | None = None
         self._loop: object = None
+        self._making = anyio.Lock()
         self._engine: Engine | None = None
         self._open: list[Engine] = []  # what `_end` is to close: one of ours, or none
 
-    def here(self) -> Engine:
+    async def here(self) -> Engine:
         """The engine of the running event loop."""
-        loop = current_token()
-        if self._engine is None or loop != self._loop:
-            if self._context is None:
-                self._context = ssl_context()
-            self._engine = Engine(self._http, self._limits, self._address, self._context)
-            self._loop = loop
-            self._end = None
-            if self._engine.owned:
-                self._open = [self._engine]
-                self._end = _closing(self._open)
-                with contextlib.suppress(StopIteration):
-                    self._end.__anext__().send(None)  # to its yield; it awaits nothing before
-        return self._engine
+        if self._engine is not None and current_token() == self._loop:
+            return self._engine
+        async with self._making:
+            if self._engine is None or current_token() != self._loop:
+                await self._make()
+        return cast("Engine", self._engine)
+
+    async def _make(self) -> None:
+        ours = self._http is None or isinstance(self._http, str)
+        context = await to_thread.run_sync(ssl_context) if ours else None
+        self._engine = Engine(self._http, self._limits, self._address, context)
+        self._loop = current_token()
+        self._end = None
+        if self._engine.owned:
+            self._open = [self._engine]
+            self._end = _closing(self._open)
+            with contextlib.suppress(StopIteration):
+                self._end.__anext__().send(None)  # to its yield; it awaits nothing before
 
     def statistics(self) -> PoolStatistics | None:
         """The connections of the pool in use; None where there is no pool of ours."""
@@ -386,13 +394,20 @@ async def _closing(engines: list[Engine]) -> AsyncGenerator[None, None]:
                 await engines.pop().aclose()
 
 
-_shared_context: list[ssl.SSLContext] = []
+_making = threading.Lock()
 
 
 def ssl_context() -> ssl.SSLContext:
-    """One TLS context for all lanes: making one reads the certificate store, which takes tens of milliseconds."""
-    if not _shared_context:
-        import httpx  # noqa: PLC0415  # when it is needed
+    """One TLS context for all engines.
 
-        _shared_context.append(httpx.create_ssl_context())
-    return _shared_context[0]
+    Making it loads httpx and reads the certificates: a tenth of a second, which is not the event loop's to give.
+    """
+    with _making:
+        return _made_context()
+
+
+@cache
+def _made_context() -> ssl.SSLContext:
+    import httpx  # noqa: PLC0415  # when it is needed
+
+    return httpx.create_ssl_context()

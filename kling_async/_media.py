@@ -204,7 +204,7 @@ class ArtifactSaver:
             _Broken, _Expired, DownloadFailed, OSError: It failed.
         """
         url = artifact.url or ""
-        engine = self.engines.here()
+        engine = await self.engines.here()
         folder = target if directory else target.parent
         digest = hashlib.sha256(re.split("[?#]", url, maxsplit=1)[0].encode()).hexdigest()
         async with _Part(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.slots:

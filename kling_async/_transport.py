@@ -242,7 +242,7 @@ class Lane:
         """
         trace.begin(Effect.READ)
         await self._gate.passage()
-        engine = self._engines.here()
+        engine = await self._engines.here()
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
@@ -349,7 +349,7 @@ class Lane:
         """
         await self._gate.passage()
         self._counts["calls"] += 1
-        engine = self._engines.here()
+        engine = await self._engines.here()
         headers = {"user-agent": USER_AGENT, **call.headers, **self.provider.credentials()}
         try:
             async with (

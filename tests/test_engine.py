@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import math
+import ssl
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from kling_async import (
     RunBlob,
     SubmissionUnknown,
     TransportFailed,
+    _engine,
     runblob,
 )
 from kling_async.sandbox import Fault, Sandbox
@@ -255,6 +257,26 @@ def test_a_client_that_is_dropped_with_connections_says_how_to_close_it(sandbox:
         "client:` or by `await client.aclose()`"
     )
     assert anyio.run(partial(drop, close=True), backend=backend) == []
+
+
+@pytest.mark.anyio
+async def test_what_takes_long_to_load_is_loaded_beside_the_event_loop(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for all jobs that begin together."""
+    made: list[int] = []
+
+    def load() -> ssl.SSLContext:
+        made.append(get_ident())
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(_engine, "ssl_context", load)
+    async with Client(provider(sandbox), polling=QUICK) as client, anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(client.run, PHOTO)
+    assert len(made) == 1
+    assert get_ident() not in made
+    assert sandbox.counters.jobs_bought == 10
 
 
 @pytest.mark.asyncio

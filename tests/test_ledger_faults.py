@@ -121,7 +121,7 @@ def test_row_15_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backen
             states.append(found.state if found else None)
             assert client._buyer._flights == {}
             lane = client._accounts["runblob"].lane
-            assert lane._engines.here().slots.value == client._limits.connections
+            assert (await lane._engines.here()).slots.value == client._limits.connections
         return cancellation.left <= 0
 
     async def main() -> None:

@@ -326,7 +326,7 @@ async def test_a_save_that_is_cancelled_leaves_nothing(
             group.start_soon(one.save, f"{tmp_path}/")
             await anyio.to_thread.run_sync(cdn.started.wait, 10)
             group.cancel_scope.cancel()
-    engine = engines.here()
+    engine = await engines.here()
     assert engine.slots.value == Limits().connections
     assert engine.pool is not None
     assert engine.pool.statistics().connections == 0
@@ -347,7 +347,7 @@ async def test_a_save_cancelled_at_any_step_leaves_nothing_or_the_whole_file(
         folder.mkdir()
         one = artifact(engines, f"{cdn.url}/a", identity=f"job-{count}")
         under_way = await cancelled_at(count, partial(one.save, f"{folder}/"), native=native)
-        assert engines.here().slots.value == Limits().connections
+        assert (await engines.here()).slots.value == Limits().connections
         with anyio.fail_after(5):  # a thread cannot be stopped: what it was at is undone a moment later
             while [name for name in files(folder) if name.endswith(".part")]:  # noqa: ASYNC110  # no event tells
                 await anyio.sleep(0.005)

@@ -80,7 +80,7 @@ async def test_a_result_arrives_whole_but_for_the_way_to_save_it(
 async def test_a_result_as_a_dictionary_has_what_the_result_has(client: Client) -> None:
     result = await client.run(VIDEO)
     record = dataclasses.asdict(result)
-    assert record["ref"] == {"provider": "runblob", "endpoint": "o3-video", "id": result.ref.id}
+    assert record["ref"] == f"runblob/o3-video/{result.ref.id}"
     assert [artifact["url"] for artifact in record["artifacts"]] == result.urls
     assert "saver" not in str(record)
 
