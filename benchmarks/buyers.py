@@ -158,11 +158,13 @@ class Buyer:
         title: What it is called there.
         package: What must be installed for it.
         buy: Buys, and returns when all jobs are done.
+        freezes: Its program calls ``gc.freeze()`` before it buys.
     """
 
     title: str
     package: str
     buy: Callable[[Order], Awaitable[None]]
+    freezes: bool = False
 
     @property
     def installed(self) -> bool:
@@ -180,6 +182,7 @@ MAP, RUN, AIOHTTP, HTTPX = "map", "run", "aiohttp", "httpx"
 
 BUYERS = {
     MAP: Buyer("client.map", "kling_async", _map),
+    "frozen": Buyer("client.map after gc.freeze()", "kling_async", _map, freezes=True),
     RUN: Buyer("gather(client.run)", "kling_async", _run),
     AIOHTTP: Buyer("aiohttp {} + gather", "aiohttp", _aiohttp),
     HTTPX: Buyer("httpx {} + gather", "httpx", _httpx),

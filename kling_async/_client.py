@@ -101,7 +101,7 @@ class Client:
         self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
         self._accounts: dict[str, Account] = {}
-        self._running: dict[JobRef, Trail] = {}
+        self._running: dict[str, Trail] = {}  # by reference
         self._arrival = anyio.Event()
         self._submitted = 0
         self._closed = False
@@ -444,7 +444,7 @@ class Client:
         job's end makes it raise.
         """
         self._require_open()
-        followed: set[JobRef] = set()
+        followed: set[str] = set()
         async with anyio.create_task_group() as group:
             while True:
                 arrival = self._arrival = anyio.Event()
@@ -515,7 +515,7 @@ class Client:
         )
         trail.replay(events)
         if not trail.ended:
-            self._running[ref] = trail
+            self._running[str(ref)] = trail
             self._arrival.set()
         return trail
 
@@ -597,7 +597,7 @@ def _require_request(request: object) -> None:
         raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given(request)}")
 
 
-async def _follow(job: Job, followed: set[JobRef]) -> None:
+async def _follow(job: Job, followed: set[str]) -> None:
     try:
         await job.wait()
     except KlingError as error:

@@ -47,6 +47,7 @@ class Trail:
 
     __slots__ = (
         "__weakref__",
+        "_address",
         "_changed",
         "_clock",
         "_lock",
@@ -62,7 +63,6 @@ class Trail:
         "last",
         "looking",
         "on_end",
-        "ref",
         "request",
         "settled",
         "started",
@@ -86,7 +86,7 @@ class Trail:
         settled: Callable[[JobRef], None] = lambda _: None,
         fresh: bool = True,
     ) -> None:
-        self.ref = ref
+        self._address = str(ref)
         self.cadence = cadence
         self.request = request
         self.started = started
@@ -122,6 +122,11 @@ class Trail:
 
     def __repr__(self) -> str:
         return f"<Trail {self.ref} {self.status}, {self.count} events>"
+
+    @property
+    def ref(self) -> JobRef:
+        """The job, made anew from plain text; see `_log`."""
+        return str.__new__(JobRef, self._address)
 
     @property
     def count(self) -> int:
