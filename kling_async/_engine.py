@@ -8,6 +8,7 @@ command line program with it (click, rich) wherever that is installed.
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 import threading
 import urllib.request
@@ -398,16 +399,17 @@ _making = threading.Lock()
 
 
 def ssl_context() -> ssl.SSLContext:
-    """One TLS context for all engines.
+    """One TLS context for all engines. Reading the certificates takes too long to be done on the event loop.
 
-    Making it loads httpx and reads the certificates: a tenth of a second, which is not the event loop's to give.
+    It trusts what httpcore does: the system's authorities and Mozilla's; or those of ``SSL_CERT_FILE`` and
+    ``SSL_CERT_DIR`` alone, where the environment has one of these.
     """
     with _making:
-        return _made_context()
+        return _made_context(os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None)
 
 
 @cache
-def _made_context() -> ssl.SSLContext:
-    import httpx  # noqa: PLC0415  # when it is needed
-
-    return httpx.create_ssl_context()
+def _made_context(file: str | None, folder: str | None) -> ssl.SSLContext:
+    if file or folder:
+        return ssl.create_default_context(cafile=file, capath=folder)
+    return httpcore.default_ssl_context()

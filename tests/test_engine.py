@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread, get_ident
 from typing import Any
 from urllib.parse import urlsplit
@@ -257,6 +258,20 @@ def test_a_client_that_is_dropped_with_connections_says_how_to_close_it(sandbox:
         "client:` or by `await client.aclose()`"
     )
     assert anyio.run(partial(drop, close=True), backend=backend) == []
+
+
+def test_the_authorities_that_the_environment_names_are_trusted_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    everyone = _engine.ssl_context()
+    assert everyone is _engine.ssl_context(), "reading them takes long"
+    assert len(everyone.get_ca_certs()) > 50
+    own = tmp_path / "own.pem"
+    own.write_text(ssl.DER_cert_to_PEM_cert(everyone.get_ca_certs(binary_form=True)[0]))
+    monkeypatch.setenv("SSL_CERT_FILE", str(own))
+    assert len(_engine.ssl_context().get_ca_certs()) == 1
 
 
 @pytest.mark.anyio

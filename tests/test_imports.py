@@ -64,6 +64,22 @@ def test_a_client_loads_neither_httpx_nor_the_database() -> None:
     assert "sqlite3" not in modules
 
 
+def test_a_job_is_bought_and_saved_without_httpx() -> None:
+    """It loads its own command line program with it; our pool needs neither."""
+    job = (
+        "import asyncio, tempfile\n"
+        "from kling_async import Client, runblob\n"
+        "from kling_async.sandbox import Sandbox\n"
+        "async def main():\n"
+        "    with Sandbox(speed=600, scale=0.05) as sandbox, tempfile.TemporaryDirectory() as folder:\n"
+        "        async with Client(sandbox.providers()) as client:\n"
+        "            result = await client.run(runblob.O3Photo('a paper boat'))\n"
+        "            await result.save(folder)\n"
+        "asyncio.run(main())"
+    )
+    assert "httpx" not in loaded(job)
+
+
 def test_beside_a_client_only_the_database_is_left_to_load() -> None:
     """No handler of a running web service stalls the event loop because it is the first to name something."""
     name_all = "for name in kling_async.__all__: getattr(kling_async, name)"
