@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib import import_module
 from typing import Annotated, Any, NamedTuple
 
@@ -104,7 +105,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a character must not end a program that has just paid for something.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
-        return _called(arguments)
+        return copy_context().run(_called, arguments)  # what a command sets is its own
     except BrokenPipeError:
         hang_up()
         return PIPE_CLOSED

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
 from kling_async._cli._exits import CommandError
+from kling_async._cli._text import advise_with
 
-__all__ = ["HERE", "LedgerFile", "existing"]
+__all__ = ["HERE", "LedgerFile", "existing", "work_with"]
 
 _VARIABLE = "KLING_LEDGER"
 HERE = Path("kling.db")
@@ -26,6 +28,11 @@ LedgerFile: TypeAlias = Annotated[
 ]
 
 
+def work_with(ledger: Path | None) -> None:
+    """Have the commands that are advised from now on name that ledger, where they would not take it by themselves."""
+    advise_with(ledger, os.environ.get(_VARIABLE) or str(HERE))
+
+
 def existing(given: Path | None) -> Path:
     """The ledger that is named by the option or by ``KLING_LEDGER``, or ``kling.db`` in the working directory.
 
@@ -40,4 +47,5 @@ def existing(given: Path | None) -> Path:
     chosen = given or HERE
     if not chosen.exists():
         raise CommandError(f"there is no ledger {chosen}; it is made by: kling generate --ledger {chosen} ...")
+    work_with(chosen)
     return chosen

@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from kling_async._budget import Budget
 from kling_async._cli._display import terminal
 from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, TRACEBACK, CommandError, explain, hang_up
+from kling_async._cli._ledger import work_with
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli._text import printable
@@ -51,6 +52,7 @@ def choose_report(
         resumable: Whether jobs outlive the program.
         ledger: The ledger that has the jobs; `kling resume` goes on with all of it.
     """
+    work_with(ledger)
     place = None if directory == Path() else directory
 
     def resume(ref: JobRef) -> str:
@@ -194,6 +196,7 @@ def open_client(
             kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
+    work_with(ledger)
     kept = None if ledger is None else SqliteLedger(ledger)
     return Client(
         [kind() for kind in keyed],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 
 from kling_async._models import Cost
 
-__all__ = ["duration", "in_commands", "money", "printable", "size"]
+__all__ = ["advise_with", "duration", "in_commands", "money", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -42,10 +44,27 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
 """What the library advises, and what does the same on the command line."""
 
 
+_option: ContextVar[str] = ContextVar("option", default="")
+_OF_A_LEDGER = re.compile(r"`kling (?:resolve|resume|jobs)\b[^`]*")
+
+
+def advise_with(ledger: Path | None, usual: str) -> None:
+    """Have the commands that are advised from now on name the ledger that the program works with.
+
+    Args:
+        ledger: Its file; None: there is none.
+        usual: The one that they work with where they name none.
+    """
+    named = ledger is not None and str(ledger) != usual
+    _option.set(f" --ledger {shlex.quote(str(ledger))}" if named else "")
+
+
 def in_commands(text: str) -> str:
     """The library's advice in terms of the command line."""
+    option = _option.get().replace("{", "{{").replace("}", "}}")
     for call, command in _ADVICE:
-        text = call.sub(partial(_spelled, command), text)
+        whole = _OF_A_LEDGER.sub(lambda found: found[0] + option, command)
+        text = call.sub(partial(_spelled, whole), text)
     return text
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -292,6 +294,16 @@ def test_a_lost_answer_is_not_bought_again(bulk: Run, sandbox: Sandbox, tmp_path
     assert "kling jobs --ledger out/ledger.db" in answer.err
     assert states(tmp_path) == ["unknown", "completed"]
     assert bulk().code == 9
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_the_advised_command_does_what_it_says(bulk: Run, kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault.reset_before_reading, kind="submit", times=1)
+    write(tmp_path, clips("a", "b"))
+    [advised] = re.findall("`kling (resolve [^`]*--forget[^`]*)`", bulk("--in-flight", "1").err)
+    assert kling(*shlex.split(advised), "--yes").code == 0
+    assert bulk().code == 0
+    assert states(tmp_path) == ["completed", "completed"]
     assert sandbox.counters.jobs_bought == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import copy_context
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +15,7 @@ from kling_async._cadence import Law
 from kling_async._cli._demo import programme
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import build
-from kling_async._cli._text import duration, in_commands, money, printable, size
+from kling_async._cli._text import advise_with, duration, in_commands, money, printable, size
 from kling_async._provider import Endpoint
 from kling_async.providers import KNOWN
 from program import VIDEO
@@ -86,6 +87,23 @@ def test_the_demo_has_a_job_at_every_endpoint_and_at_least_two_pictures() -> Non
 )
 def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_advised_commands_name_a_ledger_that_they_would_not_take_by_themselves() -> None:
+    advice = "client.resolve('a {0}', ref) if it is there, client.resume() else; client.attach('a/b/c')"
+
+    def told(ledger: str | None) -> str:
+        advise_with(Path(ledger) if ledger else None, "kling.db")
+        return in_commands(advice)
+
+    def within(*ledgers: str | None) -> list[str]:
+        return [copy_context().run(told, ledger) for ledger in ledgers]
+
+    here = "`kling resolve 'a {0}' REF` if it is there, `kling resume` else; `kling watch a/b/c`"
+    named = here.replace("REF`", "REF --ledger '{out}/my ledger.db'`").replace(
+        "resume`", "resume --ledger '{out}/my ledger.db'`"
+    )
+    assert within(None, "kling.db", "{out}/my ledger.db") == [here, here, named]
 
 
 @pytest.mark.parametrize(
