@@ -176,6 +176,7 @@ class Budget:
         self._learned: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
         self._submissions: dict[str, Hold] = {}  # by purchase, until there is a job
         self._jobs: dict[JobRef, Hold] = {}  # until they end
+        self._counted: set[str] = set()  # purchases of earlier runs
         self._change: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -274,7 +275,7 @@ class Budget:
         bought = [
             (submission, wanted)
             for submission, wanted in earlier
-            if not submission.state.free and submission.purchase not in self._submissions
+            if not (submission.state.free or submission.purchase in self._counted)
         ]
         await in_turns(lambda one: self._learn_from(*one), bought)
         await in_turns(lambda one: self._count(*one), bought)
@@ -285,7 +286,8 @@ class Budget:
 
     def _count(self, submission: Submission, wanted: Tariff) -> None:
         """Count what an earlier submission spent, or may yet."""
-        if submission.ref in self._jobs:
+        self._counted.add(submission.purchase)  # once, though the counting may be cancelled and begun again
+        if submission.ref in self._jobs or submission.purchase in self._submissions:
             return
         estimate = submission.cost or self.estimate(wanted) or Cost(_UNPRICED[wanted.unit], wanted.unit)
         told = submission.cost is not None

@@ -205,9 +205,9 @@ class Outcomes:
             ours = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
             await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
         finally:
-            for trail in self._pursued:
+            pursued, self._pursued = self._pursued, {}  # giving one up may be the end of another's pursuit
+            for trail in pursued:
                 self._account(trail).watch.give_up(trail, self)
-            self._pursued.clear()
             if isinstance(self._iterator, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await self._iterator.aclose()

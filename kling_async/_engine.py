@@ -329,7 +329,7 @@ class Engines:
             _require_engine(http)
         self._http, self._limits, self._address = http, limits, address
         self._loop: object = None
-        self._making = anyio.Lock()
+        self._making: tuple[object, anyio.Lock] | None = None
         self._engine: Engine | None = None
         self._open: list[Engine] = []  # what `_end` is to close: one of ours, or none
 
@@ -337,22 +337,26 @@ class Engines:
         """The engine of the running event loop."""
         if self._engine is not None and current_token() == self._loop:
             return self._engine
-        async with self._making:
-            if self._engine is None or current_token() != self._loop:
-                await self._make()
-        return cast("Engine", self._engine)
+        making = self._making
+        if making is None or making[0] != current_token():  # a lock belongs to a loop; threads may have one each
+            making = self._making = (current_token(), anyio.Lock())
+        async with making[1]:
+            if self._engine is not None and current_token() == self._loop:
+                return self._engine
+            return await self._make()
 
-    async def _make(self) -> None:
+    async def _make(self) -> Engine:
         ours = self._http is None or isinstance(self._http, str)
-        context = await to_thread.run_sync(ssl_context) if ours else None
-        self._engine = Engine(self._http, self._limits, self._address, context)
+        context = await to_thread.run_sync(ssl_context, limiter=anyio.CapacityLimiter(1)) if ours else None
+        engine = self._engine = Engine(self._http, self._limits, self._address, context)
         self._loop = current_token()
         self._end = None
-        if self._engine.owned:
-            self._open = [self._engine]
+        if engine.owned:
+            self._open = [engine]
             self._end = _closing(self._open)
             with contextlib.suppress(StopIteration):
                 self._end.__anext__().send(None)  # to its yield; it awaits nothing before
+        return engine
 
     def statistics(self) -> PoolStatistics | None:
         """The connections of the pool in use; None where there is no pool of ours."""
@@ -411,5 +415,9 @@ def ssl_context() -> ssl.SSLContext:
 @cache
 def _made_context(file: str | None, folder: str | None) -> ssl.SSLContext:
     if file or folder:
-        return ssl.create_default_context(cafile=file, capath=folder)
+        try:
+            return ssl.create_default_context(cafile=file, capath=folder)
+        except OSError as error:
+            named = f"SSL_CERT_FILE={file!r}" if file else f"SSL_CERT_DIR={folder!r}"
+            raise ConfigurationError(f"the certificates of {named} cannot be read: {error}") from error
     return httpcore.default_ssl_context()

@@ -66,10 +66,12 @@ class Job:
 
     def __eq__(self, other: object) -> bool:
         """Whether it is a handle to the same job of the same client."""
-        return self._trail is other._trail if isinstance(other, Job) else NotImplemented
+        if not isinstance(other, Job):
+            return NotImplemented
+        return self._account.lane is other._account.lane and self.ref == other.ref
 
     def __hash__(self) -> int:
-        return hash(self._trail)
+        return hash(self.ref)
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"

@@ -77,6 +77,13 @@ class JobRef(str):
             raise ValueError(_NO_REF.format(text))
         return super().__new__(cls, text)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """As a field of a pydantic model, or of a FastAPI answer, it is the text."""
+        from pydantic_core import core_schema  # noqa: PLC0415  # results are read without pydantic
+
+        return core_schema.no_info_after_validator_function(cls.of, core_schema.str_schema())
+
     def __reduce__(self) -> tuple[type[JobRef], tuple[str, str, str]]:
         return JobRef, (self.provider, self.endpoint, self.id)
 

@@ -366,9 +366,9 @@ class Provider(abc.ABC):
 
     def redact(self, text: str, limit: int = 300) -> str:
         """The beginning of a provider's words, fit for a log: some APIs repeat the key, or the callback address."""
-        text = without_tokens(text)
-        if self.api_key is not None:
+        if self.api_key is not None:  # before the tokens: a part of the key may look like one
             text = text.replace(self.api_key.get_secret_value(), "[the key]")
+        text = without_tokens(text)
         return text if len(text) <= limit else text[:limit] + "..."
 
     def redacted(self, reading: Reading) -> Reading:

@@ -135,8 +135,13 @@ def without_addresses(text: str) -> str:
 
     A text that is an address and nothing else is left alone (a result's, say), unless it is a callback of ours.
     """
+    if _ADDRESS.fullmatch(text):
+        ours = _CALLBACK.search(text)
+        return _CALLBACK_SHOWN if ours is not None and ours.end() == len(text) else text
     text = _CALLBACK.sub(_CALLBACK_SHOWN, text)
-    return text if _ADDRESS.fullmatch(text) else without_tokens(_ADDRESS.sub(rf"\1\2/{NOT_KEPT}", text))
+    if not re.search(r"\s", text):  # one word is no prose: a digest, say, or the name of a file
+        return text
+    return without_tokens(_ADDRESS.sub(rf"\1\2/{NOT_KEPT}", text))
 
 
 def without_tokens(text: str) -> str:

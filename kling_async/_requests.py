@@ -269,7 +269,7 @@ class Request(BaseModel, metaclass=_RequestType):
     def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
         """Share what pydantic keeps of which fields were given; a set a request is much where there are thousands."""
         given = self.__pydantic_fields_set__
-        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
+        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), set(given)))
 
     @classmethod
     def _own(cls) -> list[str]:

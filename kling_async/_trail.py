@@ -218,6 +218,8 @@ class Trail:
         if latest is None:
             self._record = record
             self.replay(known)
+            if self.ended:
+                self._end()
             self.wake()
             return
         told = known[-1] if known else None
@@ -276,13 +278,17 @@ class Trail:
             return None
         self._append(event)
         if event.status.terminal:
-            self.settled(self.ref)
             if self.fresh:
                 self._learn(event, now, exact=exact)
-            if self.on_end is not None:
-                self.on_end(self)
+            self._end()
         self.wake()
         return event
+
+    def _end(self) -> None:
+        """Tell those who do not wait that the job has ended."""
+        self.settled(self.ref)
+        if self.on_end is not None:
+            self.on_end(self)
 
     def _learn(self, event: Event, now: float, *, exact: bool) -> None:
         """Tell the cadence how long the job took. How long it took to fail says only that it was not done before."""

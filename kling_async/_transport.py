@@ -41,6 +41,7 @@ from kling_async._clock import Clock
 from kling_async._engine import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
 from kling_async._errors import (
     AnswerLost,
+    ConfigurationError,
     KlingError,
     ProviderUnavailable,
     RateLimited,
@@ -148,6 +149,7 @@ class Lane:
         self.provider = provider
         self.limits = limits
         self._engines = Engines(http, limits, provider.base_url)
+        self._closed = False
         self._gate = _Gate(clock)
         self._clock = clock
         self._quota = float(limits.retry_quota)
@@ -243,15 +245,19 @@ class Lane:
         trace.begin(Effect.READ)
         await self._gate.passage()
         engine = await self._engines.here()
+        self._require_open()
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
             async with engine.slots:
                 await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
+                self._require_open()
                 trace.begin(call.effect)
                 self._counts["calls"] += 1
                 with anyio.fail_after(call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD):
                     reply = await self._exchange(engine, call, trace)
+        except ConfigurationError:
+            raise
         except KlingError as error:
             raise self._broken(call, error, sent=True) from error
         except Exception as error:
@@ -376,8 +382,14 @@ class Lane:
         paused = bool(self._gate.spacing)
         return LaneStatistics(**self._counts, paused=paused, connections=self._engines.statistics())
 
+    def _require_open(self) -> None:
+        """Make no call, a paid one least of all, once the client is closed: its ledger is, too."""
+        if self._closed:
+            raise ConfigurationError("the client was closed before the call was made; nothing was sent")
+
     async def aclose(self) -> None:
         """Close the connections."""
+        self._closed = True
         await self._engines.aclose()
 
 

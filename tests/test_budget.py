@@ -326,3 +326,26 @@ def test_it_never_overshoots_with_a_hundred_in_flight(usd: Decimal, prices: dict
 def run_virtually(work: Callable[[], Awaitable[list[KlingError | None]]]) -> list[KlingError | None]:
     _, options = virtual_time.backend("asyncio")
     return anyio.run(partial(work), backend_options=options)
+
+
+async def test_what_was_spent_before_is_counted_once_though_the_counting_was_cancelled(server: FakeRunBlob) -> None:
+    ledger = MemoryLedger()
+    requests = [(f"row-{number}", runblob.O3Video(f"clip {number}")) for number in range(300)]
+    async with make(server, Budget(usd=1000), ledger).map(requests, in_flight=300) as outcomes:
+        assert len([outcome async for outcome in outcomes]) == 300
+    for moment in range(25):
+        budget = Budget(usd=1000)
+        client = make(server, budget, ledger)
+        scope = anyio.CancelScope()
+
+        async def submit(client: Client = client, scope: anyio.CancelScope = scope) -> None:
+            with scope:
+                await client.submit(requests[0][1], key="row-0")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(submit)
+            for _ in range(moment):
+                await anyio.lowlevel.checkpoint()
+            scope.cancel()
+        await client.submit(requests[0][1], key="row-0")
+        assert budget.statistics().spent == (Cost(Decimal(45), "USD"),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,7 +14,19 @@ import pytest
 
 import kling_async
 from fake_runblob import KEY, FakeRunBlob
-from kling_async import BulkStopped, Client, MemoryLedger, Outcome, Outcomes, Polling, Request, runblob
+from kling_async import (
+    BulkStopped,
+    Client,
+    Limits,
+    MemoryLedger,
+    Outcome,
+    Outcomes,
+    Polling,
+    Progressive,
+    Request,
+    runblob,
+    runware,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -374,3 +387,30 @@ async def test_what_was_not_sent_when_the_block_is_left_is_not_bought(server: Fa
                     group.start_soon(client.submit, request)
         assert server.bought == 3
         assert client.statistics().running == 3
+
+
+async def test_leaving_gives_up_those_that_travel_with_a_look() -> None:
+    """Jobs of a look that was not made yet: to give up the first is the end of those whose deadline has passed."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        tasks = json.loads(await request.aread())
+        if tasks[0]["taskType"] == "getResponse" and stuck:
+            await anyio.sleep(50)
+        rows = [{"taskType": task["taskType"], "taskUUID": task["taskUUID"], "status": "processing"} for task in tasks]
+        return httpx.Response(200, json={"data": rows})
+
+    stuck = False
+    polling = Polling(schedule=Progressive(5), deadline=60)
+    transport = httpx.MockTransport(answer)
+    requests = [runware.ImageO3(f"image {number}", width=1024, height=1024) for number in range(400)]
+    limits = Limits(connections=2)
+    async with Client(kling_async.Runware(KEY), http=transport, limits=limits, polling=polling) as client:
+        watch = client._accounts["runware"].watch
+        for left in range(0, 140, 7):
+            stuck = False
+            with anyio.CancelScope():
+                async with client.map(requests, in_flight=400):
+                    await anyio.sleep(12)
+                    stuck = True
+                    await anyio.sleep(left)
+            assert not watch._pursued

@@ -12,11 +12,13 @@ from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread, get_ident
+from threading import Event, Thread, get_ident
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.from_thread
+import anyio.to_thread
 import httpx
 import pytest
 import respx
@@ -25,6 +27,7 @@ from kling_async import (
     Client,
     ConfigurationError,
     Limits,
+    MemoryLedger,
     Polling,
     Progressive,
     RunBlob,
@@ -272,6 +275,58 @@ def test_the_authorities_that_the_environment_names_are_trusted_alone(
     own.write_text(ssl.DER_cert_to_PEM_cert(everyone.get_ca_certs(binary_form=True)[0]))
     monkeypatch.setenv("SSL_CERT_FILE", str(own))
     assert len(_engine.ssl_context().get_ca_certs()) == 1
+
+
+def test_certificates_that_cannot_be_read_are_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+
+    async def main() -> None:
+        async with Client(provider(sandbox)) as client:
+            await client.submit(PHOTO)
+
+    with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE='/nowhere\.pem' cannot be read"):
+        anyio.run(main)
+    assert sandbox.counters.jobs_bought == 0
+
+
+@pytest.mark.anyio
+async def test_a_client_that_is_closed_meanwhile_buys_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call waits for what is loaded beside the event loop; the ledger is closed by then."""
+    loading, closed = Event(), Event()
+
+    def load() -> ssl.SSLContext:
+        loading.set()
+        closed.wait(10)
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(_engine, "ssl_context", load)
+    client = Client(provider(sandbox), ledger=MemoryLedger())
+
+    async def submit() -> None:
+        with pytest.raises(ConfigurationError, match="closed before the call was made; nothing was sent"):
+            await client.submit(PHOTO, key="a")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(submit)
+        await anyio.to_thread.run_sync(loading.wait, 10)
+        await client.aclose()
+        closed.set()
+    assert sandbox.counters.jobs_bought == 0
+    assert sandbox.counters.connections == 0
+
+
+@pytest.mark.anyio
+async def test_the_first_calls_may_come_from_every_worker_thread(sandbox: Sandbox) -> None:
+    """As from FastAPI's synchronous endpoints: what is loaded beside the loop needs no thread of theirs."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = 2
+    async with Client(provider(sandbox), polling=QUICK) as client:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(anyio.to_thread.run_sync, partial(anyio.from_thread.run, client.run, PHOTO))
+    assert sandbox.counters.jobs_bought == 2
 
 
 @pytest.mark.anyio

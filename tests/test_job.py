@@ -210,6 +210,8 @@ async def test_attaching_a_running_job_gives_an_equal_handle(client: Client) -> 
     assert client.attach(job.ref) == job != other
     assert len({job, other, *client.jobs, client.attach(str(job.ref))}) == 2
     assert job != job.ref
+    await job
+    assert client.attach(job.ref) == job, "also when it has ended"
 
 
 async def test_an_unknown_job_is_not_found_at_once_when_attached(client: Client) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import pickle
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 import kling_async
 from fake_runblob import KEY, FakeRunBlob
@@ -20,9 +22,11 @@ from kling_async import (
     GenerationFailed,
     GenerationTimeout,
     InsufficientCredits,
+    JobRef,
     KlingError,
     Polling,
     RateLimited,
+    Result,
     SubmissionUnknown,
     runblob,
 )
@@ -136,3 +140,14 @@ async def test_a_job_says_how_it_travels(client: Client) -> None:
     job = client.attach("runblob/o3-video/1")
     with pytest.raises(TypeError, match=r"client\.attach\('runblob/o3-video/1'\)"):
         pickle.dumps(job)
+
+
+async def test_results_are_fields_of_pydantic_models(client: Client) -> None:
+    """As FastAPI makes of what a handler is annotated to return."""
+    result = await client.run(VIDEO)
+    kind = TypeAdapter(Result)
+    assert kind.validate_python(kind.dump_python(result)) == result
+    assert json.loads(kind.dump_json(result))["ref"] == result.ref
+    assert type(TypeAdapter(JobRef).validate_python(str(result.ref))) is JobRef
+    with pytest.raises(ValidationError, match="is not a job reference"):
+        TypeAdapter(JobRef).validate_python("nothing")
