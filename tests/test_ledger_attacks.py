@@ -308,6 +308,18 @@ async def test_a_job_that_was_attached_first_is_recorded_once_it_is_resumed(
 
 
 @virtual
+async def test_a_job_that_was_attached_and_is_found_to_have_ended_runs_no_more(
+    server: FakeRunBlob, ledger: MemoryLedger
+) -> None:
+    result = await make(server, ledger).run(VIDEO, key="a")
+    client = make(server, ledger)
+    attached = client.attach(result.ref)
+    assert await client.submit(VIDEO, key="a") == attached
+    assert attached.status is Status.COMPLETED
+    assert (client.jobs, client.statistics().running) == ((), 0)
+
+
+@virtual
 async def test_resuming_twice_and_while_jobs_are_awaited_gives_the_same_jobs(
     server: FakeRunBlob, ledger: MemoryLedger
 ) -> None:

@@ -240,3 +240,20 @@ def test_a_request_shows_of_its_own_callback_address_the_host() -> None:
         assert "word" not in shown
         assert "https://app.test/[not kept]" in shown
     assert request.describe(inline=True)["callback_url"] == request.callback_url
+
+
+def test_a_key_of_which_a_part_looks_like_a_token_is_left_out_whole() -> None:
+    """The signature of a JSON web token is as long as a token of ours."""
+    key = f"{'A' * 43}.{'secret' * 4}.{'B' * 43}"
+    assert RunBlob(key).redact(f"bad key {key}") == "bad key [the key]"
+
+
+def test_what_is_no_address_of_ours_stays_in_an_answer() -> None:
+    """A digest, the name of a file, and a result's address are as long as a token now and then."""
+    answer = {
+        "sha256": "LXEWQrcmsEQBYnyp-6wy9chTD7GQPMTbAiWHF5IaSIE",
+        "name": "a-very-long-but-entirely-ordinary-file-name.png",
+        "url": f"https://cdn.test/{PURCHASE}/{TOKEN}.mp4?expires=1",
+    }
+    assert without_secrets(answer, KEY) == answer
+    assert without_secrets({"url": ADDRESS}, KEY) == {"url": "[a callback address]"}
