@@ -12,7 +12,7 @@ and asking the provider again yields the same events.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +118,15 @@ class Book:
             await self.ledger.saved(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
         except (LedgerFailed, ConfigurationError) as error:  # the same
             log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, path, error)
+
+    async def files(self, ref: JobRef) -> Sequence[Path]:
+        """Where files of the job were saved, as far as that is recorded and can be read."""
+        try:
+            found = await self.ledger.find(ref=ref)
+        except (LedgerFailed, ConfigurationError) as error:
+            log.info("it cannot be read where files of job %s were saved: %s", ref, error)
+            return ()
+        return found.files if found is not None else ()
 
     async def find(self, key: str) -> Submission | None:
         """The submission of that key, once what is owed is written: it must not undo what is decided about it now.

@@ -83,6 +83,14 @@ def tariff(
     return Tariff(endpoint, settings, unit, price.amount if price else None, provider.features.refunds)
 
 
+def _at_least(wanted: Tariff, status: Status | None, told: Cost) -> Cost:
+    """What a job costs, of which that much was told. Before its end that may be a part, for the files made so far."""
+    ended = status is not None and status.terminal
+    if ended or wanted.price is None or wanted.unit != told.unit:
+        return told
+    return Cost(max(told.amount, wanted.price), told.unit)
+
+
 def _count(references: Any) -> int:
     return len(references) if isinstance(references, tuple | list) else 1
 
@@ -253,7 +261,7 @@ class Budget:
             return
         if cost is not None:
             self._learn(hold.tariff, cost)
-            self._alter(hold, pending=False, cost=cost)
+            self._alter(hold, pending=False, cost=_at_least(hold.tariff, status, cost))
         else:
             self._alter(hold, pending=False)
         if status.terminal:
@@ -289,8 +297,9 @@ class Budget:
         self._counted.add(submission.purchase)  # once, though the counting may be cancelled and begun again
         if submission.ref in self._jobs or submission.purchase in self._submissions:
             return
-        estimate = submission.cost or self.estimate(wanted) or Cost(_UNPRICED[wanted.unit], wanted.unit)
         told = submission.cost is not None
+        known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
+        estimate = known or Cost(_UNPRICED[wanted.unit], wanted.unit)
         hold = Hold(submission.purchase, wanted, estimate.unit, estimate.amount, pending=False, told=told)
         self._purses[hold.unit].put(hold, 1)
         if submission.ref is None:

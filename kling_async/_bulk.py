@@ -174,7 +174,7 @@ class Outcomes:
         self._started = self._ended = 0.0
         self._reserved = 0  # room taken by submitters who wait for their row
         self._wanting: deque[anyio.Event] = deque()  # submitters who wait for room
-        self._left = False
+        self._entered = self._left = False
         self._arrived = anyio.Event()
         self._pull = anyio.Lock()
         self._halted = False
@@ -187,6 +187,7 @@ class Outcomes:
         rows = self._rows
         self._iterator = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
         await self._group.__aenter__()
+        self._entered = True
         workers = min(self._course.workers, self._limit)
         for account in self._course.accounts.values():
             self._group.start_soon(account.watch.patrol, workers)
@@ -216,6 +217,10 @@ class Outcomes:
         return self
 
     async def __anext__(self) -> Outcome:
+        if not self._entered:
+            raise ConfigurationError(
+                "the run has not begun: async with client.map(...) as outcomes, then async for outcome in outcomes"
+            )
         while True:
             if self._ready:
                 outcome = self._ready.popleft()

@@ -116,11 +116,11 @@ class Client:
         sellers = {name: lane.provider for name, lane in lanes.items()}
         self._downloads = Engines(http, self._limits, next(iter(sellers.values())).base_url)
         self._book = Book(ledger, sellers.values())
-        saved = self._book.saved if self._book.kept else None
+        book = self._book if self._book.kept else None
         for name, lane in lanes.items():
             calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
             watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
-            self._accounts[name] = Account(lane, watch, self._downloads, saved)
+            self._accounts[name] = Account(lane, watch, self._downloads, book)
         self._budget = budget
         letterbox = Letterbox(webhooks)
         self._remedies = Remedies(sellers, self._clock, kept=self._book.kept)

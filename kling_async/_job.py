@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import anyio
 
+from kling_async._book import Book
 from kling_async._engine import Engines
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
-from kling_async._media import ArtifactSaver, Saved
+from kling_async._media import ArtifactSaver
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
 from kling_async._provider import Provider
@@ -31,13 +32,13 @@ class Account:
         lane: Where the calls go.
         watch: Who looks at the jobs.
         downloads: How files are fetched.
-        saved: Told where a file of a recorded job was saved; None: there is no ledger.
+        book: Where recorded jobs, and the places of their files, are written down; None: nowhere.
     """
 
     lane: Lane
     watch: Watch
     downloads: Engines
-    saved: Saved | None
+    book: Book | None
 
     @property
     def provider(self) -> Provider:
@@ -227,8 +228,10 @@ class Job:
     def _saver(self) -> ArtifactSaver:
         account = self._account
         local = account.provider.base_url.startswith("http:")
-        saved = account.saved if self._trail.recorded else None
-        return ArtifactSaver(account.downloads, self.ref, local, self._renew, saved)
+        saver = ArtifactSaver(account.downloads, self.ref, local, self._renew)
+        if account.book is None or not self._trail.recorded:
+            return saver
+        return replace(saver, saved=account.book.saved, files=account.book.files)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""

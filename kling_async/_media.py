@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,7 @@ class ArtifactSaver:
         local: Whether plain http to this machine is acceptable, because the provider itself is there (a sandbox).
         renew: Asks the provider for fresh artifacts, for when a URL has expired.
         saved: Told where each file was saved.
+        files: Knows where files of the job were saved before.
     """
 
     engines: Engines
@@ -128,6 +129,7 @@ class ArtifactSaver:
     local: bool
     renew: Callable[[], Awaitable[tuple[Artifact, ...]]]
     saved: Saved | None = None
+    files: Callable[[JobRef], Awaitable[Sequence[Path]]] | None = None
 
     async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         """See `kling_async._models.Saver`."""
@@ -137,9 +139,20 @@ class ArtifactSaver:
                 await self.saved(self.ref, artifact.index, path)
         return path
 
+    async def _there(self, artifact: Artifact, folder: Path) -> Path | None:
+        """The file, if it was saved in that directory before, and is still there: under its name it is whole."""
+        known = await self.files(self.ref) if self.files is not None else ()
+        for path in known:
+            same = path.stem == self._stem(artifact) and path.parent == await anyio.Path(folder).absolute()
+            if same and await anyio.Path(path).is_file():
+                return folder / path.name
+        return None
+
     async def _save(self, artifact: Artifact, target: Path, directory: bool, progress: Progress | None) -> Path:
         try:
             directory = directory or await anyio.Path(target).is_dir()
+            if directory and (there := await self._there(artifact, target)) is not None:
+                return there
             folder = target if directory else target.parent
             await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
             if artifact.data is not None:

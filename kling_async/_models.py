@@ -255,7 +255,8 @@ class Artifact(_Savable):
     async def save(self, path: str | Path, *, progress: Progress | None = None) -> Path:
         """Download to `path`.
 
-        The file appears under its name only when it is whole: it is written beside it, synced and renamed.
+        The file appears under its name only when it is whole: it is written beside it, synced and renamed. One that the
+        client's ledger knows to be in that directory, and that is still there, is not fetched again.
 
         Args:
             path: The file to write. An existing directory, or a path ending in ``/``: the file is named after

@@ -7,6 +7,8 @@ import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 
@@ -26,16 +28,22 @@ from kling_async import (
     Client,
     ConfigurationError,
     Cost,
+    Event,
+    JobRef,
     KlingError,
     Ledger,
     MemoryLedger,
     Outcomes,
     Polling,
     Request,
+    Status,
+    Submission,
+    SubmissionState,
     pixeldojo,
     runblob,
     runware,
 )
+from kling_async._budget import tariff
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -349,3 +357,26 @@ async def test_what_was_spent_before_is_counted_once_though_the_counting_was_can
             scope.cancel()
         await client.submit(requests[0][1], key="row-0")
         assert budget.statistics().spent == (Cost(Decimal(45), "USD"),)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_cost_that_is_told_in_part_does_not_make_room(server: FakeRunBlob, restarted: bool) -> None:
+    """Runware tells of each image what it cost, as it is made: of twenty, one at first."""
+    request = runware.ImageO3("boats", width=1024, height=1024, count=20)
+    part, whole = Cost(Decimal("0.028"), "USD"), Cost(Decimal("0.56"), "USD")
+    price = tariff(kling_async.Runware(KEY), request.endpoint, request)
+    budget = Budget(usd=1)
+    ref = JobRef("runware", "image-o3", "one")
+    asked = Submission("a", request.endpoint, {}, "", "one", datetime.now(UTC))
+    bought = replace(asked, state=SubmissionState.ACCEPTED, ref=ref)
+    if restarted:
+        event = Event(0, Status.PROCESSING, datetime.now(UTC), 1.0, "poll", cost=part)
+        await budget.recount([(replace(bought, latest=event), price)])
+    else:
+        await budget.reserve("one", price)
+        budget.settle(bought)
+        budget.heard(ref, Status.PROCESSING, part)
+    with pytest.raises(BudgetExceeded):
+        await budget.reserve("two", price)
+    budget.heard(ref, Status.COMPLETED, whole)
+    assert amounts(budget.statistics().spent) == {"USD": whole.amount}

@@ -17,6 +17,7 @@ from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     BulkStopped,
     Client,
+    ConfigurationError,
     Limits,
     MemoryLedger,
     Outcome,
@@ -414,3 +415,9 @@ async def test_leaving_gives_up_those_that_travel_with_a_look() -> None:
                     stuck = True
                     await anyio.sleep(left)
             assert not watch._pursued
+
+
+async def test_a_run_that_was_not_begun_says_how(client: Client, server: FakeRunBlob) -> None:
+    with pytest.raises(ConfigurationError, match="the run has not begun: async with"):
+        _ = [outcome async for outcome in client.map(rows(3))]
+    assert server.bought == 0

@@ -31,6 +31,7 @@ from kling_async import (
     Polling,
     Progressive,
     RunBlob,
+    SqliteLedger,
     SubmissionUnknown,
     TransportFailed,
     _engine,
@@ -375,3 +376,24 @@ def test_a_speed_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("KLING_SANDBOX_SPEED", "fast")
     with pytest.raises(ConfigurationError, match="KLING_SANDBOX_SPEED is 'fast'"):
         Client(RunBlob("rb_key", "http://127.0.0.1:1"))
+
+
+@pytest.mark.anyio
+async def test_a_file_that_the_ledger_has_is_not_fetched_again(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As when a program is started again, days after the address of the result has expired."""
+
+    async def save(client: Client, folder: str) -> list[Path]:
+        return await (await client.run(PHOTO, key="a")).save(tmp_path / folder)
+
+    fetched = []
+    for folder in ("out", "out", "elsewhere", "out"):
+        async with Client(provider(sandbox), polling=QUICK, ledger=SqliteLedger(tmp_path / "jobs.db")) as client:
+            [path] = await save(client, folder)
+            assert path.parent == tmp_path / folder
+            assert path.stat().st_size > 100
+            fetched.append(sandbox.counters.requests["runblob", "download"])
+        if len(fetched) == 3:
+            path = next((tmp_path / "out").iterdir())
+            path.unlink()
+    assert fetched == [1, 1, 2, 3]
+    assert sandbox.counters.jobs_bought == 1

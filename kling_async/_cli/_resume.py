@@ -19,7 +19,7 @@ from kling_async._cli._fields import find
 from kling_async._cli._jobs import unsaved
 from kling_async._cli._ledger import HERE, LedgerFile, existing
 from kling_async._cli._purchase import bought
-from kling_async._cli._report import Report
+from kling_async._cli._report import Report, take_up_command
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
 from kling_async._cli._text import printable
 from kling_async._client import Client
@@ -148,6 +148,9 @@ def resolve(
             raise CommandError(f"the ledger {path} has no submission {key!r:.200}; kling jobs lists what it has")
         if resubmit and not yes:
             _confirm(found)
+        if forget and not yes and found.ref is not None and found.unfinished:
+            risk = f"{key!r:.200} is job {found.ref}, which was bought and still runs; forgotten, its key buys another"
+            _ask(risk, "Forget it?", f"To have it, run: {take_up_command(path, None)}; to forget it, say --yes")
         kind, _ = find(found.endpoint)
         client = open_client([kind], None, path)
         run(lambda: _resolve(client, found, address, report, forget=forget), report)
@@ -170,10 +173,19 @@ def _confirm(submission: Submission) -> None:
     if submission.state not in {SubmissionState.UNKNOWN, SubmissionState.SENDING} or kind.features.own_id:
         return
     risk = f"{submission.key!r:.200} may have been bought ({submission.reason}); submitting it may buy a second job"
+    _ask(risk, "Submit it again?", f"Look at the {kind.title} account first; then say --yes")
+
+
+def _ask(risk: str, question: str, otherwise: str) -> None:
+    """Have the user agree to a risk.
+
+    Raises:
+        CommandError: The user does not, or is not there to be asked.
+    """
     if not sys.stdin.isatty():
-        raise CommandError(f"{risk}. Look at the {kind.title} account first; then say --yes")
-    if not typer.confirm(f"{printable(risk)}. Submit it again?", err=True):
-        raise CommandError("nothing was sent")
+        raise CommandError(f"{risk}. {otherwise}")
+    if not typer.confirm(f"{printable(risk)}. {question}", err=True):
+        raise CommandError("nothing was done")
 
 
 async def _resolve(client: Client, submission: Submission, ref: JobRef | None, report: Report, *, forget: bool) -> None:

@@ -170,6 +170,17 @@ def test_resolve_forget_frees_the_key(kling: Run, sandbox: Sandbox) -> None:
     assert sandbox.counters.jobs_bought == 2, "the lost one and the new one: the user gave the first up"
 
 
+def test_forgetting_a_job_that_runs_takes_a_yes(kling: Run, sandbox: Sandbox) -> None:
+    bought = kling("generate", PHOTO, "a fox", *KEPT, "--key", "runs", "-o", "out", "--timeout", "0.2")
+    assert bought.code == 5
+    refused = kling("resolve", "runs", "--forget", *KEPT)
+    assert refused.code == 2
+    assert "was bought and still runs" in refused.err
+    assert "kling resume --ledger" in refused.err
+    assert kling("resolve", "runs", "--forget", *KEPT, "--yes").code == 0
+    assert sandbox.counters.jobs_bought == 1
+
+
 def test_resubmitting_what_may_have_been_bought_takes_a_yes(kling: Run, sandbox: Sandbox) -> None:
     lose(kling, sandbox, "row-2")
     answer = kling("resolve", "row-2", "--resubmit", *KEPT)
