@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
@@ -12,7 +13,7 @@ import typer
 
 import kling_async
 from kling_async._cli._command import Command, Group
-from kling_async._cli._exits import EXITS, PIPE_CLOSED, hang_up
+from kling_async._cli._exits import EXITS, PIPE_CLOSED, explain, hang_up, last_words, unwritable
 
 __all__ = ["app", "run"]
 
@@ -101,6 +102,9 @@ def kling(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command; see `kling_async._cli.main`."""
+    # Who has closed them wants to read nothing; the next file that is opened must not take their place.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # for as long as the program runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # the same
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character must not end a program that has just paid for something.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -109,6 +113,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         hang_up()
         return PIPE_CLOSED
+    except OSError as error:
+        if not unwritable(error):
+            raise
+        problem = explain(error)
+        last_words(problem.lines())
+        return problem.code
 
 
 def _called(arguments: Sequence[str] | None) -> int:

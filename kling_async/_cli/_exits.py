@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +47,8 @@ __all__ = [
     "Problem",
     "explain",
     "hang_up",
+    "last_words",
+    "unwritable",
 ]
 
 FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
@@ -52,6 +56,7 @@ LEDGER, BUDGET = 12, 13
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
+_NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 EXITS: Mapping[int, str] = {
     0: "done",
@@ -64,7 +69,7 @@ EXITS: Mapping[int, str] = {
     NOT_FOUND: "the provider does not know the job",
     UNREACHABLE: "the provider cannot be reached, or cannot serve now",
     UNKNOWN: "the answer to a submission was lost: a job may have been bought",
-    UNSAVED: "the result could not be saved; the job is kept",
+    UNSAVED: "the result could not be saved, or told; the job is kept",
     CANCELLED: "the job was cancelled at the provider",
     LEDGER: "the ledger cannot be read or written; nothing was bought without it",
     BUDGET: "the budget is spent; what was in flight has finished",
@@ -161,6 +166,8 @@ def explain(error: Exception) -> Problem:
         cause = explain(error.cause)
         words = f"the run has stopped buying: {cause.message}. Once that is put right, the same command goes on"
         return Problem(type(error).__name__, words, cause.code)
+    if unwritable(error):
+        return Problem("OutputError", f"the output cannot be written: {error}; send it to another place", UNSAVED)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
     if isinstance(error, KlingError):
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
@@ -181,6 +188,22 @@ def _message(error: KlingError) -> str:
     if isinstance(error, GenerationTimeout):
         return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
     return in_commands(str(error))
+
+
+def unwritable(error: BaseException | None) -> bool:
+    """Whether it says that our output has no place to go; what is wrong with a file of ours names the file."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _NO_PLACE
+
+
+def last_words(lines: Iterable[str]) -> None:
+    """Tell what must not be lost where that can still be written, and write nothing more."""
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError):
+            stream.write(text)
+            stream.flush()
+            break
+    hang_up()
 
 
 def hang_up() -> None:

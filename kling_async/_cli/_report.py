@@ -88,6 +88,8 @@ class Report:
 
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """A job was bought, and is left to itself."""
+        del cost
+        self._unfinished[ref] = Status.PENDING  # before it is told, which may fail
 
     def unresolved(self, submission: Submission) -> None:
         """A submission of the ledger that could be neither followed nor settled."""
@@ -158,6 +160,7 @@ class PlainReport(Report):
 
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """The job's address, and how to follow it."""
+        super().submitted(ref, cost)
         self.product(str(ref))
         self.say(f"bought{f' for {money(cost)}' if cost else ''}; see how it ends with: {self.command(ref)}")
 
@@ -223,6 +226,7 @@ class JsonReport(Report):
 
     def submitted(self, ref: JobRef, cost: Cost | None) -> None:
         """``{"type": "submitted", ...}``: the job's address and price."""
+        super().submitted(ref, cost)
         self.tell(type="submitted", ref=str(ref), cost=as_json(cost), watch=self.command(ref))
 
     def unresolved(self, submission: Submission) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -15,11 +15,19 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from kling_async._budget import Budget
 from kling_async._cli._display import terminal
-from kling_async._cli._exits import INTERRUPTED, NO_KEY, PIPE_CLOSED, TRACEBACK, CommandError, explain, hang_up
+from kling_async._cli._exits import (
+    INTERRUPTED,
+    NO_KEY,
+    PIPE_CLOSED,
+    TRACEBACK,
+    CommandError,
+    explain,
+    last_words,
+    unwritable,
+)
 from kling_async._cli._ledger import work_with
 from kling_async._cli._live import LiveReport
 from kling_async._cli._report import JsonReport, PlainReport, Report, resume_command, take_up_command
-from kling_async._cli._text import printable
 from kling_async._client import Client
 from kling_async._errors import (
     ConfigurationError,
@@ -78,7 +86,7 @@ def answering(report: Report) -> Iterator[None]:
         with report:
             yield
     except BrokenPipeError:
-        _last_words(report)
+        last_words(report.hints())
         raise typer.Exit(PIPE_CLOSED) from None
     except (typer.Exit, typer.Abort):
         raise
@@ -86,19 +94,25 @@ def answering(report: Report) -> Iterator[None]:
         if os.environ.get(TRACEBACK):
             raise
         problem = explain(error)
-        report.failed(problem)
+        words = [*problem.lines(), *report.hints()]
+        if unwritable(error):
+            last_words(words)
+        else:
+            _tell(partial(report.failed, problem), words)
         raise typer.Exit(problem.code) from None
     except KeyboardInterrupt:
-        report.interrupted()
+        _tell(report.interrupted, [report.parting(), *report.hints()])
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _last_words(report: Report) -> None:
-    """Whoever read our output is gone: tell it to standard error, if that is there, and write nothing more."""
-    with suppress(OSError):
-        for hint in report.hints():
-            print(printable(hint), file=sys.stderr, flush=True)  # noqa: T201  # a command line program talks
-    hang_up()
+def _tell(tell: Callable[[], None], words: Iterable[str]) -> None:
+    """Tell it by the report; where its stream has no place, in words on the other."""
+    try:
+        tell()
+    except OSError as error:
+        if not unwritable(error):
+            raise
+        last_words(words)
 
 
 def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:

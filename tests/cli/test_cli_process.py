@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,6 +177,53 @@ def test_an_interrupted_demo_leaves_nothing_to_go_on_with(tmp_path: Path) -> Non
     assert answer.code == 130, answer
     assert "kling watch" not in answer.err
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    ("full", "option"),
+    [
+        (("stdout",), "--json"),
+        (("stdout",), "--no-wait"),
+        (("stderr",), "--no-wait"),
+        (("stderr",), "--timeout=9"),
+        (("stdout", "stderr"), "--json"),
+        (("stdout", "stderr"), "--timeout=9"),
+    ],
+)
+def test_output_that_has_no_place_does_not_hide_what_was_bought(
+    sandbox: Sandbox, tmp_path: Path, full: tuple[str, ...], option: str
+) -> None:
+    """The job is named where that can still be written, with the command that goes on with it."""
+    with Path("/dev/full").open("w") as device:
+        streams: dict[str, Any] = dict.fromkeys(full, device)
+        process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, "-o", "out", option, cwd=tmp_path, **streams)
+        answer = finish(process)
+    [job] = sandbox.world.jobs.values()
+    assert answer.code == 10, answer
+    told = answer.out + answer.err
+    assert ("No space left on device; send it to another place" in told) == (len(full) == 1)
+    assert (f"kling watch {PHOTO}/{job.id} -o out" in told) == (len(full) == 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_error_is_told_though_the_output_has_no_place(sandbox: Sandbox, tmp_path: Path) -> None:
+    """It is what the user has to know; that the output is full comes second."""
+    sandbox.faults.add("accept-then-reset:submit")
+    with Path("/dev/full").open("w") as device:
+        process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, "--json", cwd=tmp_path, stdout=device)
+        answer = finish(process)
+    assert answer.code == 9, answer
+    assert "A job may have been bought, so it is not sent again" in answer.err
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_output_that_was_closed_is_not_missed(sandbox: Sandbox, tmp_path: Path, closed: tuple[int, ...]) -> None:
+    words = [sys.executable, *PROGRAM, "generate", PHOTO, "a fox", *QUICK, "--no-wait"]
+    closing = f"import os, sys; [os.close(each) for each in {closed}]; os.execv(sys.executable, {words})"
+    answer = finish(spawn("-c", closing, cwd=tmp_path))
+    assert answer.code == 0, answer
+    assert sandbox.counters.jobs_bought == 1
 
 
 def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path) -> None:
