@@ -19,7 +19,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from kling_async import Client, Webhooks, runblob
 from kling_async.fastapi import CurrentClient, CurrentJob, LastEventId, event_response, event_stream, lifespan, router
 from kling_async.sandbox import Sandbox
-from web import Site, serve
+from support.asgi_server import Site, serve
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

@@ -19,8 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kling_async
-import virtual_time
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Budget,
     BudgetExceeded,
@@ -44,6 +42,8 @@ from kling_async import (
     runware,
 )
 from kling_async._budget import tariff
+from support import virtual_time
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     BulkStopped,
     Client,
@@ -28,6 +27,7 @@ from kling_async import (
     runblob,
     runware,
 )
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

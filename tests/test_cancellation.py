@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import Client, Job, Limits, Polling, Status, runblob
-from stepwise import cancelled_at
+from support.cancel_at_step import cancelled_at
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -8,10 +8,10 @@ import anyio
 import pytest
 
 import kling_async
-import virtual_time
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import Client, Job, Result, runblob
 from kling_async._clock import Clock
+from support import virtual_time
+from support.fake_runblob import KEY, FakeRunBlob
 
 
 @pytest.mark.parametrize("jump", [-86400.0, 0.0, 86400.0])

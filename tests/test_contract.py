@@ -1,4 +1,4 @@
-"""The contract of all providers: the recorded samples (`wire_samples`), and what holds for every one of them."""
+"""The contract of all providers: the recorded samples (`samples`), and what holds for every one of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kling_async._requests import Reference, Request
 from kling_async._transport import Lane
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers import KNOWN
-from wire_samples import KEY, SAMPLES, Sample, compare, drive, outcome
+from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome
 
 README = Path(__file__).parent.parent / "README.md"
 FLOWS = [sample for sample in SAMPLES if sample.exchanges]

@@ -17,8 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import virtual_time
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Client,
     ConfigurationError,
@@ -46,6 +44,8 @@ from kling_async._models import Reading
 from kling_async._provider import Delivered
 from kling_async.providers.runblob import O3Photo, O3Video
 from kling_async.webhooks import MAX_BODY
+from support import virtual_time
+from support.fake_runblob import KEY, FakeRunBlob
 
 SECRET = "an old and very secret secret"
 NEWER = "a newer and even more secret one"

@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Client,
     ConfigurationError,
@@ -47,6 +46,7 @@ from kling_async.fastapi import (
 )
 from kling_async.starlette import webhook_route
 from kling_async.webhooks import MAX_BODY
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -10,9 +10,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import Client, Event, GenerationFailed, GenerationTimeout, Job, Limits, Polling, Progressive, Status
 from kling_async.providers.runblob import O3Photo, O3Video
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

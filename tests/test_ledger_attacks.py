@@ -18,7 +18,6 @@ import anyio
 import httpx
 import pytest
 
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Artifact,
     Client,
@@ -48,6 +47,7 @@ from kling_async._sqlite_file import inspect
 from kling_async._sqlite_statements import settle
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers.runblob import O3Photo, O3Video
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
 virtual = pytest.mark.virtual_time

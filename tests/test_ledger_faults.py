@@ -21,7 +21,6 @@ import httpx
 import pytest
 import trio
 
-import victim
 from kling_async import (
     Client,
     ConfigurationError,
@@ -41,6 +40,7 @@ from kling_async import (
 )
 from kling_async.providers.runblob import O3Photo
 from kling_async.sandbox import Fault, Sandbox
+from support import crash_process as victim
 
 PHOTO = O3Photo("a boat", resolution="1k")
 QUICK = Polling(schedule=Progressive(0.05), status_calls_per_minute=math.inf, deadline=60)

@@ -22,7 +22,6 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Client,
     GenerationTimeout,
@@ -38,7 +37,8 @@ from kling_async import (
 )
 from kling_async._lifecycle import RANK
 from kling_async.providers.runblob import O3Video
-from virtual_time import JumpingLoop
+from support.fake_runblob import KEY, FakeRunBlob
+from support.virtual_time import JumpingLoop
 
 KEYS = st.sampled_from(["a", "b", "c"])
 VARIANTS = st.sampled_from([0, 0, 0, 1])

@@ -21,7 +21,7 @@ import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Result
 from kling_async._engine import Engines, Limits
 from kling_async._media import ArtifactSaver, writable
-from stepwise import cancelled_at
+from support.cancel_at_step import cancelled_at
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from kling_async._lifecycle import advance
 from kling_async._models import Artifact, JobRef, Progress, Reading
 from kling_async._provider import Accepted, Provider
 from kling_async.providers import KNOWN
-from wire_samples import KEY, SAMPLES, Sample, drive
+from support.samples import KEY, SAMPLES, Sample, drive
 
 JSON = st.recursive(
     st.none()

@@ -10,9 +10,9 @@ import pytest
 from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import Client, Job, RunBlob, Webhooks, runblob
 from kling_async.fastapi import router
+from support.fake_runblob import KEY, FakeRunBlob
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (it is part of the dev extra)")
 

@@ -30,7 +30,7 @@ from kling_async import (
     pixeldojo,
 )
 from kling_async.sandbox import Sandbox
-from wire_samples import SAMPLES, Sample
+from support.samples import SAMPLES, Sample
 
 RUN = "/models/kling-image/run"
 

@@ -13,12 +13,12 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
 from kling_async._cadence import Contest
 from kling_async._models import Reading
 from kling_async._poller import Watch
 from kling_async._trail import Trail
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

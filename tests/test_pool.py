@@ -8,9 +8,9 @@ import httpx
 import pytest
 import respx
 
-from fake_network import OK, OK_AND_CLOSE, FakeNetwork, Received, backend_with_clock, skip
 from kling_async._connection import Connection, IdleConnections, Wire
 from kling_async._pool import ConnectionPool, PoolStatistics
+from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, Received, backend_with_clock, skip
 
 pytestmark = pytest.mark.anyio
 

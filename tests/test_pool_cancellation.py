@@ -14,8 +14,8 @@ import anyio.lowlevel
 import httpcore
 import pytest
 
-from fake_network import OK, OK_AND_CLOSE, FakeNetwork, backend_with_clock, skip
 from kling_async._pool import ConnectionPool
+from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, backend_with_clock, skip
 
 pytestmark = [
     pytest.mark.anyio,

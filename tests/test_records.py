@@ -10,7 +10,7 @@ import pytest
 from kling_async._records import described, fingerprint, request_from, without_secrets
 from kling_async._requests import Request
 from kling_async.providers.runblob import O3Video
-from wire_samples import SAMPLES, Sample
+from support.samples import SAMPLES, Sample
 
 SUBMITTED = [sample for sample in SAMPLES if sample.kind == "submit"]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(100))

@@ -33,7 +33,7 @@ from kling_async._lifecycle import advance
 from kling_async._models import Event, JobRef, Reading
 from kling_async._provider import Accepted
 from kling_async._wire import Call, Effect, Flow, Reply
-from wire_samples import drive
+from support.samples import drive
 
 ImageO3 = runware.ImageO3
 KEY = "6f1c1f0e-3c1b-4c7e-9a55-0d7f6a1f2b3c"

@@ -16,8 +16,6 @@ from typing import Any
 import httpx
 import pytest
 
-from fake_runblob import KEY as RUNBLOB_KEY
-from fake_runblob import FakeRunBlob
 from kling_async import (
     Client,
     Delivery,
@@ -34,7 +32,9 @@ from kling_async._models import Reading
 from kling_async._provider import Accepted, Delivered
 from kling_async._records import without_addresses, without_secrets, without_tokens
 from kling_async.starlette import messages
-from wire_samples import KEY, PURCHASE, SAMPLES, Sample, drive
+from support.fake_runblob import KEY as RUNBLOB_KEY
+from support.fake_runblob import FakeRunBlob
+from support.samples import KEY, PURCHASE, SAMPLES, Sample, drive
 
 ADDRESS = Webhooks("https://app.test/kling", "s3cret-" * 4).address("runblob", PURCHASE)
 TOKEN = ADDRESS.rpartition("/")[2]

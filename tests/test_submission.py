@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Client,
     ConfigurationError,
@@ -38,6 +37,7 @@ from kling_async._models import Event
 from kling_async._provider import Accepted, Features
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers.runblob import O3Photo, O3Video
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

@@ -12,7 +12,6 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Budget,
     Client,
@@ -27,6 +26,7 @@ from kling_async import (
     SubmissionState,
 )
 from kling_async._turns import in_turns
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
 

@@ -33,7 +33,7 @@ from kling_async import (
 )
 from kling_async.sandbox import Fault, Sandbox
 from kling_async.starlette import webhook_route
-from web import PATIENCE, Site, serve
+from support.asgi_server import PATIENCE, Site, serve
 
 pytestmark = pytest.mark.anyio
 

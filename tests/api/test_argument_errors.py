@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     Client,
     ConfigurationError,
@@ -29,6 +28,7 @@ from kling_async import (
     Webhooks,
     runblob,
 )
+from support.fake_runblob import KEY, FakeRunBlob
 
 PROVIDERS: list[Any] = [RunBlob, Runware, InferenceSh, PixelDojo]
 SECRET = "a-key-that-nobody-may-see"

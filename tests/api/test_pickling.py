@@ -14,7 +14,6 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 import kling_async
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import (
     BulkStopped,
     Client,
@@ -30,6 +29,7 @@ from kling_async import (
     SubmissionUnknown,
     runblob,
 )
+from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

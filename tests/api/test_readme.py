@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from kling_async.sandbox import Sandbox
-from web import Site, serve
+from support.asgi_server import Site, serve
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

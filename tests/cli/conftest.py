@@ -9,7 +9,7 @@ import pytest
 
 from kling_async._cli import main
 from kling_async.sandbox import Sandbox
-from program import Answer, Run, environment
+from support.cli_process import Answer, Run, environment
 
 
 @pytest.fixture

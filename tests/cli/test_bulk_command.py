@@ -22,7 +22,7 @@ from kling_async._cli._plan import Places, plan_of
 from kling_async._cli._results import Record, Results
 from kling_async._cli._rows import Row
 from kling_async.sandbox import Fault, Sandbox
-from program import Answer, Run, environment_of, on_terminal
+from support.cli_process import Answer, Run, environment_of, on_terminal
 
 FAST = ("--poll", "0.1", "--status-calls", "0")
 FAILS = "[sandbox: fail=TASK_FAILED duration=1]"

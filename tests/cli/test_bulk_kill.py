@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from kling_async.sandbox import Sandbox
-from program import PATIENCE, PROGRAM, Answer, environment_of, finish, spawn
-from remote_sandbox import RemoteSandbox
+from support.cli_process import PATIENCE, PROGRAM, Answer, environment_of, finish, spawn
+from support.remote_sandbox import RemoteSandbox
 
 ENDPOINTS = ("runware/image-o3", "pixeldojo/image-v3", "inferencesh/image-o1", "runblob/o3-photo", "runblob/o3-video")
 FAST = ("--poll", "0.1", "--status-calls", "0")

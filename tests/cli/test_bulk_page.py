@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from chromium import PROGRAM, Chromium
 from kling_async.sandbox import Sandbox
-from program import Run, environment_of
+from support.chromium import PROGRAM, Chromium
+from support.cli_process import Run, environment_of
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium to open the page in")
 

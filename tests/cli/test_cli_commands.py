@@ -15,7 +15,7 @@ from kling_async._cli._app import _COMMANDS
 from kling_async._cli._exits import EXITS
 from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
-from program import PHOTO, QUICK, VIDEO, Run
+from support.cli_process import PHOTO, QUICK, VIDEO, Run
 
 
 def test_generate_buys_one_job_and_prints_the_path_of_what_it_made(kling: Run, sandbox: Sandbox) -> None:

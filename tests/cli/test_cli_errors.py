@@ -12,7 +12,7 @@ from kling_async import JobRef
 from kling_async._cli._report import PlainReport, resume_command
 from kling_async._cli._run import answering
 from kling_async.sandbox import Sandbox
-from program import PHOTO, QUICK, VIDEO, Run, environment
+from support.cli_process import PHOTO, QUICK, VIDEO, Run, environment
 
 
 def bad_files(folder: Path) -> None:

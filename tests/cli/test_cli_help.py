@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from kling_async._cli._app import app
-from program import Run
+from support.cli_process import Run
 
 GROUP: Any = typer.main.get_command(app)  # what it is made of differs from one typer to the next
 COMMANDS = [(), *((name,) for name in GROUP.commands)]

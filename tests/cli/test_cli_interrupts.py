@@ -13,12 +13,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from fake_runblob import KEY, FakeRunBlob
 from kling_async import Budget, Client, Limits, MemoryLedger, RunBlob, runblob
 from kling_async._cli._purchase import bought
 from kling_async._cli._report import Report, resume_command
 from kling_async.sandbox import Sandbox
-from program import PATIENCE, PROGRAM, VIDEO, Answer, Run, finish, spawn
+from support.cli_process import PATIENCE, PROGRAM, VIDEO, Answer, Run, finish, spawn
+from support.fake_runblob import KEY, FakeRunBlob
 
 NOTHING = "interrupted; nothing was bought"
 

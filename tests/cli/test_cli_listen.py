@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kling_async.sandbox import Fault, Sandbox
-from program import PHOTO, QUICK, VIDEO, Answer, Run, environment
+from support.cli_process import PHOTO, QUICK, VIDEO, Answer, Run, environment
 
 
 @pytest.fixture

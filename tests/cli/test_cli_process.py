@@ -15,7 +15,7 @@ import pytest
 
 from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
-from program import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, on_terminal, spawn
+from support.cli_process import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, on_terminal, spawn
 
 
 @pytest.fixture

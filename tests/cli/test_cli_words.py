@@ -18,7 +18,7 @@ from kling_async._cli._fields import build
 from kling_async._cli._text import advise_with, duration, in_commands, money, printable, size
 from kling_async._provider import Endpoint
 from kling_async.providers import KNOWN
-from program import VIDEO
+from support.cli_process import VIDEO
 
 
 class Collage(Request):

@@ -14,7 +14,7 @@ from kling_async import SqliteLedger
 from kling_async._cli._text import in_commands
 from kling_async._ledger import Submission
 from kling_async.sandbox import Sandbox
-from program import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
+from support.cli_process import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
 
 KEPT = ("--ledger", "jobs.db")
 RESUME = ("resume", *KEPT, "-o", "out", "--timeout", "0.3")

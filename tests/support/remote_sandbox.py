@@ -9,7 +9,7 @@ import urllib.request
 from types import TracebackType
 from typing import Any, Self
 
-from program import PATIENCE, spawn
+from support.cli_process import PATIENCE, spawn
 
 __all__ = ["RemoteSandbox"]
 
