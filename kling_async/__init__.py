@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kling_async._budget import Budget, BudgetStatistics
     from kling_async._bulk import BulkStatistics, Outcome, Outcomes
-    from kling_async._cadence import Learned, Progressive
     from kling_async._client import Client, Statistics
     from kling_async._engine import Limits
     from kling_async._errors import (
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
     from kling_async._poller import Polling
     from kling_async._requests import Request
+    from kling_async._scheduling.schedules import Learned, Progressive
     from kling_async._sqlite import SqliteLedger
     from kling_async.providers import inferencesh, pixeldojo, runblob, runware
     from kling_async.providers.inferencesh import InferenceSh
@@ -120,7 +120,7 @@ _HOMES = {
     for home, names in {
         "_budget": ("Budget", "BudgetStatistics"),
         "_bulk": ("BulkStatistics", "Outcome", "Outcomes"),
-        "_cadence": ("Learned", "Progressive"),
+        "_scheduling.schedules": ("Learned", "Progressive"),
         "_client": ("Client", "Statistics"),
         "_engine": ("Limits",),
         "_errors": (

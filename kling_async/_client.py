@@ -18,7 +18,6 @@ from kling_async._arguments import given, require
 from kling_async._book import Book
 from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
-from kling_async._cadence import Learned
 from kling_async._clock import Clock
 from kling_async._deliveries import Deliveries
 from kling_async._engine import Engines, Http, Limits
@@ -32,6 +31,7 @@ from kling_async._poller import Polling, Watch
 from kling_async._provider import Endpoint, Provider
 from kling_async._remedies import Remedies
 from kling_async._requests import Request
+from kling_async._scheduling.schedules import Learned
 from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
 from kling_async._transport import Lane, LaneStatistics, Trace

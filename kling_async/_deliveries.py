@@ -32,7 +32,6 @@ from weakref import WeakValueDictionary
 
 from kling_async._arguments import require
 from kling_async._book import Book
-from kling_async._cadence import Cadence, Law
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
 from kling_async._ledger import Submission
 from kling_async._letterbox import Letterbox, Lost, named
@@ -40,6 +39,7 @@ from kling_async._models import JobRef, Status
 from kling_async._poller import Watch
 from kling_async._provider import Delivered, Provider
 from kling_async._remedies import Remedies
+from kling_async._scheduling.schedules import Cadence, Law
 from kling_async._submission import Buyer
 from kling_async._trail import Trail
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks

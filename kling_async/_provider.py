@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import SecretStr
 
-from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
     ConfigurationError,
     ContentRejected,
@@ -31,6 +30,7 @@ from kling_async._errors import (
 from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._records import without_secrets, without_tokens
 from kling_async._requests import Request, is_secure
+from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Flow, Reply
 
 __all__ = ["Accepted", "Delivered", "Endpoint", "Features", "Provider", "Stream"]

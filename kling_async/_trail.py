@@ -13,13 +13,13 @@ from dataclasses import replace
 
 import anyio
 
-from kling_async._cadence import Cadence
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._lifecycle import RANK, advance
 from kling_async._log import Packed, pack, unpack
 from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
 from kling_async._requests import Request
+from kling_async._scheduling.schedules import Cadence
 
 __all__ = ["Trail"]
 

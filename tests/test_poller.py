@@ -14,9 +14,9 @@ from anyio.lowlevel import checkpoint
 
 import kling_async
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
-from kling_async._cadence import Contest
 from kling_async._models import Reading
 from kling_async._poller import Watch
+from kling_async._scheduling.schedules import Contest
 from kling_async._trail import Trail
 from support.fake_runblob import KEY, FakeRunBlob
 

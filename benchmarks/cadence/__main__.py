@@ -11,7 +11,7 @@ from typing import TypeVar
 from benchmarks.cadence import charts, study
 from benchmarks.cadence.durations import LAWS, Nature
 from benchmarks.cadence.report import Results, markdown, targets
-from kling_async._cadence import Law
+from kling_async._scheduling.schedules import Law
 
 K = TypeVar("K")
 V = TypeVar("V")

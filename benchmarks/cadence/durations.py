@@ -7,7 +7,7 @@ from math import exp, log
 from random import Random
 from statistics import NormalDist
 
-from kling_async._cadence import Law
+from kling_async._scheduling.schedules import Law
 
 CLIPS = {"5 s clip": Law(147.0, 0.158), "10 s clip": Law(232.0, 0.199), "15 s clip": Law(355.0, 0.131)}
 LAWS = {"image": Law(24.0, 0.545), **CLIPS}

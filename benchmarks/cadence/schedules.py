@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kling_async._cadence import Cadence, Law, Progressive, Schedule
+from kling_async._scheduling.schedules import Cadence, Law, Progressive, Schedule
 
 SOURCE = Progressive(5, 5, 10, 15)
 """What the source documents do for video."""

@@ -13,7 +13,7 @@ from benchmarks.cadence.durations import CLIPS, LAWS, Nature
 from benchmarks.cadence.optimum import optimal_looks
 from benchmarks.cadence.poller import Heard, run
 from benchmarks.cadence.schedules import ROUND_ROBIN, SOURCE, Clairvoyant, Frozen, Planned
-from kling_async._cadence import Law, Learned, Progressive, Schedule
+from kling_async._scheduling.schedules import Law, Learned, Progressive, Schedule
 
 LAMBDA = 0.5
 """Seconds of lag that one look is worth."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from kling_async._cadence import Progressive
 from kling_async._cli._command import AsJson
 from kling_async._cli._exits import explain
 from kling_async._cli._report import Report
@@ -24,6 +23,7 @@ from kling_async._media import writable
 from kling_async._poller import Polling
 from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Request
+from kling_async._scheduling.schedules import Progressive
 
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox

@@ -23,7 +23,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
     InsufficientCredits,
     InvalidRequest,
@@ -46,6 +45,7 @@ from kling_async._requests import (
     is_url,
     sniff,
 )
+from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Effect, Flow, Reply
 from kling_async.providers._inferencesh_tasks import (
     CURRENT,

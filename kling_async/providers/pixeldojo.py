@@ -29,7 +29,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 
-from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
     InsufficientCredits,
     InvalidRequest,
@@ -41,6 +40,7 @@ from kling_async._errors import (
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
 from kling_async._requests import Request, as_number
+from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Effect, Flow, Reply
 
 __all__ = ["ImageV3", "PixelDojo"]

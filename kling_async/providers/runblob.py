@@ -18,7 +18,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator
 
-from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
     ContentRejected,
     InsufficientCredits,
@@ -30,6 +29,7 @@ from kling_async._errors import (
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
 from kling_async._requests import ImageRule, Prompt, References, Request, as_number, data_uri, is_url
+from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Effect, Flow, Reply
 
 __all__ = ["O3Photo", "O3Video", "RunBlob"]

@@ -27,7 +27,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
-from kling_async._cadence import Law, Progressive
 from kling_async._errors import (
     InsufficientCredits,
     KlingError,
@@ -38,6 +37,7 @@ from kling_async._errors import (
 from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
 from kling_async._requests import ImageRule, Prompt, References, Request, as_number, data_uri, is_secure, sniff
+from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Effect, Flow, Reply
 from kling_async.providers._runware_answers import (
     TAKEN,

@@ -6,7 +6,7 @@ S = 1 - F, a job that was not finished at t has, at a later u, been finished wit
 / S(t)``. The integral of that from t to s is the lag that waiting from t until s is expected to cost, and
 `Learned` looks when it reaches lambda. It needs no horizon and no dynamic programme, gives the first look
 too, and costs about one percent more than the optimum (`benchmarks/cadence`). The law is learned while the
-jobs run (`kling_async._laws`).
+jobs run (`kling_async._scheduling.durations`).
 
 Two things bound the rule, because a law is only a belief. A step is never shorter than half a second, and
 after the first look never longer than 15 s or an eighth of the median, whichever is more. And past the 97th
@@ -31,7 +31,7 @@ from itertools import count
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from kling_async._laws import End, Law, Posterior
+from kling_async._scheduling.durations import End, Law, Posterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kling_async._cadence import Cadence, Contest, Law, Learned, Progressive
-from kling_async._laws import End, Posterior, Survival
+from kling_async._scheduling.durations import End, Posterior, Survival
+from kling_async._scheduling.schedules import Cadence, Contest, Law, Learned, Progressive
 
 NameT = TypeVar("NameT")
 

@@ -1,0 +1,1 @@
+"""When to poll. Pure: no clock, no I/O."""
