@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from kling_async._budget import Budget, BudgetStatistics
     from kling_async._bulk import BulkStatistics, Outcome, Outcomes
     from kling_async._client import Client, Statistics
-    from kling_async._engine import Limits
     from kling_async._errors import (
         BudgetExceeded,
         BulkStopped,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
         Unauthorized,
         WebhookRejected,
     )
+    from kling_async._http.backend import Limits
     from kling_async._job import Job
     from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
@@ -122,7 +122,7 @@ _HOMES = {
         "_bulk": ("BulkStatistics", "Outcome", "Outcomes"),
         "_scheduling.schedules": ("Learned", "Progressive"),
         "_client": ("Client", "Statistics"),
-        "_engine": ("Limits",),
+        "_http.backend": ("Limits",),
         "_errors": (
             "BudgetExceeded",
             "BulkStopped",

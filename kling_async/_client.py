@@ -20,8 +20,9 @@ from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
 from kling_async._deliveries import Deliveries
-from kling_async._engine import Engines, Http, Limits
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._http.backend import Engines, Http, Limits
+from kling_async._http.transport import Lane, LaneStatistics, Trace
 from kling_async._job import Account, Job
 from kling_async._ledger import Ledger, Submission
 from kling_async._letterbox import Letterbox
@@ -34,7 +35,6 @@ from kling_async._requests import Request
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission import Bought, Buyer, held
 from kling_async._trail import Trail
-from kling_async._transport import Lane, LaneStatistics, Trace
 from kling_async.providers import KNOWN
 from kling_async.webhooks import Delivery, Webhooks
 

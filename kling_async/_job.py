@@ -11,15 +11,15 @@ from typing import Any, NoReturn
 import anyio
 
 from kling_async._book import Book
-from kling_async._engine import Engines
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
+from kling_async._http.backend import Engines
+from kling_async._http.transport import Lane
 from kling_async._media import ArtifactSaver
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
 from kling_async._provider import Provider
 from kling_async._requests import Request
 from kling_async._trail import Trail
-from kling_async._transport import Lane
 
 __all__ = ["Account", "Job"]
 

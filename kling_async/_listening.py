@@ -18,11 +18,11 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
+from kling_async._http.transport import Lane
 from kling_async._looking import Looker
 from kling_async._provider import Stream
 from kling_async._ration import Ration
 from kling_async._trail import Trail
-from kling_async._transport import Lane
 
 __all__ = ["Listener"]
 

@@ -21,8 +21,8 @@ from urllib.parse import urljoin
 import anyio
 from anyio import to_thread
 
-from kling_async._engine import USER_AGENT, Engine, Engines, Response, consume
 from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
+from kling_async._http.backend import USER_AGENT, Engine, Engines, Response, consume
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._requests import is_secure
 

@@ -34,12 +34,12 @@ from anyio.lowlevel import checkpoint
 
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._http.transport import Lane
 from kling_async._listening import Listener
 from kling_async._looking import Looker, own
 from kling_async._ration import Ration
 from kling_async._scheduling.schedules import Contest, Schedule
 from kling_async._trail import Trail
-from kling_async._transport import Lane
 
 __all__ = ["DeadlinePassed", "Polling", "Pursuer", "Watch"]
 

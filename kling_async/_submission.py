@@ -37,6 +37,7 @@ from kling_async._errors import (
     KlingError,
     TransportFailed,
 )
+from kling_async._http.transport import Lane, Trace
 from kling_async._ledger import Submission, SubmissionState
 from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Reading, Status
@@ -44,7 +45,6 @@ from kling_async._provider import Accepted, Delivered
 from kling_async._records import described, fingerprint
 from kling_async._remedies import Remedies
 from kling_async._requests import Request
-from kling_async._transport import Lane, Trace
 from kling_async._turns import in_turns
 
 __all__ = ["Bought", "Buyer", "held"]

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from kling_async._clock import Clock
-from kling_async._engine import Limits
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._http.backend import Limits
+from kling_async._http.transport import Lane
 from kling_async._models import JobRef
 from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Reference, Request
-from kling_async._transport import Lane
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers import KNOWN
 from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome

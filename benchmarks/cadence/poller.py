@@ -13,13 +13,13 @@ from typing import Any, cast
 import anyio
 
 from kling_async._clock import Clock
-from kling_async._engine import Limits
+from kling_async._http.backend import Limits
+from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Reading, Status
 from kling_async._poller import Watch
 from kling_async._provider import Features
 from kling_async._scheduling.schedules import Law, Schedule
 from kling_async._trail import Trail
-from kling_async._transport import Lane
 
 KEY = "provider/endpoint"
 

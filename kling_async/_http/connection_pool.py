@@ -45,7 +45,7 @@ from typing import Self
 import anyio
 import httpcore
 
-from kling_async._connection import Connection, IdleConnections, Origin, Wire, origin_of
+from kling_async._http.connection import Connection, IdleConnections, Origin, Wire, origin_of
 
 # As `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
 _NONE_KEPT = 0.0

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import httpcore
 import pytest
 
-from kling_async._pool import ConnectionPool
+from kling_async._http.connection_pool import ConnectionPool
 from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, backend_with_clock, skip
 
 pytestmark = [

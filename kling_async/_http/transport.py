@@ -18,7 +18,7 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
 A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
 on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
 
-Underneath is an engine (`_engine`). This is the only file that knows stamina. What stamina logs of a repetition, or
+Underneath is an engine (`_http.backend`). This is the only file that knows stamina. What stamina logs of a repetition, or
 counts in Prometheus, is decided by its hooks. There is one set of them for the whole program, and (as of 26.1) none for
 a single call, so they are the program's, and are left alone here.
 """
@@ -38,7 +38,6 @@ import stamina
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from kling_async._clock import Clock
-from kling_async._engine import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -48,7 +47,8 @@ from kling_async._errors import (
     TransportFailed,
     UnreadableReply,
 )
-from kling_async._pool import PoolStatistics
+from kling_async._http.backend import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
+from kling_async._http.connection_pool import PoolStatistics
 from kling_async._provider import Provider
 from kling_async._wire import Call, Effect, Flow, Reply
 

@@ -1,6 +1,6 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`_pool`); or what the user injected, or httpx's own transport where a proxy
+By default that is our own connection pool (`_http.connection_pool`); or what the user injected, or httpx's own transport where a proxy
 is in the way. This is the only file that knows httpx, and it loads it only when it is needed: httpx loads its own
 command line program with it (click, rich) wherever that is installed.
 """
@@ -27,7 +27,7 @@ from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError, UnreadableReply
-from kling_async._pool import ConnectionPool, PoolStatistics
+from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 
 if TYPE_CHECKING:
     import httpx

@@ -8,8 +8,8 @@ import httpx
 import pytest
 import respx
 
-from kling_async._connection import Connection, IdleConnections, Wire
-from kling_async._pool import ConnectionPool, PoolStatistics
+from kling_async._http.connection import Connection, IdleConnections, Wire
+from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, Received, backend_with_clock, skip
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,1 @@
+"""Bytes over the network: the only package that knows httpx, httpcore and stamina."""
