@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     )
     from kling_async._http.backend import Limits
     from kling_async._job import Job
-    from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
+    from kling_async._ledger.protocol import Ledger, MemoryLedger, Submission, SubmissionState
+    from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
     from kling_async._poller import Polling
     from kling_async._requests import Request
     from kling_async._scheduling.schedules import Learned, Progressive
-    from kling_async._sqlite import SqliteLedger
     from kling_async.providers import inferencesh, pixeldojo, runblob, runware
     from kling_async.providers.inferencesh import InferenceSh
     from kling_async.providers.pixeldojo import PixelDojo
@@ -146,11 +146,11 @@ _HOMES = {
             "WebhookRejected",
         ),
         "_job": ("Job",),
-        "_ledger": ("Ledger", "MemoryLedger", "Submission", "SubmissionState"),
+        "_ledger.protocol": ("Ledger", "MemoryLedger", "Submission", "SubmissionState"),
         "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
         "_poller": ("Polling",),
         "_requests": ("Request",),
-        "_sqlite": ("SqliteLedger",),
+        "_ledger.sqlite": ("SqliteLedger",),
         "providers": ("providers",),
         "providers.inferencesh": ("InferenceSh", "inferencesh"),
         "providers.pixeldojo": ("PixelDojo", "pixeldojo"),

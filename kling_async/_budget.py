@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 import anyio
 
 from kling_async._errors import BudgetExceeded, ConfigurationError
-from kling_async._ledger import Submission
+from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._provider import Provider
 from kling_async._requests import Request

@@ -15,7 +15,6 @@ from typing import Any, Self
 import anyio
 
 from kling_async._arguments import given, require
-from kling_async._book import Book
 from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
@@ -24,7 +23,8 @@ from kling_async._errors import ConfigurationError, KlingError
 from kling_async._http.backend import Engines, Http, Limits
 from kling_async._http.transport import Lane, LaneStatistics, Trace
 from kling_async._job import Account, Job
-from kling_async._ledger import Ledger, Submission
+from kling_async._ledger.protocol import Ledger, Submission
+from kling_async._ledger.writer import Book
 from kling_async._letterbox import Letterbox
 from kling_async._media import load
 from kling_async._models import Event, JobRef, Result

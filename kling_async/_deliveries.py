@@ -31,9 +31,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from kling_async._arguments import require
-from kling_async._book import Book
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
-from kling_async._ledger import Submission
+from kling_async._ledger.protocol import Submission
+from kling_async._ledger.writer import Book
 from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Status
 from kling_async._poller import Watch

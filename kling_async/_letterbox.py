@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from kling_async._ledger import Submission
+from kling_async._ledger.protocol import Submission
 from kling_async._models import JobRef
 from kling_async._provider import Delivered, Provider
 from kling_async.webhooks import Webhooks

@@ -27,8 +27,8 @@ from kling_async._errors import (
     Unauthorized,
     UnreadableReply,
 )
+from kling_async._ledger.serialization import without_secrets, without_tokens
 from kling_async._models import Cost, JobRef, Reading, Status
-from kling_async._records import without_secrets, without_tokens
 from kling_async._requests import Request, is_secure
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Flow, Reply

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from kling_async._clock import Clock
 from kling_async._errors import SubmissionUnknown
-from kling_async._ledger import Submission, SubmissionState
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.serialization import request_from
 from kling_async._provider import Provider
-from kling_async._records import request_from
 from kling_async._requests import Request
 
 __all__ = ["Remedies"]

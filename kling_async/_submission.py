@@ -10,7 +10,7 @@ With a ledger, a submission goes through these steps; what is known after a cras
 3. *Payment.* The paid call, which the lane decides to be accepted, refused, not sent or lost.
 4. *Settlement.* What became of it is written down, also when the task is cancelled, before anyone hears of it.
 
-A ledger that cannot be written stops step 2, so nothing more is bought; see `_book`.
+A ledger that cannot be written stops step 2, so nothing more is bought; see `_ledger.writer`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 import anyio
 from anyio import to_thread
 
-from kling_async._book import Book
 from kling_async._budget import Tariff, tariff
 from kling_async._clock import Clock
 from kling_async._errors import (
@@ -38,11 +37,12 @@ from kling_async._errors import (
     TransportFailed,
 )
 from kling_async._http.transport import Lane, Trace
-from kling_async._ledger import Submission, SubmissionState
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.serialization import described, fingerprint
+from kling_async._ledger.writer import Book
 from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered
-from kling_async._records import described, fingerprint
 from kling_async._remedies import Remedies
 from kling_async._requests import Request
 from kling_async._turns import in_turns

@@ -19,9 +19,9 @@ from kling_async._cli._ledger import LedgerFile, existing
 from kling_async._cli._report import Report, as_json
 from kling_async._cli._run import answering, choose_report
 from kling_async._cli._text import duration, money, printable
-from kling_async._ledger import Submission, SubmissionState
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.sqlite_file import inspect
 from kling_async._models import Status
-from kling_async._sqlite_file import inspect
 from kling_async.providers import KNOWN
 
 __all__ = ["jobs", "standing", "unsaved"]

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from kling_async._cli._exits import INTERRUPTED, Problem
 from kling_async._cli._text import duration, in_commands, money, printable
-from kling_async._ledger import Submission
+from kling_async._ledger.protocol import Submission
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 
 __all__ = ["JsonReport", "PlainReport", "Report", "as_json", "resume_command", "take_up_command"]

@@ -25,10 +25,10 @@ from kling_async._cli._text import printable
 from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._job import Job
-from kling_async._ledger import Submission, SubmissionState
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.sqlite_file import inspect
 from kling_async._media import writable
 from kling_async._models import JobRef
-from kling_async._sqlite_file import inspect
 from kling_async.providers import KNOWN
 
 __all__ = ["resolve", "resume"]

@@ -84,7 +84,11 @@ def test_beside_a_client_only_the_database_is_left_to_load() -> None:
     """No handler of a running web service stalls the event loop because it is the first to name something."""
     name_all = "for name in kling_async.__all__: getattr(kling_async, name)"
     modules = loaded(name_all, after="import kling_async; kling_async.Client")
-    assert ours(modules) == {"kling_async._sqlite", "kling_async._sqlite_file", "kling_async._sqlite_statements"}
+    assert ours(modules) == {
+        "kling_async._ledger.sqlite",
+        "kling_async._ledger.sqlite_file",
+        "kling_async._ledger.sqlite_schema",
+    }
     assert {name.partition(".")[0] for name in modules - ours(modules)} == {"_sqlite3", "sqlite3"}
 
 

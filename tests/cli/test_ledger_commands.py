@@ -12,7 +12,7 @@ import pytest
 
 from kling_async import SqliteLedger
 from kling_async._cli._text import in_commands
-from kling_async._ledger import Submission
+from kling_async._ledger.protocol import Submission
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kling_async._errors import LedgerFailed
-from kling_async._ledger import Submission, SubmissionState
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.serialization import event_from_json, event_to_json
 from kling_async._models import Event, JobRef
-from kling_async._records import event_from_json, event_to_json
 
 __all__ = [
     "ALL",

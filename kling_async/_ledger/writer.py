@@ -18,10 +18,10 @@ from pathlib import Path
 
 from kling_async._arguments import given
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
-from kling_async._ledger import METHODS, Ledger, Submission
+from kling_async._ledger.protocol import METHODS, Ledger, Submission
+from kling_async._ledger.serialization import without_secrets
 from kling_async._models import Event, JobRef
 from kling_async._provider import Provider
-from kling_async._records import without_secrets
 from kling_async._scheduling.schedules import Learned
 
 __all__ = ["Book"]

@@ -21,9 +21,9 @@ import pytest
 
 from kling_async import ConfigurationError
 from kling_async._errors import LedgerFailed
-from kling_async._ledger import Ledger, MemoryLedger, Submission, SubmissionState
+from kling_async._ledger.protocol import Ledger, MemoryLedger, Submission, SubmissionState
+from kling_async._ledger.sqlite import SqliteLedger
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Status
-from kling_async._sqlite import SqliteLedger
 
 pytestmark = pytest.mark.anyio
 
@@ -251,7 +251,7 @@ async def test_a_second_ledger_on_the_file_is_refused_by_name_of_the_owner(tmp_p
 
 HOLD = """
 import sys, anyio
-from kling_async._sqlite import SqliteLedger
+from kling_async._ledger.sqlite import SqliteLedger
 async def main():
     await SqliteLedger(sys.argv[1]).keep("mark", "made by the other process")
     print("held", end="", flush=True)
@@ -543,7 +543,7 @@ def test_a_loop_that_ends_before_its_write_is_answered_harms_nobody(tmp_path: Pa
 
 def test_a_program_that_never_closes_its_ledger_ends(tmp_path: Path) -> None:
     script = (
-        "import sys, anyio\nfrom kling_async._sqlite import SqliteLedger\n"
+        "import sys, anyio\nfrom kling_async._ledger.sqlite import SqliteLedger\n"
         "anyio.run(SqliteLedger(sys.argv[1]).keep, 'a', 1)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "jobs.db")]

@@ -10,14 +10,14 @@ commit costs one ``fsync``, however many writes it holds, so the busier the ledg
 operation is answered after the commit that made it durable. A transaction that fails is rolled back and tried again
 operation by operation, so that one that cannot be written does not take the others with it.
 
-*Few steps.* A statement a kind of operation, however many there are of it in a group (see `_sqlite_statements`). The
+*Few steps.* A statement a kind of operation, however many there are of it in a group (see `_ledger.sqlite_schema`). The
 tasks that wait are woken a few at a time, so that the loop comes round in between. A long list is read page by page, so
 that writes get in between.
 
 *Durability.* WAL with ``synchronous=FULL``: a commit survives ``kill -9`` and a power cut.
 
 *Ownership.* A second connection holds a write lock on an empty database beside the file (``jobs.db-lock``) for as long
-as the ledger is open (see `_sqlite_file`). The operating system releases it when the process ends, however it ends, so
+as the ledger is open (see `_ledger.sqlite_file`). The operating system releases it when the process ends, however it ends, so
 it is never stale. Whoever only wants to see what is there (`inspect`) needs no ownership and disturbs nobody: WAL lets
 him read.
 """
@@ -41,13 +41,13 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from kling_async import _sqlite_statements as statements
 from kling_async._arguments import require
 from kling_async._errors import ConfigurationError
-from kling_async._ledger import Submission
+from kling_async._ledger import sqlite_schema as statements
+from kling_async._ledger.protocol import Submission
+from kling_async._ledger.sqlite_file import File, explained
+from kling_async._ledger.sqlite_schema import Kind
 from kling_async._models import Event, JobRef
-from kling_async._sqlite_file import File, explained
-from kling_async._sqlite_statements import Kind
 
 __all__ = ["SqliteLedger"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from anyio import to_thread
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
-from kling_async._ledger import Submission, SubmissionState
-from kling_async._sqlite_statements import ALL, MIGRATIONS, select
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.sqlite_schema import ALL, MIGRATIONS, select
 
 __all__ = ["Contents", "File", "explained", "inspect"]
 
