@@ -52,7 +52,7 @@ from kling_async._job import Account, Job
 from kling_async._models import Cost, Result
 from kling_async._poller import DeadlinePassed
 from kling_async._requests import Request
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]
 

@@ -34,7 +34,7 @@ from kling_async._remedies import Remedies
 from kling_async._requests import Request
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission import Bought, Buyer, held
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 from kling_async.providers import KNOWN
 from kling_async.webhooks import Delivery, Webhooks
 

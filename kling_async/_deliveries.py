@@ -41,7 +41,7 @@ from kling_async._provider import Delivered, Provider
 from kling_async._remedies import Remedies
 from kling_async._scheduling.schedules import Cadence, Law
 from kling_async._submission import Buyer
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 
 __all__ = ["Deliveries"]

@@ -19,7 +19,7 @@ from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._poller import DeadlinePassed, Watch
 from kling_async._provider import Provider
 from kling_async._requests import Request
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["Account", "Job"]
 

@@ -22,7 +22,7 @@ from kling_async._http.transport import Lane
 from kling_async._looking import Looker
 from kling_async._provider import Stream
 from kling_async._ration import Ration
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["Listener"]
 

@@ -18,7 +18,7 @@ from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Reading
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["Looker", "own"]
 

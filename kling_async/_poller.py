@@ -39,7 +39,7 @@ from kling_async._listening import Listener
 from kling_async._looking import Looker, own
 from kling_async._ration import Ration
 from kling_async._scheduling.schedules import Contest, Schedule
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["DeadlinePassed", "Polling", "Pursuer", "Watch"]
 

@@ -17,7 +17,7 @@ from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status,
 from kling_async._models import Reading
 from kling_async._poller import Watch
 from kling_async._scheduling.schedules import Contest
-from kling_async._trail import Trail
+from kling_async._tracking.tracked_job import Trail
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

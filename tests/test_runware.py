@@ -29,9 +29,9 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._lifecycle import advance
 from kling_async._models import Event, JobRef, Reading
 from kling_async._provider import Accepted
+from kling_async._tracking.transitions import advance
 from kling_async._wire import Call, Effect, Flow, Reply
 from support.samples import drive
 

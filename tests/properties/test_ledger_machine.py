@@ -35,7 +35,7 @@ from kling_async import (
     RunBlob,
     SubmissionState,
 )
-from kling_async._lifecycle import RANK
+from kling_async._tracking.transitions import RANK
 from kling_async.providers.runblob import O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 from support.virtual_time import JumpingLoop

@@ -12,9 +12,9 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._lifecycle import RANK, advance
-from kling_async._log import pack, unpack
 from kling_async._models import Artifact, Cost, Event, Failure, Reading, Source, Status
+from kling_async._tracking.packed_events import pack, unpack
+from kling_async._tracking.transitions import RANK, advance
 
 SOURCES: list[Source] = ["submit", "poll", "stream", "webhook", "ledger"]
 

@@ -15,11 +15,11 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
-from kling_async._lifecycle import RANK, advance
-from kling_async._log import Packed, pack, unpack
 from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
 from kling_async._requests import Request
 from kling_async._scheduling.schedules import Cadence
+from kling_async._tracking.packed_events import Packed, pack, unpack
+from kling_async._tracking.transitions import RANK, advance
 
 __all__ = ["Trail"]
 
@@ -125,7 +125,7 @@ class Trail:
 
     @property
     def ref(self) -> JobRef:
-        """The job, made anew from plain text; see `_log`."""
+        """The job, made anew from plain text; see `_tracking.packed_events`."""
         return str.__new__(JobRef, self._address)
 
     @property

@@ -1,0 +1,1 @@
+"""One job, as this process knows it."""
