@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kling_async._ledger.protocol import Ledger, MemoryLedger, Submission, SubmissionState
     from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
-    from kling_async._poller import Polling
+    from kling_async._polling.poller import Polling
     from kling_async._requests import Request
     from kling_async._scheduling.schedules import Learned, Progressive
     from kling_async.providers import inferencesh, pixeldojo, runblob, runware
@@ -148,7 +148,7 @@ _HOMES = {
         "_job": ("Job",),
         "_ledger.protocol": ("Ledger", "MemoryLedger", "Submission", "SubmissionState"),
         "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
-        "_poller": ("Polling",),
+        "_polling.poller": ("Polling",),
         "_requests": ("Request",),
         "_ledger.sqlite": ("SqliteLedger",),
         "providers": ("providers",),

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 There is no task per job. A few *submitters* pull the next row when there is room, and buy it. A job that was bought is
-*pursued*: it competes for looks in its provider's watch, and the few tasks that patrol there make them (`_poller`).
+*pursued*: it competes for looks in its provider's watch, and the few tasks that patrol there make them (`_polling.poller`).
 What a job in flight costs is its place in a heap, its log and its request.
 
 Room is two numbers: jobs in flight, and outcomes that nobody has taken yet. So a slow reader slows the run instead of
@@ -50,7 +50,7 @@ from kling_async._errors import (
 )
 from kling_async._job import Account, Job
 from kling_async._models import Cost, Result
-from kling_async._poller import DeadlinePassed
+from kling_async._polling.poller import DeadlinePassed
 from kling_async._requests import Request
 from kling_async._tracking.tracked_job import Trail
 

@@ -28,7 +28,7 @@ from kling_async._ledger.writer import Book
 from kling_async._letterbox import Letterbox
 from kling_async._media import load
 from kling_async._models import Event, JobRef, Result
-from kling_async._poller import Polling, Watch
+from kling_async._polling.poller import Polling, Watch
 from kling_async._provider import Endpoint, Provider
 from kling_async._remedies import Remedies
 from kling_async._requests import Request

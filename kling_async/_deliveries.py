@@ -36,7 +36,7 @@ from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import Book
 from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Status
-from kling_async._poller import Watch
+from kling_async._polling.poller import Watch
 from kling_async._provider import Delivered, Provider
 from kling_async._remedies import Remedies
 from kling_async._scheduling.schedules import Cadence, Law

@@ -16,7 +16,7 @@ from kling_async._http.transport import Lane
 from kling_async._ledger.writer import Book
 from kling_async._media import ArtifactSaver
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
-from kling_async._poller import DeadlinePassed, Watch
+from kling_async._polling.poller import DeadlinePassed, Watch
 from kling_async._provider import Provider
 from kling_async._requests import Request
 from kling_async._tracking.tracked_job import Trail

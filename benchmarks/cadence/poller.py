@@ -16,7 +16,7 @@ from kling_async._clock import Clock
 from kling_async._http.backend import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Reading, Status
-from kling_async._poller import Watch
+from kling_async._polling.poller import Watch
 from kling_async._provider import Features
 from kling_async._scheduling.schedules import Law, Schedule
 from kling_async._tracking.tracked_job import Trail

@@ -28,7 +28,7 @@ from kling_async._cli._results import Results
 from kling_async._cli._rows import Row, Shard, read_cells, rows_from
 from kling_async._cli._run import answering, destination, open_client, patience, run
 from kling_async._client import Client
-from kling_async._poller import Polling
+from kling_async._polling.poller import Polling
 from kling_async._scheduling.schedules import Progressive
 from kling_async.providers import KNOWN
 

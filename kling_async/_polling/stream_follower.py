@@ -19,9 +19,9 @@ import anyio
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._http.transport import Lane
-from kling_async._looking import Looker
+from kling_async._polling.rate_limiter import Ration
+from kling_async._polling.status_call import Looker
 from kling_async._provider import Stream
-from kling_async._ration import Ration
 from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["Listener"]

@@ -1,0 +1,1 @@
+"""Who polls now, and how."""
