@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kling_async._budget import Budget, BudgetStatistics
     from kling_async._bulk import BulkStatistics, Outcome, Outcomes
     from kling_async._client import Client, Statistics
     from kling_async._errors import (
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from kling_async._polling.poller import Polling
     from kling_async._requests import Request
     from kling_async._scheduling.schedules import Learned, Progressive
+    from kling_async._submission.budget import Budget, BudgetStatistics
     from kling_async.providers import inferencesh, pixeldojo, runblob, runware
     from kling_async.providers.inferencesh import InferenceSh
     from kling_async.providers.pixeldojo import PixelDojo
@@ -118,7 +118,7 @@ __version__ = "0.1.0"
 _HOMES = {
     name: home
     for home, names in {
-        "_budget": ("Budget", "BudgetStatistics"),
+        "_submission.budget": ("Budget", "BudgetStatistics"),
         "_bulk": ("BulkStatistics", "Outcome", "Outcomes"),
         "_scheduling.schedules": ("Learned", "Progressive"),
         "_client": ("Client", "Statistics"),

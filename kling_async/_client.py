@@ -15,7 +15,6 @@ from typing import Any, Self
 import anyio
 
 from kling_async._arguments import given, require
-from kling_async._budget import Budget, BudgetStatistics, tariff
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
 from kling_async._deliveries import Deliveries
@@ -25,15 +24,16 @@ from kling_async._http.transport import Lane, LaneStatistics, Trace
 from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import Book
-from kling_async._letterbox import Letterbox
 from kling_async._media import load
 from kling_async._models import Event, JobRef, Result
 from kling_async._polling.poller import Polling, Watch
 from kling_async._provider import Endpoint, Provider
-from kling_async._remedies import Remedies
 from kling_async._requests import Request
 from kling_async._scheduling.schedules import Learned
-from kling_async._submission import Bought, Buyer, held
+from kling_async._submission.budget import Budget, BudgetStatistics, tariff
+from kling_async._submission.early_deliveries import Letterbox
+from kling_async._submission.remedies import Remedies
+from kling_async._submission.submitter import Bought, Buyer, held
 from kling_async._tracking.tracked_job import Trail
 from kling_async.providers import KNOWN
 from kling_async.webhooks import Delivery, Webhooks

@@ -17,7 +17,6 @@ from typing import Annotated
 
 import typer
 
-from kling_async._budget import Budget
 from kling_async._cli._bulk_run import BulkRun
 from kling_async._cli._command import AsJson, Timeout, taking
 from kling_async._cli._exits import CommandError
@@ -30,6 +29,7 @@ from kling_async._cli._run import answering, destination, open_client, patience,
 from kling_async._client import Client
 from kling_async._polling.poller import Polling
 from kling_async._scheduling.schedules import Progressive
+from kling_async._submission.budget import Budget
 from kling_async.providers import KNOWN
 
 __all__ = ["bulk", "parse_budget"]

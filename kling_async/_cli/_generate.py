@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from kling_async._budget import Budget
 from kling_async._cli._command import AsJson, Output, Timeout, taking
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import NAMED, acceptable, build, find, parse_settings
@@ -28,6 +27,7 @@ from kling_async._media import writable
 from kling_async._models import JobRef
 from kling_async._provider import Endpoint
 from kling_async._requests import Request
+from kling_async._submission.budget import Budget
 
 __all__ = ["generate", "watch"]
 

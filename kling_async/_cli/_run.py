@@ -13,7 +13,6 @@ import anyio
 import typer
 from anyio.abc import TaskGroup, TaskStatus
 
-from kling_async._budget import Budget
 from kling_async._cli._display import terminal
 from kling_async._cli._exits import (
     INTERRUPTED,
@@ -40,6 +39,7 @@ from kling_async._ledger.sqlite import SqliteLedger
 from kling_async._models import JobRef
 from kling_async._polling.poller import Polling
 from kling_async._provider import Provider
+from kling_async._submission.budget import Budget
 from kling_async.webhooks import Webhooks
 
 __all__ = ["answering", "choose_report", "collect", "destination", "open_client", "patience", "run"]

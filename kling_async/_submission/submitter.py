@@ -27,7 +27,6 @@ from typing import Any, TypeVar
 import anyio
 from anyio import to_thread
 
-from kling_async._budget import Tariff, tariff
 from kling_async._clock import Clock
 from kling_async._errors import (
     AnswerLost,
@@ -40,11 +39,12 @@ from kling_async._http.transport import Lane, Trace
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import described, fingerprint
 from kling_async._ledger.writer import Book
-from kling_async._letterbox import Letterbox, Lost, named
 from kling_async._models import JobRef, Reading, Status
 from kling_async._provider import Accepted, Delivered
-from kling_async._remedies import Remedies
 from kling_async._requests import Request
+from kling_async._submission.budget import Tariff, tariff
+from kling_async._submission.early_deliveries import Letterbox, Lost, named
+from kling_async._submission.remedies import Remedies
 from kling_async._turns import in_turns
 
 __all__ = ["Bought", "Buyer", "held"]

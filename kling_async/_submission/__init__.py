@@ -1,0 +1,1 @@
+"""Buying a generation: paid at most once."""
