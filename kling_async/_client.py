@@ -17,7 +17,6 @@ import anyio
 from kling_async._arguments import given, require
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
-from kling_async._deliveries import Deliveries
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._http.backend import Engines, Http, Limits
 from kling_async._http.transport import Lane, LaneStatistics, Trace
@@ -35,6 +34,7 @@ from kling_async._submission.early_deliveries import Letterbox
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Bought, Buyer, held
 from kling_async._tracking.tracked_job import Trail
+from kling_async._webhooks.receiver import Deliveries
 from kling_async.providers import KNOWN
 from kling_async.webhooks import Delivery, Webhooks
 

@@ -1,0 +1,1 @@
+"""Webhook deliveries: received, checked, applied."""
