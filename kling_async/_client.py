@@ -18,12 +18,12 @@ from kling_async._arguments import given, require
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._files.downloads import load
 from kling_async._http.backend import Engines, Http, Limits
 from kling_async._http.transport import Lane, LaneStatistics, Trace
 from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import Book
-from kling_async._media import load
 from kling_async._models import Event, JobRef, Result
 from kling_async._polling.poller import Polling, Watch
 from kling_async._provider import Endpoint, Provider

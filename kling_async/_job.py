@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
+from kling_async._files.downloads import ArtifactSaver
 from kling_async._http.backend import Engines
 from kling_async._http.transport import Lane
 from kling_async._ledger.writer import Book
-from kling_async._media import ArtifactSaver
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed, Watch
 from kling_async._provider import Provider

@@ -21,7 +21,7 @@ from kling_async._cli._results import Record, Results, record_of
 from kling_async._cli._rows import Row
 from kling_async._client import Client
 from kling_async._errors import BulkStopped, DownloadFailed, KlingError
-from kling_async._media import writable
+from kling_async._files.downloads import writable
 from kling_async._models import Artifact, Result
 
 __all__ = ["BulkRun"]

@@ -19,7 +19,7 @@ from kling_async._cli._run import answering, choose_report, collect, destination
 from kling_async._cli._sandbox import exports
 from kling_async._client import Client
 from kling_async._errors import KlingError
-from kling_async._media import writable
+from kling_async._files.downloads import writable
 from kling_async._polling.poller import Polling
 from kling_async._provider import Endpoint, Provider
 from kling_async._requests import Request

@@ -22,8 +22,8 @@ from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, collect, destination, open_client, run
 from kling_async._cli._text import money
 from kling_async._client import Client
+from kling_async._files.downloads import writable
 from kling_async._job import Job
-from kling_async._media import writable
 from kling_async._models import JobRef
 from kling_async._provider import Endpoint
 from kling_async._requests import Request

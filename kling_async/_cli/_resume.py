@@ -24,10 +24,10 @@ from kling_async._cli._run import answering, choose_report, collect, destination
 from kling_async._cli._text import printable
 from kling_async._client import Client
 from kling_async._errors import KlingError
+from kling_async._files.downloads import writable
 from kling_async._job import Job
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.sqlite_file import inspect
-from kling_async._media import writable
 from kling_async._models import JobRef
 from kling_async.providers import KNOWN
 

@@ -1,0 +1,1 @@
+"""Files: local references, and the results that are saved."""
