@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
     from kling_async._polling.poller import Polling
-    from kling_async._requests import Request
     from kling_async._scheduling.schedules import Learned, Progressive
     from kling_async._submission.budget import Budget, BudgetStatistics
     from kling_async.providers import inferencesh, pixeldojo, runblob, runware
+    from kling_async.providers._base.request import Request
     from kling_async.providers.inferencesh import InferenceSh
     from kling_async.providers.pixeldojo import PixelDojo
     from kling_async.providers.runblob import RunBlob
@@ -149,7 +149,7 @@ _HOMES = {
         "_ledger.protocol": ("Ledger", "MemoryLedger", "Submission", "SubmissionState"),
         "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
         "_polling.poller": ("Polling",),
-        "_requests": ("Request",),
+        "providers._base.request": ("Request",),
         "_ledger.sqlite": ("SqliteLedger",),
         "providers": ("providers",),
         "providers.inferencesh": ("InferenceSh", "inferencesh"),

@@ -51,8 +51,8 @@ from kling_async._errors import (
 from kling_async._job import Account, Job
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
-from kling_async._requests import Request
 from kling_async._tracking.tracked_job import Trail
+from kling_async.providers._base.request import Request
 
 __all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]
 

@@ -26,8 +26,6 @@ from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import Book
 from kling_async._models import Event, JobRef, Result
 from kling_async._polling.poller import Polling, Watch
-from kling_async._provider import Endpoint, Provider
-from kling_async._requests import Request
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import Budget, BudgetStatistics, tariff
 from kling_async._submission.early_deliveries import Letterbox
@@ -36,6 +34,8 @@ from kling_async._submission.submitter import Bought, Buyer, held
 from kling_async._tracking.tracked_job import Trail
 from kling_async._webhooks.receiver import Deliveries
 from kling_async.providers import KNOWN
+from kling_async.providers._base.provider import Endpoint, Provider
+from kling_async.providers._base.request import Request
 from kling_async.webhooks import Delivery, Webhooks
 
 __all__ = ["Client", "Statistics"]

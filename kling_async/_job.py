@@ -17,9 +17,9 @@ from kling_async._http.transport import Lane
 from kling_async._ledger.writer import Book
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed, Watch
-from kling_async._provider import Provider
-from kling_async._requests import Request
 from kling_async._tracking.tracked_job import Trail
+from kling_async.providers._base.provider import Provider
+from kling_async.providers._base.request import Request
 
 __all__ = ["Account", "Job"]
 

@@ -17,9 +17,9 @@ from kling_async._http.backend import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Reading, Status
 from kling_async._polling.poller import Watch
-from kling_async._provider import Features
 from kling_async._scheduling.schedules import Law, Schedule
 from kling_async._tracking.tracked_job import Trail
+from kling_async.providers._base.provider import Features
 
 KEY = "provider/endpoint"
 

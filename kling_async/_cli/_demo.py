@@ -21,9 +21,9 @@ from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._files.downloads import writable
 from kling_async._polling.poller import Polling
-from kling_async._provider import Endpoint, Provider
-from kling_async._requests import Request
 from kling_async._scheduling.schedules import Progressive
+from kling_async.providers._base.provider import Endpoint, Provider
+from kling_async.providers._base.request import Request
 
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox

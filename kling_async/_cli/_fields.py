@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._cli._exits import CommandError
-from kling_async._provider import Endpoint, Provider
-from kling_async._requests import Request, is_url
 from kling_async.providers import KNOWN
+from kling_async.providers._base.provider import Endpoint, Provider
+from kling_async.providers._base.request import Request, is_url
 
 __all__ = [
     "NAMED",

@@ -25,9 +25,9 @@ from kling_async._client import Client
 from kling_async._files.downloads import writable
 from kling_async._job import Job
 from kling_async._models import JobRef
-from kling_async._provider import Endpoint
-from kling_async._requests import Request
 from kling_async._submission.budget import Budget
+from kling_async.providers._base.provider import Endpoint
+from kling_async.providers._base.request import Request
 
 __all__ = ["generate", "watch"]
 

@@ -25,8 +25,8 @@ from pydantic import ValidationError
 
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import acceptable, decoded, find, images, is_uuid
-from kling_async._provider import Endpoint
-from kling_async._requests import Request, is_url
+from kling_async.providers._base.provider import Endpoint
+from kling_async.providers._base.request import Request, is_url
 
 __all__ = ["BadRow", "Cells", "Row", "Shard", "read_cells", "rows_from"]
 

@@ -38,8 +38,8 @@ from kling_async._job import Job
 from kling_async._ledger.sqlite import SqliteLedger
 from kling_async._models import JobRef
 from kling_async._polling.poller import Polling
-from kling_async._provider import Provider
 from kling_async._submission.budget import Budget
+from kling_async.providers._base.provider import Provider
 from kling_async.webhooks import Webhooks
 
 __all__ = ["answering", "choose_report", "collect", "destination", "open_client", "patience", "run"]

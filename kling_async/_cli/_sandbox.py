@@ -14,8 +14,8 @@ from kling_async._cli._command import AsJson, taking
 from kling_async._cli._exits import CommandError
 from kling_async._cli._report import Report
 from kling_async._cli._run import answering, choose_report, run
-from kling_async._provider import SPEED_VARIABLE
 from kling_async.providers import KNOWN
+from kling_async.providers._base.provider import SPEED_VARIABLE
 
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox

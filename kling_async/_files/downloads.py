@@ -24,7 +24,7 @@ from anyio import to_thread
 from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
 from kling_async._http.backend import USER_AGENT, Engine, Engines, Response, consume
 from kling_async._models import Artifact, JobRef, Progress
-from kling_async._requests import is_secure
+from kling_async.providers._base.request import is_secure
 
 try:
     import fcntl

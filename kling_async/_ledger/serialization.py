@@ -16,7 +16,7 @@ import pydantic
 import pydantic_core
 
 from kling_async._models import Artifact, Cost, Event, Failure, Status
-from kling_async._requests import NOT_KEPT, Request
+from kling_async.providers._base.request import NOT_KEPT, Request
 
 __all__ = [
     "described",

@@ -21,8 +21,8 @@ from kling_async._errors import KlingError
 from kling_async._http.transport import Lane
 from kling_async._polling.rate_limiter import Ration
 from kling_async._polling.status_call import Looker
-from kling_async._provider import Stream
 from kling_async._tracking.tracked_job import Trail
+from kling_async.providers._base.provider import Stream
 
 __all__ = ["Listener"]
 

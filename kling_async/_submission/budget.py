@@ -26,9 +26,9 @@ import anyio
 from kling_async._errors import BudgetExceeded, ConfigurationError
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
-from kling_async._provider import Provider
-from kling_async._requests import Request
 from kling_async._turns import in_turns
+from kling_async.providers._base.provider import Provider
+from kling_async.providers._base.request import Request
 
 __all__ = ["Budget", "BudgetStatistics", "Hold", "Tariff", "tariff"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kling_async._ledger.protocol import Submission
 from kling_async._models import JobRef
-from kling_async._provider import Delivered, Provider
+from kling_async.providers._base.provider import Delivered, Provider
 from kling_async.webhooks import Webhooks
 
 __all__ = ["Letterbox", "Lost", "named"]

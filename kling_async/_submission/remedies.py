@@ -9,8 +9,8 @@ from kling_async._clock import Clock
 from kling_async._errors import SubmissionUnknown
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import request_from
-from kling_async._provider import Provider
-from kling_async._requests import Request
+from kling_async.providers._base.provider import Provider
+from kling_async.providers._base.request import Request
 
 __all__ = ["Remedies"]
 

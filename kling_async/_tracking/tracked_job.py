@@ -16,10 +16,10 @@ import anyio
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
-from kling_async._requests import Request
 from kling_async._scheduling.schedules import Cadence
 from kling_async._tracking.packed_events import Packed, pack, unpack
 from kling_async._tracking.transitions import RANK, advance
+from kling_async.providers._base.request import Request
 
 __all__ = ["Trail"]
 

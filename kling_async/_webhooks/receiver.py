@@ -36,12 +36,12 @@ from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import Book
 from kling_async._models import JobRef, Status
 from kling_async._polling.poller import Watch
-from kling_async._provider import Delivered, Provider
 from kling_async._scheduling.schedules import Cadence, Law
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Buyer
 from kling_async._tracking.tracked_job import Trail
+from kling_async.providers._base.provider import Delivered, Provider
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 
 __all__ = ["Deliveries"]

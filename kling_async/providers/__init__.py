@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kling_async._provider import Provider
+from kling_async.providers._base.provider import Provider
 from kling_async.providers.inferencesh import InferenceSh
 from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob

@@ -27,10 +27,10 @@ from kling_async._errors import (
     ProviderUnavailable,
 )
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
-from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
-from kling_async._requests import ImageRule, Prompt, References, Request, as_number, data_uri, is_url
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Effect, Flow, Reply
+from kling_async.providers._base.provider import Accepted, Delivered, Endpoint, Features, Provider
+from kling_async.providers._base.request import ImageRule, Prompt, References, Request, as_number, data_uri, is_url
 
 __all__ = ["O3Photo", "O3Video", "RunBlob"]
 

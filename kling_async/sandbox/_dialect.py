@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 if TYPE_CHECKING:
-    from kling_async._provider import Provider
+    from kling_async.providers._base.provider import Provider
     from kling_async.sandbox._jobs import Job
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from kling_async._provider import Provider
+    from kling_async.providers._base.provider import Provider
     from kling_async.sandbox._world import World
 
 _PRICE = Decimal("0.028")  # USD an image; n are charged, one is made

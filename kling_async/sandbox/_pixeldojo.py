@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from kling_async._provider import Provider
+    from kling_async.providers._base.provider import Provider
     from kling_async.sandbox._world import World
 
 _MODEL = "kling-image"

@@ -23,7 +23,7 @@ from kling_async.sandbox._world import World
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from kling_async._provider import Provider
+    from kling_async.providers._base.provider import Provider
     from kling_async.sandbox._counters import Counters
     from kling_async.sandbox._dialect import Dialect
     from kling_async.sandbox._faults import Switchboard

@@ -15,9 +15,9 @@ from kling_async._cli._demo import programme
 from kling_async._cli._exits import CommandError
 from kling_async._cli._fields import build
 from kling_async._cli._text import advise_with, duration, in_commands, money, printable, size
-from kling_async._provider import Endpoint
 from kling_async._scheduling.schedules import Law
 from kling_async.providers import KNOWN
+from kling_async.providers._base.provider import Endpoint
 from support.cli_process import VIDEO
 
 

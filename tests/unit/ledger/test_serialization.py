@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kling_async._ledger.serialization import described, fingerprint, request_from, without_secrets
-from kling_async._requests import Request
+from kling_async.providers._base.request import Request
 from kling_async.providers.runblob import O3Video
 from support.samples import SAMPLES, Sample
 

@@ -39,9 +39,9 @@ from kling_async import (
     Webhooks,
 )
 from kling_async._models import Reading
-from kling_async._provider import Delivered
 from kling_async._submission.early_deliveries import Letterbox, Lost
 from kling_async._tracking.transitions import RANK
+from kling_async.providers._base.provider import Delivered
 from kling_async.providers.runblob import O3Photo, O3Video
 from kling_async.webhooks import MAX_BODY
 from support import virtual_time

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from kling_async._errors import KlingError
 from kling_async._models import Artifact, JobRef, Progress, Reading
-from kling_async._provider import Accepted, Provider
 from kling_async._tracking.transitions import advance
 from kling_async.providers import KNOWN
+from kling_async.providers._base.provider import Accepted, Provider
 from support.samples import KEY, SAMPLES, Sample, drive
 
 JSON = st.recursive(

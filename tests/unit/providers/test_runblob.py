@@ -25,8 +25,8 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._requests import Request
 from kling_async._wire import Effect, Reply
+from kling_async.providers._base.request import Request
 
 MIB = 1024 * 1024
 PNG = base64.b64decode(

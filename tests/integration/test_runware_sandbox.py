@@ -16,7 +16,7 @@ from PIL import Image
 import kling_async
 from kling_async import Client, GenerationFailed, Limits, Polling, Progressive, Runware, Status, runware
 from kling_async._models import Cost, JobRef
-from kling_async._provider import Features
+from kling_async.providers._base.provider import Features
 from kling_async.sandbox import Ending, Fault, Sandbox
 
 ImageO3 = runware.ImageO3

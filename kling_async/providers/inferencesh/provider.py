@@ -33,8 +33,10 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._models import Cost, JobRef, Reading
-from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider, Stream
-from kling_async._requests import (
+from kling_async._scheduling.schedules import Law, Progressive
+from kling_async._wire import Call, Effect, Flow, Reply
+from kling_async.providers._base.provider import Accepted, Delivered, Endpoint, Features, Provider, Stream
+from kling_async.providers._base.request import (
     ImageRule,
     Prompt,
     Reference,
@@ -45,9 +47,7 @@ from kling_async._requests import (
     is_url,
     sniff,
 )
-from kling_async._scheduling.schedules import Law, Progressive
-from kling_async._wire import Call, Effect, Flow, Reply
-from kling_async.providers._inferencesh_tasks import (
+from kling_async.providers.inferencesh.tasks import (
     CURRENT,
     OLDER,
     STAGES,

@@ -30,9 +30,9 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._models import Event, JobRef, Reading
-from kling_async._provider import Accepted
 from kling_async._tracking.transitions import advance
 from kling_async._wire import Call, Effect, Flow, Reply
+from kling_async.providers._base.provider import Accepted
 from support.samples import drive
 
 ImageO3 = runware.ImageO3

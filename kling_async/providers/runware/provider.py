@@ -35,11 +35,20 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._models import Cost, JobRef, Reading, Status
-from kling_async._provider import Accepted, Delivered, Endpoint, Features, Provider
-from kling_async._requests import ImageRule, Prompt, References, Request, as_number, data_uri, is_secure, sniff
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._wire import Call, Effect, Flow, Reply
-from kling_async.providers._runware_answers import (
+from kling_async.providers._base.provider import Accepted, Delivered, Endpoint, Features, Provider
+from kling_async.providers._base.request import (
+    ImageRule,
+    Prompt,
+    References,
+    Request,
+    as_number,
+    data_uri,
+    is_secure,
+    sniff,
+)
+from kling_async.providers.runware.responses import (
     TAKEN,
     Answer,
     Row,

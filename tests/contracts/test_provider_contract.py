@@ -24,10 +24,10 @@ from kling_async._errors import ConfigurationError, KlingError
 from kling_async._http.backend import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef
-from kling_async._provider import Endpoint, Provider
-from kling_async._requests import Reference, Request
 from kling_async._wire import Call, Effect, Flow
 from kling_async.providers import KNOWN
+from kling_async.providers._base.provider import Endpoint, Provider
+from kling_async.providers._base.request import Reference, Request
 from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome
 
 README = Path(__file__).parent.parent / "README.md"

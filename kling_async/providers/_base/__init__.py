@@ -1,0 +1,1 @@
+"""What every provider, endpoint and request has in common."""
