@@ -37,7 +37,6 @@ from typing import Any, Self, TypeAlias
 import anyio
 from pydantic import ValidationError
 
-from kling_async._arguments import given
 from kling_async._errors import (
     BudgetExceeded,
     BulkStopped,
@@ -52,6 +51,7 @@ from kling_async._job import Account, Job
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._tracking.tracked_job import Trail
+from kling_async._validation import given
 from kling_async.providers._base.request import Request
 
 __all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]

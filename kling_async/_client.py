@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import anyio
 
-from kling_async._arguments import given, require
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
@@ -32,6 +31,7 @@ from kling_async._submission.early_deliveries import Letterbox
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Bought, Buyer, held
 from kling_async._tracking.tracked_job import Trail
+from kling_async._validation import given, require
 from kling_async._webhooks.receiver import Deliveries
 from kling_async.providers import KNOWN
 from kling_async.providers._base.provider import Endpoint, Provider

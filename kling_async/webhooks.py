@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from kling_async._arguments import require
 from kling_async._errors import ConfigurationError
+from kling_async._validation import require
 from kling_async.providers._base.request import is_secure
 
 __all__ = ["MAX_BODY", "Delivery", "Webhooks"]

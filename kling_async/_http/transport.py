@@ -47,9 +47,9 @@ from kling_async._errors import (
     TransportFailed,
     UnreadableReply,
 )
+from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._http.backend import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
 from kling_async._http.connection_pool import PoolStatistics
-from kling_async._wire import Call, Effect, Flow, Reply
 from kling_async.providers._base.provider import Provider
 
 __all__ = ["Lane", "LaneStatistics", "Trace"]

@@ -31,9 +31,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
+from kling_async._concurrency import in_turns
 from kling_async._errors import ConfigurationError
 from kling_async._models import Cost, Event, JobRef, Status
-from kling_async._turns import in_turns
 
 __all__ = ["METHODS", "Ledger", "MemoryLedger", "Submission", "SubmissionState"]
 

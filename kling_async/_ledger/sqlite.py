@@ -41,13 +41,13 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from kling_async._arguments import require
 from kling_async._errors import ConfigurationError
 from kling_async._ledger import sqlite_schema as statements
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.sqlite_file import File, explained
 from kling_async._ledger.sqlite_schema import Kind
 from kling_async._models import Event, JobRef
+from kling_async._validation import require
 
 __all__ = ["SqliteLedger"]
 

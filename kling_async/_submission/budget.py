@@ -23,10 +23,10 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
+from kling_async._concurrency import in_turns
 from kling_async._errors import BudgetExceeded, ConfigurationError
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
-from kling_async._turns import in_turns
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 

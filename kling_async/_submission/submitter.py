@@ -28,6 +28,7 @@ import anyio
 from anyio import to_thread
 
 from kling_async._clock import Clock
+from kling_async._concurrency import in_turns
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -43,7 +44,6 @@ from kling_async._models import JobRef, Reading, Status
 from kling_async._submission.budget import Tariff, tariff
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
-from kling_async._turns import in_turns
 from kling_async.providers._base.provider import Accepted, Delivered
 from kling_async.providers._base.request import Request
 

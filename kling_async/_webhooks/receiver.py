@@ -30,7 +30,6 @@ from math import exp
 from typing import Any
 from weakref import WeakValueDictionary
 
-from kling_async._arguments import require
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import Book
@@ -41,6 +40,7 @@ from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Buyer
 from kling_async._tracking.tracked_job import Trail
+from kling_async._validation import require
 from kling_async.providers._base.provider import Delivered, Provider
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 

@@ -37,9 +37,9 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
+from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._scheduling.schedules import Law, Progressive
-from kling_async._wire import Call, Effect, Flow, Reply
 from kling_async.providers._base.provider import Accepted, Delivered, Endpoint, Features, Provider
 from kling_async.providers._base.request import Request, as_number
 

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._exchange import Call, Effect, Flow
 from kling_async._http.backend import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef
-from kling_async._wire import Call, Effect, Flow
 from kling_async.providers import KNOWN
 from kling_async.providers._base.provider import Endpoint, Provider
 from kling_async.providers._base.request import Reference, Request

@@ -27,10 +27,10 @@ from kling_async._errors import (
     Unauthorized,
     UnreadableReply,
 )
+from kling_async._exchange import Call, Flow, Reply
 from kling_async._ledger.serialization import without_secrets, without_tokens
 from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._scheduling.schedules import Law, Progressive
-from kling_async._wire import Call, Flow, Reply
 from kling_async.providers._base.request import Request, is_secure
 
 __all__ = ["Accepted", "Delivered", "Endpoint", "Features", "Provider", "Stream"]

@@ -11,8 +11,8 @@ from typing import Any
 
 import pydantic_core
 
+from kling_async._exchange import Call, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
-from kling_async._wire import Call, Reply
 from kling_async.providers._base.provider import Provider, Stream
 from kling_async.providers._base.request import as_number, is_url
 

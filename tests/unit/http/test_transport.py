@@ -20,8 +20,8 @@ import kling_async
 from kling_async import Client, KlingError, Limits, MemoryLedger, RunBlob, TransportFailed, runblob
 from kling_async._clock import Clock
 from kling_async._errors import AnswerLost, InsufficientCredits, ProviderUnavailable, UnreadableReply
+from kling_async._exchange import Call, Effect, Reply
 from kling_async._http.transport import Lane, Trace
-from kling_async._wire import Call, Effect, Reply
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from kling_async import InferenceSh, InsufficientCredits, InvalidRequest, JobNotFound, KlingError, Status, inferencesh
+from kling_async._exchange import Call, Effect, Reply
 from kling_async._models import JobRef, Reading
-from kling_async._wire import Call, Effect, Reply
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers.inferencesh import CURRENT, OLDER, ImageO1
 

@@ -29,7 +29,7 @@ from kling_async._errors import (
     SubmissionUnknown,
     Unauthorized,
 )
-from kling_async._wire import Effect, Reply
+from kling_async._exchange import Effect, Reply
 
 KEY = "pd_test_7e57"
 

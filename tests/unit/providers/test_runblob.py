@@ -25,7 +25,7 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._wire import Effect, Reply
+from kling_async._exchange import Effect, Reply
 from kling_async.providers._base.request import Request
 
 MIB = 1024 * 1024

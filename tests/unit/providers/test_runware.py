@@ -29,9 +29,9 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
+from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Event, JobRef, Reading
 from kling_async._tracking.transitions import advance
-from kling_async._wire import Call, Effect, Flow, Reply
 from kling_async.providers._base.provider import Accepted
 from support.samples import drive
 

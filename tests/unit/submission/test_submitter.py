@@ -33,8 +33,8 @@ from kling_async import (
     SubmissionState,
     SubmissionUnknown,
 )
+from kling_async._exchange import Call, Effect, Flow
 from kling_async._models import Event
-from kling_async._wire import Call, Effect, Flow
 from kling_async.providers._base.provider import Accepted, Features
 from kling_async.providers.runblob import O3Photo, O3Video
 from support.fake_runblob import KEY, FakeRunBlob

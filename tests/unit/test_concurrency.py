@@ -25,7 +25,7 @@ from kling_async import (
     Submission,
     SubmissionState,
 )
-from kling_async._turns import in_turns
+from kling_async._concurrency import in_turns
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
