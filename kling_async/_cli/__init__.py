@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from kling_async._cli._start import leaving_at_once
+from kling_async._cli.startup import leaving_at_once
 
 __all__ = ["main"]
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with leaving_at_once():
-            from kling_async._cli._app import run  # noqa: PLC0415  # an optional extra, missed with a sentence
+            from kling_async._cli.app import run  # noqa: PLC0415  # an optional extra, missed with a sentence
 
             return run(arguments)
     except ModuleNotFoundError as error:

@@ -1,0 +1,142 @@
+"""The commands, and what ``kling --help`` says of them: they are listed here, and loaded when they are run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextvars import copy_context
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+import kling_async
+from kling_async._cli.errors import EXITS, PIPE_CLOSED, explain, hang_up, last_words, unwritable
+from kling_async._cli.options import Command, Group
+
+__all__ = ["app", "run"]
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class _Listed(NamedTuple):
+    home: str
+    """The module of the function that has its name."""
+    summary: str
+    """What it does, in the words that its own help begins with."""
+    epilog: str | None = None
+
+
+_COMMANDS = {
+    "demo": _Listed("commands.demo", "Make a video and some pictures at once, on a local sandbox: no key, no cost."),
+    "generate": _Listed("commands.generate", "Buy one generation, follow it, and save what it made.", _EPILOG),
+    "watch": _Listed(
+        "commands.generate", "Follow a job that exists already, and save what it made. Nothing is bought.", _EPILOG
+    ),
+    "bulk": _Listed(
+        "bulk.command",
+        "Buy every row of a file once, and save what comes of it. The same command again continues.",
+        _EPILOG,
+    ),
+    "jobs": _Listed(
+        "commands.jobs",
+        "List what a ledger has: each submission, where its job stands, what it cost, where its files are.",
+    ),
+    "resume": _Listed(
+        "commands.resume", "Follow everything that a ledger has unfinished to its end, and save what was made.", _EPILOG
+    ),
+    "resolve": _Listed(
+        "commands.resume",
+        "Say what became of a submission whose outcome is not known: it is job REF, it is nothing, or try again.",
+        _EPILOG,
+    ),
+    "sandbox": _Listed("commands.sandbox", "Serve a local stand-in for every provider until Ctrl-C: no key, no cost."),
+    "endpoints": _Listed("commands.endpoints", "List the known endpoints with their fields."),
+}
+
+
+class _OnDemand(Group):
+    """Lists the commands by their summaries. One is loaded, and most of the library with it, when it is to run."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and _loaded(str(listed.name)), rest
+
+
+def _loaded(name: str) -> Any:
+    home, _, epilog = _COMMANDS[name]
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=_SETTINGS)
+    alone.command(name, cls=Command, epilog=epilog)(getattr(import_module(f"kling_async._cli.{home}"), name))
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    name="kling",
+    cls=_OnDemand,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=_EPILOG,
+    context_settings=_SETTINGS,
+)
+for _name, _command in _COMMANDS.items():
+    app.command(_name, help=_command.summary)(lambda: None)
+
+
+def _version(value: bool) -> None:  # as typer calls it
+    if value:
+        print(f"kling_async {kling_async.__version__}")  # noqa: T201  # what was asked for
+        raise typer.Exit
+
+
+@app.callback()
+def kling(
+    *,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Kling images and video, from every provider that sells them.
+
+    Try it without a key: kling demo
+    """
+    del version
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; see `kling_async._cli.main`."""
+    # Who has closed them wants to read nothing; the next file that is opened must not take their place.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # for as long as the program runs
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # the same
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character must not end a program that has just paid for something.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    try:
+        return copy_context().run(_called, arguments)  # what a command sets is its own
+    except BrokenPipeError:
+        hang_up()
+        return PIPE_CLOSED
+    except OSError as error:
+        if not unwritable(error):
+            raise
+        problem = explain(error)
+        last_words(problem.lines())
+        return problem.code
+
+
+def _called(arguments: Sequence[str] | None) -> int:
+    """Its exit code, with all its output written.
+
+    Raises:
+        BrokenPipeError: Whoever read the output has left.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="kling")
+        code = 0
+    except SystemExit as done:
+        # Typer and rich make exit code 1 of it; that is the code of a failed generation.
+        if isinstance(done.__context__, BrokenPipeError):
+            raise done.__context__ from None
+        code = done.code if isinstance(done.code, int) else 1
+    sys.stdout.flush()
+    return code

@@ -1,0 +1,222 @@
+"""``kling bulk``: a file of prompts, bought once each, within a budget, with pictures at the end.
+
+What survives the program, in the output directory: the ledger (what was bought), ``results.jsonl`` (what has become of
+each row), the files, and ``report.html``. The same command again takes it from there.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kling_async._cli.bulk.plan import Places, Task, conflicts, estimate, plan_of
+from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
+from kling_async._cli.bulk.results import Results
+from kling_async._cli.bulk.rows import Row, Shard, read_cells, rows_from
+from kling_async._cli.bulk.run import BulkRun
+from kling_async._cli.errors import CommandError
+from kling_async._cli.options import AsJson, Timeout, taking
+from kling_async._cli.request_arguments import find
+from kling_async._cli.runner import answering, destination, open_client, patience, run
+from kling_async._client import Client
+from kling_async._polling.poller import Polling
+from kling_async._scheduling.schedules import Progressive
+from kling_async._submission.budget import Budget
+from kling_async.providers import KNOWN
+
+__all__ = ["bulk", "parse_budget"]
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(usd|credits?)|\$(\d+(?:\.\d+)?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What ``kling bulk`` is told."""
+
+    rows: Annotated[
+        str, typer.Argument(metavar="FILE", help="JSONL, CSV or Parquet; - reads JSONL from standard input.")
+    ]
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where all that comes of it goes.")]
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="ENDPOINT", help="For rows that name none, such as runblob/o3-video.")
+    ] = None
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="jsonl, csv or parquet.", show_default="by the file's name"),
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, estimate the cost, and buy nothing.")] = (
+        False
+    )
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="AMOUNT", help="Spend at most this, such as 5usd, 200credits or 5usd,200credits."),
+    ] = None
+    in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Jobs that run at once.")] = 100
+    downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Results that are saved at once.")] = 8
+    no_save: Annotated[bool, typer.Option("--no-save", help="Save no files; results.jsonl has their addresses.")] = (
+        False
+    )
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, by a digest of the rows' keys.")
+    ] = None
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Buy again what failed for a reason that may pass, or was refused.")
+    ] = False
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What was bought is written down here.", show_default="DIR/ledger.db"),
+    ] = None
+    no_ledger: Annotated[
+        bool, typer.Option("--no-ledger", help="Keep none: a run that is killed forgets the jobs that it has bought.")
+    ] = False
+    poll: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.05, help="Look at each job this often.", show_default="when it pays"),
+    ] = None
+    status_calls: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", min=0, help="Looks in a minute at each provider; 0: any number.", show_default="as documented"
+        ),
+    ] = None
+    timeout: Timeout = None
+    as_json: AsJson = False
+
+    @property
+    def part(self) -> Shard | None:
+        """Which part of the rows; None: all of them."""
+        return Shard.parse(self.shard) if self.shard else None
+
+    @property
+    def source(self) -> Path | None:
+        """The file; None: standard input."""
+        return None if self.rows == "-" else Path(self.rows)
+
+    @property
+    def title(self) -> str:
+        """What the page is about."""
+        return self.source.name if self.source else "standard input"
+
+    @property
+    def places(self) -> Places:
+        """Where everything is.
+
+        Raises:
+            CommandError: They cannot be there, or contradict each other.
+        """
+        if self.no_ledger and self.ledger is not None:
+            raise CommandError("--ledger names a ledger, and --no-ledger wants none: leave one of them out")
+        return Places.of(
+            destination(self.output), self.part, None if self.no_ledger else self.ledger, kept=not self.no_ledger
+        )
+
+    @property
+    def polling(self) -> Polling:
+        """When to look at jobs.
+
+        Raises:
+            CommandError: A time is none.
+        """
+        if self.poll == math.inf:
+            raise CommandError("--poll inf: it is the number of seconds between two looks at a job")
+        schedule = None if self.poll is None else Progressive(self.poll)
+        calls = None if self.status_calls is None else self.status_calls or math.inf
+        return Polling(schedule, patience(self.timeout), calls)
+
+    @property
+    def limit(self) -> Budget | None:
+        """How much may be spent."""
+        return parse_budget(self.budget) if self.budget is not None else None
+
+
+@taking(_Options)
+def bulk(options: _Options) -> None:
+    """Buy every row of a file once, and save what comes of it. The same command again continues.
+
+    The columns are the fields of the requests (see kling endpoints), endpoint, and, if you like, key, the row's name;
+    or request, the provider's own JSON. References are URLs, or paths from the file's directory; in CSV with | between
+    them.
+
+    Every row is checked before anything is paid for. Ctrl-C once stops buying and waits for what is in flight; twice
+    leaves at once.
+
+    kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
+    """
+    report = choose_bulk_report(as_json=options.as_json, directory=options.output / "files")
+    with answering(report):
+        places, polling, limit = options.places, options.polling, options.limit
+        results = Results(places.results)
+        rows = _acceptable_rows(options, results, places, report)
+        plan = plan_of(rows, results, places, retry=options.retry_failed, save=not options.no_save)
+        if options.dry_run:
+            estimate(plan, rows, results, report)
+            return
+        save = None if options.no_save else options.downloads
+        work = BulkRun(rows, plan, results, report, places, title=options.title, save=save)
+        gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
+        try:
+            if plan:
+                client = _client(plan, polling, limit, places)
+                run(partial(work.run, client, options.in_flight), report, stop=work.stop)
+        finally:
+            gc.unfreeze()
+            if work.begun or not plan:
+                work.conclude()
+        raise typer.Exit(work.code())
+
+
+def _acceptable_rows(
+    options: _Options, results: Results, places: Places, report: PlainBulkReport | JsonBulkReport
+) -> list[Row]:
+    """All rows of the file.
+
+    Raises:
+        CommandError: Some are not acceptable; they have been told.
+    """
+    if options.endpoint is not None:
+        find(options.endpoint)
+    source = options.source
+    cells = read_cells(source, options.form)
+    folder = source.parent if source else Path()
+    good, bad = rows_from(cells, default=options.endpoint, folder=folder, shard=options.part)
+    bad += conflicts(good, results, places)
+    if bad:
+        report.bad(bad)
+        raise CommandError(f"{len({row.line for row in bad})} rows are not acceptable; nothing was bought")
+    if not good and options.part is None:
+        raise CommandError(f"{options.title} has no rows; nothing was bought")
+    return good
+
+
+def parse_budget(text: str) -> Budget:
+    """The budget that ``5usd,200credits`` spells.
+
+    Raises:
+        CommandError: It spells none.
+    """
+    amounts: dict[str, Decimal] = {}
+    for part in text.split(","):
+        found = _AMOUNT.fullmatch(part.strip())
+        if found is None:
+            raise CommandError(f"--budget {text!r:.40}: an amount looks like 5usd or 200credits")
+        name = "credits" if (found[2] or "").lower().startswith("credit") else "usd"
+        if name in amounts:
+            raise CommandError(f"--budget {text!r:.40}: it names {name} twice")
+        amounts[name] = Decimal(found[1] or found[3])
+    return Budget(usd=amounts.get("usd"), credits=amounts.get("credits"))
+
+
+def _client(plan: list[Task], polling: Polling, budget: Budget | None, places: Places) -> Client:
+    used = {task.row.endpoint.name.partition("/")[0] for task in plan}
+    kinds = [kind for kind in KNOWN if kind.name in used]
+    for kind in kinds:
+        open_client([kind], None)  # each of them needs its key
+    return open_client(kinds, None, places.ledger, polling=polling, budget=budget)

@@ -1,0 +1,281 @@
+"""How far a bulk run has come, as users see it: a live display on a terminal, lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from kling_async._cli.bulk.results import Record
+from kling_async._cli.bulk.rows import BadRow
+from kling_async._cli.errors import Problem
+from kling_async._cli.output.formatting import duration, money, printable
+from kling_async._cli.output.reports import JsonReport, PlainReport, resume_command
+from kling_async._cli.output.terminal import Display, terminal
+from kling_async._models import Cost, JobRef
+
+__all__ = ["BulkReport", "Tally", "choose_bulk_report", "trouble"]
+
+_SHOWN = 20  # bad rows that are told to a human
+_ALIKE = 3  # rows of which the same error is told
+_ERRORS = 3  # last errors on the live display
+_EVERY = 10.0  # s between two lines about how far the run is
+_STATES = {
+    "completed": "green",
+    "failed": "red",
+    "refused": "red",
+    "unknown": "yellow",
+    "running": "cyan",
+    "unsaved": "magenta",
+    "waiting": "dim",
+}
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a run has come.
+
+    Attributes:
+        rows: How many there are.
+        states: Rows by what has become of them, those of earlier runs included.
+        in_flight: Jobs that run now.
+        saving: Jobs whose files are being saved now.
+        spent: What this run's jobs cost as far as providers told.
+        begun: When the run began, as of ``time.monotonic``.
+        todo: Rows that this run is about.
+        ended: Of these, how many it is done with.
+        errors: The last errors.
+        over: Whether the run is.
+    """
+
+    rows: int
+    states: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+    saving: int = 0
+    spent: tuple[Cost, ...] = ()
+    begun: float = field(default_factory=time.monotonic)
+    todo: int = 0
+    ended: int = 0
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=_ERRORS))
+    over: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self.begun
+
+    @property
+    def settled(self) -> int:
+        """Rows about which nothing more is to be done."""
+        return self.rows - self.states["waiting"]
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the last row, at the rate so far; None: it cannot be told, or will not come."""
+        if self.over or not self.ended:
+            return None
+        return (self.todo - self.ended) * self.seconds / self.ended
+
+    def words(self) -> str:
+        """The same on one line."""
+        states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if count)
+        cost = f"; {' and '.join(money(cost) for cost in self.spent)}" if self.spent else ""
+        return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}"
+
+
+class BulkReport(Protocol):
+    """What a bulk run tells, beside what every command tells (`Report`)."""
+
+    def bad(self, rows: Sequence[BadRow]) -> None:
+        """Rows that are not acceptable."""
+
+    def watch(self, tally: Tally) -> None:
+        """Tell of it from now on."""
+
+    def row(self, record: Record) -> None:
+        """A row has come to its end."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """The run is over, and these files tell of it."""
+
+
+class PlainBulkReport(PlainReport):
+    """Lines: each error, and from time to time how far the run is."""
+
+    def __init__(self, resume: Callable[[JobRef], str]) -> None:
+        super().__init__(resume)
+        self._tally: Tally | None = None
+        self._told = time.monotonic()
+        self._reasons: Counter[str] = Counter()
+
+    def bad(self, rows: Sequence[BadRow]) -> None:
+        """The first of them, and how many more there are."""
+        for row in rows[:_SHOWN]:
+            self.say(str(row))
+        if len(rows) > _SHOWN:
+            self.say(f"... and {len(rows) - _SHOWN} more")
+
+    def watch(self, tally: Tally) -> None:
+        """Tell of it from now on."""
+        self._tally = tally
+
+    def row(self, record: Record) -> None:
+        """Its error, if it has one; the same of many rows (a provider is down, say) is told of the first few."""
+        if record.error is None or (text := trouble(record)) is None:
+            return
+        reason = str(record.error["message"])
+        self._reasons[reason] += 1
+        if self._reasons[reason] <= _ALIKE:
+            self.say(text)
+
+    def tick(self) -> None:
+        """How far the run is, once in a while."""
+        if self._tally is not None and time.monotonic() - self._told >= _EVERY:
+            self._told = time.monotonic()
+            left = f"; about {duration(self._tally.eta)} left" if self._tally.eta else ""
+            self.say(f"{self._tally.words()}{left}")
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """What came of it, and the files that tell more."""
+        for reason, count in self._reasons.items():
+            if count > _ALIKE:
+                self.say(f"... and {count - _ALIKE:,} more rows: {reason}")
+        self.say(tally.words())
+        for path in outputs:
+            self.product(str(path))
+
+    def failed(self, problem: Problem) -> None:
+        """The problem in words."""
+        for line in problem.lines():
+            self.say(line if line.startswith(" ") else f"error: {line}")
+
+
+class LiveBulkReport(PlainBulkReport):
+    """A display that follows the run, on standard error."""
+
+    def __init__(self, console: Console, resume: Callable[[JobRef], str]) -> None:
+        super().__init__(resume)
+        self._display = Display(console, self._drawn)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.stop()
+        super().__exit__(kind, error, trace)
+
+    def say(self, text: str) -> None:
+        """Words for a human, above the display."""
+        self._display.say(text)
+
+    def watch(self, tally: Tally) -> None:
+        """Show it from now on."""
+        super().watch(tally)
+        self._display.start()
+
+    def row(self, record: Record) -> None:
+        """Its error is on the display."""
+
+    def tick(self) -> None:
+        """The display refreshes itself."""
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """The display stands still, and the files follow."""
+        self._display.stop()
+        for path in outputs:
+            self.product(str(path))
+        del tally
+
+    def _drawn(self) -> RenderableType:
+        tally = self._tally
+        if tally is None:
+            return Text("")
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        bar.add_row(
+            ProgressBar(total=max(tally.rows, 1), completed=tally.settled, width=40, complete_style="green"),
+            Text(f"{tally.settled:,} of {tally.rows:,} rows", style="bold"),
+            Text(duration(tally.seconds), style="dim"),
+            Text(f"{tally.ended * 60 / max(tally.seconds, 1e-3):,.0f} rows/min", style="dim"),
+            Text(f"about {duration(tally.eta)} left" if tally.eta else "", style="dim"),
+        )
+        counts = Text("  ").join(_counts(tally))
+        errors = [Text(f"  {text}", style="red", no_wrap=True, overflow="ellipsis") for text in tally.errors]
+        return Group(bar, counts, *errors)
+
+
+class JsonBulkReport(JsonReport):
+    """One JSON object a line: each row as ``results.jsonl`` has it, and at the end a summary."""
+
+    def bad(self, rows: Sequence[BadRow]) -> None:
+        """``{"type": "bad-row", ...}`` each."""
+        for row in rows:
+            self.tell(type="bad-row", **asdict(row))
+
+    def watch(self, tally: Tally) -> None:
+        """Nothing: rows are told as they end."""
+
+    def row(self, record: Record) -> None:
+        """``{"type": "row", ...}``: the row as ``results.jsonl`` has it."""
+        self.tell(type="row", **asdict(record))
+
+    def tick(self) -> None:
+        """Nothing: programs count for themselves."""
+
+    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+        """``{"type": "summary", ...}``."""
+        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent}
+        self.tell(
+            type="summary",
+            rows=tally.rows,
+            states={state: count for state, count in tally.states.items() if count},
+            spent=spent,
+            seconds=round(tally.seconds, 3),
+            outputs=outputs,
+        )
+
+
+def choose_bulk_report(*, as_json: bool, directory: Path) -> PlainBulkReport | JsonBulkReport:
+    """JSON lines if asked for, a live display on a terminal, lines elsewhere.
+
+    Args:
+        as_json: Whether JSON was asked for.
+        directory: Where results are saved; part of the command that goes on with a job that no ledger has.
+    """
+
+    def resume(ref: JobRef) -> str:
+        return resume_command(ref, directory)
+
+    if as_json:
+        return JsonBulkReport(resume)
+    console = terminal()
+    return LiveBulkReport(console, resume) if console else PlainBulkReport(resume)
+
+
+def _counts(tally: Tally) -> Iterable[Text]:
+    yield Text(f"{tally.in_flight:,} in flight", style="cyan")
+    if tally.saving:
+        yield Text(f"{tally.saving:,} saving", style="cyan")
+    for state, style in _STATES.items():
+        if tally.states[state]:
+            yield Text(f"{tally.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
+    for cost in tally.spent:
+        yield Text(money(cost), style="bold")
+
+
+def trouble(record: Record) -> str | None:
+    """What went wrong with a row, on one line; None: nothing."""
+    if record.error is None or record.state == "completed":
+        return None
+    return f"line {record.line}: {record.state}: {printable(record.error['message'])}"

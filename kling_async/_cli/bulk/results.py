@@ -1,0 +1,241 @@
+"""What has become of the rows of a bulk run: ``results.jsonl``, one line a row.
+
+While the run goes on, lines are added, and the last line of a key counts: nothing that was written is ever in danger.
+When the run ends, the file is written anew, in the order of the rows, and takes the place of the old one at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
+from io import FileIO
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from kling_async._bulk import Outcome
+from kling_async._cli.atomic_file import unwritten, written_anew
+from kling_async._cli.errors import explain
+from kling_async._cli.output.reports import as_json
+from kling_async._cli.request_arguments import find
+from kling_async._errors import (
+    ContentRejected,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationTimeout,
+    InvalidRequest,
+    KeyConflict,
+    SubmissionUnknown,
+)
+from kling_async._models import Cost, Result
+
+__all__ = ["Record", "Results", "State", "record_of"]
+
+State: TypeAlias = Literal["waiting", "completed", "failed", "refused", "unknown", "running", "unsaved"]
+"""What has become of a row: it is still to be bought; it is made (and saved); the job failed or was cancelled; the
+provider refused the request; a job may have been bought; the job still runs; the job is done and a file is not saved.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What has become of one row, as JSON values.
+
+    Attributes:
+        key: The row's key.
+        digest: Of the row's cells: another one under the same key is another request.
+        line: Where the row stands in the file.
+        endpoint: Where it went.
+        state: See `State`.
+        request: What was asked for; images that were given inline as their digests.
+        attempt: Which purchase this is, from 1: ``--retry-failed`` makes another.
+        ref: The job's address, once there is one.
+        started: When it was bought, ISO 8601.
+        elapsed: How long it took, in seconds.
+        cost: Its amount as text, and its unit; None: nothing was spent in the end, or nothing is told.
+        refunded: In place of `cost`, what the provider took and gave back because the job failed.
+        before: What earlier attempts cost.
+        files: Its files: ``path`` from the output directory, ``kind``, ``bytes``, ``seed``.
+        urls: Where the files are (for a while), where they are not saved.
+        error: What went wrong: ``kind``, ``message``, ``code``.
+        retryable: Whether ``--retry-failed`` buys it again.
+    """
+
+    key: str
+    digest: str
+    line: int
+    endpoint: str
+    state: State
+    request: Mapping[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    ref: str | None = None
+    started: str | None = None
+    elapsed: float | None = None
+    cost: Mapping[str, str] | None = None
+    refunded: Mapping[str, str] | None = None
+    before: Mapping[str, str] | None = None
+    files: tuple[Mapping[str, Any], ...] = ()
+    urls: tuple[str, ...] = ()
+    error: Mapping[str, str | None] | None = None
+    retryable: bool = False
+
+    @property
+    def submission(self) -> str:
+        """The key under which it is bought: each attempt is a purchase of its own."""
+        return self.key if self.attempt == 1 else f"{self.key}#{self.attempt}"
+
+    @property
+    def spent(self) -> Cost | None:
+        """What the row cost in the end, all attempts together."""
+        found = [cost for cost in (_amount(self.cost), _amount(self.before)) if cost is not None]
+        return Cost(sum((cost.amount for cost in found), Decimal(0)), found[0].unit) if found else None
+
+    @property
+    def price(self) -> Cost | None:
+        """What the provider took for this attempt, be it that it was given back."""
+        return _amount(self.cost or self.refunded)
+
+    def whole(self, directory: Path, *, save: bool) -> bool:
+        """Whether all its files are where they were saved, as large as they were.
+
+        Args:
+            directory: From which their paths count.
+            save: Whether files that were not saved at all are wanted.
+        """
+        if save and self.urls and not self.files:
+            return False
+        places = [(directory / file["path"], file["bytes"]) for file in self.files]
+        return all(place.is_file() and place.stat().st_size == size for place, size in places)
+
+
+def record_of(before: Record, outcome: Outcome) -> Record:
+    """What has become of a row, by its outcome; the files are not saved yet.
+
+    Args:
+        before: The row when it was still to be bought.
+        outcome: What came of it.
+    """
+    job, error, result = outcome.job, outcome.error, outcome.result
+    cost = as_json(job.cost) if job else None
+    refunded = job is not None and find(before.endpoint)[0].features.given_back(job.status)
+    first, last = (job.events[0], job.events[-1]) if job and job.events else (None, None)
+    problem = explain(error) if error else None
+    return replace(
+        before,
+        state="unsaved" if error is None else _state(error),
+        ref=str(job.ref) if job else None,
+        started=first.at.isoformat(timespec="seconds") if first else None,
+        elapsed=round(last.elapsed, 1) if last and last.status.terminal else None,
+        cost=None if refunded else cost,
+        refunded=cost if refunded else None,
+        urls=tuple(result.urls) if isinstance(result, Result) else (),
+        error={"kind": problem.kind, "message": problem.message, "code": getattr(error, "code", None)}
+        if problem
+        else None,
+        retryable=isinstance(error, GenerationCancelled) or (isinstance(error, GenerationFailed) and error.retryable),
+    )
+
+
+def _amount(told: Mapping[str, str] | None) -> Cost | None:
+    """The amount that `as_json` told."""
+    return Cost(Decimal(told["amount"]), "credits" if told["unit"] == "credits" else "USD") if told else None
+
+
+def _state(error: Exception) -> State:
+    if isinstance(error, GenerationFailed | GenerationCancelled):
+        return "failed"
+    if isinstance(error, InvalidRequest | ContentRejected | KeyConflict | ValueError):
+        return "refused"
+    if isinstance(error, SubmissionUnknown):
+        return "unknown"
+    if isinstance(error, GenerationTimeout):
+        return "running"
+    return "running" if getattr(error, "ref", None) else "waiting"  # not reached, not now: the next run tries again
+
+
+class Results:
+    """The file of results, read and written.
+
+    Args:
+        path: The file; it is made by the first line.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        self._file: FileIO | None = None
+        if path.exists():
+            for line in path.read_bytes().split(b"\n"):
+                record = _read(line)
+                if record is not None:
+                    self.records[record.key] = record
+
+    def add(self, record: Record) -> None:
+        """Add a line, which is in the hands of the operating system when this returns.
+
+        A power failure may lose it; then the ledger has the job, and its files are asked for again.
+
+        Raises:
+            CommandError: It cannot be written.
+        """
+        self.records[record.key] = record
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+                self._write(b"\n" if self._file.tell() else b"")  # the last line may be torn
+            self._write(_line(record))
+        except OSError as error:
+            self._done()
+            raise unwritten(self.path, error) from error
+
+    def _done(self) -> None:
+        """No more lines are added for now."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, line: bytes) -> None:
+        while line and self._file is not None:
+            line = line[self._file.write(line) :]
+
+    def close(self, order: Iterable[str]) -> None:
+        """Write the file anew, one line a key: those of `order` first, and then those of rows that it lacks.
+
+        Raises:
+            CommandError: It cannot be written.
+        """
+        self._done()
+        if not self.records:
+            return
+        keys = [key for key in dict.fromkeys([*order, *self.records]) if key in self.records]
+        with written_anew(self.path) as file:
+            for key in keys:
+                file.write(_line(self.records[key]))
+
+    def prices(self) -> dict[str, Cost]:
+        """What rows have cost, by endpoint: the dearest of each."""
+        dearest: dict[str, Cost] = {}
+        for record in self.records.values():
+            cost = record.price
+            if cost is not None and (record.endpoint not in dearest or dearest[record.endpoint].amount < cost.amount):
+                dearest[record.endpoint] = cost
+        return dearest
+
+
+def _line(record: Record) -> bytes:
+    told = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, False)}
+    return json.dumps(told, default=str).encode() + b"\n"
+
+
+def _read(line: bytes) -> Record | None:
+    """The record of a line; None: it is torn or empty."""
+    try:
+        told = json.loads(line)
+        known = {item.name: told[item.name] for item in fields(Record) if item.name in told}
+        return Record(**known | {name: tuple(known[name]) for name in ("files", "urls") if name in known})
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,227 @@
+"""One run of ``kling bulk``: rows are bought, files are saved, and whatever happens is written down."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from kling_async._bulk import Outcome, Outcomes
+from kling_async._cli.bulk.html_report import write_page
+from kling_async._cli.bulk.plan import Places, Task, record_before
+from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, Tally, trouble
+from kling_async._cli.bulk.results import Record, Results, record_of
+from kling_async._cli.bulk.rows import Row
+from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
+from kling_async._client import Client
+from kling_async._errors import BulkStopped, DownloadFailed, KlingError
+from kling_async._files.downloads import writable
+from kling_async._models import Artifact, Result
+
+__all__ = ["BulkRun"]
+
+_TICK = 0.25  # s between two looks at how far the run is
+
+
+@dataclass(slots=True)
+class BulkRun:
+    """One run: rows go in, records come out."""
+
+    rows: Sequence[Row]
+    plan: Sequence[Task]
+    results: Results
+    report: PlainBulkReport | JsonBulkReport
+    places: Places
+    title: str
+    save: int | None
+    """How many results are saved at once; None: none is saved."""
+    tally: Tally = field(init=False)
+    begun: bool = False
+    """Whether the output directory is ours."""
+    halted: bool = False
+    stopped: BulkStopped | None = None
+    _outcomes: Outcomes | None = None
+
+    def __post_init__(self) -> None:
+        todo = {task.row.key for task in self.plan}
+        known = self.results.records
+        states: Counter[str] = Counter("waiting" if row.key in todo else known[row.key].state for row in self.rows)
+        self.tally = Tally(len(self.rows), states, todo=len(todo))
+
+    def stop(self) -> bool:
+        """Buy no more. False: that was said before, or there is nothing to wait for."""
+        self._count()
+        if self.halted or self._outcomes is None:
+            return False
+        self.halted = True
+        self.report.say("stopping: what is in flight is waited for (Ctrl-C again leaves at once)")
+        self._outcomes.stop()
+        return True
+
+    async def run(self, client: Client, in_flight: int) -> None:
+        """Buy what is to be bought, and save what comes of it."""
+        async with client:
+            await writable(self.places.directory)
+            if self.places.ledger is not None:
+                await client.unresolved()  # takes the ledger, or says who has it
+            self.begun = True
+            for task in self.plan:
+                if task.record.attempt > 1:  # so that whatever happens, the next run goes on with this attempt
+                    self.results.add(task.record)
+            try:
+                await self._buy(client, in_flight)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    self.report.fate = await self._fate(client)
+
+    async def _buy(self, client: Client, in_flight: int) -> None:
+        requests = [(task.key, task.row.request) for task in self.plan]
+        async with client.map(requests, in_flight=in_flight) as self._outcomes, anyio.create_task_group() as group:
+            self.report.watch(self.tally)
+            group.start_soon(self._tick)
+            slots = anyio.Semaphore(self.save or 1)
+            try:
+                async for outcome in self._outcomes:
+                    await self._take(outcome, slots, group)
+            except BulkStopped as stopped:
+                self.stopped = stopped
+            for _ in range(self.save or 1):
+                await slots.acquire()
+            self._count()
+            group.cancel_scope.cancel()
+
+    async def _fate(self, client: Client) -> str:
+        """What is to be said if the run is interrupted: what it has bought, and how to go on."""
+        ledger, running = self.places.ledger, client.jobs
+        advice = "The same command goes on"
+        if ledger is not None:
+            advice = f"{advice}, and buys nothing twice"
+            ours = {task.key for task in self.plan}
+            try:
+                unknown = sum(s.key in ours and s.ref is None for s in await client.unresolved())
+            except KlingError as error:
+                return f"{_sums(client, 0)}, as far as is known: {explain(error).message}. {advice}"
+            lists = f"; `{_listing(ledger)}` lists them" if running or unknown else ""
+            return f"{_sums(client, unknown)}{lists}. {advice}"
+        for job in running:
+            self.report.begun(job.ref)
+        unknown = self.tally.states["unknown"] + max(self.tally.in_flight - len(running), 0)
+        if running or unknown:
+            advice = "No ledger has them (--no-ledger): look at the account before you give the same command again"
+        return f"{_sums(client, unknown)}. {advice}"
+
+    async def _take(self, outcome: Outcome, slots: anyio.Semaphore, group: anyio.abc.TaskGroup) -> None:
+        task = self.plan[outcome.index]
+        record = record_of(task.record, outcome)
+        if outcome.result is None or self.save is None:
+            state = record.state if outcome.result is None else "completed"
+            self._settle(replace(record, state=state))
+            return
+        await slots.acquire()
+        self.tally.saving += 1
+        group.start_soon(self._save, outcome.result, record, slots)
+
+    async def _save(self, result: Result, record: Record, slots: anyio.Semaphore) -> None:
+        try:
+            paths = await result.save(self.places.directory / "files")
+            files = tuple(self._file(artifact, path) for artifact, path in zip(result.artifacts, paths, strict=True))
+            self._settle(replace(record, state="completed", files=files, urls=()))
+        except DownloadFailed as error:
+            problem = explain(error)
+            self._settle(replace(record, error={"kind": problem.kind, "message": problem.message, "code": error.code}))
+        finally:
+            self.tally.saving -= 1
+            slots.release()
+
+    def _file(self, artifact: Artifact, path: Path) -> dict[str, Any]:
+        place = path.relative_to(self.places.directory).as_posix()
+        told = {"path": place, "kind": artifact.kind, "bytes": path.stat().st_size, "seed": artifact.seed}
+        return {name: fact for name, fact in told.items() if fact is not None}
+
+    def _settle(self, record: Record) -> None:
+        """A row has come to its end, for this run."""
+        self.results.add(record)
+        self.tally.states["waiting"] -= 1
+        self.tally.states[record.state] += 1
+        self.tally.ended += 1
+        if (text := trouble(record)) is not None:
+            self.tally.errors.append(text)
+        self.report.row(record)
+
+    def _count(self) -> None:
+        if self._outcomes is not None:
+            statistics = self._outcomes.statistics()
+            self.tally.in_flight = statistics.in_flight
+            self.tally.spent = statistics.cost
+
+    async def _tick(self) -> None:
+        while True:
+            self._count()
+            self.report.tick()
+            await anyio.sleep(_TICK)
+
+    def conclude(self) -> None:
+        """Write the results and the page, whatever has happened."""
+        if not self.places.directory.is_dir():
+            return
+        order = [row.key for row in self.rows]
+        self.results.close(order)
+        known = self.results.records
+        records = [
+            replace(known[row.key], line=row.line) if row.key in known else record_before(row) for row in self.rows
+        ]
+        seconds = self.tally.seconds if self.plan else 0.0
+        write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
+        self.tally.over = True
+        self.report.done(self.tally, [path for path in (self.places.results, self.places.page) if path.exists()])
+
+    def code(self) -> int:
+        """The exit code.
+
+        Raises:
+            KeyboardInterrupt: The user stopped it.
+        """
+        if self.stopped is not None:
+            problem = explain(self.stopped)
+            self.report.failed(problem)
+            return problem.code
+        states = self.tally.states
+        if self.halted and states["waiting"]:
+            raise KeyboardInterrupt
+        if states["unknown"] and self.places.ledger is not None:
+            self.report.say(
+                f"what may have been bought is listed by: {_listing(self.places.ledger)}; then run this again"
+            )
+        ends = (
+            ("unknown", UNKNOWN),
+            ("failed", FAILED),
+            ("refused", FAILED),
+            ("running", FAILED),
+            ("waiting", UNREACHABLE),
+            ("unsaved", UNSAVED),
+        )
+        return next((code for state, code in ends if states[state] > 0), 0)
+
+
+def _listing(ledger: Path) -> str:
+    """The command that lists what a ledger has unfinished."""
+    return shlex.join(["kling", "jobs", "--ledger", str(ledger), "--unfinished"])
+
+
+def _sums(client: Client, unknown: int) -> str:
+    """What a client has bought, in a clause."""
+    bought, running = client.statistics().submitted, len(client.jobs)
+    sums = [f"{_jobs(bought)} bought"] if bought or not unknown else []
+    sums += [f"{running} {'go' if running > 1 else 'goes'} on at the provider"] if running else []
+    sums += [f"of {unknown} submission{'s' if unknown > 1 else ''} the outcome is not known"] if unknown else []
+    return ", ".join(sums)
+
+
+def _jobs(count: int) -> str:
+    return {0: "nothing was", 1: "1 job was"}.get(count, f"{count} jobs were")

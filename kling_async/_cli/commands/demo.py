@@ -1,0 +1,130 @@
+"""``kling demo``: one video and some pictures at once, on a sandbox, for nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import typer
+
+from kling_async._cli.commands.sandbox import exports
+from kling_async._cli.errors import explain
+from kling_async._cli.options import AsJson
+from kling_async._cli.output.reports import Report
+from kling_async._cli.runner import answering, choose_report, collect, destination, run
+from kling_async._client import Client
+from kling_async._errors import KlingError
+from kling_async._files.downloads import writable
+from kling_async._polling.poller import Polling
+from kling_async._scheduling.schedules import Progressive
+from kling_async.providers._base.provider import Endpoint, Provider
+from kling_async.providers._base.request import Request
+
+if TYPE_CHECKING:
+    from kling_async.sandbox import Sandbox
+
+__all__ = ["demo", "programme"]
+
+_PICTURES = 2
+_SMALL = {"resolution": "1k"}  # where it can be chosen: enough to look at, and drawn in a moment
+_SHORTEST = 0.05  # s between two looks, however fast time runs
+_LOOKS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule; divided by the speed
+_PROMPTS = (
+    "a paper boat in the rain, seen from a child's height",
+    "a lighthouse above a sea of clouds at dawn",
+    "a fox asleep in fresh snow",
+    "a tram crossing a bridge on a summer evening",
+    "a greenhouse full of ferns after a storm",
+)
+
+
+def demo(
+    *,
+    speed: Annotated[
+        float, typer.Option(metavar="FACTOR", min=1, max=3600, help="Simulated seconds that pass in one second.")
+    ] = 60.0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")] = Path(
+        "kling-demo"
+    ),
+    as_json: AsJson = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the sandbox running afterwards, to try other commands on.")
+    ] = False,
+) -> None:
+    """Make a video and some pictures at once, on a local sandbox: no key, no cost.
+
+    The sandbox answers as the providers do and takes the time that they document, divided by --speed.
+    """
+    report = choose_report(as_json=as_json, directory=None, resumable=False)
+    with answering(report):
+        from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
+
+        show = _Demo(Sandbox(speed=speed), speed, destination(output), report)
+        try:
+            run(lambda: show.run(keep=keep), report)
+        except KeyboardInterrupt:
+            if not show.finished:
+                raise  # otherwise it has ended the sandbox that was kept, as it was told to
+        raise typer.Exit(show.code)
+
+
+@dataclass(slots=True)
+class _Demo:
+    """One show: the jobs of it, all at once."""
+
+    sandbox: Sandbox
+    speed: float
+    directory: Path
+    report: Report
+    finished: bool = False
+    code: int = 0
+
+    async def run(self, *, keep: bool) -> None:
+        """Make everything; then end, or keep the sandbox for the user."""
+        await writable(self.directory)
+        looks = Progressive(*(max(interval / self.speed, _SHORTEST) for interval in _LOOKS))
+        polling = Polling(schedule=looks, status_calls_per_minute=math.inf)
+        async with self.sandbox:
+            providers = self.sandbox.providers()
+            self.report.say(f"On a sandbox, {self.sandbox.url}: nothing is bought, and {self.speed:g} s pass in one.")
+            async with Client(providers, polling=polling) as client, anyio.create_task_group() as group:
+                for endpoint, request in programme(providers):
+                    group.start_soon(self._make, client, endpoint, request)
+            self.finished = True
+            self.report.settled()
+            if keep:
+                self.report.say("The sandbox goes on; Ctrl-C ends it. To send it jobs from another terminal:")
+                for line in exports(self.sandbox):
+                    self.report.product(line)
+                await anyio.sleep_forever()
+
+    async def _make(self, client: Client, endpoint: Endpoint[Any], request: Request) -> None:
+        """One job; its failure is told, and spoils none of the others."""
+        try:
+            job = await client.submit(request)
+            self.report.begun(job.ref, endpoint.law(request).median / self.speed)
+            await collect(job, self.directory, self.report)
+        except KlingError as error:
+            problem = explain(error)
+            self.code = self.code or problem.code
+            self.report.failed(problem)
+
+
+def programme(providers: Sequence[Provider]) -> list[tuple[Endpoint[Any], Request]]:
+    """One job at every endpoint of the providers, and at least two pictures; each with a prompt of its own."""
+    endpoints = [endpoint for provider in providers for endpoint in provider.endpoints]
+    videos = [endpoint for endpoint in endpoints if "duration" in endpoint.request.model_fields]
+    pictures = [endpoint for endpoint in endpoints if endpoint not in videos]
+    pictures = list(islice(cycle(pictures), max(len(pictures), _PICTURES)))
+    return [(endpoint, _request(endpoint, text)) for endpoint, text in zip([*videos, *pictures], cycle(_PROMPTS))]
+
+
+def _request(endpoint: Endpoint[Any], prompt: str) -> Request:
+    chosen = {name: value for name, value in _SMALL.items() if name in endpoint.request.model_fields}
+    request: Request = endpoint.request.model_validate({"prompt": prompt, **chosen})
+    return request

@@ -1,0 +1,199 @@
+"""``kling generate`` and ``kling watch``: one job, from the request or from its address."""
+
+from __future__ import annotations
+
+import math
+import sys
+import uuid
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kling_async._cli.errors import CommandError
+from kling_async._cli.interrupts import bought
+from kling_async._cli.ledger import LedgerFile
+from kling_async._cli.options import AsJson, Output, Timeout, taking
+from kling_async._cli.output.formatting import money
+from kling_async._cli.output.reports import Report
+from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
+from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
+from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
+from kling_async._client import Client
+from kling_async._files.downloads import writable
+from kling_async._job import Job
+from kling_async._models import JobRef
+from kling_async._submission.budget import Budget
+from kling_async.providers._base.provider import Endpoint
+from kling_async.providers._base.request import Request
+
+__all__ = ["generate", "watch"]
+
+_PANEL = "Fields of the request (kling endpoints lists those of each endpoint)"
+
+
+def _option(metavar: str, meaning: str, *names: str) -> Any:
+    """A field of the request; its name is the parameter's, unless names are given."""
+    return typer.Option(*names, metavar=metavar, help=meaning, rich_help_panel=_PANEL, show_default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What ``kling generate`` is told."""
+
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
+    ]
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")]
+    duration: Annotated[str | None, _option("SECONDS", "Length of the clip.")] = None
+    aspect_ratio: Annotated[str | None, _option("W:H", "Such as 16:9.")] = None
+    resolution: Annotated[str | None, _option("SIZE", "Such as 2k.")] = None
+    model: Annotated[str | None, _option("NAME", "Variant of the model.")] = None
+    negative_prompt: Annotated[str | None, _option("TEXT", "What to avoid.")] = None
+    count: Annotated[str | None, _option("N", "How many pictures.")] = None
+    reference: Annotated[list[str] | None, _option("IMAGE", "A file or a URL; may be repeated.")] = None
+    setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None
+    output: Output = Path()
+    as_json: AsJson = False
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and leave.")] = False
+    timeout: Timeout = None
+    ledger: LedgerFile = None
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="NAME", help="Your name for it: with a ledger, a name is bought once."),
+    ] = None
+    webhook_url: WebhookUrl = None
+    listen: Listen = None
+
+    def request(self, endpoint: Endpoint[Any]) -> Request:
+        """The request that is to be sent.
+
+        Raises:
+            CommandError: It is not acceptable, or a field is given twice.
+        """
+        settings = parse_settings(self.setting or ())
+        named = {name: word for name in NAMED if (word := getattr(self, name)) is not None}
+        twice = [name for name in settings if name in named or name == "prompt"]
+        if twice:
+            raise CommandError(f"--set {twice[0]}=...: it is given already; give it once")
+        return build(endpoint, _prompt(self.prompt), self.reference or (), {**named, **settings})
+
+    def listener(self) -> Listener | None:
+        """Where webhooks are received; None: nowhere.
+
+        Raises:
+            CommandError: What is told of it does not go together.
+        """
+        told = listener(self.webhook_url, self.listen)
+        if told is not None and self.no_wait:
+            raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
+        return told
+
+
+@taking(_Options)
+def generate(options: _Options) -> None:
+    """Buy one generation, follow it, and save what it made.
+
+    kling generate runblob/o3-video "a paper boat in the rain" --duration 10 --reference boat.jpg -o out/
+    """
+    report = choose_report(as_json=options.as_json, directory=options.output, ledger=options.ledger)
+    with answering(report):
+        if options.key is not None and options.ledger is None:
+            raise CommandError("--key is a name in a ledger: give --ledger as well, or leave it out")
+        kind, endpoint = find(options.endpoint)
+        request = options.request(endpoint)
+        told = options.listener()
+        client = open_client(
+            [kind],
+            options.timeout,
+            options.ledger,
+            # It limits nothing: where there is no ledger, it knows what may have been bought.
+            budget=Budget(usd=math.inf, credits=math.inf) if options.ledger is None else None,
+            webhooks=told.webhooks if told else None,
+        )
+        directory = None if options.no_wait else destination(options.output)
+        order = _Order(endpoint, request, str(uuid.uuid4()) if options.key is None else options.key)
+
+        async def work() -> None:
+            async with client, told.receiving(client) if told else nullcontext():
+                await order.carry_out(client, directory, report)
+
+        run(work, report)
+
+
+def _prompt(text: str) -> str:
+    """The prompt as it was given, or what standard input says.
+
+    Raises:
+        CommandError: Standard input is not text.
+    """
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise CommandError(f"the prompt from standard input is not UTF-8 text: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """One generation that is to be bought."""
+
+    endpoint: Endpoint[Any]
+    request: Request
+    key: str
+
+    async def carry_out(self, client: Client, directory: Path | None, report: Report) -> None:
+        """Submit; then, where there is a directory for it, wait and save."""
+        if directory is not None:
+            await writable(directory)
+        with acceptable(self.endpoint):
+            job = await bought(client.submit(self.request, key=self.key), client, self.key, report)
+        if directory is None:
+            report.submitted(job.ref, job.cost)
+            return
+        report.begun(job.ref, self.endpoint.law(self.request).median)  # before anything is told, which may fail
+        if job.cost is not None:
+            fresh = "bought" if client.statistics().submitted else "it was bought before,"
+            report.say(f"{fresh} for {money(job.cost)}")
+        await _collect(job, directory, report)
+
+
+def watch(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="A job's reference, such as runblob/o3-video/550e8400-...")],
+    *,
+    output: Output = Path(),
+    as_json: AsJson = False,
+    timeout: Timeout = None,
+) -> None:
+    """Follow a job that exists already, and save what it made. Nothing is bought."""
+    report = choose_report(as_json=as_json, directory=output)
+    with answering(report):
+        try:
+            address = JobRef.parse(ref)
+        except ValueError as error:
+            raise CommandError(
+                f"{ref!r:.200} is not a job reference; one looks like "
+                "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+            ) from error
+        kind, _ = find(address.name)
+        client = open_client([kind], timeout)
+        directory = destination(output)
+        run(lambda: _watch(client, address, directory, report), report)
+
+
+async def _watch(client: Client, ref: JobRef, directory: Path, report: Report) -> None:
+    async with client:
+        await writable(directory)
+        report.begun(ref)
+        await _collect(client.attach(ref), directory, report)
+
+
+async def _collect(job: Job, directory: Path, report: Report) -> None:
+    """Follow a job and save what it made; tell the cost where it was not known before."""
+    price = job.cost
+    await collect(job, directory, report)
+    if price is None and job.cost is not None:
+        report.say(f"the job cost {money(job.cost)}")

@@ -1,0 +1,184 @@
+"""``kling jobs``: what a ledger has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kling_async._cli.ledger import LedgerFile, existing
+from kling_async._cli.options import AsJson
+from kling_async._cli.output.formatting import duration, money, printable
+from kling_async._cli.output.reports import Report, as_json
+from kling_async._cli.runner import answering, choose_report
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.sqlite_file import inspect
+from kling_async._models import Status
+from kling_async.providers import KNOWN
+
+__all__ = ["jobs", "standing", "unsaved"]
+
+_LAST = 100  # submissions that are listed where nothing else is asked for
+_PIPE = 10_000  # columns: where no terminal sets a limit, a line is a job, whole
+_HOUR, _DAY = 3600.0, 86_400.0
+_COLOURS = {
+    "pending": "yellow",
+    "processing": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "unknown": "bold red",
+}
+
+
+def jobs(
+    *,
+    ledger: LedgerFile = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Only those that still run, or of which it is not known.")
+    ] = False,
+    last: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Only the N submitted last; 0: all.", show_default=f"{_LAST}, and with --json all"
+        ),
+    ] = None,
+    as_lines: AsJson = False,
+) -> None:
+    """List what a ledger has: each submission, where its job stands, what it cost, where its files are.
+
+    What was submitted last comes last. No key is needed and no call is made. It may be used while another program works
+    with the ledger. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    """
+    report = choose_report(as_json=as_lines, directory=None)
+    with answering(report):
+        contents = anyio.run(inspect, existing(ledger))
+        found = [s for s in contents.submissions if s.unfinished or not unfinished]
+        shown = (0 if as_lines else _LAST) if last is None else last
+        chosen = found[-shown:]  # -0: all of them
+        now = datetime.now(UTC)
+        if as_lines:
+            for submission in chosen:
+                print(json.dumps(_fields(submission, now)))  # noqa: T201  # what was asked for
+            return
+        if chosen:
+            _show(_table(chosen, now))
+        if last is None and len(chosen) < len(found):
+            report.say(f"These are the last {len(chosen)} of {len(found):,}; --last 0 lists all.")
+        _advise(contents.submissions, contents.owner, report)
+
+
+def _show(table: Table) -> None:
+    """Print the table, without the blanks that pad its last column."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE)
+    with console.capture() as lines:
+        console.print(table)
+    for line in lines.get().splitlines():
+        print(line.rstrip())  # noqa: T201  # what was asked for
+
+
+def _advise(submissions: Iterable[Submission], owner: str | None, report: Report) -> None:
+    """What there is to be done, on standard error."""
+    if owner is not None:
+        report.say(f"In use by process {owner}, which follows its jobs." if owner != "?" else "In use.")
+        return
+    waiting = [s for s in submissions if s.unfinished or unsaved(s)]
+    if waiting:
+        report.say(f"{len(waiting)} to be finished: `kling resume` follows and saves them, and says what it cannot.")
+    else:
+        report.say("Nothing is left to be done.")
+
+
+def standing(submission: Submission) -> str:
+    """Where a submission or its job stands, in a word."""
+    return str(submission.status or submission.state)
+
+
+def unsaved(submission: Submission) -> bool:
+    """Whether its job made files that were not all saved, and whose addresses should still work."""
+    latest = submission.latest
+    if latest is None or latest.status is not Status.COMPLETED or len(submission.files) >= len(latest.artifacts):
+        return False
+    now = datetime.now(UTC)
+    if any(artifact.expires is not None and artifact.expires <= now for artifact in latest.artifacts):
+        return False
+    return (now - latest.at).total_seconds() < _DAY  # where nothing else is documented, they work for a day
+
+
+def _table(submissions: Iterable[Submission], now: datetime) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("Key", "Endpoint", "Status", "Cost", "Age", "Files"):
+        table.add_column(name, overflow="fold", justify="right" if name in {"Cost", "Age"} else "left")
+    for submission in submissions:
+        word = standing(submission)
+        table.add_row(
+            Text(printable(submission.key)),
+            Text(submission.endpoint),
+            Text(word, style=_COLOURS.get(word, "")),
+            _cost(submission),
+            _age((now - submission.started).total_seconds()),
+            Text(_outcome(submission)),
+        )
+    return table
+
+
+def _cost(submission: Submission) -> str:
+    """What it costs, unless that was given back."""
+    if submission.cost is None:
+        return ""
+    return "refunded" if _refunded(submission) else money(submission.cost)
+
+
+def _refunded(submission: Submission) -> bool:
+    features = {kind.name: kind.features for kind in KNOWN}.get(submission.provider)
+    return features is not None and features.given_back(submission.status)
+
+
+def _outcome(submission: Submission) -> str:
+    """Where the files are; or why there are none."""
+    if submission.files:
+        return printable(", ".join(map(str, submission.files)))
+    if unsaved(submission):
+        return "(not saved)"
+    latest = submission.latest
+    if latest is not None and latest.status is Status.FAILED and latest.failures:
+        return printable(latest.failures[0])
+    if submission.state is not SubmissionState.ACCEPTED:
+        return printable(submission.reason or "")
+    return str(submission.ref) if submission.unfinished else ""
+
+
+def _age(seconds: float) -> str:
+    """Seconds as ``2:05``, above an hour as ``3 h``, above two days as ``5 d``."""
+    if seconds < _HOUR:
+        return duration(seconds)
+    return f"{seconds / _HOUR:.0f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} d"
+
+
+def _fields(submission: Submission, now: datetime) -> dict[str, Any]:
+    """``{"type": "job", ...}``."""
+    latest = submission.latest
+    return {
+        "type": "job",
+        "key": submission.key,
+        "endpoint": submission.endpoint,
+        "state": submission.state,
+        "status": submission.status,
+        "ref": str(submission.ref) if submission.ref else None,
+        "cost": as_json(submission.cost),
+        "refunded": _refunded(submission),
+        "started": submission.started.isoformat(),
+        "age": round((now - submission.started).total_seconds(), 3),
+        "reason": submission.reason,
+        "failures": [str(failure) for failure in latest.failures] if latest else [],
+        "files": [str(path) for path in submission.files],
+        "request": submission.request,
+    }

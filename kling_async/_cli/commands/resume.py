@@ -1,0 +1,201 @@
+"""``kling resume`` and ``kling resolve``: what a ledger has unfinished, brought to its end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+from kling_async._cli.commands.jobs import unsaved
+from kling_async._cli.errors import UNKNOWN, CommandError, explain
+from kling_async._cli.interrupts import bought
+from kling_async._cli.ledger import HERE, LedgerFile, existing
+from kling_async._cli.options import AsJson, Output, Timeout
+from kling_async._cli.output.formatting import printable
+from kling_async._cli.output.reports import Report, take_up_command
+from kling_async._cli.request_arguments import find
+from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
+from kling_async._client import Client
+from kling_async._errors import KlingError
+from kling_async._files.downloads import writable
+from kling_async._job import Job
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.sqlite_file import inspect
+from kling_async._models import JobRef
+from kling_async.providers import KNOWN
+
+__all__ = ["resolve", "resume"]
+
+
+def resume(
+    *,
+    ledger: LedgerFile = None,
+    output: Output = Path(),
+    as_json: AsJson = False,
+    timeout: Timeout = None,
+) -> None:
+    """Follow everything that a ledger has unfinished to its end, and save what was made.
+
+    What may have been bought is settled where the provider gives a way, and else reported with the ways out. Nothing is
+    bought twice. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    """
+    report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
+    with answering(report):
+        path = existing(ledger)
+        left = [s for s in anyio.run(inspect, path).submissions if s.unfinished or unsaved(s)]
+        if not left:
+            report.say("Nothing is left to be done.")
+            return
+        client = open_client(KNOWN, timeout, path)
+        recovery = _Recovery(client, destination(output), report)
+        run(lambda: recovery.run([s for s in left if not s.unfinished]), report)
+        raise typer.Exit(recovery.code)
+
+
+@dataclass(slots=True)
+class _Recovery:
+    """One run of ``kling resume``."""
+
+    client: Client
+    directory: Path
+    report: Report
+    code: int = 0
+
+    async def run(self, unsaved: list[Submission]) -> None:
+        """Bring everything to its end; one job's failure is told, and spoils none of the others.
+
+        Args:
+            unsaved: Submissions whose jobs have ended, and whose files were not all saved.
+        """
+        async with self.client:
+            await writable(self.directory)
+            self.report.fate = "the ledger has what is unfinished, and the same command goes on with it"
+            with _told_by_us():
+                jobs = await self.client.resume()
+            jobs += [await self._ended(submission) for submission in unsaved if self._known(submission)]
+            async with anyio.create_task_group() as group:
+                for job in jobs:
+                    group.start_soon(self._finish, job)
+            for submission in await self.client.unresolved():
+                self.code = self.code or UNKNOWN
+                self.report.unresolved(submission)
+
+    def _known(self, submission: Submission) -> bool:
+        return submission.provider in self.client.statistics().lanes
+
+    async def _ended(self, submission: Submission) -> Job:
+        """The handle to a job that has ended, as the ledger has it; to say what is known already makes no call."""
+        if submission.ref is None:
+            raise AssertionError("a job that has ended has an address")
+        return await self.client.resolve(submission.key, submission.ref)
+
+    async def _finish(self, job: Job) -> None:
+        self.report.begun(job.ref)
+        try:
+            await collect(job, self.directory, self.report)
+        except KlingError as error:
+            problem = explain(error)
+            self.code = self.code or problem.code
+            self.report.failed(problem)
+
+
+@contextmanager
+def _told_by_us() -> Iterator[None]:
+    """Keep the library's warnings about what is not resumed from being told, too: each is told at the end, in full."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return "is not resumed" not in str(record.msg)
+
+    log = logging.getLogger("kling_async")
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)
+
+
+def resolve(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The submission's key; kling jobs lists them.")],
+    ref: Annotated[
+        str | None, typer.Argument(metavar="REF", help="The job that it has become, as you found it at the provider.")
+    ] = None,
+    *,
+    forget: Annotated[bool, typer.Option("--forget", help="It bought nothing, or is not wanted.")] = False,
+    resubmit: Annotated[bool, typer.Option("--resubmit", help="Submit it again; this may buy a second job.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    ledger: LedgerFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what became of a submission whose outcome is not known: it is job REF, it is nothing, or try again.
+
+    The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    """
+    report = choose_report(as_json=as_json, directory=Path(), ledger=ledger or HERE)
+    with answering(report):
+        if (ref is not None) + forget + resubmit != 1:
+            raise CommandError("say one thing of it: its REF, --forget or --resubmit")
+        path = existing(ledger)
+        address = None if ref is None else _address(ref)
+        found = next((s for s in anyio.run(inspect, path).submissions if s.key == key), None)
+        if found is None:
+            raise CommandError(f"the ledger {path} has no submission {key!r:.200}; kling jobs lists what it has")
+        if resubmit and not yes:
+            _confirm(found)
+        if forget and not yes and found.ref is not None and found.unfinished:
+            risk = f"{key!r:.200} is job {found.ref}, which was bought and still runs; forgotten, its key buys another"
+            _ask(risk, "Forget it?", f"To have it, run: {take_up_command(path, None)}; to forget it, say --yes")
+        kind, _ = find(found.endpoint)
+        client = open_client([kind], None, path)
+        run(lambda: _resolve(client, found, address, report, forget=forget), report)
+
+
+def _address(ref: str) -> JobRef:
+    try:
+        return JobRef.parse(ref)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+def _confirm(submission: Submission) -> None:
+    """Ask before money may be spent twice: its first purchase may have been one, and the provider cannot tell.
+
+    Raises:
+        CommandError: The user says no, or is not there.
+    """
+    kind, _ = find(submission.endpoint)
+    if submission.state not in {SubmissionState.UNKNOWN, SubmissionState.SENDING} or kind.features.own_id:
+        return
+    risk = f"{submission.key!r:.200} may have been bought ({submission.reason}); submitting it may buy a second job"
+    _ask(risk, "Submit it again?", f"Look at the {kind.title} account first; then say --yes")
+
+
+def _ask(risk: str, question: str, otherwise: str) -> None:
+    """Have the user agree to a risk.
+
+    Raises:
+        CommandError: The user does not, or is not there to be asked.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError(f"{risk}. {otherwise}")
+    if not typer.confirm(f"{printable(risk)}. {question}", err=True):
+        raise CommandError("nothing was done")
+
+
+async def _resolve(client: Client, submission: Submission, ref: JobRef | None, report: Report, *, forget: bool) -> None:
+    async with client:
+        if forget:
+            await client.forget(submission.key)
+            report.say(f"{submission.key} is forgotten; its key may be used again")
+        elif ref is not None:
+            job = await client.resolve(submission.key, ref)
+            report.say(f"{submission.key} is {job.ref}; see how it ends with: {report.command(job.ref)}")
+        else:
+            job = await bought(client.resubmit(submission.key), client, submission.key, report)
+            report.submitted(job.ref, job.cost)

@@ -1,0 +1,213 @@
+"""Exit codes, and errors told in one message: what happened, to what, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from kling_async._cli.output.formatting import in_commands, printable
+from kling_async._errors import (
+    BudgetExceeded,
+    BulkStopped,
+    ConfigurationError,
+    ContentRejected,
+    DownloadFailed,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationTimeout,
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    KeyConflict,
+    KlingError,
+    LedgerFailed,
+    ProviderUnavailable,
+    RateLimited,
+    SubmissionUnknown,
+    TransportFailed,
+    Unauthorized,
+)
+
+__all__ = [
+    "EXITS",
+    "FAILED",
+    "INTERRUPTED",
+    "TRACEBACK",
+    "UNKNOWN",
+    "UNREACHABLE",
+    "UNSAVED",
+    "CommandError",
+    "Problem",
+    "explain",
+    "hang_up",
+    "last_words",
+    "unwritable",
+]
+
+FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
+LEDGER, BUDGET = 12, 13
+FAULT = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
+_NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+EXITS: Mapping[int, str] = {
+    0: "done",
+    FAILED: "the generation failed; of a bulk run: some rows did",
+    USAGE: "usage, or a request that is not acceptable: nothing was bought",
+    NO_KEY: "no API key, or the provider does not accept it",
+    CREDITS: "the account cannot pay",
+    TIMED_OUT: "timed out; the job's reference is printed, and how to go on",
+    REJECTED: "refused by the provider's content policy",
+    NOT_FOUND: "the provider does not know the job",
+    UNREACHABLE: "the provider cannot be reached, or cannot serve now",
+    UNKNOWN: "the answer to a submission was lost: a job may have been bought",
+    UNSAVED: "the result could not be saved, or told; the job is kept",
+    CANCELLED: "the job was cancelled at the provider",
+    LEDGER: "the ledger cannot be read or written; nothing was bought without it",
+    BUDGET: "the budget is spent; what was in flight has finished",
+    FAULT: "a fault of this program; what was bought is told, and goes on at its provider",
+    INTERRUPTED: "interrupted; what was bought is told, and goes on at its provider",
+    PIPE_CLOSED: "whoever read the output has left; what was bought goes on all the same",
+}
+"""Every exit code of the program, and what it means."""
+
+TRACEBACK = "KLING_TRACEBACK"
+"""The environment variable that has a fault of this program raised and not told."""
+
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (GenerationFailed, FAILED),
+    (GenerationCancelled, CANCELLED),
+    (GenerationTimeout, TIMED_OUT),
+    (Unauthorized, NO_KEY),
+    (InsufficientCredits, CREDITS),
+    (BudgetExceeded, BUDGET),
+    (ContentRejected, REJECTED),
+    (JobNotFound, NOT_FOUND),
+    (SubmissionUnknown, UNKNOWN),
+    (DownloadFailed, UNSAVED),
+    (RateLimited, UNREACHABLE),
+    (ProviderUnavailable, UNREACHABLE),
+    (TransportFailed, UNREACHABLE),
+    (ConfigurationError, USAGE),
+    (InvalidRequest, USAGE),
+    (KeyConflict, USAGE),
+    (LedgerFailed, LEDGER),
+    (OSError, USAGE),
+    (ImportError, USAGE),
+    (ValidationError, USAGE),
+    (KlingError, FAILED),
+)
+
+
+class CommandError(Exception):
+    """The command cannot be done as it was given.
+
+    Args:
+        message: What is wrong, and what to do.
+        code: The exit code.
+        fields: The fields of the request that are not acceptable, and why.
+    """
+
+    def __init__(self, message: str, *, code: int = USAGE, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.fields = fields or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as users meet it.
+
+    Attributes:
+        kind: The name of the error's class.
+        message: What happened, and what to do.
+        code: The exit code.
+        ref: The job, if it is about one.
+        fields: The fields of the request that are not acceptable, and why.
+        facts: What the provider said: ``provider``, ``http_status``, ``code``, ``request_id``.
+    """
+
+    kind: str
+    message: str
+    code: int
+    ref: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """The problem in words."""
+        yield printable(self.message)
+        for name, reason in self.fields.items():
+            yield f"  {printable(name)}: {printable(reason)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The problem as JSON values."""
+        told: dict[str, Any] = {"type": "error", "error": self.kind, "message": self.message, "exit_code": self.code}
+        told |= {"ref": self.ref} if self.ref else {}
+        told |= {"fields": dict(self.fields)} if self.fields else {}
+        return {**told, **self.facts}
+
+
+def explain(error: Exception) -> Problem:
+    """What to tell the user about an error."""
+    if isinstance(error, CommandError):
+        kind = "UsageError" if error.code == USAGE else "ConfigurationError"
+        return Problem(kind, error.message, error.code, fields=error.fields)
+    if isinstance(error, BulkStopped) and error.cause is not None:
+        cause = explain(error.cause)
+        words = f"the run has stopped buying: {cause.message}. Once that is put right, the same command goes on"
+        return Problem(type(error).__name__, words, cause.code)
+    if unwritable(error):
+        return Problem("OutputError", f"the output cannot be written: {error}; send it to another place", UNSAVED)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
+    if isinstance(error, KlingError):
+        facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
+        told = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
+        return Problem(type(error).__name__, _message(error), code, error.ref, facts=told)
+    if code == FAULT:
+        words = (
+            f"{type(error).__name__}: {error}. This is a fault of kling; {TRACEBACK}=1 in the environment shows where"
+        )
+        return Problem(type(error).__name__, words, code)
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return Problem(type(error).__name__, f"{name}{words or type(error).__name__}", code)
+
+
+def _message(error: KlingError) -> str:
+    """The library's message, its advice in terms of the command line."""
+    if isinstance(error, GenerationTimeout):
+        return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
+    return in_commands(str(error))
+
+
+def unwritable(error: BaseException | None) -> bool:
+    """Whether it says that our output has no place to go; what is wrong with a file of ours names the file."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _NO_PLACE
+
+
+def last_words(lines: Iterable[str]) -> None:
+    """Tell what must not be lost where that can still be written, and write nothing more."""
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    for stream in (sys.stderr, sys.stdout):
+        with suppress(OSError):
+            stream.write(text)
+            stream.flush()
+            break
+    hang_up()
+
+
+def hang_up() -> None:
+    """Write nothing more, to standard output or standard error: whoever read it has left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
+        os.dup2(nowhere, stream.fileno())

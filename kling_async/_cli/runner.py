@@ -1,0 +1,262 @@
+"""Runs what a command does: on an event loop, with signals as cancellation, and every error as one message."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import typer
+from anyio.abc import TaskGroup, TaskStatus
+
+from kling_async._cli.errors import (
+    INTERRUPTED,
+    NO_KEY,
+    PIPE_CLOSED,
+    TRACEBACK,
+    CommandError,
+    explain,
+    last_words,
+    unwritable,
+)
+from kling_async._cli.ledger import work_with
+from kling_async._cli.output.live import LiveReport
+from kling_async._cli.output.reports import JsonReport, PlainReport, Report, resume_command, take_up_command
+from kling_async._cli.output.terminal import terminal
+from kling_async._client import Client
+from kling_async._errors import (
+    ConfigurationError,
+    GenerationCancelled,
+    GenerationFailed,
+    JobNotFound,
+)
+from kling_async._job import Job
+from kling_async._ledger.sqlite import SqliteLedger
+from kling_async._models import JobRef
+from kling_async._polling.poller import Polling
+from kling_async._submission.budget import Budget
+from kling_async.providers._base.provider import Provider
+from kling_async.webhooks import Webhooks
+
+__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "patience", "run"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SOON = 0.5  # s for which nobody wonders
+_FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
+
+
+def choose_report(
+    *, as_json: bool, directory: Path | None, resumable: bool = True, ledger: Path | None = None
+) -> Report:
+    """JSON lines if asked for, a live table on a terminal, lines elsewhere.
+
+    Args:
+        as_json: Whether JSON was asked for.
+        directory: Where results are saved; part of the command that goes on with a job.
+        resumable: Whether jobs outlive the program.
+        ledger: The ledger that has the jobs; `kling resume` goes on with all of it.
+    """
+    work_with(ledger)
+    place = None if directory == Path() else directory
+
+    def resume(ref: JobRef) -> str:
+        return resume_command(ref, place) if ledger is None else take_up_command(ledger, place)
+
+    follow = resume if resumable else None
+    if as_json:
+        return JsonReport(follow)
+    console = terminal()
+    return LiveReport(console, follow) if console else PlainReport(follow)
+
+
+@contextmanager
+def answering(report: Report) -> Iterator[None]:
+    """Answer every error that a user can cause or meet with its message and its exit code.
+
+    Raises:
+        typer.Exit: The answer.
+    """
+    if callable(signal.getsignal(signal.SIGINT)):  # otherwise it is ignored, and stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with report:
+            yield
+    except BrokenPipeError:
+        last_words(report.hints())
+        raise typer.Exit(PIPE_CLOSED) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        problem = explain(error)
+        words = [*problem.lines(), *report.hints()]
+        if unwritable(error):
+            last_words(words)
+        else:
+            _tell(partial(report.failed, problem), words)
+        raise typer.Exit(problem.code) from None
+    except KeyboardInterrupt:
+        _tell(report.interrupted, [report.parting(), *report.hints()])
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _tell(tell: Callable[[], None], words: Iterable[str]) -> None:
+    """Tell it by the report; where its stream has no place, in words on the other."""
+    try:
+        tell()
+    except OSError as error:
+        if not unwritable(error):
+            raise
+        last_words(words)
+
+
+def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:
+    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come, unless `stop` takes them.
+
+    The client holds a cancellation back while a paid call is on its way, so that the job's address is known before we
+    leave. A raw ``KeyboardInterrupt`` would break through that, so signals are received as data.
+
+    Raises:
+        KeyboardInterrupt: It was cancelled by a signal, and has been cleaned up.
+    """
+    failure: list[Exception] = []
+
+    async def supervise() -> bool:
+        scope = anyio.CancelScope()
+        async with anyio.create_task_group() as group:
+            await group.start(_listen, group, scope, report, stop)
+            with scope:
+                try:
+                    await work()
+                except Exception as error:  # noqa: BLE001  # carried out of the task group as it is
+                    failure.append(_first(error))
+            group.cancel_scope.cancel()
+        return scope.cancelled_caught
+
+    interrupted = anyio.run(supervise)
+    if failure:
+        raise failure[0]
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _first(error: Exception) -> Exception:
+    """The error itself, out of the groups that task groups make; of several at once, one is told."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _listen(
+    group: TaskGroup,
+    scope: anyio.CancelScope,
+    report: Report,
+    stop: Callable[[], bool],
+    *,
+    task_status: TaskStatus[None],
+) -> None:
+    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        task_status.started()
+        async for _ in signals:
+            if stop() or scope.cancel_called:
+                continue
+            scope.cancel()
+            group.start_soon(_excuse, report)
+
+
+async def _excuse(report: Report) -> None:
+    """Say why we are still there, if it takes a while."""
+    await anyio.sleep(_SOON)
+    report.say("leaving as soon as it is known what was bought; in a few seconds at most")
+
+
+def open_client(
+    kinds: Sequence[type[Provider]],
+    timeout: float | None,
+    ledger: Path | None = None,
+    *,
+    polling: Polling | None = None,
+    budget: Budget | None = None,
+    webhooks: Webhooks | None = None,
+) -> Client:
+    """A client of those providers whose keys are in the environment; their addresses are taken from there, too.
+
+    Args:
+        kinds: The providers.
+        timeout: Seconds after submission at which waiting for a job ends; None: as the endpoint documents.
+        ledger: The file of its ledger; None: it keeps none.
+        polling: When to look at jobs, in place of `timeout`.
+        budget: How much may be spent.
+        webhooks: Where providers report to; None: nowhere.
+
+    Raises:
+        CommandError: There is no key of any, or one cannot be a key.
+        ConfigurationError: An address is not acceptable.
+    """
+    keyed = [kind for kind in kinds if os.environ.get(kind.variables[0])]
+    if not keyed:
+        titles = " or ".join(kind.title for kind in kinds)
+        exports = " or ".join(f"export {kind.variables[0]}=..." for kind in kinds)
+        raise CommandError(
+            f"no API key for {titles} in the environment: {exports} (to try without one: kling demo)", code=NO_KEY
+        )
+    for kind in keyed:
+        try:
+            kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
+        except ConfigurationError as error:
+            raise CommandError(error.message, code=NO_KEY) from error
+    work_with(ledger)
+    kept = None if ledger is None else SqliteLedger(ledger)
+    return Client(
+        [kind() for kind in keyed],
+        polling=polling or Polling(deadline=patience(timeout)),
+        ledger=kept,
+        budget=budget,
+        webhooks=webhooks,
+    )
+
+
+def patience(timeout: float | None) -> float | None:
+    """The seconds that ``--timeout`` gives; None: it is not given.
+
+    Raises:
+        CommandError: It gives none.
+    """
+    if timeout is not None and not timeout > 0:
+        raise CommandError(f"--timeout {timeout:g}: it is the number of seconds to wait, and greater than 0")
+    return timeout
+
+
+def destination(text: Path) -> Path:
+    """The directory that ``--output`` names.
+
+    Raises:
+        CommandError: It is a file, or looks like one.
+    """
+    if text.is_file():
+        raise CommandError(f"--output {text}: it is a file, not a directory; name the directory for the results")
+    if text.suffix.lower() in _FILES and not text.is_dir():
+        raise CommandError(f"--output {text}: it names the directory for the results, their names are made for you")
+    return text
+
+
+async def collect(job: Job, directory: Path, report: Report) -> None:
+    """Follow a job to its end and save what it made.
+
+    Raises:
+        KlingError: It did not end well, or could not be saved.
+    """
+    try:
+        async for event in job:
+            report.event(job.ref, event)
+        result = await job
+    except (GenerationFailed, GenerationCancelled, JobNotFound):
+        report.over(job.ref)
+        raise
+    paths = await result.save(directory, progress=lambda done, total: report.saving(job.ref, done, total))
+    report.saved(result, paths)

@@ -1,0 +1,416 @@
+"""`kling bulk` in this process: what it checks, what it buys, what it keeps, and what it says at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from kling_async import Cost, SqliteLedger, runblob
+from kling_async._cli.bulk.command import parse_budget
+from kling_async._cli.bulk.plan import Places, plan_of
+from kling_async._cli.bulk.results import Record, Results
+from kling_async._cli.bulk.rows import Row
+from kling_async._cli.errors import CommandError
+from kling_async._cli.request_arguments import find
+from kling_async.sandbox import Fault, Sandbox
+from support.cli_process import Answer, Run, environment_of, on_terminal
+
+FAST = ("--poll", "0.1", "--status-calls", "0")
+FAILS = "[sandbox: fail=TASK_FAILED duration=1]"
+ENDPOINTS = ("runblob/o3-photo", "runware/image-o3", "inferencesh/image-o1", "pixeldojo/image-v3")
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A fast sandbox, and an environment that leads every provider to it."""
+    with Sandbox(speed=600, scale=0.02) as running:
+        for name, value in environment_of(running).items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def bulk(kling: Run) -> Run:
+    def run(*arguments: str) -> Answer:
+        return kling("bulk", "rows.jsonl", "-o", "out", *FAST, *arguments)
+
+    return run
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def mixed(count: int) -> list[dict[str, Any]]:
+    return [{"endpoint": ENDPOINTS[n % len(ENDPOINTS)], "prompt": f"row {n}"} for n in range(count)]
+
+
+def clips(*prompts: str) -> list[dict[str, Any]]:
+    return [{"endpoint": "runblob/o3-video", "prompt": prompt, "key": f"row {n}"} for n, prompt in enumerate(prompts)]
+
+
+def results(folder: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out" / name).read_text().splitlines()]
+
+
+def states(folder: Path) -> list[str]:
+    return [record["state"] for record in results(folder)]
+
+
+def test_every_row_is_bought_once_and_saved(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(12))
+    first = bulk()
+    assert first.code == 0
+    assert first.out.splitlines() == ["out/results.jsonl", "out/report.html"]
+    found = results(tmp_path)
+    assert [record["line"] for record in found] == list(range(1, 13))
+    assert all((tmp_path / "out" / record["files"][0]["path"]).is_file() for record in found)
+    requests = sandbox.counters.requests.copy()
+    assert bulk().code == 0
+    assert sandbox.counters.requests == requests, "the second run made calls"
+    assert sandbox.counters.jobs_bought == 12
+
+
+def test_a_file_that_is_gone_is_downloaded_again_and_not_bought(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(4))
+    bulk()
+    gone = tmp_path / "out" / results(tmp_path)[2]["files"][0]["path"]
+    gone.unlink()
+    assert bulk().code == 0
+    assert gone.is_file()
+    assert sandbox.counters.jobs_bought == 4
+
+
+def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, [*mixed(3), *({"endpoint": ENDPOINTS[0], "prompt": ""} for _ in range(50))])
+    answer = bulk()
+    assert answer.code == 2
+    assert "line 4: prompt: " in answer.err
+    assert "... and 30 more" in answer.err
+    assert "50 rows are not acceptable; nothing was bought" in answer.err
+    assert sandbox.counters.requests == {}
+    assert not (tmp_path / "out").exists()
+    told = bulk("--json").objects
+    assert [line["line"] for line in told if line["type"] == "bad-row"] == list(range(4, 54))
+
+
+def test_the_same_error_of_many_rows_is_told_of_the_first_few(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNBLOB_API_KEY", "wrong")
+    write(tmp_path, clips(*"abcdefgh"))
+    answer = bulk("--in-flight", "8")
+    assert answer.code == 3, answer
+    lines = [line for line in answer.err.splitlines() if "does not accept the API key" in line]
+    assert [line.partition(":")[0].partition(" ")[0] for line in lines] == ["line", "line", "line", "...", "error"]
+    assert lines[3].startswith("... and 5 more rows: RunBlob does not accept the API key")
+    assert "the run has stopped buying: RunBlob does not accept" in lines[4]
+    assert sandbox.counters.jobs_bought == 0
+
+
+def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(8))
+    answer = bulk("--dry-run")
+    assert answer.code == 0
+    assert "8 rows are good, 0 of them are done" in answer.err
+    words = " ".join(answer.out.split())
+    assert "runware/image-o3 2 $0.056" in words
+    assert "pixeldojo/image-v3 2 2 credits" in words
+    assert "runblob/o3-photo 2 unknown 2 without a price" in words
+    assert sandbox.counters.requests == {}
+    [told] = bulk("--dry-run", "--json").objects
+    assert told["endpoints"]["inferencesh/image-o1"] == {"rows": 2, "unpriced": 0, "cost": "$0.056"}
+
+
+def test_a_dry_run_needs_no_key(bulk: Run, tmp_path: Path) -> None:
+    write(tmp_path, mixed(4))
+    assert bulk("--dry-run").code == 0
+    answer = bulk()
+    assert answer.code == 3
+    assert "RUNBLOB_API_KEY" in answer.err
+
+
+def test_failed_rows_stay_failed_until_they_are_to_be_retried(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.script(fail="TASK_FAILED", duration=1)
+    write(tmp_path, clips("a", "b", f"never {FAILS.replace('TASK_FAILED', 'CONTENT_POLICY_VIOLATION')}"))
+    assert bulk("--in-flight", "1").code == 1
+    assert states(tmp_path) == ["failed", "completed", "failed"]
+    assert bulk().code == 1
+    assert sandbox.counters.jobs_bought == 3
+    assert bulk("--retry-failed").code == 1, "policy is never retried"
+    assert states(tmp_path) == ["completed", "completed", "failed"]
+    assert sandbox.counters.jobs_bought == 4
+    assert results(tmp_path)[0]["attempt"] == 2
+
+
+def test_what_a_provider_refunds_is_not_spent(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    """RunBlob gives back what a failed job cost, and does not tell; PixelDojo tells that it cost nothing."""
+    fails = f"never {FAILS}"
+    write(
+        tmp_path,
+        [
+            {"endpoint": endpoint, "prompt": prompt}
+            for endpoint in ("runblob/o3-video", "pixeldojo/image-v3")
+            for prompt in ("made", fails)
+        ],
+    )
+    answer = bulk("--json")
+    assert answer.objects[-1]["spent"] == {"USD": "0.15", "credits": "1"}
+    clip, failed_clip, _, failed_picture = results(tmp_path)
+    assert (clip["cost"], "refunded" in clip) == ({"amount": "0.1500", "unit": "USD"}, False)
+    assert ("cost" in failed_clip, failed_clip["refunded"]) == (False, clip["cost"])
+    assert failed_picture["cost"] == {"amount": "0", "unit": "credits"}
+    told = json.loads(page_data(tmp_path / "out" / "report.html"))
+    assert ["$0.15", "spent"] in told["sums"]
+    assert ["1 credit", "spent"] in told["sums"]
+    assert [row["cost"] for row in told["rows"]] == ["$0.15", None, "1 credit", "0 credits"]
+    assert ["refunded", "$0.15"] in told["rows"][1]["details"]
+
+
+def test_what_earlier_attempts_cost_is_spent_too(tmp_path: Path) -> None:
+    """Where it was not given back: a row is the sum of its attempts, however often it is tried."""
+    row = Row(1, "fox", "digest", find("runblob/o3-video")[1], runblob.O3Video("a fox"))
+    results = Results(tmp_path / "results.jsonl")
+    places = Places(tmp_path, results.path, tmp_path / "report.html", tmp_path / "ledger.db")
+    spent = []
+    for price in ("1", "2", "4"):
+        [task] = plan_of([row], results, places, retry=True, save=True)
+        cost = {"amount": price, "unit": "USD"}
+        ended = replace(task.record, state="failed", retryable=True, cost=cost)
+        spent.append((ended.attempt, ended.spent))
+        results.add(replace(task.record, state="waiting"))  # an attempt that is interrupted goes on as the same one
+        [again] = plan_of([row], results, places, retry=True, save=True)
+        assert again == task
+        results.add(ended)
+    results.close(["fox"])
+    assert spent == [(n, Cost(Decimal(total), "USD")) for n, total in ((1, 1), (2, 3), (3, 7))]
+    assert Results(results.path).records["fox"].spent == Cost(Decimal(7), "USD")
+
+
+def page_data(page: Path) -> str:
+    """What the page is told, as JSON."""
+    return page.read_text().partition('id="data">')[2].partition("</script>")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--timeout", "0"], "--timeout 0: it is the number of seconds to wait"),
+        (["--poll", "inf"], "--poll inf: it is the number of seconds"),
+        (["--format", "xml"], "--format 'xml': it is jsonl, csv or parquet"),
+        (["--no-ledger", "--ledger", "a.db"], "leave one of them out"),
+        (["--budget", ""], "--budget '': an amount looks like 5usd"),
+        (["--shard", "4/3"], "--shard '4/3': it is of the form 3/16"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_that_makes_no_sense_is_told_and_nothing_is_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    write(tmp_path, mixed(2))
+    answer = bulk(*arguments)
+    assert answer.code == 2
+    assert words in answer.err
+    assert sandbox.counters.requests == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.jsonl", "there is no such file"),
+        ("folder", "it is a directory"),
+        ("folder/rows.txt", "the name does not tell the format"),
+        ("empty.jsonl", "empty.jsonl has no rows"),
+        ("head.csv", "head.csv has no rows"),
+        ("utf-16.jsonl", "line 1: the line: it is not UTF-8 text"),
+    ],
+)
+def test_a_file_without_rows_is_told(kling: Run, tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "rows.txt").touch()
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "head.csv").write_text("prompt,endpoint\n")
+    (tmp_path / "utf-16.jsonl").write_bytes('{"prompt": "x"}'.encode("utf-16"))
+    answer = kling("bulk", name, "-o", "out")
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_written_are_told_and_the_ledger_has_what_was_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write(tmp_path, mixed(4))
+    obstacle = tmp_path / "out" / ".results.jsonl.new"
+    obstacle.mkdir(parents=True)
+    answer = bulk()
+    assert answer.code == 10, answer
+    assert "out/results.jsonl cannot be written: Is a directory." in answer.err
+    assert "the ledger, if one is kept, has what was bought" in answer.err
+    obstacle.rmdir()
+    assert bulk().code == 0
+    assert states(tmp_path) == ["completed"] * 4
+    assert sandbox.counters.jobs_bought == 4
+
+
+def test_a_line_of_results_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    found = Results(tmp_path / "results.jsonl")
+    found.path.symlink_to("/dev/full")
+    with pytest.raises(CommandError, match="No space left on device") as told:
+        found.add(Record("key", "digest", 1, "runblob/o3-video", "completed"))
+    assert told.value.code == 10
+
+
+def test_a_retry_that_is_interrupted_is_the_same_retry_afterwards(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    """The attempt is written down before it is bought, so no third one is made."""
+    sandbox.script(fail="TASK_FAILED", duration=1)
+    write(tmp_path, clips("a"))
+    assert bulk().code == 1
+    path = tmp_path / "out" / "results.jsonl"
+    before = path.read_text()
+    assert bulk("--retry-failed").code == 0
+    record = json.loads(before)
+    torn = json.dumps(record | {"state": "waiting", "attempt": 2}) + "\n" + '{"key": "row 0", "dig'
+    path.write_text(before + torn)  # as a run leaves it that was killed after it had bought the second attempt
+    assert bulk().code == 0
+    assert states(tmp_path) == ["completed"]
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_a_lost_answer_is_not_bought_again(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
+    write(tmp_path, clips("a", "b"))
+    answer = bulk("--in-flight", "1")
+    assert answer.code == 9
+    assert "kling jobs --ledger out/ledger.db" in answer.err
+    assert states(tmp_path) == ["unknown", "completed"]
+    assert bulk().code == 9
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_the_advised_command_does_what_it_says(bulk: Run, kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault.reset_before_reading, kind="submit", times=1)
+    write(tmp_path, clips("a", "b"))
+    [advised] = re.findall("`kling (resolve [^`]*--forget[^`]*)`", bulk("--in-flight", "1").err)
+    assert kling(*shlex.split(advised), "--yes").code == 0
+    assert bulk().code == 0
+    assert states(tmp_path) == ["completed", "completed"]
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_without_a_ledger_what_may_have_been_bought_is_left_alone(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
+    write(tmp_path, clips("a", "b"))
+    assert bulk("--in-flight", "1", "--no-ledger").code == 9
+    assert bulk("--no-ledger").code == 9
+    assert sandbox.counters.jobs_bought == 2
+    assert not (tmp_path / "out" / "ledger.db").exists()
+
+
+def test_a_spent_budget_stops_the_run_and_counts_in_the_next(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, [{"endpoint": "pixeldojo/image-v3", "prompt": f"row {n}"} for n in range(20)])
+    answer = bulk("--budget", "5credits")
+    assert answer.code == 13
+    assert "the budget of 5 credits" in answer.err
+    assert sandbox.counters.jobs_bought == 5
+    assert bulk("--budget", "5credits").code == 13
+    assert sandbox.counters.jobs_bought == 5
+    assert bulk("--budget", "20credits").code == 0
+    assert sandbox.counters.jobs_bought == 20
+
+
+def test_a_key_that_is_another_row_now_is_refused_before_anything_is_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write(tmp_path, clips("a", "b"))
+    bulk()
+    write(tmp_path, clips("a", "something else", "c"))
+    answer = bulk()
+    assert answer.code == 2
+    assert "line 2: key: 'row 1' is another row in out/results.jsonl; use another key" in answer.err
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_shards_share_a_directory_and_buy_each_row_once(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(20))
+    codes = [bulk("--shard", f"{n}/3").code for n in (1, 2, 3)]
+    assert codes == [0, 0, 0]
+    parts = [results(tmp_path, f"results-{n}-of-3.jsonl") for n in (1, 2, 3)]
+    assert sorted(record["line"] for part in parts for record in part) == list(range(1, 21))
+    assert sandbox.counters.jobs_bought == 20
+
+
+def test_two_runs_do_not_share_a_directory(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(4))
+    bulk()
+    before = (tmp_path / "out" / "results.jsonl").stat()
+    write(tmp_path, mixed(6))
+    owner = SqliteLedger(tmp_path / "out" / "ledger.db")
+    anyio.run(owner.submissions)
+    answer = bulk()
+    anyio.run(owner.aclose)
+    assert answer.code == 2
+    assert "is in use by" in answer.err
+    after = (tmp_path / "out" / "results.jsonl").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert bulk().code == 0
+    assert sandbox.counters.jobs_bought == 6
+
+
+def test_json_tells_every_row_and_a_summary(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, mixed(4))
+    *rows, summary = bulk("--json", "--no-save").objects
+    assert {row["type"] for row in rows} == {"row"}
+    assert all(row["urls"] and not row["files"] for row in rows)
+    assert summary["states"] == {"completed": 4}
+    assert summary["spent"] == {"USD": "0.078", "credits": "1"}
+    assert bulk().code == 0, "the files are saved now"
+    assert all(record["files"] for record in results(tmp_path))
+    assert sandbox.counters.jobs_bought == 4
+
+
+def test_a_result_that_cannot_be_saved_is_kept_and_saved_by_the_next_run(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write(tmp_path, clips("a", "b"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "files").write_text("in the way")
+    assert bulk().code == 10
+    assert states(tmp_path) == ["unsaved", "unsaved"]
+    (tmp_path / "out" / "files").unlink()
+    assert bulk().code == 0
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_on_a_terminal_the_run_is_shown(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Hostile words do not reach the terminal as commands, and the last state is the whole of it."""
+    write(tmp_path, [*mixed(6), *clips(f"\x1b]0;owned\x07 red \x1b[31m {FAILS}")])
+    answer = on_terminal(tmp_path, "bulk", "rows.jsonl", "-o", "out", *FAST)
+    assert answer.code == 1
+    assert "7 of 7 rows" in answer.out
+    assert "6 completed" in answer.out
+    assert "1 failed" in answer.out
+    assert "owned" not in answer.out
+
+
+@pytest.mark.parametrize("text", ["5", "5eur", "usd5", "5usd,6usd", "-5usd", "", "5usd;4credits"])
+def test_a_budget_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(CommandError, match="--budget"):
+        parse_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("5usd", "$5"), ("$2.50", "$2.50"), ("200credits", "200 credits"), ("1credit, 3 USD", "$3")],
+)
+def test_a_budget_is_an_amount_with_its_unit(text: str, shown: str) -> None:
+    assert shown in repr(parse_budget(text))

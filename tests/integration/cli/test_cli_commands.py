@@ -1,0 +1,124 @@
+"""The commands of `kling`, against a real sandbox: what they say, where, their exit codes, and what they buy."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kling_async._cli.app import _COMMANDS
+from kling_async._cli.errors import EXITS
+from kling_async.providers import KNOWN
+from kling_async.sandbox import Sandbox
+from support.cli_process import PHOTO, QUICK, VIDEO, Run
+
+
+def test_generate_buys_one_job_and_prints_the_path_of_what_it_made(kling: Run, sandbox: Sandbox) -> None:
+    """Standard output has the result and nothing else, so that it can be piped."""
+    sandbox.script(duration=0)
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out", "--timeout", "0.2")
+    assert answer.code == 0, answer
+    [path] = answer.out.splitlines()
+    assert Path(path).parent == Path("out")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+    assert [line.split()[1] for line in answer.err.splitlines() if line.startswith(PHOTO)] == ["pending", "completed"]
+    assert "bought for $0.05\n" in answer.err
+    assert sandbox.counters.jobs_bought == 1
+
+
+def test_generate_json_tells_events_and_the_result(kling: Run, sandbox: Sandbox) -> None:
+    sandbox.script(duration=0)
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "--json", "--timeout", "0.2")
+    assert answer.code == 0, answer
+    *events, result = answer.objects
+    assert [(event["type"], event["seq"], event["status"]) for event in events] == [
+        ("event", 0, "pending"),
+        ("event", 1, "completed"),
+    ]
+    assert result["type"] == "result"
+    assert result["cost"] == {"amount": "0.0500", "unit": "USD"}
+    [artifact] = result["artifacts"]
+    assert artifact["kind"] == "image"
+    assert Path(artifact["path"]).stat().st_size == artifact["bytes"]
+    assert answer.err == ""
+
+
+def test_fields_and_reference_images_reach_the_provider(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    Image.new("RGB", (320, 320), "teal").save(tmp_path / "photo.jpg")
+    answer = kling(
+        *("generate", VIDEO, "a boat", "--no-wait", "--duration", "10", "--aspect-ratio", "9:16"),
+        *("--reference", "photo.jpg", "--set", "keep_original_sound=false", "--set", "mode=pro"),
+    )
+    assert answer.code == 0, answer
+    [job] = sandbox.world.jobs.values()
+    sent = job.order.params["sent"]
+    assert (sent["duration"], sent["aspect_ratio"], sent["model"]) == ("10", "9:16", "kling_o3_pro")
+    assert sent["keep_original_sound"] is False
+
+
+def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sandbox: Sandbox) -> None:
+    bought = kling("generate", PHOTO, "a fox", *QUICK, "--no-wait")
+    assert bought.code == 0, bought
+    ref = bought.out.strip()
+    assert ref.startswith(f"{PHOTO}/")
+    assert f"kling watch {ref}" in bought.err
+    sandbox.world.clock.advance(600)
+    watched = kling("watch", ref, "-o", "out")
+    assert watched.code == 0, watched
+    assert Path(watched.out.strip()).is_file()
+    assert sandbox.counters.jobs_bought == 1
+
+
+def test_the_prompt_may_come_from_standard_input(kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ein Fuchs im Schnee, grün\n".encode())))
+    assert kling("generate", PHOTO, "-", "--no-wait").code == 0
+    [job] = sandbox.world.jobs.values()
+    assert job.order.prompt == "ein Fuchs im Schnee, grün"
+
+
+def test_a_prompt_from_standard_input_that_is_not_text_buys_nothing(
+    kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe")))
+    answer = kling("generate", PHOTO, "-")
+    assert (answer.code, sandbox.counters.jobs_bought) == (2, 0)
+    assert "UTF-8" in answer.err
+
+
+def test_endpoints_lists_every_field_of_every_endpoint(kling: Run) -> None:
+    answer = kling("endpoints")
+    assert answer.code == 0, answer
+    for kind in KNOWN:
+        for endpoint in kind.endpoints:
+            assert endpoint.name in answer.out
+            for field in endpoint.request.model_fields:
+                assert re.search(rf"PROMPT|--reference|--{field.replace('_', '-')}|{field}=", answer.out), field
+
+
+def test_endpoints_json_has_the_schema(kling: Run) -> None:
+    [told] = kling("endpoints", VIDEO, "--json").objects
+    assert told["endpoint"] == VIDEO
+    assert set(told["schema"]["properties"]) > {"prompt", "duration"}
+
+
+def test_every_command_is_listed_in_the_words_of_its_own_help(kling: Run) -> None:
+    listed = kling("--help")
+    assert listed.code == 0, listed
+    for name, (home, summary, _) in _COMMANDS.items():
+        command = getattr(importlib.import_module(f"kling_async._cli.{home}"), name)
+        assert (inspect.getdoc(command) or "").partition("\n\n")[0].split() == summary.split()
+        assert re.search(rf"\b{name} +{re.escape(summary[:30])}", listed.out), listed
+
+
+def test_help_documents_every_exit_code(kling: Run) -> None:
+    for command in ([], ["generate"], ["watch"]):
+        answer = kling(*command, "--help")
+        assert answer.code == 0, answer
+        for code, meaning in EXITS.items():
+            assert re.search(rf"\b{code} +{re.escape(meaning[:40])}", answer.out), answer
