@@ -17,7 +17,7 @@ saves waiting.
 from __future__ import annotations
 
 try:
-    from kling_async.sandbox._server import Sandbox
+    from kling_async.sandbox.server.sandbox import Sandbox
 except ModuleNotFoundError as error:
     package = (error.name or "").partition(".")[0]
     if package not in {"starlette", "uvicorn", "PIL", "av"}:
@@ -26,9 +26,9 @@ except ModuleNotFoundError as error:
         f"the sandbox needs {package}, which is not installed: pip install 'kling-async[sandbox]'"
     ) from error
 
-from kling_async.sandbox._counters import Counters
-from kling_async.sandbox._faults import Fault, Rule
-from kling_async.sandbox._jobs import Ending
-from kling_async.sandbox._webhooks import Delivery
+from kling_async.sandbox.emulator.counters import Counters
+from kling_async.sandbox.emulator.jobs import Ending
+from kling_async.sandbox.faults.catalog import Fault, Rule
+from kling_async.sandbox.server.webhooks import Delivery
 
 __all__ = ["Counters", "Delivery", "Ending", "Fault", "Rule", "Sandbox"]

@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from kling_async.sandbox._server import Sandbox
+from kling_async.sandbox.server.sandbox import Sandbox
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from kling_async._http.backend import Limits
 from kling_async._http.transport import Lane
 from kling_async.providers.inferencesh import OLDER
 from kling_async.sandbox import Fault, Sandbox
-from kling_async.sandbox._inferencesh import Habits
+from kling_async.sandbox.providers.inferencesh import Habits
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
-from kling_async.sandbox._dialect import reply
-from kling_async.sandbox._faults import Fault, Rule
-from kling_async.sandbox._protocol import connection
+from kling_async.sandbox.faults.catalog import Fault, Rule
+from kling_async.sandbox.providers.emulation import reply
+from kling_async.sandbox.server.protocol import connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

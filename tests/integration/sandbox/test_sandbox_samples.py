@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from kling_async.sandbox._jobs import Phase
+from kling_async.sandbox.emulator.jobs import Phase
 
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox

@@ -17,13 +17,13 @@ from starlette.responses import Response, StreamingResponse
 
 from kling_async.providers.runblob import RunBlob
 from kling_async.sandbox import Fault
-from kling_async.sandbox._account import Account
-from kling_async.sandbox._app import App
-from kling_async.sandbox._clock import Clock
-from kling_async.sandbox._dialect import Dialect, Operation, Webhook, reply
-from kling_async.sandbox._jobs import IMAGE, Job, Order, Picture
-from kling_async.sandbox._protocol import Server
-from kling_async.sandbox._world import World
+from kling_async.sandbox.emulator.accounts import Account
+from kling_async.sandbox.emulator.clock import Clock
+from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Picture
+from kling_async.sandbox.emulator.provider_state import World
+from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.server.app import App
+from kling_async.sandbox.server.protocol import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

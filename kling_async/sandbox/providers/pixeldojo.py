@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kling_async.sandbox._account import Account, InsufficientCreditsError
-from kling_async.sandbox._dialect import Dialect, Operation, Webhook, reply
-from kling_async.sandbox._jobs import IMAGE, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.provider_state import World
 
 _MODEL = "kling-image"
 _PRICE = Decimal(1)  # credits for one image

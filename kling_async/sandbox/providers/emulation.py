@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 if TYPE_CHECKING:
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox._jobs import Job
+    from kling_async.sandbox.emulator.jobs import Job
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 

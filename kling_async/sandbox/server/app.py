@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route, Router
 
-from kling_async.sandbox import _cdn
-from kling_async.sandbox._admin import Admin
-from kling_async.sandbox._dialect import Dialect, Operation, reply
-from kling_async.sandbox._faults import Fault, Switchboard
-from kling_async.sandbox._inject import Exchange, inject
-from kling_async.sandbox._jobs import UnknownDirectiveError
-from kling_async.sandbox._render import clip_extension
-from kling_async.sandbox._renderer import Renderer
-from kling_async.sandbox._webhooks import Courier
+from kling_async.sandbox.emulator.jobs import UnknownDirectiveError
+from kling_async.sandbox.faults.catalog import Fault, Switchboard
+from kling_async.sandbox.faults.inject import Exchange, inject
+from kling_async.sandbox.media.render import clip_extension
+from kling_async.sandbox.media.renderer import Renderer
+from kling_async.sandbox.providers.emulation import Dialect, Operation, reply
+from kling_async.sandbox.server import cdn as _cdn
+from kling_async.sandbox.server.admin import Admin
+from kling_async.sandbox.server.webhooks import Courier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from kling_async.sandbox._jobs import Job
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.jobs import Job
+    from kling_async.sandbox.emulator.provider_state import World
 
 _KEEP_ALIVE = 75.0  # s; what load balancers commonly grant an idle connection
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from kling_async.sandbox import Sandbox
-from kling_async.sandbox._jobs import Clip, Picture
-from kling_async.sandbox._render import clip_extension, draw_clip, draw_picture
+from kling_async.sandbox.emulator.jobs import Clip, Picture
+from kling_async.sandbox.media.render import clip_extension, draw_clip, draw_picture
 
 VIDEO = "/v1/kling/o3-video"
 PHOTO = "/v1/kling/o3-photo"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from kling_async.sandbox._dialect import reply
-from kling_async.sandbox._jobs import Ending
+from kling_async.sandbox.emulator.jobs import Ending
+from kling_async.sandbox.providers.emulation import reply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from kling_async.sandbox._faults import Switchboard
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.faults.catalog import Switchboard
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from kling_async.sandbox._account import Account, OrderError
+from kling_async.sandbox.emulator.accounts import Account, OrderError
 
 if TYPE_CHECKING:
     import random

@@ -23,12 +23,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import HTMLResponse
 
-from kling_async.sandbox._account import Account, InsufficientCreditsError
-from kling_async.sandbox._dialect import Dialect, Operation, Webhook, reply
-from kling_async.sandbox._images import BadImageError, check_data_uri, check_url
-from kling_async.sandbox._jobs import IMAGE, File, Job, Order, Phase, Picture, UnknownDirectiveError
-from kling_async.sandbox._render import draw_picture
-from kling_async.sandbox._world import DuplicateJobError
+from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.jobs import IMAGE, File, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.emulator.provider_state import DuplicateJobError
+from kling_async.sandbox.media.render import draw_picture
+from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.provider_state import World
 
 _BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
 _GATEWAY = 100.0  # simulated s that a gateway waits for a sync answer

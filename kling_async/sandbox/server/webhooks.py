@@ -16,14 +16,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kling_async.sandbox._faults import Fault, Switchboard
+from kling_async.sandbox.faults.catalog import Fault, Switchboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from kling_async.sandbox._dialect import Webhook
-    from kling_async.sandbox._jobs import Job
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.jobs import Job
+    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.providers.emulation import Webhook
 
 _REMEMBERED = 10_000  # deliveries that tests can look at
 _AT_ONCE = 100  # deliveries in flight; more wait for their turn

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.responses import Response, StreamingResponse
 
-from kling_async.sandbox._account import Account, InsufficientCreditsError
-from kling_async.sandbox._dialect import Dialect, Operation, Webhook, reply
-from kling_async.sandbox._images import MAX_BYTES, BadImageError, check_data_uri, check_url
-from kling_async.sandbox._jobs import IMAGE, Job, Order, Phase, Picture
-from kling_async.sandbox._protocol import connection
+from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.images import MAX_BYTES, BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Phase, Picture
+from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.server.protocol import connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.provider_state import World
 
 _PRICE = Decimal("0.028")  # USD an image; n are charged, one is made
 _HEARTBEAT = 10.0  # s

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kling_async.sandbox._account import Account, InsufficientCreditsError
-from kling_async.sandbox._dialect import Dialect, Operation, Webhook, reply
-from kling_async.sandbox._images import BadImageError, check_data_uri, check_url
-from kling_async.sandbox._jobs import CLIP_LAWS, Clip, Job, Law, Order, Phase, Picture
+from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.jobs import CLIP_LAWS, Clip, Job, Law, Order, Phase, Picture
+from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.provider_state import World
 
 _BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
 _GIVES_UP = 900.0  # s; "15 min (server auto-fails too, credits refunded)"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from kling_async.sandbox import Fault, Rule, Sandbox
-from kling_async.sandbox._faults import Switchboard, parse
+from kling_async.sandbox.faults.catalog import Switchboard, parse
 
 VIDEO = "/v1/kling/o3-video"
 PHOTO = "/v1/kling/o3-photo"

@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from kling_async.sandbox import _inferencesh, _pixeldojo, _runblob, _runware
-from kling_async.sandbox._account import Account
-from kling_async.sandbox._app import App
-from kling_async.sandbox._clock import Clock
-from kling_async.sandbox._jobs import Ending
-from kling_async.sandbox._protocol import Server
-from kling_async.sandbox._world import World
+from kling_async.sandbox.emulator.accounts import Account
+from kling_async.sandbox.emulator.clock import Clock
+from kling_async.sandbox.emulator.jobs import Ending
+from kling_async.sandbox.emulator.provider_state import World
+from kling_async.sandbox.providers import inferencesh as _inferencesh
+from kling_async.sandbox.providers import pixeldojo as _pixeldojo
+from kling_async.sandbox.providers import runblob as _runblob
+from kling_async.sandbox.providers import runware as _runware
+from kling_async.sandbox.server.app import App
+from kling_async.sandbox.server.protocol import Server
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox._counters import Counters
-    from kling_async.sandbox._dialect import Dialect
-    from kling_async.sandbox._faults import Switchboard
-    from kling_async.sandbox._webhooks import Delivery
+    from kling_async.sandbox.emulator.counters import Counters
+    from kling_async.sandbox.faults.catalog import Switchboard
+    from kling_async.sandbox.providers.emulation import Dialect
+    from kling_async.sandbox.server.webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
 DIALECTS: tuple[Callable[[World], Dialect], ...] = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from kling_async.sandbox._counters import Counters
+    from kling_async.sandbox.emulator.counters import Counters
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # SO_LINGER, no time: close() sends RST instead of FIN
 _TICK = 1.0  # real seconds between updates of the Date header

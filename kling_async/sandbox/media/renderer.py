@@ -7,11 +7,11 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from kling_async.sandbox._jobs import Clip, Picture
-from kling_async.sandbox._render import draw_clip, draw_picture
+from kling_async.sandbox.emulator.jobs import Clip, Picture
+from kling_async.sandbox.media.render import draw_clip, draw_picture
 
 if TYPE_CHECKING:
-    from kling_async.sandbox._counters import Counters
+    from kling_async.sandbox.emulator.counters import Counters
 
 _KEPT = 64 * 1024 * 1024  # bytes of finished files
 _THREADS = 2  # drawing is mostly native code that runs beside the server's loop

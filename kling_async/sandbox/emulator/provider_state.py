@@ -7,10 +7,10 @@ import random
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from kling_async.sandbox._account import Account, InsufficientCreditsError, OrderError
-from kling_async.sandbox._clock import Clock
-from kling_async.sandbox._counters import Counters
-from kling_async.sandbox._jobs import Clip, Ending, File, Job, Order, Phase, Picture, directive, plan
+from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError, OrderError
+from kling_async.sandbox.emulator.clock import Clock
+from kling_async.sandbox.emulator.counters import Counters
+from kling_async.sandbox.emulator.jobs import Clip, Ending, File, Job, Order, Phase, Picture, directive, plan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

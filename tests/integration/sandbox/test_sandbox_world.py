@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kling_async.sandbox import Ending
-from kling_async.sandbox._account import Account, InsufficientCreditsError
-from kling_async.sandbox._clock import Clock
-from kling_async.sandbox._jobs import (
+from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.clock import Clock
+from kling_async.sandbox.emulator.jobs import (
     IMAGE,
     Law,
     Order,
@@ -24,7 +24,7 @@ from kling_async.sandbox._jobs import (
     directive,
     plan,
 )
-from kling_async.sandbox._world import DuplicateJobError, World
+from kling_async.sandbox.emulator.provider_state import DuplicateJobError, World
 
 LAW = Law(100, 0.2, limit=900)
 PICTURE = Picture(64, 64, "png", "a fox")

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import av
 from PIL import Image, ImageDraw, ImageFont
 
-from kling_async.sandbox._scene import Scene
+from kling_async.sandbox.media.scene import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from av.video.stream import VideoStream
 
-    from kling_async.sandbox._jobs import Clip, Picture
+    from kling_async.sandbox.emulator.jobs import Clip, Picture
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

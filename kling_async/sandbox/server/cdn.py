@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from kling_async.sandbox._jobs import Clip
+from kling_async.sandbox.emulator.jobs import Clip
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from kling_async.sandbox._jobs import File, Job
-    from kling_async.sandbox._world import World
+    from kling_async.sandbox.emulator.jobs import File, Job
+    from kling_async.sandbox.emulator.provider_state import World
 
 _NAME = re.compile(r"([0-9a-f]{24})-(\d{1,6})\.\w+", re.ASCII)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)

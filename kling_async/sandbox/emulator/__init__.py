@@ -1,0 +1,1 @@
+"""The simulated company: accounts, jobs, clock, counters. No HTTP."""

@@ -1,0 +1,1 @@
+"""One API emulation a provider."""
