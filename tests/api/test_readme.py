@@ -13,7 +13,7 @@ import pytest
 from kling_async.sandbox import Sandbox
 from support.asgi_server import Site, serve
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SCRIPTS = [block for block in BLOCKS if "asyncio.run(main())" in block]
 SERVICES = [block for block in BLOCKS if "FastAPI(" in block]

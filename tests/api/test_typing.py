@@ -15,7 +15,7 @@ import kling_async
 
 HERE = Path(__file__).parent
 ROOT = Path(kling_async.__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (HERE.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", (HERE.parents[1] / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture

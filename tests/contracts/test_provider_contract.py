@@ -30,7 +30,7 @@ from kling_async.providers._base.provider import Endpoint, Provider
 from kling_async.providers._base.request import Reference, Request
 from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 FLOWS = [sample for sample in SAMPLES if sample.exchanges]
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 every_provider = pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.name)

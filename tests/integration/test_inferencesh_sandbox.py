@@ -20,7 +20,7 @@ from kling_async import Client, InferenceSh, Job, Polling, Progressive, Status, 
 from kling_async._clock import Clock
 from kling_async._http.backend import Limits
 from kling_async._http.transport import Lane
-from kling_async.providers.inferencesh import OLDER
+from kling_async.providers.inferencesh.tasks import OLDER
 from kling_async.sandbox import Fault, Sandbox
 from kling_async.sandbox.providers.inferencesh import Habits
 

@@ -16,7 +16,7 @@ from kling_async.providers import KNOWN
 from kling_async.sandbox import Sandbox
 
 PROGRAM = ("-m", "kling_async._cli")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 VIDEO = "runblob/o3-video"
 PHOTO = "runblob/o3-photo"
 QUICK = ("--resolution", "1k")

@@ -26,7 +26,7 @@ from kling_async.providers._base.request import Request
 
 __all__ = ["KEY", "SAMPLES", "Sample", "compare", "drive", "outcome"]
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 KEY = "sk-contract-5f2c0a"
 PURCHASE = "6f1c1f0e-3c1b-4c7e-9a55-0d7f6a1f2b3c"
 MOST_CALLS = 20

@@ -60,7 +60,7 @@ from kling_async.providers.inferencesh.tasks import (
     unwrapped,
 )
 
-__all__ = ["CURRENT", "OLDER", "ImageO1", "InferenceSh"]
+__all__ = ["ImageO1", "InferenceSh"]
 
 # Kling itself takes JPEG and PNG up to 10 MB, and the app hands it the image's address as it is.
 _IMAGE = ImageRule(formats=("jpeg", "png"), most=1)

@@ -15,7 +15,7 @@ from kling_async.sandbox.emulator.jobs import Phase
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox
 
-SAMPLES = Path(__file__).parents[1] / "samples" / "runblob"
+SAMPLES = Path(__file__).parents[2] / "samples" / "runblob"
 PAGES = {"photo": "/v1/kling/o3-photo", "video": "/v1/kling/o3-video"}
 ENOUGH = 1000.0
 

@@ -17,7 +17,7 @@ import pytest
 
 from kling_async.sandbox import Fault, Sandbox
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VIDEO = "/v1/kling/o3-video"
 PATIENCE = 20.0  # seconds that a process gets to start or to end
 

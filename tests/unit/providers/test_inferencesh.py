@@ -17,7 +17,8 @@ from kling_async import InferenceSh, InsufficientCredits, InvalidRequest, JobNot
 from kling_async._exchange import Call, Effect, Reply
 from kling_async._models import JobRef, Reading
 from kling_async.providers._base.provider import Accepted
-from kling_async.providers.inferencesh import CURRENT, OLDER, ImageO1
+from kling_async.providers.inferencesh import ImageO1
+from kling_async.providers.inferencesh.tasks import CURRENT, OLDER
 
 KEY = "inf_made_up_7e57"
 REF = JobRef("inferencesh", "image-o1", "task-1")
