@@ -17,6 +17,8 @@ import kling_async
 from kling_async import Client, GenerationFailed, Limits, Polling, Progressive, Runware, Status, runware
 from kling_async._models import Cost, JobRef
 from kling_async.providers._base.provider import Features
+from kling_async.providers._base.request import data_uri as data_uri_of
+from kling_async.providers.runware.provider import _SIZES
 from kling_async.sandbox import Ending, Fault, Sandbox
 
 ImageO3 = runware.ImageO3
@@ -498,7 +500,7 @@ def test_what_is_no_array_of_tasks_is_refused(world: Sandbox, body: bytes) -> No
 def test_an_uploaded_image_may_be_named_by_its_uuid(world: Sandbox, post: Any) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG")
-    data_uri = kling_async._requests.data_uri(file.getvalue())
+    data_uri = data_uri_of(file.getvalue())
     [row] = post({"taskType": "imageUpload", "taskUUID": str(uuid.uuid4()), "image": data_uri}).json()["data"]
     references = {"referenceImages": [row["imageUUID"], data_uri, data_uri.partition(",")[2], "https://a.example/b"]}
     assert post(task(inputs=references)).status_code == 200
@@ -515,7 +517,7 @@ def test_the_sandbox_and_the_client_know_the_same_sizes_and_prices(post: Any, wo
     """Each has its own copy of the table, so that a slip in one shows."""
     [endpoint] = Runware.endpoints
     spent = []
-    for (resolution, ratio), (width, height) in runware._SIZES.items():
+    for (resolution, ratio), (width, height) in _SIZES.items():
         sent = task(width=width, height=height, includeCost=True)
         assert post(sent).status_code == 200, (resolution, ratio)
         price = endpoint.price(ImageO3(prompt="x", width=width, height=height))

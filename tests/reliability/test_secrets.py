@@ -28,7 +28,7 @@ from kling_async import (
     Webhooks,
     runblob,
 )
-from kling_async._ledger.serialization import without_addresses, without_secrets, without_tokens
+from kling_async._redaction import without_addresses, without_secrets, without_tokens
 from kling_async._models import Reading
 from kling_async.providers._base.provider import Accepted, Delivered
 from kling_async.starlette import messages

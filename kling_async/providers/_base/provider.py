@@ -28,7 +28,7 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._exchange import Call, Flow, Reply
-from kling_async._ledger.serialization import without_secrets, without_tokens
+from kling_async._redaction import without_secrets, without_tokens
 from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async.providers._base.request import Request, is_secure

@@ -48,8 +48,6 @@ from kling_async.providers._base.request import (
     sniff,
 )
 from kling_async.providers.inferencesh.tasks import (
-    CURRENT,
-    OLDER,
     STAGES,
     UNCLEAR,
     TaskReader,

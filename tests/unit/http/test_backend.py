@@ -34,9 +34,9 @@ from kling_async import (
     SqliteLedger,
     SubmissionUnknown,
     TransportFailed,
-    _engine,
     runblob,
 )
+from kling_async._http import backend as _engine
 from kling_async.sandbox import Fault, Sandbox
 
 PHOTO = runblob.O3Photo("a boat", resolution="1k")

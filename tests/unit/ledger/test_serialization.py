@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kling_async._ledger.serialization import described, fingerprint, request_from, without_secrets
+from kling_async._ledger.serialization import described, fingerprint, request_from
+from kling_async._redaction import without_secrets
 from kling_async.providers._base.request import Request
 from kling_async.providers.runblob import O3Video
 from support.samples import SAMPLES, Sample
