@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     )
     from kling_async._http.backend import Limits
     from kling_async._job import Job
-    from kling_async._ledger.protocol import Ledger, MemoryLedger, Submission, SubmissionState
+    from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
+    from kling_async._ledger.memory import MemoryLedger
     from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
     from kling_async._polling.poller import Polling
@@ -146,7 +147,12 @@ _HOMES = {
             "WebhookRejected",
         ),
         "_job": ("Job",),
-        "_ledger.protocol": ("Ledger", "MemoryLedger", "Submission", "SubmissionState"),
+        "_ledger.protocol": (
+            "Ledger",
+            "Submission",
+            "SubmissionState",
+        ),
+        "_ledger.memory": ("MemoryLedger",),
         "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
         "_polling.poller": ("Polling",),
         "providers._base.request": ("Request",),
