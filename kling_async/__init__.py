@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Unauthorized,
         WebhookRejected,
     )
-    from kling_async._http.backend import Limits
+    from kling_async._http.limits import Limits
     from kling_async._job import Job
     from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
     from kling_async._ledger.memory import MemoryLedger
@@ -123,7 +123,7 @@ _HOMES = {
         "_bulk": ("BulkStatistics", "Outcome", "Outcomes"),
         "_scheduling.schedules": ("Learned", "Progressive"),
         "_client": ("Client", "Statistics"),
-        "_http.backend": ("Limits",),
+        "_http.limits": ("Limits",),
         "_errors": (
             "BudgetExceeded",
             "BulkStopped",

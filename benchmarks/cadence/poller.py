@@ -13,7 +13,7 @@ from typing import Any, cast
 import anyio
 
 from kling_async._clock import Clock
-from kling_async._http.backend import Limits
+from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Reading, Status
 from kling_async._polling.poller import Watch

@@ -22,7 +22,8 @@ import anyio
 from anyio import to_thread
 
 from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
-from kling_async._http.backend import USER_AGENT, Engine, Engines, Response, consume
+from kling_async._http.backend import USER_AGENT, Engine, Engines
+from kling_async._http.response import Response, consume
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async.providers._base.request import is_secure
 

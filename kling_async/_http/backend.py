@@ -28,95 +28,22 @@ from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError, UnreadableReply
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
+from kling_async._http.limits import Limits
+from kling_async._http.response import Response, _GZIP, _PIECE
+from kling_async._http.proxies import _environment_proxy, _require_proxy
+from kling_async._http.tls import _making, ssl_context
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["USER_AGENT", "Engine", "Engines", "Http", "Limits", "Response", "consume"]
+__all__ = ["Engine", "Engines", "Http", "USER_AGENT"]
 
 USER_AGENT = "kling-async"
 
-_GZIP = 16 + zlib.MAX_WBITS
-_PIECE = 256 * 1024  # bytes that are unpacked at once
 
 Http: TypeAlias = Any
 """What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
 or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of what one client does to one provider.
-
-    Attributes:
-        connections: Open connections per provider at most. Jobs are never bounded: 100 connections serve 10 000.
-        keepalive: Seconds that an idle connection is kept; longer than the longest interval between looks.
-        paid_idle: A paid call never travels on a connection that has idled longer than this many seconds: a server
-            that drops idle connections would make its outcome unknown.
-        connect: Seconds to connect, TLS included.
-        call: Seconds from sending a call to the last byte of its answer; large uploads get more.
-        attempts: How often a call that failed is made at most, the first time included.
-        patience: Seconds for which a call waits and tries again while the provider says "not now".
-        retry_quota: Repetitions of READ calls that a lane may make beyond one for every ten successes.
-        grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
-        unreachable: Seconds without one successful look after which waiting for a job raises the last error.
-    """
-
-    connections: int = 100
-    keepalive: float = 65.0
-    paid_idle: float = 1.5
-    connect: float = 10.0
-    call: float = 60.0
-    attempts: int = 4
-    patience: float = 300.0
-    retry_quota: int = 100
-    grace: float = 5.0
-    unreachable: float = 180.0
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            counted = name in {"connections", "attempts"}
-            kind, smallest = (int, 1) if counted else (int | float, 0)
-            if not (isinstance(value, kind) and value >= smallest):
-                number = "whole number" if counted else "number"
-                raise ConfigurationError(f"Limits({name}={value!r}): it must be a {number}, at least {smallest}")
-
-
-class Response(Protocol):
-    """The part of a response, of whichever engine, that is used."""
-
-    status_code: int
-    headers: Any
-
-    def aiter_bytes(self) -> AsyncIterator[bytes]:
-        """The decoded body, piece by piece."""
-        ...
-
-    async def aclose(self) -> None:
-        """Give the connection back."""
-        ...
-
-
-async def consume(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
-    """Pass each part of a body on as it comes, until one cannot be taken.
-
-    A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
-    them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
-    """
-    failure: Exception | None = None
-    with anyio.CancelScope() as reading:
-        async for part in response.aiter_bytes():
-            if failure is not None:
-                continue
-            try:
-                with anyio.CancelScope(shield=True):
-                    await take(part)
-            except Exception as error:  # noqa: BLE001  # raised below
-                failure = error
-                reading.cancel()
-    if failure is not None:
-        raise failure
 
 
 class Engine:
@@ -281,15 +208,6 @@ def _target(url: str) -> httpcore.URL:
     return httpcore.URL(scheme=whole.raw_scheme, host=whole.raw_host, port=whole.port, target=whole.raw_path)
 
 
-def _environment_proxy(address: str) -> str | None:
-    """The proxy that the environment names for `address`, by the usual variables."""
-    parts = urlsplit(address)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
-
-
 def _require_engine(http: Http) -> None:
     """Refuse what cannot carry a request."""
     import httpx  # noqa: PLC0415  # when it is needed
@@ -299,21 +217,6 @@ def _require_engine(http: Http) -> None:
         raise ConfigurationError(
             "Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client of the "
             f"same shape, or a proxy's URL; {type(http).__name__} is none of them"
-        )
-
-
-def _require_proxy(url: str) -> None:
-    """Refuse what is no proxy's URL, without repeating it: it may carry a password."""
-    import httpx  # noqa: PLC0415  # when it is needed
-
-    try:
-        proxy = httpx.Proxy(url)
-    except (ValueError, httpx.InvalidURL):
-        proxy = None
-    if proxy is None or not proxy.url.host:
-        raise ConfigurationError(
-            "the text given as Client(http=...) is not the URL of a proxy; one looks like http://proxy.example:3128 "
-            "(also https, socks5, socks5h)"
         )
 
 
@@ -397,27 +300,3 @@ async def _closing(engines: list[Engine]) -> AsyncGenerator[None, None]:
         while engines:
             with anyio.CancelScope(shield=True):
                 await engines.pop().aclose()
-
-
-_making = threading.Lock()
-
-
-def ssl_context() -> ssl.SSLContext:
-    """One TLS context for all engines. Reading the certificates takes too long to be done on the event loop.
-
-    It trusts what httpcore does: the system's authorities and Mozilla's; or those of ``SSL_CERT_FILE`` and
-    ``SSL_CERT_DIR`` alone, where the environment has one of these.
-    """
-    with _making:
-        return _made_context(os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None)
-
-
-@cache
-def _made_context(file: str | None, folder: str | None) -> ssl.SSLContext:
-    if file or folder:
-        try:
-            return ssl.create_default_context(cafile=file, capath=folder)
-        except OSError as error:
-            named = f"SSL_CERT_FILE={file!r}" if file else f"SSL_CERT_DIR={folder!r}"
-            raise ConfigurationError(f"the certificates of {named} cannot be read: {error}") from error
-    return httpcore.default_ssl_context()

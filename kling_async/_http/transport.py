@@ -48,7 +48,9 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._http.backend import USER_AGENT, Engine, Engines, Http, Limits, Response, consume
+from kling_async._http.backend import USER_AGENT, Engine, Engines, Http
+from kling_async._http.response import Response, consume
+from kling_async._http.limits import Limits
 from kling_async._http.connection_pool import PoolStatistics
 from kling_async.providers._base.provider import Provider
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._exchange import Call, Effect, Flow
-from kling_async._http.backend import Limits
+from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef
 from kling_async.providers import KNOWN

@@ -18,7 +18,7 @@ from PIL import Image
 import kling_async
 from kling_async import Client, InferenceSh, Job, Polling, Progressive, Status, SubmissionUnknown, inferencesh
 from kling_async._clock import Clock
-from kling_async._http.backend import Limits
+from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
 from kling_async.providers.inferencesh.tasks import OLDER
 from kling_async.sandbox import Fault, Sandbox

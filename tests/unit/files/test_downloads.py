@@ -20,7 +20,8 @@ import pytest
 import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Result
 from kling_async._files.downloads import ArtifactSaver, writable
-from kling_async._http.backend import Engines, Limits
+from kling_async._http.backend import Engines
+from kling_async._http.limits import Limits
 from support.cancel_at_step import cancelled_at
 
 pytestmark = pytest.mark.anyio

@@ -1,0 +1,67 @@
+"""Bounds on connections, sizes, times and attempts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import threading
+import urllib.request
+import warnings
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
+import anyio
+import httpcore
+from anyio import to_thread
+from anyio.lowlevel import current_token
+from kling_async._errors import ConfigurationError, UnreadableReply
+from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what one client does to one provider.
+
+    Attributes:
+        connections: Open connections per provider at most. Jobs are never bounded: 100 connections serve 10 000.
+        keepalive: Seconds that an idle connection is kept; longer than the longest interval between looks.
+        paid_idle: A paid call never travels on a connection that has idled longer than this many seconds: a server
+            that drops idle connections would make its outcome unknown.
+        connect: Seconds to connect, TLS included.
+        call: Seconds from sending a call to the last byte of its answer; large uploads get more.
+        attempts: How often a call that failed is made at most, the first time included.
+        patience: Seconds for which a call waits and tries again while the provider says "not now".
+        retry_quota: Repetitions of READ calls that a lane may make beyond one for every ten successes.
+        grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
+        unreachable: Seconds without one successful look after which waiting for a job raises the last error.
+    """
+
+    connections: int = 100
+    keepalive: float = 65.0
+    paid_idle: float = 1.5
+    connect: float = 10.0
+    call: float = 60.0
+    attempts: int = 4
+    patience: float = 300.0
+    retry_quota: int = 100
+    grace: float = 5.0
+    unreachable: float = 180.0
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            counted = name in {"connections", "attempts"}
+            kind, smallest = (int, 1) if counted else (int | float, 0)
+            if not (isinstance(value, kind) and value >= smallest):
+                number = "whole number" if counted else "number"
+                raise ConfigurationError(f"Limits({name}={value!r}): it must be a {number}, at least {smallest}")

@@ -1,0 +1,55 @@
+"""The TLS context, made beside the event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import threading
+import urllib.request
+import warnings
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from urllib.parse import urlsplit
+import anyio
+import httpcore
+from anyio import to_thread
+from anyio.lowlevel import current_token
+from kling_async._errors import ConfigurationError, UnreadableReply
+from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
+from kling_async._http.limits import Limits
+from kling_async._http.response import Response, _GZIP, _PIECE
+from kling_async._http.proxies import _environment_proxy, _require_proxy
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["ssl_context"]
+
+
+_making = threading.Lock()
+
+
+def ssl_context() -> ssl.SSLContext:
+    """One TLS context for all engines. Reading the certificates takes too long to be done on the event loop.
+
+    It trusts what httpcore does: the system's authorities and Mozilla's; or those of ``SSL_CERT_FILE`` and
+    ``SSL_CERT_DIR`` alone, where the environment has one of these.
+    """
+    with _making:
+        return _made_context(os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None)
+
+
+@cache
+def _made_context(file: str | None, folder: str | None) -> ssl.SSLContext:
+    if file or folder:
+        try:
+            return ssl.create_default_context(cafile=file, capath=folder)
+        except OSError as error:
+            named = f"SSL_CERT_FILE={file!r}" if file else f"SSL_CERT_DIR={folder!r}"
+            raise ConfigurationError(f"the certificates of {named} cannot be read: {error}") from error
+    return httpcore.default_ssl_context()
