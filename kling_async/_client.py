@@ -20,7 +20,8 @@ from kling_async._errors import ConfigurationError, KlingError
 from kling_async._files.downloads import load
 from kling_async._http.backend import Engines, Http
 from kling_async._http.limits import Limits
-from kling_async._http.transport import Lane, LaneStatistics, Trace
+from kling_async._http.transport import Lane, LaneStatistics
+from kling_async._http.paid_call import Trace
 from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import Book

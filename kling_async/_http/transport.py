@@ -53,8 +53,10 @@ from kling_async._http.response import Response, consume
 from kling_async._http.limits import Limits
 from kling_async._http.connection_pool import PoolStatistics
 from kling_async.providers._base.provider import Provider
+from kling_async._http.throttle import _Gate, _retry_after
+from kling_async._http.paid_call import Trace, _never_sent
 
-__all__ = ["Lane", "LaneStatistics", "Trace"]
+__all__ = ["Lane", "LaneStatistics"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
@@ -72,48 +74,6 @@ class _Again(Exception):
         super().__init__(str(error))
         self.error = error
         self.patient = patient
-
-
-@dataclass(slots=True)
-class _Gate:
-    """The pause of a lane after "too many calls", and the slow way back.
-
-    After a pause, calls leave one by one, `spacing` seconds apart; each success brings them closer, each new refusal
-    doubles the distance.
-    """
-
-    clock: Clock
-    until: float = 0.0
-    spacing: float = 0.0
-    strikes: int = 0
-    turn: anyio.Lock = field(default_factory=anyio.Lock)
-
-    FIRST, LONGEST, CLOSEST, WIDEST = 1.0, 120.0, 0.01, 5.0
-
-    async def passage(self) -> None:
-        """Wait until a call may leave."""
-        if not self.spacing:
-            return
-        async with self.turn:
-            while (now := self.clock.now()) < self.until:  # noqa: ASYNC110  # a new refusal moves it meanwhile
-                await anyio.sleep(self.until - now)
-            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
-
-    def refused(self, retry_after: float | None) -> None:
-        """The provider said "not now": pause, for as long as it said if it did."""
-        if self.clock.now() >= self.until:
-            # Calls that left before the pause and are refused during it say nothing new, however many they are.
-            self.strikes += 1
-            self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
-        wait = retry_after if retry_after is not None else self.FIRST * 2 ** min(self.strikes - 1, 6)
-        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
-        self.until = max(self.until, self.clock.now() + wait)
-
-    def passed(self) -> None:
-        """A call was served, if only with a plain refusal."""
-        self.strikes = 0
-        if self.spacing:
-            self.spacing = self.spacing * 0.9 if self.spacing > self.CLOSEST else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,39 +355,6 @@ class Lane:
         await self._engines.aclose()
 
 
-@dataclass(slots=True)
-class Trace:
-    """How far the paid call of a flow got. httpcore reports its steps to it; other engines report none.
-
-    Attributes:
-        paid: A paid call was begun.
-        lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
-        maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
-        hold: Told when giving up would lose something (True) and when it would not (False).
-    """
-
-    paid: bool = False
-    lost: bool = False
-    hold: Callable[[bool], None] = lambda _: None
-    _steps: int = 0
-    _written: bool = False
-
-    @property
-    def maybe_sent(self) -> bool:
-        return self.lost or (self.paid and (self._written or not self._steps))
-
-    def begin(self, effect: Effect) -> None:
-        """A call of that effect is about to be made."""
-        self.paid = effect is Effect.PAID
-        self._steps, self._written = 0, False
-        self.hold(self.paid or self.lost)
-
-    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        del info
-        self._steps += 1
-        self._written = self._written or ".send_" in event
-
-
 async def _read(response: Response, limit: int) -> bytes:
     parts: list[bytes] = []
     size = 0
@@ -470,54 +397,9 @@ _NO_CONTENT = 204
 _TOO_MANY = 429
 _UNAVAILABLE = 503
 _SERVER_ERROR = 500
-_LONGEST_HINT = 86400.0  # s; what is longer is no number to reckon with
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
 _PASSING = frozenset({408, 425})
-_NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
-_PLAIN_SPEAKERS = frozenset(
-    {"httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio", "asyncio", "builtins", "socket", "ssl", "respx"}
-)
-
-
-def _never_sent(error: Exception) -> bool:
-    """Whether the error says that no connection was had. Told by its name, which all engines share.
-
-    Engines built on another library translate its errors, and not always well: httpx-aiohttp 0.2 calls a connection
-    that was reset a connection that was never made. So a translated error is believed only for what it was before.
-    """
-    named = any(kind.__name__ in _NEVER_SENT for kind in type(error).__mro__)
-    origins: list[BaseException] = []
-    origin = error.__cause__ or error.__context__
-    while origin is not None and origin not in origins:
-        origins.append(origin)
-        origin = origin.__cause__ or origin.__context__
-    foreign = [origin for origin in origins if type(origin).__module__.partition(".")[0] not in _PLAIN_SPEAKERS]
-    return named and all(any(kind.__name__ == "ClientConnectorError" for kind in type(o).__mro__) for o in foreign)
 
 
 def _host(call: Call, provider: Provider) -> str:
     return urlsplit(provider.base_url if call.url.startswith("/") else call.url).netloc
-
-
-def _retry_after(reply: Reply, now: float) -> float | None:
-    """Seconds that the provider wants to be left alone: from the header (seconds or date) or the body."""
-    header = reply.headers.get("retry-after", "").strip()
-    if header:
-        try:
-            return min(max(0.0, float(header)), _LONGEST_HINT)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
-        except (ValueError, OverflowError):
-            pass
-    try:
-        body = reply.json()
-    except UnreadableReply:
-        return None
-    for place in (body, body.get("error") if isinstance(body, dict) else None):
-        for name in ("retry_after", "retryAfter", "retry_after_seconds"):
-            value = place.get(name) if isinstance(place, dict) else None
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(min(max(0, value), _LONGEST_HINT))
-    return None

@@ -36,7 +36,8 @@ from kling_async._errors import (
     KlingError,
     TransportFailed,
 )
-from kling_async._http.transport import Lane, Trace
+from kling_async._http.transport import Lane
+from kling_async._http.paid_call import Trace
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import described, fingerprint
 from kling_async._ledger.writer import Book

@@ -1,0 +1,101 @@
+"""Back-pressure: what to do when a provider says "not now"."""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+import anyio
+import stamina
+from anyio.lowlevel import checkpoint_if_cancelled
+from kling_async._clock import Clock
+from kling_async._errors import (
+    AnswerLost,
+    ConfigurationError,
+    KlingError,
+    ProviderUnavailable,
+    RateLimited,
+    TransportFailed,
+    UnreadableReply,
+)
+from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._http.backend import USER_AGENT, Engine, Engines, Http
+from kling_async._http.response import Response, consume
+from kling_async._http.limits import Limits
+from kling_async._http.connection_pool import PoolStatistics
+from kling_async.providers._base.provider import Provider
+
+__all__ = []
+
+
+@dataclass(slots=True)
+class _Gate:
+    """The pause of a lane after "too many calls", and the slow way back.
+
+    After a pause, calls leave one by one, `spacing` seconds apart; each success brings them closer, each new refusal
+    doubles the distance.
+    """
+
+    clock: Clock
+    until: float = 0.0
+    spacing: float = 0.0
+    strikes: int = 0
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+
+    FIRST, LONGEST, CLOSEST, WIDEST = 1.0, 120.0, 0.01, 5.0
+
+    async def passage(self) -> None:
+        """Wait until a call may leave."""
+        if not self.spacing:
+            return
+        async with self.turn:
+            while (now := self.clock.now()) < self.until:  # noqa: ASYNC110  # a new refusal moves it meanwhile
+                await anyio.sleep(self.until - now)
+            await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+
+    def refused(self, retry_after: float | None) -> None:
+        """The provider said "not now": pause, for as long as it said if it did."""
+        if self.clock.now() >= self.until:
+            # Calls that left before the pause and are refused during it say nothing new, however many they are.
+            self.strikes += 1
+            self.spacing = min(max(0.05, self.spacing * 2), self.WIDEST)
+        wait = retry_after if retry_after is not None else self.FIRST * 2 ** min(self.strikes - 1, 6)
+        wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
+        self.until = max(self.until, self.clock.now() + wait)
+
+    def passed(self) -> None:
+        """A call was served, if only with a plain refusal."""
+        self.strikes = 0
+        if self.spacing:
+            self.spacing = self.spacing * 0.9 if self.spacing > self.CLOSEST else 0.0
+
+
+_LONGEST_HINT = 86400.0  # s; what is longer is no number to reckon with
+
+
+def _retry_after(reply: Reply, now: float) -> float | None:
+    """Seconds that the provider wants to be left alone: from the header (seconds or date) or the body."""
+    header = reply.headers.get("retry-after", "").strip()
+    if header:
+        try:
+            return min(max(0.0, float(header)), _LONGEST_HINT)
+        except ValueError:
+            pass
+        try:
+            return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
+        except (ValueError, OverflowError):
+            pass
+    try:
+        body = reply.json()
+    except UnreadableReply:
+        return None
+    for place in (body, body.get("error") if isinstance(body, dict) else None):
+        for name in ("retry_after", "retryAfter", "retry_after_seconds"):
+            value = place.get(name) if isinstance(place, dict) else None
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(min(max(0, value), _LONGEST_HINT))
+    return None
