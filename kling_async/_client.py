@@ -17,7 +17,7 @@ import anyio
 from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
-from kling_async._files.downloads import load
+from kling_async._files.local import load
 from kling_async._http.backend import Engines, Http
 from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane, LaneStatistics

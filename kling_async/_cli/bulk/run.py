@@ -21,7 +21,7 @@ from kling_async._cli.bulk.rows import Row
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
 from kling_async._client import Client
 from kling_async._errors import BulkStopped, DownloadFailed, KlingError
-from kling_async._files.downloads import writable
+from kling_async._files.local import writable
 from kling_async._models import Artifact, Result
 
 __all__ = ["BulkRun"]

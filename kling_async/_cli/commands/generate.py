@@ -22,7 +22,7 @@ from kling_async._cli.request_arguments import NAMED, acceptable, build, find, p
 from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async._client import Client
-from kling_async._files.downloads import writable
+from kling_async._files.local import writable
 from kling_async._job import Job
 from kling_async._models import JobRef
 from kling_async._submission.budget import Budget

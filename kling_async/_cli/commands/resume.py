@@ -24,7 +24,7 @@ from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
 from kling_async._client import Client
 from kling_async._errors import KlingError
-from kling_async._files.downloads import writable
+from kling_async._files.local import writable
 from kling_async._job import Job
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.sqlite_file import inspect

@@ -19,7 +19,8 @@ import pytest
 
 import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Result
-from kling_async._files.downloads import ArtifactSaver, writable
+from kling_async._files.downloads import ArtifactSaver
+from kling_async._files.local import writable
 from kling_async._http.backend import Engines
 from kling_async._http.limits import Limits
 from support.cancel_at_step import cancelled_at
