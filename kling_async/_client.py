@@ -28,7 +28,8 @@ from kling_async._ledger.writer import Book
 from kling_async._models import Event, JobRef, Result
 from kling_async._polling.poller import Polling, Watch
 from kling_async._scheduling.schedules import Learned
-from kling_async._submission.budget import Budget, BudgetStatistics, tariff
+from kling_async._submission.budget import Budget, BudgetStatistics
+from kling_async._submission.pricing import tariff
 from kling_async._submission.early_deliveries import Letterbox
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Bought, Buyer, held

@@ -29,70 +29,9 @@ from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
+from kling_async._submission.pricing import Amount, Tariff, Unit, _UNPRICED, _ZERO, _amount, _at_least, _count, tariff
 
-__all__ = ["Budget", "BudgetStatistics", "Hold", "Tariff", "tariff"]
-
-Unit: TypeAlias = Literal["USD", "credits"]
-Amount: TypeAlias = Decimal | float | str
-
-_UNPRICED: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(10)}
-"""More than a single job is likely to cost."""
-
-_NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
-_ZERO = Decimal(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Tariff:
-    """What is known of a request's price before it is bought.
-
-    Attributes:
-        endpoint: Its full name.
-        settings: What the price may depend on: every field but the words, and how many images are referred to.
-        unit: What the provider is paid in.
-        price: The documented price; None: none is documented.
-        refunds: Whether the provider gives back what a failed job cost.
-    """
-
-    endpoint: str
-    settings: frozenset[tuple[str, str]]
-    unit: Unit
-    price: Decimal | None
-    refunds: bool
-
-
-def tariff(
-    provider: Provider, endpoint: str, request: Request | None, described: Mapping[str, Any] | None = None
-) -> Tariff:
-    """What is known of a request's price.
-
-    Args:
-        provider: Where it goes.
-        endpoint: The endpoint's full name.
-        request: The request; None: it cannot be restored from the ledger.
-        described: Its fields as a ledger has them, in place of the request's own.
-    """
-    price = provider.endpoint(endpoint).price(request) if request is not None else None
-    unit = price.unit if price else provider.features.cost or "USD"
-    fields = dict(request) if described is None and request is not None else described or {}
-    settings = frozenset(
-        (name, str(_count(value) if name in {"reference", "references"} else value))
-        for name, value in fields.items()
-        if name not in _NO_PRICE_FACTORS and value is not None
-    )
-    return Tariff(endpoint, settings, unit, price.amount if price else None, provider.features.refunds)
-
-
-def _at_least(wanted: Tariff, status: Status | None, told: Cost) -> Cost:
-    """What a job costs, of which that much was told. Before its end that may be a part, for the files made so far."""
-    ended = status is not None and status.terminal
-    if ended or wanted.price is None or wanted.unit != told.unit:
-        return told
-    return Cost(max(told.amount, wanted.price), told.unit)
-
-
-def _count(references: Any) -> int:
-    return len(references) if isinstance(references, tuple | list) else 1
+__all__ = ["Budget", "BudgetStatistics", "Hold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,13 +295,3 @@ class Budget:
             f"reserved); nothing was sent. To go on, raise the budget: Budget({name}=...)",
             provider=provider,
         )
-
-
-def _amount(name: str, given: Amount | None) -> Decimal:
-    try:
-        amount = _ZERO if given is None else Decimal(str(given))
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if amount.is_nan() or amount < 0:
-        raise ConfigurationError(f"Budget({name}={given!r:.40}): it must be an amount, such as Budget({name}=5)")
-    return amount

@@ -42,7 +42,7 @@ from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import described, fingerprint
 from kling_async._ledger.writer import Book
 from kling_async._models import JobRef, Reading, Status
-from kling_async._submission.budget import Tariff, tariff
+from kling_async._submission.pricing import Tariff, tariff
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async.providers._base.provider import Accepted, Delivered

@@ -41,7 +41,7 @@ from kling_async import (
     runblob,
     runware,
 )
-from kling_async._submission.budget import tariff
+from kling_async._submission.pricing import tariff
 from support import virtual_time
 from support.fake_runblob import KEY, FakeRunBlob
 
