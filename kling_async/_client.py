@@ -32,7 +32,8 @@ from kling_async._submission.budget import Budget, BudgetStatistics
 from kling_async._submission.pricing import tariff
 from kling_async._submission.early_deliveries import Letterbox
 from kling_async._submission.remedies import Remedies
-from kling_async._submission.submitter import Bought, Buyer, held
+from kling_async._submission.submitter import Bought, Buyer
+from kling_async._submission.cancellation import held
 from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import given, require
 from kling_async._webhooks.receiver import Deliveries

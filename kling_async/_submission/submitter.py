@@ -47,8 +47,9 @@ from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async.providers._base.provider import Accepted, Delivered
 from kling_async.providers._base.request import Request
+from kling_async._submission.cancellation import held
 
-__all__ = ["Bought", "Buyer", "held"]
+__all__ = ["Bought", "Buyer"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
@@ -420,36 +421,3 @@ def _verdict(error: BaseException, trace: Trace) -> tuple[SubmissionState, str]:
 def _ref(submission: Submission, accepted: Accepted) -> JobRef:
     provider, _, endpoint = submission.endpoint.partition("/")
     return JobRef(provider, endpoint, accepted.id)
-
-
-async def held(operation: Callable[[Trace], Awaitable[T]], grace: float) -> T:
-    """Run a paid operation; cancelled while the answer is on the way, it has `grace` seconds to come to its end first.
-
-    Args:
-        operation: Is given the trace to make its paid call with. As long as that is not sent, it is cancelled at once.
-        grace: Seconds.
-    """
-    done = anyio.Event()
-    shield = anyio.CancelScope()
-    trace = Trace(hold=lambda needed: setattr(shield, "shield", needed))
-    outcome: list[T] = []
-    failure: list[Exception] = []
-
-    async def run() -> None:
-        with shield:
-            try:
-                outcome.append(await operation(trace))
-            except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in an exception group
-                failure.append(error)
-        done.set()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(run)
-        try:
-            await done.wait()
-        except anyio.get_cancelled_exc_class():
-            shield.deadline = anyio.current_time() + grace
-            raise
-    if failure:
-        raise failure[0]
-    return outcome[0]

@@ -1,0 +1,70 @@
+"""A paid call that is cancelled has a grace period to end."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+import anyio
+from anyio import to_thread
+from kling_async._clock import Clock
+from kling_async._concurrency import in_turns
+from kling_async._errors import (
+    AnswerLost,
+    ConfigurationError,
+    KeyConflict,
+    KlingError,
+    TransportFailed,
+)
+from kling_async._http.transport import Lane
+from kling_async._http.paid_call import Trace
+from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.serialization import described, fingerprint
+from kling_async._ledger.writer import Book
+from kling_async._models import JobRef, Reading, Status
+from kling_async._submission.pricing import Tariff, tariff
+from kling_async._submission.early_deliveries import Letterbox, Lost, named
+from kling_async._submission.remedies import Remedies
+from kling_async.providers._base.provider import Accepted, Delivered
+from kling_async.providers._base.request import Request
+from kling_async._submission.submitter import T
+
+__all__ = ["held"]
+
+
+async def held(operation: Callable[[Trace], Awaitable[T]], grace: float) -> T:
+    """Run a paid operation; cancelled while the answer is on the way, it has `grace` seconds to come to its end first.
+
+    Args:
+        operation: Is given the trace to make its paid call with. As long as that is not sent, it is cancelled at once.
+        grace: Seconds.
+    """
+    done = anyio.Event()
+    shield = anyio.CancelScope()
+    trace = Trace(hold=lambda needed: setattr(shield, "shield", needed))
+    outcome: list[T] = []
+    failure: list[Exception] = []
+
+    async def run() -> None:
+        with shield:
+            try:
+                outcome.append(await operation(trace))
+            except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in an exception group
+                failure.append(error)
+        done.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            shield.deadline = anyio.current_time() + grace
+            raise
+    if failure:
+        raise failure[0]
+    return outcome[0]
