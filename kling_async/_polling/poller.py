@@ -38,7 +38,8 @@ from kling_async._http.transport import Lane
 from kling_async._polling.rate_limiter import Ration
 from kling_async._polling.status_call import Looker, own
 from kling_async._polling.stream_follower import Listener
-from kling_async._scheduling.schedules import Contest, Schedule
+from kling_async._scheduling.schedules import Schedule
+from kling_async._scheduling.poll_queue import Contest
 from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["DeadlinePassed", "Polling", "Pursuer", "Watch"]

@@ -16,7 +16,7 @@ import kling_async
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
 from kling_async._models import Reading
 from kling_async._polling.poller import Watch
-from kling_async._scheduling.schedules import Contest
+from kling_async._scheduling.poll_queue import Contest
 from kling_async._tracking.tracked_job import Trail
 from support.fake_runblob import KEY, FakeRunBlob
 
