@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kling_async._ledger.memory import MemoryLedger
     from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
-    from kling_async._polling.poller import Polling
+    from kling_async._polling.settings import Polling
     from kling_async._scheduling.schedules import Learned, Progressive
     from kling_async._submission.budget import Budget, BudgetStatistics
     from kling_async.providers import inferencesh, pixeldojo, runblob, runware
@@ -154,7 +154,7 @@ _HOMES = {
         ),
         "_ledger.memory": ("MemoryLedger",),
         "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
-        "_polling.poller": ("Polling",),
+        "_polling.settings": ("Polling",),
         "providers._base.request": ("Request",),
         "_ledger.sqlite": ("SqliteLedger",),
         "providers": ("providers",),

@@ -26,7 +26,8 @@ from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import Book
 from kling_async._models import Event, JobRef, Result
-from kling_async._polling.poller import Polling, Watch
+from kling_async._polling.poller import Watch
+from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import Budget, BudgetStatistics
 from kling_async._submission.pricing import tariff

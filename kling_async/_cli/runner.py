@@ -37,7 +37,7 @@ from kling_async._errors import (
 from kling_async._job import Job
 from kling_async._ledger.sqlite import SqliteLedger
 from kling_async._models import JobRef
-from kling_async._polling.poller import Polling
+from kling_async._polling.settings import Polling
 from kling_async._submission.budget import Budget
 from kling_async.providers._base.provider import Provider
 from kling_async.webhooks import Webhooks

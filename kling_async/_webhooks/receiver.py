@@ -43,14 +43,11 @@ from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import require
 from kling_async.providers._base.provider import Delivered, Provider
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
+from kling_async._webhooks.fallback_polling import Backstop, _Expectation, _INTERVAL, _LATE
 
 __all__ = ["Deliveries"]
 
 log = logging.getLogger("kling_async")
-
-_INTERVAL = 60.0  # s between the looks of a backstop
-_LATE = 2.0  # standard deviations of the law, past which 98 of 100 jobs have ended
-_MISSED = 3  # jobs in a row without a delivery before it is not counted on any more
 
 
 class Deliveries:
@@ -189,69 +186,6 @@ class Deliveries:
         if not trail.ended:
             self._watches[trail.ref.provider].hasten(trail)
         return True
-
-
-class _Expectation:
-    """Whether a provider's deliveries can be counted on: they can, until several in a row have failed to come."""
-
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._missed = 0
-        self._changed = changed
-
-    @property
-    def good(self) -> bool:
-        return self._missed < _MISSED
-
-    def met(self) -> None:
-        self._move(0)
-
-    def missed(self) -> None:
-        self._move(self._missed + 1)
-
-    def _move(self, missed: int) -> None:
-        before, self._missed = self.good, missed
-        if self.good is not before:
-            self._changed()
-
-
-class Backstop:
-    """The cadence of a job of which a delivery is expected.
-
-    Args:
-        cadence: The job's cadence where none is, or after one has come.
-        expectation: Whether the provider's deliveries can be counted on.
-        late: Seconds after submission at which the delivery is late.
-        interval: Seconds between looks from then on; not more than `late`.
-    """
-
-    def __init__(self, cadence: Cadence, expectation: _Expectation, late: float, interval: float) -> None:
-        self.heard = False
-        """Whether a delivery has come."""
-        self._cadence = cadence
-        self._expectation = expectation
-        self._late = late
-        self._interval = interval
-
-    def next_look(self, last: float) -> float:
-        """See `Cadence.next_look`."""
-        due = self._cadence.next_look(last)
-        if self.heard or not self._expectation.good:
-            return due
-        return max(due, self._late, last + self._interval)
-
-    def accrued(self, last: float, now: float) -> float:
-        """See `Cadence.accrued`."""
-        return self._cadence.accrued(last, now)
-
-    def finished(self, after: float, by: float) -> None:
-        """See `Cadence.finished`."""
-        self._cadence.finished(after, by)
-        if not self.heard:
-            self._expectation.missed()
-
-    def abandoned(self, at: float) -> None:
-        """See `Cadence.abandoned`."""
-        self._cadence.abandoned(at)
 
 
 def _rejected(reason: str, ref: JobRef | None = None) -> WebhookRejected:

@@ -27,7 +27,7 @@ from kling_async._cli.options import AsJson, Timeout, taking
 from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import answering, destination, open_client, patience, run
 from kling_async._client import Client
-from kling_async._polling.poller import Polling
+from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
 from kling_async._submission.budget import Budget
 from kling_async.providers import KNOWN

@@ -20,7 +20,7 @@ from kling_async._cli.runner import answering, choose_report, collect, destinati
 from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._files.local import writable
-from kling_async._polling.poller import Polling
+from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
 from kling_async.providers._base.provider import Endpoint, Provider
 from kling_async.providers._base.request import Request
