@@ -39,7 +39,8 @@ from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import given, require
 from kling_async._webhooks.receiver import Deliveries
 from kling_async.providers import KNOWN
-from kling_async.providers._base.provider import Endpoint, Provider
+from kling_async.providers._base.provider import Provider
+from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Delivery, Webhooks
 

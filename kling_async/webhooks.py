@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError
 from kling_async._validation import require
-from kling_async.providers._base.request import is_secure
+from kling_async._urls import is_secure
 
 __all__ = ["MAX_BODY", "Delivery", "Webhooks"]
 

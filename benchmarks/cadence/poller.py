@@ -19,7 +19,7 @@ from kling_async._models import JobRef, Reading, Status
 from kling_async._polling.poller import Watch
 from kling_async._scheduling.schedules import Law, Schedule
 from kling_async._tracking.tracked_job import Trail
-from kling_async.providers._base.provider import Features
+from kling_async.providers._base.endpoint import Features
 
 KEY = "provider/endpoint"
 

@@ -19,7 +19,7 @@ from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
 from kling_async._http.backend import USER_AGENT, Engine, Engines
 from kling_async._http.response import Response, consume
 from kling_async._models import Artifact, JobRef, Progress
-from kling_async.providers._base.request import is_secure
+from kling_async._urls import is_secure
 from kling_async._files.partial_file import _Part
 
 __all__ = ["load", "writable"]

@@ -16,8 +16,8 @@ from PIL import Image
 import kling_async
 from kling_async import Client, GenerationFailed, Limits, Polling, Progressive, Runware, Status, runware
 from kling_async._models import Cost, JobRef
-from kling_async.providers._base.provider import Features
-from kling_async.providers._base.request import data_uri as data_uri_of
+from kling_async.providers._base.endpoint import Features
+from kling_async.providers._base.images import data_uri as data_uri_of
 from kling_async.providers.runware.provider import _SIZES
 from kling_async.sandbox import Ending, Fault, Sandbox
 

@@ -26,7 +26,7 @@ from kling_async._files.local import writable
 from kling_async._job import Job
 from kling_async._models import JobRef
 from kling_async._submission.budget import Budget
-from kling_async.providers._base.provider import Endpoint
+from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.request import Request
 
 __all__ = ["generate", "watch"]

@@ -20,7 +20,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._models import Artifact, Cost, Failure, Reading, Status
-from kling_async.providers._base.request import decode_data_uri
+from kling_async.providers._base.images import decode_data_uri
 
 __all__ = ["TAKEN", "Answer", "Row", "Task", "classify", "entries", "is_generation", "reading", "text"]
 

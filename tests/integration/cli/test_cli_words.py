@@ -17,7 +17,7 @@ from kling_async._cli.output.formatting import advise_with, duration, in_command
 from kling_async._cli.request_arguments import build
 from kling_async._scheduling.schedules import Law
 from kling_async.providers import KNOWN
-from kling_async.providers._base.provider import Endpoint
+from kling_async.providers._base.endpoint import Endpoint
 from support.cli_process import VIDEO
 
 
