@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     )
     from kling_async._http.limits import Limits
     from kling_async._job import Job
-    from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
     from kling_async._ledger.memory import MemoryLedger
+    from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
     from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
     from kling_async._polling.settings import Polling

@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 There is no task per job. A few *submitters* pull the next row when there is room, and buy it. A job that was bought is
-*pursued*: it competes for looks in its provider's watch, and the few tasks that patrol there make them (`_polling.poller`).
+*pursued*: it competes for looks in its provider's watch, and the few tasks that patrol there make them (`poller`).
 What a job in flight costs is its place in a heap, its log and its request.
 
 Room is two numbers: jobs in flight, and outcomes that nobody has taken yet. So a slow reader slows the run instead of

@@ -20,8 +20,8 @@ from kling_async._errors import ConfigurationError, KlingError
 from kling_async._files.local import load
 from kling_async._http.backend import Engines, Http
 from kling_async._http.limits import Limits
-from kling_async._http.transport import Lane, LaneStatistics
 from kling_async._http.paid_call import Trace
+from kling_async._http.transport import Lane, LaneStatistics
 from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import Book
@@ -30,17 +30,17 @@ from kling_async._polling.poller import Watch
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import Budget, BudgetStatistics
-from kling_async._submission.pricing import tariff
+from kling_async._submission.cancellation import held
 from kling_async._submission.early_deliveries import Letterbox
+from kling_async._submission.pricing import tariff
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Bought, Buyer
-from kling_async._submission.cancellation import held
 from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import given, require
 from kling_async._webhooks.receiver import Deliveries
 from kling_async.providers import KNOWN
-from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.endpoint import Endpoint
+from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Delivery, Webhooks
 

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from datetime import datetime
-from decimal import Decimal
-from typing import Any, TypeVar
-import pydantic
-import pydantic_core
-from kling_async._models import Artifact, Cost, Event, Failure, Status
-from kling_async.providers._base.request import NOT_KEPT, Request
+from typing import Any
 
-__all__ = ["without_addresses", "without_secrets", "without_tokens"]
+__all__ = ["NOT_KEPT", "without_addresses", "without_secrets", "without_tokens"]
 
 
+NOT_KEPT = "[not kept]"
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
-
-
 _SLASH = r"(?:\\*/|%(?:25)*2f|\\+u002f)"  # as it is, in JSON, in a URL's query
-
-
 _TAIL = r"[a-z0-9_-]{43}(?![a-z0-9_-])"
-
-
 _CALLBACK = re.compile(
     rf"(?:https?(?::|%(?:25)*3a){_SLASH}{_SLASH}[^\s\"'<>]{{1,300}}?)?"
     rf"[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}{_SLASH}{_TAIL}",
     re.IGNORECASE,
 )
 """An address that `Webhooks` makes, or the end of one: the purchase and the token."""
-
-
 _BARE = re.compile(rf"(?<![a-z0-9_-]){_TAIL}", re.IGNORECASE)
-
-
 _CALLBACK_SHOWN = "[a callback address]"
-
-
 _ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s/?#\"'<>]+)\S*", re.IGNORECASE)
 
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError
-from kling_async._validation import require
 from kling_async._urls import is_secure
+from kling_async._validation import require
 
 __all__ = ["MAX_BODY", "Delivery", "Webhooks"]
 

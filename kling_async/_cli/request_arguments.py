@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._cli.errors import CommandError
-from kling_async.providers import KNOWN
-from kling_async.providers._base.provider import Provider
-from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.request import Request
 from kling_async._urls import is_url
+from kling_async.providers import KNOWN
+from kling_async.providers._base.endpoint import Endpoint
+from kling_async.providers._base.provider import Provider
+from kling_async.providers._base.request import Request
 
 __all__ = [
     "NAMED",

@@ -11,29 +11,20 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
 from urllib.parse import urljoin
 
 import anyio
 from anyio import to_thread
 
-from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
+from kling_async._errors import DownloadFailed, KlingError
+from kling_async._files.partial_file import _HEAD, _Broken, _Part
 from kling_async._http.backend import USER_AGENT, Engine, Engines
 from kling_async._http.response import Response, consume
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._urls import is_secure
-from kling_async._files.partial_file import _Part
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    _LOCKS = False
-else:
-    _LOCKS = True
 
 __all__ = ["ArtifactSaver", "Saved"]
 
@@ -43,7 +34,6 @@ _MAX_BYTES = 2 * 1024**3  # larger than any clip on offer; a server that sends w
 _STALL = 60.0  # s without a byte
 _ATTEMPTS = 4
 _REDIRECTS = 5
-_HEAD = 512  # bytes that tell what a file is
 _EXPIRED = frozenset({403, 404, 410})
 _RANGE_REFUSED = 416
 _PARTIAL = 206
@@ -60,10 +50,6 @@ _KINDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"....ftyp", re.DOTALL), "video", ".mp4"),
     (re.compile(rb"\x1aE\xdf\xa3"), "video", ".webm"),
 )
-
-
-class _Broken(Exception):
-    """The transfer failed in a way that may pass."""
 
 
 class _Expired(Exception):

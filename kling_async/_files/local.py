@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-import re
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
-from urllib.parse import urljoin
-import anyio
+
 from anyio import to_thread
-from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
-from kling_async._http.backend import USER_AGENT, Engine, Engines
-from kling_async._http.response import Response, consume
-from kling_async._models import Artifact, JobRef, Progress
-from kling_async._urls import is_secure
-from kling_async._files.partial_file import _Part
+
+from kling_async._errors import ConfigurationError
 
 __all__ = ["load", "writable"]
 

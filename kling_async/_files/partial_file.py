@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
-from urllib.parse import urljoin
+
 import anyio
 from anyio import to_thread
-from kling_async._errors import ConfigurationError, DownloadFailed, KlingError
-from kling_async._http.backend import USER_AGENT, Engine, Engines
-from kling_async._http.response import Response, consume
-from kling_async._models import Artifact, JobRef, Progress
-from kling_async._urls import is_secure
-from kling_async._files.downloads import _Broken, _HEAD
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    _LOCKS = False
+else:
+    _LOCKS = True
 
 __all__ = []
 
@@ -131,3 +127,10 @@ class _Part:
     def _open(self) -> IO[bytes]:
         assert self._file is not None  # noqa: S101  # entered
         return self._file
+
+
+_HEAD = 512  # bytes that tell what a file is
+
+
+class _Broken(Exception):
+    """The transfer failed in a way that may pass."""

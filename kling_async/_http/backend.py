@@ -1,6 +1,6 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`_http.connection_pool`); or what the user injected, or httpx's own transport where a proxy
+By default that is our own connection pool (`connection_pool`); or what the user injected, or httpx's own transport where a proxy
 is in the way. This is the only file that knows httpx, and it loads it only when it is needed: httpx loads its own
 command line program with it (click, rich) wherever that is installed.
 """
@@ -8,17 +8,12 @@ command line program with it (click, rich) wherever that is installed.
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
-import threading
-import urllib.request
 import warnings
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import anyio
@@ -29,18 +24,16 @@ from anyio.lowlevel import current_token
 from kling_async._errors import ConfigurationError, UnreadableReply
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.limits import Limits
-from kling_async._http.response import Response, _GZIP, _PIECE
 from kling_async._http.proxies import _environment_proxy, _require_proxy
-from kling_async._http.tls import _making, ssl_context
+from kling_async._http.response import _GZIP, _PIECE, Response
+from kling_async._http.tls import ssl_context
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Engine", "Engines", "Http", "USER_AGENT"]
+__all__ = ["USER_AGENT", "Engine", "Engines", "Http"]
 
 USER_AGENT = "kling-async"
-
-
 Http: TypeAlias = Any
 """What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
 or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""

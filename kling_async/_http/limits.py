@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import ssl
-import threading
-import urllib.request
-import warnings
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit
-import anyio
-import httpcore
-from anyio import to_thread
-from anyio.lowlevel import current_token
-from kling_async._errors import ConfigurationError, UnreadableReply
-from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 
-if TYPE_CHECKING:
-    import httpx
+from kling_async._errors import ConfigurationError
 
 __all__ = ["Limits"]
 

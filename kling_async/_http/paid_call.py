@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-import email.utils
-import logging
-import random
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
-import anyio
-import stamina
-from anyio.lowlevel import checkpoint_if_cancelled
-from kling_async._clock import Clock
-from kling_async._errors import (
-    AnswerLost,
-    ConfigurationError,
-    KlingError,
-    ProviderUnavailable,
-    RateLimited,
-    TransportFailed,
-    UnreadableReply,
-)
-from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._http.backend import USER_AGENT, Engine, Engines, Http
-from kling_async._http.response import Response, consume
-from kling_async._http.limits import Limits
-from kling_async._http.connection_pool import PoolStatistics
-from kling_async.providers._base.provider import Provider
-from kling_async._http.throttle import _Gate, _retry_after
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kling_async._exchange import Effect
 
 __all__ = ["Trace"]
 
@@ -67,8 +45,6 @@ class Trace:
 
 
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
-
-
 _PLAIN_SPEAKERS = frozenset(
     {"httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio", "asyncio", "builtins", "socket", "ssl", "respx"}
 )

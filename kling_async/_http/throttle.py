@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import email.utils
-import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+
 import anyio
-import stamina
-from anyio.lowlevel import checkpoint_if_cancelled
+
 from kling_async._clock import Clock
 from kling_async._errors import (
-    AnswerLost,
-    ConfigurationError,
-    KlingError,
-    ProviderUnavailable,
-    RateLimited,
-    TransportFailed,
     UnreadableReply,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._http.backend import USER_AGENT, Engine, Engines, Http
-from kling_async._http.response import Response, consume
-from kling_async._http.limits import Limits
-from kling_async._http.connection_pool import PoolStatistics
-from kling_async.providers._base.provider import Provider
+from kling_async._exchange import Reply
 
 __all__ = []
 

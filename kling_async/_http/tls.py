@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import ssl
 import threading
-import urllib.request
-import warnings
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit
-import anyio
-import httpcore
-from anyio import to_thread
-from anyio.lowlevel import current_token
-from kling_async._errors import ConfigurationError, UnreadableReply
-from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
-from kling_async._http.limits import Limits
-from kling_async._http.response import Response, _GZIP, _PIECE
-from kling_async._http.proxies import _environment_proxy, _require_proxy
 
-if TYPE_CHECKING:
-    import httpx
+import httpcore
+
+from kling_async._errors import ConfigurationError
 
 __all__ = ["ssl_context"]
 

@@ -18,18 +18,16 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
 A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
 on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
 
-Underneath is an engine (`_http.backend`). This is the only file that knows stamina. What stamina logs of a repetition, or
+Underneath is an engine (`backend`). This is the only file that knows stamina. What stamina logs of a repetition, or
 counts in Prometheus, is decided by its hooks. There is one set of them for the whole program, and (as of 26.1) none for
 a single call, so they are the program's, and are left alone here.
 """
 
 from __future__ import annotations
 
-import email.utils
 import logging
-import random
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,12 +47,12 @@ from kling_async._errors import (
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._http.backend import USER_AGENT, Engine, Engines, Http
-from kling_async._http.response import Response, consume
-from kling_async._http.limits import Limits
 from kling_async._http.connection_pool import PoolStatistics
-from kling_async.providers._base.provider import Provider
-from kling_async._http.throttle import _Gate, _retry_after
+from kling_async._http.limits import Limits
 from kling_async._http.paid_call import Trace, _never_sent
+from kling_async._http.response import Response, consume
+from kling_async._http.throttle import _Gate, _retry_after
+from kling_async.providers._base.provider import Provider
 
 __all__ = ["Lane", "LaneStatistics"]
 

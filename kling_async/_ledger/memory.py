@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
 from kling_async._concurrency import in_turns
 from kling_async._errors import ConfigurationError
-from kling_async._models import Cost, Event, JobRef, Status
-from kling_async._ledger.protocol import Ledger, Submission
+from kling_async._ledger.protocol import Submission
+from kling_async._models import Event, JobRef
 
 __all__ = ["MemoryLedger"]
 

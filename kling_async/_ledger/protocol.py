@@ -25,17 +25,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol
 
-from kling_async._concurrency import in_turns
-from kling_async._errors import ConfigurationError
 from kling_async._models import Cost, Event, JobRef, Status
 
-__all__ = ["Ledger", "METHODS", "Submission", "SubmissionState"]
+__all__ = ["METHODS", "Ledger", "Submission", "SubmissionState"]
 
 
 class SubmissionState(enum.StrEnum):

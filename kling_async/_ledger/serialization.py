@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
@@ -16,7 +15,8 @@ import pydantic
 import pydantic_core
 
 from kling_async._models import Artifact, Cost, Event, Failure, Status
-from kling_async.providers._base.request import NOT_KEPT, Request
+from kling_async._redaction import NOT_KEPT
+from kling_async.providers._base.request import Request
 
 __all__ = ["described", "event_from_json", "event_to_json", "fingerprint", "request_from"]
 

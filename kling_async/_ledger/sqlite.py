@@ -10,14 +10,14 @@ commit costs one ``fsync``, however many writes it holds, so the busier the ledg
 operation is answered after the commit that made it durable. A transaction that fails is rolled back and tried again
 operation by operation, so that one that cannot be written does not take the others with it.
 
-*Few steps.* A statement a kind of operation, however many there are of it in a group (see `_ledger.sqlite_schema`). The
+*Few steps.* A statement a kind of operation, however many there are of it in a group (see `sqlite_schema`). The
 tasks that wait are woken a few at a time, so that the loop comes round in between. A long list is read page by page, so
 that writes get in between.
 
 *Durability.* WAL with ``synchronous=FULL``: a commit survives ``kill -9`` and a power cut.
 
 *Ownership.* A second connection holds a write lock on an empty database beside the file (``jobs.db-lock``) for as long
-as the ledger is open (see `_ledger.sqlite_file`). The operating system releases it when the process ends, however it ends, so
+as the ledger is open (see `sqlite_file`). The operating system releases it when the process ends, however it ends, so
 it is never stale. Whoever only wants to see what is there (`inspect`) needs no ownership and disturbs nobody: WAL lets
 him read.
 """

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._ledger.protocol import METHODS, Ledger, Submission
-from kling_async._redaction import without_secrets
 from kling_async._models import Event, JobRef
+from kling_async._redaction import without_secrets
 from kling_async._scheduling.schedules import Learned
 from kling_async._validation import given
 from kling_async.providers._base.provider import Provider

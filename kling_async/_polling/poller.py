@@ -14,8 +14,8 @@ status call can ask about many jobs, those due soon travel with the one that is 
 Of a bulk run no task waits for each job. Its jobs are *pursued*: they compete as all others do, and the few tasks that
 *patrol* keep the watch and make the looks that were awarded to them, their errands.
 
-The rest is told elsewhere: what a look is (`_polling.status_call`), when a leader listens to a stream instead (`_polling.stream_follower`), and
-when a rationed call is allowed (`_polling.rate_limiter`).
+The rest is told elsewhere: what a look is (`status_call`), when a leader listens to a stream instead (`stream_follower`), and
+when a rationed call is allowed (`rate_limiter`).
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
-from typing import Literal, Protocol
+from typing import Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from kling_async._clock import Clock
-from kling_async._errors import ConfigurationError, KlingError
+from kling_async._errors import KlingError
 from kling_async._http.transport import Lane
 from kling_async._polling.rate_limiter import Ration
 from kling_async._polling.status_call import Looker, own
 from kling_async._polling.stream_follower import Listener
-from kling_async._scheduling.schedules import Schedule
 from kling_async._scheduling.poll_queue import Contest
 from kling_async._tracking.tracked_job import Trail
 

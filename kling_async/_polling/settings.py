@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from heapq import heapify, heappop, heappush
-from itertools import chain, count
-from typing import Literal, Protocol
-import anyio
-from anyio.lowlevel import checkpoint
-from kling_async._clock import Clock
-from kling_async._errors import ConfigurationError, KlingError
-from kling_async._http.transport import Lane
-from kling_async._polling.rate_limiter import Ration
-from kling_async._polling.status_call import Looker, own
-from kling_async._polling.stream_follower import Listener
+from typing import Literal
+
+from kling_async._errors import ConfigurationError
 from kling_async._scheduling.schedules import Schedule
-from kling_async._scheduling.poll_queue import Contest
-from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["Polling"]
 

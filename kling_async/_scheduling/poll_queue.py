@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import count
-from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
-from kling_async._scheduling.durations import End, Law, Posterior
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from math import inf
+from typing import Generic, Protocol, TypeVar
 
 __all__ = ["Contest", "Contestant", "JobT"]
 

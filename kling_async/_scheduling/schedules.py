@@ -26,13 +26,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from heapq import heapify, heappop, heappush
-from itertools import count
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kling_async._scheduling.durations import End, Law, Posterior
-from kling_async._scheduling.poll_queue import Contest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,9 @@ A submission that does not fit waits while answers are on the way that may make 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, TypeAlias
+from decimal import Decimal
 
 import anyio
 
@@ -27,9 +26,7 @@ from kling_async._concurrency import in_turns
 from kling_async._errors import BudgetExceeded, ConfigurationError
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
-from kling_async.providers._base.provider import Provider
-from kling_async.providers._base.request import Request
-from kling_async._submission.pricing import Amount, Tariff, Unit, _UNPRICED, _ZERO, _amount, _at_least, _count, tariff
+from kling_async._submission.pricing import _UNPRICED, _ZERO, Amount, Tariff, Unit, _amount, _at_least
 
 __all__ = ["Budget", "BudgetStatistics", "Hold"]
 

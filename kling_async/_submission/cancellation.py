@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import re
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+
 import anyio
-from anyio import to_thread
-from kling_async._clock import Clock
-from kling_async._concurrency import in_turns
-from kling_async._errors import (
-    AnswerLost,
-    ConfigurationError,
-    KeyConflict,
-    KlingError,
-    TransportFailed,
-)
-from kling_async._http.transport import Lane
+
 from kling_async._http.paid_call import Trace
-from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.serialization import described, fingerprint
-from kling_async._ledger.writer import Book
-from kling_async._models import JobRef, Reading, Status
-from kling_async._submission.pricing import Tariff, tariff
-from kling_async._submission.early_deliveries import Letterbox, Lost, named
-from kling_async._submission.remedies import Remedies
-from kling_async.providers._base.provider import Accepted, Delivered
-from kling_async.providers._base.request import Request
 from kling_async._submission.submitter import T
 
 __all__ = ["held"]

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
-import anyio
-from kling_async._concurrency import in_turns
-from kling_async._errors import BudgetExceeded, ConfigurationError
-from kling_async._ledger.protocol import Submission
-from kling_async._models import Cost, JobRef, Status
+
+from kling_async._errors import ConfigurationError
+from kling_async._models import Cost, Status
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
-from kling_async._submission.budget import Budget
 
 __all__ = ["Amount", "Tariff", "Unit", "tariff"]
 
 
 Unit: TypeAlias = Literal["USD", "credits"]
-
-
 Amount: TypeAlias = Decimal | float | str
-
-
 _UNPRICED: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(10)}
 """More than a single job is likely to cost."""
-
-
 _NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
-
-
 _ZERO = Decimal(0)
 
 

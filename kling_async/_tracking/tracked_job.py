@@ -1,6 +1,6 @@
 """What the client holds of one job: its log of events, and when it was looked at.
 
-Many tasks may wait on a trail; one of them at a time does the looking (`_polling.poller`), the others read the log. A waiter
+Many tasks may wait on a trail; one of them at a time does the looking (`poller`), the others read the log. A waiter
 that is cancelled loses nothing: the log stays, and the next waiter goes on from it.
 """
 

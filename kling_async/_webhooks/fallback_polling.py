@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from math import exp
-from typing import Any
-from weakref import WeakValueDictionary
-from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
-from kling_async._ledger.protocol import Submission
-from kling_async._ledger.writer import Book
-from kling_async._models import JobRef, Status
-from kling_async._polling.poller import Watch
-from kling_async._scheduling.schedules import Cadence, Law
-from kling_async._submission.early_deliveries import Letterbox, Lost, named
-from kling_async._submission.remedies import Remedies
-from kling_async._submission.submitter import Buyer
-from kling_async._tracking.tracked_job import Trail
-from kling_async._validation import require
-from kling_async.providers._base.provider import Delivered, Provider
-from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
+from collections.abc import Callable
+
+from kling_async._scheduling.schedules import Cadence
 
 __all__ = ["Backstop"]
 
 
 _INTERVAL = 60.0  # s between the looks of a backstop
-
-
 _LATE = 2.0  # standard deviations of the law, past which 98 of 100 jobs have ended
-
-
 _MISSED = 3  # jobs in a row without a delivery before it is not counted on any more
 
 

@@ -41,9 +41,9 @@ from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Buyer
 from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import require
+from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, Backstop, _Expectation
 from kling_async.providers._base.provider import Delivered, Provider
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
-from kling_async._webhooks.fallback_polling import Backstop, _Expectation, _INTERVAL, _LATE
 
 __all__ = ["Deliveries"]
 

@@ -15,69 +15,42 @@ import kling_async
 ROOT = Path(kling_async.__file__).parent
 
 FLOORS: dict[str, int] = {
-    # 0: vocabulary
-    "_errors": 0,
-    "_arguments": 0,
-    "_wire": 0,
-    "_models": 0,
-    "_records": 0,
-    "_requests": 0,
-    # 1: the transition table; when to look next
-    "_lifecycle": 1,
-    "_log": 1,
-    "_laws": 1,
-    "_cadence": 1,
-    # 2: what a provider is
-    "_provider": 2,
-    # 3: the providers
+    "_scheduling": 1,
+    "_models": 1,
+    "_errors": 1,
+    "_redaction": 1,
+    "_urls": 1,
+    "_validation": 1,
+    "_clock": 1,
+    "_concurrency": 1,
+    "_exchange": 2,
     "providers": 3,
-    # 4: I/O
-    "_clock": 4,
-    "_turns": 4,
-    "_connection": 4,
-    "_pool": 4,
-    "_engine": 4,
-    "_transport": 4,
-    "_media": 4,
+    "webhooks": 3,
     "_ledger": 4,
-    "_sqlite_statements": 4,
-    "_sqlite_file": 4,
-    "_sqlite": 4,
-    "_budget": 4,
-    # 5: who looks when; the handle
-    "_trail": 5,
-    "_ration": 5,
-    "_looking": 5,
-    "_listening": 5,
-    "_poller": 5,
-    "_job": 5,
-    "_book": 5,
-    "webhooks": 5,
-    "_letterbox": 5,
-    "_remedies": 5,
+    "_tracking": 4,
+    "_http": 4,
     "_submission": 5,
-    "_deliveries": 5,
-    # 6: the client
+    "_polling": 5,
+    "_files": 5,
     "_bulk": 6,
-    "_client": 6,
-    # 7: the surface, and what stands on it
-    "": 7,
-    "starlette": 7,
-    "fastapi": 7,
-    "sandbox": 7,
-    # 8: the program
-    "_cli": 8,
-    # 9: `python -m kling_async`
-    "__main__": 9,
+    "_job": 6,
+    "_webhooks": 6,
+    "_client": 7,
+    "": 8,
+    "starlette": 8,
+    "fastapi": 8,
+    "sandbox": 8,
+    "_cli": 9,
+    "__main__": 10,
 }
-PURE = [name for name, floor in FLOORS.items() if floor <= 3]
+PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
 OPTIONAL = {"typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
 HOMES = {
-    "httpx": {"_engine", "sandbox"},
-    "stamina": {"_transport"},
-    "httpcore": {"_connection", "_pool", "_engine"},
-    "sqlite3": {"_sqlite", "_sqlite_file", "_sqlite_statements"},
+    "httpx": {"_http", "sandbox"},
+    "stamina": {"_http"},
+    "httpcore": {"_http"},
+    "sqlite3": {"_ledger"},
 }
 
 

@@ -21,8 +21,8 @@ import pytest
 
 from kling_async import ConfigurationError
 from kling_async._errors import LedgerFailed
-from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
 from kling_async._ledger.memory import MemoryLedger
+from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
 from kling_async._ledger.sqlite import SqliteLedger
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Status
 

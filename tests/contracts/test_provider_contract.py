@@ -26,10 +26,10 @@ from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef
 from kling_async.providers import KNOWN
-from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.request import Request
 from kling_async.providers._base.images import Reference
+from kling_async.providers._base.provider import Provider
+from kling_async.providers._base.request import Request
 from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome
 
 README = Path(__file__).parents[2] / "README.md"

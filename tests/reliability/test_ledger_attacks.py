@@ -45,8 +45,8 @@ from kling_async._exchange import Call, Effect, Flow
 from kling_async._ledger.sqlite_file import inspect
 from kling_async._ledger.sqlite_schema import settle
 from kling_async._models import Event, Reading
-from kling_async.providers._base.provider import Accepted
 from kling_async.providers._base.endpoint import Features
+from kling_async.providers._base.provider import Accepted
 from kling_async.providers.runblob import O3Photo, O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 

@@ -28,8 +28,8 @@ from kling_async import (
     Webhooks,
     runblob,
 )
-from kling_async._redaction import without_addresses, without_secrets, without_tokens
 from kling_async._models import Reading
+from kling_async._redaction import without_addresses, without_secrets, without_tokens
 from kling_async.providers._base.provider import Accepted, Delivered
 from kling_async.starlette import messages
 from support.fake_runblob import KEY as RUNBLOB_KEY

@@ -25,9 +25,9 @@ from pydantic import ValidationError
 
 from kling_async._cli.errors import CommandError
 from kling_async._cli.request_arguments import acceptable, decoded, find, images, is_uuid
+from kling_async._urls import is_url
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.request import Request
-from kling_async._urls import is_url
 
 __all__ = ["BadRow", "Cells", "Row", "Shard", "read_cells", "rows_from"]
 

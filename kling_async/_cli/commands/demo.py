@@ -22,8 +22,8 @@ from kling_async._errors import KlingError
 from kling_async._files.local import writable
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
-from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.endpoint import Endpoint
+from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
 if TYPE_CHECKING:

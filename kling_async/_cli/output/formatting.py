@@ -42,8 +42,6 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"Budget\(credits=\.\.\.\)"), "`--budget ...credits`"),
 )
 """What the library advises, and what does the same on the command line."""
-
-
 _option: ContextVar[str] = ContextVar("option", default="")
 _OF_A_LEDGER = re.compile(r"`kling (?:resolve|resume|jobs)\b[^`]*")
 

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import abc
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, ClassVar, Generic, Literal, TypeVar
-from pydantic import SecretStr
-from kling_async._errors import (
-    ConfigurationError,
-    ContentRejected,
-    InsufficientCredits,
-    InvalidRequest,
-    JobNotFound,
-    KlingError,
-    ProviderUnavailable,
-    RateLimited,
-    Unauthorized,
-    UnreadableReply,
-)
-from kling_async._exchange import Call, Flow, Reply
-from kling_async._redaction import without_secrets, without_tokens
-from kling_async._models import Cost, JobRef, Reading, Status
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from kling_async._models import Cost, Status
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async.providers._base.request import Request
-from kling_async._urls import is_secure
 
 __all__ = ["Endpoint", "Features", "RequestT"]
 

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import difflib
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Field,
     GetPydanticSchema,
-    ModelWrapValidatorHandler,
-    StringConstraints,
-    ValidationError,
-    model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
-from kling_async.providers._base.request import _UUID
+from pydantic_core import PydanticCustomError
+
 from kling_async._urls import _scheme_and_host, is_url
 
 if TYPE_CHECKING:
@@ -53,19 +44,13 @@ References: TypeAlias = Annotated[
     BeforeValidator(_several),
 ]
 """Images, as a list, tuple or the like; kept as a tuple."""
-
-
 _SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
     "jpeg": re.compile(rb"\xff\xd8\xff"),
     "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
     "gif": re.compile(rb"GIF8[79]a"),
     "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
 }
-
-
 _HEAD = 16  # bytes; the longest signature has 12
-
-
 _MIB = 1024 * 1024
 
 
@@ -173,3 +158,6 @@ def decode_data_uri(uri: str, label: str) -> bytes:
         return base64.b64decode(payload, validate=True)
     except binascii.Error as error:
         raise ValueError(f"{label} is a data URI whose base64 is broken: {error}") from error
+
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar
 
 from pydantic import SecretStr
 
@@ -28,10 +28,8 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._exchange import Call, Flow, Reply
+from kling_async._models import JobRef, Reading
 from kling_async._redaction import without_secrets, without_tokens
-from kling_async._models import Cost, JobRef, Reading, Status
-from kling_async._scheduling.schedules import Law, Progressive
-from kling_async.providers._base.request import Request
 from kling_async._urls import is_secure
 from kling_async.providers._base.endpoint import Endpoint, Features
 

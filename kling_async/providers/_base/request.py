@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import difflib
 import hashlib
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
 from urllib.parse import urlsplit
@@ -17,25 +12,25 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    GetPydanticSchema,
     ModelWrapValidatorHandler,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
-from kling_async.providers._base.images import Reference, data_uri, decode_data_uri
+
+from kling_async._redaction import NOT_KEPT
 from kling_async._urls import is_secure
+from kling_async.providers._base.images import Reference, data_uri, decode_data_uri
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
 else:
     ModelMetaclass = type(BaseModel)  # the same class, by a public way
 
-__all__ = ["CallbackUrl", "NOT_KEPT", "Prompt", "Request", "as_number"]
+__all__ = ["CallbackUrl", "Prompt", "Request", "as_number"]
 
 Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2500)]
 """1 to 2 500 characters: the limit that RunBlob, Runware and inference.sh document alike."""
@@ -54,14 +49,6 @@ def _callback(value: str) -> str:
 
 CallbackUrl: TypeAlias = Annotated[str, AfterValidator(_callback)]
 """An https URL that the provider is to call; plain http only to this machine."""
-
-
-NOT_KEPT = "[not kept]"
-"""Stands where a callback address had what is not stored or shown."""
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-
-
 _GIVEN: dict[frozenset[str], set[str]] = {}
 
 

@@ -35,11 +35,11 @@ from kling_async._errors import (
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Cost, JobRef, Reading
 from kling_async._scheduling.schedules import Law, Progressive
-from kling_async.providers._base.provider import Accepted, Delivered, Provider, Stream
-from kling_async.providers._base.endpoint import Endpoint, Features
-from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async._urls import is_secure, is_url
+from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri, sniff
+from kling_async.providers._base.provider import Accepted, Delivered, Provider, Stream
+from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async.providers.inferencesh.tasks import (
     STAGES,
     UNCLEAR,

@@ -13,9 +13,9 @@ import pydantic_core
 
 from kling_async._exchange import Call, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._urls import is_url
 from kling_async.providers._base.provider import Provider, Stream
 from kling_async.providers._base.request import as_number
-from kling_async._urls import is_url
 
 __all__ = [
     "CURRENT",

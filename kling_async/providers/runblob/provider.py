@@ -29,11 +29,11 @@ from kling_async._errors import (
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
 from kling_async._scheduling.schedules import Law, Progressive
-from kling_async.providers._base.provider import Accepted, Delivered, Provider
-from kling_async.providers._base.endpoint import Endpoint, Features
-from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async._urls import is_url
+from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, References, data_uri
+from kling_async.providers._base.provider import Accepted, Delivered, Provider
+from kling_async.providers._base.request import Prompt, Request, as_number
 
 __all__ = ["O3Photo", "O3Video", "RunBlob"]
 

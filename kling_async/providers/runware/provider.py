@@ -37,11 +37,11 @@ from kling_async._errors import (
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Cost, JobRef, Reading, Status
 from kling_async._scheduling.schedules import Law, Progressive
-from kling_async.providers._base.provider import Accepted, Delivered, Provider
-from kling_async.providers._base.endpoint import Endpoint, Features
-from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async._urls import is_secure
+from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, References, data_uri, sniff
+from kling_async.providers._base.provider import Accepted, Delivered, Provider
+from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async.providers.runware.responses import (
     TAKEN,
     Answer,
@@ -78,8 +78,6 @@ _SIZES: Mapping[tuple[str, str], tuple[int, int]] = {
 }
 _PAIRS = {size: name for name, size in _SIZES.items()}
 _USD_PER_IMAGE = {"1k": Decimal("0.028"), "2k": Decimal("0.028"), "4k": Decimal("0.056")}
-
-
 _FORMATS = {"jpeg": "JPG", "png": "PNG", "webp": "WEBP"}
 
 

@@ -36,7 +36,8 @@ from kling_async import (
     TransportFailed,
     runblob,
 )
-from kling_async._http import backend as _engine
+from kling_async._http import backend
+from kling_async._http.tls import ssl_context
 from kling_async.sandbox import Fault, Sandbox
 
 PHOTO = runblob.O3Photo("a boat", resolution="1k")
@@ -269,13 +270,13 @@ def test_the_authorities_that_the_environment_names_are_trusted_alone(
 ) -> None:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    everyone = _engine.ssl_context()
-    assert everyone is _engine.ssl_context(), "reading them takes long"
+    everyone = ssl_context()
+    assert everyone is ssl_context(), "reading them takes long"
     assert len(everyone.get_ca_certs()) > 50
     own = tmp_path / "own.pem"
     own.write_text(ssl.DER_cert_to_PEM_cert(everyone.get_ca_certs(binary_form=True)[0]))
     monkeypatch.setenv("SSL_CERT_FILE", str(own))
-    assert len(_engine.ssl_context().get_ca_certs()) == 1
+    assert len(ssl_context().get_ca_certs()) == 1
 
 
 def test_certificates_that_cannot_be_read_are_named(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +303,7 @@ async def test_a_client_that_is_closed_meanwhile_buys_nothing(
         closed.wait(10)
         return ssl.create_default_context()
 
-    monkeypatch.setattr(_engine, "ssl_context", load)
+    monkeypatch.setattr(backend, "ssl_context", load)
     client = Client(provider(sandbox), ledger=MemoryLedger())
 
     async def submit() -> None:
@@ -341,7 +342,7 @@ async def test_what_takes_long_to_load_is_loaded_beside_the_event_loop(
         made.append(get_ident())
         return ssl.create_default_context()
 
-    monkeypatch.setattr(_engine, "ssl_context", load)
+    monkeypatch.setattr(backend, "ssl_context", load)
     async with Client(provider(sandbox), polling=QUICK) as client, anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(client.run, PHOTO)

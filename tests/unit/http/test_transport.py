@@ -21,8 +21,8 @@ from kling_async import Client, KlingError, Limits, MemoryLedger, RunBlob, Trans
 from kling_async._clock import Clock
 from kling_async._errors import AnswerLost, InsufficientCredits, ProviderUnavailable, UnreadableReply
 from kling_async._exchange import Call, Effect, Reply
-from kling_async._http.transport import Lane
 from kling_async._http.paid_call import Trace
+from kling_async._http.transport import Lane
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kling_async._scheduling.durations import End, Posterior, Survival
-from kling_async._scheduling.schedules import Cadence, Law, Learned, Progressive
 from kling_async._scheduling.poll_queue import Contest
+from kling_async._scheduling.schedules import Cadence, Law, Learned, Progressive
 
 NameT = TypeVar("NameT")
 

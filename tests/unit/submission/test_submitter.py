@@ -35,8 +35,8 @@ from kling_async import (
 )
 from kling_async._exchange import Call, Effect, Flow
 from kling_async._models import Event
-from kling_async.providers._base.provider import Accepted
 from kling_async.providers._base.endpoint import Features
+from kling_async.providers._base.provider import Accepted
 from kling_async.providers.runblob import O3Photo, O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 
