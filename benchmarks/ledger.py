@@ -109,10 +109,10 @@ async def _write_job(ledger: Ledger, number: int) -> None:
         purchase=f"purchase-{number}",
         started=NOON,
     )
-    await ledger.begin(submission)
-    await ledger.settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref))
+    await ledger.claim(submission)
+    await ledger.record_outcome(replace(submission, state=SubmissionState.ACCEPTED, ref=ref))
     for seq, status in enumerate(STATUSES):
-        await ledger.record(ref, [Event(seq, status, NOON, float(seq), "poll")])
+        await ledger.append_events(ref, [Event(seq, status, NOON, float(seq), "poll")])
 
 
 class Stopwatch:
@@ -146,7 +146,7 @@ async def idle(seconds: float) -> float:
 async def measure(name: str, tasks: int, seconds: float, directory: Path) -> Figure:
     """Let `tasks` tasks write jobs for about `seconds` seconds."""
     ledger = LEDGERS[name](directory / f"{name}-{tasks}.db".replace(" ", "-"))
-    await ledger.kept("opens the file")
+    await ledger.get_value("opens the file")
     done = 0
     ends = time.perf_counter() + seconds
 

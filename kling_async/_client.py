@@ -24,7 +24,7 @@ from kling_async._http.paid_call import Trace
 from kling_async._http.transport import Lane, LaneStatistics
 from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
-from kling_async._ledger.writer import Book
+from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Event, JobRef, Result
 from kling_async._polling.poller import Watch
 from kling_async._polling.settings import Polling
@@ -121,15 +121,15 @@ class Client:
             lanes[provider.name] = Lane(provider, self._limits, http, self._clock)
         sellers = {name: lane.provider for name, lane in lanes.items()}
         self._downloads = Engines(http, self._limits, next(iter(sellers.values())).base_url)
-        self._book = Book(ledger, sellers.values())
-        book = self._book if self._book.kept else None
+        self._book = LedgerWriter(ledger, sellers.values())
+        book = self._book if self._book.enabled else None
         for name, lane in lanes.items():
             calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
             watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
             self._accounts[name] = Account(lane, watch, self._downloads, book)
         self._budget = budget
         letterbox = Letterbox(webhooks)
-        self._remedies = Remedies(sellers, self._clock, kept=self._book.kept)
+        self._remedies = Remedies(sellers, self._clock, kept=self._book.enabled)
         settled = budget.settle if budget else None
         self._buyer = Buyer(self._book, lanes, self._clock, self._remedies, letterbox, settled)
         self._deliveries = Deliveries(
@@ -229,11 +229,11 @@ class Client:
     async def _adopt(self, account: Account, bought: Bought, request: Request | None) -> Trail:
         """Follow a job that was bought, now or before."""
         events: list[Event] = []
-        if bought.reading is None and bought.ref not in self._running and self._book.kept:
+        if bought.reading is None and bought.ref not in self._running and self._book.enabled:
             events = await self._book.ledger.events(bought.ref)
         if (known := self._running.get(bought.ref)) is not None:
-            if self._book.kept and not known.recorded:  # it was only attached, and the ledger has it
-                await known.enlist(self._book.record, await self._book.ledger.events(known.ref))
+            if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
+                await known.enlist(self._book.append_events, await self._book.ledger.events(known.ref))
             self._deliveries.expect(bought.purchase, known)
             return known
         new = bought.reading is not None and (request is None or request.callback_url is None)
@@ -505,7 +505,7 @@ class Client:
         cadence = schedule.cadence(variant.rstrip(), law)
         if reported:
             cadence = self._deliveries.cadence(ref, cadence, law)
-        recorded = self._book.kept and started is not None
+        recorded = self._book.enabled and started is not None
         # A clock that was set back since would put the next look, and the deadline, off by as much.
         since = now if started is None else min(started, now)
         trail = Trail(
@@ -515,7 +515,7 @@ class Client:
             started=since,
             deadline=since + (self._polling.deadline or endpoint.deadline),
             clock=self._clock,
-            record=self._book.record if recorded else None,
+            record=self._book.append_events if recorded else None,
             settled=self._on_settled,
             fresh=started is not None,
         )
@@ -545,7 +545,7 @@ class Client:
             return
         async with self._recalling:
             if not self._recalled:
-                await self._book.recall(self._learned)
+                await self._book.load(self._learned)
                 if self._budget is not None:
                     await self._budget.recount(await self._buyer.history())
                 self._recalled = True

@@ -14,7 +14,7 @@ from kling_async._errors import GenerationCancelled, GenerationFailed, Generatio
 from kling_async._files.downloads import ArtifactSaver
 from kling_async._http.backend import Engines
 from kling_async._http.transport import Lane
-from kling_async._ledger.writer import Book
+from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed, Watch
 from kling_async._tracking.tracked_job import Trail
@@ -38,7 +38,7 @@ class Account:
     lane: Lane
     watch: Watch
     downloads: Engines
-    book: Book | None
+    book: LedgerWriter | None
 
     @property
     def provider(self) -> Provider:
@@ -231,7 +231,7 @@ class Job:
         saver = ArtifactSaver(account.downloads, self.ref, local, self._renew)
         if account.book is None or not self._trail.recorded:
             return saver
-        return replace(saver, saved=account.book.saved, files=account.book.files)
+        return replace(saver, saved=account.book.record_file, files=account.book.files)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NOT_KEPT", "without_addresses", "without_secrets", "without_tokens"]
+__all__ = ["NOT_KEPT", "redact_urls", "redact_json", "redact_tokens"]
 
 
 NOT_KEPT = "[not kept]"
@@ -24,7 +24,7 @@ _CALLBACK_SHOWN = "[a callback address]"
 _ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s/?#\"'<>]+)\S*", re.IGNORECASE)
 
 
-def without_secrets(value: Any, secret: str | None) -> Any:
+def redact_json(value: Any, secret: str | None) -> Any:
     """A provider's decoded answer as it may be stored: callback addresses, which carry tokens, are left out.
 
     Args:
@@ -33,17 +33,17 @@ def without_secrets(value: Any, secret: str | None) -> Any:
     """
     if isinstance(value, Mapping):
         return {
-            name: "[left out]" if item and str(name).lower() in _CALLBACKS else without_secrets(item, secret)
+            name: "[left out]" if item and str(name).lower() in _CALLBACKS else redact_json(item, secret)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [without_secrets(item, secret) for item in value]
+        return [redact_json(item, secret) for item in value]
     if isinstance(value, str):
-        return without_addresses(value.replace(secret, "[the key]") if secret else value)
+        return redact_urls(value.replace(secret, "[the key]") if secret else value)
     return value
 
 
-def without_addresses(text: str) -> str:
+def redact_urls(text: str) -> str:
     """Prose as it may be stored: of an address in it, which may be a callback with its token, only the host is left.
 
     A text that is an address and nothing else is left alone (a result's, say), unless it is a callback of ours.
@@ -54,9 +54,9 @@ def without_addresses(text: str) -> str:
     text = _CALLBACK.sub(_CALLBACK_SHOWN, text)
     if not re.search(r"\s", text):  # one word is no prose: a digest, say, or the name of a file
         return text
-    return without_tokens(_ADDRESS.sub(rf"\1\2/{NOT_KEPT}", text))
+    return redact_tokens(_ADDRESS.sub(rf"\1\2/{NOT_KEPT}", text))
 
 
-def without_tokens(text: str) -> str:
+def redact_tokens(text: str) -> str:
     """Prose as it may be shown: without the tokens of callback addresses, in whatever way they are written there."""
     return _BARE.sub("[a token]", _CALLBACK.sub(_CALLBACK_SHOWN, text))

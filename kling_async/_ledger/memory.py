@@ -28,22 +28,22 @@ class MemoryLedger:
         self._submissions: dict[str, Submission] = {}
         self._events: dict[JobRef, dict[int, Event]] = {}
         self._files: dict[JobRef, dict[int, Path]] = {}
-        self._kept: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<MemoryLedger {len(self._submissions)} submissions{' closed' if self._closed else ''}>"
 
-    async def begin(self, submission: Submission) -> Submission:
-        """See `Ledger.begin`."""
+    async def claim(self, submission: Submission) -> Submission:
+        """See `Ledger.claim`."""
         self._require_open()
         held = self._submissions.get(submission.key)
-        if held is None or held.state.free:
+        if held is None or held.state.key_reusable:
             self._submissions[submission.key] = submission
         return self._complete(self._submissions[submission.key])
 
-    async def settle(self, submission: Submission) -> None:
-        """See `Ledger.settle`."""
+    async def record_outcome(self, submission: Submission) -> None:
+        """See `Ledger.record_outcome`."""
         self._require_open()
         held = self._submissions.get(submission.key)
         if held is not None and held.purchase == submission.purchase:
@@ -51,15 +51,15 @@ class MemoryLedger:
                 held, state=submission.state, ref=submission.ref, reason=submission.reason
             )
 
-    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
-        """See `Ledger.record`."""
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+        """See `Ledger.append_events`."""
         self._require_open()
         log = self._events.setdefault(ref, {})
         for event in events:
             log.setdefault(event.seq, event)
 
-    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
-        """See `Ledger.saved`."""
+    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
+        """See `Ledger.record_file`."""
         self._require_open()
         self._files.setdefault(ref, {})[index] = path
 
@@ -88,15 +88,15 @@ class MemoryLedger:
         log = self._events.get(ref, {})
         return [log[seq] for seq in sorted(log)]
 
-    async def keep(self, name: str, value: Any) -> None:
-        """See `Ledger.keep`."""
+    async def set_value(self, name: str, value: Any) -> None:
+        """See `Ledger.set_value`."""
         self._require_open()
-        self._kept[name] = value
+        self._values[name] = value
 
-    async def kept(self, name: str) -> Any:
-        """See `Ledger.kept`."""
+    async def get_value(self, name: str) -> Any:
+        """See `Ledger.get_value`."""
         self._require_open()
-        return self._kept.get(name)
+        return self._values.get(name)
 
     async def aclose(self) -> None:
         """See `Ledger.aclose`."""

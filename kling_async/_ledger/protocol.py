@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A *submission* is one intent to buy one generation, named by its key. The client writes it down before the paid call
-(`begin`), and writes down what became of that call (`settle`) before anyone hears of it. From then on every event of
-the job is recorded before it is published (`record`). So, whenever the process dies:
+(`claim`), and writes down what became of that call (`record_outcome`) before anyone hears of it. From then on every event of
+the job is recorded before it is published (`append_events`). So, whenever the process dies:
 
 - what was never begun was never sent;
 - what was begun and not settled may have been bought (``sending`` or ``unknown``): it is listed, and not sent again
@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 from kling_async._models import Cost, Event, JobRef, Status
 
-__all__ = ["METHODS", "Ledger", "Submission", "SubmissionState"]
+__all__ = ["LEDGER_METHODS", "Ledger", "Submission", "SubmissionState"]
 
 
 class SubmissionState(enum.StrEnum):
@@ -50,7 +50,7 @@ class SubmissionState(enum.StrEnum):
     """It was sent, and its answer was lost: a job may have been bought."""
 
     @property
-    def free(self) -> bool:
+    def key_reusable(self) -> bool:
         """Whether nothing was bought, so that the key may be submitted again."""
         return self in _FREE
 
@@ -113,7 +113,7 @@ class Submission:
         """Whether it needs attention: its job has not ended, or it is not known whether there is one."""
         if self.state is SubmissionState.ACCEPTED:
             return not (self.latest and self.latest.status.terminal)
-        return not self.state.free
+        return not self.state.key_reusable
 
 
 class Ledger(Protocol):
@@ -131,10 +131,10 @@ class Ledger(Protocol):
     keep_images: bool
     """Whether inline images are kept as they are, so that their requests can be submitted again after a restart."""
 
-    async def begin(self, submission: Submission) -> Submission:
+    async def claim(self, submission: Submission) -> Submission:
         """Claim a key, before the paid call.
 
-        Atomic: of several calls with one key, one wins. If the key is new or free (`SubmissionState.free`), the
+        Atomic: of several calls with one key, one wins. If the key is new or free (`SubmissionState.key_reusable`), the
         submission is durable when this returns, in place of an earlier one of that key, and is returned. Otherwise
         nothing is written.
 
@@ -143,21 +143,21 @@ class Ledger(Protocol):
         """
         ...
 
-    async def settle(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> None:
         """Write down what became of a submission: ``state``, ``ref`` and ``reason`` are durable when this returns.
 
         It may be called twice. It does nothing if the key has been claimed by another purchase since.
         """
         ...
 
-    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
         """Append to a job's log, before the events are published: all of them are durable when this returns.
 
         It may be called twice: an event whose number is in the log already is left as it is.
         """
         ...
 
-    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
+    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
         """Write down where a job's file of that index was saved. The last place counts."""
         ...
 
@@ -175,11 +175,11 @@ class Ledger(Protocol):
         """A job's log."""
         ...
 
-    async def keep(self, name: str, value: Any) -> None:
+    async def set_value(self, name: str, value: Any) -> None:
         """Keep a JSON value under a name, in place of an earlier one. It is durable when this returns."""
         ...
 
-    async def kept(self, name: str) -> Any:
+    async def get_value(self, name: str) -> Any:
         """The value kept under a name; None: there is none."""
         ...
 
@@ -188,5 +188,5 @@ class Ledger(Protocol):
         ...
 
 
-METHODS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
+LEDGER_METHODS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
 """The methods that every ledger has."""

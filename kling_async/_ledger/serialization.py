@@ -18,7 +18,7 @@ from kling_async._models import Artifact, Cost, Event, Failure, Status
 from kling_async._redaction import NOT_KEPT
 from kling_async.providers._base.request import Request
 
-__all__ = ["described", "event_from_json", "event_to_json", "fingerprint", "request_from"]
+__all__ = ["request_to_json", "event_from_json", "event_to_json", "fingerprint", "request_from_json"]
 
 RequestT = TypeVar("RequestT", bound=Request)
 
@@ -47,7 +47,7 @@ def event_from_json(text: str) -> Event:
     return Event(**_known(Event, record))
 
 
-def described(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
+def request_to_json(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
     """The request as it is stored. Callback addresses often carry a token, so only their host is."""
     description = request.describe(inline=keep_images)
     if request.callback_url is not None:
@@ -56,12 +56,12 @@ def described(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
     return stored
 
 
-def request_from(kind: type[RequestT], description: Mapping[str, Any], *, exact: bool = False) -> RequestT | None:
+def request_from_json(kind: type[RequestT], description: Mapping[str, Any], *, exact: bool = False) -> RequestT | None:
     """The request that was stored; None: it cannot be made again from what was kept.
 
     Args:
         kind: Its class.
-        description: What `described` made of it.
+        description: What `request_to_json` made of it.
         exact: It is to be sent, so that a callback address that was not kept is missing, too.
     """
     fields = dict(description)

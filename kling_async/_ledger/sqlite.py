@@ -93,22 +93,22 @@ class SqliteLedger:
     def __repr__(self) -> str:
         return f"<SqliteLedger {self.path}{' closed' if self._closed else ''}>"
 
-    async def begin(self, submission: Submission) -> Submission:
-        """See `Ledger.begin`."""
-        claimed: Submission = await self._perform(statements.begin, submission)
+    async def claim(self, submission: Submission) -> Submission:
+        """See `Ledger.claim`."""
+        claimed: Submission = await self._perform(statements.claim, submission)
         return claimed
 
-    async def settle(self, submission: Submission) -> None:
-        """See `Ledger.settle`."""
-        await self._perform(statements.settle, submission)
+    async def record_outcome(self, submission: Submission) -> None:
+        """See `Ledger.record_outcome`."""
+        await self._perform(statements.record_outcome, submission)
 
-    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
-        """See `Ledger.record`."""
-        await self._perform(statements.record, (ref, events))
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+        """See `Ledger.append_events`."""
+        await self._perform(statements.append_events, (ref, events))
 
-    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
-        """See `Ledger.saved`."""
-        await self._perform(statements.saved, (str(ref), index, str(path)))
+    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
+        """See `Ledger.record_file`."""
+        await self._perform(statements.record_file, (str(ref), index, str(path)))
 
     async def find(
         self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
@@ -133,13 +133,13 @@ class SqliteLedger:
         """See `Ledger.events`."""
         return await self._read(partial(statements.events, ref=ref))
 
-    async def keep(self, name: str, value: Any) -> None:
-        """See `Ledger.keep`."""
-        await self._perform(statements.keep, (name, json.dumps(value)))
+    async def set_value(self, name: str, value: Any) -> None:
+        """See `Ledger.set_value`."""
+        await self._perform(statements.set_value, (name, json.dumps(value)))
 
-    async def kept(self, name: str) -> Any:
-        """See `Ledger.kept`."""
-        return await self._read(partial(statements.kept, name=name))
+    async def get_value(self, name: str) -> Any:
+        """See `Ledger.get_value`."""
+        return await self._read(partial(statements.get_value, name=name))
 
     async def aclose(self) -> None:
         """Finish what is queued, close the file and give it free. Closing twice is harmless."""

@@ -24,16 +24,16 @@ __all__ = [
     "MIGRATIONS",
     "UNFINISHED",
     "Kind",
-    "begin",
+    "claim",
     "each",
     "events",
-    "keep",
-    "kept",
+    "set_value",
+    "get_value",
     "page",
-    "record",
-    "saved",
+    "append_events",
+    "record_file",
     "select",
-    "settle",
+    "record_outcome",
 ]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -65,8 +65,8 @@ Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 """What is done for all operations of a kind at once: takes their arguments, gives their results."""
 
 
-def begin(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
-    """Claim keys: for each submission, what the ledger now has under its key. See `Ledger.begin`."""
+def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
+    """Claim keys: for each submission, what the ledger now has under its key. See `Ledger.claim`."""
     rows = [
         (s.key, s.purchase, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
         for s in submissions
@@ -88,8 +88,8 @@ def begin(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
     return [held.get(s.key, s) for s in submissions]
 
 
-def settle(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[None]:
-    """Write down what became of submissions. See `Ledger.settle`."""
+def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[None]:
+    """Write down what became of submissions. See `Ledger.record_outcome`."""
     # By purchase, too: a claim that is not the key's any more must not push out the word about the one that is.
     last = {
         (s.key, s.purchase): (s.key, s.purchase, s.state, str(s.ref) if s.ref else None, s.reason) for s in submissions
@@ -103,22 +103,22 @@ def settle(connection: sqlite3.Connection, submissions: Sequence[Submission]) ->
     return [None] * len(submissions)
 
 
-def record(connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> Sequence[None]:
-    """Append to the logs of jobs. See `Ledger.record`."""
+def append_events(connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> Sequence[None]:
+    """Append to the logs of jobs. See `Ledger.append_events`."""
     rows = [(str(ref), e.seq, e.status.terminal, event_to_json(e)) for ref, events in entries for e in events]
     statement = f"INSERT OR IGNORE INTO events SELECT {_fields(4)} FROM json_each(?)"  # noqa: S608  # constants
     connection.execute(statement, (json.dumps(rows),))
     return [None] * len(entries)
 
 
-def saved(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, str]]) -> Sequence[None]:
-    """Write down where files of jobs were saved. See `Ledger.saved`."""
+def record_file(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, str]]) -> Sequence[None]:
+    """Write down where files of jobs were saved. See `Ledger.record_file`."""
     connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
     return [None] * len(rows)
 
 
-def keep(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> Sequence[None]:
-    """Keep values under their names. See `Ledger.keep`."""
+def set_value(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> Sequence[None]:
+    """Keep values under their names. See `Ledger.set_value`."""
     connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
     return [None] * len(rows)
 
@@ -179,7 +179,7 @@ def events(connection: sqlite3.Connection, ref: JobRef) -> list[Event]:
     return [event_from_json(event) for (event,) in rows]
 
 
-def kept(connection: sqlite3.Connection, name: str) -> Any:
+def get_value(connection: sqlite3.Connection, name: str) -> Any:
     """The value that is kept under a name; None: there is none."""
     row = connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
     return json.loads(row[0]) if row else None

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-A ledger that cannot be written (a full disk) lets nothing more be bought: `begin` raises. What was bought already goes
+A ledger that cannot be written (a full disk) lets nothing more be bought: `claim` raises. What was bought already goes
 on: its events are published although they are not recorded, because withholding a job's end from the one who waits for
 it would lose more than it saves. What could not be written is *owed*: it is kept in memory and written before the next
 submission, or at the end. If the process dies before, the ledger still has the submission, as unknown or as running,
@@ -17,21 +17,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
-from kling_async._ledger.protocol import METHODS, Ledger, Submission
+from kling_async._ledger.protocol import LEDGER_METHODS, Ledger, Submission
 from kling_async._models import Event, JobRef
-from kling_async._redaction import without_secrets
+from kling_async._redaction import redact_json
 from kling_async._scheduling.schedules import Learned
 from kling_async._validation import given
 from kling_async.providers._base.provider import Provider
 
-__all__ = ["Book"]
+__all__ = ["LedgerWriter"]
 
 log = logging.getLogger("kling_async")
 
 _LEARNED = "cadence"
 
 
-class Book:
+class LedgerWriter:
     """Writes down what happens to the submissions of one client.
 
     Args:
@@ -40,20 +40,20 @@ class Book:
     """
 
     def __init__(self, ledger: Ledger | None, providers: Iterable[Provider]) -> None:
-        missing = [] if ledger is None else [name for name in METHODS if not callable(getattr(ledger, name, None))]
+        missing = [] if ledger is None else [name for name in LEDGER_METHODS if not callable(getattr(ledger, name, None))]
         if missing or isinstance(ledger, type):
-            lacking = f" without {', '.join(missing)}" if 0 < len(missing) <= len(METHODS) / 2 else ""
+            lacking = f" without {', '.join(missing)}" if 0 < len(missing) <= len(LEDGER_METHODS) / 2 else ""
             raise ConfigurationError(
                 f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {given(ledger)}{lacking}'
             )
         self._ledger = ledger
         self._keys = {p.name: p.api_key.get_secret_value() for p in providers if p.api_key is not None}
-        self._owed: dict[str, Submission] = {}
-        self._owed_events: dict[JobRef, list[Event]] = {}
+        self._pending: dict[str, Submission] = {}
+        self._pending_events: dict[JobRef, list[Event]] = {}
         self._closed = False
 
     @property
-    def kept(self) -> bool:
+    def enabled(self) -> bool:
         """Whether there is a ledger."""
         return self._ledger is not None
 
@@ -68,54 +68,54 @@ class Book:
             raise ConfigurationError('this client keeps no ledger; make it with Client(ledger=SqliteLedger("jobs.db"))')
         return self._ledger
 
-    async def begin(self, submission: Submission) -> Submission:
-        """Write down what is owed, then claim the key. See `Ledger.begin`.
+    async def claim(self, submission: Submission) -> Submission:
+        """Write down what is owed, then claim the key. See `Ledger.claim`.
 
         Raises:
             LedgerFailed: It cannot be written; nothing may be sent.
         """
-        await self.pay()
-        return await self.ledger.begin(submission)
+        await self.flush()
+        return await self.ledger.claim(submission)
 
-    async def settle(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> None:
         """Write down what became of a submission. Where that fails, it is owed."""
         if self._ledger is None:
             return
         if submission.reason is not None:
-            reason = without_secrets(submission.reason, self._keys.get(submission.provider))
+            reason = redact_json(submission.reason, self._keys.get(submission.provider))
             submission = replace(submission, reason=reason)
         try:
-            await self._ledger.settle(submission)
+            await self._ledger.record_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
-            self._owe(error)
-            self._owed[submission.key] = submission
+            self._add_pending(error)
+            self._pending[submission.key] = submission
 
-    async def record(self, ref: JobRef, event: Event) -> None:
+    async def append_events(self, ref: JobRef, event: Event) -> None:
         """Write down an event before it is published. Where that fails, it is owed."""
         key = self._keys.get(ref.provider)
         failures = tuple(
-            replace(failure, code=without_secrets(failure.code, key), message=without_secrets(failure.message, key))
+            replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
             for failure in event.failures
         )
         event = replace(
             event,
-            raw=without_secrets(event.raw, key),
-            message=without_secrets(event.message, key),
+            raw=redact_json(event.raw, key),
+            message=redact_json(event.message, key),
             failures=failures,
         )
-        events = [*self._owed_events.get(ref, ()), event]
+        events = [*self._pending_events.get(ref, ()), event]
         try:
-            await self.ledger.record(ref, events)
+            await self.ledger.append_events(ref, events)
         except (LedgerFailed, ConfigurationError) as error:  # the same
-            self._owe(error)
-            self._owed_events[ref] = events
+            self._add_pending(error)
+            self._pending_events[ref] = events
         else:
-            self._owed_events.pop(ref, None)
+            self._pending_events.pop(ref, None)
 
-    async def saved(self, ref: JobRef, index: int, path: Path) -> None:
+    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
         """Write down where a file was saved, if that can be: the file is there all the same."""
         try:
-            await self.ledger.saved(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
+            await self.ledger.record_file(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
         except (LedgerFailed, ConfigurationError) as error:  # the same
             log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, path, error)
 
@@ -134,21 +134,21 @@ class Book:
         Raises:
             LedgerFailed: It cannot be written or read.
         """
-        await self.pay()
+        await self.flush()
         return await self.ledger.find(key=key)
 
     async def unfinished(self) -> list[Submission]:
         """The submissions that need attention, as of the ledger and of what it is owed."""
         found = await self.ledger.submissions(unfinished=True)
         known = [
-            replace(self._owed[s.key], latest=s.latest, files=s.files) if s.key in self._owed else s for s in found
+            replace(self._pending[s.key], latest=s.latest, files=s.files) if s.key in self._pending else s for s in found
         ]
         return [submission for submission in known if submission.unfinished]
 
-    async def recall(self, learned: Learned | None) -> None:
+    async def load(self, learned: Learned | None) -> None:
         """Take up what earlier processes have learned of durations."""
         if self._ledger is not None and learned is not None:
-            learned.restore(await self._ledger.kept(_LEARNED) or {})
+            learned.restore(await self._ledger.get_value(_LEARNED) or {})
 
     async def aclose(self, learned: Learned | None) -> None:
         """Write down what is owed and what was learned of durations, and close. Closing twice is harmless."""
@@ -156,34 +156,34 @@ class Book:
             return
         self._closed = True
         try:
-            await self.pay()
+            await self.flush()
             if learned is not None and (state := learned.state())["ends"]:
-                await self._ledger.keep(_LEARNED, state)
+                await self._ledger.set_value(_LEARNED, state)
         except KlingError as error:
-            owed = sorted({str(s.ref or s.key) for s in self._owed.values()} | set(map(str, self._owed_events)))
+            owed = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, self._pending_events)))
             log.error(  # noqa: TRY400  # the error says it all; a traceback would bury it
                 "%s. What it has of %s is older, and true", error, ", ".join(owed) or "all jobs"
             )
         await self._ledger.aclose()
 
-    def _owe(self, error: KlingError) -> None:
-        if not self._owed and not self._owed_events:
+    def _add_pending(self, error: KlingError) -> None:
+        if not self._pending and not self._pending_events:
             log.error("%s. Jobs that run are followed; what is heard of them is written when that is possible", error)
 
-    async def pay(self) -> None:
+    async def flush(self) -> None:
         """Write down what is owed, if anything is.
 
         Raises:
             LedgerFailed: It still cannot be.
         """
-        if not self._owed and not self._owed_events:
+        if not self._pending and not self._pending_events:
             return
-        for submission in list(self._owed.values()):
-            await self.ledger.settle(submission)
-            if self._owed.get(submission.key) is submission:
-                del self._owed[submission.key]
-        for ref, events in list(self._owed_events.items()):
-            await self.ledger.record(ref, events)
-            if self._owed_events.get(ref) is events:
-                del self._owed_events[ref]
+        for submission in list(self._pending.values()):
+            await self.ledger.record_outcome(submission)
+            if self._pending.get(submission.key) is submission:
+                del self._pending[submission.key]
+        for ref, events in list(self._pending_events.items()):
+            await self.ledger.append_events(ref, events)
+            if self._pending_events.get(ref) is events:
+                del self._pending_events[ref]
         log.warning("the ledger can be written again, and has everything")

@@ -337,7 +337,7 @@ class Watch:
                     break
 
     async def _keep(self, keeper: Trail | _Round, free: Callable[[], bool]) -> None:
-        """Keep the watch for as long as `free` says that the keeper has nothing else to do."""
+        """Keep the watch for as long as `key_reusable` says that the keeper has nothing else to do."""
         self._keeper = keeper
         lingered = self._features.batch == 1
         awards = 0

@@ -182,7 +182,7 @@ class Budget:
         hold = self._submissions.get(submission.purchase)
         if hold is None:
             return
-        if submission.state.free:
+        if submission.state.key_reusable:
             del self._submissions[submission.purchase]
             self._take_out(hold)
         elif submission.ref is not None:
@@ -219,7 +219,7 @@ class Budget:
         bought = [
             (submission, wanted)
             for submission, wanted in earlier
-            if not (submission.state.free or submission.purchase in self._counted)
+            if not (submission.state.key_reusable or submission.purchase in self._counted)
         ]
         await in_turns(lambda one: self._learn_from(*one), bought)
         await in_turns(lambda one: self._count(*one), bought)

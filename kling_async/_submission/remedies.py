@@ -8,7 +8,7 @@ from dataclasses import replace
 from kling_async._clock import Clock
 from kling_async._errors import SubmissionUnknown
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.serialization import request_from
+from kling_async._ledger.serialization import request_from_json
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
@@ -42,9 +42,9 @@ class Remedies:
         return None
 
     def restored(self, submission: Submission, *, exact: bool = False) -> Request | None:
-        """The request of a stored submission; None: it cannot be made again. See `request_from`."""
+        """The request of a stored submission; None: it cannot be made again. See `request_from_json`."""
         kind = self._providers[submission.provider].endpoint(submission.endpoint).request
-        return request_from(kind, submission.request, exact=exact)
+        return request_from_json(kind, submission.request, exact=exact)
 
     def young(self, submission: Submission) -> bool:
         """Whether the provider surely recognises its id; not if the clock was set back far, for then nobody knows."""

@@ -39,8 +39,8 @@ from kling_async._errors import (
 from kling_async._http.paid_call import Trace
 from kling_async._http.transport import Lane
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.serialization import described, fingerprint
-from kling_async._ledger.writer import Book
+from kling_async._ledger.serialization import request_to_json, fingerprint
+from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Reading, Status
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.pricing import Tariff, tariff
@@ -103,7 +103,7 @@ class Buyer:
 
     def __init__(
         self,
-        book: Book,
+        book: LedgerWriter,
         lanes: Mapping[str, Lane],
         clock: Clock,
         remedies: Remedies,
@@ -136,11 +136,11 @@ class Buyer:
         purchase = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
         mark = ""
-        if self._book.kept:
+        if self._book.enabled:
             keep_images = self._book.ledger.keep_images
 
             def describe() -> tuple[Mapping[str, Any], str]:
-                return described(request, keep_images=keep_images), fingerprint(request)
+                return request_to_json(request, keep_images=keep_images), fingerprint(request)
 
             # Hashing an image takes milliseconds, which are not the event loop's to give.
             description, mark = await to_thread.run_sync(describe) if request.inline else describe()
@@ -154,7 +154,7 @@ class Buyer:
         Raises:
             KeyConflict: The one under way is of another request.
         """
-        if not self._book.kept:
+        if not self._book.enabled:
             yield
             return
         while (flight := self._flights.get(intent.key)) is not None:
@@ -186,12 +186,12 @@ class Buyer:
             SubmissionUnknown: A job may have been bought, now or earlier; it is not sent again.
             KlingError: It was refused or not sent; the key may be used again.
         """
-        if not self._book.kept:
+        if not self._book.enabled:
             return await self._pay(lane, request, intent, trace)
         with anyio.CancelScope(shield=True):
             if insist:
                 await self._reopen(lane, intent)
-            taken = await self._book.begin(intent)
+            taken = await self._book.claim(intent)
         if taken.purchase == intent.purchase:
             return await self._pay(lane, request, intent, trace)
         _require_same(intent, taken)
@@ -223,7 +223,7 @@ class Buyer:
             None: it is settled in another way; it was forgotten, say.
         """
         current = await self._book.find(lost.key)
-        if current is None or current.purchase != lost.purchase or current.state.free:
+        if current is None or current.purchase != lost.purchase or current.state.key_reusable:
             return None
         if current.ref is not None:
             return Bought.before(current, current.ref)
@@ -294,14 +294,14 @@ class Buyer:
 
     async def _settle(self, submission: Submission) -> None:
         try:
-            await self._book.settle(submission)
+            await self._book.record_outcome(submission)
         finally:
             self._settled(submission)
 
     async def taken(self, intent: Submission) -> bool:
         """Whether the submission's key is in use, so that submitting it buys nothing more."""
-        held = await self._book.find(intent.key) if self._book.kept else None
-        return held is not None and not held.state.free
+        held = await self._book.find(intent.key) if self._book.enabled else None
+        return held is not None and not held.state.key_reusable
 
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
@@ -310,7 +310,7 @@ class Buyer:
 
     async def history(self) -> list[tuple[Submission, Tariff]]:
         """What the ledger has of this client's providers, with what is known of the prices."""
-        if not self._book.kept:
+        if not self._book.enabled:
             return []
         found = await in_turns(self._priced, await self._book.ledger.submissions())
         return [priced for priced in found if priced is not None]
@@ -351,7 +351,7 @@ class Buyer:
             raise KeyConflict(f"the submission {key!r} is known to be job {found.ref}, so it cannot be {ref}")
         if ref.name != found.endpoint:
             raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.name}")
-        if found.state.free:
+        if found.state.key_reusable:
             raise ConfigurationError(
                 f"the submission {key!r} bought nothing ({found.state}); follow the job by client.attach({str(ref)!r})"
             )
@@ -365,7 +365,7 @@ class Buyer:
             ConfigurationError: There is no such submission, or its job has ended.
         """
         found = await self.require(key)
-        if found.state.free:
+        if found.state.key_reusable:
             return
         if not found.unfinished:
             raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
@@ -374,7 +374,7 @@ class Buyer:
     async def _reopen(self, lane: Lane, intent: Submission) -> None:
         """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
         submission = await self._book.ledger.find(key=intent.key)
-        if submission is None or submission.state.free:
+        if submission is None or submission.state.key_reusable:
             return
         _require_same(intent, submission)
         if submission.ref is not None and submission.unfinished:
@@ -390,7 +390,7 @@ class Buyer:
         self._letterbox.found(submission)
         reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
         free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
-        await self._book.ledger.settle(free)
+        await self._book.ledger.record_outcome(free)
         self._settled(free)
 
 

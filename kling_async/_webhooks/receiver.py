@@ -32,7 +32,7 @@ from weakref import WeakValueDictionary
 
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
 from kling_async._ledger.protocol import Submission
-from kling_async._ledger.writer import Book
+from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
 from kling_async._polling.poller import Watch
 from kling_async._scheduling.schedules import Cadence, Law
@@ -70,7 +70,7 @@ class Deliveries:
         *,
         providers: Mapping[str, Provider],
         watches: Mapping[str, Watch],
-        book: Book,
+        book: LedgerWriter,
         buyer: Buyer,
         remedies: Remedies,
         letterbox: Letterbox,
@@ -118,7 +118,7 @@ class Deliveries:
             trail = await self._resolved(provider, lost, told)
         if trail is not None and not await self._tell(trail, told):
             raise _rejected("it is about another job than its address", trail.ref)
-        await self._book.pay()
+        await self._book.flush()
         return True
 
     def _checked(self, delivery: Delivery) -> tuple[Provider, Sequence[Delivered]]:
@@ -142,7 +142,7 @@ class Deliveries:
 
     async def _recorded(self, provider: Provider, purchase: str) -> Lost | None:
         """The submission as the ledger has it, if it has."""
-        found = await self._book.ledger.find(purchase=purchase) if self._book.kept else None
+        found = await self._book.ledger.find(purchase=purchase) if self._book.enabled else None
         if found is None or found.provider != provider.name:
             return None
         request = None if self._remedies.missing(found) else self._remedies.restored(found)
@@ -162,7 +162,7 @@ class Deliveries:
         ref = named(provider, lost, told)
         if ref is None:
             raise _rejected("it is for a submission whose answer was lost, and does not name its job")
-        owner = await self._book.ledger.find(ref=ref) if self._book.kept else None
+        owner = await self._book.ledger.find(ref=ref) if self._book.enabled else None
         if owner is not None and owner.key != submission.key:
             raise _rejected(f"it names a job of another submission than {submission.key!r}", ref)
         await self._buyer.accept(submission, ref)

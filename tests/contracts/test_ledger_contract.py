@@ -70,7 +70,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 async def test_a_new_key_is_claimed(ledger: Ledger) -> None:
-    assert await ledger.begin(submission()) == submission()
+    assert await ledger.claim(submission()) == submission()
     assert await ledger.find(key="row-1") == submission()
     assert await ledger.find(purchase="p-1") == submission()
     assert await ledger.find(key="row-2") is None
@@ -78,22 +78,22 @@ async def test_a_new_key_is_claimed(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("state", [SubmissionState.SENDING, SubmissionState.ACCEPTED, SubmissionState.UNKNOWN])
 async def test_a_taken_key_is_not_claimed_again(ledger: Ledger, state: SubmissionState) -> None:
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     held = submission(state=state, ref=REF if state is SubmissionState.ACCEPTED else None)
-    await ledger.settle(held)
-    assert await ledger.begin(submission(purchase="p-2", fingerprint="f-2")) == held
+    await ledger.record_outcome(held)
+    assert await ledger.claim(submission(purchase="p-2", fingerprint="f-2")) == held
     assert await ledger.find(purchase="p-2") is None
 
 
 @pytest.mark.parametrize("state", [SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED])
 async def test_a_free_key_is_claimed_again_even_for_another_request(ledger: Ledger, state: SubmissionState) -> None:
-    await ledger.begin(submission())
-    await ledger.settle(submission(state=state, reason="no credits"))
+    await ledger.claim(submission())
+    await ledger.record_outcome(submission(state=state, reason="no credits"))
     found = await ledger.find(key="row-1")
     assert found is not None
     assert (found.state, found.reason, found.unfinished) == (state, "no credits", False)
     again = submission(purchase="p-2", fingerprint="f-2", started=NOON + timedelta(hours=1))
-    assert await ledger.begin(again) == again
+    assert await ledger.claim(again) == again
     assert await ledger.submissions() == [again]
 
 
@@ -101,7 +101,7 @@ async def test_of_many_claims_of_one_key_one_wins(ledger: Ledger) -> None:
     winners: list[str] = []
 
     async def claim(number: int) -> None:
-        held = await ledger.begin(submission(purchase=f"p-{number}"))
+        held = await ledger.claim(submission(purchase=f"p-{number}"))
         winners.append(held.purchase)
 
     async with anyio.create_task_group() as group:
@@ -112,20 +112,20 @@ async def test_of_many_claims_of_one_key_one_wins(ledger: Ledger) -> None:
 
 
 async def test_settling_may_be_repeated_and_leaves_a_newer_purchase_alone(ledger: Ledger) -> None:
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     refused = submission(state=SubmissionState.REFUSED, reason="bad prompt")
-    await ledger.settle(refused)
-    await ledger.settle(refused)
-    newer = await ledger.begin(submission(purchase="p-2"))
-    await ledger.settle(replace(refused, state=SubmissionState.ACCEPTED, ref=REF))
+    await ledger.record_outcome(refused)
+    await ledger.record_outcome(refused)
+    newer = await ledger.claim(submission(purchase="p-2"))
+    await ledger.record_outcome(replace(refused, state=SubmissionState.ACCEPTED, ref=REF))
     assert await ledger.find(key="row-1") == newer
 
 
 async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
-    await ledger.begin(submission())
-    await ledger.settle(submission(state=SubmissionState.ACCEPTED, ref=REF))
-    await ledger.record(REF, [event(0, Status.PENDING), event(1), event(2, progress=0.5)])
-    await ledger.record(REF, [FULL])
+    await ledger.claim(submission())
+    await ledger.record_outcome(submission(state=SubmissionState.ACCEPTED, ref=REF))
+    await ledger.append_events(REF, [event(0, Status.PENDING), event(1), event(2, progress=0.5)])
+    await ledger.append_events(REF, [FULL])
     log = await ledger.events(REF)
     assert log == [event(0, Status.PENDING), event(1), event(2, progress=0.5), FULL]
     assert log[-1].raw == FULL.raw
@@ -136,23 +136,23 @@ async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
 
 
 async def test_an_event_recorded_twice_is_kept_once(ledger: Ledger) -> None:
-    await ledger.record(REF, [event(0), event(1)])
-    await ledger.record(REF, [event(1, message="another"), event(2)])
+    await ledger.append_events(REF, [event(0), event(1)])
+    await ledger.append_events(REF, [event(1, message="another"), event(2)])
     assert [e.seq for e in await ledger.events(REF)] == [0, 1, 2]
     assert (await ledger.events(REF))[1].message is None
 
 
 async def test_a_submission_tells_where_its_job_stands(ledger: Ledger) -> None:
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     accepted = submission(state=SubmissionState.ACCEPTED, ref=REF)
-    await ledger.settle(accepted)
+    await ledger.record_outcome(accepted)
     found = await ledger.find(ref=REF)
     assert found == accepted
     assert (found.status, found.unfinished) == (Status.PENDING, True)
-    await ledger.record(REF, [event(0), event(1), event(2), FULL])
-    await ledger.saved(REF, 1, Path("out/b.png"))
-    await ledger.saved(REF, 0, Path("tmp/a.mp4"))
-    await ledger.saved(REF, 0, Path("out/a.mp4"))
+    await ledger.append_events(REF, [event(0), event(1), event(2), FULL])
+    await ledger.record_file(REF, 1, Path("out/b.png"))
+    await ledger.record_file(REF, 0, Path("tmp/a.mp4"))
+    await ledger.record_file(REF, 0, Path("out/a.mp4"))
     found = await ledger.find(key="row-1")
     assert found is not None
     assert (found.status, found.unfinished, found.cost) == (Status.COMPLETED, False, FULL.cost)
@@ -174,23 +174,23 @@ async def test_what_needs_attention_is_told_from_what_does_not(ledger: Ledger) -
     }
     for age, (key, state) in enumerate(states.items()):
         begun = submission(key, f"p-{key}", started=NOON - timedelta(seconds=age))
-        await ledger.begin(begun)
-        await ledger.settle(replace(begun, state=state, ref=ref(key) if state is SubmissionState.ACCEPTED else None))
-    await ledger.record(ref("running"), [event(0)])
-    await ledger.record(ref("done"), [event(0), event(1, Status.FAILED)])
+        await ledger.claim(begun)
+        await ledger.record_outcome(replace(begun, state=state, ref=ref(key) if state is SubmissionState.ACCEPTED else None))
+    await ledger.append_events(ref("running"), [event(0)])
+    await ledger.append_events(ref("done"), [event(0), event(1, Status.FAILED)])
     assert [s.key for s in await ledger.submissions()] == list(reversed(states))
     assert [s.key for s in await ledger.submissions(unfinished=True)] == ["running", "lost", "sending"]
 
 
 async def test_values_are_kept_by_name(ledger: Ledger) -> None:
-    assert await ledger.kept("cadence") is None
-    await ledger.keep("cadence", {"version": 1, "ends": {"a": [[1.5, None]]}})
-    await ledger.keep("cadence", {"version": 1, "ends": {}})
-    assert await ledger.kept("cadence") == {"version": 1, "ends": {}}
+    assert await ledger.get_value("cadence") is None
+    await ledger.set_value("cadence", {"version": 1, "ends": {"a": [[1.5, None]]}})
+    await ledger.set_value("cadence", {"version": 1, "ends": {}})
+    assert await ledger.get_value("cadence") == {"version": 1, "ends": {}}
 
 
 async def test_it_is_closed_twice_and_then_refuses(ledger: Ledger) -> None:
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     await ledger.aclose()
     await ledger.aclose()
     with pytest.raises(ConfigurationError, match="closed"):
@@ -205,7 +205,7 @@ async def test_closing_an_unused_ledger_makes_no_file(tmp_path: Path) -> None:
 async def test_a_cancelled_write_is_written_wholly_or_not_at_all(ledger: Ledger) -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await ledger.begin(submission())
+        await ledger.claim(submission())
     found = await ledger.find(key="row-1")
     assert found in (None, submission())
 
@@ -215,22 +215,22 @@ async def test_a_cancelled_write_is_written_wholly_or_not_at_all(ledger: Ledger)
 
 async def test_everything_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
     first = SqliteLedger(tmp_path / "jobs.db")
-    await first.begin(submission())
-    await first.settle(submission(state=SubmissionState.ACCEPTED, ref=REF))
-    await first.record(REF, [event(0), event(1), event(2), FULL])
-    await first.keep("cadence", {"a": 1})
+    await first.claim(submission())
+    await first.record_outcome(submission(state=SubmissionState.ACCEPTED, ref=REF))
+    await first.append_events(REF, [event(0), event(1), event(2), FULL])
+    await first.set_value("cadence", {"a": 1})
     await first.aclose()
     second = SqliteLedger(tmp_path / "jobs.db")
     found = await second.find(key="row-1")
     assert found == submission(state=SubmissionState.ACCEPTED, ref=REF, latest=FULL)
     assert await second.events(REF) == [event(0), event(1), event(2), FULL]
-    assert await second.kept("cadence") == {"a": 1}
+    assert await second.get_value("cadence") == {"a": 1}
     await second.aclose()
 
 
 async def test_what_was_being_sent_when_the_process_ended_is_unknown(tmp_path: Path) -> None:
     first = SqliteLedger(tmp_path / "jobs.db")
-    await first.begin(submission())
+    await first.claim(submission())
     await first.aclose()
     second = SqliteLedger(tmp_path / "jobs.db")
     [found] = await second.submissions(unfinished=True)
@@ -242,7 +242,7 @@ async def test_what_was_being_sent_when_the_process_ended_is_unknown(tmp_path: P
 async def test_a_second_ledger_on_the_file_is_refused_by_name_of_the_owner(tmp_path: Path) -> None:
     """Row 19, in one process; the lock is free again once the first is closed."""
     first, second = SqliteLedger(tmp_path / "jobs.db"), SqliteLedger(tmp_path / "jobs.db")
-    await first.begin(submission())
+    await first.claim(submission())
     with pytest.raises(ConfigurationError, match=r"in use by another client of this process: .* Share that client"):
         await second.find(key="row-1")
     await first.aclose()
@@ -270,10 +270,10 @@ async def test_the_lock_of_a_killed_process_is_not_stale(tmp_path: Path) -> None
         with anyio.fail_after(20):
             assert await process.stdout.receive() == b"held"
         with pytest.raises(ConfigurationError, match=f"in use by process {process.pid}"):
-            await ledger.kept("mark")
+            await ledger.get_value("mark")
         process.send_signal(signal.SIGKILL)
         await process.wait()
-    assert await ledger.kept("mark") == "made by the other process"
+    assert await ledger.get_value("mark") == "made by the other process"
     await ledger.aclose()
 
 
@@ -285,7 +285,7 @@ async def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> N
     before = path.read_bytes()
     ledger = SqliteLedger(path)
     with pytest.raises(ConfigurationError, match="is a database, but not a ledger"):
-        await ledger.begin(submission())
+        await ledger.claim(submission())
     await ledger.aclose()
     assert path.read_bytes() == before
 
@@ -295,34 +295,34 @@ async def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Pa
     path.write_bytes(b"remember the milk\n" * 100)
     ledger = SqliteLedger(path)
     with pytest.raises(LedgerFailed, match=r"notes\.txt cannot be used: file is not a database"):
-        await ledger.begin(submission())
+        await ledger.claim(submission())
     await ledger.aclose()
     assert path.read_bytes() == b"remember the milk\n" * 100
 
 
 async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    await ledger.keep("a", 1)
+    await ledger.set_value("a", 1)
     await ledger._read(lambda connection: connection.execute("PRAGMA user_version = 99"))
     await ledger.aclose()
     again = SqliteLedger(tmp_path / "jobs.db")
     with pytest.raises(ConfigurationError, match="newer version"):
-        await again.kept("a")
+        await again.get_value("a")
     await again.aclose()
 
 
 async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "nowhere" / "jobs.db")
     with pytest.raises(ConfigurationError, match="there is no directory"):
-        await ledger.begin(submission())
+        await ledger.claim(submission())
     (tmp_path / "nowhere").mkdir()
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     await ledger.aclose()
 
 
 async def test_only_the_owner_of_the_file_may_read_it(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     assert (tmp_path / "jobs.db").stat().st_mode & 0o077 == 0
     assert (tmp_path / "jobs.db-wal").stat().st_mode & 0o077 == 0
     await ledger.aclose()
@@ -331,14 +331,14 @@ async def test_only_the_owner_of_the_file_may_read_it(tmp_path: Path) -> None:
 async def test_a_full_disk_fails_the_write_that_found_it_full_and_leaves_no_trace(tmp_path: Path) -> None:
     """SQLite's own error for a full disk, by a limit on the file's pages; the ledger works on when there is space."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     await ledger._read(_limit_pages(0))
     outcomes: list[str] = []
     errors: list[str] = []
 
     async def attempt(key: str, size: int) -> None:
         try:
-            await ledger.begin(submission(key, f"p-{key}", request={"prompt": "x" * size}))
+            await ledger.claim(submission(key, f"p-{key}", request={"prompt": "x" * size}))
             outcomes.append(f"{key} written")
         except LedgerFailed as error:
             outcomes.append(f"{key} failed")
@@ -372,7 +372,7 @@ async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) 
     hold, held = threading.Event(), anyio.Event()
 
     async def write(number: int) -> None:
-        await ledger.begin(submission(f"row-{number}", f"p-{number}"))
+        await ledger.claim(submission(f"row-{number}", f"p-{number}"))
 
     async def block() -> None:
         held.set()
@@ -403,7 +403,7 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
     ]
     async with anyio.create_task_group() as group:
         for each in made:
-            group.start_soon(ledger.begin, each)
+            group.start_soon(ledger.claim, each)
     statements: list[str] = []
     await ledger._read(lambda connection: connection.set_trace_callback(statements.append))
     again = submission("row-0", "again", started=NOON + timedelta(seconds=1))
@@ -422,7 +422,7 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
         await held.wait()
         group.start_soon(look)
         await anyio.wait_all_tasks_blocked()
-        group.start_soon(ledger.begin, again)
+        group.start_soon(ledger.claim, again)
         await anyio.wait_all_tasks_blocked()
         hold.set()
     pages = [number for number, text in enumerate(statements) if text.startswith("SELECT s.key") and "rowid >" in text]
@@ -442,12 +442,12 @@ async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Pat
     claims: dict[str, Submission] = {}
     for number in range(30):
         begun = submission(f"row-{number}", f"old-{number}")
-        await ledger.begin(begun)
+        await ledger.claim(begun)
         state = [SubmissionState.ACCEPTED, SubmissionState.REFUSED, SubmissionState.UNKNOWN][number % 3]
-        await ledger.settle(replace(begun, state=state, reason=str(number)))
+        await ledger.record_outcome(replace(begun, state=state, reason=str(number)))
 
     async def claim(key: str, purchase: str) -> None:
-        claims[purchase] = await ledger.begin(submission(key, purchase))
+        claims[purchase] = await ledger.claim(submission(key, purchase))
 
     async with anyio.create_task_group() as group:
         group.start_soon(ledger._read, lambda _: hold.wait(10))
@@ -477,7 +477,7 @@ async def test_a_stalled_disk_does_not_stall_the_loop(tmp_path: Path) -> None:
         assert await ledger._read(lambda _: hold.wait(20))
 
     async def write() -> None:
-        await ledger.begin(submission())
+        await ledger.claim(submission())
         answered.append("written")
 
     async with anyio.create_task_group() as group:
@@ -497,15 +497,15 @@ async def test_a_write_that_is_wrong_in_itself_harms_no_other(tmp_path: Path) ->
 
     async def wrong() -> None:
         try:
-            await ledger.keep("a", object())
+            await ledger.set_value("a", object())
         except TypeError as error:
             failures.append(error)
 
     async with anyio.create_task_group() as group:
         group.start_soon(wrong)
-        group.start_soon(ledger.keep, "b", 2)
+        group.start_soon(ledger.set_value, "b", 2)
     assert len(failures) == 1
-    assert await ledger.kept("b") == 2
+    assert await ledger.get_value("b") == 2
     await ledger.aclose()
 
 
@@ -513,7 +513,7 @@ def test_one_ledger_serves_several_event_loops_one_after_the_other(tmp_path: Pat
     ledger = SqliteLedger(tmp_path / "jobs.db")
 
     async def use(number: int) -> int:
-        await ledger.begin(submission(f"row-{number}", f"p-{number}"))
+        await ledger.claim(submission(f"row-{number}", f"p-{number}"))
         return len(await ledger.submissions())
 
     assert asyncio.run(use(1)) == 1
@@ -533,8 +533,8 @@ def test_a_loop_that_ends_before_its_write_is_answered_harms_nobody(tmp_path: Pa
             await ledger._read(lambda _: hold.wait(20))
 
     async def look() -> Any:
-        await ledger.keep("a", 1)
-        return await ledger.kept("a")
+        await ledger.set_value("a", 1)
+        return await ledger.get_value("a")
 
     asyncio.run(leave())
     hold.set()

@@ -156,7 +156,7 @@ class _Full(MemoryLedger):
     async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
         if self.full:
             raise LedgerFailed("the disk is full")
-        await super().record(ref, events)
+        await super().append_events(ref, events)
 
 
 async def test_what_cannot_be_written_down_is_to_be_sent_again(server: FakeRunBlob) -> None:

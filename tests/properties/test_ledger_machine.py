@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
             job = await self.client.submit(O3Video(f"{key} {variant}"), key=key)
         except KeyConflict:
             assert held is not None
-            assert not held.state.free
+            assert not held.state.key_reusable
             assert self.company.requests["submit"] == before
         except KlingError:
             pass
@@ -325,7 +325,7 @@ class Machine(RuleBasedStateMachine):
                 len(self.company.bought_by[key]) > len(earlier) or await self.freed(held.purchase)
             ):
                 self.given_up.update(earlier)
-                self.allowed[key] += not held.state.free
+                self.allowed[key] += not held.state.key_reusable
 
         self.company.fate = fate
         self.run(insist())

@@ -43,7 +43,7 @@ from kling_async import (
 )
 from kling_async._exchange import Call, Effect, Flow
 from kling_async._ledger.sqlite_file import inspect
-from kling_async._ledger.sqlite_schema import settle
+from kling_async._ledger.sqlite_schema import record_outcome
 from kling_async._models import Event, Reading
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.provider import Accepted
@@ -189,18 +189,18 @@ class Mortal(MemoryLedger):
 
     async def begin(self, submission: Submission) -> Submission:
         self.life.step()
-        held = await super().begin(submission)
+        held = await super().claim(submission)
         self.life.step()
         return held
 
     async def settle(self, submission: Submission) -> None:
         self.life.step()
-        await super().settle(submission)
+        await super().record_outcome(submission)
         self.life.step()
 
     async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
         self.life.step()
-        await super().record(ref, events)
+        await super().append_events(ref, events)
         self.life.step()
 
 
@@ -407,7 +407,7 @@ class Full(MemoryLedger):
     async def settle(self, submission: Submission) -> None:
         if self.full:
             raise LedgerFailed("no space")
-        await super().settle(submission)
+        await super().record_outcome(submission)
 
 
 @virtual
@@ -490,7 +490,7 @@ async def test_inline_files_and_the_balance_come_back_as_they_were(tmp_path: Pat
         0, Status.COMPLETED, datetime.now(UTC), 1.5, "poll", artifacts=(artifact,), balance=Cost(Decimal("9.50"), "USD")
     )
     first = SqliteLedger(tmp_path / "jobs.db")
-    await first.record(ref, [event])
+    await first.append_events(ref, [event])
     await first.aclose()
     second = SqliteLedger(tmp_path / "jobs.db")
     assert await second.events(ref) == [event]
@@ -504,11 +504,11 @@ async def test_a_link_to_the_file_is_the_same_ledger(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "link.db").symlink_to(tmp_path / "jobs.db")
     first, second = SqliteLedger(tmp_path / "jobs.db"), SqliteLedger(tmp_path / "elsewhere" / "link.db")
-    await first.keep("a", 1)
+    await first.set_value("a", 1)
     with pytest.raises(ConfigurationError, match=r"in use by another client of this process: .* Share that client"):
-        await second.kept("a")
+        await second.get_value("a")
     await first.aclose()
-    assert await second.kept("a") == 1
+    assert await second.get_value("a") == 1
     await second.aclose()
 
 
@@ -519,7 +519,7 @@ async def test_a_relative_path_means_the_directory_of_its_making(
     ledger = SqliteLedger("jobs.db")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    await ledger.keep("a", 1)
+    await ledger.set_value("a", 1)
     await ledger.aclose()
     assert (tmp_path / "jobs.db").exists()
     assert not list((tmp_path / "other").iterdir())
@@ -532,7 +532,7 @@ async def test_a_relative_path_means_the_directory_of_its_making(
 async def test_a_damaged_record_is_named(tmp_path: Path, column: str, value: str) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
     for key in ("good", "bad"):
-        await ledger.begin(submission(key))
+        await ledger.claim(submission(key))
     await ledger.aclose()
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         connection.execute(f"UPDATE submissions SET {column} = ? WHERE key = 'bad'", (value,))  # noqa: S608  # ours
@@ -564,7 +564,7 @@ async def ledgers_closed() -> AsyncIterator[None]:
 async def test_a_torn_page_is_told_and_nothing_is_bought(server: FakeRunBlob, tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
     for number in range(200):
-        await ledger.begin(submission(f"key {number}"))
+        await ledger.claim(submission(f"key {number}"))
     await ledger.aclose()
     content = bytearray((tmp_path / "jobs.db").read_bytes())
     content[4096:] = os.urandom(len(content) - 4096)
@@ -596,10 +596,10 @@ async def test_a_directory_where_nothing_can_be_made_is_told_and_nothing_is_boug
 async def test_looking_changes_nothing_and_tells_who_owns_it(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     ledger = SqliteLedger(path)
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     seen = await inspect(path)
     assert (seen.owner, [s.state for s in seen.submissions]) == (str(os.getpid()), [SubmissionState.SENDING])
-    await ledger.settle(submission(state=SubmissionState.ACCEPTED, ref=JobRef("runblob", "o3-video", "x")))
+    await ledger.record_outcome(submission(state=SubmissionState.ACCEPTED, ref=JobRef("runblob", "o3-video", "x")))
     assert [s.state for s in (await inspect(path)).submissions] == [SubmissionState.ACCEPTED]
     await ledger.aclose()
     before = path.read_bytes()
@@ -609,7 +609,7 @@ async def test_looking_changes_nothing_and_tells_who_owns_it(tmp_path: Path) -> 
 
 async def test_what_nobody_sends_any_more_is_seen_as_unknown(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    await ledger.begin(submission())
+    await ledger.claim(submission())
     await ledger.aclose()
     [seen] = (await inspect(tmp_path / "jobs.db")).submissions
     assert (seen.state, seen.reason) == (SubmissionState.UNKNOWN, "the process ended while it was being sent")
@@ -619,7 +619,7 @@ async def test_looking_at_what_is_no_ledger_of_ours_is_told(tmp_path: Path) -> N
     with pytest.raises(ConfigurationError, match="there is no ledger"):
         await inspect(tmp_path / "none.db")
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    await ledger.keep("a", 1)
+    await ledger.set_value("a", 1)
     await ledger.aclose()
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -632,11 +632,11 @@ async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_pa
     """Both are written in one transaction, the stale one last."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     new = dataclasses.replace(submission(), purchase="new")
-    await ledger.begin(new)
+    await ledger.claim(new)
     ref = JobRef("runblob", "o3-video", "x")
     accepted = dataclasses.replace(new, state=SubmissionState.ACCEPTED, ref=ref)
     stale = dataclasses.replace(new, purchase="old", state=SubmissionState.UNKNOWN, reason="lost")
-    await ledger._read(lambda connection: settle(connection, [accepted, stale]))
+    await ledger._read(lambda connection: record_outcome(connection, [accepted, stale]))
     [stored] = await ledger.submissions()
     assert (stored.state, stored.ref) == (SubmissionState.ACCEPTED, ref)
     await ledger.aclose()

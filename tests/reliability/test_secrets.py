@@ -29,7 +29,7 @@ from kling_async import (
     runblob,
 )
 from kling_async._models import Reading
-from kling_async._redaction import without_addresses, without_secrets, without_tokens
+from kling_async._redaction import redact_urls, redact_json, redact_tokens
 from kling_async.providers._base.provider import Accepted, Delivered
 from kling_async.starlette import messages
 from support.fake_runblob import KEY as RUNBLOB_KEY
@@ -140,7 +140,7 @@ def test_no_field_of_any_answer_brings_a_secret_to_light(sample: Sample) -> None
 
 @every_echo
 def test_no_text_keeps_a_token(echo: str) -> None:
-    for shown in (without_tokens(echo), without_addresses(echo), json.dumps(without_secrets({"said": [echo]}, KEY))):
+    for shown in (redact_tokens(echo), redact_urls(echo), json.dumps(redact_json({"said": [echo]}, KEY))):
         assert TOKEN not in shown
 
 
@@ -156,7 +156,7 @@ def test_no_text_keeps_a_token(echo: str) -> None:
     ],
 )
 def test_what_is_no_token_is_kept(text: str) -> None:
-    assert without_secrets({"said": text}, KEY) == {"said": text}
+    assert redact_json({"said": text}, KEY) == {"said": text}
 
 
 class Indiscreet(FakeRunBlob):
@@ -255,5 +255,5 @@ def test_what_is_no_address_of_ours_stays_in_an_answer() -> None:
         "name": "a-very-long-but-entirely-ordinary-file-name.png",
         "url": f"https://cdn.test/{PURCHASE}/{TOKEN}.mp4?expires=1",
     }
-    assert without_secrets(answer, KEY) == answer
-    assert without_secrets({"url": ADDRESS}, KEY) == {"url": "[a callback address]"}
+    assert redact_json(answer, KEY) == answer
+    assert redact_json({"url": ADDRESS}, KEY) == {"url": "[a callback address]"}

@@ -58,12 +58,12 @@ async def filled(state: SubmissionState) -> MemoryLedger:
     request = {"prompt": "a boat", "duration": 5}
     for number in range(COUNT):
         sent = Submission(f"row-{number}", "runblob/o3-video", request, "f", f"p-{number}", NOON)
-        await ledger.begin(sent)
+        await ledger.claim(sent)
         ref = JobRef("runblob", "o3-video", str(number)) if state is SubmissionState.ACCEPTED else None
-        await ledger.settle(replace(sent, state=state, ref=ref))
+        await ledger.record_outcome(replace(sent, state=state, ref=ref))
         if ref is not None:
             end = Event(0, Status.COMPLETED, NOON, 9.0, "poll", cost=Cost(Decimal("0.2"), "USD"))
-            await ledger.record(ref, [end])
+            await ledger.append_events(ref, [end])
     return ledger
 
 

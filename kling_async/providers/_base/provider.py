@@ -29,7 +29,7 @@ from kling_async._errors import (
 )
 from kling_async._exchange import Call, Flow, Reply
 from kling_async._models import JobRef, Reading
-from kling_async._redaction import without_secrets, without_tokens
+from kling_async._redaction import redact_json, redact_tokens
 from kling_async._urls import is_secure
 from kling_async.providers._base.endpoint import Endpoint, Features
 
@@ -308,7 +308,7 @@ class Provider(abc.ABC):
         """The beginning of a provider's words, fit for a log: some APIs repeat the key, or the callback address."""
         if self.api_key is not None:  # before the tokens: a part of the key may look like one
             text = text.replace(self.api_key.get_secret_value(), "[the key]")
-        text = without_tokens(text)
+        text = redact_tokens(text)
         return text if len(text) <= limit else text[:limit] + "..."
 
     def redacted(self, reading: Reading) -> Reading:
@@ -326,7 +326,7 @@ class Provider(abc.ABC):
             message=fit(reading.message),
             failures=tuple(replace(f, code=self.redact(f.code), message=fit(f.message)) for f in reading.failures),
             oddity=reading.oddity and self.redact(reading.oddity, _LONGEST_ODDITY),
-            raw=without_secrets(reading.raw, key) if ended else reading.raw,
+            raw=redact_json(reading.raw, key) if ended else reading.raw,
         )
 
     def expect(self, reply: Reply) -> Any:

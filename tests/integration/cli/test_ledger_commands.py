@@ -88,7 +88,7 @@ def test_jobs_lists_the_last_hundred_unless_told_otherwise(kling: Run, tmp_path:
         ledger = SqliteLedger(tmp_path / "jobs.db")
         for n in range(120):
             when = datetime.fromtimestamp(n, UTC)
-            await ledger.begin(Submission(f"row-{n}", PHOTO, {"prompt": "a fox"}, "same", str(n), when))
+            await ledger.claim(Submission(f"row-{n}", PHOTO, {"prompt": "a fox"}, "same", str(n), when))
         await ledger.aclose()
 
     def listed(*arguments: str) -> list[str]:
@@ -258,7 +258,7 @@ def test_a_ledger_that_is_in_use_is_read_but_not_taken(kling: Run, sandbox: Sand
 
     async def while_owned() -> None:
         ledger = SqliteLedger(tmp_path / "jobs.db")
-        await ledger.keep("a", 1)
+        await ledger.set_value("a", 1)
         answer = await anyio.to_thread.run_sync(spawned, "jobs", *KEPT)
         assert (answer.code, answer.out.count("row-1")) == (0, 1), answer
         answer = await anyio.to_thread.run_sync(spawned, *RESUME)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kling_async._ledger.serialization import described, fingerprint, request_from
-from kling_async._redaction import without_secrets
+from kling_async._ledger.serialization import request_to_json, fingerprint, request_from_json
+from kling_async._redaction import redact_json
 from kling_async.providers._base.request import Request
 from kling_async.providers.runblob import O3Video
 from support.samples import SAMPLES, Sample
@@ -20,8 +20,8 @@ ADDRESS = "https://app.test/hooks/t0ken?signature=t0ken"
 
 def made_again(request: Request, *, keep_images: bool = True, exact: bool = False) -> Request | None:
     """The request after a way through a file."""
-    stored = json.loads(json.dumps(described(request, keep_images=keep_images)))
-    return request_from(type(request), stored, exact=exact)
+    stored = json.loads(json.dumps(request_to_json(request, keep_images=keep_images)))
+    return request_from_json(type(request), stored, exact=exact)
 
 
 @pytest.mark.parametrize("sample", SUBMITTED, ids=lambda sample: sample.name)
@@ -47,14 +47,14 @@ def test_a_fingerprint_tells_requests_apart_by_what_they_buy() -> None:
 
 def test_an_image_is_kept_as_a_digest_unless_asked() -> None:
     request = O3Video("a boat", references=(PNG,))
-    assert str(described(request, keep_images=False)["references"]).startswith("['sha256:")
+    assert str(request_to_json(request, keep_images=False)["references"]).startswith("['sha256:")
     assert made_again(request, keep_images=False) is None
     assert made_again(request, keep_images=True) is not None
 
 
 def test_of_a_callback_address_only_the_host_is_kept() -> None:
     request = O3Video("a boat", callback_url=ADDRESS)
-    assert described(request, keep_images=True)["callback_url"] == "https://app.test/[not kept]"
+    assert request_to_json(request, keep_images=True)["callback_url"] == "https://app.test/[not kept]"
     assert made_again(request, exact=True) is None
     assert made_again(request) == O3Video("a boat")
 
@@ -66,7 +66,7 @@ def test_answers_are_stored_without_keys_and_callback_addresses() -> None:
         "input": [{"callback_url": ADDRESS, "prompt": "my key is sk-1"}],
         "webhookURL": None,
     }
-    assert without_secrets(answer, "sk-1") == {
+    assert redact_json(answer, "sk-1") == {
         "id": 1,
         "webhook": "[left out]",
         "input": [{"callback_url": "[left out]", "prompt": "my key is [the key]"}],

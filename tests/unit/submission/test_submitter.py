@@ -676,7 +676,7 @@ async def test_cancelled_at_any_moment_the_ledger_never_denies_a_purchase(server
         found = await ledger.find(key="a")
         bought = server.bought - before
         assert bought <= 1
-        if found is None or found.state.free:
+        if found is None or found.state.key_reusable:
             assert bought == 0
         else:
             assert found.state is not SubmissionState.SENDING
@@ -712,15 +712,15 @@ class FullDisk(MemoryLedger):
 
     async def begin(self, submission: Submission) -> Submission:
         self._check()
-        return await super().begin(submission)
+        return await super().claim(submission)
 
     async def settle(self, submission: Submission) -> None:
         self._check()
-        await super().settle(submission)
+        await super().record_outcome(submission)
 
     async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
         self._check()
-        await super().record(ref, events)
+        await super().append_events(ref, events)
 
     def _check(self) -> None:
         if self.full:

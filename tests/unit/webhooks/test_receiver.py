@@ -485,7 +485,7 @@ class _Failing(MemoryLedger):
     async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
         if self.full:
             raise LedgerFailed("the disk is full")
-        await super().record(ref, events)
+        await super().append_events(ref, events)
 
 
 @on_both
