@@ -229,19 +229,19 @@ class Client:
     async def _adopt(self, account: Account, bought: Bought, request: Request | None) -> Trail:
         """Follow a job that was bought, now or before."""
         events: list[Event] = []
-        if bought.reading is None and bought.ref not in self._running and self._book.enabled:
+        if bought.report is None and bought.ref not in self._running and self._book.enabled:
             events = await self._book.ledger.events(bought.ref)
         if (known := self._running.get(bought.ref)) is not None:
             if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
                 await known.enlist(self._book.append_events, await self._book.ledger.events(known.ref))
             self._deliveries.expect(bought.purchase, known)
             return known
-        new = bought.reading is not None and (request is None or request.callback_url is None)
+        new = bought.report is not None and (request is None or request.callback_url is None)
         trail = self._track(account, bought.ref, request, bought.started, events, reported=new)
         self._deliveries.expect(bought.purchase, trail)
-        if bought.reading is not None:
+        if bought.report is not None:
             self._submitted += 1
-            await trail.apply(bought.reading, "submit")
+            await trail.apply(bought.report, "submit")
             await self._deliveries.open(trail, bought.letters)
         return trail
 

@@ -19,11 +19,11 @@ __all__ = [
     "Failure",
     "JobRef",
     "Progress",
-    "Reading",
     "Result",
     "Saver",
     "Source",
     "Status",
+    "StatusReport",
 ]
 
 Source = Literal["submit", "poll", "stream", "webhook", "ledger"]
@@ -321,7 +321,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StatusReport:
     """What a provider said about a job once. It may repeat, be late, or contradict what is known.
 
     Attributes:
@@ -346,12 +346,12 @@ class Reading:
     failures: tuple[Failure, ...] = ()
     cost: Cost | None = None
     lifetime: float | None = None
-    oddity: str | None = None
+    unrecognized: str | None = None
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
 
     @property
-    def explained(self) -> bool:
+    def has_reason(self) -> bool:
         """Whether it gives a reason for a failure."""
         return any(failure.code != "unknown" or failure.message for failure in self.failures)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NOT_KEPT", "redact_urls", "redact_json", "redact_tokens"]
+__all__ = ["NOT_KEPT", "redact_json", "redact_tokens", "redact_urls"]
 
 
 NOT_KEPT = "[not kept]"

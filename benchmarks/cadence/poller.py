@@ -15,7 +15,7 @@ import anyio
 from kling_async._clock import Clock
 from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
-from kling_async._models import JobRef, Reading, Status
+from kling_async._models import JobRef, Status, StatusReport
 from kling_async._polling.poller import Watch
 from kling_async._scheduling.schedules import Law, Schedule
 from kling_async._tracking.tracked_job import Trail
@@ -93,10 +93,10 @@ class _Lane:
     def poll(self, refs: Iterable[JobRef]) -> Iterable[JobRef]:
         return refs
 
-    async def perform(self, refs: Iterable[JobRef]) -> dict[JobRef, Reading]:
+    async def perform(self, refs: Iterable[JobRef]) -> dict[JobRef, StatusReport]:
         now = anyio.current_time()
         self.looks.update(refs)
-        return {ref: Reading(Status.COMPLETED if now >= self.ends[ref] else Status.PROCESSING) for ref in refs}
+        return {ref: StatusReport(Status.COMPLETED if now >= self.ends[ref] else Status.PROCESSING) for ref in refs}
 
 
 class _VirtualClock(Clock):

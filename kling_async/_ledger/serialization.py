@@ -18,7 +18,7 @@ from kling_async._models import Artifact, Cost, Event, Failure, Status
 from kling_async._redaction import NOT_KEPT
 from kling_async.providers._base.request import Request
 
-__all__ = ["request_to_json", "event_from_json", "event_to_json", "fingerprint", "request_from_json"]
+__all__ = ["event_from_json", "event_to_json", "fingerprint", "request_from_json", "request_to_json"]
 
 RequestT = TypeVar("RequestT", bound=Request)
 

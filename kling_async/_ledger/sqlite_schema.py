@@ -24,16 +24,16 @@ __all__ = [
     "MIGRATIONS",
     "UNFINISHED",
     "Kind",
+    "append_events",
     "claim",
     "each",
     "events",
-    "set_value",
     "get_value",
     "page",
-    "append_events",
     "record_file",
-    "select",
     "record_outcome",
+    "select",
+    "set_value",
 ]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (

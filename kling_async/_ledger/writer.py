@@ -40,7 +40,9 @@ class LedgerWriter:
     """
 
     def __init__(self, ledger: Ledger | None, providers: Iterable[Provider]) -> None:
-        missing = [] if ledger is None else [name for name in LEDGER_METHODS if not callable(getattr(ledger, name, None))]
+        missing = (
+            [] if ledger is None else [name for name in LEDGER_METHODS if not callable(getattr(ledger, name, None))]
+        )
         if missing or isinstance(ledger, type):
             lacking = f" without {', '.join(missing)}" if 0 < len(missing) <= len(LEDGER_METHODS) / 2 else ""
             raise ConfigurationError(
@@ -141,7 +143,8 @@ class LedgerWriter:
         """The submissions that need attention, as of the ledger and of what it is owed."""
         found = await self.ledger.submissions(unfinished=True)
         known = [
-            replace(self._pending[s.key], latest=s.latest, files=s.files) if s.key in self._pending else s for s in found
+            replace(self._pending[s.key], latest=s.latest, files=s.files) if s.key in self._pending else s
+            for s in found
         ]
         return [submission for submission in known if submission.unfinished]
 

@@ -17,7 +17,7 @@ import anyio
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
 from kling_async._http.transport import Lane
-from kling_async._models import JobRef, Reading
+from kling_async._models import JobRef, StatusReport
 from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["Looker", "own"]
@@ -54,7 +54,7 @@ class Looker:
         asked = {trail.ref: trail for trail in trails}
         for each in asked.values():
             each.tried, each.urgent = now, False
-        answers: Mapping[JobRef, Reading | KlingError]
+        answers: Mapping[JobRef, StatusReport | KlingError]
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
         except KlingError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from kling_async._ledger.protocol import Submission
 from kling_async._models import JobRef
-from kling_async.providers._base.provider import Delivered, Provider
+from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import Webhooks
 
 __all__ = ["Letterbox", "Lost", "named"]
@@ -47,7 +47,7 @@ class Letterbox:
 
     def __init__(self, webhooks: Webhooks | None) -> None:
         self._webhooks = webhooks
-        self._open: dict[str, list[Delivered]] = {}
+        self._open: dict[str, list[WebhookItem]] = {}
         self._lost: dict[str, Lost] = {}
 
     def address(self, submission: Submission) -> str | None:
@@ -57,7 +57,7 @@ class Letterbox:
         return self._webhooks.address(submission.provider, submission.purchase)
 
     @contextmanager
-    def open(self, submission: Submission) -> Iterator[list[Delivered]]:
+    def open(self, submission: Submission) -> Iterator[list[WebhookItem]]:
         """Keep what comes for the purchase while its paid call is on the way, in the list that this gives."""
         letters = self._open[submission.purchase] = []
         self._lost.pop(submission.purchase, None)
@@ -66,7 +66,7 @@ class Letterbox:
         finally:
             del self._open[submission.purchase]
 
-    def park(self, purchase: str, told: Sequence[Delivered]) -> bool:
+    def park(self, purchase: str, told: Sequence[WebhookItem]) -> bool:
         """Keep what was delivered, if the purchase's paid call is on the way."""
         letters = self._open.get(purchase)
         if letters is None:
@@ -91,7 +91,7 @@ class Letterbox:
         self._lost.pop(submission.purchase, None)
 
 
-def named(provider: Provider, lost: Lost, told: Iterable[Delivered]) -> JobRef | None:
+def named(provider: Provider, lost: Lost, told: Iterable[WebhookItem]) -> JobRef | None:
     """The job that deliveries for a submission tell of; None if they name none, or several, or what cannot be one.
 
     Args:

@@ -39,13 +39,13 @@ from kling_async._errors import (
 from kling_async._http.paid_call import Trace
 from kling_async._http.transport import Lane
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.serialization import request_to_json, fingerprint
+from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
-from kling_async._models import JobRef, Reading, Status
+from kling_async._models import JobRef, Status, StatusReport
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.pricing import Tariff, tariff
 from kling_async._submission.remedies import Remedies
-from kling_async.providers._base.provider import Accepted, Delivered
+from kling_async.providers._base.provider import Accepted, WebhookItem
 from kling_async.providers._base.request import Request
 
 __all__ = ["Bought", "Buyer"]
@@ -71,9 +71,9 @@ class Bought:
 
     ref: JobRef
     started: float
-    reading: Reading | None
+    report: StatusReport | None
     purchase: str
-    letters: Sequence[Delivered] = ()
+    letters: Sequence[WebhookItem] = ()
 
     @classmethod
     def before(cls, submission: Submission, ref: JobRef) -> Bought:
@@ -259,7 +259,7 @@ class Buyer:
             return replace(await self._accepted(intent, accepted), letters=letters)
 
     async def _lost(
-        self, lane: Lane, lost: Lost, error: BaseException, trace: Trace, letters: Sequence[Delivered]
+        self, lane: Lane, lost: Lost, error: BaseException, trace: Trace, letters: Sequence[WebhookItem]
     ) -> Accepted:
         """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
         intent = lost.submission
@@ -268,7 +268,7 @@ class Buyer:
         if ref is not None:
             log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
             if isinstance(error, Exception):
-                return Accepted(ref.id, Reading(Status.PENDING))
+                return Accepted(ref.id, StatusReport(Status.PENDING))
             await self.accept(intent, ref)
             raise error
         with anyio.CancelScope(shield=True):
@@ -284,7 +284,7 @@ class Buyer:
     async def _accepted(self, intent: Submission, accepted: Accepted) -> Bought:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return Bought(ref, intent.started.timestamp(), accepted.reading, intent.purchase)
+        return Bought(ref, intent.started.timestamp(), accepted.report, intent.purchase)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""

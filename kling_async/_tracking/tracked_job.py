@@ -15,10 +15,10 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
-from kling_async._models import Cost, Event, JobRef, Reading, Source, Status
+from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
 from kling_async._scheduling.schedules import Cadence
 from kling_async._tracking.packed_events import Packed, pack, unpack
-from kling_async._tracking.transitions import RANK, advance
+from kling_async._tracking.transitions import STATUS_ORDER, advance
 from kling_async.providers._base.request import Request
 
 __all__ = ["Trail"]
@@ -113,7 +113,7 @@ class Trail:
         self.verdict: Exception | None = None
         """How the last wait that did the looking ended without the job's end, for those who waited beside it."""
         self.stream_failures = 0
-        self.hearsay: Reading | None = None
+        self.hearsay: StatusReport | None = None
         """The failure that a webhook told, which is not believed until a look says that the job failed."""
         self._clock = clock
         self._record = record
@@ -223,7 +223,7 @@ class Trail:
             self.wake()
             return
         told = known[-1] if known else None
-        news = told is None or RANK[latest.status] > RANK[told.status]
+        news = told is None or STATUS_ORDER[latest.status] > STATUS_ORDER[told.status]
         # Readers have seen our numbers, and the ledger goes on with its own.
         shift = (told.seq + 1 if told else 0) - latest.seq - (not news)
 
@@ -237,7 +237,7 @@ class Trail:
                 with anyio.CancelScope(shield=True):
                     await renumbered(self.ref, latest)
 
-    async def apply(self, reading: Reading, source: Source, *, exact: bool = False) -> Event | None:
+    async def apply(self, reading: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
         """Take in what was said about the job; the one way into the log.
 
         Args:
@@ -248,11 +248,11 @@ class Trail:
         Returns:
             The event that it amounted to, now in the log (and durable, with a ledger); None if it was no news.
         """
-        if reading.oddity:
+        if reading.unrecognized:
             log.warning(
                 "job %s: the provider said %s, which is not understood; the job goes on",
                 self.ref,
-                reading.oddity,
+                reading.unrecognized,
             )
         now = self._clock.now()
         if self._record is None:
@@ -266,8 +266,8 @@ class Trail:
                     await self._record(self.ref, event)
             return self._publish(event, now, exact=exact)
 
-    def _advance(self, reading: Reading, source: Source, now: float) -> Event | None:
-        if self.hearsay is not None and reading.status is Status.FAILED and not reading.explained:
+    def _advance(self, reading: StatusReport, source: Source, now: float) -> Event | None:
+        if self.hearsay is not None and reading.status is Status.FAILED and not reading.has_reason:
             # Some providers tell the reason in the webhook alone; that the job failed is confirmed by this reading.
             message = reading.message or self.hearsay.message
             reading = replace(reading, message=message, failures=self.hearsay.failures)

@@ -6,7 +6,7 @@ Submit answers, polls, stream lines, webhook bodies and ledger entries are all *
 repeat, arrive late, or contradict each other. `advance` compares a reading with the latest *event*, which is the whole
 of what is known, and answers with the next event, or with None when the reading says nothing new. So:
 
-- A status only rises (`RANK`); within a status the provider's own steps only rise; progress only grows; files only
+- A status only rises (`STATUS_ORDER`); within a status the provider's own steps only rise; progress only grows; files only
   accumulate. A late or repeated reading changes nothing.
 - A terminal status is absorbing: whatever comes after it is dropped, so the first end that is heard is the end.
 - A reading whose status is not understood leaves the status alone.
@@ -20,11 +20,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kling_async._models import Artifact, Event, Reading, Source, Status
+from kling_async._models import Artifact, Event, Source, Status, StatusReport
 
-__all__ = ["RANK", "advance"]
+__all__ = ["STATUS_ORDER", "advance"]
 
-RANK = {
+STATUS_ORDER = {
     Status.PENDING: 0,
     Status.PROCESSING: 1,
     Status.COMPLETED: 2,
@@ -33,8 +33,8 @@ RANK = {
 }
 
 
-def advance(latest: Event | None, reading: Reading, *, source: Source, at: float, started: float) -> Event | None:
-    """The event that `reading` amounts to, or None if it changes nothing.
+def advance(latest: Event | None, reading: StatusReport, *, source: Source, at: float, started: float) -> Event | None:
+    """The event that `report` amounts to, or None if it changes nothing.
 
     Args:
         latest: The job's last event; None if it has none yet.
@@ -55,13 +55,13 @@ def advance(latest: Event | None, reading: Reading, *, source: Source, at: float
     return replace(base, seq=base.seq + 1, at=when, elapsed=elapsed, source=source, **changes)
 
 
-def _changes(base: Event, reading: Reading) -> dict[str, Any] | None:
-    """The fields of `base` that `reading` changes; None if it brings no news."""
+def _changes(base: Event, reading: StatusReport) -> dict[str, Any] | None:
+    """The fields of `base` that `report` changes; None if it brings no news."""
     if base.status.terminal:
         return None
     status = reading.status or base.status
     step = reading.step if reading.status else max(base.step, 0)
-    said, known = (RANK[status], step), (RANK[base.status], base.step)
+    said, known = (STATUS_ORDER[status], step), (STATUS_ORDER[base.status], base.step)
     progress = max((part for part in (base.progress, reading.progress) if part is not None), default=None)
     artifacts = _union(base.artifacts, reading.artifacts)
     if not (said > known or progress != base.progress or len(artifacts) > len(base.artifacts)):

@@ -42,7 +42,7 @@ from kling_async._submission.submitter import Buyer
 from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import require
 from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, Backstop, _Expectation
-from kling_async.providers._base.provider import Delivered, Provider
+from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 
 __all__ = ["Deliveries"]
@@ -100,7 +100,7 @@ class Deliveries:
         if self._webhooks is not None:
             self._trails[purchase] = trail
 
-    async def open(self, trail: Trail, letters: Sequence[Delivered]) -> None:
+    async def open(self, trail: Trail, letters: Sequence[WebhookItem]) -> None:
         """Take in what was delivered before the job was known."""
         await self._tell(trail, letters)
 
@@ -121,7 +121,7 @@ class Deliveries:
         await self._book.flush()
         return True
 
-    def _checked(self, delivery: Delivery) -> tuple[Provider, Sequence[Delivered]]:
+    def _checked(self, delivery: Delivery) -> tuple[Provider, Sequence[WebhookItem]]:
         """Who reports, and what.
 
         Raises:
@@ -148,7 +148,7 @@ class Deliveries:
         request = None if self._remedies.missing(found) else self._remedies.restored(found)
         return Lost(found, provider.own_id(request, purchase), found.started.timestamp())
 
-    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[Delivered]) -> Trail | None:
+    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[WebhookItem]) -> Trail | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""
         submission = lost.submission
         lacking = self._remedies.missing(submission)
@@ -169,7 +169,7 @@ class Deliveries:
         log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
         return await self._adopt(submission, ref)
 
-    async def _tell(self, trail: Trail, told: Sequence[Delivered]) -> bool:
+    async def _tell(self, trail: Trail, told: Sequence[WebhookItem]) -> bool:
         """Let a job know what was delivered about it, if anything was."""
         provider = self._providers[trail.ref.provider]
         mine = [one for one in told if one.id is None or provider.same_job(trail.ref.id, one.id)]
@@ -180,9 +180,9 @@ class Deliveries:
             trail.cadence.heard = True
         for one in mine:
             if not self._webhooks.confirm:
-                await trail.apply(one.reading, "webhook", exact=expected)
-            elif one.reading.status is Status.FAILED and one.reading.explained:
-                trail.hearsay = replace(one.reading, raw=None)
+                await trail.apply(one.report, "webhook", exact=expected)
+            elif one.report.status is Status.FAILED and one.report.has_reason:
+                trail.hearsay = replace(one.report, raw=None)
         if not trail.ended:
             self._watches[trail.ref.provider].hasten(trail)
         return True

@@ -175,7 +175,9 @@ async def test_what_needs_attention_is_told_from_what_does_not(ledger: Ledger) -
     for age, (key, state) in enumerate(states.items()):
         begun = submission(key, f"p-{key}", started=NOON - timedelta(seconds=age))
         await ledger.claim(begun)
-        await ledger.record_outcome(replace(begun, state=state, ref=ref(key) if state is SubmissionState.ACCEPTED else None))
+        await ledger.record_outcome(
+            replace(begun, state=state, ref=ref(key) if state is SubmissionState.ACCEPTED else None)
+        )
     await ledger.append_events(ref("running"), [event(0)])
     await ledger.append_events(ref("done"), [event(0), event(1, Status.FAILED)])
     assert [s.key for s in await ledger.submissions()] == list(reversed(states))

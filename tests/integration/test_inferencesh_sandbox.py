@@ -356,7 +356,7 @@ async def test_a_webhook_body_is_read_whatever_its_numbers_mean(
                 await job.cancel()
     [delivered] = InferenceSh("key").webhook(arrived[0], {})
     expected = None if (end, statuses) == ("cancelled", "older") else Status(end)
-    assert (delivered.id, delivered.reading.status) == (job.ref.id, expected)
+    assert (delivered.id, delivered.report.status) == (job.ref.id, expected)
     assert set(httpx.Response(200, content=arrived[0]).json()) == {
         "id",
         "status",

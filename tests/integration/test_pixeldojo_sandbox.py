@@ -326,5 +326,5 @@ def test_the_webhook_is_the_job_object_and_is_understood(
     assert json.loads(body) == api.get(f"/jobs/{job}").json()
     [delivered] = PixelDojo("key").webhook(body, {})
     assert delivered.id == job
-    assert delivered.reading.status is (Status.FAILED if fail else Status.COMPLETED)
-    assert len(delivered.reading.artifacts) == (0 if fail else 1)
+    assert delivered.report.status is (Status.FAILED if fail else Status.COMPLETED)
+    assert len(delivered.report.artifacts) == (0 if fail else 1)

@@ -349,9 +349,9 @@ async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: 
     for delivery in sandbox.deliveries[:3]:
         [told] = provider(sandbox).webhook(delivery.body, {})
         assert told.id == job.ref.id.partition("~")[0]
-        assert told.reading.status is Status.PROCESSING
-        made += [str(artifact.id) for artifact in told.reading.artifacts]
-        failed += [failure.code for failure in told.reading.failures]
+        assert told.report.status is Status.PROCESSING
+        made += [str(artifact.id) for artifact in told.report.artifacts]
+        failed += [failure.code for failure in told.report.failures]
     assert sorted(made) == sorted(str(artifact.id) for artifact in (await job).artifacts)
     assert failed == ["timeoutProvider"]
 

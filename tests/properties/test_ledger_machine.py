@@ -35,7 +35,7 @@ from kling_async import (
     RunBlob,
     SubmissionState,
 )
-from kling_async._tracking.transitions import RANK
+from kling_async._tracking.transitions import STATUS_ORDER
 from kling_async.providers.runblob import O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 from support.virtual_time import JumpingLoop
@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
             if late:
                 answer = {**answer, "status": "processing", "video_url": None}
             [delivered] = RunBlob(KEY).webhook(json.dumps(answer).encode(), {})
-            await job._trail.apply(delivered.reading, "webhook", exact=True)
+            await job._trail.apply(delivered.report, "webhook", exact=True)
 
         self.run(deliver())
 
@@ -357,7 +357,7 @@ class Machine(RuleBasedStateMachine):
                 durable = await self.store.events(ref)
                 for log in (durable, job.events):
                     assert [event.seq for event in log] == list(range(len(log)))
-                    ranks = [RANK[event.status] for event in log]
+                    ranks = [STATUS_ORDER[event.status] for event in log]
                     assert ranks == sorted(ranks)
                     assert not any(event.status.terminal for event in log[:-1])
                 stated = [(event.seq, event.status, event.at) for event in durable]

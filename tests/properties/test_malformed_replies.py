@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kling_async._errors import KlingError
-from kling_async._models import Artifact, JobRef, Progress, Reading
+from kling_async._models import Artifact, JobRef, Progress, StatusReport
 from kling_async._tracking.transitions import advance
 from kling_async.providers import KNOWN
 from kling_async.providers._base.provider import Accepted, Provider
@@ -82,8 +82,8 @@ def sound(value: Any) -> None:
         return
     if isinstance(value, Accepted):
         assert JobRef("provider", "endpoint", value.id).id == value.id
-        sound(value.reading)
-    if isinstance(value, Reading):
+        sound(value.report)
+    if isinstance(value, StatusReport):
         event = advance(None, value, source="poll", at=1e9, started=1e9 - 5)
         assert event is not None
         for artifact in event.artifacts:
@@ -133,7 +133,7 @@ def taste(sample: Sample, index: int, content: bytes, status: int | None = None)
         if sample.kind == "webhook":
             for item in provider.webhook(content, {}):
                 assert item.id is None or isinstance(item.id, str)
-                sound(item.reading)
+                sound(item.report)
         elif sample.kind == "stream":
             stream = provider.stream(sample.refs[0])
             assert stream is not None

@@ -12,14 +12,14 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._models import Artifact, Cost, Event, Failure, Reading, Source, Status
+from kling_async._models import Artifact, Cost, Event, Failure, Source, Status, StatusReport
 from kling_async._tracking.packed_events import pack, unpack
-from kling_async._tracking.transitions import RANK, advance
+from kling_async._tracking.transitions import STATUS_ORDER, advance
 
 SOURCES: list[Source] = ["submit", "poll", "stream", "webhook", "ledger"]
 
 
-def log(readings: list[Reading], seed: int = 0) -> list[Event]:
+def log(readings: list[StatusReport], seed: int = 0) -> list[Event]:
     """The events that the readings make, one a second."""
     chance = random.Random(seed)
     events: list[Event] = []
@@ -36,7 +36,7 @@ files = st.lists(
     st.builds(Artifact, st.just("image"), url=st.sampled_from([f"https://cdn.test/{n}" for n in range(4)])), max_size=3
 ).map(tuple)
 running = st.builds(
-    Reading,
+    StatusReport,
     st.sampled_from([None, Status.PENDING, Status.PROCESSING]),
     step=st.integers(0, 5),
     progress=st.none() | st.floats(0, 1),
@@ -44,7 +44,7 @@ running = st.builds(
     artifacts=files,
 )
 ending = st.builds(
-    Reading,
+    StatusReport,
     st.sampled_from([Status.COMPLETED, Status.FAILED, Status.CANCELLED]),
     artifacts=files,
     failures=st.just(()) | st.just((Failure("TIMEOUT", retryable=True),)),
@@ -52,12 +52,12 @@ ending = st.builds(
 
 
 @given(st.lists(running | ending, max_size=30), st.integers())
-def test_the_log_is_monotone(readings: list[Reading], seed: int) -> None:
+def test_the_log_is_monotone(readings: list[StatusReport], seed: int) -> None:
     events = log(readings, seed)
     assert [event.seq for event in events] == list(range(len(events)))
     for before, after in itertools.pairwise(events):
         assert not before.status.terminal, "terminal is absorbing"
-        assert (RANK[before.status], before.step) <= (RANK[after.status], after.step)
+        assert (STATUS_ORDER[before.status], before.step) <= (STATUS_ORDER[after.status], after.step)
         assert (before.progress or 0) <= (after.progress or 0)
         assert after.artifacts[: len(before.artifacts)] == before.artifacts
         assert before.at <= after.at
@@ -67,7 +67,7 @@ def test_the_log_is_monotone(readings: list[Reading], seed: int) -> None:
 
 
 @given(st.lists(running, max_size=10), ending, st.integers())
-def test_any_order_and_repetition_ends_alike(readings: list[Reading], end: Reading, seed: int) -> None:
+def test_any_order_and_repetition_ends_alike(readings: list[StatusReport], end: StatusReport, seed: int) -> None:
     story = [*readings, end]
     chance = random.Random(seed)
     scrambled = [chance.choice(story) for _ in range(20)] + story
@@ -80,7 +80,7 @@ def test_any_order_and_repetition_ends_alike(readings: list[Reading], end: Readi
 
 
 @given(st.lists(running | ending, max_size=10))
-def test_repeating_a_story_adds_nothing(readings: list[Reading]) -> None:
+def test_repeating_a_story_adds_nothing(readings: list[StatusReport]) -> None:
     once, again = log(readings), log([*readings, *readings])
     assert again == once or not once[-1].status.terminal
     if once and once[-1].status.terminal:
@@ -88,28 +88,28 @@ def test_repeating_a_story_adds_nothing(readings: list[Reading]) -> None:
 
 
 def test_an_unknown_status_first_is_pending() -> None:
-    [event] = log([Reading(None)])
+    [event] = log([StatusReport(None)])
     assert (event.status, event.seq, event.elapsed) == (Status.PENDING, 0, 0.0)
 
 
 def test_a_late_reading_puts_no_old_words_on_a_new_stage() -> None:
     events = log(
         [
-            Reading(Status.PROCESSING, step=1, message="preparing"),
-            Reading(Status.PROCESSING, step=2, message="rendering"),
-            Reading(Status.PROCESSING, step=1, message="preparing", progress=0.5),
+            StatusReport(Status.PROCESSING, step=1, message="preparing"),
+            StatusReport(Status.PROCESSING, step=2, message="rendering"),
+            StatusReport(Status.PROCESSING, step=1, message="preparing", progress=0.5),
         ]
     )
     assert (events[-1].message, events[-1].step, events[-1].progress) == ("rendering", 2, 0.5)
 
 
 def test_files_get_the_expiry_that_the_provider_documents() -> None:
-    [event] = log([Reading(Status.COMPLETED, artifacts=(Artifact("image", "https://cdn.test/1"),), lifetime=60.0)])
+    [event] = log([StatusReport(Status.COMPLETED, artifacts=(Artifact("image", "https://cdn.test/1"),), lifetime=60.0)])
     assert event.artifacts[0].expires == datetime.fromtimestamp(1060.0, UTC)
 
 
 def test_the_answer_is_kept_from_the_end_alone() -> None:
-    events = log([Reading(Status.PENDING, raw={"a": 1}), Reading(Status.COMPLETED, raw={"b": 2})])
+    events = log([StatusReport(Status.PENDING, raw={"a": 1}), StatusReport(Status.COMPLETED, raw={"b": 2})])
     assert [event.raw for event in events] == [None, {"b": 2}]
 
 
@@ -119,7 +119,9 @@ costs = st.none() | st.builds(
 
 
 @given(st.lists(running | ending), costs, costs)
-def test_an_event_at_rest_is_the_same_event(readings: list[Reading], cost: Cost | None, balance: Cost | None) -> None:
+def test_an_event_at_rest_is_the_same_event(
+    readings: list[StatusReport], cost: Cost | None, balance: Cost | None
+) -> None:
     for event in log([replace(reading, cost=cost, balance=balance, raw={"a": 1}) for reading in readings]):
         again = unpack(pack(event))
         assert again == event
@@ -127,7 +129,10 @@ def test_an_event_at_rest_is_the_same_event(readings: list[Reading], cost: Cost 
 
 
 def test_an_event_at_rest_is_no_work_for_the_garbage_collector() -> None:
-    readings = [Reading(Status.PENDING, cost=Cost(Decimal("0.15"), "USD")), Reading(Status.PROCESSING, message="now")]
+    readings = [
+        StatusReport(Status.PENDING, cost=Cost(Decimal("0.15"), "USD")),
+        StatusReport(Status.PROCESSING, message="now"),
+    ]
     at_rest = (*map(pack, log(readings)),)
     assert gc.is_tracked(at_rest)
     for _ in range(2):  # first what it holds, then the tuple that holds nothing else

@@ -44,7 +44,7 @@ from kling_async import (
 from kling_async._exchange import Call, Effect, Flow
 from kling_async._ledger.sqlite_file import inspect
 from kling_async._ledger.sqlite_schema import record_outcome
-from kling_async._models import Event, Reading
+from kling_async._models import Event, StatusReport
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers.runblob import O3Photo, O3Video
@@ -97,7 +97,7 @@ class OwnId(RunBlob):
     def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
         payload = {"prompt": request.prompt, "id": key}
         self.expect((yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)))
-        return Accepted(key, Reading(Status.PENDING))
+        return Accepted(key, StatusReport(Status.PENDING))
 
 
 class Script:

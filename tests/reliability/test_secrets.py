@@ -28,9 +28,9 @@ from kling_async import (
     Webhooks,
     runblob,
 )
-from kling_async._models import Reading
-from kling_async._redaction import redact_urls, redact_json, redact_tokens
-from kling_async.providers._base.provider import Accepted, Delivered
+from kling_async._models import StatusReport
+from kling_async._redaction import redact_json, redact_tokens, redact_urls
+from kling_async.providers._base.provider import Accepted, WebhookItem
 from kling_async.starlette import messages
 from support.fake_runblob import KEY as RUNBLOB_KEY
 from support.fake_runblob import FakeRunBlob
@@ -114,11 +114,11 @@ def outcomes(sample: Sample) -> list[Any]:
 
 def words(value: Any) -> str:
     """All that may be shown or stored of it; the addresses of files are what they are."""
-    if isinstance(value, Delivered | Accepted):
-        return words(value.reading)
+    if isinstance(value, WebhookItem | Accepted):
+        return words(value.report)
     if isinstance(value, KlingError):
         return f"{value} {value!r} {vars(value)}"
-    if isinstance(value, Reading):
+    if isinstance(value, StatusReport):
         ended = value.status is not None and value.status.terminal
         bare = replace(value, artifacts=(), raw=None)
         return f"{bare!r} {json.dumps(value.raw, default=str) if ended else ''}"

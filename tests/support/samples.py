@@ -19,7 +19,7 @@ from typing import Any
 
 from kling_async._errors import KlingError
 from kling_async._exchange import Call, Flow, Reply
-from kling_async._models import Cost, JobRef, Reading
+from kling_async._models import Cost, JobRef, StatusReport
 from kling_async.providers import KNOWN
 from kling_async.providers._base.provider import Accepted, Provider
 from kling_async.providers._base.request import Request
@@ -124,7 +124,7 @@ def outcome(sample: Sample, replies: Sequence[Reply] | None = None) -> Any:
             delivered = sample.provider().webhook(sample.payload, sample.data.get("headers", {}))
         except KlingError as error:
             return shown(error)
-        return [{"id": item.id, **shown(item.reading)} for item in delivered]
+        return [{"id": item.id, **shown(item.report)} for item in delivered]
     if sample.kind == "stream":
         return heard(sample, sample.data["lines"])
     value, _ = drive(sample.flow(), sample.replies if replies is None else replies)
@@ -152,10 +152,10 @@ def shown(value: Any) -> Any:
     if isinstance(value, KlingError):
         return {"error": type(value).__name__, "code": value.code, "message": value.message, "http": value.http_status}
     if isinstance(value, Accepted):
-        return {"id": value.id, **shown(value.reading)}
+        return {"id": value.id, **shown(value.report)}
     if isinstance(value, Cost):
         return {"amount": value.amount, "unit": value.unit}
-    if isinstance(value, Reading):
+    if isinstance(value, StatusReport):
         return {
             "status": value.status,
             "step": value.step,
@@ -170,7 +170,7 @@ def shown(value: Any) -> Any:
             "cost": shown(value.cost),
             "balance": shown(value.balance),
             "lifetime": value.lifetime,
-            "oddity": value.oddity,
+            "oddity": value.unrecognized,
         }
     return value
 

@@ -28,12 +28,12 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._exchange import Call, Flow, Reply
-from kling_async._models import JobRef, Reading
+from kling_async._models import JobRef, StatusReport
 from kling_async._redaction import redact_json, redact_tokens
 from kling_async._urls import is_secure
 from kling_async.providers._base.endpoint import Endpoint, Features
 
-__all__ = ["Accepted", "Delivered", "Provider", "Stream"]
+__all__ = ["Accepted", "Provider", "Stream", "WebhookItem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Accepted:
     """A submission that the provider took: the job's id, and what was said of it."""
 
     id: str
-    reading: Reading
+    report: StatusReport
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class WebhookItem:
     """What a webhook body says of one job: the provider's id of it (None: not told), and the reading."""
 
     id: str | None
-    reading: Reading
+    report: StatusReport
 
 
 class Stream(abc.ABC):
@@ -58,7 +58,7 @@ class Stream(abc.ABC):
     call: Call
 
     @abc.abstractmethod
-    def read(self, line: str) -> Reading | None:
+    def read(self, line: str) -> StatusReport | None:
         """What `line` says; None for a heartbeat or a line without news.
 
         Raises:
@@ -196,7 +196,7 @@ class Provider(abc.ABC):
         """
 
     @abc.abstractmethod
-    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """Look at jobs, at most ``features.batch`` of them. What cannot be said of one must not harm the others."""
 
     def cancel(self, ref: JobRef) -> Flow[bool]:
@@ -247,7 +247,7 @@ class Provider(abc.ABC):
         """Whether a webhook that names a job `told` means the one whose id is `identity`."""
         return identity == told
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """What a webhook body says, one entry a job.
 
         Raises:
@@ -311,11 +311,11 @@ class Provider(abc.ABC):
         text = redact_tokens(text)
         return text if len(text) <= limit else text[:limit] + "..."
 
-    def redacted(self, reading: Reading) -> Reading:
+    def redact_report(self, reading: StatusReport) -> StatusReport:
         """The reading with the provider's words and its last answer fit for logs, errors, files and browsers."""
         ended = reading.status is not None and reading.status.terminal
         key = self.api_key.get_secret_value() if self.api_key is not None else None
-        if not (ended or reading.message or reading.failures or reading.oddity):
+        if not (ended or reading.message or reading.failures or reading.unrecognized):
             return reading
 
         def fit(text: str | None) -> str | None:
@@ -325,7 +325,7 @@ class Provider(abc.ABC):
             reading,
             message=fit(reading.message),
             failures=tuple(replace(f, code=self.redact(f.code), message=fit(f.message)) for f in reading.failures),
-            oddity=reading.oddity and self.redact(reading.oddity, _LONGEST_ODDITY),
+            unrecognized=reading.unrecognized and self.redact(reading.unrecognized, _LONGEST_ODDITY),
             raw=redact_json(reading.raw, key) if ended else reading.raw,
         )
 
@@ -340,7 +340,7 @@ class Provider(abc.ABC):
         return reply.json()
 
     def accepted(
-        self, reply: Reply, endpoint: str, id_field: str, read: Callable[[dict[str, Any], JobRef], Reading]
+        self, reply: Reply, endpoint: str, id_field: str, read: Callable[[dict[str, Any], JobRef], StatusReport]
     ) -> Accepted:
         """The submission that the answer to a paid call reports: the job that `id_field` names, as `read` has it.
 
@@ -356,9 +356,11 @@ class Provider(abc.ABC):
         except (TypeError, KeyError, ValueError) as error:
             raise self._no_job(reply) from error
         try:
-            reading = self.redacted(read(data, ref))
+            reading = self.redact_report(read(data, ref))
         except UnreadableReply as error:
-            reading = Reading(None, oddity=error.message, raw=data)  # the job is bought, whatever else is said of it
+            reading = StatusReport(
+                None, unrecognized=error.message, raw=data
+            )  # the job is bought, whatever else is said of it
         return Accepted(ref.id, reading)
 
     def nowhere(self, error: JobNotFound) -> InvalidRequest:

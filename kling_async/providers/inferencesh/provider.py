@@ -33,12 +33,12 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Cost, JobRef, Reading
+from kling_async._models import Cost, JobRef, StatusReport
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri, sniff
-from kling_async.providers._base.provider import Accepted, Delivered, Provider, Stream
+from kling_async.providers._base.provider import Accepted, Provider, Stream, WebhookItem
 from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async.providers.inferencesh.tasks import (
     STAGES,
@@ -209,7 +209,7 @@ class InferenceSh(Provider):
         if stage == STAGES["rejected"]:
             # A run that was refused admission (no balance, no payment method) is kept as a task that has ended.
             raise self.make_error(402, "rejected", text_of(data.get("error")))
-        return Accepted(ref.id, self._reader.reading(data, stage))
+        return Accepted(ref.id, self._reader.report(data, stage))
 
     def _upload(self, content: bytes) -> Flow[str]:
         """Announce the image, put it where the provider says, and return its address for the app."""
@@ -242,7 +242,7 @@ class InferenceSh(Provider):
             )
         return uri
 
-    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """The light status, and the whole task only where that does not say for sure that it still runs."""
         [ref] = refs
         reply = yield Call.get(f"/tasks/{ref.id}/status")
@@ -250,7 +250,7 @@ class InferenceSh(Provider):
             data = self._reader.task(self.expect(reply), ref)
             stage = self._reader.stage(data)
             if stage is not None and stage.status is not None and not stage.status.terminal:
-                return {ref: self._reader.reading(data, stage)}
+                return {ref: self._reader.report(data, stage)}
         elif reply.status not in _NO_SUCH_VERB:
             self.expect(reply)
         reply = yield Call.get(f"/tasks/{ref.id}")
@@ -259,7 +259,7 @@ class InferenceSh(Provider):
         stage = self._reader.stage(data)
         if stage is UNCLEAR and has_rested(data, reply):
             stage = STAGES["completed"]
-        return {ref: self._reader.reading(data, stage)}
+        return {ref: self._reader.report(data, stage)}
 
     def cancel(self, ref: JobRef) -> Flow[bool]:
         """One POST without a body, as the official clients send it. What Kling has begun may still be charged."""
@@ -298,13 +298,13 @@ class InferenceSh(Provider):
             tasks = [item for item in items if isinstance(item, dict)]
             recent = [task for task in tasks if (moment(task.get("created_at")) or since) >= since - _SKEW]
             fitting = [task for task in recent if _same(task, wanted, wanted_callback)]
-            found += [Accepted(task["id"], self._reader.reading(task, self._reader.stage(task))) for task in fitting]
+            found += [Accepted(task["id"], self._reader.report(task, self._reader.stage(task))) for task in fitting]
             cursor = data.get("next_cursor")
             if not (data.get("has_next") and cursor) or len(recent) < len(tasks):
                 break
         return found
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A body says how a task ended; where it does not say so for sure, the reading has no status: look."""
         del headers
         data = unwrapped(Reply(200, content=body).json())
@@ -312,7 +312,7 @@ class InferenceSh(Provider):
             raise self.unreadable("a webhook body without a status")
         identity = data.get("id")
         stage = self._reader.stage(data, ended=True)
-        return [Delivered(identity if isinstance(identity, str) else None, self._reader.reading(data, stage))]
+        return [WebhookItem(identity if isinstance(identity, str) else None, self._reader.report(data, stage))]
 
     def expect(self, reply: Reply) -> Any:
         """The decoded body, out of whichever envelope.

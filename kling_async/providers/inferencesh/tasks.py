@@ -12,7 +12,7 @@ from typing import Any
 import pydantic_core
 
 from kling_async._exchange import Call, Reply
-from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._urls import is_url
 from kling_async.providers._base.provider import Provider, Stream
 from kling_async.providers._base.request import as_number
@@ -115,15 +115,17 @@ class TaskReader:
             return _weighed(table[number], data, ended=ended)
         return STAGES[table[number]] if number < len(table) else None
 
-    def reading(self, data: dict[str, Any], stage: Stage | None) -> Reading:
+    def report(self, data: dict[str, Any], stage: Stage | None) -> StatusReport:
         """What is said of a task at that stage; a completion that names no image is none."""
         if stage is None:
-            return Reading(None, oddity=f"the status {self.provider.redact(repr(data.get('status')), 100)}", raw=data)
+            return StatusReport(
+                None, unrecognized=f"the status {self.provider.redact(repr(data.get('status')), 100)}", raw=data
+            )
         images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
         if stage.status is Status.COMPLETED and not images:
-            return Reading(None, oddity="that the task is completed, without an image", raw=data)
+            return StatusReport(None, unrecognized="that the task is completed, without an image", raw=data)
         text = text_of(data.get("error"))
-        reading = Reading(
+        reading = StatusReport(
             stage.status,
             step=stage.step,
             progress=_progress(data.get("progress")),
@@ -133,7 +135,7 @@ class TaskReader:
             cost=_cost(data.get("usage_events")),
             raw=data,
         )
-        return self.provider.redacted(reading)
+        return self.provider.redact_report(reading)
 
 
 class TaskStream(Stream):
@@ -150,7 +152,7 @@ class TaskStream(Stream):
         self._task: dict[str, Any] = {}
         self._event = ""
 
-    def read(self, line: str) -> Reading | None:
+    def read(self, line: str) -> StatusReport | None:
         """What `line` says of the task, joined with the lines before it."""
         event = ""
         if not line.startswith("{"):
@@ -177,7 +179,7 @@ class TaskStream(Stream):
             raise self._reader.provider.unreadable(f"its stream reports an error ({words})", self._ref)
         return self._merge(said)
 
-    def _merge(self, said: dict[str, Any]) -> Reading | None:
+    def _merge(self, said: dict[str, Any]) -> StatusReport | None:
         data = self._reader.task(unwrapped(said), self._ref)
         fields = said.get("fields")
         if isinstance(fields, list):
@@ -190,7 +192,7 @@ class TaskStream(Stream):
         if not {"status", "status_text"} & self._task.keys():
             return None
         stage = self._reader.stage(self._task)
-        reading = self._reader.reading(dict(self._task), stage)
+        reading = self._reader.report(dict(self._task), stage)
         # A completion may come a line before its output, and what is not clear here is asked for once the stream ends.
         return reading if reading.status else None
 

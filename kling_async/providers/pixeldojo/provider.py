@@ -38,10 +38,10 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features
-from kling_async.providers._base.provider import Accepted, Delivered, Provider
+from kling_async.providers._base.provider import Accepted, Provider, WebhookItem
 from kling_async.providers._base.request import Request, as_number
 
 __all__ = ["ImageV3", "PixelDojo"]
@@ -158,27 +158,27 @@ class PixelDojo(Provider):
         if callback:
             payload["webhook_url"] = callback
         reply = yield Call.post("/models/kling-image/run", payload, Effect.PAID)
-        accepted = self.accepted(reply, request.endpoint, "jobId", self._reading)
+        accepted = self.accepted(reply, request.endpoint, "jobId", self._report)
         balance = _credits(reply.json().get("creditsRemaining"))
-        return replace(accepted, reading=replace(accepted.reading, balance=balance))
+        return replace(accepted, report=replace(accepted.report, balance=balance))
 
-    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: PixelDojo has no batch."""
         [ref] = refs
         reply = yield Call.get(f"/jobs/{ref.id}")
-        return {ref: self.redacted(self._reading(self.about(reply, ref, "jobId"), ref))}
+        return {ref: self.redact_report(self._report(self.about(reply, ref, "jobId"), ref))}
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""
         del headers
         data = Reply(200, content=body).json()
         held = (data, data.get("job"), data.get("data")) if isinstance(data, dict) else ()
         for job in held:
             if isinstance(job, dict) and isinstance(job.get("jobId"), str) and "status" in job:
-                return [Delivered(job["jobId"], self.redacted(self._reading(job, None)))]
+                return [WebhookItem(job["jobId"], self.redact_report(self._report(job, None)))]
         raise self.unreadable("a webhook body without a job")
 
-    def _reading(self, data: dict[str, Any], ref: JobRef | None) -> Reading:
+    def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
         said = data.get("status")
         status = _STATUSES.get(said) if isinstance(said, str) else None
         cost = _credits(data.get("creditCost"))
@@ -186,13 +186,13 @@ class PixelDojo(Provider):
             artifacts = tuple(dict.fromkeys(_artifacts(data)))
             if not artifacts:
                 raise self.unreadable("it says completed and has no URL", ref)
-            return Reading(status, artifacts=artifacts, cost=cost, lifetime=_URL_LIFETIME, raw=data)
+            return StatusReport(status, artifacts=artifacts, cost=cost, lifetime=_URL_LIFETIME, raw=data)
         if status is Status.FAILED:
             code, message = self.error(data) or (None, None)
             failure = Failure(code or "unknown", message, retryable=code in _RETRYABLE)
-            return Reading(status, message=message or code, failures=(failure,), cost=cost, raw=data)
+            return StatusReport(status, message=message or code, failures=(failure,), cost=cost, raw=data)
         oddity = None if status else f"the status {said!r}"
-        return Reading(status, cost=cost, oddity=oddity, raw=data)
+        return StatusReport(status, cost=cost, unrecognized=oddity, raw=data)
 
     def error(self, data: Any) -> tuple[str | None, str | None] | None:
         """The envelopes: ``error`` as an object or as text, with or without ``message`` beside it."""

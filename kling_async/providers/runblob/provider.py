@@ -27,12 +27,12 @@ from kling_async._errors import (
     ProviderUnavailable,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Artifact, Cost, Failure, JobRef, Reading, Status
+from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._urls import is_url
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, References, data_uri
-from kling_async.providers._base.provider import Accepted, Delivered, Provider
+from kling_async.providers._base.provider import Accepted, Provider, WebhookItem
 from kling_async.providers._base.request import Prompt, Request, as_number
 
 __all__ = ["O3Photo", "O3Video", "RunBlob"]
@@ -189,8 +189,8 @@ class RunBlob(Provider):
             payload["callback_url"] = callback
         kind = request.endpoint.partition("/")[2]
         reply = yield Call.post(f"/v1/kling/{kind}/generate", payload, Effect.PAID)
-        accepted = self.accepted(reply, request.endpoint, "generation_id", self._reading)
-        return replace(accepted, reading=replace(accepted.reading, cost=_price(reply.json())))
+        accepted = self.accepted(reply, request.endpoint, "generation_id", self._report)
+        return replace(accepted, report=replace(accepted.report, cost=_price(reply.json())))
 
     @staticmethod
     def _payload(request: O3Photo | O3Video) -> dict[str, Any]:
@@ -207,23 +207,23 @@ class RunBlob(Provider):
             payload[field] = [data_uri(r) if isinstance(r, bytes) else str(r) for r in request.references]
         return payload
 
-    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: RunBlob has no batch."""
         [ref] = refs
         reply = yield Call.get(f"/v1/kling/{ref.endpoint}/generations/{ref.id}")
-        return {ref: self.redacted(self._reading(self.about(reply, ref, "generation_id"), ref))}
+        return {ref: self.redact_report(self._report(self.about(reply, ref, "generation_id"), ref))}
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A body says the same as a status answer, and in ``message`` the reason of a failure."""
         del headers
         data = Reply(200, content=body).json()
         if not isinstance(data, dict) or "status" not in data:
             raise self.unreadable("a webhook body without a status")
         identity = data.get("generation_id")
-        reading = self.redacted(self._reading(data, None))
-        return [Delivered(identity if isinstance(identity, str) else None, reading)]
+        reading = self.redact_report(self._report(data, None))
+        return [WebhookItem(identity if isinstance(identity, str) else None, reading)]
 
-    def _reading(self, data: dict[str, Any], ref: JobRef | None) -> Reading:
+    def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
         said = data.get("status")
         status = _STATUSES.get(said) if isinstance(said, str) else None
         message = data.get("message")
@@ -233,13 +233,13 @@ class RunBlob(Provider):
             url = data.get("video_url") or data.get("image_url")
             if not isinstance(url, str):
                 raise self.unreadable("it says completed and has no URL", ref)
-            return Reading(status, artifacts=(Artifact(kind, url),), lifetime=_URL_LIFETIME, raw=data)
+            return StatusReport(status, artifacts=(Artifact(kind, url),), lifetime=_URL_LIFETIME, raw=data)
         if status is Status.FAILED:
             code, words = _code(message) if message else (None, None)
             failure = Failure(code or "unknown", words, retryable=code in _RETRYABLE)
-            return Reading(status, message=message, failures=(failure,), raw=data)
+            return StatusReport(status, message=message, failures=(failure,), raw=data)
         oddity = None if status else f"the status {said!r}"
-        return Reading(status, message=message, oddity=oddity, raw=data)
+        return StatusReport(status, message=message, unrecognized=oddity, raw=data)
 
     def error(self, data: Any) -> tuple[str | None, str | None] | None:
         """The four envelopes: ``detail`` as text or as a list, ``success: false``, and ``error`` with ``message``."""

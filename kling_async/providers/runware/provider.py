@@ -35,12 +35,12 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Cost, JobRef, Reading, Status
+from kling_async._models import Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Law, Progressive
 from kling_async._urls import is_secure
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, References, data_uri, sniff
-from kling_async.providers._base.provider import Accepted, Delivered, Provider
+from kling_async.providers._base.provider import Accepted, Provider, WebhookItem
 from kling_async.providers._base.request import Prompt, Request, as_number
 from kling_async.providers.runware.responses import (
     TAKEN,
@@ -50,7 +50,7 @@ from kling_async.providers.runware.responses import (
     classify,
     entries,
     is_generation,
-    reading,
+    status_report,
     text,
 )
 
@@ -288,7 +288,7 @@ class Runware(Provider):
             return Accepted(task.id, replace(said, lifetime=request.ttl))
         raise AssertionError("the last attempt returns or raises")
 
-    def _taken(self, reply: Reply, task: Task, *, sync: bool) -> Reading:
+    def _taken(self, reply: Reply, task: Task, *, sync: bool) -> StatusReport:
         """What the answer to a submission says of the task.
 
         Raises:
@@ -299,7 +299,7 @@ class Runware(Provider):
         rows = [row for row in rows if text(row, "taskUUID") == task.uuid]
         errors = [row for row in errors if text(row, "taskUUID") in {task.uuid, None}]
         if any(text(row, "code") == TAKEN for row in errors):
-            return Reading(Status.PENDING)
+            return StatusReport(Status.PENDING)
         if not reply.ok:
             raise self.refusal(reply) or self.make_error(reply.status, None, None)
         if not rows and not errors:
@@ -308,11 +308,11 @@ class Runware(Provider):
             refusal = self._refused(errors[0], reply)
             if not (sync and isinstance(refusal, ProviderUnavailable)):  # in the final answer, it is the job's end
                 raise refusal
-        said = self._reading(task, Answer(rows, errors))
+        said = self._report(task, Answer(rows, errors))
         # It was accepted, whatever is wrong with what it says of the images: a poll will tell.
-        return Reading(Status.PENDING) if isinstance(said, KlingError) else said
+        return StatusReport(Status.PENDING) if isinstance(said, KlingError) else said
 
-    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+    def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One POST for all the jobs, and one more for each whose images come inline: those answers are large."""
         tasks = {ref: Task.parse(ref.id) for ref in refs}
         known = [task for task in tasks.values() if task is not None]
@@ -324,17 +324,17 @@ class Runware(Provider):
             if task.uuid not in found:
                 found |= yield from self._look([task.uuid], _INLINE_ROOM)
         return {
-            ref: self._reading(task, found[task.uuid], ref)
+            ref: self._report(task, found[task.uuid], ref)
             if task is not None
             else self.make_error(None, "taskNotFound", f"{ref.id!r:.60} is not the UUID of a task")
             for ref, task in tasks.items()
         }
 
-    def _reading(self, task: Task, answer: Answer | KlingError, ref: JobRef | None = None) -> Reading | KlingError:
+    def _report(self, task: Task, answer: Answer | KlingError, ref: JobRef | None = None) -> StatusReport | KlingError:
         if isinstance(answer, KlingError):
             return answer
         try:
-            return self.redacted(reading(task, answer))
+            return self.redact_report(status_report(task, answer))
         except ValueError as error:
             return self.unreadable(str(error), ref)
 
@@ -389,7 +389,7 @@ class Runware(Provider):
         task = Task.parse(identity)
         return task is not None and task.uuid == told
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[Delivered]:
+    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A body tells of one image and not of how many there are, so it never says that the job has ended."""
         del headers
         rows, errors = entries(Reply(200, content=body).json())
@@ -402,10 +402,10 @@ class Runware(Provider):
                 told.setdefault(uuid, Answer()).errors.append(row)
         if not told:
             raise self.unreadable("a webhook body that names no task")
-        return [Delivered(uuid, self._of_one_image(uuid, answer)) for uuid, answer in told.items()]
+        return [WebhookItem(uuid, self._of_one_image(uuid, answer)) for uuid, answer in told.items()]
 
-    def _of_one_image(self, uuid: str, answer: Answer) -> Reading:
-        said = self._reading(Task(uuid), answer)
+    def _of_one_image(self, uuid: str, answer: Answer) -> StatusReport:
+        said = self._report(Task(uuid), answer)
         if isinstance(said, KlingError):
             raise said
         if said.status is None or not said.status.terminal:

@@ -19,10 +19,10 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._models import Artifact, Cost, Failure, Reading, Status
+from kling_async._models import Artifact, Cost, Failure, Status, StatusReport
 from kling_async.providers._base.images import decode_data_uri
 
-__all__ = ["TAKEN", "Answer", "Row", "Task", "classify", "entries", "is_generation", "reading", "text"]
+__all__ = ["TAKEN", "Answer", "Row", "Task", "classify", "entries", "is_generation", "status_report", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _objects(value: Any) -> list[Row]:
     return [row for row in (value if isinstance(value, list) else [value]) if isinstance(row, dict)]
 
 
-def reading(task: Task, answer: Answer) -> Reading:
+def status_report(task: Task, answer: Answer) -> StatusReport:
     """What an answer says of its task.
 
     Raises:
@@ -153,14 +153,14 @@ def reading(task: Task, answer: Answer) -> Reading:
         status = Status.PROCESSING
     elif len(odd) < len(words):
         status = Status.PENDING
-    return Reading(
+    return StatusReport(
         status,
         progress=_progress(running, finished) if status is Status.PROCESSING else None,
         message=failures[0].message if status is Status.FAILED else None,
         artifacts=made,
         failures=failures,
         cost=_cost(answer.rows),
-        oddity=f"the status {odd[0]!r}" if odd else None,
+        unrecognized=f"the status {odd[0]!r}" if odd else None,
         raw=_without_images(answer),
     )
 

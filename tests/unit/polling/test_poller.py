@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 import kling_async
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
-from kling_async._models import Reading
+from kling_async._models import StatusReport
 from kling_async._polling.poller import Watch
 from kling_async._scheduling.poll_queue import Contest
 from kling_async._tracking.tracked_job import Trail
@@ -194,7 +194,7 @@ async def test_an_end_that_is_heard_of_during_a_look_outweighs_its_failure(clien
     artifact = kling_async.Artifact("video", "https://cdn.runblob.test/x")
 
     async def ends(request: httpx.Request) -> httpx.Response | None:
-        await job._trail.apply(Reading(Status.COMPLETED, artifacts=(artifact,)), "webhook")
+        await job._trail.apply(StatusReport(Status.COMPLETED, artifacts=(artifact,)), "webhook")
         return httpx.Response(401, json={"error": "Unauthorized", "message": "the key is revoked"})
 
     server.intercept = ends

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from kling_async import InferenceSh, InsufficientCredits, InvalidRequest, JobNotFound, KlingError, Status, inferencesh
 from kling_async._exchange import Call, Effect, Reply
-from kling_async._models import JobRef, Reading
+from kling_async._models import JobRef, StatusReport
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers.inferencesh import ImageO1
 from kling_async.providers.inferencesh.tasks import CURRENT, OLDER
@@ -63,9 +63,9 @@ def sent(call: Call) -> Any:
     return json.loads(call.body)
 
 
-def poll(provider: InferenceSh, *replies: Reply) -> Reading:
+def poll(provider: InferenceSh, *replies: Reply) -> StatusReport:
     reading = drive(provider.poll([REF]), *replies).value[REF]
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, StatusReport)
     return reading
 
 
@@ -322,7 +322,7 @@ def test_nine_with_its_output_is_completed_once_it_rests(
     date = (SINCE + timedelta(seconds=seconds)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     whole = {"id": "task-1", "status": 9, "updated_at": updated, "output": output and {"image": output}}
     reading = poll(provider, reply({"id": "task-1", "status": 9}), reply(whole, date=date))
-    assert (reading.status, reading.oddity) == (status, None)
+    assert (reading.status, reading.unrecognized) == (status, None)
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Sun, 11 Oct 2026 09:09:00 -0000"])

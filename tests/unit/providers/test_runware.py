@@ -30,7 +30,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Event, JobRef, Reading
+from kling_async._models import Event, JobRef, StatusReport
 from kling_async._tracking.transitions import advance
 from kling_async.providers._base.provider import Accepted
 from support.samples import drive
@@ -274,11 +274,11 @@ def failed(code: str = "timeoutProvider", uuid: str = KEY) -> dict[str, Any]:
     return {"taskUUID": uuid, "status": "error", "code": code, "message": "no luck"}
 
 
-def read(identity: str, reply: Reply) -> Reading:
+def read(identity: str, reply: Reply) -> StatusReport:
     readings, calls = drive(Runware("key").poll([ref(identity)]), [reply])
     assert len(calls) == 1
     reading = readings[ref(identity)]
-    assert isinstance(reading, Reading)
+    assert isinstance(reading, StatusReport)
     return reading
 
 
@@ -314,7 +314,7 @@ def test_an_answer_that_does_not_tell_is_asked_for_once_more(lost: Reply) -> Non
     for second in (conflict, answer(data=[{"taskUUID": KEY}])):
         accepted, calls = drive(Runware("key").submit(ImageO3(prompt="x"), KEY, None), [lost, second])
         assert isinstance(accepted, Accepted)
-        assert (accepted.id, accepted.reading.status) == (KEY, Status.PENDING)
+        assert (accepted.id, accepted.report.status) == (KEY, Status.PENDING)
         assert [call.body for call in calls] == [calls[0].body] * 2
 
 
@@ -499,7 +499,7 @@ def test_a_culprit_that_is_named_costs_one_call_more() -> None:
     readings, asked = perform(refs, provider)
     assert [len(uuids) for uuids in asked] == [50, 49]
     assert isinstance(readings[refs[3]], InvalidRequest)
-    assert sum(isinstance(reading, Reading) for reading in readings.values()) == 49
+    assert sum(isinstance(reading, StatusReport) for reading in readings.values()) == 49
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "invalidApiKey"), (402, "insufficientCredits"), (403, "forbidden")])
@@ -534,8 +534,8 @@ def test_a_webhook_never_says_that_a_job_has_ended() -> None:
     for body in ({"data": [image("a")]}, {"errors": [failed()]}, image("a"), [image("a"), failed()]):
         [delivered] = Runware("key").webhook(json.dumps(body).encode(), {})
         assert delivered.id == KEY
-        assert delivered.reading.status is Status.PROCESSING
-        assert delivered.reading.cost is None
+        assert delivered.report.status is Status.PROCESSING
+        assert delivered.report.cost is None
 
 
 @pytest.mark.anyio
@@ -634,7 +634,7 @@ async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> No
     left: list[kling_async.Job] = []
 
     class Interrupting(Runware):
-        def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, Reading | KlingError]]:
+        def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
             if not left:
                 left.extend(job for job in waiters if job._trail.granted)
                 for job in left:

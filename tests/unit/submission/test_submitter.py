@@ -543,7 +543,7 @@ class OwnId(RunBlob):
         reply = yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)
         if reply.status != 409:
             self.expect(reply)
-        return Accepted(key, kling_async._models.Reading(Status.PENDING))
+        return Accepted(key, kling_async._models.StatusReport(Status.PENDING))
 
 
 class Listing(RunBlob):
@@ -554,7 +554,7 @@ class Listing(RunBlob):
 
     def search(self, request: Any, callback_url: str | None, since: Any) -> Flow[Sequence[Accepted]]:
         yield Call.get("/v1/kling/o3-video/generations/list")
-        return [Accepted(identity, kling_async._models.Reading(Status.PENDING)) for identity in self.sold]
+        return [Accepted(identity, kling_async._models.StatusReport(Status.PENDING)) for identity in self.sold]
 
 
 async def test_where_our_id_is_known_a_lost_answer_is_sent_again_at_once(ledger: MemoryLedger) -> None:

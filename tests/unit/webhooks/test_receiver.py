@@ -38,10 +38,10 @@ from kling_async import (
     WebhookRejected,
     Webhooks,
 )
-from kling_async._models import Reading
+from kling_async._models import StatusReport
 from kling_async._submission.early_deliveries import Letterbox, Lost
-from kling_async._tracking.transitions import RANK
-from kling_async.providers._base.provider import Delivered
+from kling_async._tracking.transitions import STATUS_ORDER
+from kling_async.providers._base.provider import WebhookItem
 from kling_async.providers.runblob import O3Photo, O3Video
 from kling_async.webhooks import MAX_BODY
 from support import virtual_time
@@ -466,7 +466,7 @@ def test_no_more_lost_submissions_are_remembered_than_a_thousand() -> None:
 
 def test_no_more_deliveries_are_parked_than_tell_something() -> None:
     letterbox = Letterbox(Webhooks(URL, SECRET))
-    told = [Delivered("x", Reading(Status.PENDING))] * 50
+    told = [WebhookItem("x", StatusReport(Status.PENDING))] * 50
     with letterbox.open(_submission(0)) as letters:
         for _ in range(10):
             assert letterbox.park("purchase-0", told)
@@ -651,7 +651,7 @@ def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
                     server.intercept = _answer(answer)
                     await job.refresh()
                 else:
-                    reading = job._account.provider.webhook(json.dumps(answer).encode(), {})[0].reading
+                    reading = job._account.provider.webhook(json.dumps(answer).encode(), {})[0].report
                     await job._trail.apply(reading, "stream", exact=True)
             return job.events, await ledger.events(job.ref)
 
@@ -660,7 +660,7 @@ def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
     assert [event.seq for event in events] == list(range(len(events)))
     assert list(events) == recorded
     for before, after in itertools.pairwise(events):
-        assert RANK[before.status] < RANK[after.status]
+        assert STATUS_ORDER[before.status] < STATUS_ORDER[after.status]
         assert before.at <= after.at
     assert events[-1].status is Status.COMPLETED
     assert [artifact.url for artifact in events[-1].artifacts] == [END["video_url"]]
@@ -677,5 +677,5 @@ def test_readings_are_equal_by_whichever_way_they_come() -> None:
     """What the property above rests on: a webhook's body is read as a status answer is."""
     body = json.dumps({"generation_id": "x", **END}).encode()
     [told] = RunBlob(KEY).webhook(body, {})
-    assert isinstance(told.reading, Reading)
-    assert told.reading.status is Status.COMPLETED
+    assert isinstance(told.report, StatusReport)
+    assert told.report.status is Status.COMPLETED
