@@ -85,10 +85,10 @@ class JobRef(str):
         return core_schema.no_info_after_validator_function(cls.of, core_schema.str_schema())
 
     def __reduce__(self) -> tuple[type[JobRef], tuple[str, str, str]]:
-        return JobRef, (self.provider, self.endpoint, self.id)
+        return JobRef, (self.provider, self.endpoint_id, self.id)
 
     def __repr__(self) -> str:
-        return f"JobRef({self.provider!r}, {self.endpoint!r}, {self.id!r})"
+        return f"JobRef({self.provider!r}, {self.endpoint_id!r}, {self.id!r})"
 
     @property
     def provider(self) -> str:
@@ -96,7 +96,7 @@ class JobRef(str):
         return self.partition("/")[0]
 
     @property
-    def endpoint(self) -> str:
+    def endpoint_id(self) -> str:
         """Such as ``"o3-video"``."""
         return self.split("/")[1]
 

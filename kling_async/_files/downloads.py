@@ -264,7 +264,7 @@ class ArtifactSaver:
         if identity != self.ref.id:  # two ids must not become one name
             identity += f"-{hashlib.sha256(self.ref.id.encode()).hexdigest()[:8]}"
         number = f"-{artifact.index}" if artifact.index else ""
-        return f"{self.ref.provider}-{self.ref.endpoint}-{identity}{number}"
+        return f"{self.ref.provider}-{self.ref.endpoint_id}-{identity}{number}"
 
     def _final(self, artifact: Artifact, target: Path, directory: bool, extension: str | None) -> Path:
         return target / f"{self._stem(artifact)}{extension or '.bin'}" if directory else target

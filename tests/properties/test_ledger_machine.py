@@ -269,7 +269,7 @@ class Machine(RuleBasedStateMachine):
         job = data.draw(st.sampled_from(sorted(self.jobs.values(), key=str)))
 
         async def deliver() -> None:
-            answer = self.company.status(job.ref.endpoint, job.ref.id).json()
+            answer = self.company.status(job.ref.endpoint_id, job.ref.id).json()
             if late:
                 answer = {**answer, "status": "processing", "video_url": None}
             [delivered] = RunBlob(KEY).webhook(json.dumps(answer).encode(), {})

@@ -210,7 +210,7 @@ class RunBlob(Provider):
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: RunBlob has no batch."""
         [ref] = refs
-        reply = yield Call.get(f"/v1/kling/{ref.endpoint}/generations/{ref.id}")
+        reply = yield Call.get(f"/v1/kling/{ref.endpoint_id}/generations/{ref.id}")
         return {ref: self.redact_report(self._report(self.about(reply, ref, "generation_id"), ref))}
 
     def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
