@@ -299,8 +299,8 @@ class Client:
         """
         self._require_open()
         ref = JobRef.of(ref)
-        account = self._account(ref.name)
-        account.provider.endpoint(ref.name)
+        account = self._account(ref.endpoint)
+        account.provider.endpoint(ref.endpoint)
         return self._handle(self._running.get(ref) or self._track(account, ref, None, None))
 
     async def resume(self) -> list[Job]:
@@ -378,7 +378,7 @@ class Client:
         """
         self._require_open()
         ref = JobRef.of(ref)
-        account = self._account(ref.name)
+        account = self._account(ref.endpoint)
         submission = await self._buyer.resolve(key, ref)
         bought = Bought.before(submission, ref)
         return self._handle(await self._adopt(account, bought, self._remedies.restored(submission)))
@@ -495,12 +495,12 @@ class Client:
             reported: Its provider was given the address of our webhooks.
         """
         now = self._clock.now()
-        endpoint: Endpoint[Request] = account.provider.endpoint(ref.name)
+        endpoint: Endpoint[Request] = account.provider.endpoint(ref.endpoint)
         schedule = self._schedule
         if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
             # A law says when a job of known age will end; that of a job that was attached is not known.
             schedule = endpoint.schedule.faster(account.provider.speed)
-        variant = f"{ref.name} {endpoint.variant(request)}" if request is not None else ref.name
+        variant = f"{ref.endpoint} {endpoint.variant(request)}" if request is not None else ref.endpoint
         law = endpoint.law(request).faster(account.provider.speed)
         cadence = schedule.cadence(variant.rstrip(), law)
         if reported:

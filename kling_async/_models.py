@@ -106,7 +106,7 @@ class JobRef(str):
         return self.rpartition("/")[2]
 
     @property
-    def name(self) -> str:
+    def endpoint(self) -> str:
         """The endpoint's full name, ``provider/endpoint``."""
         return self.rpartition("/")[0]
 

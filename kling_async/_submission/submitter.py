@@ -349,8 +349,8 @@ class Buyer:
             raise KeyConflict(f"job {ref} belongs to the submission {owner.key!r}, so it cannot be that of {key!r}")
         if found.ref not in {None, ref}:
             raise KeyConflict(f"the submission {key!r} is known to be job {found.ref}, so it cannot be {ref}")
-        if ref.name != found.endpoint:
-            raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.name}")
+        if ref.endpoint != found.endpoint:
+            raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.endpoint}")
         if found.state.key_reusable:
             raise ConfigurationError(
                 f"the submission {key!r} bought nothing ({found.state}); follow the job by client.attach({str(ref)!r})"

@@ -355,9 +355,13 @@ def test_a_reference_survives_as_text(text: str) -> None:
     assert JobRef.parse(str(ref)) == ref
     assert pickle.loads(pickle.dumps(ref)) == copy.deepcopy(ref) == ref  # noqa: S301  # our own
     assert json.loads(json.dumps([ref])) == [text.strip()] == [str(ref)] == [ref]
-    assert (type(str(ref)), f"{ref.name}/{ref.id}", ref.name) == (str, text, f"{ref.provider}/{ref.endpoint_id}")
+    assert (type(str(ref)), f"{ref.endpoint}/{ref.id}", ref.endpoint) == (
+        str,
+        text,
+        f"{ref.provider}/{ref.endpoint_id}",
+    )
     assert repr(ref) == f"JobRef({ref.provider!r}, {ref.endpoint_id!r}, {ref.id!r})"
-    assert ref.name == text.rpartition("/")[0]
+    assert ref.endpoint == text.rpartition("/")[0]
 
 
 NO_REFERENCE = """

@@ -212,7 +212,7 @@ async def test_a_client_gets_its_pictures(sandbox: Sandbox, tmp_path: Path) -> N
     sandbox.script("pixeldojo", duration=20)
     async with client_of(sandbox) as client:
         job = await client.submit(pixeldojo.ImageV3("a fox", "people", "1k", "3:2", 3, "webp"))
-        assert job.ref.name == "pixeldojo/image-v3"
+        assert job.ref.endpoint == "pixeldojo/image-v3"
         statuses = [job.status]
         for _ in range(2):
             sandbox.world.clock.advance(10)

@@ -85,7 +85,7 @@ class Sample:
 
 
 def content(place: Mapping[str, Any], *, name: str = "body") -> bytes:
-    """What was sent: JSON under `name`, or text."""
+    """What was sent: JSON under `endpoint`, or text."""
     return json.dumps(place[name]).encode() if name in place else str(place.get("text", "")).encode()
 
 

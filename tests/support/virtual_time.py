@@ -43,7 +43,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 def backend(name: str) -> tuple[str, dict[str, Any]]:
-    """What anyio's pytest plugin needs to run a test on `name` (asyncio or trio) in virtual time."""
+    """What anyio's pytest plugin needs to run a test on `endpoint` (asyncio or trio) in virtual time."""
     if name == "trio":
         return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
     return "asyncio", {"loop_factory": JumpingLoop}

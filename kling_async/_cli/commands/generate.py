@@ -178,7 +178,7 @@ def watch(
                 f"{ref!r:.200} is not a job reference; one looks like "
                 "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
             ) from error
-        kind, _ = find(address.name)
+        kind, _ = find(address.endpoint)
         client = open_client([kind], timeout)
         directory = destination(output)
         run(lambda: _watch(client, address, directory, report), report)

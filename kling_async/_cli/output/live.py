@@ -127,7 +127,7 @@ class LiveReport(PlainReport):
 
     def _table(self) -> RenderableType:
         """The jobs. Where it is narrow, the bars go first, then how far the jobs are; then names are cut."""
-        names = max((len(ref.name) for ref in self._rows), default=0)
+        names = max((len(ref.endpoint) for ref in self._rows), default=0)
         room = self._display.width - names - _STATUS - len("Elapsed") - 3 * _GAP
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)
         table.add_column("Job", overflow="ellipsis")
@@ -138,7 +138,7 @@ class LiveReport(PlainReport):
         for ref, row in list(self._rows.items()):
             mark, colour = _LOOKS[row.status]
             cells: list[RenderableType] = [
-                Text(ref.name, no_wrap=True, overflow="ellipsis"),
+                Text(ref.endpoint, no_wrap=True, overflow="ellipsis"),
                 Text(f"{mark} {row.status}", style=colour),
                 duration(row.age()),
             ]

@@ -381,7 +381,7 @@ class _Service:
         return job
 
     def _task(self, job: Job, name: str | None = None) -> dict[str, Any]:
-        """The task as its full read has it: now, or as if it were in the status `name`."""
+        """The task as its full read has it: now, or as if it were in the status `endpoint`."""
         clock = self.world.clock
         name = name or _name(job, clock.now())
         since = max([moment for moment, known in _timeline(job) if known == name] or [job.created])
