@@ -501,7 +501,7 @@ class Client:
             # A law says when a job of known age will end; that of a job that was attached is not known.
             schedule = endpoint.schedule.faster(account.provider.speed)
         variant = f"{ref.endpoint} {endpoint.variant(request)}" if request is not None else ref.endpoint
-        law = endpoint.law(request).faster(account.provider.speed)
+        law = endpoint.duration_prior(request).faster(account.provider.speed)
         cadence = schedule.cadence(variant.rstrip(), law)
         if reported:
             cadence = self._deliveries.cadence(ref, cadence, law)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from benchmarks.cadence import charts, study
 from benchmarks.cadence.durations import LAWS, Nature
 from benchmarks.cadence.report import Results, markdown, targets
-from kling_async._scheduling.schedules import Law
+from kling_async._scheduling.schedules import DurationPrior
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -23,7 +23,9 @@ def measure(size: study.Size) -> Results:
     with ProcessPoolExecutor() as pool:
         natures = {(name, share): Nature(law, share) for share in (0.0, study.CONGESTED) for name, law in LAWS.items()}
         learned = {
-            (*key, prior): pool.submit(study.learned, nature, Law(nature.law.median * factor, nature.law.sigma), size)
+            (*key, prior): pool.submit(
+                study.learned, nature, DurationPrior(nature.law.median * factor, nature.law.sigma), size
+            )
             for key, nature in natures.items()
             for prior, factor in study.PRIORS.items()
         }

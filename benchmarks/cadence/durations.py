@@ -7,10 +7,14 @@ from math import exp, log
 from random import Random
 from statistics import NormalDist
 
-from kling_async._scheduling.schedules import Law
+from kling_async._scheduling.schedules import DurationPrior
 
-CLIPS = {"5 s clip": Law(147.0, 0.158), "10 s clip": Law(232.0, 0.199), "15 s clip": Law(355.0, 0.131)}
-LAWS = {"image": Law(24.0, 0.545), **CLIPS}
+CLIPS = {
+    "5 s clip": DurationPrior(147.0, 0.158),
+    "10 s clip": DurationPrior(232.0, 0.199),
+    "15 s clip": DurationPrior(355.0, 0.131),
+}
+LAWS = {"image": DurationPrior(24.0, 0.545), **CLIPS}
 
 _NORMAL = NormalDist()
 _FAR = 5.2  # standard deviations; one job in ten million is farther out
@@ -26,7 +30,7 @@ class Nature:
         slowdown: The factor by which these take longer.
     """
 
-    law: Law
+    law: DurationPrior
     congested: float = 0.0
     slowdown: float = 3.0
 

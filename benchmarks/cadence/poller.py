@@ -17,7 +17,7 @@ from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Status, StatusReport
 from kling_async._polling.poller import Watch
-from kling_async._scheduling.schedules import Law, Schedule
+from kling_async._scheduling.schedules import DurationPrior, Schedule
 from kling_async._tracking.tracked_job import Trail
 from kling_async.providers._base.endpoint import Features
 
@@ -33,7 +33,7 @@ class Heard:
 
 
 def run(
-    schedule: Schedule, prior: Law, durations: Sequence[float], *, in_flight: int = 1, per_minute: float = inf
+    schedule: Schedule, prior: DurationPrior, durations: Sequence[float], *, in_flight: int = 1, per_minute: float = inf
 ) -> list[Heard]:
     """Run one job per duration, `in_flight` at a time, a new one for each that was heard of.
 
@@ -52,7 +52,7 @@ def run(
 
 
 async def _run(
-    schedule: Schedule, prior: Law, durations: Sequence[float], in_flight: int, per_minute: float
+    schedule: Schedule, prior: DurationPrior, durations: Sequence[float], in_flight: int, per_minute: float
 ) -> list[Heard]:
     clock = _VirtualClock()
     lane = _Lane()

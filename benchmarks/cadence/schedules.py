@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kling_async._scheduling.schedules import Cadence, Law, Progressive, Schedule
+from kling_async._scheduling.schedules import Cadence, DurationPrior, Progressive, Schedule
 
 SOURCE = Progressive(5, 5, 10, 15)
 """What the source documents do for video."""
@@ -19,7 +19,7 @@ class Frozen:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
-    def cadence(self, key: str, prior: Law) -> Cadence:
+    def cadence(self, key: str, prior: DurationPrior) -> Cadence:
         """The timing of a job whose end is not told."""
         return _Deaf(self._schedule.cadence(key, prior))
 
@@ -49,7 +49,7 @@ class Planned:
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
 
-    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  # one plan for all
+    def cadence(self, key: str, prior: DurationPrior) -> Cadence:  # noqa: ARG002  # one plan for all
         """The timing of one job."""
         return _Plan(self._times)
 
@@ -60,7 +60,7 @@ class Clairvoyant:
     def __init__(self, durations: Sequence[float]) -> None:
         self._durations: Iterator[float] = iter(durations)
 
-    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  # jobs come in the order of the durations
+    def cadence(self, key: str, prior: DurationPrior) -> Cadence:  # noqa: ARG002  # jobs come in the order of the durations
         """The timing of the next job."""
         return _Plan((next(self._durations),))
 

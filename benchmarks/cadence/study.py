@@ -13,7 +13,7 @@ from benchmarks.cadence.durations import CLIPS, LAWS, Nature
 from benchmarks.cadence.optimum import optimal_looks
 from benchmarks.cadence.poller import Heard, run
 from benchmarks.cadence.schedules import ROUND_ROBIN, SOURCE, Clairvoyant, Frozen, Planned
-from kling_async._scheduling.schedules import Law, Learned, Progressive, Schedule
+from kling_async._scheduling.schedules import DurationPrior, Learned, Progressive, Schedule
 
 LAMBDA = 0.5
 """Seconds of lag that one look is worth."""
@@ -83,7 +83,7 @@ def fixed(name: str, nature: Nature, size: Size) -> dict[str, Cost]:
     return costs
 
 
-def learned(nature: Nature, prior: Law, size: Size) -> dict[int, Cost]:
+def learned(nature: Nature, prior: DurationPrior, size: Size) -> dict[int, Cost]:
     """`Learned` after some completions, one job at a time; at each checkpoint it is measured without learning."""
     heard: dict[int, list[Heard]] = {number: [] for number in CHECKPOINTS}
     test = nature.sample(size.sample)

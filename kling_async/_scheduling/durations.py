@@ -64,7 +64,7 @@ _NODES = tuple(-4.5 + 9.0 * step / 79 for step in range(80))  # of the tabulated
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class DurationPrior:
     """A lognormal law of a job's duration.
 
     Args:
@@ -83,18 +83,18 @@ class Law:
         if not (isfinite(self.median) and self.median > 0 and isfinite(self.sigma) and self.sigma > 0):
             raise ValueError(f"a law needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
 
-    def faster(self, factor: float) -> Law:
+    def faster(self, factor: float) -> DurationPrior:
         """The same law for a provider that is `factor` times as fast."""
-        return Law(self.median / factor, self.sigma)
+        return DurationPrior(self.median / factor, self.sigma)
 
     @classmethod
-    def between(cls, shortest: float, longest: float) -> Law:
+    def from_range(cls, shortest: float, longest: float) -> DurationPrior:
         """The law of a document that says "shortest to longest" seconds: the middle 80 % of the jobs."""
         return cls(sqrt(shortest * longest), log(longest / shortest) / (2 * 1.2815515655446004))
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class Observation:
     """What is known of one job's end: it lies in ``(after, by]`` seconds after submission.
 
     ``after == by`` is an exact time; ``by == inf`` a job that was given up at `after`, still running.
@@ -108,7 +108,7 @@ class End:
         return [round(self.after, 2), None if self.by == inf else round(self.by, 2)]
 
     @classmethod
-    def read(cls, plain: object) -> End | None:
+    def read(cls, plain: object) -> Observation | None:
         """What `plain` wrote; None for anything else."""
         match plain:
             case [int() | float() as after, int() | float() | None as by]:
@@ -116,7 +116,7 @@ class End:
         return None
 
 
-class Survival:
+class SurvivalCurve:
     """A law of durations as a table: S(t), the chance to last longer than t, and the lag that waiting costs.
 
     Args:
@@ -128,7 +128,7 @@ class Survival:
         guard: The 97th percentile, in seconds; a job that runs longer is not governed by the law.
     """
 
-    __slots__ = ("_area", "_chance", "_times", "guard", "median")
+    __slots__ = ("_area", "_chance", "_times", "cutoff", "median")
 
     def __init__(self, parts: Sequence[tuple[float, float, float]]) -> None:
         mean = sum(weight * mu for weight, mu, _ in parts)
@@ -148,7 +148,7 @@ class Survival:
             areas.append(area)
         self._times, self._chance, self._area = times, chances, areas
         self.median = self.quantile(0.5)
-        self.guard = self.quantile(0.97)
+        self.cutoff = self.quantile(0.97)
 
     def _at(self, t: float) -> tuple[int, float, float]:
         """The number of nodes up to `t`, S(t), and the integral of S from 0 to `t`."""
@@ -176,7 +176,7 @@ class Survival:
         _, _, until = self._at(now)
         return min(max(now - last - (until - area) / chance, 0.0), now - last)
 
-    def reach(self, last: float, lag: float) -> float:
+    def time_for_lag(self, last: float, lag: float) -> float:
         """The time at which the lag expected since `last` reaches `lag` seconds: `Survival.lag` inverted."""
         index, chance, area = self._at(last)
         target = last + lag - area / chance
@@ -196,8 +196,8 @@ class Survival:
         return start + 2 * missing / root if root > 0 else times[found]
 
 
-class Posterior:
-    """What is believed about one kind of job's law, and the `Survival` that follows from it.
+class DurationModel:
+    """What is believed about one kind of job's law, and the `SurvivalCurve` that follows from it.
 
     Args:
         prior: The documented law: the centre of the grid, and all that is known before the first end.
@@ -206,7 +206,7 @@ class Posterior:
 
     __slots__ = ("_ends", "_evidence", "_memory", "_moves", "_prior", "_recent", "_running", "_sigmas", "_survival")
 
-    def __init__(self, prior: Law, *, memory: float = _MEMORY) -> None:
+    def __init__(self, prior: DurationPrior, *, memory: float = _MEMORY) -> None:
         self._prior = prior
         self._memory = memory
         self._running = [0] * len(_OFFSETS)  # how many jobs still run, by age on the grid; 0 is none
@@ -214,20 +214,20 @@ class Posterior:
         self._ends = 0  # since then
         self._sigmas = tuple(prior.sigma * ratio for ratio in _RATIOS)
         self._evidence = [[0.0] * len(_OFFSETS) for _ in _RATIOS]
-        self._recent: deque[End] = deque(maxlen=_RECENT)
-        self._survival: Survival | None = None
+        self._recent: deque[Observation] = deque(maxlen=_RECENT)
+        self._survival: SurvivalCurve | None = None
 
     @property
-    def ends(self) -> Sequence[End]:
+    def ends(self) -> Sequence[Observation]:
         """The most recent ends, oldest first: what is worth keeping of a law."""
         return tuple(self._recent)
 
     @property
-    def survival(self) -> Survival:
+    def survival(self) -> SurvivalCurve:
         """The predictive law of a job; the same object until there is news worth making another."""
         if self._survival is None:
             self._moves = self._ends = 0
-            self._survival = Survival(self._parts())
+            self._survival = SurvivalCurve(self._parts())
         return self._survival
 
     def running(self, age: int, last: float) -> int:
@@ -254,7 +254,7 @@ class Posterior:
                     self._survival = None
         return now
 
-    def observe(self, ends: Iterable[End]) -> None:
+    def observe(self, ends: Iterable[Observation]) -> None:
         """Take ends as evidence. Those that say nothing (no number, or still running at 0 s) are ignored."""
         for end in ends:
             if not isfinite(end.after) or not end.by > -inf or (end.after <= 0 and end.by == inf):
@@ -265,7 +265,7 @@ class Posterior:
             if self._ends >= len(self._recent) // _NEWS:
                 self._survival = None
 
-    def _bounds(self, end: End) -> tuple[float, float]:
+    def _bounds(self, end: Observation) -> tuple[float, float]:
         """An end as an interval of ln(T / prior median), at least as wide as the grid can resolve."""
         after, by = sorted((self._log(end.after), self._log(end.by)))
         after, by = min(after, _FARTHEST), max(by, -_FARTHEST)

@@ -29,12 +29,12 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kling_async._scheduling.durations import End, Law, Posterior
+from kling_async._scheduling.durations import DurationModel, DurationPrior, Observation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Cadence", "Law", "Learned", "Progressive", "Schedule"]
+__all__ = ["Cadence", "DurationPrior", "Learned", "Progressive", "Schedule"]
 
 
 _SHORTEST = 0.5  # s; looks closer together than this cost more than they can tell
@@ -64,7 +64,7 @@ class Cadence(Protocol):
 class Schedule(Protocol):
     """A policy of looks. One per client, shared by its jobs."""
 
-    def cadence(self, key: str, prior: Law) -> Cadence:
+    def cadence(self, key: str, prior: DurationPrior) -> Cadence:
         """The timing of one new job.
 
         Args:
@@ -107,7 +107,7 @@ class Progressive:
         first = None if self.first is None else self.first / factor
         return Progressive(*(step / factor for step in self.intervals), first=first)
 
-    def cadence(self, key: str, prior: Law) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
+    def cadence(self, key: str, prior: DurationPrior) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
         """The timing of one new job; see `Schedule`."""
         return self._cadence
 
@@ -162,24 +162,24 @@ class Learned:
     """
 
     lag_per_look: float = 0.5
-    _laws: dict[str, Posterior] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _models: dict[str, DurationModel] = field(default_factory=dict, init=False, repr=False, compare=False)
     _kept: dict[str, list[object]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not _is_wait(self.lag_per_look):
             raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}")
 
-    def cadence(self, key: str, prior: Law) -> Cadence:
+    def cadence(self, key: str, prior: DurationPrior) -> Cadence:
         """The timing of one new job; see `Schedule`."""
-        law = self._laws.get(key)
+        law = self._models.get(key)
         if law is None:
-            law = self._laws[key] = Posterior(prior)
-            law.observe(end for row in self._kept.pop(key, ()) if (end := End.read(row)) is not None)
+            law = self._models[key] = DurationModel(prior)
+            law.observe(end for row in self._kept.pop(key, ()) if (end := Observation.read(row)) is not None)
         return _Expected(law, self.lag_per_look)
 
     def state(self) -> dict[str, Any]:
         """What was learned, as JSON: of each key the latest ends, ``[after, by]``, `by` null if not seen."""
-        learned = {key: [end.plain() for end in law.ends] for key, law in self._laws.items() if law.ends}
+        learned = {key: [end.plain() for end in law.ends] for key, law in self._models.items() if law.ends}
         return {"version": 1, "ends": {**self._kept, **learned}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -190,7 +190,7 @@ class Learned:
         ends = state.get("ends")
         if state.get("version") == 1 and isinstance(ends, dict):
             rows = {key: rows for key, rows in ends.items() if isinstance(rows, list)}
-            self._kept.update({key: rows[key] for key in rows if key not in self._laws})
+            self._kept.update({key: rows[key] for key in rows if key not in self._models})
 
 
 class _Expected:
@@ -198,7 +198,7 @@ class _Expected:
 
     __slots__ = ("_age", "_lag_per_look", "_law")
 
-    def __init__(self, law: Posterior, lag_per_look: float) -> None:
+    def __init__(self, law: DurationModel, lag_per_look: float) -> None:
         self._age = 0
         self._law = law
         self._lag_per_look = lag_per_look
@@ -206,18 +206,18 @@ class _Expected:
     def next_look(self, last: float) -> float:
         self._age = self._law.running(self._age, last)
         survival = self._law.survival
-        if last >= survival.guard:
+        if last >= survival.cutoff:
             return last + self._guarded_step(last)
-        due = survival.reach(last, self._lag_per_look)
+        due = survival.time_for_lag(last, self._lag_per_look)
         latest = last + max(_LONGEST, survival.median / 8)
         if due > latest:  # a look before the first one that the law asks for does not bring that one forward
-            due = max(latest, min(survival.reach(0.0, self._lag_per_look), survival.guard))
+            due = max(latest, min(survival.time_for_lag(0.0, self._lag_per_look), survival.cutoff))
         return max(due, last + _SHORTEST)
 
     def accrued(self, last: float, now: float) -> float:
         if now <= last:
             return 0.0
-        if last < self._law.survival.guard:
+        if last < self._law.survival.cutoff:
             return self._law.survival.lag(last, now)
         # No law any more: as if the end were equally likely at any moment for so long that the claim at the
         # next look comes to lambda, as it does for everyone else.
@@ -225,11 +225,11 @@ class _Expected:
 
     def finished(self, after: float, by: float) -> None:
         self._leave()
-        self._law.observe([End(after, by)])
+        self._law.observe([Observation(after, by)])
 
     def abandoned(self, at: float) -> None:
         self._leave()
-        self._law.observe([End(at, inf)])
+        self._law.observe([Observation(at, inf)])
 
     def __del__(self) -> None:
         self._leave()  # dropped without a word, a job is no evidence any more
@@ -240,9 +240,9 @@ class _Expected:
     def _guarded_step(self, last: float) -> float:
         """Steps that grow by `_GROWTH` from look to look, as a function of the time since the guard alone."""
         survival = self._law.survival
-        began = survival.reach(survival.guard, self._lag_per_look) - survival.guard
+        began = survival.time_for_lag(survival.cutoff, self._lag_per_look) - survival.cutoff
         began = min(max(began, _SHORTEST), max(_LONGEST, survival.median / 8))
-        return min(began + (_GROWTH - 1) * (last - survival.guard), max(_LONGEST, began))
+        return min(began + (_GROWTH - 1) * (last - survival.cutoff), max(_LONGEST, began))
 
 
 def _is_wait(seconds: object) -> bool:

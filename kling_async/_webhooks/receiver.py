@@ -35,7 +35,7 @@ from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
 from kling_async._polling.poller import Watch
-from kling_async._scheduling.schedules import Cadence, Law
+from kling_async._scheduling.schedules import Cadence, DurationPrior
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Buyer
@@ -87,7 +87,7 @@ class Deliveries:
         self._expectations = {name: _Expectation(watch.reconsider) for name, watch in watches.items()}
         self._trails: WeakValueDictionary[str, Trail] = WeakValueDictionary()
 
-    def cadence(self, ref: JobRef, cadence: Cadence, law: Law) -> Cadence:
+    def cadence(self, ref: JobRef, cadence: Cadence, law: DurationPrior) -> Cadence:
         """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
         if self._webhooks is None or not self._providers[ref.provider].features.webhook:
             return cadence

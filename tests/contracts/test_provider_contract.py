@@ -337,7 +337,7 @@ def test_every_endpoint_says_how_long_its_jobs_take(endpoint: Endpoint[Any]) -> 
     """The law, the schedule and the deadline fit together, for a request and for an attached job."""
     good = recorded_requests(endpoint)[0]
     for request in (good, None):
-        assert 1 < endpoint.law(request).median < endpoint.deadline
+        assert 1 < endpoint.duration_prior(request).median < endpoint.deadline
     assert endpoint.variant(good) == endpoint.variant(good)
     price = endpoint.price(good)
     assert price is None or price.amount > 0

@@ -108,7 +108,7 @@ class _Demo:
         """One job; its failure is told, and spoils none of the others."""
         try:
             job = await client.submit(request)
-            self.report.begun(job.ref, endpoint.law(request).median / self.speed)
+            self.report.begun(job.ref, endpoint.duration_prior(request).median / self.speed)
             await collect(job, self.directory, self.report)
         except KlingError as error:
             problem = explain(error)

@@ -154,7 +154,9 @@ class _Order:
         if directory is None:
             report.submitted(job.ref, job.cost)
             return
-        report.begun(job.ref, self.endpoint.law(self.request).median)  # before anything is told, which may fail
+        report.begun(
+            job.ref, self.endpoint.duration_prior(self.request).median
+        )  # before anything is told, which may fail
         if job.cost is not None:
             fresh = "bought" if client.statistics().submitted else "it was bought before,"
             report.say(f"{fresh} for {money(job.cost)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from kling_async._models import Cost, Status
-from kling_async._scheduling.schedules import Law, Progressive
+from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.request import Request
 
 __all__ = ["Endpoint", "Features", "RequestT"]
@@ -33,7 +33,7 @@ class Endpoint(Generic[RequestT]):
     request: type[RequestT]
     schedule: Progressive
     deadline: float
-    law: Callable[[RequestT | None], Law]
+    duration_prior: Callable[[RequestT | None], DurationPrior]
     variant: Callable[[RequestT], str] = field(default=lambda _: "")
     price: Callable[[RequestT], Cost | None] = field(default=lambda _: None)
 

@@ -34,7 +34,7 @@ from kling_async._errors import (
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Cost, JobRef, StatusReport
-from kling_async._scheduling.schedules import Law, Progressive
+from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri, sniff
@@ -140,7 +140,7 @@ class InferenceSh(Provider):
             # Nothing ends a stuck task at the provider: the app swallows its own limit of 300 s. So ours ends the
             # wait, well after the ten minutes for which a task may be silent and still end well.
             deadline=900.0,
-            law=lambda _: Law(24.0, 0.545),
+            duration_prior=lambda _: DurationPrior(24.0, 0.545),
             variant=lambda request: f"resolution={request.resolution}",
             price=lambda request: Cost(Decimal("0.028") * request.count, "USD"),
         ),

@@ -39,7 +39,7 @@ from kling_async._errors import (
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
-from kling_async._scheduling.schedules import Law, Progressive
+from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.provider import Accepted, Provider, WebhookItem
 from kling_async.providers._base.request import Request, as_number
@@ -49,7 +49,7 @@ __all__ = ["ImageV3", "PixelDojo"]
 CountField: TypeAlias = Literal["num_outputs", "num_images"]
 
 _URL_LIFETIME = 24 * 3600.0  # "stored for 24 hours before being automatically deleted" (older API description)
-_LAW = Law(median=24, sigma=0.545)  # "seconds to one minute"
+_DURATION = DurationPrior(median=24, sigma=0.545)  # "seconds to one minute"
 
 
 def _lower(value: Any) -> Any:
@@ -109,7 +109,7 @@ class PixelDojo(Provider):
             # "Every 2 to 5 seconds": the first look may take its time, 1 job in 500 is done by then.
             Progressive(5, 2),
             deadline=300.0,  # none is documented; five times "up to a minute"
-            law=lambda _: _LAW,
+            duration_prior=lambda _: _DURATION,
             variant=lambda request: f"resolution={request.resolution} count={request.count}",
             price=lambda request: Cost(Decimal(request.count), "credits"),
         ),

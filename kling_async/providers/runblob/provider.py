@@ -28,7 +28,7 @@ from kling_async._errors import (
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
-from kling_async._scheduling.schedules import Law, Progressive
+from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_url
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, References, data_uri
@@ -124,20 +124,20 @@ class O3Video(_RunBlobRequest):
         return super().translate(data)
 
 
-_PHOTO_LAW = Law.between(70, 210)  # 10-30 s pending, then 1-3 min (kling/o3-photo-status)
-_VIDEO_LAWS = {
-    5: Law.between(120, 180),
-    10: Law.between(180, 300),
-    15: Law.between(300, 420),
+_PHOTO_DURATION = DurationPrior.from_range(70, 210)  # 10-30 s pending, then 1-3 min (kling/o3-photo-status)
+_VIDEO_DURATIONS = {
+    5: DurationPrior.from_range(120, 180),
+    10: DurationPrior.from_range(180, 300),
+    15: DurationPrior.from_range(300, 420),
 }  # kling/o3-video-status
 _PRO_FACTOR = 1.4  # "30-50 % longer"
 
 
-def _video_law(request: O3Video | None) -> Law:
+def _video_duration(request: O3Video | None) -> DurationPrior:
     if request is None:
-        return Law.between(120, 420)
-    law = _VIDEO_LAWS[request.duration]
-    return law if request.model == "kling_o3" else Law(law.median * _PRO_FACTOR, law.sigma)
+        return DurationPrior.from_range(120, 420)
+    law = _VIDEO_DURATIONS[request.duration]
+    return law if request.model == "kling_o3" else DurationPrior(law.median * _PRO_FACTOR, law.sigma)
 
 
 class RunBlob(Provider):
@@ -154,14 +154,14 @@ class RunBlob(Provider):
             O3Video,
             Progressive(5, 5, 10, 15),
             deadline=900.0,
-            law=_video_law,
+            duration_prior=_video_duration,
             variant=lambda request: f"duration={request.duration} model={request.model}",
         ),
         Endpoint(
             O3Photo,
             Progressive(5),
             deadline=300.0,
-            law=lambda _: _PHOTO_LAW,
+            duration_prior=lambda _: _PHOTO_DURATION,
             variant=lambda request: f"resolution={request.resolution}",
         ),
     )

@@ -36,7 +36,7 @@ from kling_async._errors import (
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Cost, JobRef, Status, StatusReport
-from kling_async._scheduling.schedules import Law, Progressive
+from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_secure
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.images import ImageRule, References, data_uri, sniff
@@ -255,7 +255,7 @@ class Runware(Provider):
             ImageO3,
             Progressive(0.5, 0.75, 1.1, 1.7, 2.5, 3.8, 5.7, 8.5, 10, first=1.0),  # runware-sdk 1.8.0, client.py
             deadline=1200.0,
-            law=lambda _: Law(24, 0.545),
+            duration_prior=lambda _: DurationPrior(24, 0.545),
             variant=lambda request: f"resolution={request.resolution} count={request.count}",
             price=lambda request: Cost(_USD_PER_IMAGE[request.resolution] * request.count, "USD"),
         ),

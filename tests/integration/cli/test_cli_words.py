@@ -15,7 +15,7 @@ from kling_async._cli.commands.demo import programme
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import advise_with, duration, in_commands, money, printable, size
 from kling_async._cli.request_arguments import build
-from kling_async._scheduling.schedules import Law
+from kling_async._scheduling.schedules import DurationPrior
 from kling_async.providers import KNOWN
 from kling_async.providers._base.endpoint import Endpoint
 from support.cli_process import VIDEO
@@ -39,7 +39,7 @@ class Collage(Request):
     label: str = ""
 
 
-COLLAGE = Endpoint(Collage, Progressive(5), deadline=60.0, law=lambda _: Law(10, 0.5))
+COLLAGE = Endpoint(Collage, Progressive(5), deadline=60.0, duration_prior=lambda _: DurationPrior(10, 0.5))
 
 
 @pytest.mark.parametrize(

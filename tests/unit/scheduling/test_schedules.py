@@ -13,19 +13,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kling_async._scheduling.durations import End, Posterior, Survival
+from kling_async._scheduling.durations import DurationModel, Observation, SurvivalCurve
 from kling_async._scheduling.poll_queue import Contest
-from kling_async._scheduling.schedules import Cadence, Law, Learned, Progressive
+from kling_async._scheduling.schedules import Cadence, DurationPrior, Learned, Progressive
 
 NameT = TypeVar("NameT")
 
-CLIP = Law(147.0, 0.158)
+CLIP = DurationPrior(147.0, 0.158)
 KEY = "runblob/o3-video duration=5"
 
 SECONDS = st.floats(0.0, 1e6)
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 HOSTILE = st.one_of(ANY, st.sampled_from([0.0, -0.0, -1.0, 5e-324, 1e-300, 147.0, 1e300, inf, -inf, nan]))
-LAWS = st.builds(Law, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
+LAWS = st.builds(DurationPrior, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
 LAMBDAS = st.floats(0.01, 100.0)
 
 
@@ -42,7 +42,7 @@ def looks_until(cadence: Cadence, ended: float) -> list[float]:
     return looks
 
 
-def watch(schedule: Learned, ended: float, prior: Law = CLIP) -> list[float]:
+def watch(schedule: Learned, ended: float, prior: DurationPrior = CLIP) -> list[float]:
     """One job from submission to end, told to the schedule."""
     cadence = schedule.cadence(KEY, prior)
     looks = looks_until(cadence, ended)
@@ -54,10 +54,10 @@ class TestLaw:
     @pytest.mark.parametrize(("median", "sigma"), [(0.0, 0.1), (-1.0, 0.1), (inf, 0.1), (nan, 0.1), (1.0, 0.0)])
     def test_refuses_what_is_no_law(self, median: float, sigma: float) -> None:
         with pytest.raises(ValueError, match="positive finite"):
-            Law(median, sigma)
+            DurationPrior(median, sigma)
 
     def test_reads_a_documented_range_as_the_middle_four_fifths(self) -> None:
-        law = Law.between(120.0, 180.0)
+        law = DurationPrior.from_range(120.0, 180.0)
         assert law.median == pytest.approx(146.97, abs=0.01)
         assert law.sigma == pytest.approx(0.158, abs=0.001)
 
@@ -92,7 +92,7 @@ class TestProgressive:
 
 
 class TestSurvival:
-    LOGNORMAL = Survival([(1.0, log(147.0), 0.158)])
+    LOGNORMAL = SurvivalCurve([(1.0, log(147.0), 0.158)])
 
     @pytest.mark.parametrize(("share", "score"), [(0.03, -1.8808), (0.5, 0.0), (0.97, 1.8808)])
     def test_quantiles_are_those_of_the_law(self, share: float, score: float) -> None:
@@ -117,9 +117,9 @@ class TestSurvival:
     )
     def test_reach_inverts_lag(self, parts: list[tuple[float, float, float]], age: float, lag: float) -> None:
         total = sum(weight for weight, _, _ in parts)
-        survival = Survival([(weight / total, mean, sd) for weight, mean, sd in parts])
+        survival = SurvivalCurve([(weight / total, mean, sd) for weight, mean, sd in parts])
         last = survival.quantile(age)
-        then = survival.reach(last, lag)
+        then = survival.time_for_lag(last, lag)
         assert then > last
         assert survival.lag(last, then) == pytest.approx(lag, rel=1e-6, abs=1e-9 * then)
 
@@ -139,18 +139,18 @@ class TestPosterior:
     @example([(0.0, 0.0)] * 12, CLIP)
     @example([(inf, inf)] * 12, CLIP)
     @example([(-inf, -inf), (nan, 1.0), (1.0, nan), (5.0, 1.0), (0.0, inf)], CLIP)
-    def test_no_sequence_of_ends_breaks_it(self, ends: list[tuple[float, float]], prior: Law) -> None:
-        law = Posterior(prior)
-        law.observe(End(after, by) for after, by in ends)
+    def test_no_sequence_of_ends_breaks_it(self, ends: list[tuple[float, float]], prior: DurationPrior) -> None:
+        law = DurationModel(prior)
+        law.observe(Observation(after, by) for after, by in ends)
         survival = law.survival
         assert isfinite(survival.median)
-        assert 0 < survival.quantile(0.01) < survival.median < survival.guard < inf
+        assert 0 < survival.quantile(0.01) < survival.median < survival.cutoff < inf
 
     @given(st.lists(st.floats(0.0, 1e4), min_size=1, max_size=10), st.randoms(use_true_random=False))
     def test_the_order_of_ends_changes_nothing_but_what_is_forgotten(self, times: list[float], random: Random) -> None:
-        ends = [End(time, time + 8.0) for time in times]
+        ends = [Observation(time, time + 8.0) for time in times]
         shuffled = random.sample(ends, len(ends))
-        one, other = Posterior(CLIP, memory=1.0), Posterior(CLIP, memory=1.0)
+        one, other = DurationModel(CLIP, memory=1.0), DurationModel(CLIP, memory=1.0)
         one.observe(ends)
         other.observe(shuffled)
         for share in (0.03, 0.5, 0.97):
@@ -160,87 +160,87 @@ class TestPosterior:
     @settings(max_examples=25)
     def test_the_order_of_ordinary_ends_hardly_matters_with_forgetting(self, order: list[int]) -> None:
         times = [147.0 * exp(0.158 * (place - 9.5) / 6) for place in range(20)]
-        one, other = Posterior(CLIP), Posterior(CLIP)
-        one.observe(End(times[place], times[place] + 8.0) for place in range(20))
-        other.observe(End(times[place], times[place] + 8.0) for place in order)
+        one, other = DurationModel(CLIP), DurationModel(CLIP)
+        one.observe(Observation(times[place], times[place] + 8.0) for place in range(20))
+        other.observe(Observation(times[place], times[place] + 8.0) for place in order)
         assert one.survival.median == pytest.approx(other.survival.median, rel=0.01)
 
     @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
     def test_finds_the_law_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
         random = Random(3)
-        law = Posterior(Law(147.0 * wrong, 0.158))
+        law = DurationModel(DurationPrior(147.0 * wrong, 0.158))
         for _ in range(100):
             looked = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
-            law.observe([End(looked, looked + 15.0)])
+            law.observe([Observation(looked, looked + 15.0)])
         assert law.survival.median == pytest.approx(147.0, rel=0.05)
-        assert law.survival.guard == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
+        assert law.survival.cutoff == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
 
     def test_one_absurd_end_among_thirty_moves_the_median_by_less_than_a_percent(self) -> None:
-        ends = [End(135.0 + place, 145.0 + place) for place in range(30)]
-        plain, disturbed = Posterior(CLIP), Posterior(CLIP)
+        ends = [Observation(135.0 + place, 145.0 + place) for place in range(30)]
+        plain, disturbed = DurationModel(CLIP), DurationModel(CLIP)
         plain.observe(ends)
-        disturbed.observe([*ends, End(86_000.0, 86_400.0)])
+        disturbed.observe([*ends, Observation(86_000.0, 86_400.0)])
         assert plain.survival.median != disturbed.survival.median
         assert plain.survival.median == pytest.approx(disturbed.survival.median, rel=0.01)
 
     def test_the_predictive_law_is_made_anew_for_the_first_ends_and_then_for_every_few(self) -> None:
-        law = Posterior(CLIP)
+        law = DurationModel(CLIP)
         laws = [law.survival]
         for _ in range(128):
-            law.observe([End(140.0, 148.0)])
+            law.observe([Observation(140.0, 148.0)])
             laws.append(law.survival)
         made = [place for place, (before, after) in enumerate(pairwise(laws)) if before is not after]
         assert made[:8] == list(range(8))
         assert [later - sooner for sooner, later in pairwise(made[-4:])] == [8, 8, 8]
 
     def test_follows_a_provider_that_becomes_slower(self) -> None:
-        law = Posterior(CLIP)
-        law.observe([End(140.0, 150.0)] * 200)
-        law.observe([End(280.0, 300.0)] * 200)
+        law = DurationModel(CLIP)
+        law.observe([Observation(140.0, 150.0)] * 200)
+        law.observe([Observation(280.0, 300.0)] * 200)
         assert law.survival.median > 250.0
 
     def test_a_job_given_up_while_running_is_evidence_of_longer_ones(self) -> None:
-        law = Posterior(CLIP)
+        law = DurationModel(CLIP)
         before = law.survival.median
-        law.observe([End(200.0, inf)] * 3)
+        law.observe([Observation(200.0, inf)] * 3)
         assert law.survival.median > 1.05 * before
 
     def test_an_exact_time_says_more_than_an_interval_around_it(self) -> None:
-        exact, wide = Posterior(CLIP), Posterior(CLIP)
-        exact.observe([End(200.0, 200.0)] * 10)
-        wide.observe([End(150.0, 260.0)] * 10)
-        spread = [law.survival.guard / law.survival.median for law in (exact, wide)]
+        exact, wide = DurationModel(CLIP), DurationModel(CLIP)
+        exact.observe([Observation(200.0, 200.0)] * 10)
+        wide.observe([Observation(150.0, 260.0)] * 10)
+        spread = [law.survival.cutoff / law.survival.median for law in (exact, wide)]
         assert spread[0] < spread[1]
 
     def test_the_first_ends_of_a_burst_do_not_hide_that_the_rest_still_runs(self) -> None:
         """The first of many jobs to end are the short ones; what still runs corrects the belief."""
-        blind, seeing = Posterior(CLIP), Posterior(CLIP)
+        blind, seeing = DurationModel(CLIP), DurationModel(CLIP)
         ages = [seeing.running(0, 108.0) for _ in range(95)]
         for law in (blind, seeing):
-            law.observe([End(92.0, 100.0), End(92.0, 100.0), *[End(100.0, 108.0)] * 3])
+            law.observe([Observation(92.0, 100.0), Observation(92.0, 100.0), *[Observation(100.0, 108.0)] * 3])
         assert blind.survival.median < 113.0
         assert seeing.survival.median > 123.0
         for age in ages:
             seeing.running(age, 0.0)
-        seeing.observe([End(100.0, 108.0)])
-        blind.observe([End(100.0, 108.0)])
+        seeing.observe([Observation(100.0, 108.0)])
+        blind.observe([Observation(100.0, 108.0)])
         assert seeing.survival.median == pytest.approx(blind.survival.median, rel=1e-9)
 
 
 class TestLearned:
     @given(LAWS, LAMBDAS, st.lists(st.tuples(HOSTILE, HOSTILE), max_size=6), st.lists(SECONDS, max_size=20))
     def test_steps_stay_within_their_clamps(
-        self, prior: Law, lag_per_look: float, ends: list[tuple[float, float]], ages: list[float]
+        self, prior: DurationPrior, lag_per_look: float, ends: list[tuple[float, float]], ages: list[float]
     ) -> None:
         schedule = Learned(lag_per_look)
         for after, by in ends:
             schedule.cadence(KEY, prior).finished(after, by)
-        law = Posterior(prior)
-        law.observe(End(after, by) for after, by in ends)
+        law = DurationModel(prior)
+        law.observe(Observation(after, by) for after, by in ends)
         survival = law.survival
         cadence = schedule.cadence(KEY, prior)
         first = cadence.next_look(0.0)
-        assert first <= max(survival.guard, 15.0, survival.median / 8) * (1 + 1e-9)
+        assert first <= max(survival.cutoff, 15.0, survival.median / 8) * (1 + 1e-9)
         for last in [0.0, *ages]:
             then = cadence.next_look(last)
             assert then >= last + 0.5
@@ -271,7 +271,7 @@ class TestLearned:
         cadence = Learned().cadence(KEY, CLIP)
         looks = [look for look in looks_of(cadence, 60) if look > 1.1 * CLIP.median * exp(4 * 0.3)]
         assert {round(later - sooner, 6) for sooner, later in pairwise(looks)} == {15.0}
-        guard = Posterior(CLIP).survival.guard
+        guard = DurationModel(CLIP).survival.cutoff
         second = cadence.next_look(cadence.next_look(guard))
         assert (second - cadence.next_look(guard)) / (cadence.next_look(guard) - guard) == pytest.approx(1.3)
 
@@ -288,7 +288,7 @@ class TestLearned:
         """The figure that `benchmarks/cadence` measures in full."""
         random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
-        schedule, prior = Learned(0.5), Law(147.0 * wrong, 0.158)
+        schedule, prior = Learned(0.5), DurationPrior(147.0 * wrong, 0.158)
         ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
         documented = Progressive(5, 5, 10, 15).cadence(KEY, CLIP)
         theirs = [(len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]]
