@@ -502,9 +502,9 @@ class Client:
             schedule = endpoint.schedule.faster(account.provider.speed)
         variant = f"{ref.endpoint} {endpoint.variant(request)}" if request is not None else ref.endpoint
         law = endpoint.duration_prior(request).faster(account.provider.speed)
-        cadence = schedule.cadence(variant.rstrip(), law)
+        cadence = schedule.timer(variant.rstrip(), law)
         if reported:
-            cadence = self._deliveries.cadence(ref, cadence, law)
+            cadence = self._deliveries.timer(ref, cadence, law)
         recorded = self._book.enabled and started is not None
         # A clock that was set back since would put the next look, and the deadline, off by as much.
         since = now if started is None else min(started, now)

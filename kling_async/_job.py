@@ -173,7 +173,7 @@ class Job:
         trail.settled(self.ref)
         if trail.fresh:
             trail.fresh = False  # one job teaches one thing, however many wait for it
-            trail.cadence.abandoned(trail.last - trail.started)
+            trail.timer.observe_running(trail.last - trail.started)
         return GenerationTimeout(
             f"the job is still {self.status} after {trail.deadline - trail.started:.0f} s, its deadline; it was not "
             f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",

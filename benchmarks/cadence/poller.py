@@ -64,7 +64,7 @@ async def _run(
             started = clock.now()
             ref = JobRef("simulated", "clip", str(number))
             lane.ends[ref] = started + durations[number]
-            trail = Trail(ref, schedule.cadence(KEY, prior), started=started, deadline=inf, clock=clock)
+            trail = Trail(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
             while not trail.ended:
                 await watch.follow(trail, trail.count)
             heard[number] = Heard(lane.looks.pop(ref), clock.now() - lane.ends.pop(ref))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kling_async._scheduling.schedules import Cadence, DurationPrior, Progressive, Schedule
+from kling_async._scheduling.schedules import DurationPrior, PollTimer, Progressive, Schedule
 
 SOURCE = Progressive(5, 5, 10, 15)
 """What the source documents do for video."""
@@ -19,22 +19,22 @@ class Frozen:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
-    def cadence(self, key: str, prior: DurationPrior) -> Cadence:
+    def cadence(self, key: str, prior: DurationPrior) -> PollTimer:
         """The timing of a job whose end is not told."""
-        return _Deaf(self._schedule.cadence(key, prior))
+        return _Deaf(self._schedule.timer(key, prior))
 
 
 class _Deaf:
     __slots__ = ("_cadence",)
 
-    def __init__(self, cadence: Cadence) -> None:
+    def __init__(self, cadence: PollTimer) -> None:
         self._cadence = cadence
 
     def next_look(self, last: float) -> float:
-        return self._cadence.next_look(last)
+        return self._cadence.next_poll(last)
 
     def accrued(self, last: float, now: float) -> float:
-        return self._cadence.accrued(last, now)
+        return self._cadence.expected_lag(last, now)
 
     def finished(self, after: float, by: float) -> None:
         pass
@@ -49,7 +49,7 @@ class Planned:
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
 
-    def cadence(self, key: str, prior: DurationPrior) -> Cadence:  # noqa: ARG002  # one plan for all
+    def cadence(self, key: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  # one plan for all
         """The timing of one job."""
         return _Plan(self._times)
 
@@ -60,7 +60,7 @@ class Clairvoyant:
     def __init__(self, durations: Sequence[float]) -> None:
         self._durations: Iterator[float] = iter(durations)
 
-    def cadence(self, key: str, prior: DurationPrior) -> Cadence:  # noqa: ARG002  # jobs come in the order of the durations
+    def cadence(self, key: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  # jobs come in the order of the durations
         """The timing of the next job."""
         return _Plan((next(self._durations),))
 

@@ -121,18 +121,18 @@ def burst(number: int, size: Size) -> Rationed:
 def arithmetic() -> dict[str, float]:
     """CPU microseconds of the rule itself: the best of several rounds, because other programs share the machine."""
     schedule, law = Learned(LAMBDA), CLIPS["5 s clip"]
-    running = [schedule.cadence("key", law) for _ in range(100)]
+    running = [schedule.timer("key", law) for _ in range(100)]
     random = Random(1)  # noqa: S311  # repeatable on purpose
     for cadence in running:
-        cadence.next_look(random.uniform(100.0, 200.0))
+        cadence.next_poll(random.uniform(100.0, 200.0))
 
     def completion() -> None:
-        schedule.cadence("key", law).finished(140.0, 148.0)
-        schedule.cadence("key", law).next_look(0.0)
+        schedule.timer("key", law).observe_end(140.0, 148.0)
+        schedule.timer("key", law).next_poll(0.0)
 
     work = {
-        "a look": lambda: running[0].next_look(130.0),
-        "a claim": lambda: running[0].accrued(130.0, 140.0),
+        "a look": lambda: running[0].next_poll(130.0),
+        "a claim": lambda: running[0].expected_lag(130.0, 140.0),
         "a completion, on average": completion,
     }
     return {what: 1e6 / 50 * min(Timer(do, timer=process_time).repeat(20, 50)) for what, do in work.items()}

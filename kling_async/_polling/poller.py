@@ -405,7 +405,7 @@ class Watch:
         """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
         if self._features.batch == 1:
             return []
-        soon = now + _COMPANY * (trail.started + trail.cadence.next_look(now - trail.started) - now)
+        soon = now + _COMPANY * (trail.started + trail.timer.next_poll(now - trail.started) - now)
         return self._contest.companions(soon, self._features.batch - 1)
 
     def _dismiss(self, company: list[Trail]) -> None:

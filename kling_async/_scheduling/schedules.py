@@ -34,7 +34,7 @@ from kling_async._scheduling.durations import DurationModel, DurationPrior, Obse
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Cadence", "DurationPrior", "Learned", "Progressive", "Schedule"]
+__all__ = ["DurationPrior", "Learned", "PollTimer", "Progressive", "Schedule"]
 
 
 _SHORTEST = 0.5  # s; looks closer together than this cost more than they can tell
@@ -42,29 +42,29 @@ _LONGEST = 15.0  # s; the longest interval of the source documents' own schedule
 _GROWTH = 1.3  # of the step from look to look, past the 97th percentile
 
 
-class Cadence(Protocol):
+class PollTimer(Protocol):
     """The timing of one job's looks. All times are seconds since that job's submission."""
 
-    def next_look(self, last: float) -> float:
+    def next_poll(self, last: float) -> float:
         """When to look next, later than `last`: the look that said "not yet", or 0.0 before the first."""
 
-    def accrued(self, last: float, now: float) -> float:
+    def expected_lag(self, last: float, now: float) -> float:
         """Seconds of lag expected to have accrued from `last` to `now`: the job's claim on a rationed look.
 
         Never falls as `now` grows, and never grows by more than a second per second.
         """
 
-    def finished(self, after: float, by: float) -> None:
+    def observe_end(self, after: float, by: float) -> None:
         """The job ended in ``(after, by]``; ``after == by``: at that time, as a webhook or a stream tells."""
 
-    def abandoned(self, at: float) -> None:
+    def observe_running(self, at: float) -> None:
         """The job was still running when it was last looked at, at `at`, and will not be looked at again."""
 
 
 class Schedule(Protocol):
     """A policy of looks. One per client, shared by its jobs."""
 
-    def cadence(self, key: str, prior: DurationPrior) -> Cadence:
+    def timer(self, variant: str, prior: DurationPrior) -> PollTimer:
         """The timing of one new job.
 
         Args:
@@ -107,12 +107,12 @@ class Progressive:
         first = None if self.first is None else self.first / factor
         return Progressive(*(step / factor for step in self.intervals), first=first)
 
-    def cadence(self, key: str, prior: DurationPrior) -> Cadence:  # noqa: ARG002  one schedule for every kind of job
+    def timer(self, variant: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  one schedule for every kind of job
         """The timing of one new job; see `Schedule`."""
-        return self._cadence
+        return self._timer
 
     @cached_property
-    def _cadence(self) -> Cadence:
+    def _timer(self) -> PollTimer:
         """One for all jobs: it remembers nothing of them."""
         return _Intervals(self.intervals if self.first is None else (self.first, *self.intervals))
 
@@ -125,17 +125,17 @@ class _Intervals:
     def __init__(self, steps: tuple[float, ...]) -> None:
         self._steps = steps
 
-    def next_look(self, last: float) -> float:
+    def next_poll(self, last: float) -> float:
         return last + self._step(last)
 
-    def accrued(self, last: float, now: float) -> float:
+    def expected_lag(self, last: float, now: float) -> float:
         """As if the end were equally likely at any moment of the interval in force, and sure at its end."""
         return _uniform_lag(now - last, self._step(last))
 
-    def finished(self, after: float, by: float) -> None:
+    def observe_end(self, after: float, by: float) -> None:
         pass
 
-    def abandoned(self, at: float) -> None:
+    def observe_running(self, at: float) -> None:
         pass
 
     def _step(self, age: float) -> float:
@@ -158,24 +158,24 @@ class Learned:
         lag_per_look: Lambda: seconds of lag that one look is worth. Larger means fewer looks and later news.
 
     Raises:
-        ValueError: `lag_per_look` is not a positive finite number.
+        ValueError: `lag_per_poll` is not a positive finite number.
     """
 
-    lag_per_look: float = 0.5
+    lag_per_poll: float = 0.5
     _models: dict[str, DurationModel] = field(default_factory=dict, init=False, repr=False, compare=False)
     _kept: dict[str, list[object]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not _is_wait(self.lag_per_look):
-            raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_look!r}")
+        if not _is_wait(self.lag_per_poll):
+            raise ValueError(f"lag_per_look is seconds of lag, positive and finite, got {self.lag_per_poll!r}")
 
-    def cadence(self, key: str, prior: DurationPrior) -> Cadence:
+    def timer(self, variant: str, prior: DurationPrior) -> PollTimer:
         """The timing of one new job; see `Schedule`."""
-        law = self._models.get(key)
+        law = self._models.get(variant)
         if law is None:
-            law = self._models[key] = DurationModel(prior)
-            law.observe(end for row in self._kept.pop(key, ()) if (end := Observation.read(row)) is not None)
-        return _Expected(law, self.lag_per_look)
+            law = self._models[variant] = DurationModel(prior)
+            law.observe(end for row in self._kept.pop(variant, ()) if (end := Observation.read(row)) is not None)
+        return _Expected(law, self.lag_per_poll)
 
     def state(self) -> dict[str, Any]:
         """What was learned, as JSON: of each key the latest ends, ``[after, by]``, `by` null if not seen."""
@@ -196,51 +196,51 @@ class Learned:
 class _Expected:
     """The expected-lag rule for one job."""
 
-    __slots__ = ("_age", "_lag_per_look", "_law")
+    __slots__ = ("_age", "_lag_per_poll", "_model")
 
     def __init__(self, law: DurationModel, lag_per_look: float) -> None:
         self._age = 0
-        self._law = law
-        self._lag_per_look = lag_per_look
+        self._model = law
+        self._lag_per_poll = lag_per_look
 
-    def next_look(self, last: float) -> float:
-        self._age = self._law.running(self._age, last)
-        survival = self._law.survival
+    def next_poll(self, last: float) -> float:
+        self._age = self._model.running(self._age, last)
+        survival = self._model.survival
         if last >= survival.cutoff:
             return last + self._guarded_step(last)
-        due = survival.time_for_lag(last, self._lag_per_look)
+        due = survival.time_for_lag(last, self._lag_per_poll)
         latest = last + max(_LONGEST, survival.median / 8)
         if due > latest:  # a look before the first one that the law asks for does not bring that one forward
-            due = max(latest, min(survival.time_for_lag(0.0, self._lag_per_look), survival.cutoff))
+            due = max(latest, min(survival.time_for_lag(0.0, self._lag_per_poll), survival.cutoff))
         return max(due, last + _SHORTEST)
 
-    def accrued(self, last: float, now: float) -> float:
+    def expected_lag(self, last: float, now: float) -> float:
         if now <= last:
             return 0.0
-        if last < self._law.survival.cutoff:
-            return self._law.survival.lag(last, now)
+        if last < self._model.survival.cutoff:
+            return self._model.survival.lag(last, now)
         # No law any more: as if the end were equally likely at any moment for so long that the claim at the
         # next look comes to lambda, as it does for everyone else.
-        return _uniform_lag(now - last, self._guarded_step(last) ** 2 / (2 * self._lag_per_look))
+        return _uniform_lag(now - last, self._guarded_step(last) ** 2 / (2 * self._lag_per_poll))
 
-    def finished(self, after: float, by: float) -> None:
+    def observe_end(self, after: float, by: float) -> None:
         self._leave()
-        self._law.observe([Observation(after, by)])
+        self._model.observe([Observation(after, by)])
 
-    def abandoned(self, at: float) -> None:
+    def observe_running(self, at: float) -> None:
         self._leave()
-        self._law.observe([Observation(at, inf)])
+        self._model.observe([Observation(at, inf)])
 
     def __del__(self) -> None:
         self._leave()  # dropped without a word, a job is no evidence any more
 
     def _leave(self) -> None:
-        self._age = self._law.running(self._age, 0.0)
+        self._age = self._model.running(self._age, 0.0)
 
     def _guarded_step(self, last: float) -> float:
         """Steps that grow by `_GROWTH` from look to look, as a function of the time since the guard alone."""
-        survival = self._law.survival
-        began = survival.time_for_lag(survival.cutoff, self._lag_per_look) - survival.cutoff
+        survival = self._model.survival
+        began = survival.time_for_lag(survival.cutoff, self._lag_per_poll) - survival.cutoff
         began = min(max(began, _SHORTEST), max(_LONGEST, survival.median / 8))
         return min(began + (_GROWTH - 1) * (last - survival.cutoff), max(_LONGEST, began))
 

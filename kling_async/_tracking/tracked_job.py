@@ -16,7 +16,7 @@ import anyio
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
-from kling_async._scheduling.schedules import Cadence
+from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.packed_events import Packed, pack, unpack
 from kling_async._tracking.transitions import STATUS_ORDER, advance
 from kling_async.providers._base.request import Request
@@ -54,7 +54,7 @@ class Trail:
         "_log",
         "_record",
         "_status",
-        "cadence",
+        "timer",
         "deadline",
         "failing_since",
         "fresh",
@@ -76,7 +76,7 @@ class Trail:
     def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
         self,
         ref: JobRef,
-        cadence: Cadence,
+        timer: PollTimer,
         *,
         request: Request | None = None,
         started: float,
@@ -87,7 +87,7 @@ class Trail:
         fresh: bool = True,
     ) -> None:
         self._address = str(ref)
-        self.cadence = cadence
+        self.timer = timer
         self.request = request
         self.started = started
         self.deadline = deadline
@@ -177,14 +177,14 @@ class Trail:
         """When it is to be looked at next: as its cadence wants it, when its deadline comes, and at once if urgent."""
         if self.urgent:
             return self.tried
-        due = self.started + self.cadence.next_look(self.tried - self.started)
+        due = self.started + self.timer.next_poll(self.tried - self.started)
         return min(due, self.deadline) if self.tried < self.deadline else due
 
     def claim(self, now: float) -> float:
         """What a look at it is worth: the lag expected since the last; infinite when it must be made now."""
         if self.urgent or now >= self.deadline:
             return math.inf
-        return self.cadence.accrued(self.tried - self.started, now - self.started)
+        return self.timer.expected_lag(self.tried - self.started, now - self.started)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in the log as a ledger has it, before anything else."""
@@ -295,9 +295,9 @@ class Trail:
         last = self.last - self.started
         if event.status is Status.COMPLETED:
             age = now - self.started
-            self.cadence.finished(age if exact else last, age)
+            self.timer.observe_end(age if exact else last, age)
         else:
-            self.cadence.abandoned(last)
+            self.timer.observe_running(last)
 
     async def change(self) -> None:
         """Wait for news: an event, trouble, or the grant of a look. It may also return without."""

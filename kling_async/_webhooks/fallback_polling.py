@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kling_async._scheduling.schedules import Cadence
+from kling_async._scheduling.schedules import PollTimer
 
-__all__ = ["Backstop"]
+__all__ = ["FallbackTimer"]
 
 
 _INTERVAL = 60.0  # s between the looks of a backstop
@@ -37,7 +37,7 @@ class _Expectation:
             self._changed()
 
 
-class Backstop:
+class FallbackTimer:
     """The cadence of a job of which a delivery is expected.
 
     Args:
@@ -47,31 +47,31 @@ class Backstop:
         interval: Seconds between looks from then on; not more than `late`.
     """
 
-    def __init__(self, cadence: Cadence, expectation: _Expectation, late: float, interval: float) -> None:
+    def __init__(self, cadence: PollTimer, expectation: _Expectation, late: float, interval: float) -> None:
         self.heard = False
         """Whether a delivery has come."""
-        self._cadence = cadence
+        self._timer = cadence
         self._expectation = expectation
         self._late = late
         self._interval = interval
 
-    def next_look(self, last: float) -> float:
-        """See `Cadence.next_look`."""
-        due = self._cadence.next_look(last)
+    def next_poll(self, last: float) -> float:
+        """See `Cadence.next_poll`."""
+        due = self._timer.next_poll(last)
         if self.heard or not self._expectation.good:
             return due
         return max(due, self._late, last + self._interval)
 
-    def accrued(self, last: float, now: float) -> float:
-        """See `Cadence.accrued`."""
-        return self._cadence.accrued(last, now)
+    def expected_lag(self, last: float, now: float) -> float:
+        """See `Cadence.expected_lag`."""
+        return self._timer.expected_lag(last, now)
 
-    def finished(self, after: float, by: float) -> None:
-        """See `Cadence.finished`."""
-        self._cadence.finished(after, by)
+    def observe_end(self, after: float, by: float) -> None:
+        """See `Cadence.observe_end`."""
+        self._timer.observe_end(after, by)
         if not self.heard:
             self._expectation.missed()
 
-    def abandoned(self, at: float) -> None:
-        """See `Cadence.abandoned`."""
-        self._cadence.abandoned(at)
+    def observe_running(self, at: float) -> None:
+        """See `Cadence.observe_running`."""
+        self._timer.observe_running(at)

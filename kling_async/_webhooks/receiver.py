@@ -15,7 +15,7 @@ whoever waits for it looks; if nobody does, whoever waits next. So taking a deli
 Of what it says, only the reason of a failure is kept, for when a look finds the failure and no reason (RunBlob's
 photos).
 
-While deliveries are expected, looks are a backstop (`Backstop`): rare, and meant for the delivery that never comes.
+While deliveries are expected, looks are a backstop (`FallbackTimer`): rare, and meant for the delivery that never comes.
 When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were no
 webhooks, until the next delivery shows that there are. They get no grace beyond the backstop's own, because it finds
 a job that ended, as a rule, long before; and a delivery that comes after all puts things right.
@@ -35,13 +35,13 @@ from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
 from kling_async._polling.poller import Watch
-from kling_async._scheduling.schedules import Cadence, DurationPrior
+from kling_async._scheduling.schedules import DurationPrior, PollTimer
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Buyer
 from kling_async._tracking.tracked_job import Trail
 from kling_async._validation import require
-from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, Backstop, _Expectation
+from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, FallbackTimer, _Expectation
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 
@@ -87,13 +87,13 @@ class Deliveries:
         self._expectations = {name: _Expectation(watch.reconsider) for name, watch in watches.items()}
         self._trails: WeakValueDictionary[str, Trail] = WeakValueDictionary()
 
-    def cadence(self, ref: JobRef, cadence: Cadence, law: DurationPrior) -> Cadence:
+    def timer(self, ref: JobRef, timer: PollTimer, prior: DurationPrior) -> PollTimer:
         """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
         if self._webhooks is None or not self._providers[ref.provider].features.webhook:
-            return cadence
-        late = self._webhooks.backstop or law.median * exp(_LATE * law.sigma)
+            return timer
+        late = self._webhooks.backstop or prior.median * exp(_LATE * prior.sigma)
         interval = self._webhooks.backstop or min(late, _INTERVAL)
-        return Backstop(cadence, self._expectations[ref.provider], late, interval)
+        return FallbackTimer(timer, self._expectations[ref.provider], late, interval)
 
     def expect(self, purchase: str, trail: Trail) -> None:
         """Let deliveries for the purchase go to its job from now on."""
@@ -175,9 +175,9 @@ class Deliveries:
         mine = [one for one in told if one.id is None or provider.same_job(trail.ref.id, one.id)]
         if self._webhooks is None or not mine or trail.ended:
             return bool(mine)
-        expected = isinstance(trail.cadence, Backstop)
-        if isinstance(trail.cadence, Backstop):
-            trail.cadence.heard = True
+        expected = isinstance(trail.timer, FallbackTimer)
+        if isinstance(trail.timer, FallbackTimer):
+            trail.timer.heard = True
         for one in mine:
             if not self._webhooks.confirm:
                 await trail.apply(one.report, "webhook", exact=expected)

@@ -123,4 +123,4 @@ async def client() -> None:
 
 def settings() -> Any:
     """The ways to say when to look."""
-    return [Polling(), Polling(Learned(lag_per_look=0.5)), Polling("documented"), Client(RunBlob())]
+    return [Polling(), Polling(Learned(lag_per_poll=0.5)), Polling("documented"), Client(RunBlob())]

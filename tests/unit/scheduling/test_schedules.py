@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kling_async._scheduling.durations import DurationModel, Observation, SurvivalCurve
 from kling_async._scheduling.poll_queue import Contest
-from kling_async._scheduling.schedules import Cadence, DurationPrior, Learned, Progressive
+from kling_async._scheduling.schedules import DurationPrior, Learned, PollTimer, Progressive
 
 NameT = TypeVar("NameT")
 
@@ -29,24 +29,24 @@ LAWS = st.builds(DurationPrior, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
 LAMBDAS = st.floats(0.01, 100.0)
 
 
-def looks_of(cadence: Cadence, number: int) -> list[float]:
+def looks_of(cadence: PollTimer, number: int) -> list[float]:
     """The first looks at a job that never ends."""
-    return list(accumulate(range(number - 1), lambda last, _: cadence.next_look(last), initial=cadence.next_look(0.0)))
+    return list(accumulate(range(number - 1), lambda last, _: cadence.next_poll(last), initial=cadence.next_poll(0.0)))
 
 
-def looks_until(cadence: Cadence, ended: float) -> list[float]:
+def looks_until(cadence: PollTimer, ended: float) -> list[float]:
     """The looks at a job that ends at `ended`; the last one finds the end."""
-    looks = [cadence.next_look(0.0)]
+    looks = [cadence.next_poll(0.0)]
     while looks[-1] < ended:
-        looks.append(cadence.next_look(looks[-1]))
+        looks.append(cadence.next_poll(looks[-1]))
     return looks
 
 
 def watch(schedule: Learned, ended: float, prior: DurationPrior = CLIP) -> list[float]:
     """One job from submission to end, told to the schedule."""
-    cadence = schedule.cadence(KEY, prior)
+    cadence = schedule.timer(KEY, prior)
     looks = looks_until(cadence, ended)
-    cadence.finished(looks[-2] if len(looks) > 1 else 0.0, looks[-1])
+    cadence.observe_end(looks[-2] if len(looks) > 1 else 0.0, looks[-1])
     return looks
 
 
@@ -64,23 +64,23 @@ class TestLaw:
 
 class TestProgressive:
     def test_looks_after_each_interval_and_repeats_the_last(self) -> None:
-        assert looks_of(Progressive(5, 5, 10, 15).cadence(KEY, CLIP), 6) == [5, 10, 20, 35, 50, 65]
+        assert looks_of(Progressive(5, 5, 10, 15).timer(KEY, CLIP), 6) == [5, 10, 20, 35, 50, 65]
 
     def test_first_comes_before_the_intervals(self) -> None:
-        assert looks_of(Progressive(5, 5, 10, 15, first=10).cadence(KEY, CLIP), 6) == [10, 15, 20, 30, 45, 60]
+        assert looks_of(Progressive(5, 5, 10, 15, first=10).timer(KEY, CLIP), 6) == [10, 15, 20, 30, 45, 60]
 
     def test_a_late_look_shifts_the_later_ones(self) -> None:
-        assert Progressive(5, 5, 10, 15).cadence(KEY, CLIP).next_look(12.0) == 22.0
+        assert Progressive(5, 5, 10, 15).timer(KEY, CLIP).next_poll(12.0) == 22.0
 
     def test_an_old_job_is_not_looked_at_as_if_it_were_new(self) -> None:
-        assert Progressive(5, 5, 10, 15).cadence(KEY, CLIP).next_look(600.0) == 615.0
+        assert Progressive(5, 5, 10, 15).timer(KEY, CLIP).next_poll(600.0) == 615.0
 
     def test_learns_nothing(self) -> None:
         schedule = Progressive(5, 15)
-        before = looks_of(schedule.cadence(KEY, CLIP), 9)
-        schedule.cadence(KEY, CLIP).finished(1.0, 2.0)
-        schedule.cadence(KEY, CLIP).abandoned(900.0)
-        assert looks_of(schedule.cadence(KEY, CLIP), 9) == before
+        before = looks_of(schedule.timer(KEY, CLIP), 9)
+        schedule.timer(KEY, CLIP).observe_end(1.0, 2.0)
+        schedule.timer(KEY, CLIP).observe_running(900.0)
+        assert looks_of(schedule.timer(KEY, CLIP), 9) == before
 
     @pytest.mark.parametrize("intervals", [(), (0.0,), (5.0, -1.0), (inf,), (nan,)])
     def test_refuses_intervals_that_are_none(self, intervals: tuple[float, ...]) -> None:
@@ -234,53 +234,53 @@ class TestLearned:
     ) -> None:
         schedule = Learned(lag_per_look)
         for after, by in ends:
-            schedule.cadence(KEY, prior).finished(after, by)
+            schedule.timer(KEY, prior).observe_end(after, by)
         law = DurationModel(prior)
         law.observe(Observation(after, by) for after, by in ends)
         survival = law.survival
-        cadence = schedule.cadence(KEY, prior)
-        first = cadence.next_look(0.0)
+        cadence = schedule.timer(KEY, prior)
+        first = cadence.next_poll(0.0)
         assert first <= max(survival.cutoff, 15.0, survival.median / 8) * (1 + 1e-9)
         for last in [0.0, *ages]:
-            then = cadence.next_look(last)
+            then = cadence.next_poll(last)
             assert then >= last + 0.5
             assert then <= max(first, last + max(15.0, survival.median / 8)) * (1 + 1e-9)
 
     @given(HOSTILE)
     def test_ends_and_abandonments_of_any_value_are_taken(self, seconds: float) -> None:
         schedule = Learned()
-        schedule.cadence(KEY, CLIP).abandoned(seconds)
-        schedule.cadence(KEY, CLIP).finished(seconds, seconds)
-        assert all(isfinite(look) for look in looks_of(schedule.cadence(KEY, CLIP), 30))
+        schedule.timer(KEY, CLIP).observe_running(seconds)
+        schedule.timer(KEY, CLIP).observe_end(seconds, seconds)
+        assert all(isfinite(look) for look in looks_of(schedule.timer(KEY, CLIP), 30))
         json.dumps(schedule.state(), allow_nan=False)
 
     @given(st.floats(0.0, 3000.0), st.floats(0.0, 3000.0), st.floats(0.0, 100.0))
     def test_a_claim_never_falls_and_grows_by_at_most_a_second_a_second(
         self, last: float, waited: float, more: float
     ) -> None:
-        cadence = Learned().cadence(KEY, CLIP)
-        grown = cadence.accrued(last, last + waited + more) - cadence.accrued(last, last + waited)
+        cadence = Learned().timer(KEY, CLIP)
+        grown = cadence.expected_lag(last, last + waited + more) - cadence.expected_lag(last, last + waited)
         assert -1e-6 <= grown <= more + 1e-6
 
     @pytest.mark.parametrize("last", [0.0, 100.0, 200.0, 500.0, 5000.0])
     def test_a_job_is_due_when_it_claims_lambda(self, last: float) -> None:
-        cadence = Learned(0.5).cadence(KEY, CLIP)
-        assert cadence.accrued(last, cadence.next_look(last)) == pytest.approx(0.5, rel=1e-3)
+        cadence = Learned(0.5).timer(KEY, CLIP)
+        assert cadence.expected_lag(last, cadence.next_poll(last)) == pytest.approx(0.5, rel=1e-3)
 
     def test_past_the_97th_percentile_steps_grow_by_a_third_to_15_s(self) -> None:
-        cadence = Learned().cadence(KEY, CLIP)
+        cadence = Learned().timer(KEY, CLIP)
         looks = [look for look in looks_of(cadence, 60) if look > 1.1 * CLIP.median * exp(4 * 0.3)]
         assert {round(later - sooner, 6) for sooner, later in pairwise(looks)} == {15.0}
         guard = DurationModel(CLIP).survival.cutoff
-        second = cadence.next_look(cadence.next_look(guard))
-        assert (second - cadence.next_look(guard)) / (cadence.next_look(guard) - guard) == pytest.approx(1.3)
+        second = cadence.next_poll(cadence.next_poll(guard))
+        assert (second - cadence.next_poll(guard)) / (cadence.next_poll(guard) - guard) == pytest.approx(1.3)
 
     def test_a_look_out_of_turn_does_not_bring_the_first_one_forward(self) -> None:
-        cadence = Learned().cadence(KEY, CLIP)
-        assert cadence.next_look(3.0) == pytest.approx(cadence.next_look(0.0), rel=0.02)
+        cadence = Learned().timer(KEY, CLIP)
+        assert cadence.next_poll(3.0) == pytest.approx(cadence.next_poll(0.0), rel=0.02)
 
     def test_dearer_looks_are_fewer(self) -> None:
-        numbers = [len(looks_until(Learned(price).cadence(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
+        numbers = [len(looks_until(Learned(price).timer(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
         assert numbers[0] > numbers[1] > numbers[2] >= 1
 
     @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
@@ -290,7 +290,7 @@ class TestLearned:
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
         schedule, prior = Learned(0.5), DurationPrior(147.0 * wrong, 0.158)
         ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
-        documented = Progressive(5, 5, 10, 15).cadence(KEY, CLIP)
+        documented = Progressive(5, 5, 10, 15).timer(KEY, CLIP)
         theirs = [(len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]]
         looks, lag = (sum(column) for column in zip(*ours[20:], strict=True))
         their_looks, their_lag = (sum(column) for column in zip(*theirs[20:], strict=True))
@@ -300,17 +300,17 @@ class TestLearned:
     def test_keys_learn_apart(self) -> None:
         schedule = Learned()
         watch(schedule, 80.0)
-        fresh = Learned().cadence("another", CLIP).next_look(0.0)
-        assert schedule.cadence("another", CLIP).next_look(0.0) == fresh
-        assert schedule.cadence(KEY, CLIP).next_look(0.0) < fresh
+        fresh = Learned().timer("another", CLIP).next_poll(0.0)
+        assert schedule.timer("another", CLIP).next_poll(0.0) == fresh
+        assert schedule.timer(KEY, CLIP).next_poll(0.0) < fresh
 
     def test_a_dropped_job_is_no_evidence(self) -> None:
         dropped, clean = Learned(), Learned()
         for _ in range(50):
-            dropped.cadence(KEY, CLIP).next_look(250.0)
+            dropped.timer(KEY, CLIP).next_poll(250.0)
         for schedule in (dropped, clean):
-            schedule.cadence(KEY, CLIP).finished(140.0, 145.0)
-        assert dropped.cadence(KEY, CLIP).next_look(0.0) == clean.cadence(KEY, CLIP).next_look(0.0)
+            schedule.timer(KEY, CLIP).observe_end(140.0, 145.0)
+        assert dropped.timer(KEY, CLIP).next_poll(0.0) == clean.timer(KEY, CLIP).next_poll(0.0)
 
     @pytest.mark.parametrize("lag_per_look", [0.0, -1.0, inf, nan])
     def test_refuses_a_lambda_that_is_none(self, lag_per_look: float) -> None:
@@ -323,22 +323,22 @@ class TestState:
         schedule = Learned()
         for ended in (90.0, 95.0, 100.0, 105.0):
             watch(schedule, ended)
-        schedule.cadence(KEY, CLIP).abandoned(130.0)
+        schedule.timer(KEY, CLIP).observe_running(130.0)
         state = json.loads(json.dumps(schedule.state(), allow_nan=False))
         restored = Learned()
         restored.restore(state)
         assert restored.state() == state
-        there, here = (one.cadence(KEY, CLIP) for one in (schedule, restored))
+        there, here = (one.timer(KEY, CLIP) for one in (schedule, restored))
         assert looks_of(here, 10) == pytest.approx(looks_of(there, 10), rel=1e-3)
 
     def test_is_small_however_many_jobs_there_were(self) -> None:
         schedule = Learned()
         for place in range(300):
-            schedule.cadence(KEY, CLIP).finished(140.0 + place % 9, 150.0 + place % 9)
+            schedule.timer(KEY, CLIP).observe_end(140.0 + place % 9, 150.0 + place % 9)
         assert len(json.dumps(schedule.state())) < 1500
         restored = Learned()
         restored.restore(schedule.state())
-        there, here = (one.cadence(KEY, CLIP) for one in (schedule, restored))
+        there, here = (one.timer(KEY, CLIP) for one in (schedule, restored))
         assert looks_of(here, 10) == pytest.approx(looks_of(there, 10), rel=0.03)
 
     def test_does_not_replace_what_was_learned_here(self) -> None:
@@ -361,7 +361,7 @@ class TestState:
     def test_what_cannot_be_read_is_ignored(self, state: dict[str, object]) -> None:
         schedule = Learned()
         schedule.restore(state)
-        assert schedule.cadence(KEY, CLIP).next_look(0.0) == Learned().cadence(KEY, CLIP).next_look(0.0)
+        assert schedule.timer(KEY, CLIP).next_poll(0.0) == Learned().timer(KEY, CLIP).next_poll(0.0)
 
 
 @dataclass(frozen=True)
@@ -369,15 +369,15 @@ class Runner(Generic[NameT]):
     """A job in a contest: the same one under the same name."""
 
     name: NameT
-    cadence: Cadence = field(compare=False)
+    cadence: PollTimer = field(compare=False)
     submitted: float = field(compare=False)
     last: float | None = field(default=None, compare=False)
 
     def due(self) -> float:
-        return self.submitted + self.cadence.next_look(self._looked)
+        return self.submitted + self.cadence.next_poll(self._looked)
 
     def claim(self, now: float) -> float:
-        return self.cadence.accrued(self._looked, now - self.submitted)
+        return self.cadence.expected_lag(self._looked, now - self.submitted)
 
     @property
     def _looked(self) -> float:
@@ -392,7 +392,7 @@ def awarded(contest: Contest[Runner[NameT]], now: float) -> NameT | None:
 class TestContest:
     def test_nobody_is_due_before_their_next_look(self) -> None:
         contest = Contest[Runner[str]]()
-        cadence = Progressive(10).cadence(KEY, CLIP)
+        cadence = Progressive(10).timer(KEY, CLIP)
         contest.enter(Runner("late", cadence, submitted=5.0))
         contest.enter(Runner("early", cadence, submitted=0.0))
         assert contest.next_due() == 10.0
@@ -408,20 +408,20 @@ class TestContest:
     def test_the_job_near_its_end_goes_before_the_one_that_waited_longer(self) -> None:
         schedule = Learned()
         contest = Contest[Runner[str]]()
-        contest.enter(Runner("young", schedule.cadence(KEY, CLIP), submitted=70.0))
-        contest.enter(Runner("ripe", schedule.cadence(KEY, CLIP), submitted=0.0, last=100.0))
+        contest.enter(Runner("young", schedule.timer(KEY, CLIP), submitted=70.0))
+        contest.enter(Runner("ripe", schedule.timer(KEY, CLIP), submitted=0.0, last=100.0))
         assert [awarded(contest, 200.0), awarded(contest, 200.0)] == ["ripe", "young"]
 
     def test_price_is_the_claim_that_won(self) -> None:
         contest = Contest[Runner[str]]()
-        cadence = Learned(0.5).cadence(KEY, CLIP)
+        cadence = Learned(0.5).timer(KEY, CLIP)
         contest.enter(Runner("job", cadence, submitted=1000.0))
-        assert awarded(contest, 1000.0 + cadence.next_look(0.0)) == "job"
+        assert awarded(contest, 1000.0 + cadence.next_poll(0.0)) == "job"
         assert contest.price == pytest.approx(0.5, rel=1e-6)
 
     def test_a_job_that_left_is_not_awarded(self) -> None:
         contest = Contest[Runner[str]]()
-        cadence = Progressive(1).cadence(KEY, CLIP)
+        cadence = Progressive(1).timer(KEY, CLIP)
         for name in ("one", "two"):
             contest.enter(Runner(name, cadence, submitted=0.0))
         contest.leave(Runner("one", cadence, 0.0))
@@ -432,7 +432,7 @@ class TestContest:
     def test_entering_again_replaces(self) -> None:
         contest = Contest[Runner[str]]()
         for _ in range(2):
-            contest.enter(Runner("one", Progressive(1).cadence(KEY, CLIP), submitted=0.0))
+            contest.enter(Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0))
         assert [awarded(contest, 5.0), awarded(contest, 5.0)] == ["one", None]
 
     def test_a_claim_that_jumped_is_heard_when_the_job_enters_again(self) -> None:
@@ -450,7 +450,7 @@ class TestContest:
 
         contest = Contest[Runner[int]]()
         for job in range(20):
-            contest.enter(Runner(job, Progressive(1).cadence(KEY, CLIP), submitted=float(job)))
+            contest.enter(Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)))
         assert awarded(contest, 100.0) == 0
         contest.enter(Runner(19, Urgent(), submitted=19.0, last=60.0))
         assert awarded(contest, 100.0) == 19
@@ -459,7 +459,7 @@ class TestContest:
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
         contest = Contest[Runner[int]]()
         for job in range(1000):
-            runner = Runner(job, Progressive(1).cadence(KEY, CLIP), submitted=0.0)
+            runner = Runner(job, Progressive(1).timer(KEY, CLIP), submitted=0.0)
             contest.enter(runner)
             contest.leave(runner)
         assert len(contest) == 0
@@ -468,7 +468,7 @@ class TestContest:
     def test_companions_are_the_soonest_due_and_leave_as_well(self) -> None:
         contest = Contest[Runner[int]]()
         for job in range(6):
-            contest.enter(Runner(job, Progressive(10).cadence(KEY, CLIP), submitted=float(job)))
+            contest.enter(Runner(job, Progressive(10).timer(KEY, CLIP), submitted=float(job)))
         assert awarded(contest, 10.0) == 0
         assert [each.name for each in contest.companions(13.0, room=2)] == [1, 2]
         assert [each.name for each in contest.companions(13.0, room=9)] == [3]
@@ -484,17 +484,17 @@ class TestContest:
         """The lazy heap agrees with asking every job, whatever the moments of asking."""
         schedule = Learned()
         contest = Contest[Runner[int]]()
-        bids: dict[int, tuple[Cadence, float, float]] = {}
+        bids: dict[int, tuple[PollTimer, float, float]] = {}
         for job, (age, looked) in enumerate(jobs):
-            cadence = schedule.cadence(KEY, CLIP)
+            cadence = schedule.timer(KEY, CLIP)
             submitted, last = 300.0 - age, 300.0 - age * looked
             contest.enter(Runner(job, cadence, submitted=submitted, last=last))
             bids[job] = cadence, submitted, last
         for now in accumulate(gaps, initial=300.0):
             claims = {
-                job: cadence.accrued(last - submitted, now - submitted)
+                job: cadence.expected_lag(last - submitted, now - submitted)
                 for job, (cadence, submitted, last) in bids.items()
-                if submitted + cadence.next_look(last - submitted) <= now
+                if submitted + cadence.next_poll(last - submitted) <= now
             }
             winner = awarded(contest, now)
             assert (winner is None) == (not claims)
@@ -506,7 +506,7 @@ class TestContest:
     def test_nobody_starves_when_looks_are_far_too_few(self) -> None:
         """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
         contest = Contest[Runner[int]]()
-        cadences = [Learned().cadence(KEY, CLIP) for _ in range(200)]
+        cadences = [Learned().timer(KEY, CLIP) for _ in range(200)]
         for job, cadence in enumerate(cadences):
             contest.enter(Runner(job, cadence, submitted=float(job % 40)))
         last: dict[int, float] = {}
@@ -524,16 +524,16 @@ class TestContest:
         asked = 0
 
         class Counting:
-            def __init__(self, cadence: Cadence) -> None:
+            def __init__(self, cadence: PollTimer) -> None:
                 self._cadence = cadence
 
             def next_look(self, last: float) -> float:
-                return self._cadence.next_look(last)
+                return self._cadence.next_poll(last)
 
             def accrued(self, last: float, now: float) -> float:
                 nonlocal asked
                 asked += 1
-                return self._cadence.accrued(last, now)
+                return self._cadence.expected_lag(last, now)
 
             def finished(self, after: float, by: float) -> None: ...
             def abandoned(self, at: float) -> None: ...
@@ -542,7 +542,7 @@ class TestContest:
         random = Random(1)
         contest = Contest[Runner[int]]()
         for job in range(1000):
-            contest.enter(Runner(job, Counting(schedule.cadence(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
+            contest.enter(Runner(job, Counting(schedule.timer(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
         assert awarded(contest, 400.0) is not None
         asked = 0
         for second in range(500):
