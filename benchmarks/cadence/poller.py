@@ -1,4 +1,4 @@
-"""The driver: the library's own poller (`Watch`, `Trail`, `Contest`) in virtual time. Only HTTP is left out."""
+"""The driver: the library's own poller (`Watch`, `Trail`, `PollQueue`) in virtual time. Only HTTP is left out."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class MemoryLedger:
         return f"<MemoryLedger {len(self._submissions)} submissions{' closed' if self._closed else ''}>"
 
     async def claim(self, submission: Submission) -> Submission:
-        """See `Ledger.claim`."""
+        """See `Ledger.priority`."""
         self._require_open()
         held = self._submissions.get(submission.key)
         if held is None or held.state.key_reusable:

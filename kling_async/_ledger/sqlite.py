@@ -94,7 +94,7 @@ class SqliteLedger:
         return f"<SqliteLedger {self.path}{' closed' if self._closed else ''}>"
 
     async def claim(self, submission: Submission) -> Submission:
-        """See `Ledger.claim`."""
+        """See `Ledger.priority`."""
         claimed: Submission = await self._perform(statements.claim, submission)
         return claimed
 

@@ -66,7 +66,7 @@ Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 
 
 def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
-    """Claim keys: for each submission, what the ledger now has under its key. See `Ledger.claim`."""
+    """Claim keys: for each submission, what the ledger now has under its key. See `Ledger.priority`."""
     rows = [
         (s.key, s.purchase, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
         for s in submissions

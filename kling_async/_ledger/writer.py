@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-A ledger that cannot be written (a full disk) lets nothing more be bought: `claim` raises. What was bought already goes
+A ledger that cannot be written (a full disk) lets nothing more be bought: `priority` raises. What was bought already goes
 on: its events are published although they are not recorded, because withholding a job's end from the one who waits for
 it would lose more than it saves. What could not be written is *owed*: it is kept in memory and written before the next
 submission, or at the end. If the process dies before, the ledger still has the submission, as unknown or as running,
@@ -71,7 +71,7 @@ class LedgerWriter:
         return self._ledger
 
     async def claim(self, submission: Submission) -> Submission:
-        """Write down what is owed, then claim the key. See `Ledger.claim`.
+        """Write down what is owed, then claim the key. See `Ledger.priority`.
 
         Raises:
             LedgerFailed: It cannot be written; nothing may be sent.

@@ -37,7 +37,7 @@ from kling_async._http.transport import Lane
 from kling_async._polling.rate_limiter import Ration
 from kling_async._polling.status_call import Looker, own
 from kling_async._polling.stream_follower import Listener
-from kling_async._scheduling.poll_queue import Contest
+from kling_async._scheduling.poll_queue import PollQueue
 from kling_async._tracking.tracked_job import Trail
 
 __all__ = ["DeadlinePassed", "Pursuer", "Watch"]
@@ -87,7 +87,7 @@ class Watch:
     def __init__(self, lane: Lane, clock: Clock, calls_per_minute: float | None) -> None:
         self._lane = lane
         self._clock = clock
-        self._contest: Contest[Trail] = Contest()
+        self._queue: PollQueue[Trail] = PollQueue()
         self._ration = Ration(calls_per_minute, clock)
         self._looker = Looker(lane, clock)
         self._listener = Listener(lane, clock, self._looker, self._ration)
@@ -245,14 +245,14 @@ class Watch:
     def hasten(self, trail: Trail) -> None:
         """Let the job be looked at now, before all others, by whoever waits for it or will."""
         trail.urgent = True
-        if trail in self._contest:
+        if trail in self._queue:
             self._enter(trail)
         trail.wake()
 
     def reconsider(self) -> None:
         """Compute again when the jobs are due: their cadences have changed."""
         for trail in dict.fromkeys((*self._leaders, *self._pursued)):
-            if trail in self._contest:
+            if trail in self._queue:
                 self._enter(trail)
 
     async def _lead(self, trail: Trail, seen: int) -> None:
@@ -277,7 +277,7 @@ class Watch:
                     self._enter(trail)
                 elif self._keeper is None:
                     await self._keep(trail, partial(_waits, trail, trail.count))
-                elif trail in self._contest and trail.tried >= max(trail.deadline, began):
+                elif trail in self._queue and trail.tried >= max(trail.deadline, began):
                     raise DeadlinePassed  # it was looked at in another's company
                 else:
                     await self._sleep(trail)
@@ -298,16 +298,16 @@ class Watch:
         """Let the job compete for the next look."""
         if trail.ended:
             return
-        before = self._contest.next_due()
-        self._contest.enter(trail)
+        before = self._queue.next_due()
+        self._queue.enter(trail)
         if self._ration.limited and trail not in self._limited:
             number = self._limited[trail] = next(self._order)
             heappush(self._deadlines, (trail.deadline, number, trail))
-        if self._keeper is not None and self._contest.next_due() < before:
+        if self._keeper is not None and self._queue.next_due() < before:
             self._keeper.wake()
 
     def _leave(self, trail: Trail) -> None:
-        self._contest.leave(trail)
+        self._queue.leave(trail)
         self._unlimit(trail)
         if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.granted = False
@@ -344,7 +344,7 @@ class Watch:
         try:
             while free():
                 now = self._clock.now()
-                wait = max(self._contest.next_due(), self._ration.free) - now
+                wait = max(self._queue.next_due(), self._ration.free) - now
                 if wait > 0:
                     lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
@@ -378,9 +378,9 @@ class Watch:
             if self._limited.get(trail) != number:
                 continue
             del self._limited[trail]
-            if trail in self._contest:
-                self._contest.enter(trail)
-        return self._contest.award(now)
+            if trail in self._queue:
+                self._queue.enter(trail)
+        return self._queue.pop_most_urgent(now)
 
     def _tell(self, awarded: Trail) -> None:
         """Let whoever makes the looks at a job know that one was awarded to it."""
@@ -406,7 +406,7 @@ class Watch:
         if self._features.batch == 1:
             return []
         soon = now + _COMPANY * (trail.started + trail.timer.next_poll(now - trail.started) - now)
-        return self._contest.companions(soon, self._features.batch - 1)
+        return self._queue.pop_batch(soon, self._features.batch - 1)
 
     def _dismiss(self, company: list[Trail]) -> None:
         """Let those that came along compete again."""

@@ -7,27 +7,27 @@ from itertools import count
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Contest", "Contestant", "JobT"]
+__all__ = ["JobT", "PollQueue", "Pollable"]
 
 
-JobT = TypeVar("JobT", bound="Contestant")
+JobT = TypeVar("JobT", bound="Pollable")
 
 
-class Contestant(Protocol):
-    """A job in a `Contest`. All times are on one clock of the caller's, which never goes back."""
+class Pollable(Protocol):
+    """A job in a `PollQueue`. All times are on one clock of the caller's, which never goes back."""
 
     def due(self) -> float:
         """When it is to be looked at next."""
 
-    def claim(self, now: float) -> float:
+    def priority(self, now: float) -> float:
         """What a look at it is worth now: seconds of lag that have accrued. It grows by at most a second per second."""
 
 
-class Contest(Generic[JobT]):
+class PollQueue(Generic[JobT]):
     """Which job gets the next look, where looks are rationed.
 
     The lane enters each job after its submission and again after every look that said "not yet"; whenever it
-    has a look to spend it asks `award`.
+    has a look to spend it asks `pop_most_urgent`.
 
     A look costs O(log n) for the jobs that are not due, and for those that are, as many claims as have
     overtaken the highest one's bound since they were last computed: a handful on average, however many jobs
@@ -71,7 +71,7 @@ class Contest(Generic[JobT]):
             self._sweep()
 
     def next_due(self) -> float:
-        """When `award` will have an answer: ``-inf`` if a job is due already, ``inf`` if there is no job."""
+        """When `pop_most_urgent` will have an answer: ``-inf`` if a job is due already, ``inf`` if there is no job."""
         for heap in (self._due, self._waiting):
             while heap and heap[0][1] not in self._standing:
                 heappop(heap)
@@ -79,17 +79,17 @@ class Contest(Generic[JobT]):
             return -inf
         return self._waiting[0][0] if self._waiting else inf
 
-    def award(self, now: float) -> JobT | None:
+    def pop_most_urgent(self, now: float) -> JobT | None:
         """The due job with the highest claim, or None; it leaves the contest until it is entered again."""
         while self._waiting and self._waiting[0][0] <= now:
             _, number = heappop(self._waiting)
             if (job := self._standing.get(number)) is not None:
-                heappush(self._due, (now - job.claim(now), number))
+                heappush(self._due, (now - job.priority(now), number))
         while self._due:
             _, number = heappop(self._due)
             if (job := self._standing.get(number)) is None:
                 continue
-            claim = job.claim(now)
+            claim = job.priority(now)
             if self._due and now - claim > self._due[0][0]:
                 heappush(self._due, (now - claim, number))
                 continue
@@ -98,7 +98,7 @@ class Contest(Generic[JobT]):
             return job
         return None
 
-    def companions(self, until: float, room: int) -> list[JobT]:
+    def pop_batch(self, until: float, room: int) -> list[JobT]:
         """The jobs that would be due by `until`, at most `room`, soonest first; they leave the contest too.
 
         For a provider whose look takes an array of ids: once a look is made, another id in it is free.

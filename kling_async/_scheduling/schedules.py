@@ -17,7 +17,7 @@ Where looks are rationed (RunBlob: 60 a minute for all jobs of a key), the same 
 is due claims its accrued lag; each look goes to the highest claim. So the price of a look is lambda while
 looks are plenty, and rises to what the marginal job bids when they are not. It needs no tuning: a job not
 looked at ends up claiming a second per second, so none starves; and before its end is plausible it claims
-next to nothing, so its first look is not wasted. `Contest` finds the highest claim without asking every job.
+next to nothing, so its first look is not wasted. `PollQueue` finds the highest claim without asking every job.
 A claim grows by at most a second per second, so ``claim - now`` only falls, and a value computed earlier is
 an upper bound: re-evaluate the top of the heap until it stays on top (lazy greedy evaluation; Minoux, 1978).
 """

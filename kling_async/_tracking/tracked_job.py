@@ -180,7 +180,7 @@ class Trail:
         due = self.started + self.timer.next_poll(self.tried - self.started)
         return min(due, self.deadline) if self.tried < self.deadline else due
 
-    def claim(self, now: float) -> float:
+    def priority(self, now: float) -> float:
         """What a look at it is worth: the lag expected since the last; infinite when it must be made now."""
         if self.urgent or now >= self.deadline:
             return math.inf

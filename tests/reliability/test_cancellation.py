@@ -28,7 +28,7 @@ def clean(client: Client) -> None:
     assert not any(left)
     assert not watch._pursued
     assert not watch._runners
-    assert len(watch._contest) == watch._ration._callers == watch._listener._open == 0
+    assert len(watch._queue) == watch._ration._callers == watch._listener._open == 0
     engine = lane._engines._engine
     assert engine is None or engine.slots.value == 3
     assert not lane._gate.turn.locked()

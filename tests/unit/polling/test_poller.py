@@ -16,7 +16,7 @@ import kling_async
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
 from kling_async._models import StatusReport
 from kling_async._polling.poller import Watch
-from kling_async._scheduling.poll_queue import Contest
+from kling_async._scheduling.poll_queue import PollQueue
 from kling_async._tracking.tracked_job import Trail
 from support.fake_runblob import KEY, FakeRunBlob
 
@@ -55,7 +55,7 @@ def idle(client: Client) -> bool:
         watch._errands,
         watch._runners,
     )
-    return not any(left) and len(watch._contest) == 0
+    return not any(left) and len(watch._queue) == 0
 
 
 async def submit(client: Client, count: int) -> list[Job]:
@@ -296,7 +296,7 @@ async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: Fake
     assert left <= 50, "a few may stay until the heaps are swept"
 
 
-class CountingContest(Contest[Trail]):
+class CountingContest(PollQueue[Trail]):
     """Counts how often it is asked: once a turn of the keeper's loop, and once a job that enters."""
 
     turns = 0
@@ -309,7 +309,7 @@ class CountingContest(Contest[Trail]):
 async def test_the_watch_does_not_spin(client: Client, server: FakeRunBlob) -> None:
     """A thousand jobs take some turns of the keeper's loop a look, however long they wait."""
     server.duration = 100
-    contest = client._accounts["runblob"].watch._contest = CountingContest()
+    contest = client._accounts["runblob"].watch._queue = CountingContest()
     async with anyio.create_task_group() as group:
         for _ in range(1000):
             group.start_soon(client.run, VIDEO)

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kling_async._scheduling.durations import DurationModel, Observation, SurvivalCurve
-from kling_async._scheduling.poll_queue import Contest
+from kling_async._scheduling.poll_queue import PollQueue
 from kling_async._scheduling.schedules import DurationPrior, Learned, PollTimer, Progressive
 
 NameT = TypeVar("NameT")
@@ -127,7 +127,7 @@ class TestSurvival:
     def test_lag_never_falls_and_grows_by_at_most_a_second_a_second(
         self, last: float, waited: float, more: float
     ) -> None:
-        """`Contest` finds the highest claim because of this."""
+        """`PollQueue` finds the highest claim because of this."""
         before = self.LOGNORMAL.lag(last, last + waited)
         grown = self.LOGNORMAL.lag(last, last + waited + more) - before
         assert -1e-6 <= grown <= more + 1e-6
@@ -384,14 +384,14 @@ class Runner(Generic[NameT]):
         return (self.submitted if self.last is None else self.last) - self.submitted
 
 
-def awarded(contest: Contest[Runner[NameT]], now: float) -> NameT | None:
-    winner = contest.award(now)
+def awarded(contest: PollQueue[Runner[NameT]], now: float) -> NameT | None:
+    winner = contest.pop_most_urgent(now)
     return None if winner is None else winner.name
 
 
 class TestContest:
     def test_nobody_is_due_before_their_next_look(self) -> None:
-        contest = Contest[Runner[str]]()
+        contest = PollQueue[Runner[str]]()
         cadence = Progressive(10).timer(KEY, CLIP)
         contest.enter(Runner("late", cadence, submitted=5.0))
         contest.enter(Runner("early", cadence, submitted=0.0))
@@ -402,25 +402,25 @@ class TestContest:
         assert len(contest) == 1
 
     def test_an_empty_contest_is_never_due(self) -> None:
-        assert Contest[Runner[str]]().next_due() == inf
-        assert Contest[Runner[str]]().award(1e9) is None
+        assert PollQueue[Runner[str]]().next_due() == inf
+        assert PollQueue[Runner[str]]().pop_most_urgent(1e9) is None
 
     def test_the_job_near_its_end_goes_before_the_one_that_waited_longer(self) -> None:
         schedule = Learned()
-        contest = Contest[Runner[str]]()
+        contest = PollQueue[Runner[str]]()
         contest.enter(Runner("young", schedule.timer(KEY, CLIP), submitted=70.0))
         contest.enter(Runner("ripe", schedule.timer(KEY, CLIP), submitted=0.0, last=100.0))
         assert [awarded(contest, 200.0), awarded(contest, 200.0)] == ["ripe", "young"]
 
     def test_price_is_the_claim_that_won(self) -> None:
-        contest = Contest[Runner[str]]()
+        contest = PollQueue[Runner[str]]()
         cadence = Learned(0.5).timer(KEY, CLIP)
         contest.enter(Runner("job", cadence, submitted=1000.0))
         assert awarded(contest, 1000.0 + cadence.next_poll(0.0)) == "job"
         assert contest.price == pytest.approx(0.5, rel=1e-6)
 
     def test_a_job_that_left_is_not_awarded(self) -> None:
-        contest = Contest[Runner[str]]()
+        contest = PollQueue[Runner[str]]()
         cadence = Progressive(1).timer(KEY, CLIP)
         for name in ("one", "two"):
             contest.enter(Runner(name, cadence, submitted=0.0))
@@ -430,7 +430,7 @@ class TestContest:
         assert contest.next_due() == inf
 
     def test_entering_again_replaces(self) -> None:
-        contest = Contest[Runner[str]]()
+        contest = PollQueue[Runner[str]]()
         for _ in range(2):
             contest.enter(Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0))
         assert [awarded(contest, 5.0), awarded(contest, 5.0)] == ["one", None]
@@ -448,7 +448,7 @@ class TestContest:
             def finished(self, after: float, by: float) -> None: ...
             def abandoned(self, at: float) -> None: ...
 
-        contest = Contest[Runner[int]]()
+        contest = PollQueue[Runner[int]]()
         for job in range(20):
             contest.enter(Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)))
         assert awarded(contest, 100.0) == 0
@@ -457,7 +457,7 @@ class TestContest:
         assert awarded(contest, 100.0) == 1
 
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
-        contest = Contest[Runner[int]]()
+        contest = PollQueue[Runner[int]]()
         for job in range(1000):
             runner = Runner(job, Progressive(1).timer(KEY, CLIP), submitted=0.0)
             contest.enter(runner)
@@ -466,14 +466,14 @@ class TestContest:
         assert len(contest._waiting) + len(contest._due) <= 64
 
     def test_companions_are_the_soonest_due_and_leave_as_well(self) -> None:
-        contest = Contest[Runner[int]]()
+        contest = PollQueue[Runner[int]]()
         for job in range(6):
             contest.enter(Runner(job, Progressive(10).timer(KEY, CLIP), submitted=float(job)))
         assert awarded(contest, 10.0) == 0
-        assert [each.name for each in contest.companions(13.0, room=2)] == [1, 2]
-        assert [each.name for each in contest.companions(13.0, room=9)] == [3]
-        assert contest.award(15.0) is not None
-        assert len(contest.companions(15.0, room=9)) == 1
+        assert [each.name for each in contest.pop_batch(13.0, room=2)] == [1, 2]
+        assert [each.name for each in contest.pop_batch(13.0, room=9)] == [3]
+        assert contest.pop_most_urgent(15.0) is not None
+        assert len(contest.pop_batch(15.0, room=9)) == 1
         assert len(contest) == 0
 
     @given(
@@ -483,7 +483,7 @@ class TestContest:
     def test_each_award_is_the_highest_claim(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
         """The lazy heap agrees with asking every job, whatever the moments of asking."""
         schedule = Learned()
-        contest = Contest[Runner[int]]()
+        contest = PollQueue[Runner[int]]()
         bids: dict[int, tuple[PollTimer, float, float]] = {}
         for job, (age, looked) in enumerate(jobs):
             cadence = schedule.timer(KEY, CLIP)
@@ -505,7 +505,7 @@ class TestContest:
 
     def test_nobody_starves_when_looks_are_far_too_few(self) -> None:
         """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
-        contest = Contest[Runner[int]]()
+        contest = PollQueue[Runner[int]]()
         cadences = [Learned().timer(KEY, CLIP) for _ in range(200)]
         for job, cadence in enumerate(cadences):
             contest.enter(Runner(job, cadence, submitted=float(job % 40)))
@@ -540,7 +540,7 @@ class TestContest:
 
         schedule = Learned()
         random = Random(1)
-        contest = Contest[Runner[int]]()
+        contest = PollQueue[Runner[int]]()
         for job in range(1000):
             contest.enter(Runner(job, Counting(schedule.timer(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
         assert awarded(contest, 400.0) is not None
