@@ -50,7 +50,7 @@ from kling_async._errors import (
 from kling_async._job import Account, Job
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
 from kling_async.providers._base.request import Request
 
@@ -137,7 +137,7 @@ class Course:
         workers: Rows that are bought at once, and jobs that are looked at at once, at most.
     """
 
-    submit: Callable[[Request, str | None], Awaitable[Trail]]
+    submit: Callable[[Request, str | None], Awaitable[TrackedJob]]
     accounts: Mapping[str, Account]
     workers: int
 
@@ -167,7 +167,7 @@ class Outcomes:
         self._ready: deque[Outcome] = deque()
         self._waiting: dict[int, Outcome | None] = {}  # None: a row that was left out
         # By job its rows: index, key, and the request if the job has another. Plain data: there may be ten thousand.
-        self._pursued: dict[Trail, tuple[tuple[int, str | None, Request | None], ...]] = {}
+        self._pursued: dict[TrackedJob, tuple[tuple[int, str | None, Request | None], ...]] = {}
         self._stopped: dict[str, KlingError] = {}
         self._trouble: Exception | None = None
         self._submitting = 0
@@ -355,7 +355,7 @@ class Outcomes:
         if not rows:
             self._account(trail).watch.pursue(trail, self)
 
-    def over(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+    def over(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """A job has ended, or is not pursued any more; see `Pursuer`."""
         job = Job(trail, self._account(trail))
         for index, key, request in self._pursued.pop(trail, ()):
@@ -364,7 +364,7 @@ class Outcomes:
             wanted: Any = request or trail.request  # one of them is the row's
             self._finish(Outcome(index, key, wanted, job, result, error))
 
-    def _account(self, trail: Trail) -> Account:
+    def _account(self, trail: TrackedJob) -> Account:
         return self._course.accounts[trail.ref.provider]
 
     def _finish(self, outcome: Outcome) -> None:

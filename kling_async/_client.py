@@ -35,7 +35,7 @@ from kling_async._submission.early_deliveries import Letterbox
 from kling_async._submission.pricing import tariff
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Bought, Buyer
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given, require
 from kling_async._webhooks.receiver import Deliveries
 from kling_async.providers import KNOWN
@@ -107,7 +107,7 @@ class Client:
         self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
         self._accounts: dict[str, Account] = {}
-        self._running: dict[str, Trail] = {}  # by reference
+        self._running: dict[str, TrackedJob] = {}  # by reference
         self._arrival = anyio.Event()
         self._submitted = 0
         self._closed = False
@@ -195,7 +195,7 @@ class Client:
         """
         return self._handle(await self._submit(request, key))
 
-    async def _submit(self, request: Request, key: str | None, *, insist: bool = False) -> Trail:
+    async def _submit(self, request: Request, key: str | None, *, insist: bool = False) -> TrackedJob:
         self._require_open()
         _require_request(request)
         account = self._account(request.endpoint)
@@ -220,20 +220,22 @@ class Client:
         finally:
             self._budget.release(hold)
 
-    async def _buy(self, account: Account, request: Request, intent: Submission, insist: bool, trace: Trace) -> Trail:
+    async def _buy(
+        self, account: Account, request: Request, intent: Submission, insist: bool, trace: Trace
+    ) -> TrackedJob:
         bought = await self._buyer.buy(account.lane, request, intent, trace, insist=insist)
         trail = await self._adopt(account, bought, request)
         self._account_for(trail)
         return trail
 
-    async def _adopt(self, account: Account, bought: Bought, request: Request | None) -> Trail:
+    async def _adopt(self, account: Account, bought: Bought, request: Request | None) -> TrackedJob:
         """Follow a job that was bought, now or before."""
         events: list[Event] = []
         if bought.report is None and bought.ref not in self._running and self._book.enabled:
             events = await self._book.ledger.events(bought.ref)
         if (known := self._running.get(bought.ref)) is not None:
             if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
-                await known.enlist(self._book.append_events, await self._book.ledger.events(known.ref))
+                await known.start_recording(self._book.append_events, await self._book.ledger.events(known.ref))
             self._deliveries.expect(bought.purchase, known)
             return known
         new = bought.report is not None and (request is None or request.callback_url is None)
@@ -245,7 +247,7 @@ class Client:
             await self._deliveries.open(trail, bought.letters)
         return trail
 
-    async def _found(self, submission: Submission, ref: JobRef) -> Trail:
+    async def _found(self, submission: Submission, ref: JobRef) -> TrackedJob:
         """The job of a submission, as a webhook tells."""
         bought = Bought.before(submission, ref)
         return await self._adopt(self._account(submission.endpoint), bought, self._remedies.restored(submission))
@@ -329,7 +331,7 @@ class Client:
                 log.warning("submission %r is not resumed: %s", submission.key, submission.remedy)
         return jobs
 
-    async def _resumed(self, submission: Submission) -> Trail | None:
+    async def _resumed(self, submission: Submission) -> TrackedJob | None:
         account = self._accounts.get(submission.provider)
         if account is None or self._remedies.missing(submission):
             return None
@@ -346,7 +348,9 @@ class Client:
             log.info("submission %r: %s", submission.key, error)
             return None
 
-    async def _settle(self, account: Account, request: Request, submission: Submission, trace: Trace) -> Trail | None:
+    async def _settle(
+        self, account: Account, request: Request, submission: Submission, trace: Trace
+    ) -> TrackedJob | None:
         bought = await self._buyer.take_up(account.lane, request, submission, trace)
         return None if bought is None else await self._adopt(account, bought, request)
 
@@ -471,7 +475,7 @@ class Client:
         budget = self._budget.statistics() if self._budget is not None else None
         return Statistics(self._submitted, len(self._running), lanes, budget)
 
-    def _handle(self, trail: Trail) -> Job:
+    def _handle(self, trail: TrackedJob) -> Job:
         return Job(trail, self._accounts[trail.ref.provider])
 
     def _track(
@@ -483,7 +487,7 @@ class Client:
         events: Sequence[Event] = (),
         *,
         reported: bool = False,
-    ) -> Trail:
+    ) -> TrackedJob:
         """Follow a job, until it ends.
 
         Args:
@@ -508,7 +512,7 @@ class Client:
         recorded = self._book.enabled and started is not None
         # A clock that was set back since would put the next look, and the deadline, off by as much.
         since = now if started is None else min(started, now)
-        trail = Trail(
+        trail = TrackedJob(
             ref,
             cadence,
             request=request,
@@ -517,7 +521,7 @@ class Client:
             clock=self._clock,
             record=self._book.append_events if recorded else None,
             settled=self._on_settled,
-            fresh=started is not None,
+            submitted_here=started is not None,
         )
         trail.replay(events)
         if not trail.ended:
@@ -530,7 +534,7 @@ class Client:
         if trail is not None:
             self._account_for(trail)
 
-    def _account_for(self, trail: Trail) -> None:
+    def _account_for(self, trail: TrackedJob) -> None:
         """Tell the budget what is known of a job's cost."""
         if self._budget is not None:
             self._budget.heard(trail.ref, trail.status, trail.cost)

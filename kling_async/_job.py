@@ -17,7 +17,7 @@ from kling_async._http.transport import Lane
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed, Watch
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
@@ -59,10 +59,10 @@ class Job:
     It holds nothing but what it points to, and is made when somebody asks: two handles to one job are equal.
     """
 
-    __slots__ = ("_account", "_trail")
+    __slots__ = ("_account", "_tracked")
 
-    def __init__(self, trail: Trail, account: Account) -> None:
-        self._trail = trail
+    def __init__(self, trail: TrackedJob, account: Account) -> None:
+        self._tracked = trail
         self._account = account
 
     def __eq__(self, other: object) -> bool:
@@ -83,27 +83,27 @@ class Job:
     @property
     def ref(self) -> JobRef:
         """The job's address; its text outlives the process."""
-        return self._trail.ref
+        return self._tracked.ref
 
     @property
     def request(self) -> Request | None:
         """What was submitted; None for a job that was attached by its address."""
-        return self._trail.request
+        return self._tracked.request
 
     @property
     def status(self) -> Status:
         """Where the job stands, as far as is known; no call is made."""
-        return self._trail.status
+        return self._tracked.status
 
     @property
     def events(self) -> tuple[Event, ...]:
         """The log so far."""
-        return self._trail.events
+        return self._tracked.events
 
     @property
     def cost(self) -> Cost | None:
         """What it costs, where the provider tells."""
-        return self._trail.cost
+        return self._tracked.cost
 
     def __await__(self) -> Generator[Any, Any, Result]:
         return self._outcome().__await__()
@@ -134,8 +134,8 @@ class Job:
         Raises:
             KlingError: The provider could not be asked, for a reason that will not pass.
         """
-        if not self._trail.ended:
-            await self._account.watch.look(self._trail)
+        if not self._tracked.ended:
+            await self._account.watch.look(self._tracked)
         return self.status
 
     async def cancel(self) -> bool:
@@ -150,7 +150,7 @@ class Job:
             ConfigurationError: The provider has no way to cancel; the job runs on.
             KlingError: The order could not be given.
         """
-        if self._trail.ended:
+        if self._tracked.ended:
             return False
         taken = await self._account.lane.perform(self._account.provider.cancel(self.ref))
         await self.refresh()
@@ -158,22 +158,22 @@ class Job:
 
     async def _until_end(self) -> None:
         # One wait to the end, not one an event: a stream is then opened once, not once an event.
-        while not self._trail.ended:
+        while not self._tracked.ended:
             await self._until_more_than(sys.maxsize)
 
     async def _until_more_than(self, seen: int) -> None:
         try:
-            await self._account.watch.follow(self._trail, seen)
+            await self._account.watch.follow(self._tracked, seen)
         except DeadlinePassed:
             raise self._late() from None
 
     def _late(self) -> GenerationTimeout:
         """The deadline has passed: nobody waits any more, and what is known of the duration is learned."""
-        trail = self._trail
+        trail = self._tracked
         trail.settled(self.ref)
-        if trail.fresh:
-            trail.fresh = False  # one job teaches one thing, however many wait for it
-            trail.timer.observe_running(trail.last - trail.started)
+        if trail.submitted_here:
+            trail.submitted_here = False  # one job teaches one thing, however many wait for it
+            trail.timer.observe_running(trail.last_seen_running - trail.started)
         return GenerationTimeout(
             f"the job is still {self.status} after {trail.deadline - trail.started:.0f} s, its deadline; it was not "
             f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",
@@ -199,7 +199,7 @@ class Job:
 
     def _end(self) -> Result:
         """What came of a job that has ended: its result, or the error that says so."""
-        event = self._trail.event(-1)
+        event = self._tracked.event(-1)
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:
             raise GenerationCancelled(
@@ -229,7 +229,7 @@ class Job:
         account = self._account
         local = account.provider.base_url.startswith("http:")
         saver = ArtifactSaver(account.downloads, self.ref, local, self._renew)
-        if account.book is None or not self._trail.recorded:
+        if account.book is None or not self._tracked.recorded:
             return saver
         return replace(saver, saved=account.book.record_file, files=account.book.files)
 
@@ -255,7 +255,7 @@ class _Cursor:
         return self
 
     async def __anext__(self) -> Event:
-        trail = self._job._trail  # noqa: SLF001  # the cursor is a part of the job
+        trail = self._job._tracked  # noqa: SLF001  # the cursor is a part of the job
         if self._next >= trail.count:
             if trail.ended:
                 raise StopAsyncIteration

@@ -1,4 +1,4 @@
-"""The driver: the library's own poller (`Watch`, `Trail`, `PollQueue`) in virtual time. Only HTTP is left out."""
+"""The driver: the library's own poller (`Watch`, `TrackedJob`, `PollQueue`) in virtual time. Only HTTP is left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Status, StatusReport
 from kling_async._polling.poller import Watch
 from kling_async._scheduling.schedules import DurationPrior, Schedule
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.endpoint import Features
 
 KEY = "provider/endpoint"
@@ -64,7 +64,7 @@ async def _run(
             started = clock.now()
             ref = JobRef("simulated", "clip", str(number))
             lane.ends[ref] = started + durations[number]
-            trail = Trail(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
+            trail = TrackedJob(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
             while not trail.ended:
                 await watch.follow(trail, trail.count)
             heard[number] = Heard(lane.looks.pop(ref), clock.now() - lane.ends.pop(ref))

@@ -38,7 +38,7 @@ from kling_async._polling.rate_limiter import Ration
 from kling_async._polling.status_call import Looker, own
 from kling_async._polling.stream_follower import Listener
 from kling_async._scheduling.poll_queue import PollQueue
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 
 __all__ = ["DeadlinePassed", "Pursuer", "Watch"]
 
@@ -55,7 +55,7 @@ class DeadlinePassed(Exception):
 class Pursuer(Protocol):
     """One who has jobs looked at without waiting for each."""
 
-    def over(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+    def over(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """Told once of each job: that it has ended (None), or why it is not pursued any more."""
 
 
@@ -87,50 +87,50 @@ class Watch:
     def __init__(self, lane: Lane, clock: Clock, calls_per_minute: float | None) -> None:
         self._lane = lane
         self._clock = clock
-        self._queue: PollQueue[Trail] = PollQueue()
+        self._queue: PollQueue[TrackedJob] = PollQueue()
         self._ration = Ration(calls_per_minute, clock)
         self._looker = Looker(lane, clock)
         self._listener = Listener(lane, clock, self._looker, self._ration)
-        self._deadlines: list[tuple[float, int, Trail]] = []  # where looks are rationed: see `_award`
-        self._limited: dict[Trail, int] = {}  # the number of each job's entry in it
+        self._deadlines: list[tuple[float, int, TrackedJob]] = []  # where looks are rationed: see `_award`
+        self._limited: dict[TrackedJob, int] = {}  # the number of each job's entry in it
         self._order = count()
         self._features = lane.provider.features
-        self._leaders: dict[Trail, None] = {}
-        self._idle: dict[Trail, None] = {}  # leaders who sleep, so that they can keep the watch
-        self._companies: dict[Trail, list[Trail]] = {}  # who travels along with a look that was awarded
-        self._pursued: dict[Trail, Pursuer] = {}
-        self._beside: dict[Trail, list[Pursuer]] = {}  # the second and further pursuers of a job, which few have
+        self._leaders: dict[TrackedJob, None] = {}
+        self._idle: dict[TrackedJob, None] = {}  # leaders who sleep, so that they can keep the watch
+        self._companies: dict[TrackedJob, list[TrackedJob]] = {}  # who travels along with a look that was awarded
+        self._pursued: dict[TrackedJob, Pursuer] = {}
+        self._beside: dict[TrackedJob, list[Pursuer]] = {}  # the second and further pursuers of a job, which few have
         self._rounds: list[_Round] = []
-        self._errands: deque[Trail] = deque()  # pursued jobs whose look was awarded
+        self._errands: deque[TrackedJob] = deque()  # pursued jobs whose look was awarded
         self._runners: dict[anyio.Event, None] = {}  # those who wait for an errand, the last one last
-        self._keeper: Trail | _Round | None = None
-        self._on_end: Callable[[Trail], None] = lambda trail: self._release(trail, None)  # one for all trails
+        self._keeper: TrackedJob | _Round | None = None
+        self._on_end: Callable[[TrackedJob], None] = lambda trail: self._release(trail, None)  # one for all trails
 
-    async def follow(self, trail: Trail, seen: int) -> None:
+    async def follow(self, trail: TrackedJob, seen: int) -> None:
         """Return when the job has more than `seen` events, or has ended.
 
         Raises:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
-        before = trail.verdict
-        while not trail.moved(seen):
-            if trail.looking:
+        before = trail.wait_error
+        while not trail.has_news(seen):
+            if trail.being_polled:
                 await trail.change()
                 continue
-            if trail.verdict is not None and trail.verdict is not before:
-                raise own(trail.verdict)  # the leader's: one look has told all who waited
-            trail.looking = True
+            if trail.wait_error is not None and trail.wait_error is not before:
+                raise own(trail.wait_error)  # the leader's: one look has told all who waited
+            trail.being_polled = True
             try:
                 await self._lead(trail, seen)
             except (KlingError, DeadlinePassed) as verdict:
-                trail.verdict = own(verdict)
+                trail.wait_error = own(verdict)
                 raise
             finally:
-                trail.looking = False
+                trail.being_polled = False
                 trail.wake()
 
-    async def look(self, trail: Trail) -> None:
+    async def look(self, trail: TrackedJob) -> None:
         """Look at the job now (when the ration allows), and at those that can come along for free.
 
         Raises:
@@ -138,9 +138,9 @@ class Watch:
         """
         await self._ration.turn()
         await self._ask(trail)
-        trail.raise_trouble()
+        trail.raise_poll_error()
 
-    def pursue(self, trail: Trail, pursuer: Pursuer) -> None:
+    def pursue(self, trail: TrackedJob, pursuer: Pursuer) -> None:
         """Have the job looked at by those who `patrol`, until it ends; no task waits for it.
 
         Args:
@@ -157,7 +157,7 @@ class Watch:
         elif trail not in self._leaders:
             self._enter(trail)
 
-    def give_up(self, trail: Trail, pursuer: Pursuer) -> None:
+    def give_up(self, trail: TrackedJob, pursuer: Pursuer) -> None:
         """Pursue the job no longer for that one, who is told no more of it."""
         beside = self._beside.pop(trail, [])
         if pursuer in beside:
@@ -195,8 +195,8 @@ class Watch:
             trail = self._errands.popleft()
             if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
                 self._keeper.wake()
-            if trail.granted and trail in self._pursued:
-                trail.granted = False
+            if trail.poll_granted and trail in self._pursued:
+                trail.poll_granted = False
                 try:
                     with self._looker.in_time(trail):
                         await self._ask(trail)
@@ -221,19 +221,19 @@ class Watch:
             call, _ = self._runners.popitem()
             call.set()
 
-    def _go_on(self, trail: Trail) -> None:
+    def _go_on(self, trail: TrackedJob) -> None:
         """Decide how the pursuit of a job goes on after a look."""
         if trail not in self._pursued or trail.ended:
             return
-        if trail.trouble is not None:
-            error, trail.trouble = trail.trouble, None
+        if trail.poll_error is not None:
+            error, trail.poll_error = trail.poll_error, None
             self._release(trail, error)
         elif self._clock.now() >= trail.deadline:
             self._release(trail, DeadlinePassed())
         else:
             self._enter(trail)
 
-    def _release(self, trail: Trail, reason: KlingError | DeadlinePassed | None) -> None:
+    def _release(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         first = self._pursued.pop(trail, None)
         pursuers = [*([first] if first else []), *self._beside.pop(trail, [])]
         trail.on_end = None
@@ -242,9 +242,9 @@ class Watch:
         for pursuer in pursuers:
             pursuer.over(trail, reason)
 
-    def hasten(self, trail: Trail) -> None:
+    def hasten(self, trail: TrackedJob) -> None:
         """Let the job be looked at now, before all others, by whoever waits for it or will."""
-        trail.urgent = True
+        trail.poll_now = True
         if trail in self._queue:
             self._enter(trail)
         trail.wake()
@@ -255,38 +255,38 @@ class Watch:
             if trail in self._queue:
                 self._enter(trail)
 
-    async def _lead(self, trail: Trail, seen: int) -> None:
+    async def _lead(self, trail: TrackedJob, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
         if await self._listener.listen(trail, seen):
             return
         began = self._clock.now()
-        trail.urgent = trail.urgent or began >= trail.deadline
+        trail.poll_now = trail.poll_now or began >= trail.deadline
         self._enter(trail)
         self._leaders[trail] = None
         try:
-            while not trail.moved(seen):
-                if trail.granted:
-                    trail.granted = False
+            while not trail.has_news(seen):
+                if trail.poll_granted:
+                    trail.poll_granted = False
                     with self._looker.in_time(trail):
                         await self._ask(trail)
-                    trail.raise_trouble()
-                    if not trail.moved(seen) and self._clock.now() >= trail.deadline:
+                    trail.raise_poll_error()
+                    if not trail.has_news(seen) and self._clock.now() >= trail.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return
                     self._enter(trail)
                 elif self._keeper is None:
                     await self._keep(trail, partial(_waits, trail, trail.count))
-                elif trail in self._queue and trail.tried >= max(trail.deadline, began):
+                elif trail in self._queue and trail.last_polled >= max(trail.deadline, began):
                     raise DeadlinePassed  # it was looked at in another's company
                 else:
                     await self._sleep(trail)
-                trail.raise_trouble()
+                trail.raise_poll_error()
         finally:
             del self._leaders[trail]
             self._leave(trail)
 
-    async def _sleep(self, trail: Trail) -> None:
+    async def _sleep(self, trail: TrackedJob) -> None:
         """Wait for news, the grant of a look, or the call to keep the watch."""
         self._idle[trail] = None
         try:
@@ -294,7 +294,7 @@ class Watch:
         finally:
             del self._idle[trail]
 
-    def _enter(self, trail: Trail) -> None:
+    def _enter(self, trail: TrackedJob) -> None:
         """Let the job compete for the next look."""
         if trail.ended:
             return
@@ -306,11 +306,11 @@ class Watch:
         if self._keeper is not None and self._queue.next_due() < before:
             self._keeper.wake()
 
-    def _leave(self, trail: Trail) -> None:
+    def _leave(self, trail: TrackedJob) -> None:
         self._queue.leave(trail)
         self._unlimit(trail)
-        if trail.granted:  # the look was awarded and not made: the next in the contest shall have it
-            trail.granted = False
+        if trail.poll_granted:  # the look was awarded and not made: the next in the contest shall have it
+            trail.poll_granted = False
             self._ration.give_back()
             self._dismiss(self._companies.pop(trail, []))
             if trail in self._errands:
@@ -321,7 +321,7 @@ class Watch:
             self._enter(trail)
         self._appoint()
 
-    def _unlimit(self, trail: Trail) -> None:
+    def _unlimit(self, trail: TrackedJob) -> None:
         """Forget the deadline of a job that left; its entry goes once such entries are the greater part."""
         if self._limited.pop(trail, None) is not None and len(self._deadlines) > 2 * len(self._limited) + 16:
             self._deadlines = [entry for entry in self._deadlines if self._limited.get(entry[2]) == entry[1]]
@@ -330,13 +330,13 @@ class Watch:
     def _appoint(self) -> None:
         """Wake somebody to keep the watch, if nobody does."""
         if self._keeper is None:
-            candidates: Iterable[Trail | _Round] = chain(self._rounds, self._idle)
+            candidates: Iterable[TrackedJob | _Round] = chain(self._rounds, self._idle)
             for candidate in candidates:
-                if not candidate.granted:
+                if not candidate.poll_granted:
                     candidate.wake()
                     break
 
-    async def _keep(self, keeper: Trail | _Round, free: Callable[[], bool]) -> None:
+    async def _keep(self, keeper: TrackedJob | _Round, free: Callable[[], bool]) -> None:
         """Keep the watch for as long as `key_reusable` says that the keeper has nothing else to do."""
         self._keeper = keeper
         lingered = self._features.batch == 1
@@ -356,7 +356,7 @@ class Watch:
                     await keeper.change()  # those who run the errands are busy; more awards would not be looks
                 elif (awarded := self._award(now)) is not None:
                     self._ration.spend(now)
-                    awarded.granted = True
+                    awarded.poll_granted = True
                     # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
                     self._companies[awarded] = self._company(awarded, now)
                     self._tell(awarded)
@@ -367,7 +367,7 @@ class Watch:
             self._keeper = None
             self._appoint()
 
-    def _award(self, now: float) -> Trail | None:
+    def _award(self, now: float) -> TrackedJob | None:
         """The job that gets the next look.
 
         A claim that grows steadily is found without asking every job; a deadline makes it jump, so a job whose deadline
@@ -382,7 +382,7 @@ class Watch:
                 self._queue.enter(trail)
         return self._queue.pop_most_urgent(now)
 
-    def _tell(self, awarded: Trail) -> None:
+    def _tell(self, awarded: TrackedJob) -> None:
         """Let whoever makes the looks at a job know that one was awarded to it."""
         if awarded in self._leaders:
             awarded.wake()
@@ -390,7 +390,7 @@ class Watch:
             self._errands.append(awarded)
             self._call()
 
-    async def _ask(self, trail: Trail) -> None:
+    async def _ask(self, trail: TrackedJob) -> None:
         """Make one status call, for `trail` and for those that come along, and take in what it says."""
         now = self._clock.now()
         company = self._companies.pop(trail, None)
@@ -401,14 +401,14 @@ class Watch:
         finally:
             self._dismiss(company)
 
-    def _company(self, trail: Trail, now: float) -> list[Trail]:
+    def _company(self, trail: TrackedJob, now: float) -> list[TrackedJob]:
         """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
         if self._features.batch == 1:
             return []
         soon = now + _COMPANY * (trail.started + trail.timer.next_poll(now - trail.started) - now)
         return self._queue.pop_batch(soon, self._features.batch - 1)
 
-    def _dismiss(self, company: list[Trail]) -> None:
+    def _dismiss(self, company: list[TrackedJob]) -> None:
         """Let those that came along compete again."""
         for other in company:
             if other in self._leaders:
@@ -418,6 +418,6 @@ class Watch:
                 self._go_on(other)
 
 
-def _waits(trail: Trail, seen: int) -> bool:
+def _waits(trail: TrackedJob, seen: int) -> bool:
     """Whether a job's leader has nothing to do: no look was awarded to it, and nothing has happened."""
-    return not trail.granted and trail.count == seen and trail.trouble is None
+    return not trail.poll_granted and trail.count == seen and trail.poll_error is None

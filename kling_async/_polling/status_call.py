@@ -18,7 +18,7 @@ from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, StatusReport
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 
 __all__ = ["Looker", "own"]
 
@@ -41,19 +41,19 @@ class Looker:
         self._clock = clock
         self._troubled = False  # a look has failed since the last good one: said once, not once a job
 
-    def in_time(self, trail: Trail) -> anyio.CancelScope:
+    def in_time(self, trail: TrackedJob) -> anyio.CancelScope:
         """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
         return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._lane.limits.call)
 
-    async def look(self, trails: Iterable[Trail]) -> None:
+    async def look(self, trails: Iterable[TrackedJob]) -> None:
         """Make one status call about these jobs, and let each know what is said of it.
 
-        What makes no sense to ask again is the job's `trouble` then.
+        What makes no sense to ask again is the job's `poll_error` then.
         """
         now = self._clock.now()
         asked = {trail.ref: trail for trail in trails}
         for each in asked.values():
-            each.tried, each.urgent = now, False
+            each.last_polled, each.poll_now = now, False
         answers: Mapping[JobRef, StatusReport | KlingError]
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
@@ -64,20 +64,20 @@ class Looker:
             if isinstance(answer, KlingError):
                 self._stumble(trail, answer, now)
                 continue
-            trail.failing_since = trail.trouble = None
+            trail.failing_since = trail.poll_error = None
             self._troubled = False
             if answer is not None:
                 await trail.apply(answer, "poll")
-            trail.last = now
+            trail.last_seen_running = now
 
-    def _stumble(self, trail: Trail, error: KlingError, now: float) -> None:
+    def _stumble(self, trail: TrackedJob, error: KlingError, now: float) -> None:
         """A look failed: decide whether those who wait should hear of it."""
         if trail.ended:  # meanwhile, by a webhook
             return
         trail.failing_since = now if trail.failing_since is None else trail.failing_since
         error.ref = error.ref or str(trail.ref)
         if isinstance(error, JobNotFound):
-            final = not (trail.fresh and now - trail.started < _FORGIVEN)
+            final = not (trail.submitted_here and now - trail.started < _FORGIVEN)
         else:
             lasting = now - trail.failing_since >= self._lane.limits.unreachable
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
@@ -85,9 +85,9 @@ class Looker:
         self._troubled = True
         log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
         if final:
-            if trail.fresh:
+            if trail.submitted_here:
                 error.message += f"; the job was bought and is not lost, go on with client.attach({str(trail.ref)!r})"
-            trail.trouble = error
+            trail.poll_error = error
             trail.failing_since = None
             trail.wake()
 

@@ -21,7 +21,7 @@ from kling_async._errors import KlingError
 from kling_async._http.transport import Lane
 from kling_async._polling.rate_limiter import Ration
 from kling_async._polling.status_call import Looker
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.provider import Stream
 
 __all__ = ["Listener"]
@@ -59,7 +59,7 @@ class Listener:
         self._ration = ration
         self._open = 0
 
-    async def listen(self, trail: Trail, seen: int) -> bool:
+    async def listen(self, trail: TrackedJob, seen: int) -> bool:
         """Wait until the job has more than `seen` events, or has ended.
 
         Returns:
@@ -89,31 +89,31 @@ class Listener:
             self._open -= 1
         if failure is not None:
             raise failure
-        trail.raise_trouble()
-        if trail.moved(seen):
+        trail.raise_poll_error()
+        if trail.has_news(seen):
             return True
         # The first close after an event is followed by a look at once, further ones when the cadence wants it.
-        trail.urgent = trail.urgent or trail.stream_failures == 1
+        trail.poll_now = trail.poll_now or trail.stream_failures == 1
         return False
 
-    async def _mind(self, trail: Trail, seen: int, hearing: _Hearing) -> None:
+    async def _mind(self, trail: TrackedJob, seen: int, hearing: _Hearing) -> None:
         """Wait while a stream is listened to, with a look whenever it is too quiet."""
         patience = _START
-        while not trail.moved(seen) and trail.trouble is None and not hearing.closed:
+        while not trail.has_news(seen) and trail.poll_error is None and not hearing.closed:
             left = trail.deadline - self._clock.now()
             if left <= 0:
                 return
             if hearing.spoken:
                 patience = _SILENCE
-            with anyio.move_on_after(0 if trail.urgent else min(patience, left)) as wait:
+            with anyio.move_on_after(0 if trail.poll_now else min(patience, left)) as wait:
                 await trail.change()
-            if wait.cancelled_caught and (trail.urgent or patience < left):
+            if wait.cancelled_caught and (trail.poll_now or patience < left):
                 patience = min(2 * patience, _SILENCE)
                 await self._ration.turn()
                 with self._looker.in_time(trail):
                     await self._looker.look([trail])
 
-    async def _hear(self, trail: Trail, hearing: _Hearing) -> None:
+    async def _hear(self, trail: TrackedJob, hearing: _Hearing) -> None:
         """Take in what a stream says, until it closes."""
 
         async def line(text: str) -> None:
@@ -128,7 +128,7 @@ class Listener:
                 trail.wake()
             trail.failing_since = None
             if not trail.ended:
-                trail.last = self._clock.now()
+                trail.last_seen_running = self._clock.now()
 
         try:
             await self._lane.listen(hearing.stream.call, line)

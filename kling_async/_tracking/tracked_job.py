@@ -21,7 +21,7 @@ from kling_async._tracking.packed_events import Packed, pack, unpack
 from kling_async._tracking.transitions import STATUS_ORDER, advance
 from kling_async.providers._base.request import Request
 
-__all__ = ["Trail"]
+__all__ = ["TrackedJob"]
 
 log = logging.getLogger("kling_async")
 
@@ -29,7 +29,7 @@ Record = Callable[[JobRef, Event], Awaitable[None]]
 """Makes an event durable before it is published."""
 
 
-class Trail:
+class TrackedJob:
     """The log of one job.
 
     Args:
@@ -57,20 +57,20 @@ class Trail:
         "timer",
         "deadline",
         "failing_since",
-        "fresh",
-        "granted",
-        "hearsay",
-        "last",
-        "looking",
+        "submitted_here",
+        "poll_granted",
+        "reported_failure",
+        "last_seen_running",
+        "being_polled",
         "on_end",
         "request",
         "settled",
         "started",
         "stream_failures",
-        "tried",
-        "trouble",
-        "urgent",
-        "verdict",
+        "last_polled",
+        "poll_error",
+        "poll_now",
+        "wait_error",
     )
 
     def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
@@ -84,7 +84,7 @@ class Trail:
         clock: Clock,
         record: Record | None = None,
         settled: Callable[[JobRef], None] = lambda _: None,
-        fresh: bool = True,
+        submitted_here: bool = True,
     ) -> None:
         self._address = str(ref)
         self.timer = timer
@@ -92,28 +92,28 @@ class Trail:
         self.started = started
         self.deadline = deadline
         self.settled = settled
-        self.fresh = fresh
+        self.submitted_here = submitted_here
         self._log: tuple[Packed, ...] = ()
         self._status = Status.PENDING
-        self.last = started
+        self.last_seen_running = started
         """When a look last said "not yet": the job ended later than this."""
-        self.tried = started
+        self.last_polled = started
         """When it was last looked at, whatever came of it."""
-        self.urgent = not fresh
+        self.poll_now = not submitted_here
         """Whether a look is due now, whatever the cadence says."""
-        self.looking = False
+        self.being_polled = False
         """Whether a task is doing the looking."""
-        self.granted = False
+        self.poll_granted = False
         """Whether the next look has been awarded to it."""
         self.failing_since: float | None = None
-        self.on_end: Callable[[Trail], None] | None = None
+        self.on_end: Callable[[TrackedJob], None] | None = None
         """Told when the job has ended, for those who do not wait for it."""
-        self.trouble: KlingError | None = None
+        self.poll_error: KlingError | None = None
         """Why looking at it makes no sense now; raised to whoever waits, and cleared by the next good look."""
-        self.verdict: Exception | None = None
+        self.wait_error: Exception | None = None
         """How the last wait that did the looking ended without the job's end, for those who waited beside it."""
         self.stream_failures = 0
-        self.hearsay: StatusReport | None = None
+        self.reported_failure: StatusReport | None = None
         """The failure that a webhook told, which is not believed until a look says that the job failed."""
         self._clock = clock
         self._record = record
@@ -163,28 +163,28 @@ class Trail:
         """Whether the job has ended."""
         return self.status.terminal
 
-    def moved(self, seen: int) -> bool:
+    def has_news(self, seen: int) -> bool:
         """Whether a wait is over: the job has more than `seen` events, or has ended."""
         return len(self._log) > seen or self.ended
 
-    def raise_trouble(self) -> None:
+    def raise_poll_error(self) -> None:
         """Raise why looking at it makes no sense, once."""
-        if self.trouble is not None:
-            error, self.trouble = self.trouble, None
+        if self.poll_error is not None:
+            error, self.poll_error = self.poll_error, None
             raise error
 
     def due(self) -> float:
         """When it is to be looked at next: as its cadence wants it, when its deadline comes, and at once if urgent."""
-        if self.urgent:
-            return self.tried
-        due = self.started + self.timer.next_poll(self.tried - self.started)
-        return min(due, self.deadline) if self.tried < self.deadline else due
+        if self.poll_now:
+            return self.last_polled
+        due = self.started + self.timer.next_poll(self.last_polled - self.started)
+        return min(due, self.deadline) if self.last_polled < self.deadline else due
 
     def priority(self, now: float) -> float:
         """What a look at it is worth: the lag expected since the last; infinite when it must be made now."""
-        if self.urgent or now >= self.deadline:
+        if self.poll_now or now >= self.deadline:
             return math.inf
-        return self.timer.expected_lag(self.tried - self.started, now - self.started)
+        return self.timer.expected_lag(self.last_polled - self.started, now - self.started)
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take in the log as a ledger has it, before anything else."""
@@ -194,7 +194,7 @@ class Trail:
         latest = self.latest
         if latest is not None:
             known = min(latest.at.timestamp(), self._clock.now())  # the clock may have been set back since
-            self.last = self.tried = max(self.started, known)
+            self.last_seen_running = self.last_polled = max(self.started, known)
 
     @property
     def recorded(self) -> bool:
@@ -205,7 +205,7 @@ class Trail:
         self._log = (*self._log, pack(event))
         self._status = event.status
 
-    async def enlist(self, record: Record, known: Sequence[Event]) -> None:
+    async def start_recording(self, record: Record, known: Sequence[Event]) -> None:
         """Have the log recorded from now on, after what is recorded of the job already.
 
         Args:
@@ -267,10 +267,10 @@ class Trail:
             return self._publish(event, now, exact=exact)
 
     def _advance(self, reading: StatusReport, source: Source, now: float) -> Event | None:
-        if self.hearsay is not None and reading.status is Status.FAILED and not reading.has_reason:
+        if self.reported_failure is not None and reading.status is Status.FAILED and not reading.has_reason:
             # Some providers tell the reason in the webhook alone; that the job failed is confirmed by this reading.
-            message = reading.message or self.hearsay.message
-            reading = replace(reading, message=message, failures=self.hearsay.failures)
+            message = reading.message or self.reported_failure.message
+            reading = replace(reading, message=message, failures=self.reported_failure.failures)
         return advance(self.latest, reading, source=source, at=now, started=self.started)
 
     def _publish(self, event: Event | None, now: float, *, exact: bool) -> Event | None:
@@ -278,7 +278,7 @@ class Trail:
             return None
         self._append(event)
         if event.status.terminal:
-            if self.fresh:
+            if self.submitted_here:
                 self._learn(event, now, exact=exact)
             self._end()
         self.wake()
@@ -292,7 +292,7 @@ class Trail:
 
     def _learn(self, event: Event, now: float, *, exact: bool) -> None:
         """Tell the cadence how long the job took. How long it took to fail says only that it was not done before."""
-        last = self.last - self.started
+        last = self.last_seen_running - self.started
         if event.status is Status.COMPLETED:
             age = now - self.started
             self.timer.observe_end(age if exact else last, age)

@@ -39,7 +39,7 @@ from kling_async._scheduling.schedules import DurationPrior, PollTimer
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
 from kling_async._submission.submitter import Buyer
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import require
 from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, FallbackTimer, _Expectation
 from kling_async.providers._base.provider import Provider, WebhookItem
@@ -74,7 +74,7 @@ class Deliveries:
         buyer: Buyer,
         remedies: Remedies,
         letterbox: Letterbox,
-        adopt: Callable[[Submission, JobRef], Awaitable[Trail]],
+        adopt: Callable[[Submission, JobRef], Awaitable[TrackedJob]],
     ) -> None:
         self._webhooks = webhooks
         self._providers = providers
@@ -85,7 +85,7 @@ class Deliveries:
         self._letterbox = letterbox
         self._adopt = adopt
         self._expectations = {name: _Expectation(watch.reconsider) for name, watch in watches.items()}
-        self._trails: WeakValueDictionary[str, Trail] = WeakValueDictionary()
+        self._trails: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
 
     def timer(self, ref: JobRef, timer: PollTimer, prior: DurationPrior) -> PollTimer:
         """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
@@ -95,12 +95,12 @@ class Deliveries:
         interval = self._webhooks.backstop or min(late, _INTERVAL)
         return FallbackTimer(timer, self._expectations[ref.provider], late, interval)
 
-    def expect(self, purchase: str, trail: Trail) -> None:
+    def expect(self, purchase: str, trail: TrackedJob) -> None:
         """Let deliveries for the purchase go to its job from now on."""
         if self._webhooks is not None:
             self._trails[purchase] = trail
 
-    async def open(self, trail: Trail, letters: Sequence[WebhookItem]) -> None:
+    async def open(self, trail: TrackedJob, letters: Sequence[WebhookItem]) -> None:
         """Take in what was delivered before the job was known."""
         await self._tell(trail, letters)
 
@@ -148,7 +148,7 @@ class Deliveries:
         request = None if self._remedies.missing(found) else self._remedies.restored(found)
         return Lost(found, provider.own_id(request, purchase), found.started.timestamp())
 
-    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[WebhookItem]) -> Trail | None:
+    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[WebhookItem]) -> TrackedJob | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""
         submission = lost.submission
         lacking = self._remedies.missing(submission)
@@ -169,7 +169,7 @@ class Deliveries:
         log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
         return await self._adopt(submission, ref)
 
-    async def _tell(self, trail: Trail, told: Sequence[WebhookItem]) -> bool:
+    async def _tell(self, trail: TrackedJob, told: Sequence[WebhookItem]) -> bool:
         """Let a job know what was delivered about it, if anything was."""
         provider = self._providers[trail.ref.provider]
         mine = [one for one in told if one.id is None or provider.same_job(trail.ref.id, one.id)]
@@ -182,7 +182,7 @@ class Deliveries:
             if not self._webhooks.confirm:
                 await trail.apply(one.report, "webhook", exact=expected)
             elif one.report.status is Status.FAILED and one.report.has_reason:
-                trail.hearsay = replace(one.report, raw=None)
+                trail.reported_failure = replace(one.report, raw=None)
         if not trail.ended:
             self._watches[trail.ref.provider].hasten(trail)
         return True

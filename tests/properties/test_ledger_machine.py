@@ -273,7 +273,7 @@ class Machine(RuleBasedStateMachine):
             if late:
                 answer = {**answer, "status": "processing", "video_url": None}
             [delivered] = RunBlob(KEY).webhook(json.dumps(answer).encode(), {})
-            await job._trail.apply(delivered.report, "webhook", exact=True)
+            await job._tracked.apply(delivered.report, "webhook", exact=True)
 
         self.run(deliver())
 

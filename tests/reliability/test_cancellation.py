@@ -32,7 +32,7 @@ def clean(client: Client) -> None:
     engine = lane._engines._engine
     assert engine is None or engine.slots.value == 3
     assert not lane._gate.turn.locked()
-    assert not any(job._trail.looking or job._trail.granted for job in client.jobs)
+    assert not any(job._tracked.being_polled or job._tracked.poll_granted for job in client.jobs)
 
 
 async def wait(job: Job) -> None:

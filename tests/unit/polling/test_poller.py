@@ -17,7 +17,7 @@ from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status,
 from kling_async._models import StatusReport
 from kling_async._polling.poller import Watch
 from kling_async._scheduling.poll_queue import PollQueue
-from kling_async._tracking.tracked_job import Trail
+from kling_async._tracking.tracked_job import TrackedJob
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -194,7 +194,7 @@ async def test_an_end_that_is_heard_of_during_a_look_outweighs_its_failure(clien
     artifact = kling_async.Artifact("video", "https://cdn.runblob.test/x")
 
     async def ends(request: httpx.Request) -> httpx.Response | None:
-        await job._trail.apply(StatusReport(Status.COMPLETED, artifacts=(artifact,)), "webhook")
+        await job._tracked.apply(StatusReport(Status.COMPLETED, artifacts=(artifact,)), "webhook")
         return httpx.Response(401, json={"error": "Unauthorized", "message": "the key is revoked"})
 
     server.intercept = ends
@@ -292,11 +292,11 @@ async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: Fake
     assert rationed.jobs == ()
     await checkpoint()
     gc.collect()
-    left = sum(isinstance(thing, Trail) for thing in gc.get_objects())
+    left = sum(isinstance(thing, TrackedJob) for thing in gc.get_objects())
     assert left <= 50, "a few may stay until the heaps are swept"
 
 
-class CountingContest(PollQueue[Trail]):
+class CountingContest(PollQueue[TrackedJob]):
     """Counts how often it is asked: once a turn of the keeper's loop, and once a job that enters."""
 
     turns = 0

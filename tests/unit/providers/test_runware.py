@@ -636,7 +636,7 @@ async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> No
     class Interrupting(Runware):
         def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
             if not left:
-                left.extend(job for job in waiters if job._trail.granted)
+                left.extend(job for job in waiters if job._tracked.poll_granted)
                 for job in left:
                     waiters[job].cancel()
             return super().poll(refs)

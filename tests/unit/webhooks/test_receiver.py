@@ -652,7 +652,7 @@ def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
                     await job.refresh()
                 else:
                     reading = job._account.provider.webhook(json.dumps(answer).encode(), {})[0].report
-                    await job._trail.apply(reading, "stream", exact=True)
+                    await job._tracked.apply(reading, "stream", exact=True)
             return job.events, await ledger.events(job.ref)
 
     name, options = virtual_time.backend(chance.choice(["asyncio", "trio"]))
