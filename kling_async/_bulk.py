@@ -190,7 +190,7 @@ class Outcomes:
         self._entered = True
         workers = min(self._course.workers, self._limit)
         for account in self._course.accounts.values():
-            self._group.start_soon(account.watch.patrol, workers)
+            self._group.start_soon(account.watch.run_workers, workers)
         self._submitting = workers
         for _ in range(self._submitting):
             self._group.start_soon(self._submit_rows)
@@ -208,7 +208,7 @@ class Outcomes:
         finally:
             pursued, self._pursued = self._pursued, {}  # giving one up may be the end of another's pursuit
             for trail in pursued:
-                self._account(trail).watch.give_up(trail, self)
+                self._account(trail).watch.unsubscribe(trail, self)
             if isinstance(self._iterator, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await self._iterator.aclose()
@@ -353,10 +353,10 @@ class Outcomes:
         rows = self._pursued.get(trail, ())
         self._pursued[trail] = (*rows, (index, key, None if request is trail.request else request))
         if not rows:
-            self._account(trail).watch.pursue(trail, self)
+            self._account(trail).watch.subscribe(trail, self)
 
-    def over(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
-        """A job has ended, or is not pursued any more; see `Pursuer`."""
+    def on_done(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
+        """A job has ended, or is not pursued any more; see `Subscriber`."""
         job = Job(trail, self._account(trail))
         for index, key, request in self._pursued.pop(trail, ()):
             end = job.judge(reason)

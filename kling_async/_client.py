@@ -26,7 +26,7 @@ from kling_async._job import Account, Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Event, JobRef, Result
-from kling_async._polling.poller import Watch
+from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import Budget, BudgetStatistics
@@ -125,7 +125,7 @@ class Client:
         book = self._book if self._book.enabled else None
         for name, lane in lanes.items():
             calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
-            watch = Watch(lane, self._clock, None if calls is None or calls == math.inf else calls)
+            watch = Poller(lane, self._clock, None if calls is None or calls == math.inf else calls)
             self._accounts[name] = Account(lane, watch, self._downloads, book)
         self._budget = budget
         letterbox = Letterbox(webhooks)

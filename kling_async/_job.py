@@ -16,7 +16,7 @@ from kling_async._http.backend import Engines
 from kling_async._http.transport import Lane
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
-from kling_async._polling.poller import DeadlinePassed, Watch
+from kling_async._polling.poller import DeadlinePassed, Poller
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
@@ -36,7 +36,7 @@ class Account:
     """
 
     lane: Lane
-    watch: Watch
+    watch: Poller
     downloads: Engines
     book: LedgerWriter | None
 
@@ -135,7 +135,7 @@ class Job:
             KlingError: The provider could not be asked, for a reason that will not pass.
         """
         if not self._tracked.ended:
-            await self._account.watch.look(self._tracked)
+            await self._account.watch.poll_now(self._tracked)
         return self.status
 
     async def cancel(self) -> bool:
@@ -163,7 +163,7 @@ class Job:
 
     async def _until_more_than(self, seen: int) -> None:
         try:
-            await self._account.watch.follow(self._tracked, seen)
+            await self._account.watch.wait(self._tracked, seen)
         except DeadlinePassed:
             raise self._late() from None
 
@@ -183,7 +183,7 @@ class Job:
         )
 
     def judge(self, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:
-        """What ``await job`` returns or raises, when waiting for it is over for that reason, as a `Pursuer` is told."""
+        """What ``await job`` returns or raises, when waiting for it is over for that reason, as a `Subscriber` is told."""
         if isinstance(reason, DeadlinePassed):
             return self._late()
         if reason is not None:

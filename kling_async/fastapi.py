@@ -57,7 +57,7 @@ def lifespan(
 
     Args:
         client: The client, or what makes it: an application that is started again, as tests do, needs a new one.
-        follow: Whether jobs go on when nobody waits for them (`Client.follow`); with a ledger, also those of earlier
+        follow: Whether jobs go on when nobody waits for them (`Client.wait`); with a ledger, also those of earlier
             processes (`Client.resume`).
     """
 

@@ -1,4 +1,4 @@
-"""The driver: the library's own poller (`Watch`, `TrackedJob`, `PollQueue`) in virtual time. Only HTTP is left out."""
+"""The driver: the library's own poller (`Poller`, `TrackedJob`, `PollQueue`) in virtual time. Only HTTP is left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kling_async._clock import Clock
 from kling_async._http.limits import Limits
 from kling_async._http.transport import Lane
 from kling_async._models import JobRef, Status, StatusReport
-from kling_async._polling.poller import Watch
+from kling_async._polling.poller import Poller
 from kling_async._scheduling.schedules import DurationPrior, Schedule
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.endpoint import Features
@@ -56,7 +56,7 @@ async def _run(
 ) -> list[Heard]:
     clock = _VirtualClock()
     lane = _Lane()
-    watch = Watch(cast("Lane", lane), clock, None if per_minute == inf else per_minute)
+    watch = Poller(cast("Lane", lane), clock, None if per_minute == inf else per_minute)
     heard: dict[int, Heard] = {}
 
     async def work(numbers: Iterator[int]) -> None:
@@ -66,7 +66,7 @@ async def _run(
             lane.ends[ref] = started + durations[number]
             trail = TrackedJob(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
             while not trail.ended:
-                await watch.follow(trail, trail.count)
+                await watch.wait(trail, trail.count)
             heard[number] = Heard(lane.looks.pop(ref), clock.now() - lane.ends.pop(ref))
 
     numbers = iter(range(len(durations)))

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-There is no background task. Whoever waits for a job calls `Watch.follow`, and one of the tasks that wait for the same
+There is no background task. Whoever waits for a job calls `Watch.wait`, and one of the tasks that wait for the same
 job becomes the job's *leader*; the others sleep on its log. There is one watch a lane. Leaders enter their jobs into
 the watch's contest, and one of them is the *keeper*: it alone sleeps until the next job is due (and, where status calls
 are rationed, until the next call is allowed), awards the look to the job with the highest claim, and wakes that job's
@@ -34,13 +34,13 @@ from anyio.lowlevel import checkpoint
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._http.transport import Lane
-from kling_async._polling.rate_limiter import Ration
-from kling_async._polling.status_call import Looker, own
-from kling_async._polling.stream_follower import Listener
+from kling_async._polling.rate_limiter import RateLimiter
+from kling_async._polling.status_call import StatusCaller, copy_error
+from kling_async._polling.stream_follower import StreamFollower
 from kling_async._scheduling.poll_queue import PollQueue
 from kling_async._tracking.tracked_job import TrackedJob
 
-__all__ = ["DeadlinePassed", "Pursuer", "Watch"]
+__all__ = ["DeadlinePassed", "Poller", "Subscriber"]
 
 _COMPANY = 0.5  # part of the longest wait by which a job's look may come early when it travels for free
 _LINGER = 0.02  # s for which a look that is due waits for others, where many jobs travel in one call
@@ -52,10 +52,10 @@ class DeadlinePassed(Exception):
     """The job's deadline has passed, and it still runs."""
 
 
-class Pursuer(Protocol):
+class Subscriber(Protocol):
     """One who has jobs looked at without waiting for each."""
 
-    def over(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
+    def on_done(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """Told once of each job: that it has ended (None), or why it is not pursued any more."""
 
 
@@ -75,7 +75,7 @@ class _Round:
         self._changed = anyio.Event()
 
 
-class Watch:
+class Poller:
     """The looking at all jobs of one lane.
 
     Args:
@@ -88,9 +88,9 @@ class Watch:
         self._lane = lane
         self._clock = clock
         self._queue: PollQueue[TrackedJob] = PollQueue()
-        self._ration = Ration(calls_per_minute, clock)
-        self._looker = Looker(lane, clock)
-        self._listener = Listener(lane, clock, self._looker, self._ration)
+        self._rate_limiter = RateLimiter(calls_per_minute, clock)
+        self._status_caller = StatusCaller(lane, clock)
+        self._stream_follower = StreamFollower(lane, clock, self._status_caller, self._rate_limiter)
         self._deadlines: list[tuple[float, int, TrackedJob]] = []  # where looks are rationed: see `_award`
         self._limited: dict[TrackedJob, int] = {}  # the number of each job's entry in it
         self._order = count()
@@ -98,15 +98,17 @@ class Watch:
         self._leaders: dict[TrackedJob, None] = {}
         self._idle: dict[TrackedJob, None] = {}  # leaders who sleep, so that they can keep the watch
         self._companies: dict[TrackedJob, list[TrackedJob]] = {}  # who travels along with a look that was awarded
-        self._pursued: dict[TrackedJob, Pursuer] = {}
-        self._beside: dict[TrackedJob, list[Pursuer]] = {}  # the second and further pursuers of a job, which few have
+        self._subscribers: dict[TrackedJob, Subscriber] = {}
+        self._beside: dict[
+            TrackedJob, list[Subscriber]
+        ] = {}  # the second and further pursuers of a job, which few have
         self._rounds: list[_Round] = []
         self._errands: deque[TrackedJob] = deque()  # pursued jobs whose look was awarded
         self._runners: dict[anyio.Event, None] = {}  # those who wait for an errand, the last one last
         self._keeper: TrackedJob | _Round | None = None
         self._on_end: Callable[[TrackedJob], None] = lambda trail: self._release(trail, None)  # one for all trails
 
-    async def follow(self, trail: TrackedJob, seen: int) -> None:
+    async def wait(self, trail: TrackedJob, seen: int) -> None:
         """Return when the job has more than `seen` events, or has ended.
 
         Raises:
@@ -119,60 +121,60 @@ class Watch:
                 await trail.change()
                 continue
             if trail.wait_error is not None and trail.wait_error is not before:
-                raise own(trail.wait_error)  # the leader's: one look has told all who waited
+                raise copy_error(trail.wait_error)  # the leader's: one look has told all who waited
             trail.being_polled = True
             try:
                 await self._lead(trail, seen)
             except (KlingError, DeadlinePassed) as verdict:
-                trail.wait_error = own(verdict)
+                trail.wait_error = copy_error(verdict)
                 raise
             finally:
                 trail.being_polled = False
                 trail.wake()
 
-    async def look(self, trail: TrackedJob) -> None:
+    async def poll_now(self, trail: TrackedJob) -> None:
         """Look at the job now (when the ration allows), and at those that can come along for free.
 
         Raises:
-            KlingError: As of `follow`.
+            KlingError: As of `wait`.
         """
-        await self._ration.turn()
+        await self._rate_limiter.acquire()
         await self._ask(trail)
         trail.raise_poll_error()
 
-    def pursue(self, trail: TrackedJob, pursuer: Pursuer) -> None:
-        """Have the job looked at by those who `patrol`, until it ends; no task waits for it.
+    def subscribe(self, trail: TrackedJob, pursuer: Subscriber) -> None:
+        """Have the job looked at by those who `run_workers`, until it ends; no task waits for it.
 
         Args:
             trail: The job.
             pursuer: Told when that is over.
         """
         trail.on_end = self._on_end
-        if trail in self._pursued:
+        if trail in self._subscribers:
             self._beside.setdefault(trail, []).append(pursuer)
             return
-        self._pursued[trail] = pursuer
+        self._subscribers[trail] = pursuer
         if trail.ended:
             self._release(trail, None)
         elif trail not in self._leaders:
             self._enter(trail)
 
-    def give_up(self, trail: TrackedJob, pursuer: Pursuer) -> None:
+    def unsubscribe(self, trail: TrackedJob, pursuer: Subscriber) -> None:
         """Pursue the job no longer for that one, who is told no more of it."""
         beside = self._beside.pop(trail, [])
         if pursuer in beside:
             beside.remove(pursuer)
-        elif self._pursued.get(trail) is pursuer and beside:
-            self._pursued[trail] = beside.pop()
-        elif self._pursued.get(trail) is pursuer:
-            del self._pursued[trail]
+        elif self._subscribers.get(trail) is pursuer and beside:
+            self._subscribers[trail] = beside.pop()
+        elif self._subscribers.get(trail) is pursuer:
+            del self._subscribers[trail]
             trail.on_end = None
             if trail not in self._leaders:
                 self._leave(trail)
         if beside:
             self._beside[trail] = beside
 
-    async def patrol(self, workers: int) -> None:
+    async def run_workers(self, workers: int) -> None:
         """Look at the pursued jobs when they are due, `workers` at a time, until cancelled."""
         round_ = _Round()
         self._rounds.append(round_)
@@ -195,10 +197,10 @@ class Watch:
             trail = self._errands.popleft()
             if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
                 self._keeper.wake()
-            if trail.poll_granted and trail in self._pursued:
+            if trail.poll_granted and trail in self._subscribers:
                 trail.poll_granted = False
                 try:
-                    with self._looker.in_time(trail):
+                    with self._status_caller.in_time(trail):
                         await self._ask(trail)
                 finally:
                     self._go_on(trail)  # also for a job of another run, when this one ends
@@ -223,7 +225,7 @@ class Watch:
 
     def _go_on(self, trail: TrackedJob) -> None:
         """Decide how the pursuit of a job goes on after a look."""
-        if trail not in self._pursued or trail.ended:
+        if trail not in self._subscribers or trail.ended:
             return
         if trail.poll_error is not None:
             error, trail.poll_error = trail.poll_error, None
@@ -234,30 +236,30 @@ class Watch:
             self._enter(trail)
 
     def _release(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
-        first = self._pursued.pop(trail, None)
+        first = self._subscribers.pop(trail, None)
         pursuers = [*([first] if first else []), *self._beside.pop(trail, [])]
         trail.on_end = None
         if trail not in self._leaders:
             self._leave(trail)
         for pursuer in pursuers:
-            pursuer.over(trail, reason)
+            pursuer.on_done(trail, reason)
 
-    def hasten(self, trail: TrackedJob) -> None:
+    def poll_soon(self, trail: TrackedJob) -> None:
         """Let the job be looked at now, before all others, by whoever waits for it or will."""
         trail.poll_now = True
         if trail in self._queue:
             self._enter(trail)
         trail.wake()
 
-    def reconsider(self) -> None:
+    def reschedule(self) -> None:
         """Compute again when the jobs are due: their cadences have changed."""
-        for trail in dict.fromkeys((*self._leaders, *self._pursued)):
+        for trail in dict.fromkeys((*self._leaders, *self._subscribers)):
             if trail in self._queue:
                 self._enter(trail)
 
     async def _lead(self, trail: TrackedJob, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
-        if await self._listener.listen(trail, seen):
+        if await self._stream_follower.follow(trail, seen):
             return
         began = self._clock.now()
         trail.poll_now = trail.poll_now or began >= trail.deadline
@@ -267,7 +269,7 @@ class Watch:
             while not trail.has_news(seen):
                 if trail.poll_granted:
                     trail.poll_granted = False
-                    with self._looker.in_time(trail):
+                    with self._status_caller.in_time(trail):
                         await self._ask(trail)
                     trail.raise_poll_error()
                     if not trail.has_news(seen) and self._clock.now() >= trail.deadline:
@@ -300,7 +302,7 @@ class Watch:
             return
         before = self._queue.next_due()
         self._queue.enter(trail)
-        if self._ration.limited and trail not in self._limited:
+        if self._rate_limiter.limited and trail not in self._limited:
             number = self._limited[trail] = next(self._order)
             heappush(self._deadlines, (trail.deadline, number, trail))
         if self._keeper is not None and self._queue.next_due() < before:
@@ -311,13 +313,13 @@ class Watch:
         self._unlimit(trail)
         if trail.poll_granted:  # the look was awarded and not made: the next in the contest shall have it
             trail.poll_granted = False
-            self._ration.give_back()
+            self._rate_limiter.refund()
             self._dismiss(self._companies.pop(trail, []))
             if trail in self._errands:
                 self._errands.remove(trail)
             if self._keeper is not None:
                 self._keeper.wake()
-        if trail in self._pursued:
+        if trail in self._subscribers:
             self._enter(trail)
         self._appoint()
 
@@ -344,7 +346,7 @@ class Watch:
         try:
             while free():
                 now = self._clock.now()
-                wait = max(self._queue.next_due(), self._ration.free) - now
+                wait = max(self._queue.next_due(), self._rate_limiter.next_allowed) - now
                 if wait > 0:
                     lingered = self._features.batch == 1
                     with anyio.move_on_after(wait if wait < math.inf else None):
@@ -355,7 +357,7 @@ class Watch:
                 elif len(self._errands) >= _ERRANDS:
                     await keeper.change()  # those who run the errands are busy; more awards would not be looks
                 elif (awarded := self._award(now)) is not None:
-                    self._ration.spend(now)
+                    self._rate_limiter.consume(now)
                     awarded.poll_granted = True
                     # At once: of many jobs that are due together, each would otherwise be awarded a look of its own.
                     self._companies[awarded] = self._company(awarded, now)
@@ -397,7 +399,7 @@ class Watch:
         if company is None:
             company = self._company(trail, now)
         try:
-            await self._looker.look((trail, *company))
+            await self._status_caller.poll((trail, *company))
         finally:
             self._dismiss(company)
 

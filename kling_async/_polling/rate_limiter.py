@@ -8,10 +8,10 @@ import anyio
 
 from kling_async._clock import Clock
 
-__all__ = ["Ration"]
+__all__ = ["RateLimiter"]
 
 
-class Ration:
+class RateLimiter:
     """When the next status call of a lane is allowed.
 
     Calls are spread evenly: one an interval, and none saved up, because providers count over windows that they do not
@@ -34,24 +34,24 @@ class Ration:
         return self._interval > 0
 
     @property
-    def free(self) -> float:
-        """When the next call is allowed to those who compete: after all who take their `turn`."""
+    def next_allowed(self) -> float:
+        """When the next call is allowed to those who compete: after all who take their `acquire`."""
         return self._next + self._callers * self._interval
 
-    def spend(self, now: float) -> None:
+    def consume(self, now: float) -> None:
         """Take the call that is allowed now."""
         self._next = max(now, self._next) + self._interval
 
-    def give_back(self) -> None:
+    def refund(self) -> None:
         """Return a call that was taken and not made."""
         self._next -= self._interval
 
-    async def turn(self) -> None:
+    async def acquire(self) -> None:
         """Wait until a call is allowed, and take it before all who compete."""
         self._callers += 1
         try:
             while (wait := self._next - self._clock.now()) > 0:  # noqa: ASYNC110  # others move the time meanwhile
                 await anyio.sleep(wait)
-            self.spend(self._clock.now())
+            self.consume(self._clock.now())
         finally:
             self._callers -= 1

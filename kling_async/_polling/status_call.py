@@ -20,7 +20,7 @@ from kling_async._http.transport import Lane
 from kling_async._models import JobRef, StatusReport
 from kling_async._tracking.tracked_job import TrackedJob
 
-__all__ = ["Looker", "own"]
+__all__ = ["StatusCaller", "copy_error"]
 
 log = logging.getLogger("kling_async")
 ErrorT = TypeVar("ErrorT", bound=Exception)
@@ -28,7 +28,7 @@ ErrorT = TypeVar("ErrorT", bound=Exception)
 _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 
 
-class Looker:
+class StatusCaller:
     """Makes the status calls of one lane.
 
     Args:
@@ -39,13 +39,13 @@ class Looker:
     def __init__(self, lane: Lane, clock: Clock) -> None:
         self._lane = lane
         self._clock = clock
-        self._troubled = False  # a look has failed since the last good one: said once, not once a job
+        self._failure_logged = False  # a look has failed since the last good one: said once, not once a job
 
     def in_time(self, trail: TrackedJob) -> anyio.CancelScope:
         """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
         return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._lane.limits.call)
 
-    async def look(self, trails: Iterable[TrackedJob]) -> None:
+    async def poll(self, trails: Iterable[TrackedJob]) -> None:
         """Make one status call about these jobs, and let each know what is said of it.
 
         What makes no sense to ask again is the job's `poll_error` then.
@@ -58,14 +58,14 @@ class Looker:
         try:
             answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
         except KlingError as error:
-            answers = {ref: own(error) for ref in asked}
+            answers = {ref: copy_error(error) for ref in asked}
         for ref, trail in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
                 self._stumble(trail, answer, now)
                 continue
             trail.failing_since = trail.poll_error = None
-            self._troubled = False
+            self._failure_logged = False
             if answer is not None:
                 await trail.apply(answer, "poll")
             trail.last_seen_running = now
@@ -81,8 +81,8 @@ class Looker:
         else:
             lasting = now - trail.failing_since >= self._lane.limits.unreachable
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
-        said = logging.INFO if self._troubled and not final else logging.WARNING
-        self._troubled = True
+        said = logging.INFO if self._failure_logged and not final else logging.WARNING
+        self._failure_logged = True
         log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
         if final:
             if trail.submitted_here:
@@ -92,7 +92,7 @@ class Looker:
             trail.wake()
 
 
-def own(error: ErrorT) -> ErrorT:
+def copy_error(error: ErrorT) -> ErrorT:
     """A copy for one of several jobs or tasks: each names its own job, and is raised on its own."""
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__

@@ -19,12 +19,12 @@ import anyio
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._http.transport import Lane
-from kling_async._polling.rate_limiter import Ration
-from kling_async._polling.status_call import Looker
+from kling_async._polling.rate_limiter import RateLimiter
+from kling_async._polling.status_call import StatusCaller
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.provider import Stream
 
-__all__ = ["Listener"]
+__all__ = ["StreamFollower"]
 
 log = logging.getLogger("kling_async")
 
@@ -34,7 +34,7 @@ _FAILURES = 5  # in a row, without an event between them, before a job is polled
 
 
 @dataclass(slots=True)
-class _Hearing:
+class _OpenStream:
     """An open stream: whether it has told anything about the job yet, and whether it has closed."""
 
     stream: Stream
@@ -42,7 +42,7 @@ class _Hearing:
     closed: bool = False
 
 
-class Listener:
+class StreamFollower:
     """Listens to the streams of one lane.
 
     Args:
@@ -52,14 +52,14 @@ class Listener:
         ration: Of these looks.
     """
 
-    def __init__(self, lane: Lane, clock: Clock, looker: Looker, ration: Ration) -> None:
+    def __init__(self, lane: Lane, clock: Clock, looker: StatusCaller, ration: RateLimiter) -> None:
         self._lane = lane
         self._clock = clock
-        self._looker = looker
-        self._ration = ration
+        self._status_caller = looker
+        self._rate_limiter = ration
         self._open = 0
 
-    async def listen(self, trail: TrackedJob, seen: int) -> bool:
+    async def follow(self, trail: TrackedJob, seen: int) -> bool:
         """Wait until the job has more than `seen` events, or has ended.
 
         Returns:
@@ -74,7 +74,7 @@ class Listener:
         stream = self._lane.provider.stream(trail.ref)
         if stream is None or self._clock.now() >= trail.deadline:
             return False
-        hearing = _Hearing(stream)
+        hearing = _OpenStream(stream)
         failure: Exception | None = None
         self._open += 1
         try:
@@ -96,7 +96,7 @@ class Listener:
         trail.poll_now = trail.poll_now or trail.stream_failures == 1
         return False
 
-    async def _mind(self, trail: TrackedJob, seen: int, hearing: _Hearing) -> None:
+    async def _mind(self, trail: TrackedJob, seen: int, hearing: _OpenStream) -> None:
         """Wait while a stream is listened to, with a look whenever it is too quiet."""
         patience = _START
         while not trail.has_news(seen) and trail.poll_error is None and not hearing.closed:
@@ -109,11 +109,11 @@ class Listener:
                 await trail.change()
             if wait.cancelled_caught and (trail.poll_now or patience < left):
                 patience = min(2 * patience, _SILENCE)
-                await self._ration.turn()
-                with self._looker.in_time(trail):
-                    await self._looker.look([trail])
+                await self._rate_limiter.acquire()
+                with self._status_caller.in_time(trail):
+                    await self._status_caller.poll([trail])
 
-    async def _hear(self, trail: TrackedJob, hearing: _Hearing) -> None:
+    async def _hear(self, trail: TrackedJob, hearing: _OpenStream) -> None:
         """Take in what a stream says, until it closes."""
 
         async def line(text: str) -> None:

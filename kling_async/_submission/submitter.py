@@ -170,7 +170,7 @@ class Buyer:
     async def buy(
         self, lane: Lane, request: Request, intent: Submission, trace: Trace, *, insist: bool = False
     ) -> Bought:
-        """Buy it, unless that was done before. To be called in the submission's `turn`.
+        """Buy it, unless that was done before. To be called in the submission's `acquire`.
 
         Args:
             lane: Where the calls go.
@@ -217,7 +217,7 @@ class Buyer:
         raise self._remedies.unknown(lost, lost.reason or "the process ended while it was being sent")
 
     async def take_up(self, lane: Lane, request: Request, lost: Submission, trace: Trace) -> Bought | None:
-        """As `recover`, for a submission that was read before its `turn` came: others may have settled it meanwhile.
+        """As `recover`, for a submission that was read before its `acquire` came: others may have settled it meanwhile.
 
         Returns:
             None: it is settled in another way; it was forgotten, say.

@@ -34,7 +34,7 @@ from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
-from kling_async._polling.poller import Watch
+from kling_async._polling.poller import Poller
 from kling_async._scheduling.schedules import DurationPrior, PollTimer
 from kling_async._submission.early_deliveries import Letterbox, Lost, named
 from kling_async._submission.remedies import Remedies
@@ -69,7 +69,7 @@ class Deliveries:
         webhooks: Webhooks | None,
         *,
         providers: Mapping[str, Provider],
-        watches: Mapping[str, Watch],
+        watches: Mapping[str, Poller],
         book: LedgerWriter,
         buyer: Buyer,
         remedies: Remedies,
@@ -84,7 +84,7 @@ class Deliveries:
         self._remedies = remedies
         self._letterbox = letterbox
         self._adopt = adopt
-        self._expectations = {name: _Expectation(watch.reconsider) for name, watch in watches.items()}
+        self._expectations = {name: _Expectation(watch.reschedule) for name, watch in watches.items()}
         self._trails: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
 
     def timer(self, ref: JobRef, timer: PollTimer, prior: DurationPrior) -> PollTimer:
@@ -184,7 +184,7 @@ class Deliveries:
             elif one.report.status is Status.FAILED and one.report.has_reason:
                 trail.reported_failure = replace(one.report, raw=None)
         if not trail.ended:
-            self._watches[trail.ref.provider].hasten(trail)
+            self._watches[trail.ref.provider].poll_soon(trail)
         return True
 
 

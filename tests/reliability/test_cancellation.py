@@ -26,9 +26,9 @@ def clean(client: Client) -> None:
     watch, lane = account.watch, account.lane
     left = (watch._keeper, watch._leaders, watch._idle, watch._companies, watch._rounds, watch._errands)
     assert not any(left)
-    assert not watch._pursued
+    assert not watch._subscribers
     assert not watch._runners
-    assert len(watch._queue) == watch._ration._callers == watch._listener._open == 0
+    assert len(watch._queue) == watch._rate_limiter._callers == watch._stream_follower._open == 0
     engine = lane._engines._engine
     assert engine is None or engine.slots.value == 3
     assert not lane._gate.turn.locked()

@@ -362,7 +362,7 @@ async def test_row_13_a_webhook_resolves_a_lost_submission_of_the_ledger(sandbox
 async def test_row_13_a_webhook_resolves_a_lost_submission_without_a_ledger(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The job becomes one of the client's: `follow` brings it to its end."""
+    """The job becomes one of the client's: `wait` brings it to its end."""
     sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
     async with reported(sandbox) as at:
         with pytest.raises(SubmissionUnknown):

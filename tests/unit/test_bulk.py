@@ -414,7 +414,7 @@ async def test_leaving_gives_up_those_that_travel_with_a_look() -> None:
                     await anyio.sleep(12)
                     stuck = True
                     await anyio.sleep(left)
-            assert not watch._pursued
+            assert not watch._subscribers
 
 
 async def test_a_run_that_was_not_begun_says_how(client: Client, server: FakeRunBlob) -> None:

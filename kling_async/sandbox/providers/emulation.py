@@ -2,7 +2,7 @@
 
 How to add one: write `_name.py` with `def dialect(world: World) -> Dialect`, and list it in `DIALECTS` of
 `_server.py`. Its endpoints are ordinary Starlette endpoints. They authenticate with `world.account`,
-validate, sell with `world.submit(Order(...))`, look with `world.look`, and answer with `reply`. Counting,
+validate, sell with `world.submit(Order(...))`, look with `world.poll_now`, and answer with `reply`. Counting,
 faults, the delivery of results and of webhooks are the server's.
 """
 

@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 import kling_async
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
 from kling_async._models import StatusReport
-from kling_async._polling.poller import Watch
+from kling_async._polling.poller import Poller
 from kling_async._scheduling.poll_queue import PollQueue
 from kling_async._tracking.tracked_job import TrackedJob
 from support.fake_runblob import KEY, FakeRunBlob
@@ -50,7 +50,7 @@ def idle(client: Client) -> bool:
         watch._keeper,
         watch._leaders,
         watch._companies,
-        watch._pursued,
+        watch._subscribers,
         watch._rounds,
         watch._errands,
         watch._runners,
@@ -270,7 +270,7 @@ async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, se
 async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: FakeRunBlob, waiting: str) -> None:
     server.duration = 5
     watch = rationed._accounts["runblob"].watch
-    watch._ration._interval = 0.001
+    watch._rate_limiter._interval = 0.001
 
     async def one() -> None:
         job = await rationed.submit(VIDEO)
@@ -321,14 +321,14 @@ async def test_an_award_calls_one_of_those_who_patrol(
 ) -> None:
     """A hundred rest, and one look is one errand: the ninety-nine others are not woken to find nothing to do."""
     rests = 0
-    rest = Watch._called
+    rest = Poller._called
 
-    async def counted(watch: Watch) -> None:
+    async def counted(watch: Poller) -> None:
         nonlocal rests
         rests += 1
         await rest(watch)
 
-    monkeypatch.setattr(Watch, "_called", counted)
+    monkeypatch.setattr(Poller, "_called", counted)
     server.duration = 100
     requests = (runblob.O3Video(f"clip {number}") for number in range(500))
     async with client.map(requests, in_flight=500) as outcomes:
@@ -340,11 +340,11 @@ async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
     client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two runs share those who patrol. One run is cancelled, and one of its own is called before they all have gone."""
-    call = Watch._call
+    call = Poller._call
     server.duration = 30
     scope = anyio.CancelScope()
 
-    def cancelled(watch: Watch) -> None:
+    def cancelled(watch: Poller) -> None:
         scope.cancel()
         call(watch)
 
@@ -355,7 +355,7 @@ async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
                 async for _ in leaving:
                     pass
 
-    monkeypatch.setattr(Watch, "_call", cancelled)
+    monkeypatch.setattr(Poller, "_call", cancelled)
     async with anyio.create_task_group() as group:
         group.start_soon(leave)
         async with client.map([VIDEO]) as staying:
