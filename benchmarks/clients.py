@@ -63,11 +63,11 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 
 @asynccontextmanager
 async def _our_engine(url: str) -> AsyncIterator[Fetch]:
-    from kling_async._http.backend import Engine  # noqa: PLC0415  # the same
+    from kling_async._http.backend import HttpBackend  # noqa: PLC0415  # the same
     from kling_async._http.limits import Limits  # noqa: PLC0415  # the same
     from kling_async._http.tls import ssl_context  # noqa: PLC0415  # the same
 
-    engine = Engine(None, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), url, ssl_context())
+    engine = HttpBackend(None, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), url, ssl_context())
 
     async def fetch() -> bytes:
         response = await engine.send("GET", url, {"Accept": "application/json"}, b"", {"retry_stale": True})

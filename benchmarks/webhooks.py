@@ -122,7 +122,7 @@ async def measure(way: str, sandbox: Sandbox, jobs: int, polling: Polling, *, co
                 figure.within.append(woke - endpoint.arrivals[urlsplit(bought.order.callback_url).path])
 
         await asyncio.gather(*(one() for _ in range(jobs)))
-        lane = client.statistics().lanes["runblob"]
+        lane = client.statistics().providers["runblob"]
     figure.looks = lane.calls - jobs
     return figure
 

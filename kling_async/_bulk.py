@@ -47,7 +47,7 @@ from kling_async._errors import (
     SubmissionUnknown,
     Unauthorized,
 )
-from kling_async._job import Account, Job
+from kling_async._job import Job, ProviderSession
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._tracking.tracked_job import TrackedJob
@@ -138,7 +138,7 @@ class Course:
     """
 
     submit: Callable[[Request, str | None], Awaitable[TrackedJob]]
-    accounts: Mapping[str, Account]
+    accounts: Mapping[str, ProviderSession]
     workers: int
 
 
@@ -190,7 +190,7 @@ class Outcomes:
         self._entered = True
         workers = min(self._course.workers, self._limit)
         for account in self._course.accounts.values():
-            self._group.start_soon(account.watch.run_workers, workers)
+            self._group.start_soon(account.poller.run_workers, workers)
         self._submitting = workers
         for _ in range(self._submitting):
             self._group.start_soon(self._submit_rows)
@@ -208,7 +208,7 @@ class Outcomes:
         finally:
             pursued, self._pursued = self._pursued, {}  # giving one up may be the end of another's pursuit
             for trail in pursued:
-                self._account(trail).watch.unsubscribe(trail, self)
+                self._account(trail).poller.unsubscribe(trail, self)
             if isinstance(self._iterator, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await self._iterator.aclose()
@@ -353,7 +353,7 @@ class Outcomes:
         rows = self._pursued.get(trail, ())
         self._pursued[trail] = (*rows, (index, key, None if request is trail.request else request))
         if not rows:
-            self._account(trail).watch.subscribe(trail, self)
+            self._account(trail).poller.subscribe(trail, self)
 
     def on_done(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """A job has ended, or is not pursued any more; see `Subscriber`."""
@@ -364,7 +364,7 @@ class Outcomes:
             wanted: Any = request or trail.request  # one of them is the row's
             self._finish(Outcome(index, key, wanted, job, result, error))
 
-    def _account(self, trail: TrackedJob) -> Account:
+    def _account(self, trail: TrackedJob) -> ProviderSession:
         return self._course.accounts[trail.ref.provider]
 
     def _finish(self, outcome: Outcome) -> None:

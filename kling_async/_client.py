@@ -18,11 +18,11 @@ from kling_async._bulk import Course, Outcomes, Rows
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._files.local import load
-from kling_async._http.backend import Engines, Http
+from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
-from kling_async._http.paid_call import Trace
-from kling_async._http.transport import Lane, LaneStatistics
-from kling_async._job import Account, Job
+from kling_async._http.paid_call import PaidCallTrace
+from kling_async._http.transport import ProviderStatistics, ProviderTransport
+from kling_async._job import Job, ProviderSession
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Event, JobRef, Result
@@ -30,7 +30,7 @@ from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import Budget, BudgetStatistics
-from kling_async._submission.cancellation import held
+from kling_async._submission.cancellation import finish_within_grace
 from kling_async._submission.early_deliveries import Letterbox
 from kling_async._submission.pricing import tariff
 from kling_async._submission.remedies import Remedies
@@ -62,7 +62,7 @@ class Statistics:
 
     submitted: int
     running: int
-    lanes: dict[str, LaneStatistics]
+    providers: dict[str, ProviderStatistics]
     budget: BudgetStatistics | None = None
 
 
@@ -106,27 +106,27 @@ class Client:
         self._polling = polling or Polling()
         self._schedule = self._polling.schedule or Learned()
         self._clock = Clock()
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, ProviderSession] = {}
         self._running: dict[str, TrackedJob] = {}  # by reference
         self._arrival = anyio.Event()
         self._submitted = 0
         self._closed = False
-        lanes: dict[str, Lane] = {}
+        lanes: dict[str, ProviderTransport] = {}
         for provider in _configured(providers):
             if provider.name in lanes:
                 raise ConfigurationError(
                     f"two providers are {provider.title}; use one client for each account",
                     provider=provider.name,
                 )
-            lanes[provider.name] = Lane(provider, self._limits, http, self._clock)
+            lanes[provider.name] = ProviderTransport(provider, self._limits, http, self._clock)
         sellers = {name: lane.provider for name, lane in lanes.items()}
-        self._downloads = Engines(http, self._limits, next(iter(sellers.values())).base_url)
+        self._downloads = PerLoopBackend(http, self._limits, next(iter(sellers.values())).base_url)
         self._book = LedgerWriter(ledger, sellers.values())
         book = self._book if self._book.enabled else None
         for name, lane in lanes.items():
             calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
             watch = Poller(lane, self._clock, None if calls is None or calls == math.inf else calls)
-            self._accounts[name] = Account(lane, watch, self._downloads, book)
+            self._accounts[name] = ProviderSession(lane, watch, self._downloads, book)
         self._budget = budget
         letterbox = Letterbox(webhooks)
         self._remedies = Remedies(sellers, self._clock, kept=self._book.enabled)
@@ -135,7 +135,7 @@ class Client:
         self._deliveries = Deliveries(
             webhooks,
             providers=sellers,
-            watches={name: account.watch for name, account in self._accounts.items()},
+            watches={name: account.poller for name, account in self._accounts.items()},
             book=self._book,
             buyer=self._buyer,
             remedies=self._remedies,
@@ -164,7 +164,7 @@ class Client:
         with anyio.CancelScope(shield=True):
             await self._book.aclose(self._learned)
             for account in self._accounts.values():
-                await account.lane.aclose()
+                await account.transport.aclose()
             await self._downloads.aclose()
 
     async def submit(self, request: Request, *, key: str | None = None) -> Job:
@@ -204,11 +204,11 @@ class Client:
         await self._recall()
         intent = await self._buyer.intend(request, key)
         async with self._buyer.turn(intent), self._reserved(account, request, intent, insist):
-            return await held(partial(self._buy, account, request, intent, insist), self._limits.grace)
+            return await finish_within_grace(partial(self._buy, account, request, intent, insist), self._limits.grace)
 
     @asynccontextmanager
     async def _reserved(
-        self, account: Account, request: Request, intent: Submission, insist: bool
+        self, account: ProviderSession, request: Request, intent: Submission, insist: bool
     ) -> AsyncIterator[None]:
         """Hold a part of the budget for a submission, unless its key is known to be bought already."""
         if self._budget is None or (not insist and await self._buyer.taken(intent)):
@@ -221,14 +221,14 @@ class Client:
             self._budget.release(hold)
 
     async def _buy(
-        self, account: Account, request: Request, intent: Submission, insist: bool, trace: Trace
+        self, account: ProviderSession, request: Request, intent: Submission, insist: bool, trace: PaidCallTrace
     ) -> TrackedJob:
-        bought = await self._buyer.buy(account.lane, request, intent, trace, insist=insist)
+        bought = await self._buyer.buy(account.transport, request, intent, trace, insist=insist)
         trail = await self._adopt(account, bought, request)
         self._account_for(trail)
         return trail
 
-    async def _adopt(self, account: Account, bought: Bought, request: Request | None) -> TrackedJob:
+    async def _adopt(self, account: ProviderSession, bought: Bought, request: Request | None) -> TrackedJob:
         """Follow a job that was bought, now or before."""
         events: list[Event] = []
         if bought.report is None and bought.ref not in self._running and self._book.enabled:
@@ -343,15 +343,17 @@ class Client:
             return None
         try:
             async with self._buyer.turn(submission):
-                return await held(partial(self._settle, account, request, submission), self._limits.grace)
+                return await finish_within_grace(
+                    partial(self._settle, account, request, submission), self._limits.grace
+                )
         except KlingError as error:
             log.info("submission %r: %s", submission.key, error)
             return None
 
     async def _settle(
-        self, account: Account, request: Request, submission: Submission, trace: Trace
+        self, account: ProviderSession, request: Request, submission: Submission, trace: PaidCallTrace
     ) -> TrackedJob | None:
-        bought = await self._buyer.take_up(account.lane, request, submission, trace)
+        bought = await self._buyer.take_up(account.transport, request, submission, trace)
         return None if bought is None else await self._adopt(account, bought, request)
 
     async def unresolved(self) -> list[Submission]:
@@ -471,7 +473,7 @@ class Client:
 
     def statistics(self) -> Statistics:
         """What the client has done so far."""
-        lanes = {name: account.lane.statistics() for name, account in self._accounts.items()}
+        lanes = {name: account.transport.statistics() for name, account in self._accounts.items()}
         budget = self._budget.statistics() if self._budget is not None else None
         return Statistics(self._submitted, len(self._running), lanes, budget)
 
@@ -480,7 +482,7 @@ class Client:
 
     def _track(
         self,
-        account: Account,
+        account: ProviderSession,
         ref: JobRef,
         request: Request | None,
         started: float | None,
@@ -554,7 +556,7 @@ class Client:
                     await self._budget.recount(await self._buyer.history())
                 self._recalled = True
 
-    def _account(self, name: str) -> Account:
+    def _account(self, name: str) -> ProviderSession:
         provider = name.partition("/")[0]
         try:
             return self._accounts[provider]

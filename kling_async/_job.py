@@ -12,8 +12,8 @@ import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
 from kling_async._files.downloads import ArtifactSaver
-from kling_async._http.backend import Engines
-from kling_async._http.transport import Lane
+from kling_async._http.backend import PerLoopBackend
+from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed, Poller
@@ -21,11 +21,11 @@ from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["Account", "Job"]
+__all__ = ["Job", "ProviderSession"]
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ProviderSession:
     """One provider, and what a client has for its jobs.
 
     Attributes:
@@ -35,15 +35,15 @@ class Account:
         book: Where recorded jobs, and the places of their files, are written down; None: nowhere.
     """
 
-    lane: Lane
-    watch: Poller
-    downloads: Engines
-    book: LedgerWriter | None
+    transport: ProviderTransport
+    poller: Poller
+    downloads: PerLoopBackend
+    ledger: LedgerWriter | None
 
     @property
     def provider(self) -> Provider:
         """Who sells."""
-        return self.lane.provider
+        return self.transport.provider
 
 
 class Job:
@@ -59,17 +59,17 @@ class Job:
     It holds nothing but what it points to, and is made when somebody asks: two handles to one job are equal.
     """
 
-    __slots__ = ("_account", "_tracked")
+    __slots__ = ("_session", "_tracked")
 
-    def __init__(self, trail: TrackedJob, account: Account) -> None:
+    def __init__(self, trail: TrackedJob, account: ProviderSession) -> None:
         self._tracked = trail
-        self._account = account
+        self._session = account
 
     def __eq__(self, other: object) -> bool:
         """Whether it is a handle to the same job of the same client."""
         if not isinstance(other, Job):
             return NotImplemented
-        return self._account.lane is other._account.lane and self.ref == other.ref
+        return self._session.transport is other._session.transport and self.ref == other.ref
 
     def __hash__(self) -> int:
         return hash(self.ref)
@@ -135,7 +135,7 @@ class Job:
             KlingError: The provider could not be asked, for a reason that will not pass.
         """
         if not self._tracked.ended:
-            await self._account.watch.poll_now(self._tracked)
+            await self._session.poller.poll_now(self._tracked)
         return self.status
 
     async def cancel(self) -> bool:
@@ -152,7 +152,7 @@ class Job:
         """
         if self._tracked.ended:
             return False
-        taken = await self._account.lane.perform(self._account.provider.cancel(self.ref))
+        taken = await self._session.transport.run(self._session.provider.cancel(self.ref))
         await self.refresh()
         return taken
 
@@ -163,7 +163,7 @@ class Job:
 
     async def _until_more_than(self, seen: int) -> None:
         try:
-            await self._account.watch.wait(self._tracked, seen)
+            await self._session.poller.wait(self._tracked, seen)
         except DeadlinePassed:
             raise self._late() from None
 
@@ -226,16 +226,16 @@ class Job:
         return event.result(self.ref, self._saver())
 
     def _saver(self) -> ArtifactSaver:
-        account = self._account
+        account = self._session
         local = account.provider.base_url.startswith("http:")
         saver = ArtifactSaver(account.downloads, self.ref, local, self._renew)
-        if account.book is None or not self._tracked.recorded:
+        if account.ledger is None or not self._tracked.recorded:
             return saver
-        return replace(saver, saved=account.book.record_file, files=account.book.files)
+        return replace(saver, saved=account.ledger.record_file, files=account.ledger.files)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""
-        answers = await self._account.lane.perform(self._account.provider.poll([self.ref]))
+        answers = await self._session.transport.run(self._session.provider.poll([self.ref]))
         answer = answers.get(self.ref)
         if isinstance(answer, Exception):
             raise answer

@@ -14,7 +14,7 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._http.limits import Limits
-from kling_async._http.transport import Lane
+from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, Status, StatusReport
 from kling_async._polling.poller import Poller
 from kling_async._scheduling.schedules import DurationPrior, Schedule
@@ -56,7 +56,7 @@ async def _run(
 ) -> list[Heard]:
     clock = _VirtualClock()
     lane = _Lane()
-    watch = Poller(cast("Lane", lane), clock, None if per_minute == inf else per_minute)
+    watch = Poller(cast("ProviderTransport", lane), clock, None if per_minute == inf else per_minute)
     heard: dict[int, Heard] = {}
 
     async def work(numbers: Iterator[int]) -> None:
@@ -77,7 +77,7 @@ async def _run(
 
 
 class _Lane:
-    """In place of HTTP: status calls are answered at once, by a table of ends. The part of `Lane` that looks use."""
+    """In place of HTTP: status calls are answered at once, by a table of ends. The part of `ProviderTransport` that looks use."""
 
     features = Features()
     limits = Limits()

@@ -21,8 +21,8 @@ from anyio import to_thread
 
 from kling_async._errors import DownloadFailed, KlingError
 from kling_async._files.partial_file import _HEAD, _Broken, _Part
-from kling_async._http.backend import USER_AGENT, Engine, Engines
-from kling_async._http.response import Response, consume
+from kling_async._http.backend import USER_AGENT, HttpBackend, PerLoopBackend
+from kling_async._http.response import Response, read_body
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._urls import is_secure
 
@@ -73,7 +73,7 @@ class ArtifactSaver:
         files: Knows where files of the job were saved before.
     """
 
-    engines: Engines
+    engines: PerLoopBackend
     ref: JobRef
     local: bool
     renew: Callable[[], Awaitable[tuple[Artifact, ...]]]
@@ -166,10 +166,10 @@ class ArtifactSaver:
             _Broken, _Expired, DownloadFailed, OSError: It failed.
         """
         url = artifact.url or ""
-        engine = await self.engines.here()
+        engine = await self.engines.current()
         folder = target if directory else target.parent
         digest = hashlib.sha256(re.split("[?#]", url, maxsplit=1)[0].encode()).hexdigest()
-        async with _Part(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.slots:
+        async with _Part(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.concurrency:
             try:
                 await self._transfer(engine, url, part, progress)
             except (_Broken, _Expired, OSError, KlingError):
@@ -179,7 +179,7 @@ class ArtifactSaver:
             kind = self._recognised(artifact, part)
             return await part.finish(self._final(artifact, target, directory, kind))
 
-    async def _transfer(self, engine: Engine, url: str, part: _Part, progress: Progress | None) -> None:
+    async def _transfer(self, engine: HttpBackend, url: str, part: _Part, progress: Progress | None) -> None:
         for _ in range(_REDIRECTS + 1):
             if not is_secure(url) or (url.startswith("http:") and not self.local):
                 raise self._failed(
@@ -243,7 +243,7 @@ class ArtifactSaver:
             if progress is not None:
                 progress(part.size, total)
 
-        await consume(response, take)
+        await read_body(response, take)
         if total is not None and part.size != total:
             raise _Broken(f"the file ended after {part.size} of {total} bytes")
 

@@ -24,14 +24,14 @@ from anyio.lowlevel import current_token
 from kling_async._errors import ConfigurationError, UnreadableReply
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.limits import Limits
-from kling_async._http.proxies import _environment_proxy, _require_proxy
+from kling_async._http.proxies import environment_proxy, require_proxy
 from kling_async._http.response import _GZIP, _PIECE, Response
 from kling_async._http.tls import ssl_context
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["USER_AGENT", "Engine", "Engines", "Http"]
+__all__ = ["USER_AGENT", "Http", "HttpBackend", "PerLoopBackend"]
 
 USER_AGENT = "kling-async"
 Http: TypeAlias = Any
@@ -39,7 +39,7 @@ Http: TypeAlias = Any
 or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
 
 
-class Engine:
+class HttpBackend:
     """Sends requests on one event loop: through our own pool, or through what the user injected.
 
     Attributes:
@@ -50,12 +50,12 @@ class Engine:
 
     def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext | None) -> None:
         self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
-        self.slots = anyio.Semaphore(limits.connections, fast_acquire=True)
+        self.concurrency = anyio.Semaphore(limits.connections, fast_acquire=True)
         self._client: Any = None
         self._transport: httpx.AsyncBaseTransport
         self.owned = True
         self.pool: ConnectionPool | None = None
-        proxy = http if isinstance(http, str) else None if http is not None else _environment_proxy(address)
+        proxy = http if isinstance(http, str) else None if http is not None else environment_proxy(address)
         if http is None and proxy is None:
             self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
             return
@@ -213,38 +213,38 @@ def _require_engine(http: Http) -> None:
         )
 
 
-class Engines:
+class PerLoopBackend:
     """The engines of one address, one for each event loop, each made on first use."""
 
     _end: AsyncGenerator[None, None] | None = None
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
         if isinstance(http, str):
-            _require_proxy(http)
+            require_proxy(http)
         elif http is not None:
             _require_engine(http)
         self._http, self._limits, self._address = http, limits, address
         self._loop: object = None
         self._making: tuple[object, anyio.Lock] | None = None
-        self._engine: Engine | None = None
-        self._open: list[Engine] = []  # what `_end` is to close: one of ours, or none
+        self._backend: HttpBackend | None = None
+        self._open: list[HttpBackend] = []  # what `_end` is to close: one of ours, or none
 
-    async def here(self) -> Engine:
+    async def current(self) -> HttpBackend:
         """The engine of the running event loop."""
-        if self._engine is not None and current_token() == self._loop:
-            return self._engine
+        if self._backend is not None and current_token() == self._loop:
+            return self._backend
         making = self._making
         if making is None or making[0] != current_token():  # a lock belongs to a loop; threads may have one each
             making = self._making = (current_token(), anyio.Lock())
         async with making[1]:
-            if self._engine is not None and current_token() == self._loop:
-                return self._engine
+            if self._backend is not None and current_token() == self._loop:
+                return self._backend
             return await self._make()
 
-    async def _make(self) -> Engine:
+    async def _make(self) -> HttpBackend:
         ours = self._http is None or isinstance(self._http, str)
         context = await to_thread.run_sync(ssl_context, limiter=anyio.CapacityLimiter(1)) if ours else None
-        engine = self._engine = Engine(self._http, self._limits, self._address, context)
+        engine = self._backend = HttpBackend(self._http, self._limits, self._address, context)
         self._loop = current_token()
         self._end = None
         if engine.owned:
@@ -256,11 +256,11 @@ class Engines:
 
     def statistics(self) -> PoolStatistics | None:
         """The connections of the pool in use; None where there is no pool of ours."""
-        return self._engine.pool.statistics() if self._engine and self._engine.pool else None
+        return self._backend.pool.statistics() if self._backend and self._backend.pool else None
 
     async def aclose(self) -> None:
         """Close the engine of the running event loop."""
-        end, self._end, self._engine = self._end, None, None
+        end, self._end, self._backend = self._end, None, None
         if end is not None and current_token() == self._loop:
             await end.aclose()
 
@@ -281,7 +281,7 @@ class Engines:
             self._end.aclose().send(None)
 
 
-async def _closing(engines: list[Engine]) -> AsyncGenerator[None, None]:
+async def _closing(engines: list[HttpBackend]) -> AsyncGenerator[None, None]:
     """Close the engines when this is closed, at the latest by the event loop at its end.
 
     An engine cannot outlive its loop, and a client that is used over several `asyncio.run` calls is not closed between

@@ -27,7 +27,7 @@ def origin_of(url: httpcore.URL) -> Origin:
     return origin.scheme, origin.host, origin.port
 
 
-class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
+class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
     """The network of one connection: dials once, then is the stream.
 
     It knows what httpcore does not tell: which socket is open, even if the request was cancelled between
@@ -48,11 +48,11 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         self._backend = backend
         self._stream: httpcore.AsyncNetworkStream | None = None
         self.multiplexed = multiplexed
-        self.heard = False
-        self.torn = False
+        self.received = False
+        self.broken = False
 
     @property
-    def dialled(self) -> bool:
+    def connects(self) -> bool:
         """Whether a socket was ever connected."""
         return self._stream is not None
 
@@ -90,7 +90,7 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         """Receive, and remember that something was heard."""
         data = await self._connected.read(max_bytes, timeout)
         if data:
-            self.heard = True
+            self.received = True
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
@@ -102,7 +102,7 @@ class Wire(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
             else:
                 await self._connected.write(buffer, timeout)
         except BaseException:
-            self.torn = True
+            self.broken = True
             raise
 
     async def aclose(self) -> None:
@@ -128,12 +128,12 @@ class Connection:
             expired: httpcore's HTTP/2 connections do not survive a cancellation of their first request.
     """
 
-    __slots__ = ("displaced", "http", "last_used", "origin", "requests", "wire")
+    __slots__ = ("displaced", "http", "last_used", "origin", "requests", "stream")
 
-    def __init__(self, origin: Origin, http: httpcore.AsyncHTTPConnection, wire: Wire) -> None:
+    def __init__(self, origin: Origin, http: httpcore.AsyncHTTPConnection, wire: TrackedStream) -> None:
         self.origin = origin
         self.http = http
-        self.wire = wire
+        self.stream = wire
         self.displaced: Connection | None = None
         self.requests = 1
         self.last_used = -math.inf
@@ -141,7 +141,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it is sound, and may carry another request: not while it is busy, if it speaks HTTP/1.1."""
-        return self.wire.dialled and not self.wire.torn and self.http.is_available()
+        return self.stream.connects and not self.stream.broken and self.http.is_available()
 
     async def make_room(self) -> None:
         """Close the connection whose slot this one took."""
@@ -156,7 +156,7 @@ class Connection:
             with contextlib.suppress(Exception):
                 await self.http.aclose()
             with contextlib.suppress(Exception):
-                await self.wire.aclose()
+                await self.stream.aclose()
 
 
 class IdleConnections:

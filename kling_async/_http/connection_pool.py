@@ -45,7 +45,7 @@ from typing import Self
 import anyio
 import httpcore
 
-from kling_async._http.connection import Connection, IdleConnections, Origin, Wire, origin_of
+from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
 
 # As `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
 _NONE_KEPT = 0.0
@@ -156,13 +156,13 @@ class ConnectionPool:
         """
         max_idle = min(request.extensions.get("max_idle", self._keepalive), self._keepalive)
         connection = await self._lease(request, max_idle)
-        kept = connection.wire.dialled
+        kept = connection.stream.connects
         try:
             return await self._send(request, connection)
         except _LOST as exc:
             # HTTP/2 can say which requests it refused (GOAWAY); everything else that is dead is silent.
             refused = isinstance(exc.__cause__, httpcore.ConnectionNotAvailable)
-            stale = kept and (refused or not connection.wire.heard)
+            stale = kept and (refused or not connection.stream.received)
             if not (stale and request.extensions.get("retry_stale", False)):
                 raise
         return await self._send(request, await self._lease(request, _NONE_KEPT))
@@ -238,10 +238,10 @@ class ConnectionPool:
 
     async def _send(self, request: httpcore.Request, connection: Connection) -> httpcore.Response:
         if connection.requests == 1:
-            connection.wire.heard = False
+            connection.stream.received = False
         try:
             response = await connection.http.handle_async_request(request)
-            if connection.wire.multiplexed:
+            if connection.stream.multiplexed:
                 self._answered(connection)
                 await self._close_doomed()
             response.stream = _ResponseStream(response.stream, connection, self)
@@ -255,7 +255,7 @@ class ConnectionPool:
         return response
 
     async def _give_back(self, connection: Connection, *, served: bool) -> None:
-        self._settle(connection, served=served)
+        self._return_connection(connection, served=served)
         await self._close_doomed()
 
     async def _close_doomed(self) -> None:
@@ -326,7 +326,7 @@ class ConnectionPool:
         scheme, host, port = origin
         if self._ssl_context is None and scheme == b"https":
             self._ssl_context = httpcore.default_ssl_context()
-        wire = Wire(self._backend, multiplexed=not self._http1)
+        wire = TrackedStream(self._backend, multiplexed=not self._http1)
         http = httpcore.AsyncHTTPConnection(
             httpcore.Origin(scheme, host, port),
             ssl_context=self._ssl_context,
@@ -339,7 +339,7 @@ class ConnectionPool:
         self._opened += 1
         return connection
 
-    def _settle(self, connection: Connection, *, served: bool) -> None:
+    def _return_connection(self, connection: Connection, *, served: bool) -> None:
         """End one request of a connection: keep the connection if it is good for another, serve the queue."""
         now = anyio.current_time()
         connection.requests -= 1
@@ -347,7 +347,7 @@ class ConnectionPool:
             connection.last_used = now
         if self._closed or not connection.usable:
             self._unshare(connection)
-            if connection.wire.torn or not connection.requests:
+            if connection.stream.broken or not connection.requests:
                 self._doomed.append(connection)
         elif connection.requests:
             self._share(connection)
@@ -366,7 +366,7 @@ class ConnectionPool:
 
     def _share(self, connection: Connection) -> None:
         """Offer a connection to other requests while it has room for one."""
-        if connection.wire.multiplexed and connection.requests < _STREAMS_PER_CONNECTION:
+        if connection.stream.multiplexed and connection.requests < _STREAMS_PER_CONNECTION:
             self._shared.setdefault(connection.origin, {})[connection] = None
         else:
             self._unshare(connection)
@@ -393,7 +393,7 @@ class ConnectionPool:
         """Undo a ticket: leave the queue, or pass on what was granted."""
         self._waiting.pop(ticket, None)
         if ticket.connection is not None:
-            self._settle(ticket.connection, served=False)
+            self._return_connection(ticket.connection, served=False)
         else:
             self._serve_waiting()  # the next in the queue may be content with less
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from kling_async._exchange import Effect
 
-__all__ = ["Trace"]
+__all__ = ["PaidCallTrace"]
 
 
 @dataclass(slots=True)
-class Trace:
+class PaidCallTrace:
     """How far the paid call of a flow got. httpcore reports its steps to it; other engines report none.
 
     Attributes:
@@ -24,19 +24,19 @@ class Trace:
 
     paid: bool = False
     lost: bool = False
-    hold: Callable[[bool], None] = lambda _: None
+    on_commit: Callable[[bool], None] = lambda _: None
     _steps: int = 0
     _written: bool = False
 
     @property
-    def maybe_sent(self) -> bool:
+    def may_have_been_sent(self) -> bool:
         return self.lost or (self.paid and (self._written or not self._steps))
 
     def begin(self, effect: Effect) -> None:
         """A call of that effect is about to be made."""
         self.paid = effect is Effect.PAID
         self._steps, self._written = 0, False
-        self.hold(self.paid or self.lost)
+        self.on_commit(self.paid or self.lost)
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         del info
@@ -50,7 +50,7 @@ _PLAIN_SPEAKERS = frozenset(
 )
 
 
-def _never_sent(error: Exception) -> bool:
+def was_never_sent(error: Exception) -> bool:
     """Whether the error says that no connection was had. Told by its name, which all engines share.
 
     Engines built on another library translate its errors, and not always well: httpx-aiohttp 0.2 calls a connection

@@ -10,7 +10,7 @@ from kling_async._errors import ConfigurationError
 __all__ = []
 
 
-def _environment_proxy(address: str) -> str | None:
+def environment_proxy(address: str) -> str | None:
     """The proxy that the environment names for `address`, by the usual variables."""
     parts = urlsplit(address)
     if urllib.request.proxy_bypass(parts.hostname or ""):
@@ -19,7 +19,7 @@ def _environment_proxy(address: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
-def _require_proxy(url: str) -> None:
+def require_proxy(url: str) -> None:
     """Refuse what is no proxy's URL, without repeating it: it may carry a password."""
     import httpx  # noqa: PLC0415  # when it is needed
 

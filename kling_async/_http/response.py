@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import anyio
 
-__all__ = ["Response", "consume"]
+__all__ = ["Response", "read_body"]
 
 
 _GZIP = 16 + zlib.MAX_WBITS
@@ -30,7 +30,7 @@ class Response(Protocol):
         ...
 
 
-async def consume(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
+async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
     """Pass each part of a body on as it comes, until one cannot be taken.
 
     A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close

@@ -18,7 +18,7 @@ __all__ = []
 
 
 @dataclass(slots=True)
-class _Gate:
+class Throttle:
     """The pause of a lane after "too many calls", and the slow way back.
 
     After a pause, calls leave one by one, `spacing` seconds apart; each success brings them closer, each new refusal
@@ -33,7 +33,7 @@ class _Gate:
 
     FIRST, LONGEST, CLOSEST, WIDEST = 1.0, 120.0, 0.01, 5.0
 
-    async def passage(self) -> None:
+    async def wait(self) -> None:
         """Wait until a call may leave."""
         if not self.spacing:
             return
@@ -42,7 +42,7 @@ class _Gate:
                 await anyio.sleep(self.until - now)
             await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
-    def refused(self, retry_after: float | None) -> None:
+    def on_refusal(self, retry_after: float | None) -> None:
         """The provider said "not now": pause, for as long as it said if it did."""
         if self.clock.now() >= self.until:
             # Calls that left before the pause and are refused during it say nothing new, however many they are.
@@ -52,7 +52,7 @@ class _Gate:
         wait = min(max(wait, 0.0), self.LONGEST) * random.uniform(1.0, 1.1)  # noqa: S311  # jitter
         self.until = max(self.until, self.clock.now() + wait)
 
-    def passed(self) -> None:
+    def on_success(self) -> None:
         """A call was served, if only with a plain refusal."""
         self.strikes = 0
         if self.spacing:
@@ -62,7 +62,7 @@ class _Gate:
 _LONGEST_HINT = 86400.0  # s; what is longer is no number to reckon with
 
 
-def _retry_after(reply: Reply, now: float) -> float | None:
+def retry_after(reply: Reply, now: float) -> float | None:
     """Seconds that the provider wants to be left alone: from the header (seconds or date) or the body."""
     header = reply.headers.get("retry-after", "").strip()
     if header:

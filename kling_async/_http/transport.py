@@ -46,21 +46,21 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._http.backend import USER_AGENT, Engine, Engines, Http
+from kling_async._http.backend import USER_AGENT, Http, HttpBackend, PerLoopBackend
 from kling_async._http.connection_pool import PoolStatistics
 from kling_async._http.limits import Limits
-from kling_async._http.paid_call import Trace, _never_sent
-from kling_async._http.response import Response, consume
-from kling_async._http.throttle import _Gate, _retry_after
+from kling_async._http.paid_call import PaidCallTrace, was_never_sent
+from kling_async._http.response import Response, read_body
+from kling_async._http.throttle import Throttle, retry_after
 from kling_async.providers._base.provider import Provider
 
-__all__ = ["Lane", "LaneStatistics"]
+__all__ = ["ProviderStatistics", "ProviderTransport"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
 
-class _Again(Exception):
+class RetryableFailure(Exception):
     """An attempt failed, and may be made again.
 
     Attributes:
@@ -71,11 +71,11 @@ class _Again(Exception):
     def __init__(self, error: KlingError, *, patient: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
-        self.patient = patient
+        self.throttled = patient
 
 
 @dataclass(frozen=True, slots=True)
-class LaneStatistics:
+class ProviderStatistics:
     """What one lane has done so far.
 
     Attributes:
@@ -88,14 +88,14 @@ class LaneStatistics:
     """
 
     calls: int
-    repeated: int
-    refused: int
+    retried: int
+    throttled: int
     lost: int
     paused: bool
     connections: PoolStatistics | None
 
 
-class Lane:
+class ProviderTransport:
     """Everything that goes to one provider.
 
     Args:
@@ -108,14 +108,14 @@ class Lane:
     def __init__(self, provider: Provider, limits: Limits, http: Http, clock: Clock) -> None:
         self.provider = provider
         self.limits = limits
-        self._engines = Engines(http, limits, provider.base_url)
+        self._backends = PerLoopBackend(http, limits, provider.base_url)
         self._closed = False
-        self._gate = _Gate(clock)
+        self._throttle = Throttle(clock)
         self._clock = clock
         self._quota = float(limits.retry_quota)
         self._counts = {"calls": 0, "repeated": 0, "refused": 0, "lost": 0}
 
-    async def perform(self, flow: Flow[T], trace: Trace | None = None) -> T:
+    async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None) -> T:
         """Run a flow to its end.
 
         Args:
@@ -126,7 +126,7 @@ class Lane:
             AnswerLost: A paid call was sent and its outcome is not known.
             KlingError: What the flow raises, or what became of a call.
         """
-        trace = trace or Trace()
+        trace = trace or PaidCallTrace()
         reply = None
         try:
             call = next(flow)
@@ -149,11 +149,11 @@ class Lane:
         finally:
             flow.close()
 
-    async def call(self, call: Call, trace: Trace) -> Reply:
+    async def call(self, call: Call, trace: PaidCallTrace) -> Reply:
         """Make one call, again where that is safe and may help; the reply may be a refusal that is final."""
         try:
             return await self._attempt(call, trace)
-        except _Again as failed:
+        except RetryableFailure as failed:
             first = failed
         others = 0
         # The alternative to one more repetition of a paid call is a submission whose outcome nobody knows.
@@ -161,14 +161,14 @@ class Lane:
 
         def again(failure: Exception) -> bool | float:
             nonlocal others
-            if not isinstance(failure, _Again):
+            if not isinstance(failure, RetryableFailure):
                 return False
             trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
             trace.begin(Effect.READ)  # nothing paid is on its way until the next attempt: it may be cancelled at once
-            if failure.patient:
+            if failure.throttled:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1
-            return others < attempts and (call.effect is Effect.PAID or self._afford())
+            return others < attempts and (call.effect is Effect.PAID or self._take_retry_token())
 
         try:
             async for attempt in stamina.retry_context(
@@ -184,18 +184,18 @@ class Lane:
                         raise first
                     self._counts["repeated"] += 1
                     return await self._attempt(call, trace)
-        except _Again as failure:
+        except RetryableFailure as failure:
             raise failure.error from failure.__cause__
         raise AssertionError("stamina ends with a return or an exception")
 
-    def _afford(self) -> bool:
+    def _take_retry_token(self) -> bool:
         """Take one repetition from the lane's quota."""
         if self._quota < 1:
             return False
         self._quota -= 1
         return True
 
-    async def _attempt(self, call: Call, trace: Trace) -> Reply:
+    async def _attempt(self, call: Call, trace: PaidCallTrace) -> Reply:
         """Make the call once.
 
         Raises:
@@ -203,13 +203,13 @@ class Lane:
             KlingError: It failed for good.
         """
         trace.begin(Effect.READ)
-        await self._gate.passage()
-        engine = await self._engines.here()
+        await self._throttle.wait()
+        engine = await self._backends.current()
         self._require_open()
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
-            async with engine.slots:
+            async with engine.concurrency:
                 await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
                 self._require_open()
                 trace.begin(call.effect)
@@ -219,10 +219,10 @@ class Lane:
         except ConfigurationError:
             raise
         except KlingError as error:
-            raise self._broken(call, error, sent=True) from error
+            raise self._classify_failure(call, error, sent=True) from error
         except Exception as error:
             # Any engine's error lands here: httpx's, httpx2's, aiohttp's behind httpx, plain OS errors.
-            reached = not _never_sent(error)
+            reached = not was_never_sent(error)
             reason = (
                 "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
             )
@@ -232,10 +232,10 @@ class Lane:
                 if reached
                 else f"{where} could not be reached: {reason}; check the network and the address"
             )
-            raise self._broken(call, failure, sent=reached and trace.maybe_sent) from error
-        return self._judge(call, reply)
+            raise self._classify_failure(call, failure, sent=reached and trace.may_have_been_sent) from error
+        return self._classify_reply(call, reply)
 
-    async def _exchange(self, engine: Engine, call: Call, trace: Trace) -> Reply:
+    async def _exchange(self, engine: HttpBackend, call: Call, trace: PaidCallTrace) -> Reply:
         own = call.url.startswith("/")
         headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
         headers.update(call.headers)
@@ -253,17 +253,17 @@ class Lane:
                 await response.aclose()
         return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
 
-    def _judge(self, call: Call, reply: Reply) -> Reply:
+    def _classify_reply(self, call: Call, reply: Reply) -> Reply:
         """The reply if it is final; else why it is not."""
         if reply.ok:
-            self._gate.passed()
+            self._throttle.on_success()
             self._quota = min(self._quota + 0.1, self.limits.retry_quota)
             if call.json and reply.status != _NO_CONTENT:
                 try:
                     reply.json()
                 except UnreadableReply as error:
                     self._warn(call, reply, "cannot be read")
-                    raise self._broken(call, error, sent=True) from error
+                    raise self._classify_failure(call, error, sent=True) from error
             return reply
         refusal = self.provider.refusal(reply)
         if reply.status == _TOO_MANY or (reply.status == _UNAVAILABLE and refusal is not None):
@@ -271,30 +271,30 @@ class Lane:
         if reply.status in _PASSING or reply.status >= _SERVER_ERROR:
             self._warn(call, reply, "reports a passing fault")
             fault = refusal or self.provider.make_error(reply.status, None, "a gateway's answer, not the provider's")
-            raise self._broken(call, fault, sent=True)
+            raise self._classify_failure(call, fault, sent=True)
         if call.effect is Effect.PAID and refusal is None:
             self._warn(call, reply, "refuses a paid call in words that are not the provider's")
-            raise self._broken(call, self.provider.make_error(reply.status, None, None), sent=True)
-        self._gate.passed()
+            raise self._classify_failure(call, self.provider.make_error(reply.status, None, None), sent=True)
+        self._throttle.on_success()
         return reply
 
     def _not_now(self, reply: Reply, refusal: KlingError | None) -> Reply:
         self._counts["refused"] += 1
-        after = _retry_after(reply, self._clock.now())
+        after = retry_after(reply, self._clock.now())
         error = refusal or self.provider.make_error(reply.status, None, None)
         if isinstance(error, RateLimited | ProviderUnavailable):
             error.retry_after = after
         else:
             # A refusal that waiting does not lift, dressed as one that it does (an empty account, say).
             return reply
-        self._gate.refused(after)
-        raise _Again(error, patient=True)
+        self._throttle.on_refusal(after)
+        raise RetryableFailure(error, patient=True)
 
-    def _broken(self, call: Call, error: KlingError, *, sent: bool) -> KlingError | _Again:
+    def _classify_failure(self, call: Call, error: KlingError, *, sent: bool) -> KlingError | RetryableFailure:
         """What to raise for a call that got no usable answer."""
         error.provider = self.provider.name
         if call.effect is not Effect.PAID or not sent or call.repeatable:
-            return _Again(self._lost(error.message) if sent and call.effect is Effect.PAID else error)
+            return RetryableFailure(self._lost(error.message) if sent and call.effect is Effect.PAID else error)
         return self._lost(error.message)
 
     def _lost(self, reason: str) -> AnswerLost:
@@ -305,7 +305,7 @@ class Lane:
         head = self.provider.redact(repr(reply.content[:4096]), 120)
         log.warning("%s %s: HTTP %d %s: %s", call.method, call.url.partition("?")[0], reply.status, what, head)
 
-    async def listen(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
+    async def stream(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
         """Open a stream of lines and pass each on, until the provider closes it.
 
         There is no deadline: a stream is silent for as long as nothing happens. Who listens must bound the wait.
@@ -313,20 +313,20 @@ class Lane:
         Raises:
             KlingError: It could not be opened, broke off, or sent something that is no line.
         """
-        await self._gate.passage()
+        await self._throttle.wait()
         self._counts["calls"] += 1
-        engine = await self._engines.here()
+        engine = await self._backends.current()
         headers = {"user-agent": USER_AGENT, **call.headers, **self.provider.credentials()}
         try:
             async with (
-                engine.slots,
+                engine.concurrency,
                 engine.open(call.method, self.provider.base_url + call.url, headers) as response,
             ):
                 if response.status_code != _OK:
                     content = await _read(response, call.max_bytes)
                     reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
                     if reply.status == _TOO_MANY:
-                        self._gate.refused(_retry_after(reply, self._clock.now()))
+                        self._throttle.on_refusal(retry_after(reply, self._clock.now()))
                     self.provider.expect(reply)
                 await _pass_on(response, call.max_bytes, line)
         except KlingError:
@@ -337,10 +337,10 @@ class Lane:
                 provider=self.provider.name,
             ) from error
 
-    def statistics(self) -> LaneStatistics:
+    def statistics(self) -> ProviderStatistics:
         """What the lane has done so far."""
-        paused = bool(self._gate.spacing)
-        return LaneStatistics(**self._counts, paused=paused, connections=self._engines.statistics())
+        paused = bool(self._throttle.spacing)
+        return ProviderStatistics(**self._counts, paused=paused, connections=self._backends.statistics())
 
     def _require_open(self) -> None:
         """Make no call, a paid one least of all, once the client is closed: its ledger is, too."""
@@ -350,7 +350,7 @@ class Lane:
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
-        await self._engines.aclose()
+        await self._backends.aclose()
 
 
 async def _read(response: Response, limit: int) -> bytes:
@@ -364,7 +364,7 @@ async def _read(response: Response, limit: int) -> bytes:
             raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
         parts.append(part)
 
-    await consume(response, take)
+    await read_body(response, take)
     return b"".join(parts)
 
 
@@ -385,7 +385,7 @@ async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitab
         if len(rest) > limit:
             raise UnreadableReply(f"a line of the stream is longer than {limit} bytes")
 
-    await consume(response, take)
+    await read_body(response, take)
     if rest.strip():
         await line(rest.decode("utf-8", "replace").strip())
 

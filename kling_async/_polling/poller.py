@@ -33,7 +33,7 @@ from anyio.lowlevel import checkpoint
 
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
-from kling_async._http.transport import Lane
+from kling_async._http.transport import ProviderTransport
 from kling_async._polling.rate_limiter import RateLimiter
 from kling_async._polling.status_call import StatusCaller, copy_error
 from kling_async._polling.stream_follower import StreamFollower
@@ -84,8 +84,8 @@ class Poller:
         calls_per_minute: The ration of status calls; None: none.
     """
 
-    def __init__(self, lane: Lane, clock: Clock, calls_per_minute: float | None) -> None:
-        self._lane = lane
+    def __init__(self, lane: ProviderTransport, clock: Clock, calls_per_minute: float | None) -> None:
+        self._transport = lane
         self._clock = clock
         self._queue: PollQueue[TrackedJob] = PollQueue()
         self._rate_limiter = RateLimiter(calls_per_minute, clock)

@@ -16,7 +16,7 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
-from kling_async._http.transport import Lane
+from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._tracking.tracked_job import TrackedJob
 
@@ -36,14 +36,14 @@ class StatusCaller:
         clock: The client's clock.
     """
 
-    def __init__(self, lane: Lane, clock: Clock) -> None:
-        self._lane = lane
+    def __init__(self, lane: ProviderTransport, clock: Clock) -> None:
+        self._transport = lane
         self._clock = clock
         self._failure_logged = False  # a look has failed since the last good one: said once, not once a job
 
     def in_time(self, trail: TrackedJob) -> anyio.CancelScope:
         """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
-        return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._lane.limits.call)
+        return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._transport.limits.call)
 
     async def poll(self, trails: Iterable[TrackedJob]) -> None:
         """Make one status call about these jobs, and let each know what is said of it.
@@ -56,7 +56,7 @@ class StatusCaller:
             each.last_polled, each.poll_now = now, False
         answers: Mapping[JobRef, StatusReport | KlingError]
         try:
-            answers = await self._lane.perform(self._lane.provider.poll(list(asked)))
+            answers = await self._transport.run(self._transport.provider.poll(list(asked)))
         except KlingError as error:
             answers = {ref: copy_error(error) for ref in asked}
         for ref, trail in asked.items():
@@ -79,7 +79,7 @@ class StatusCaller:
         if isinstance(error, JobNotFound):
             final = not (trail.submitted_here and now - trail.started < _FORGIVEN)
         else:
-            lasting = now - trail.failing_since >= self._lane.limits.unreachable
+            lasting = now - trail.failing_since >= self._transport.limits.unreachable
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
         said = logging.INFO if self._failure_logged and not final else logging.WARNING
         self._failure_logged = True

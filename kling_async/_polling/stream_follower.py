@@ -18,7 +18,7 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
-from kling_async._http.transport import Lane
+from kling_async._http.transport import ProviderTransport
 from kling_async._polling.rate_limiter import RateLimiter
 from kling_async._polling.status_call import StatusCaller
 from kling_async._tracking.tracked_job import TrackedJob
@@ -52,8 +52,8 @@ class StreamFollower:
         ration: Of these looks.
     """
 
-    def __init__(self, lane: Lane, clock: Clock, looker: StatusCaller, ration: RateLimiter) -> None:
-        self._lane = lane
+    def __init__(self, lane: ProviderTransport, clock: Clock, looker: StatusCaller, ration: RateLimiter) -> None:
+        self._transport = lane
         self._clock = clock
         self._status_caller = looker
         self._rate_limiter = ration
@@ -68,10 +68,10 @@ class StreamFollower:
         Raises:
             KlingError: The job cannot be looked at.
         """
-        full = self._open >= self._lane.limits.connections // 2
-        if not self._lane.provider.features.stream or full or trail.stream_failures >= _FAILURES:
+        full = self._open >= self._transport.limits.connections // 2
+        if not self._transport.provider.features.stream or full or trail.stream_failures >= _FAILURES:
             return False
-        stream = self._lane.provider.stream(trail.ref)
+        stream = self._transport.provider.stream(trail.ref)
         if stream is None or self._clock.now() >= trail.deadline:
             return False
         hearing = _OpenStream(stream)
@@ -131,7 +131,7 @@ class StreamFollower:
                 trail.last_seen_running = self._clock.now()
 
         try:
-            await self._lane.listen(hearing.stream.call, line)
+            await self._transport.stream(hearing.stream.call, line)
         except KlingError as error:
             log.info("the stream of job %s broke off: %s", trail.ref, error)
         trail.stream_failures += not trail.ended

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from kling_async._http.paid_call import Trace
+from kling_async._http.paid_call import PaidCallTrace
 from kling_async._submission.submitter import T
 
-__all__ = ["held"]
+__all__ = ["finish_within_grace"]
 
 
-async def held(operation: Callable[[Trace], Awaitable[T]], grace: float) -> T:
+async def finish_within_grace(operation: Callable[[PaidCallTrace], Awaitable[T]], grace: float) -> T:
     """Run a paid operation; cancelled while the answer is on the way, it has `grace` seconds to come to its end first.
 
     Args:
@@ -21,7 +21,7 @@ async def held(operation: Callable[[Trace], Awaitable[T]], grace: float) -> T:
     """
     done = anyio.Event()
     shield = anyio.CancelScope()
-    trace = Trace(hold=lambda needed: setattr(shield, "shield", needed))
+    trace = PaidCallTrace(on_commit=lambda needed: setattr(shield, "shield", needed))
     outcome: list[T] = []
     failure: list[Exception] = []
 

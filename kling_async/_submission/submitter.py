@@ -36,8 +36,8 @@ from kling_async._errors import (
     KlingError,
     TransportFailed,
 )
-from kling_async._http.paid_call import Trace
-from kling_async._http.transport import Lane
+from kling_async._http.paid_call import PaidCallTrace
+from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
@@ -104,7 +104,7 @@ class Buyer:
     def __init__(
         self,
         book: LedgerWriter,
-        lanes: Mapping[str, Lane],
+        lanes: Mapping[str, ProviderTransport],
         clock: Clock,
         remedies: Remedies,
         letterbox: Letterbox,
@@ -168,7 +168,13 @@ class Buyer:
             flight.landed.set()
 
     async def buy(
-        self, lane: Lane, request: Request, intent: Submission, trace: Trace, *, insist: bool = False
+        self,
+        lane: ProviderTransport,
+        request: Request,
+        intent: Submission,
+        trace: PaidCallTrace,
+        *,
+        insist: bool = False,
     ) -> Bought:
         """Buy it, unless that was done before. To be called in the submission's `acquire`.
 
@@ -200,7 +206,7 @@ class Buyer:
         return await self.recover(lane, request, taken, trace, insist=insist)
 
     async def recover(
-        self, lane: Lane, request: Request, lost: Submission, trace: Trace, *, insist: bool = False
+        self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace, *, insist: bool = False
     ) -> Bought:
         """Find out what became of a submission whose answer was lost, where the provider gives a way. See `buy`.
 
@@ -216,7 +222,9 @@ class Buyer:
                 return found
         raise self._remedies.unknown(lost, lost.reason or "the process ended while it was being sent")
 
-    async def take_up(self, lane: Lane, request: Request, lost: Submission, trace: Trace) -> Bought | None:
+    async def take_up(
+        self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace
+    ) -> Bought | None:
         """As `recover`, for a submission that was read before its `acquire` came: others may have settled it meanwhile.
 
         Returns:
@@ -229,17 +237,17 @@ class Buyer:
             return Bought.before(current, current.ref)
         return await self.recover(lane, request, current, trace)
 
-    async def _search(self, lane: Lane, request: Request, lost: Submission) -> Bought | None:
+    async def _search(self, lane: ProviderTransport, request: Request, lost: Submission) -> Bought | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
         callback = self._letterbox.address(lost)
-        candidates = await lane.perform(lane.provider.search(request, callback, lost.started))
+        candidates = await lane.run(lane.provider.search(request, callback, lost.started))
         free = [a for a in candidates if await self._book.ledger.find(ref=_ref(lost, a)) is None]
         if len(free) != 1:
             log.info("submission %r: %d jobs in the provider's list may be its own", lost.key, len(free))
             return None
         return await self._accepted(lost, free[0])
 
-    async def _pay(self, lane: Lane, request: Request, intent: Submission, trace: Trace) -> Bought:
+    async def _pay(self, lane: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace) -> Bought:
         """Make the paid call, and write down what became of it.
 
         Args:
@@ -252,14 +260,19 @@ class Buyer:
         with self._letterbox.open(intent) as letters:
             flow = lane.provider.submit(request, intent.purchase, self._letterbox.address(intent))
             try:
-                accepted = await lane.perform(flow, trace)
+                accepted = await lane.run(flow, trace)
             except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
                 own_id = lane.provider.own_id(request, intent.purchase)
                 accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
             return replace(await self._accepted(intent, accepted), letters=letters)
 
     async def _lost(
-        self, lane: Lane, lost: Lost, error: BaseException, trace: Trace, letters: Sequence[WebhookItem]
+        self,
+        lane: ProviderTransport,
+        lost: Lost,
+        error: BaseException,
+        trace: PaidCallTrace,
+        letters: Sequence[WebhookItem],
     ) -> Accepted:
         """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
         intent = lost.submission
@@ -371,7 +384,7 @@ class Buyer:
             raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
         await self._free(found, "forgotten")
 
-    async def _reopen(self, lane: Lane, intent: Submission) -> None:
+    async def _reopen(self, lane: ProviderTransport, intent: Submission) -> None:
         """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
         submission = await self._book.ledger.find(key=intent.key)
         if submission is None or submission.state.key_reusable:
@@ -404,7 +417,7 @@ def _require_same(intent: Submission, other: Submission) -> None:
         )
 
 
-def _verdict(error: BaseException, trace: Trace) -> tuple[SubmissionState, str]:
+def _verdict(error: BaseException, trace: PaidCallTrace) -> tuple[SubmissionState, str]:
     """What became of a paid call that raised, and why."""
     if isinstance(error, KlingError):
         if trace.lost or isinstance(error, AnswerLost):
@@ -412,7 +425,7 @@ def _verdict(error: BaseException, trace: Trace) -> tuple[SubmissionState, str]:
         refused = not isinstance(error, TransportFailed | ConfigurationError)
         return SubmissionState.REFUSED if refused else SubmissionState.NOT_SUBMITTED, error.message
     reason = f"it failed with {type(error).__name__}" if isinstance(error, Exception) else "it was cancelled"
-    if trace.maybe_sent:
+    if trace.may_have_been_sent:
         return SubmissionState.UNKNOWN, f"{reason} while its answer was on the way"
     return SubmissionState.NOT_SUBMITTED, f"{reason} before it was sent"
 

@@ -23,7 +23,7 @@ from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._exchange import Call, Effect, Flow
 from kling_async._http.limits import Limits
-from kling_async._http.transport import Lane
+from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef
 from kling_async.providers import KNOWN
 from kling_async.providers._base.endpoint import Endpoint
@@ -157,9 +157,9 @@ async def test_credentials_travel_to_the_provider_and_to_nobody_else(sample: Sam
         recorded = sample.replies[min(len(seen), len(sample.replies)) - 1]
         return httpx.Response(recorded.status, headers=dict(recorded.headers), content=recorded.content)
 
-    lane = Lane(provider, Limits(attempts=1), httpx.MockTransport(answer), Clock())
+    lane = ProviderTransport(provider, Limits(attempts=1), httpx.MockTransport(answer), Clock())
     try:
-        await lane.perform(sample.flow())
+        await lane.run(sample.flow())
     except KlingError:
         pass  # what comes of it is compared elsewhere
     finally:
@@ -187,8 +187,8 @@ async def test_an_address_elsewhere_gets_no_credentials(kind: type[Provider], an
         yield Call.get("https://elsewhere.example/upload")
         yield Call.get(f"{provider.base_url}.evil.example/upload")
 
-    lane = Lane(provider, Limits(), httpx.MockTransport(answer), Clock())
-    await lane.perform(flow())
+    lane = ProviderTransport(provider, Limits(), httpx.MockTransport(answer), Clock())
+    await lane.run(flow())
     await lane.aclose()
     assert [any(KEY in value for value in request.headers.values()) for request in seen] == [True, False, False]
 

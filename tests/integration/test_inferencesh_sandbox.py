@@ -19,7 +19,7 @@ import kling_async
 from kling_async import Client, InferenceSh, Job, Polling, Progressive, Status, SubmissionUnknown, inferencesh
 from kling_async._clock import Clock
 from kling_async._http.limits import Limits
-from kling_async._http.transport import Lane
+from kling_async._http.transport import ProviderTransport
 from kling_async.providers.inferencesh.tasks import OLDER
 from kling_async.sandbox import Fault, Sandbox
 from kling_async.sandbox.providers.inferencesh import Habits
@@ -298,11 +298,11 @@ async def test_a_lost_submission_is_found_in_the_list(sandbox: Sandbox, client: 
         await client.submit(REQUEST)
     await client.submit(inferencesh.ImageO1("something else"))
     provider = InferenceSh(sandbox.api_key(NAME), sandbox.base_url(NAME))
-    lane = Lane(provider, Limits(), None, Clock())
+    lane = ProviderTransport(provider, Limits(), None, Clock())
     try:
-        [found] = await lane.perform(provider.search(REQUEST, None, since))
-        assert await lane.perform(provider.search(inferencesh.ImageO1("never sent"), None, since)) == []
-        assert await lane.perform(provider.search(REQUEST, "https://example.com/never-sent", since)) == []
+        [found] = await lane.run(provider.search(REQUEST, None, since))
+        assert await lane.run(provider.search(inferencesh.ImageO1("never sent"), None, since)) == []
+        assert await lane.run(provider.search(REQUEST, "https://example.com/never-sent", since)) == []
     finally:
         await lane.aclose()
     job = client.attach(f"inferencesh/image-o1/{found.id}")
@@ -315,10 +315,10 @@ async def test_the_callback_address_tells_twins_apart(sandbox: Sandbox, client: 
     addresses = [f"https://hooks.invalid/{number}" for number in range(3)]
     jobs = [await client.submit(REQUEST.model_copy(update={"callback_url": address})) for address in addresses]
     provider = InferenceSh(sandbox.api_key(NAME), sandbox.base_url(NAME))
-    lane = Lane(provider, Limits(), None, Clock())
+    lane = ProviderTransport(provider, Limits(), None, Clock())
     try:
         for job, address in zip(jobs, addresses, strict=True):
-            [found] = await lane.perform(provider.search(REQUEST, address, since))
+            [found] = await lane.run(provider.search(REQUEST, address, since))
             assert found.id == job.ref.id
     finally:
         await lane.aclose()

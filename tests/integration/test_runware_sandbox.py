@@ -293,8 +293,8 @@ async def test_inline_jobs_travel_alone_and_the_others_together(sandbox: Sandbox
     jobs = [await client.submit(ImageO3.model_validate({"prompt": "x", **more})) for more in fields]
     sandbox.world.clock.advance(600)
     flow = provider(sandbox).poll([job.ref for job in jobs])
-    lane = client._accounts["runware"].lane
-    readings = await lane.perform(flow)
+    lane = client._accounts["runware"].transport
+    readings = await lane.run(flow)
     assert [reading.status for reading in readings.values()] == [Status.COMPLETED] * 4  # type: ignore[union-attr]  # no errors
     assert requests(sandbox, "status") == 2
 

@@ -23,15 +23,15 @@ VIDEO = runblob.O3Video("a paper boat in the rain")
 def clean(client: Client) -> None:
     """Nothing of anybody is left in the client's lanes and watches."""
     account = client._accounts["runblob"]
-    watch, lane = account.watch, account.lane
+    watch, lane = account.poller, account.transport
     left = (watch._keeper, watch._leaders, watch._idle, watch._companies, watch._rounds, watch._errands)
     assert not any(left)
     assert not watch._subscribers
     assert not watch._runners
     assert len(watch._queue) == watch._rate_limiter._callers == watch._stream_follower._open == 0
-    engine = lane._engines._engine
-    assert engine is None or engine.slots.value == 3
-    assert not lane._gate.turn.locked()
+    engine = lane._backends._backend
+    assert engine is None or engine.concurrency.value == 3
+    assert not lane._throttle.turn.locked()
     assert not any(job._tracked.being_polled or job._tracked.poll_granted for job in client.jobs)
 
 

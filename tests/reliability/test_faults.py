@@ -73,7 +73,7 @@ async def test_row_1_an_answer_lost_after_acceptance_is_unknown_and_bought_once(
     assert lost.value.key == "row-1"
     assert sandbox.counters.bought["runblob"] == 1
     assert sandbox.counters.requests["runblob", "submit"] == 1
-    assert client.statistics().lanes["runblob"].lost == 1
+    assert client.statistics().providers["runblob"].lost == 1
 
 
 async def test_row_1_at_scale_jobs_bought_equal_submissions(sandbox: Sandbox, client: Client) -> None:
@@ -105,7 +105,7 @@ async def test_row_2_a_refused_connection_is_retried_then_told() -> None:
         with pytest.raises(kling_async.TransportFailed, match=f"127.0.0.1:{port}"):
             await client.submit(PHOTO)
         statistics = client.statistics()
-    assert (statistics.submitted, statistics.lanes["runblob"].calls) == (0, 3)
+    assert (statistics.submitted, statistics.providers["runblob"].calls) == (0, 3)
 
 
 async def test_row_2_a_name_that_does_not_resolve_is_told() -> None:
@@ -123,7 +123,7 @@ async def test_row_3_too_many_pauses_the_lane_and_fails_no_job(
     outcomes = await run_all(client, 10)
     assert [type(outcome) for outcome in outcomes] == [kling_async.Result] * 10
     assert sandbox.counters.bought["runblob"] == 10
-    assert client.statistics().lanes["runblob"].refused == 2
+    assert client.statistics().providers["runblob"].throttled == 2
 
 
 async def test_row_3_patience_ends_with_the_providers_word(sandbox: Sandbox) -> None:
@@ -141,7 +141,7 @@ async def test_row_4_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sand
     async with make_client(sandbox, limits=limits) as client:
         sandbox.faults.add(Fault.server_error, kind="status", times=1500)
         outcomes = await run_all(client, 1000)
-        repeated = client.statistics().lanes["runblob"].repeated
+        repeated = client.statistics().providers["runblob"].retried
     assert all(isinstance(outcome, kling_async.Result) for outcome in outcomes)
     answered = sandbox.counters.requests["runblob", "status"] - 1500
     assert repeated <= 50 + 0.1 * (answered + 1000)
@@ -270,7 +270,7 @@ async def test_row_20_a_server_that_drops_idle_connections_makes_nothing_unknown
                 for _ in range(100):
                     group.start_soon(one)
             await anyio.sleep(1.0)
-        assert client.statistics().lanes["runblob"].lost == 0
+        assert client.statistics().providers["runblob"].lost == 0
     assert len(jobs) == sandbox.counters.bought["runblob"] == 500
 
 

@@ -91,7 +91,7 @@ async def test_ten_thousand_jobs_at_once_all_finish_over_a_hundred_connections(j
     async def count() -> None:
         nonlocal most
         while True:
-            pool = client.statistics().lanes["runblob"].connections
+            pool = client.statistics().providers["runblob"].connections
             most = max(most, pool.connections if pool else 0)
             await asyncio.sleep(0.01)
 

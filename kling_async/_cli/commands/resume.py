@@ -88,7 +88,7 @@ class _Recovery:
                 self.report.unresolved(submission)
 
     def _known(self, submission: Submission) -> bool:
-        return submission.provider in self.client.statistics().lanes
+        return submission.provider in self.client.statistics().providers
 
     async def _ended(self, submission: Submission) -> Job:
         """The handle to a job that has ended, as the ledger has it; to say what is known already makes no call."""

@@ -21,7 +21,7 @@ import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Result
 from kling_async._files.downloads import ArtifactSaver
 from kling_async._files.local import writable
-from kling_async._http.backend import Engines
+from kling_async._http.backend import PerLoopBackend
 from kling_async._http.limits import Limits
 from support.cancel_at_step import cancelled_at
 
@@ -105,14 +105,14 @@ def cdn() -> Iterator[Cdn]:
 
 
 @pytest.fixture
-async def engines() -> AsyncIterator[Engines]:
-    made = Engines(None, Limits(), "http://127.0.0.1")
+async def engines() -> AsyncIterator[PerLoopBackend]:
+    made = PerLoopBackend(None, Limits(), "http://127.0.0.1")
     yield made
     await made.aclose()
 
 
 def artifact(
-    engines: Engines, url: str | None, *, identity: str = "job-1", local: bool = True, data: bytes | None = None
+    engines: PerLoopBackend, url: str | None, *, identity: str = "job-1", local: bool = True, data: bytes | None = None
 ) -> Artifact:
     async def renew() -> tuple[Artifact, ...]:
         raise kling_async.TransportFailed("away")
@@ -125,7 +125,7 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-async def test_a_file_is_saved_under_its_jobs_name(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_file_is_saved_under_its_jobs_name(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
     path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
     assert path == tmp_path / "runblob-o3-photo-job-1.png"
     assert path.read_bytes() == PICTURE
@@ -133,7 +133,9 @@ async def test_a_file_is_saved_under_its_jobs_name(cdn: Cdn, engines: Engines, t
 
 
 @pytest.mark.parametrize("times", [2, 5])
-async def test_saves_of_one_file_at_once_do_not_mix(cdn: Cdn, engines: Engines, tmp_path: Path, times: int) -> None:
+async def test_saves_of_one_file_at_once_do_not_mix(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, times: int
+) -> None:
     """Two tasks save the same artifact into the same directory."""
     cdn.hold.clear()
     paths: list[Path] = []
@@ -154,7 +156,7 @@ async def test_saves_of_one_file_at_once_do_not_mix(cdn: Cdn, engines: Engines, 
     assert files(tmp_path) == [paths[0].name]
 
 
-async def test_inline_files_saved_at_once_do_not_mix(engines: Engines, tmp_path: Path) -> None:
+async def test_inline_files_saved_at_once_do_not_mix(engines: PerLoopBackend, tmp_path: Path) -> None:
     data = PICTURE * 10
     one = artifact(engines, None, data=data)
     async with anyio.create_task_group() as group:
@@ -171,7 +173,9 @@ async def test_a_directory_is_proved_writable_by_many_at_once(tmp_path: Path) ->
     assert files(tmp_path / "results") == []
 
 
-async def test_a_broken_transfer_is_continued_by_the_next_save(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_broken_transfer_is_continued_by_the_next_save(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
     cdn.answer = lambda _, start: (200, {"content-length": str(len(PICTURE))}, PICTURE[:200_000]) if not start else None
     path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
     assert path.read_bytes() == PICTURE
@@ -180,7 +184,7 @@ async def test_a_broken_transfer_is_continued_by_the_next_save(cdn: Cdn, engines
 
 @pytest.mark.parametrize("said", ["bytes 7-{last}/{size}", ""])
 async def test_a_file_that_is_continued_elsewhere_is_begun_again(
-    cdn: Cdn, engines: Engines, tmp_path: Path, said: str
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, said: str
 ) -> None:
     def answer(_: str, start: int) -> Reply | None:
         if not start:
@@ -194,7 +198,9 @@ async def test_a_file_that_is_continued_elsewhere_is_begun_again(
     assert files(tmp_path) == [path.name]
 
 
-async def test_a_server_that_sends_pieces_is_asked_for_all_of_them(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_server_that_sends_pieces_is_asked_for_all_of_them(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
     """A 206 whose end is not the file's end is whole in itself, and no whole file."""
 
     def answer(_: str, start: int) -> Reply:
@@ -206,13 +212,15 @@ async def test_a_server_that_sends_pieces_is_asked_for_all_of_them(cdn: Cdn, eng
     assert path.read_bytes() == PICTURE
 
 
-async def test_a_file_that_is_packed_although_we_asked_for_it_plain(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_file_that_is_packed_although_we_asked_for_it_plain(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
     cdn.answer = lambda _path, _start: (200, {"content-encoding": "gzip"}, gzip.compress(PICTURE))
     path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
     assert path.read_bytes() == PICTURE
 
 
-async def test_a_packed_file_that_broke_off_is_not_continued(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_packed_file_that_broke_off_is_not_continued(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
     packed = gzip.compress(PICTURE)
 
     def answer(_: str, start: int) -> Reply:
@@ -226,7 +234,7 @@ async def test_a_packed_file_that_broke_off_is_not_continued(cdn: Cdn, engines: 
     assert files(tmp_path) == [path.name]
 
 
-async def test_names_of_different_jobs_differ(engines: Engines, tmp_path: Path) -> None:
+async def test_names_of_different_jobs_differ(engines: PerLoopBackend, tmp_path: Path) -> None:
     """What cannot stand in a file name is replaced, and the names still differ."""
     paths = [
         await artifact(engines, None, identity=identity, data=PICTURE).save(f"{tmp_path}/")
@@ -241,7 +249,7 @@ async def test_names_of_different_jobs_differ(engines: Engines, tmp_path: Path) 
 )
 @pytest.mark.parametrize("redirected", [False, True])
 async def test_addresses_that_are_not_secure_are_not_opened(
-    cdn: Cdn, engines: Engines, tmp_path: Path, target: str, redirected: bool
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, target: str, redirected: bool
 ) -> None:
     cdn.answer = lambda _path, _start: (302, {"location": target}, b"")
     with pytest.raises(DownloadFailed):
@@ -250,20 +258,20 @@ async def test_addresses_that_are_not_secure_are_not_opened(
     assert files(tmp_path) == []
 
 
-async def test_an_address_that_is_none_is_told(engines: Engines, tmp_path: Path) -> None:
+async def test_an_address_that_is_none_is_told(engines: PerLoopBackend, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed):
         await artifact(engines, "//[").save(f"{tmp_path}/")
 
 
 async def test_this_machine_is_not_opened_for_a_provider_that_is_elsewhere(
-    cdn: Cdn, engines: Engines, tmp_path: Path
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
 ) -> None:
     with pytest.raises(DownloadFailed, match="not an https address"):
         await artifact(engines, f"{cdn.url}/a", local=False).save(f"{tmp_path}/")
     assert cdn.requests == []
 
 
-async def test_a_redirect_is_followed_and_a_circle_is_not(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_redirect_is_followed_and_a_circle_is_not(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
     cdn.answer = lambda path, _start: (307, {"location": "b"}, b"") if path == "/a" else None
     assert (await artifact(engines, f"{cdn.url}/a").save(tmp_path / "x.png")).read_bytes() == PICTURE
     cdn.answer = lambda _path, _start: (307, {"location": "/a"}, b"")
@@ -273,7 +281,7 @@ async def test_a_redirect_is_followed_and_a_circle_is_not(cdn: Cdn, engines: Eng
 
 
 async def test_a_file_without_end_is_stopped(
-    cdn: Cdn, engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kling_async._media._MAX_BYTES", 100_000)
     with pytest.raises(DownloadFailed, match="larger than"):
@@ -281,7 +289,9 @@ async def test_a_file_without_end_is_stopped(
     assert files(tmp_path) == []
 
 
-async def test_a_file_that_exists_is_replaced_only_by_a_whole_one(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_file_that_exists_is_replaced_only_by_a_whole_one(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
     target = tmp_path / "x.png"
     target.write_bytes(b"old")
     cdn.answer = lambda _path, _start: (200, {}, b"<html>gone</html>")
@@ -293,7 +303,7 @@ async def test_a_file_that_exists_is_replaced_only_by_a_whole_one(cdn: Cdn, engi
     assert files(tmp_path) == ["x.png"]
 
 
-async def test_a_place_that_cannot_be_written_is_told(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_a_place_that_cannot_be_written_is_told(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "runblob-o3-photo-job-1.png").mkdir()
     for target in (f"{tmp_path}/file/", f"{tmp_path}/file/x.png", f"{tmp_path}/"):
@@ -303,7 +313,7 @@ async def test_a_place_that_cannot_be_written_is_told(cdn: Cdn, engines: Engines
 
 
 async def test_an_empty_directory_name_is_the_working_directory(
-    cdn: Cdn, engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     one = artifact(engines, f"{cdn.url}/a")
@@ -313,7 +323,7 @@ async def test_an_empty_directory_name_is_the_working_directory(
 
 @pytest.mark.parametrize("native", [False, True])
 async def test_a_save_that_is_cancelled_leaves_nothing(
-    cdn: Cdn, engines: Engines, tmp_path: Path, native: bool, anyio_backend_name: str
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, native: bool, anyio_backend_name: str
 ) -> None:
     cdn.hold.clear()
     one = artifact(engines, f"{cdn.url}/a")
@@ -328,8 +338,8 @@ async def test_a_save_that_is_cancelled_leaves_nothing(
             group.start_soon(one.save, f"{tmp_path}/")
             await anyio.to_thread.run_sync(cdn.started.wait, 10)
             group.cancel_scope.cancel()
-    engine = await engines.here()
-    assert engine.slots.value == Limits().connections
+    engine = await engines.current()
+    assert engine.concurrency.value == Limits().connections
     assert engine.pool is not None
     assert engine.pool.statistics().connections == 0
     assert files(tmp_path) == []
@@ -337,7 +347,7 @@ async def test_a_save_that_is_cancelled_leaves_nothing(
 
 @pytest.mark.parametrize("native", [False, True])
 async def test_a_save_cancelled_at_any_step_leaves_nothing_or_the_whole_file(
-    cdn: Cdn, engines: Engines, tmp_path: Path, native: bool, anyio_backend_name: str
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, native: bool, anyio_backend_name: str
 ) -> None:
     if native and anyio_backend_name == "trio":
         pytest.skip("a task cannot be cancelled but by its scope")
@@ -349,7 +359,7 @@ async def test_a_save_cancelled_at_any_step_leaves_nothing_or_the_whole_file(
         folder.mkdir()
         one = artifact(engines, f"{cdn.url}/a", identity=f"job-{count}")
         under_way = await cancelled_at(count, partial(one.save, f"{folder}/"), native=native)
-        assert (await engines.here()).slots.value == Limits().connections
+        assert (await engines.current()).concurrency.value == Limits().connections
         with anyio.fail_after(5):  # a thread cannot be stopped: what it was at is undone a moment later
             while [name for name in files(folder) if name.endswith(".part")]:  # noqa: ASYNC110  # no event tells
                 await anyio.sleep(0.005)
@@ -358,7 +368,9 @@ async def test_a_save_cancelled_at_any_step_leaves_nothing_or_the_whole_file(
     assert len(files(folder)) == 1
 
 
-async def test_an_expired_address_that_cannot_be_renewed_is_told(cdn: Cdn, engines: Engines, tmp_path: Path) -> None:
+async def test_an_expired_address_that_cannot_be_renewed_is_told(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
     cdn.answer = lambda _path, _start: (403, {}, b"")
     with pytest.raises(DownloadFailed, match="asking for a new URL failed: away"):
         await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
@@ -374,7 +386,7 @@ async def test_an_engine_of_the_users_is_used_without_his_credentials(cdn: Cdn, 
         seen.append(request)
 
     async with httpx.AsyncClient(auth=("me", "mine"), event_hooks={"request": [note]}) as http:
-        engines = Engines(http, Limits(), cdn.url)
+        engines = PerLoopBackend(http, Limits(), cdn.url)
         path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
         assert path.read_bytes() == PICTURE
     assert "authorization" not in seen[0].headers

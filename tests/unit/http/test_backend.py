@@ -191,7 +191,7 @@ async def test_an_injected_engine_carries_everything_and_stays_open(kind: str, s
                 result = await client.run(PHOTO)
                 [path] = await result.save(tmp_path)
                 assert path.suffix in {".png", ".jpg"}
-                assert client.statistics().lanes["runblob"].connections is None
+                assert client.statistics().providers["runblob"].connections is None
     assert sandbox.counters.bought["runblob"] == 2
 
 
@@ -214,7 +214,7 @@ async def test_a_refused_connection_of_an_injected_engine_is_tried_again(kind: s
     async with injected(kind) as http, Client(RunBlob("rb_key", address), http=http, limits=limits) as client:
         with pytest.raises(TransportFailed, match="could not be reached"):
             await client.submit(PHOTO)
-        assert client.statistics().lanes["runblob"].calls == 2
+        assert client.statistics().providers["runblob"].calls == 2
 
 
 def test_what_is_no_engine_is_refused() -> None:

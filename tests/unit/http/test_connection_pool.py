@@ -8,7 +8,7 @@ import httpx
 import pytest
 import respx
 
-from kling_async._http.connection import Connection, IdleConnections, Wire
+from kling_async._http.connection import Connection, IdleConnections, TrackedStream
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, Received, backend_with_clock, skip
 
@@ -266,7 +266,7 @@ class TestIdleConnections:
     def test_a_connection_put_back_unused_goes_to_the_old_end(self) -> None:
         idle = IdleConnections()
         origin = (b"http", b"a.test", 80)
-        wire = Wire(FakeNetwork(), multiplexed=False)
+        wire = TrackedStream(FakeNetwork(), multiplexed=False)
         http = httpcore.AsyncHTTPConnection(httpcore.Origin(*origin), network_backend=wire)
         unused, used, later = (Connection(origin, http, wire) for _ in range(3))
         for connection in (used, later):

@@ -21,8 +21,8 @@ from kling_async import Client, KlingError, Limits, MemoryLedger, RunBlob, Trans
 from kling_async._clock import Clock
 from kling_async._errors import AnswerLost, InsufficientCredits, ProviderUnavailable, UnreadableReply
 from kling_async._exchange import Call, Effect, Reply
-from kling_async._http.paid_call import Trace
-from kling_async._http.transport import Lane
+from kling_async._http.paid_call import PaidCallTrace
+from kling_async._http.transport import ProviderTransport
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -50,8 +50,8 @@ class Line(httpx.AsyncBaseTransport):
         raise answer if isinstance(answer, Exception) else answer()
 
 
-def lane(line: httpx.AsyncBaseTransport, base_url: str | None = None, **limits: Any) -> Lane:
-    return Lane(RunBlob(KEY, base_url), Limits(**limits), line, Clock())
+def lane(line: httpx.AsyncBaseTransport, base_url: str | None = None, **limits: Any) -> ProviderTransport:
+    return ProviderTransport(RunBlob(KEY, base_url), Limits(**limits), line, Clock())
 
 
 def call(effect: Effect, **more: Any) -> Call:
@@ -65,7 +65,7 @@ def answer(status: int, body: Any = None, **headers: str) -> httpx.Response:
 
 async def outcome(line: Line, what: Call, **limits: Any) -> Reply | KlingError:
     try:
-        return await lane(line, **limits).call(what, Trace())
+        return await lane(line, **limits).call(what, PaidCallTrace())
     except KlingError as error:
         return error
 
@@ -206,10 +206,10 @@ async def test_a_burst_of_refusals_is_one_pause() -> None:
     start = anyio.current_time()
     async with anyio.create_task_group() as group:
         for _ in range(100):
-            group.start_soon(tested.call, call(Effect.READ), Trace())
+            group.start_soon(tested.call, call(Effect.READ), PaidCallTrace())
     assert anyio.current_time() - start < 10
     assert len(line.requests) == 200
-    assert tested.statistics().refused == 100
+    assert tested.statistics().throttled == 100
 
 
 async def test_after_a_pause_calls_leave_one_by_one_in_their_order() -> None:
@@ -222,12 +222,12 @@ async def test_after_a_pause_calls_leave_one_by_one_in_their_order() -> None:
     async def one(number: int) -> None:
         await first.wait()
         arrivals.append(f"/{number}")
-        await tested.call(Call.get(f"/{number}"), Trace())
+        await tested.call(Call.get(f"/{number}"), PaidCallTrace())
 
     async with anyio.create_task_group() as group:
         for number in range(200):
             group.start_soon(one, number)
-        group.start_soon(tested.call, Call.get("/first"), Trace())
+        group.start_soon(tested.call, Call.get("/first"), PaidCallTrace())
         await anyio.sleep(1)
         first.set()
     paused = [(request.url.path, at) for request, at in zip(line.requests, line.times, strict=True)][1:]
@@ -249,11 +249,11 @@ async def test_waiters_behind_a_pause_do_not_each_wake(monkeypatch: pytest.Monke
         await sleep(delay)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(tested.call, Call.get("/first"), Trace())
+        group.start_soon(tested.call, Call.get("/first"), PaidCallTrace())
         await anyio.sleep(1)
         monkeypatch.setattr("kling_async._transport.anyio.sleep", counted)
         for number in range(10_000):
-            group.start_soon(tested.call, Call.get(f"/{number}"), Trace())
+            group.start_soon(tested.call, Call.get(f"/{number}"), PaidCallTrace())
         await sleep(50)
         assert (sleeps, len(line.requests)) == (0, 1), "the first one holds the timer"
         await sleep(20)
@@ -266,9 +266,9 @@ async def test_a_cancelled_call_gives_the_gate_on() -> None:
     tested = lane(line)
     await anyio.lowlevel.checkpoint()
     with anyio.move_on_after(5):
-        await tested.call(Call.get("/cancelled"), Trace())
+        await tested.call(Call.get("/cancelled"), PaidCallTrace())
     with anyio.fail_after(60):
-        await tested.call(Call.get("/next"), Trace())
+        await tested.call(Call.get("/next"), PaidCallTrace())
     assert [request.url.path for request in line.requests] == ["/cancelled", "/next"]
 
 
@@ -277,7 +277,7 @@ async def test_refusals_bring_the_pace_back_too() -> None:
     line = Line(answer(429, OWN), answer(404, {"detail": "GENERATION_NOT_FOUND"}))
     tested = lane(line)
     for _ in range(60):
-        await tested.call(Call.get("/x"), Trace())
+        await tested.call(Call.get("/x"), PaidCallTrace())
     assert not tested.statistics().paused
 
 
@@ -286,7 +286,7 @@ async def test_repetitions_of_looks_draw_on_a_quota() -> None:
     tested = lane(line, retry_quota=5)
     for _ in range(10):
         with pytest.raises(KlingError):
-            await tested.call(Call.get("/x"), Trace())
+            await tested.call(Call.get("/x"), PaidCallTrace())
     assert len(line.requests) == 15
 
 
@@ -295,9 +295,9 @@ async def test_time_spent_waiting_for_a_slot_is_not_the_calls(caplog: pytest.Log
     tested = lane(line, connections=1, call=1.0)
     async with anyio.create_task_group() as group:
         for _ in range(10):
-            group.start_soon(tested.call, call(Effect.PAID), Trace())
+            group.start_soon(tested.call, call(Effect.PAID), PaidCallTrace())
     assert len(line.requests) == 10
-    assert tested.statistics().repeated == 0
+    assert tested.statistics().retried == 0
 
 
 async def test_a_submission_that_is_cancelled_in_the_queue_was_not_sent() -> None:
@@ -329,7 +329,7 @@ async def test_a_body_that_unpacks_to_more_than_the_cap_is_refused() -> None:
             return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Pieces(bomb))
 
     with pytest.raises(UnreadableReply, match="larger than"):
-        await lane(Bomb(), attempts=1).call(Call.get("/x"), Trace())
+        await lane(Bomb(), attempts=1).call(Call.get("/x"), PaidCallTrace())
 
 
 class _Pieces(httpx.AsyncByteStream):
@@ -344,14 +344,14 @@ class _Pieces(httpx.AsyncByteStream):
 @pytest.mark.parametrize("url", ["https://upload.test/a", "https://platform.runblob.io/v1/x", "http://127.0.0.1:9/a"])
 async def test_the_key_is_never_sent_to_an_absolute_address(url: str) -> None:
     line = Line(answer(200))
-    await lane(line).call(Call("PUT", url, Effect.WRITE, b"data"), Trace())
+    await lane(line).call(Call("PUT", url, Effect.WRITE, b"data"), PaidCallTrace())
     assert KEY not in str(line.requests[0].headers.raw)
 
 
 @pytest.mark.parametrize("path", ["//evil.test/x", "/v1/x", "/@evil.test", "/\\evil.test"])
 async def test_a_path_never_leaves_the_providers_host(path: str) -> None:
     line = Line(answer(200))
-    await lane(line, "https://gateway.test/kling/proxy/").call(Call.get(path), Trace())
+    await lane(line, "https://gateway.test/kling/proxy/").call(Call.get(path), PaidCallTrace())
     assert line.requests[0].url.host == "gateway.test"
     assert line.requests[0].url.path.startswith("/kling/proxy/")
     assert line.requests[0].headers["authorization"] == f"Bearer {KEY}"
@@ -406,5 +406,5 @@ async def test_statistics_count_calls_repetitions_and_losses() -> None:
     async with Client(RunBlob(KEY), http=server) as client:
         with pytest.raises(kling_async.SubmissionUnknown):
             await client.submit(runblob.O3Photo("a boat"))
-        counted = client.statistics().lanes["runblob"]
-    assert (counted.calls, counted.repeated, counted.refused, counted.lost) == (1, 0, 0, 1)
+        counted = client.statistics().providers["runblob"]
+    assert (counted.calls, counted.retried, counted.throttled, counted.lost) == (1, 0, 0, 1)

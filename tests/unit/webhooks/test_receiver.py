@@ -651,7 +651,7 @@ def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
                     server.intercept = _answer(answer)
                     await job.refresh()
                 else:
-                    reading = job._account.provider.webhook(json.dumps(answer).encode(), {})[0].report
+                    reading = job._session.provider.webhook(json.dumps(answer).encode(), {})[0].report
                     await job._tracked.apply(reading, "stream", exact=True)
             return job.events, await ledger.events(job.ref)
 
