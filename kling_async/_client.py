@@ -171,7 +171,7 @@ class Client:
         """Buy one generation.
 
         The paid call is never repeated when its outcome is unknown. Cancelling it, once it was sent, is held back until
-        the answer is there, for ``Limits.grace`` seconds at most, so that the job is not lost.
+        the answer is there, for ``Limits.cancel_grace`` seconds at most, so that the job is not lost.
 
         Args:
             request: What to generate; it goes to its own provider.
@@ -204,7 +204,9 @@ class Client:
         await self._recall()
         intent = await self._buyer.intend(request, key)
         async with self._buyer.turn(intent), self._reserved(account, request, intent, insist):
-            return await finish_within_grace(partial(self._buy, account, request, intent, insist), self._limits.grace)
+            return await finish_within_grace(
+                partial(self._buy, account, request, intent, insist), self._limits.cancel_grace
+            )
 
     @asynccontextmanager
     async def _reserved(
@@ -344,7 +346,7 @@ class Client:
         try:
             async with self._buyer.turn(submission):
                 return await finish_within_grace(
-                    partial(self._settle, account, request, submission), self._limits.grace
+                    partial(self._settle, account, request, submission), self._limits.cancel_grace
                 )
         except KlingError as error:
             log.info("submission %r: %s", submission.key, error)

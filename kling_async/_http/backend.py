@@ -69,7 +69,7 @@ class HttpBackend:
                     max_connections=limits.connections,
                     max_keepalive_connections=limits.connections,
                     # httpx's pool cannot keep old connections from paid calls alone, so here none grows old.
-                    keepalive_expiry=limits.paid_idle,
+                    keepalive_expiry=limits.paid_max_idle,
                 ),
             )
         elif isinstance(http, httpx.AsyncBaseTransport):

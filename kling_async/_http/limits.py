@@ -29,14 +29,14 @@ class Limits:
 
     connections: int = 100
     keepalive: float = 65.0
-    paid_idle: float = 1.5
+    paid_max_idle: float = 1.5
     connect: float = 10.0
     call: float = 60.0
-    attempts: int = 4
-    patience: float = 300.0
-    retry_quota: int = 100
-    grace: float = 5.0
-    unreachable: float = 180.0
+    max_attempts: int = 4
+    throttle_timeout: float = 300.0
+    retry_budget: int = 100
+    cancel_grace: float = 5.0
+    poll_failure_timeout: float = 180.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -112,7 +112,7 @@ class ProviderTransport:
         self._closed = False
         self._throttle = Throttle(clock)
         self._clock = clock
-        self._quota = float(limits.retry_quota)
+        self._quota = float(limits.retry_budget)
         self._counts = {"calls": 0, "repeated": 0, "refused": 0, "lost": 0}
 
     async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None) -> T:
@@ -157,7 +157,7 @@ class ProviderTransport:
             first = failed
         others = 0
         # The alternative to one more repetition of a paid call is a submission whose outcome nobody knows.
-        attempts = self.limits.attempts * (2 if call.repeatable else 1)
+        attempts = self.limits.max_attempts * (2 if call.repeatable else 1)
 
         def again(failure: Exception) -> bool | float:
             nonlocal others
@@ -174,7 +174,7 @@ class ProviderTransport:
             async for attempt in stamina.retry_context(
                 on=again,
                 attempts=None,
-                timeout=self.limits.patience,
+                timeout=self.limits.throttle_timeout,
                 wait_initial=0.2,
                 wait_max=10.0,
                 wait_jitter=0.5,
@@ -243,7 +243,7 @@ class ProviderTransport:
             headers.update(self.provider.credentials())
         extensions: dict[str, Any] = {"retry_stale": True}
         if call.effect is Effect.PAID:
-            extensions = {"max_idle": self.limits.paid_idle, "trace": trace}
+            extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
         url = self.provider.base_url + call.url if own else call.url
         response = await engine.send(call.method, url, headers, call.body, extensions)
         try:
@@ -257,7 +257,7 @@ class ProviderTransport:
         """The reply if it is final; else why it is not."""
         if reply.ok:
             self._throttle.on_success()
-            self._quota = min(self._quota + 0.1, self.limits.retry_quota)
+            self._quota = min(self._quota + 0.1, self.limits.retry_budget)
             if call.json and reply.status != _NO_CONTENT:
                 try:
                     reply.json()

@@ -1,7 +1,7 @@
 """One look: a status call about one or several jobs, and what its answer means for each of them.
 
 A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
-for `Limits.unreachable` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
+for `Limits.poll_failure_timeout` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
 their own database has caught up.
 """
 
@@ -79,7 +79,7 @@ class StatusCaller:
         if isinstance(error, JobNotFound):
             final = not (trail.submitted_here and now - trail.started < _FORGIVEN)
         else:
-            lasting = now - trail.failing_since >= self._transport.limits.unreachable
+            lasting = now - trail.failing_since >= self._transport.limits.poll_failure_timeout
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
         said = logging.INFO if self._failure_logged and not final else logging.WARNING
         self._failure_logged = True

@@ -157,7 +157,7 @@ async def test_credentials_travel_to_the_provider_and_to_nobody_else(sample: Sam
         recorded = sample.replies[min(len(seen), len(sample.replies)) - 1]
         return httpx.Response(recorded.status, headers=dict(recorded.headers), content=recorded.content)
 
-    lane = ProviderTransport(provider, Limits(attempts=1), httpx.MockTransport(answer), Clock())
+    lane = ProviderTransport(provider, Limits(max_attempts=1), httpx.MockTransport(answer), Clock())
     try:
         await lane.run(sample.flow())
     except KlingError:

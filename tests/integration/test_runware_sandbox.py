@@ -216,7 +216,7 @@ async def test_many_lost_answers_buy_one_job_each(sandbox: Sandbox, client: Clie
 @pytest.mark.anyio
 async def test_an_answer_that_never_comes_is_unknown_and_bought_once(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.accept_then_reset, provider="runware", kind="submit")
-    async with Client(provider(sandbox), polling=QUICK, limits=Limits(attempts=2)) as client:
+    async with Client(provider(sandbox), polling=QUICK, limits=Limits(max_attempts=2)) as client:
         with pytest.raises(kling_async.SubmissionUnknown):
             await client.submit(ImageO3(prompt="x"))
     assert bought(sandbox) == 1

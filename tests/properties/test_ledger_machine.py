@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
     async def begin(self) -> None:
         """A process starts and takes up what there is."""
         self.process = Process(self.store, self.company)
-        limits = Limits(grace=0.5, attempts=2)
+        limits = Limits(cancel_grace=0.5, max_attempts=2)
         self.client = Client(RunBlob(KEY), http=Wire(self.process), ledger=Hold(self.process), limits=limits)
         self.jobs = {job.ref: job for job in await self.client.resume()}
 

@@ -101,7 +101,7 @@ async def test_row_2_a_refused_connection_is_retried_then_told() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    async with Client(RunBlob("key", f"http://127.0.0.1:{port}"), limits=Limits(attempts=3)) as client:
+    async with Client(RunBlob("key", f"http://127.0.0.1:{port}"), limits=Limits(max_attempts=3)) as client:
         with pytest.raises(kling_async.TransportFailed, match=f"127.0.0.1:{port}"):
             await client.submit(PHOTO)
         statistics = client.statistics()
@@ -109,7 +109,7 @@ async def test_row_2_a_refused_connection_is_retried_then_told() -> None:
 
 
 async def test_row_2_a_name_that_does_not_resolve_is_told() -> None:
-    async with Client(RunBlob("key", "https://kling.invalid"), limits=Limits(attempts=2)) as client:
+    async with Client(RunBlob("key", "https://kling.invalid"), limits=Limits(max_attempts=2)) as client:
         with pytest.raises(kling_async.TransportFailed, match=r"kling\.invalid"):
             await client.submit(PHOTO)
 
@@ -128,7 +128,7 @@ async def test_row_3_too_many_pauses_the_lane_and_fails_no_job(
 
 async def test_row_3_patience_ends_with_the_providers_word(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.rate_limited, kind="submit", seconds=1)
-    async with make_client(sandbox, limits=Limits(patience=1)) as client:
+    async with make_client(sandbox, limits=Limits(throttle_timeout=1)) as client:
         with pytest.raises(kling_async.RateLimited) as limited:
             await client.submit(PHOTO)
     assert limited.value.retry_after == 1.0  # whole seconds, as the header has them
@@ -137,7 +137,7 @@ async def test_row_3_patience_ends_with_the_providers_word(sandbox: Sandbox) -> 
 
 async def test_row_4_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sandbox) -> None:
     """Repetitions are bounded by the lane's quota; every job finishes after the recovery."""
-    limits = Limits(retry_quota=50)
+    limits = Limits(retry_budget=50)
     async with make_client(sandbox, limits=limits) as client:
         sandbox.faults.add(Fault.server_error, kind="status", times=1500)
         outcomes = await run_all(client, 1000)

@@ -646,7 +646,7 @@ async def test_the_grace_of_a_cancelled_submission_is_kept_with_a_ledger_in_a_fi
     server: FakeRunBlob, tmp_path: Path
 ) -> None:
     """Cancelled while the answer is on its way: the id is caught, written, and found by the next process."""
-    client = make(server, SqliteLedger(tmp_path / "jobs.db"), limits=Limits(grace=5.0))
+    client = make(server, SqliteLedger(tmp_path / "jobs.db"), limits=Limits(cancel_grace=5.0))
     bought = anyio.Event()
 
     async def slow(request: httpx.Request) -> httpx.Response | None:

@@ -110,7 +110,7 @@ def test_row_15_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backen
 
     async def attempt(sandbox: Sandbox, moments: int) -> bool:
         path = tmp_path / f"{moments}.db"
-        async with make_client(sandbox, path, limits=Limits(grace=grace)) as client:
+        async with make_client(sandbox, path, limits=Limits(cancel_grace=grace)) as client:
             await client.unresolved()  # opens the file; that is not what is cancelled here
             with anyio.CancelScope() as scope:
                 cancellation = _Cancellation(scope, moments)
@@ -322,7 +322,7 @@ async def test_runware_settles_a_lost_submission_by_itself(sandbox: Sandbox, tmp
     request = runware.ImageO3("a boat", resolution="1k", aspect_ratio="1:1")
     [provider] = [provider for provider in sandbox.providers() if provider.name == "runware"]
     path = tmp_path / "jobs.db"
-    async with Client(provider, ledger=SqliteLedger(path), limits=Limits(attempts=1)) as client:
+    async with Client(provider, ledger=SqliteLedger(path), limits=Limits(max_attempts=1)) as client:
         with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) settles it"):
             await client.submit(request, key="a")
     sandbox.faults.remove(fault)

@@ -152,7 +152,7 @@ class Case:
         self.client = Client(
             RunBlob(KEY),
             http=self.server,
-            limits=Limits(grace=grace),
+            limits=Limits(cancel_grace=grace),
             ledger=MemoryLedger() if kept else None,
             budget=None if kept else Budget(usd=math.inf, credits=math.inf),
         )

@@ -210,7 +210,7 @@ async def test_an_answer_lost_by_an_injected_engine_is_unknown(kind: str, sandbo
 async def test_a_refused_connection_of_an_injected_engine_is_tried_again(kind: str, sandbox: Sandbox) -> None:
     address = sandbox.base_url("runblob")
     sandbox.stop()
-    limits = Limits(attempts=2)
+    limits = Limits(max_attempts=2)
     async with injected(kind) as http, Client(RunBlob("rb_key", address), http=http, limits=limits) as client:
         with pytest.raises(TransportFailed, match="could not be reached"):
             await client.submit(PHOTO)
@@ -353,7 +353,7 @@ async def test_what_takes_long_to_load_is_loaded_beside_the_event_loop(
 
 @pytest.mark.asyncio
 async def test_connections_are_kept_between_looks_and_bounded(sandbox: Sandbox) -> None:
-    limits = Limits(connections=7, paid_idle=60)  # none is replaced, which the server would see as one more
+    limits = Limits(connections=7, paid_max_idle=60)  # none is replaced, which the server would see as one more
     async with Client(provider(sandbox), polling=QUICK, limits=limits) as client, anyio.create_task_group() as group:
         for _ in range(100):
             group.start_soon(client.run, PHOTO)

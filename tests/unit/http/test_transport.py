@@ -304,7 +304,7 @@ async def test_a_submission_that_is_cancelled_in_the_queue_was_not_sent() -> Non
     """One connection, one slow paid call on it: the ones behind it bought nothing, and the ledger says so."""
     server = FakeRunBlob(latency=1000)
     ledger = MemoryLedger()
-    limits = Limits(connections=1, grace=0)
+    limits = Limits(connections=1, cancel_grace=0)
     client = Client(RunBlob(KEY), http=server, ledger=ledger, limits=limits)
     with anyio.move_on_after(10):
         async with anyio.create_task_group() as group:

@@ -318,7 +318,7 @@ def test_it_never_overshoots_with_a_hundred_in_flight(usd: Decimal, prices: dict
     budget = Budget(usd=usd)
 
     async def attempt() -> list[KlingError | None]:
-        limits = kling_async.Limits(attempts=1)
+        limits = kling_async.Limits(max_attempts=1)
         client = Client(kling_async.RunBlob(KEY), http=server, polling=PATIENT, budget=budget, limits=limits)
         async with client:
             return await submit_all(client, requests)

@@ -466,7 +466,7 @@ async def test_what_was_being_sent_at_the_crash_is_unresolved(server: FakeRunBlo
     server.latency = math_long = 1000.0
     async with anyio.create_task_group() as group:
         group.start_soon(
-            lambda: make(server, ledger, limits=Limits(call=2 * math_long, grace=0)).submit(VIDEO, key="a")
+            lambda: make(server, ledger, limits=Limits(call=2 * math_long, cancel_grace=0)).submit(VIDEO, key="a")
         )
         await anyio.wait_all_tasks_blocked()
         client = make(server, ledger)
@@ -659,7 +659,7 @@ async def test_cancelled_at_any_moment_the_ledger_never_denies_a_purchase(server
     for moment in range(60):
         ledger = MemoryLedger()
         before = server.bought
-        client = make(server, ledger, limits=Limits(grace=grace))
+        client = make(server, ledger, limits=Limits(cancel_grace=grace))
         scope = anyio.CancelScope()
 
         async def submit(client: Client = client, scope: anyio.CancelScope = scope) -> None:
@@ -693,7 +693,7 @@ async def test_between_attempts_a_submission_is_cancelled_at_once(server: FakeRu
         raise httpx.ConnectError("refused", request=request)
 
     server.intercept = refuse
-    client = make(server, ledger, limits=Limits(grace=1000, patience=500, attempts=100))
+    client = make(server, ledger, limits=Limits(cancel_grace=1000, throttle_timeout=500, max_attempts=100))
     started = anyio.current_time()
     with anyio.move_on_after(20.5) as scope:
         await client.submit(VIDEO, key="a")
