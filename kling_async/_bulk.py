@@ -384,7 +384,7 @@ class Outcomes:
 
     def _spent(self, job: Job | None) -> Cost | None:
         """What a job cost in the end, as far as is told."""
-        if job is None or self._course.accounts[job.ref.provider].provider.features.given_back(job.status):
+        if job is None or self._course.accounts[job.ref.provider].provider.features.refunded(job.status):
             return None
         return job.cost
 

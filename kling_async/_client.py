@@ -38,7 +38,7 @@ from kling_async._submission.submitter import Bought, Buyer
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given, require
 from kling_async._webhooks.receiver import Deliveries
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
@@ -115,7 +115,7 @@ class Client:
         for provider in _configured(providers):
             if provider.name in lanes:
                 raise ConfigurationError(
-                    f"two providers are {provider.title}; use one client for each account",
+                    f"two providers are {provider.display_name}; use one client for each account",
                     provider=provider.name,
                 )
             lanes[provider.name] = ProviderTransport(provider, self._limits, http, self._clock)
@@ -563,11 +563,11 @@ class Client:
         try:
             return self._accounts[provider]
         except KeyError:
-            known = {kind.name: kind for kind in KNOWN}
+            known = {kind.name: kind for kind in ALL_PROVIDERS}
             remedy = (
-                f"set {known[provider].variables[0]} or pass {known[provider].__name__}(...)"
+                f"set {known[provider].env_vars[0]} or pass {known[provider].__name__}(...)"
                 if provider in known
-                else f"known endpoints are {', '.join(e.name for kind in KNOWN for e in kind.endpoints)}"
+                else f"known endpoints are {', '.join(e.name for kind in ALL_PROVIDERS for e in kind.endpoints)}"
             )
             raise ConfigurationError(
                 f"this client has no provider for {name} (it has {', '.join(self._accounts)}); {remedy}"
@@ -583,15 +583,15 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
     if isinstance(providers, Provider):
         providers = [providers]
     if providers is None:
-        providers = [kind() for kind in KNOWN if os.environ.get(kind.variables[0])]
+        providers = [kind() for kind in ALL_PROVIDERS if os.environ.get(kind.env_vars[0])]
         if not providers:
-            variables = ", ".join(kind.variables[0] for kind in KNOWN)
+            variables = ", ".join(kind.env_vars[0] for kind in ALL_PROVIDERS)
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
     anything: Any = providers  # whatever was given
     several = isinstance(anything, Iterable) and not isinstance(anything, str | type)
     found = [_made(provider).configured(os.environ) for provider in (anything if several else [anything])]
     for provider in found:
-        provider.pace(os.environ)
+        provider.apply_sandbox_speed(os.environ)
     if not found:
         raise ConfigurationError("the list of providers is empty; pass at least one, such as RunBlob()")
     return found
@@ -601,7 +601,7 @@ def _made(provider: object) -> Provider:
     """The provider that it is. What is none is not repeated in the error: it may be a key."""
     if isinstance(provider, Provider):
         return provider
-    near = [kind for kind in KNOWN if provider is kind or provider == kind.name]
+    near = [kind for kind in ALL_PROVIDERS if provider is kind or provider == kind.name]
     example = f"{near[0].__name__ if near else 'RunBlob'}(api_key=...)"
     raise ConfigurationError(f"Client(...) was given {given(provider)} for a provider; make one, such as {example}")
 

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from kling_async._cli.errors import CommandError
 from kling_async._urls import is_url
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
@@ -45,7 +45,7 @@ _SHOWN = 60  # characters of a wrong value that are repeated to the user
 
 def known() -> list[str]:
     """The names of all endpoints."""
-    return [endpoint.name for kind in KNOWN for endpoint in kind.endpoints]
+    return [endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints]
 
 
 def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
@@ -54,7 +54,7 @@ def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
     Raises:
         CommandError: There is none; the known ones are listed.
     """
-    for kind in KNOWN:
+    for kind in ALL_PROVIDERS:
         for endpoint in kind.endpoints:
             if endpoint.name == name:
                 return kind, endpoint

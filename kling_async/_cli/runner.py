@@ -198,16 +198,16 @@ def open_client(
         CommandError: There is no key of any, or one cannot be a key.
         ConfigurationError: An address is not acceptable.
     """
-    keyed = [kind for kind in kinds if os.environ.get(kind.variables[0])]
+    keyed = [kind for kind in kinds if os.environ.get(kind.env_vars[0])]
     if not keyed:
-        titles = " or ".join(kind.title for kind in kinds)
-        exports = " or ".join(f"export {kind.variables[0]}=..." for kind in kinds)
+        titles = " or ".join(kind.display_name for kind in kinds)
+        exports = " or ".join(f"export {kind.env_vars[0]}=..." for kind in kinds)
         raise CommandError(
             f"no API key for {titles} in the environment: {exports} (to try without one: kling demo)", code=NO_KEY
         )
     for kind in keyed:
         try:
-            kind().configured({kind.variables[0]: os.environ[kind.variables[0]]})
+            kind().configured({kind.env_vars[0]: os.environ[kind.env_vars[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
     work_with(ledger)

@@ -226,7 +226,7 @@ class ProviderTransport:
             reason = (
                 "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
             )
-            where = f"{self.provider.title} at {_host(call, self.provider)}"
+            where = f"{self.provider.display_name} at {_host(call, self.provider)}"
             failure = TransportFailed(
                 f"the connection to {where} broke before the answer was whole: {reason}"
                 if reached
@@ -333,7 +333,7 @@ class ProviderTransport:
             raise
         except Exception as error:
             raise TransportFailed(
-                f"the stream from {self.provider.title} broke off: {type(error).__name__} {error}".rstrip(),
+                f"the stream from {self.provider.display_name} broke off: {type(error).__name__} {error}".rstrip(),
                 provider=self.provider.name,
             ) from error
 

@@ -54,7 +54,7 @@ def tariff(
         described: Its fields as a ledger has them, in place of the request's own.
     """
     price = provider.endpoint(endpoint).price(request) if request is not None else None
-    unit = price.unit if price else provider.features.cost or "USD"
+    unit = price.unit if price else provider.features.cost_unit or "USD"
     fields = dict(request) if described is None and request is not None else described or {}
     settings = frozenset(
         (name, str(_count(value) if name in {"reference", "references"} else value))

@@ -38,7 +38,7 @@ class Remedies:
         if provider is None:
             return f"this client has no provider {submission.provider}: configure it, then call resume()"
         if all(endpoint.name != submission.endpoint for endpoint in provider.endpoints):
-            return f"{provider.title} has no endpoint {submission.endpoint} in this version"
+            return f"{provider.display_name} has no endpoint {submission.endpoint} in this version"
         return None
 
     def restored(self, submission: Submission, *, exact: bool = False) -> Request | None:
@@ -59,20 +59,20 @@ class Remedies:
             return "client.resume() follows its job"
         provider = self._providers[submission.provider]
         whole = self.restored(submission, exact=True) is not None
-        if provider.features.own_id and self.young(submission) and whole:
+        if provider.features.client_chosen_id and self.young(submission) and whole:
             return "client.resume() settles it: the same id is sent again, which buys at most one job"
         again = f"resubmit({submission.key!r}{'' if whole else ', request'})"
-        if provider.features.own_id:
+        if provider.features.client_chosen_id:
             return f"client.{again} sends the same id again; client.forget({submission.key!r}) if it is not wanted"
-        search = "client.resume() searches the provider's list for it; or " if provider.features.list else ""
+        search = "client.resume() searches the provider's list for it; or " if provider.features.lists_jobs else ""
         return (
-            f"{search}look at the {provider.title} account: client.resolve({submission.key!r}, ref) if the job is "
+            f"{search}look at the {provider.display_name} account: client.resolve({submission.key!r}, ref) if the job is "
             f"there, client.{again} or client.forget({submission.key!r}) if it is not"
         )
 
     def unknown(self, submission: Submission, reason: str) -> SubmissionUnknown:
         """The error of a submission that may have bought a job."""
-        title = self._providers[submission.provider].title
+        title = self._providers[submission.provider].display_name
         advice = f"look at the {title} account, attach the job if it is there, and submit again only if it is not"
         if self._kept:
             advice = self.remedy(replace(submission, state=SubmissionState.UNKNOWN))

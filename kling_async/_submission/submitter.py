@@ -213,10 +213,10 @@ class Buyer:
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
-        if lane.provider.features.own_id and (insist or self._remedies.young(lost)):
+        if lane.provider.features.client_chosen_id and (insist or self._remedies.young(lost)):
             trace.lost = True  # it was sent before under the same id: until it is accepted, it stays unknown
             return await self._pay(lane, request, lost, trace)
-        if lane.provider.features.list:
+        if lane.provider.features.lists_jobs:
             found = await self._search(lane, request, lost)
             if found is not None:
                 return found
@@ -262,7 +262,7 @@ class Buyer:
             try:
                 accepted = await lane.run(flow, trace)
             except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
-                own_id = lane.provider.own_id(request, intent.purchase)
+                own_id = lane.provider.client_chosen_id(request, intent.purchase)
                 accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
             return replace(await self._accepted(intent, accepted), letters=letters)
 
@@ -395,7 +395,7 @@ class Buyer:
                 f"the submission {submission.key!r} is job {submission.ref}, which still runs: follow it by resume(), "
                 f"or give it up with forget({submission.key!r})"
             )
-        if submission.ref is not None or not lane.provider.features.own_id:
+        if submission.ref is not None or not lane.provider.features.client_chosen_id:
             await self._free(submission, "submitted again")
 
     async def _free(self, submission: Submission, reason: str) -> None:

@@ -136,7 +136,7 @@ class Deliveries:
         if len(delivery.body) > MAX_BODY:
             raise _rejected(f"its body has {len(delivery.body)} bytes, more than {MAX_BODY}")
         try:
-            return provider, provider.webhook(delivery.body, delivery.headers)
+            return provider, provider.parse_webhook(delivery.body, delivery.headers)
         except KlingError as error:
             raise _rejected(error.message) from error
 
@@ -146,7 +146,7 @@ class Deliveries:
         if found is None or found.provider != provider.name:
             return None
         request = None if self._remedies.missing(found) else self._remedies.restored(found)
-        return Lost(found, provider.own_id(request, purchase), found.started.timestamp())
+        return Lost(found, provider.client_chosen_id(request, purchase), found.started.timestamp())
 
     async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[WebhookItem]) -> TrackedJob | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""

@@ -8,7 +8,7 @@ from kling_async.providers.pixeldojo import PixelDojo
 from kling_async.providers.runblob import RunBlob
 from kling_async.providers.runware import Runware
 
-KNOWN: tuple[type[Provider], ...] = (
+ALL_PROVIDERS: tuple[type[Provider], ...] = (
     RunBlob,
     Runware,
     InferenceSh,

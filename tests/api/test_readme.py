@@ -29,7 +29,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox
     """A sandbox that the environment points to, from an empty directory with one picture."""
     with Sandbox(speed=600, scale=0.1) as made:
         for provider in made.providers():
-            key, address = provider.variables
+            key, address = provider.env_vars
             monkeypatch.setenv(key, made.api_key(provider.name))
             monkeypatch.setenv(address, made.base_url(provider.name))
         monkeypatch.setenv("KLING_SANDBOX_SPEED", "600")

@@ -25,7 +25,7 @@ from kling_async._exchange import Call, Effect, Flow
 from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.images import Reference
 from kling_async.providers._base.provider import Provider
@@ -35,9 +35,9 @@ from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome
 README = Path(__file__).parents[2] / "README.md"
 FLOWS = [sample for sample in SAMPLES if sample.exchanges]
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-every_provider = pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.name)
+every_provider = pytest.mark.parametrize("kind", ALL_PROVIDERS, ids=lambda kind: kind.name)
 every_endpoint = pytest.mark.parametrize(
-    "endpoint", [endpoint for kind in KNOWN for endpoint in kind.endpoints], ids=lambda endpoint: endpoint.name
+    "endpoint", [endpoint for kind in ALL_PROVIDERS for endpoint in kind.endpoints], ids=lambda endpoint: endpoint.name
 )
 
 
@@ -90,7 +90,7 @@ def test_samples_are_well_formed(sample: Sample) -> None:
 
 @every_endpoint
 def test_every_endpoint_is_recorded_in_every_operation_it_has(endpoint: Endpoint[Any]) -> None:
-    [provider] = [kind for kind in KNOWN if kind.name == endpoint.name.partition("/")[0]]
+    [provider] = [kind for kind in ALL_PROVIDERS if kind.name == endpoint.name.partition("/")[0]]
     features = provider.features
     needed = {"submit", "poll"}
     needed |= {name for name in ("webhook", "stream", "cancel") if getattr(features, name)}
@@ -206,10 +206,10 @@ def test_what_cannot_be_a_key_is_refused_without_being_shown(kind: type[Provider
     flaw = "has characters that no key has" if key else "is empty"
     with pytest.raises(ConfigurationError, match=f"{flaw}; check what is passed to {kind.__name__}") as passed:
         kind(key)
-    assert kind.variables[0] not in str(passed.value)
-    wanted = f"{flaw}; check {kind.variables[0]}" if key else f"no API key for .*: set {kind.variables[0]}"
+    assert kind.env_vars[0] not in str(passed.value)
+    wanted = f"{flaw}; check {kind.env_vars[0]}" if key else f"no API key for .*: set {kind.env_vars[0]}"
     with pytest.raises(ConfigurationError, match=wanted) as found:
-        kind().configured({kind.variables[0]: key})
+        kind().configured({kind.env_vars[0]: key})
     for refused in (passed, found):
         assert not key.strip() or key not in str(refused.value)
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_a_key_is_refused_without_being_shown(kind: type[Provider
     "address", ["http://a.example", "ftp://a.example", "a.example", "https://", "http://127.0.0.1.a.example"]
 )
 def test_a_key_travels_over_https_or_to_this_machine_only(kind: type[Provider], address: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"must be an https:// URL.*check {kind.variables[1]}"):
+    with pytest.raises(ConfigurationError, match=f"must be an https:// URL.*check {kind.env_vars[1]}"):
         kind(KEY, address)
     assert kind(KEY, "http://127.0.0.1:8080/x/").base_url == "http://127.0.0.1:8080/x"
 
@@ -227,13 +227,13 @@ def test_a_key_travels_over_https_or_to_this_machine_only(kind: type[Provider], 
 @every_provider
 def test_key_and_address_come_from_the_environment(kind: type[Provider]) -> None:
     """Each that was not given; what was given stays."""
-    key_variable, url_variable = kind.variables
+    key_variable, url_variable = kind.env_vars
     environment = {key_variable: KEY, url_variable: "https://proxy.example/p"}
     found = kind().configured(environment)
     assert (found.base_url, found.api_key and found.api_key.get_secret_value()) == ("https://proxy.example/p", KEY)
     assert kind(None, "https://mine.example").configured(environment).base_url == "https://mine.example"
-    assert kind(KEY).configured({}).base_url == kind.address
-    assert kind.address.startswith("https://")
+    assert kind(KEY).configured({}).base_url == kind.default_url
+    assert kind.default_url.startswith("https://")
     with pytest.raises(ConfigurationError, match=rf"set {key_variable}, or pass {kind.__name__}\(api_key=...\)"):
         kind().configured({})
 
@@ -391,16 +391,16 @@ def features_table() -> str:
         ("Provider", "Endpoints", "Webhook", "Stream", "Cancel", "Jobs per look", "Own id", "Cost", "Looks a minute"),
         ("---",) * 9,
     ]
-    for kind in KNOWN:
+    for kind in ALL_PROVIDERS:
         features = kind.features
         rows.append(
             (
-                kind.title,
+                kind.display_name,
                 ", ".join(f"`{endpoint.name}`" for endpoint in kind.endpoints),
                 *("yes" if offered else "no" for offered in (features.webhook, features.stream, features.cancel)),
                 str(features.batch),
-                "yes" if features.own_id else "no",
-                features.cost or "not told",
+                "yes" if features.client_chosen_id else "no",
+                features.cost_unit or "not told",
                 f"{features.status_calls_per_minute:g}" if features.status_calls_per_minute else "no limit stated",
             )
         )

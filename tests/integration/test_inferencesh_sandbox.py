@@ -354,7 +354,7 @@ async def test_a_webhook_body_is_read_whatever_its_numbers_mean(
             job = await client.submit(REQUEST.model_copy(update={"callback_url": f"http://127.0.0.1:{port}/"}))
             if end == "cancelled":
                 await job.cancel()
-    [delivered] = InferenceSh("key").webhook(arrived[0], {})
+    [delivered] = InferenceSh("key").parse_webhook(arrived[0], {})
     expected = None if (end, statuses) == ("cancelled", "older") else Status(end)
     assert (delivered.id, delivered.report.status) == (job.ref.id, expected)
     assert set(httpx.Response(200, content=arrived[0]).json()) == {

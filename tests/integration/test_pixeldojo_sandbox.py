@@ -324,7 +324,7 @@ def test_the_webhook_is_the_job_object_and_is_understood(
     sandbox.world.clock.advance(20)
     body = bodies.get(timeout=10)
     assert json.loads(body) == api.get(f"/jobs/{job}").json()
-    [delivered] = PixelDojo("key").webhook(body, {})
+    [delivered] = PixelDojo("key").parse_webhook(body, {})
     assert delivered.id == job
     assert delivered.report.status is (Status.FAILED if fail else Status.COMPLETED)
     assert len(delivered.report.artifacts) == (0 if fail else 1)

@@ -302,7 +302,7 @@ async def test_inline_jobs_travel_alone_and_the_others_together(sandbox: Sandbox
 class OneByOne(Runware):
     """Runware as a client would use it that knows of no arrays."""
 
-    features = Features(webhook=True, batch=1, own_id=True, cost="USD")
+    features = Features(webhook=True, batch=1, client_chosen_id=True, cost_unit="USD")
 
 
 async def status_calls(kind: type[Runware], count: int) -> int:
@@ -347,7 +347,7 @@ async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: 
             await anyio.sleep(0.01)
     made, failed = [], []
     for delivery in sandbox.deliveries[:3]:
-        [told] = provider(sandbox).webhook(delivery.body, {})
+        [told] = provider(sandbox).parse_webhook(delivery.body, {})
         assert told.id == job.ref.id.partition("~")[0]
         assert told.report.status is Status.PROCESSING
         made += [str(artifact.id) for artifact in told.report.artifacts]

@@ -272,7 +272,7 @@ class Machine(RuleBasedStateMachine):
             answer = self.company.status(job.ref.endpoint_id, job.ref.id).json()
             if late:
                 answer = {**answer, "status": "processing", "video_url": None}
-            [delivered] = RunBlob(KEY).webhook(json.dumps(answer).encode(), {})
+            [delivered] = RunBlob(KEY).parse_webhook(json.dumps(answer).encode(), {})
             await job._tracked.apply(delivered.report, "webhook", exact=True)
 
         self.run(deliver())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kling_async._errors import KlingError
 from kling_async._models import Artifact, JobRef, Progress, StatusReport
 from kling_async._tracking.transitions import advance
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import Accepted, Provider
 from support.samples import KEY, SAMPLES, Sample, drive
 
@@ -131,7 +131,7 @@ def taste(sample: Sample, index: int, content: bytes, status: int | None = None)
     provider = sample.provider()
     try:
         if sample.kind == "webhook":
-            for item in provider.webhook(content, {}):
+            for item in provider.parse_webhook(content, {}):
                 assert item.id is None or isinstance(item.id, str)
                 sound(item.report)
         elif sample.kind == "stream":
@@ -174,13 +174,13 @@ def test_a_part_of_the_wrong_type_raises_nothing_but_our_errors(sample: Sample) 
                 taste(sample, index, json.dumps(replaced(value, path, odd)).encode())
 
 
-@pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", ALL_PROVIDERS, ids=lambda kind: kind.name)
 @given(data=st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_answer_is_a_reading_or_one_of_our_errors(kind: type[Provider], data: st.DataObject) -> None:
     """Truncated, foreign or wrongly typed answers, with any status, never raise anything but `KlingError`."""
     samples = [one for one in SAMPLES if one.name.startswith(f"{kind.name}/")]
-    assert samples, f"nothing of {kind.title} is recorded in tests/samples"
+    assert samples, f"nothing of {kind.display_name} is recorded in tests/samples"
     sample = data.draw(st.sampled_from(samples))
     values = recorded(sample)
     index = data.draw(st.integers(0, len(values) - 1))

@@ -92,7 +92,7 @@ def submission(key: str = "a", **fields: Any) -> Submission:
 class OwnId(RunBlob):
     """A RunBlob that takes our id for the job."""
 
-    features: ClassVar[Features] = dataclasses.replace(RunBlob.features, own_id=True)
+    features: ClassVar[Features] = dataclasses.replace(RunBlob.features, client_chosen_id=True)
 
     def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
         payload = {"prompt": request.prompt, "id": key}

@@ -101,7 +101,7 @@ def outcomes(sample: Sample) -> list[Any]:
     provider = sample.provider()
     try:
         if sample.kind == "webhook":
-            return list(provider.webhook(sample.payload, sample.data.get("headers", {})))
+            return list(provider.parse_webhook(sample.payload, sample.data.get("headers", {})))
         if sample.kind == "stream":
             stream = provider.stream(sample.refs[0])
             assert stream is not None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
 
 PROGRAM = ("-m", "kling_async._cli")
@@ -52,9 +52,9 @@ def environment_of(sandbox: Sandbox) -> dict[str, str]:
     """What leads the program to a sandbox, at every provider."""
     return {
         variable: value
-        for kind in KNOWN
+        for kind in ALL_PROVIDERS
         for variable, value in zip(
-            kind.variables, (sandbox.api_key(kind.name), sandbox.base_url(kind.name)), strict=True
+            kind.env_vars, (sandbox.api_key(kind.name), sandbox.base_url(kind.name)), strict=True
         )
     }
 

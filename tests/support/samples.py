@@ -20,7 +20,7 @@ from typing import Any
 from kling_async._errors import KlingError
 from kling_async._exchange import Call, Flow, Reply
 from kling_async._models import Cost, JobRef, StatusReport
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import Accepted, Provider
 from kling_async.providers._base.request import Request
 
@@ -65,7 +65,7 @@ class Sample:
         return content(self.data)
 
     def provider(self) -> Provider:
-        kinds = {kind.name: kind for kind in KNOWN}
+        kinds = {kind.name: kind for kind in ALL_PROVIDERS}
         return kinds[self.endpoint.partition("/")[0]](KEY, **self.data.get("options", {}))
 
     def request(self, provider: Provider) -> Request:
@@ -121,7 +121,7 @@ def outcome(sample: Sample, replies: Sequence[Reply] | None = None) -> Any:
     """What comes of the sample, in the form of an expectation."""
     if sample.kind == "webhook":
         try:
-            delivered = sample.provider().webhook(sample.payload, sample.data.get("headers", {}))
+            delivered = sample.provider().parse_webhook(sample.payload, sample.data.get("headers", {}))
         except KlingError as error:
             return shown(error)
         return [{"id": item.id, **shown(item.report)} for item in delivered]

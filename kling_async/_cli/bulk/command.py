@@ -30,7 +30,7 @@ from kling_async._client import Client
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
 from kling_async._submission.budget import Budget
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["bulk", "parse_budget"]
 
@@ -216,7 +216,7 @@ def parse_budget(text: str) -> Budget:
 
 def _client(plan: list[Task], polling: Polling, budget: Budget | None, places: Places) -> Client:
     used = {task.row.endpoint.name.partition("/")[0] for task in plan}
-    kinds = [kind for kind in KNOWN if kind.name in used]
+    kinds = [kind for kind in ALL_PROVIDERS if kind.name in used]
     for kind in kinds:
         open_client([kind], None)  # each of them needs its key
     return open_client(kinds, None, places.ledger, polling=polling, budget=budget)

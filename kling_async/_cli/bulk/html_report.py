@@ -24,11 +24,11 @@ from kling_async._cli.atomic_file import written_anew
 from kling_async._cli.bulk.results import Record
 from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._models import Cost
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["write_page"]
 
-_TITLES = {kind.name: kind.title for kind in KNOWN}
+_TITLES = {kind.name: kind.display_name for kind in ALL_PROVIDERS}
 _SHOWN = ("key", "ref", "started", "attempt")
 
 

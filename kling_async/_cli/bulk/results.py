@@ -54,7 +54,7 @@ class Record:
         started: When it was bought, ISO 8601.
         elapsed: How long it took, in seconds.
         cost: Its amount as text, and its unit; None: nothing was spent in the end, or nothing is told.
-        refunded: In place of `cost`, what the provider took and gave back because the job failed.
+        refunded: In place of `cost_unit`, what the provider took and gave back because the job failed.
         before: What earlier attempts cost.
         files: Its files: ``path`` from the output directory, ``kind``, ``bytes``, ``seed``.
         urls: Where the files are (for a while), where they are not saved.
@@ -118,7 +118,7 @@ def record_of(before: Record, outcome: Outcome) -> Record:
     """
     job, error, result = outcome.job, outcome.error, outcome.result
     cost = as_json(job.cost) if job else None
-    refunded = job is not None and find(before.endpoint)[0].features.given_back(job.status)
+    refunded = job is not None and find(before.endpoint)[0].features.refunded(job.status)
     first, last = (job.events[0], job.events[-1]) if job and job.events else (None, None)
     problem = explain(error) if error else None
     return replace(

@@ -14,7 +14,7 @@ from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import printable
 from kling_async._cli.request_arguments import fields, find
 from kling_async._cli.runner import answering, choose_report
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["endpoints"]
 
@@ -29,7 +29,7 @@ def endpoints(
     """List the known endpoints with their fields."""
     report = choose_report(as_json=as_json, directory=None)
     with answering(report):
-        chosen = [find(endpoint)] if endpoint else [(kind, each) for kind in KNOWN for each in kind.endpoints]
+        chosen = [find(endpoint)] if endpoint else [(kind, each) for kind in ALL_PROVIDERS for each in kind.endpoints]
         console = Console(highlight=False)
         for kind, each in chosen:
             if as_json:
@@ -39,7 +39,7 @@ def endpoints(
             summary = (each.request.__doc__ or "").partition("\n")[0]
             if each is not chosen[0][1]:
                 console.print()
-            console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {kind.variables[0]}"))
+            console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {kind.env_vars[0]}"))
             table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
             table.add_column(no_wrap=True, style="green", min_width=20)
             table.add_column()

@@ -22,7 +22,7 @@ from kling_async._cli.runner import answering, choose_report
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.sqlite_file import inspect
 from kling_async._models import Status
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["jobs", "standing", "unsaved"]
 
@@ -138,8 +138,8 @@ def _cost(submission: Submission) -> str:
 
 
 def _refunded(submission: Submission) -> bool:
-    features = {kind.name: kind.features for kind in KNOWN}.get(submission.provider)
-    return features is not None and features.given_back(submission.status)
+    features = {kind.name: kind.features for kind in ALL_PROVIDERS}.get(submission.provider)
+    return features is not None and features.refunded(submission.status)
 
 
 def _outcome(submission: Submission) -> str:

@@ -29,7 +29,7 @@ from kling_async._job import Job
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.sqlite_file import inspect
 from kling_async._models import JobRef
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["resolve", "resume"]
 
@@ -53,7 +53,7 @@ def resume(
         if not left:
             report.say("Nothing is left to be done.")
             return
-        client = open_client(KNOWN, timeout, path)
+        client = open_client(ALL_PROVIDERS, timeout, path)
         recovery = _Recovery(client, destination(output), report)
         run(lambda: recovery.run([s for s in left if not s.unfinished]), report)
         raise typer.Exit(recovery.code)
@@ -170,10 +170,10 @@ def _confirm(submission: Submission) -> None:
         CommandError: The user says no, or is not there.
     """
     kind, _ = find(submission.endpoint)
-    if submission.state not in {SubmissionState.UNKNOWN, SubmissionState.SENDING} or kind.features.own_id:
+    if submission.state not in {SubmissionState.UNKNOWN, SubmissionState.SENDING} or kind.features.client_chosen_id:
         return
     risk = f"{submission.key!r:.200} may have been bought ({submission.reason}); submitting it may buy a second job"
-    _ask(risk, "Submit it again?", f"Look at the {kind.title} account first; then say --yes")
+    _ask(risk, "Submit it again?", f"Look at the {kind.display_name} account first; then say --yes")
 
 
 def _ask(risk: str, question: str, otherwise: str) -> None:

@@ -14,7 +14,7 @@ from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, taking
 from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import answering, choose_report, run
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import SPEED_VARIABLE
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def exports(stage: Sandbox) -> list[str]:
     pace = [] if speed in {0.0, 1.0} else [f"export {SPEED_VARIABLE}={speed:g}"]
     return pace + [
         f"export {variable}={shlex.quote(value)}"
-        for kind in KNOWN
+        for kind in ALL_PROVIDERS
         if kind.name in played
         for variable, value in zip(
-            kind.variables, (played[kind.name]["api_key"], played[kind.name]["base_url"]), strict=True
+            kind.env_vars, (played[kind.name]["api_key"], played[kind.name]["base_url"]), strict=True
         )
     ]

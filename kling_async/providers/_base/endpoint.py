@@ -63,12 +63,12 @@ class Features:
     stream: bool = False
     cancel: bool = False
     batch: int = 1
-    list: bool = False
-    own_id: bool = False
-    cost: Literal["USD", "credits"] | None = None
+    lists_jobs: bool = False
+    client_chosen_id: bool = False
+    cost_unit: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
     refunds: bool = False
 
-    def given_back(self, status: Status | None) -> bool:
+    def refunded(self, status: Status | None) -> bool:
         """Whether it has given back what a job cost that stands there (None: there is no job)."""
         return self.refunds and status is Status.FAILED

@@ -79,9 +79,9 @@ class Provider(abc.ABC):
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]
-    address: ClassVar[str]
-    variables: ClassVar[tuple[str, str]]
+    display_name: ClassVar[str]
+    default_url: ClassVar[str]
+    env_vars: ClassVar[tuple[str, str]]
     endpoints: ClassVar[tuple[Endpoint[Any], ...]]
     features: ClassVar[Features]
     codes: ClassVar[Mapping[str, type[KlingError]]] = {}
@@ -93,25 +93,27 @@ class Provider(abc.ABC):
     def __init__(self, api_key: str | SecretStr | None = None, base_url: str | None = None) -> None:
         if not isinstance(api_key, str | SecretStr | None):
             kind = type(api_key).__name__
-            raise ConfigurationError(f"the {self.title} API key must be text, not {kind}", provider=self.name)
+            raise ConfigurationError(f"the {self.display_name} API key must be text, not {kind}", provider=self.name)
         if not isinstance(base_url, str | None):
             kind = type(base_url).__name__
-            raise ConfigurationError(f"the address given for {self.title} must be text, not {kind}", provider=self.name)
+            raise ConfigurationError(
+                f"the address given for {self.display_name} must be text, not {kind}", provider=self.name
+            )
         key = self._key(api_key, f"what is passed to {type(self).__name__} as api_key")
         self.api_key = key
         if base_url is not None and set("@?#") & set(base_url):
             # It is not repeated: what stands before an @ is a password.
             raise ConfigurationError(
-                f"the address given for {self.title} is not plain: it must be an https:// URL without user, query and "
-                f"fragment, such as {self.address}; the key is passed as api_key; check {self.variables[1]}",
+                f"the address given for {self.display_name} is not plain: it must be an https:// URL without user, query and "
+                f"fragment, such as {self.default_url}; the key is passed as api_key; check {self.env_vars[1]}",
                 provider=self.name,
             )
-        self.base_url = (base_url or self.address).rstrip("/")
+        self.base_url = (base_url or self.default_url).rstrip("/")
         self._given = (api_key is not None, base_url is not None)
         if not is_secure(self.base_url):
             raise ConfigurationError(
-                f"{self.base_url!r} cannot be the address of {self.title}: it must be an https:// URL "
-                f"(http:// only to this machine), because the API key travels to it; check {self.variables[1]}",
+                f"{self.base_url!r} cannot be the address of {self.display_name}: it must be an https:// URL "
+                f"(http:// only to this machine), because the API key travels to it; check {self.env_vars[1]}",
                 provider=self.name,
             )
 
@@ -127,11 +129,11 @@ class Provider(abc.ABC):
         """
         if all(self._given):
             return self
-        key_variable, url_variable = self.variables
+        key_variable, url_variable = self.env_vars
         key = self.api_key or self._key(environment.get(key_variable) or None, key_variable)
         if key is None:
             raise ConfigurationError(
-                f"no API key for {self.title}: set {key_variable}, or pass {type(self).__name__}(api_key=...)",
+                f"no API key for {self.display_name}: set {key_variable}, or pass {type(self).__name__}(api_key=...)",
                 provider=self.name,
             )
         return type(self)(key, self.base_url if self._given[1] else environment.get(url_variable))
@@ -148,10 +150,10 @@ class Provider(abc.ABC):
         secret = key.get_secret_value()
         if not secret or not secret.isascii() or not secret.isprintable() or secret != secret.strip():
             flaw = "has characters that no key has" if secret else "is empty"
-            raise ConfigurationError(f"the {self.title} API key {flaw}; check {source}", provider=self.name)
+            raise ConfigurationError(f"the {self.display_name} API key {flaw}; check {source}", provider=self.name)
         return key
 
-    def pace(self, environment: Mapping[str, str]) -> None:
+    def apply_sandbox_speed(self, environment: Mapping[str, str]) -> None:
         """Take the `speed` of a rehearsal from the environment, if the address is of this machine and it is not set.
 
         Raises:
@@ -170,7 +172,7 @@ class Provider(abc.ABC):
     def credentials(self) -> Mapping[str, str]:
         """The headers that authenticate a call to the provider's own address."""
         if self.api_key is None:
-            raise ConfigurationError(f"no API key for {self.title}: set {self.variables[0]}", provider=self.name)
+            raise ConfigurationError(f"no API key for {self.display_name}: set {self.env_vars[0]}", provider=self.name)
         return {"authorization": f"Bearer {self.api_key.get_secret_value()}"}
 
     def endpoint(self, name: str) -> Endpoint[Any]:
@@ -183,10 +185,10 @@ class Provider(abc.ABC):
             if endpoint.name == name:
                 return endpoint
         known = ", ".join(endpoint.name for endpoint in self.endpoints)
-        raise ConfigurationError(f"{self.title} has no endpoint {name!r}; it has {known}", provider=self.name)
+        raise ConfigurationError(f"{self.display_name} has no endpoint {name!r}; it has {known}", provider=self.name)
 
     @abc.abstractmethod
-    def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: Any, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """Buy one generation. The flow's last call is PAID.
 
         Args:
@@ -206,7 +208,7 @@ class Provider(abc.ABC):
             ConfigurationError: The provider cannot cancel.
         """
         raise ConfigurationError(
-            f"{self.title} has no way to cancel a job: it runs on and is charged as usual",
+            f"{self.display_name} has no way to cancel a job: it runs on and is charged as usual",
             provider=self.name,
             ref=str(ref),
         )
@@ -233,28 +235,28 @@ class Provider(abc.ABC):
         return ()
         yield  # a flow that never calls
 
-    def own_id(self, request: Any, key: str) -> str | None:
+    def client_chosen_id(self, request: Any, attempt_id: str) -> str | None:
         """The id that the job of a purchase will have, where we choose it; None: the provider chooses.
 
         Args:
             request: What is bought; None: that is not known any more.
             key: The purchase's UUID.
         """
-        del request, key
+        del request, attempt_id
         return None
 
-    def same_job(self, identity: str, told: str) -> bool:
+    def same_job(self, job_id: str, reported: str) -> bool:
         """Whether a webhook that names a job `told` means the one whose id is `identity`."""
-        return identity == told
+        return job_id == reported
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
+    def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """What a webhook body says, one entry a job.
 
         Raises:
             UnreadableReply: The body is not one of the provider's.
         """
         del body, headers
-        raise UnreadableReply(f"{self.title} sends no webhooks", provider=self.name)
+        raise UnreadableReply(f"{self.display_name} sends no webhooks", provider=self.name)
 
     @abc.abstractmethod
     def error(self, data: Any) -> tuple[str | None, str | None] | None:
@@ -286,7 +288,7 @@ class Provider(abc.ABC):
         code = code and self.redact(code)
         words = self.redact(": ".join(dict.fromkeys(part for part in (code, message) if part)))
         return kind(
-            f"{self.title} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
+            f"{self.display_name} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
             provider=self.name,
             http_status=http_status,
             code=code,
@@ -295,8 +297,8 @@ class Provider(abc.ABC):
 
     def _remedy(self, kind: type[KlingError]) -> str:
         remedies = {
-            Unauthorized: f"; check {self.variables[0]}",
-            InsufficientCredits: f"; add credits to the {self.title} account and submit again",
+            Unauthorized: f"; check {self.env_vars[0]}",
+            InsufficientCredits: f"; add credits to the {self.display_name} account and submit again",
             ContentRejected: "; change the prompt or the images, the same request will be refused again",
             RateLimited: "; wait, or lower the rate",
             ProviderUnavailable: "; try again later",
@@ -366,8 +368,8 @@ class Provider(abc.ABC):
     def nowhere(self, error: JobNotFound) -> InvalidRequest:
         """What "not found" means where a job is submitted: there is no such endpoint at the address."""
         return InvalidRequest(
-            f"{self.title} has nothing to submit to at {self.base_url} (HTTP {error.http_status}); check "
-            f"{self.variables[1]}, or the base_url that was passed. Nothing was bought",
+            f"{self.display_name} has nothing to submit to at {self.base_url} (HTTP {error.http_status}); check "
+            f"{self.env_vars[1]}, or the base_url that was passed. Nothing was bought",
             provider=self.name,
             http_status=error.http_status,
             code=error.code,
@@ -401,7 +403,9 @@ class Provider(abc.ABC):
     def unreadable(self, what: str, ref: JobRef | None = None) -> UnreadableReply:
         """The error for an answer that lacks what the provider documents."""
         return UnreadableReply(
-            f"the answer of {self.title} cannot be used: {self.redact(what)}", provider=self.name, ref=ref and str(ref)
+            f"the answer of {self.display_name} cannot be used: {self.redact(what)}",
+            provider=self.name,
+            ref=ref and str(ref),
         )
 
 

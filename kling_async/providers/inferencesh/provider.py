@@ -129,10 +129,10 @@ class InferenceSh(Provider):
     """
 
     name: ClassVar[str] = "inferencesh"
-    title: ClassVar[str] = "inference.sh"
-    address: ClassVar[str] = "https://api.inference.sh"
-    variables: ClassVar[tuple[str, str]] = ("INFERENCE_API_KEY", "INFERENCE_BASE_URL")
-    features: ClassVar[Features] = Features(webhook=True, stream=True, cancel=True, list=True)
+    display_name: ClassVar[str] = "inference.sh"
+    default_url: ClassVar[str] = "https://api.inference.sh"
+    env_vars: ClassVar[tuple[str, str]] = ("INFERENCE_API_KEY", "INFERENCE_BASE_URL")
+    features: ClassVar[Features] = Features(webhook=True, stream=True, cancel=True, lists_jobs=True)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             ImageO1,
@@ -184,9 +184,9 @@ class InferenceSh(Provider):
         found = super().configured(environment)
         return self if found is self else type(self)(found.api_key, found.base_url, statuses=self.statuses)
 
-    def submit(self, request: ImageO1, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: ImageO1, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """Upload the inline image, if there is one, then run the app. There is no id of ours for the run."""
-        del key
+        del attempt_id
         image = request.reference
         if isinstance(image, str) and not is_url(image):
             image = decode_data_uri(image, "the reference")
@@ -304,7 +304,7 @@ class InferenceSh(Provider):
                 break
         return found
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
+    def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A body says how a task ended; where it does not say so for sure, the reading has no status: look."""
         del headers
         data = unwrapped(Reply(200, content=body).json())

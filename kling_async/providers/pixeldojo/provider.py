@@ -99,10 +99,10 @@ class PixelDojo(Provider):
     """
 
     name: ClassVar[str] = "pixeldojo"
-    title: ClassVar[str] = "PixelDojo"
-    address: ClassVar[str] = "https://pixeldojo.ai/api/v1"
-    variables: ClassVar[tuple[str, str]] = ("PIXELDOJO_API_KEY", "PIXELDOJO_BASE_URL")
-    features: ClassVar[Features] = Features(webhook=True, cost="credits", status_calls_per_minute=60)
+    display_name: ClassVar[str] = "PixelDojo"
+    default_url: ClassVar[str] = "https://pixeldojo.ai/api/v1"
+    env_vars: ClassVar[tuple[str, str]] = ("PIXELDOJO_API_KEY", "PIXELDOJO_BASE_URL")
+    features: ClassVar[Features] = Features(webhook=True, cost_unit="credits", status_calls_per_minute=60)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             ImageV3,
@@ -141,9 +141,9 @@ class PixelDojo(Provider):
         found = super().configured(environment)
         return self if found is self else type(self)(found.api_key, found.base_url, count_field=self.count_field)
 
-    def submit(self, request: ImageV3, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: ImageV3, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST; PixelDojo has no id of ours, so an answer that is lost stays lost."""
-        del key
+        del attempt_id
         payload: dict[str, Any] = {
             "prompt": request.prompt,
             "resolution": request.resolution.upper(),
@@ -168,7 +168,7 @@ class PixelDojo(Provider):
         reply = yield Call.get(f"/jobs/{ref.id}")
         return {ref: self.redact_report(self._report(self.about(reply, ref, "jobId"), ref))}
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
+    def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""
         del headers
         data = Reply(200, content=body).json()

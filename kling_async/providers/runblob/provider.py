@@ -144,11 +144,11 @@ class RunBlob(Provider):
     """RunBlob, https://runblob.io. Environment: ``RUNBLOB_API_KEY``, ``RUNBLOB_BASE_URL``."""
 
     name: ClassVar[str] = "runblob"
-    title: ClassVar[str] = "RunBlob"
-    address: ClassVar[str] = "https://platform.runblob.io"
-    variables: ClassVar[tuple[str, str]] = ("RUNBLOB_API_KEY", "RUNBLOB_BASE_URL")
+    display_name: ClassVar[str] = "RunBlob"
+    default_url: ClassVar[str] = "https://platform.runblob.io"
+    env_vars: ClassVar[tuple[str, str]] = ("RUNBLOB_API_KEY", "RUNBLOB_BASE_URL")
     # Failed generations are refunded: docs.runblob.io, the sibling pages of nanobanana and o1.
-    features: ClassVar[Features] = Features(webhook=True, cost="USD", status_calls_per_minute=60, refunds=True)
+    features: ClassVar[Features] = Features(webhook=True, cost_unit="USD", status_calls_per_minute=60, refunds=True)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             O3Video,
@@ -180,9 +180,9 @@ class RunBlob(Provider):
         "MAINTENANCE": ProviderUnavailable,
     }
 
-    def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: O3Photo | O3Video, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST; RunBlob has no id of ours, so an answer that is lost stays lost."""
-        del key
+        del attempt_id
         payload = self._payload(request)
         callback = request.callback_url or callback_url
         if callback:
@@ -213,7 +213,7 @@ class RunBlob(Provider):
         reply = yield Call.get(f"/v1/kling/{ref.endpoint_id}/generations/{ref.id}")
         return {ref: self.redact_report(self._report(self.about(reply, ref, "generation_id"), ref))}
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
+    def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A body says the same as a status answer, and in ``message`` the reason of a failure."""
         del headers
         data = Reply(200, content=body).json()

@@ -245,11 +245,11 @@ class Runware(Provider):
     """Runware, https://runware.ai. Environment: ``RUNWARE_API_KEY``, ``RUNWARE_BASE_URL``."""
 
     name: ClassVar[str] = "runware"
-    title: ClassVar[str] = "Runware"
-    address: ClassVar[str] = "https://api.runware.ai"
-    variables: ClassVar[tuple[str, str]] = ("RUNWARE_API_KEY", "RUNWARE_BASE_URL")
+    display_name: ClassVar[str] = "Runware"
+    default_url: ClassVar[str] = "https://api.runware.ai"
+    env_vars: ClassVar[tuple[str, str]] = ("RUNWARE_API_KEY", "RUNWARE_BASE_URL")
     # 50: the documents name no maximum for the array; providers.md 2.6 advises 20 to 50.
-    features: ClassVar[Features] = Features(webhook=True, batch=50, own_id=True, cost="USD")
+    features: ClassVar[Features] = Features(webhook=True, batch=50, client_chosen_id=True, cost_unit="USD")
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             ImageO3,
@@ -266,12 +266,12 @@ class Runware(Provider):
         super().__init__(api_key, base_url)
         self.base_url = self.base_url.removesuffix(_PATH)
 
-    def submit(self, request: ImageO3, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: ImageO3, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST under a ``taskUUID`` of ours: "that one exists" answers a repetition, and means accepted."""
-        task = Task(key, request.count, request.output_type != "URL")
+        task = Task(attempt_id, request.count, request.output_type != "URL")
         call = Call.post(
             _PATH,
-            [_payload(request, key, request.callback_url or callback_url)],
+            [_payload(request, attempt_id, request.callback_url or callback_url)],
             Effect.PAID,
             repeatable=True,
             timeout=_SYNC_PATIENCE if request.delivery == "sync" else None,
@@ -319,10 +319,10 @@ class Runware(Provider):
         found: dict[str, Answer | KlingError] = {}
         together = dict.fromkeys(task.uuid for task in known if not task.inline)
         if together:
-            found |= yield from self._look(list(together), _ROOM)
+            found |= yield from self._status_call(list(together), _ROOM)
         for task in known:
             if task.uuid not in found:
-                found |= yield from self._look([task.uuid], _INLINE_ROOM)
+                found |= yield from self._status_call([task.uuid], _INLINE_ROOM)
         return {
             ref: self._report(task, found[task.uuid], ref)
             if task is not None
@@ -338,7 +338,7 @@ class Runware(Provider):
         except ValueError as error:
             return self.unreadable(str(error), ref)
 
-    def _look(self, uuids: list[str], room: int) -> Flow[dict[str, Answer | KlingError]]:
+    def _status_call(self, uuids: list[str], room: int) -> Flow[dict[str, Answer | KlingError]]:
         """Ask about the tasks. Where one of them spoils the answer for all, the others are asked about without it."""
         tasks = [{"taskType": "getResponse", "taskUUID": uuid} for uuid in uuids]
         reply = yield Call.post(_PATH, tasks, Effect.READ, max_bytes=room)
@@ -358,7 +358,7 @@ class Runware(Provider):
         middle = len(silent) if found else len(silent) // 2
         for part in (silent[:middle], silent[middle:]):
             if part:
-                found |= yield from self._look(part, room)
+                found |= yield from self._status_call(part, room)
         return found
 
     def _sorted(self, reply: Reply, uuids: Iterable[str]) -> tuple[dict[str, Answer | KlingError], list[Row]]:
@@ -380,16 +380,16 @@ class Runware(Provider):
                 refused[uuid] = self._refused(row, reply)
         return {**refused, **answers}, strays
 
-    def own_id(self, request: ImageO3 | None, key: str) -> str:
+    def client_chosen_id(self, request: ImageO3 | None, attempt_id: str) -> str:
         """The ``taskUUID``, with what an answer must have to be whole."""
-        return Task(key, request.count, request.output_type != "URL").id if request is not None else key
+        return Task(attempt_id, request.count, request.output_type != "URL").id if request is not None else attempt_id
 
-    def same_job(self, identity: str, told: str) -> bool:
+    def same_job(self, job_id: str, reported: str) -> bool:
         """A webhook names the bare ``taskUUID``."""
-        task = Task.parse(identity)
-        return task is not None and task.uuid == told
+        task = Task.parse(job_id)
+        return task is not None and task.uuid == reported
 
-    def webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
+    def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A body tells of one image and not of how many there are, so it never says that the job has ended."""
         del headers
         rows, errors = entries(Reply(200, content=body).json())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kling_async._cli.app import _COMMANDS
 from kling_async._cli.errors import EXITS
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, QUICK, VIDEO, Run
 
@@ -94,7 +94,7 @@ def test_a_prompt_from_standard_input_that_is_not_text_buys_nothing(
 def test_endpoints_lists_every_field_of_every_endpoint(kling: Run) -> None:
     answer = kling("endpoints")
     assert answer.code == 0, answer
-    for kind in KNOWN:
+    for kind in ALL_PROVIDERS:
         for endpoint in kind.endpoints:
             assert endpoint.name in answer.out
             for field in endpoint.request.model_fields:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
 from support.cli_process import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, on_terminal, spawn
 
@@ -255,7 +255,7 @@ def test_the_sandbox_serves_until_it_is_told_to_end(
     try:
         assert process.stdout is not None
         played = Sandbox().describe()["providers"]
-        variables = [variable for kind in KNOWN if kind.name in played for variable in kind.variables]
+        variables = [variable for kind in ALL_PROVIDERS if kind.name in played for variable in kind.env_vars]
         for variable in ("KLING_SANDBOX_SPEED", *variables):
             export, _, assignment = process.stdout.readline().strip().partition(" ")
             name, _, value = assignment.partition("=")

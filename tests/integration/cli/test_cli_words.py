@@ -16,7 +16,7 @@ from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import advise_with, duration, in_commands, money, printable, size
 from kling_async._cli.request_arguments import build
 from kling_async._scheduling.schedules import DurationPrior
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
 from support.cli_process import VIDEO
 
@@ -74,9 +74,9 @@ def test_more_references_than_the_one_that_is_taken_are_refused() -> None:
 
 
 def test_the_demo_has_a_job_at_every_endpoint_and_at_least_two_pictures() -> None:
-    jobs = programme([kind("key") for kind in KNOWN])
+    jobs = programme([kind("key") for kind in ALL_PROVIDERS])
     names = [endpoint.name for endpoint, _ in jobs]
-    assert set(names) == {endpoint.name for kind in KNOWN for endpoint in kind.endpoints}
+    assert set(names) == {endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints}
     assert sum("duration" not in endpoint.request.model_fields for endpoint, _ in jobs) >= 2
     assert names.count(VIDEO) == 1
 

@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from kling_async import Request, inferencesh, pixeldojo, runblob, runware
-from kling_async.providers import KNOWN
+from kling_async.providers import ALL_PROVIDERS
 
-CLASSES: list[type[Request]] = [endpoint.request for kind in KNOWN for endpoint in kind.endpoints]
+CLASSES: list[type[Request]] = [endpoint.request for kind in ALL_PROVIDERS for endpoint in kind.endpoints]
 SEVERAL = [runblob.O3Video, runblob.O3Photo, runware.ImageO3]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(100))
 

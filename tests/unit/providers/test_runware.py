@@ -532,7 +532,7 @@ def test_an_error_that_is_no_end_leaves_the_job_alone() -> None:
 def test_a_webhook_never_says_that_a_job_has_ended() -> None:
     """One body tells of one image; neither its end nor its cost is the job's."""
     for body in ({"data": [image("a")]}, {"errors": [failed()]}, image("a"), [image("a"), failed()]):
-        [delivered] = Runware("key").webhook(json.dumps(body).encode(), {})
+        [delivered] = Runware("key").parse_webhook(json.dumps(body).encode(), {})
         assert delivered.id == KEY
         assert delivered.report.status is Status.PROCESSING
         assert delivered.report.cost is None

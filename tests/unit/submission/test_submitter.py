@@ -536,7 +536,7 @@ class _Server(FakeRunBlob):
 class OwnId(RunBlob):
     """Sends the purchase's id, so that a repetition is recognised."""
 
-    features: ClassVar[Features] = dataclasses.replace(RunBlob.features, own_id=True)
+    features: ClassVar[Features] = dataclasses.replace(RunBlob.features, client_chosen_id=True)
 
     def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
         payload = {"prompt": request.prompt, "id": key}
@@ -549,7 +549,7 @@ class OwnId(RunBlob):
 class Listing(RunBlob):
     """Lists what it sold."""
 
-    features: ClassVar[Features] = dataclasses.replace(RunBlob.features, list=True)
+    features: ClassVar[Features] = dataclasses.replace(RunBlob.features, lists_jobs=True)
     sold: ClassVar[list[str]] = []
 
     def search(self, request: Any, callback_url: str | None, since: Any) -> Flow[Sequence[Accepted]]:

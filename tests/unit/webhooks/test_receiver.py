@@ -651,7 +651,7 @@ def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
                     server.intercept = _answer(answer)
                     await job.refresh()
                 else:
-                    reading = job._session.provider.webhook(json.dumps(answer).encode(), {})[0].report
+                    reading = job._session.provider.parse_webhook(json.dumps(answer).encode(), {})[0].report
                     await job._tracked.apply(reading, "stream", exact=True)
             return job.events, await ledger.events(job.ref)
 
@@ -676,6 +676,6 @@ def _answer(words: dict[str, Any]) -> Any:
 def test_readings_are_equal_by_whichever_way_they_come() -> None:
     """What the property above rests on: a webhook's body is read as a status answer is."""
     body = json.dumps({"generation_id": "x", **END}).encode()
-    [told] = RunBlob(KEY).webhook(body, {})
+    [told] = RunBlob(KEY).parse_webhook(body, {})
     assert isinstance(told.report, StatusReport)
     assert told.report.status is Status.COMPLETED
