@@ -106,7 +106,7 @@ async def _write_job(ledger: Ledger, number: int) -> None:
         endpoint="runblob/o3-video",
         request=REQUEST,
         fingerprint="f" * 64,
-        purchase=f"purchase-{number}",
+        attempt_id=f"purchase-{number}",
         started=NOON,
     )
     await ledger.claim(submission)

@@ -216,7 +216,7 @@ class Client:
         if self._budget is None or (not insist and await self._buyer.taken(intent)):
             yield
             return
-        hold = await self._budget.reserve(intent.purchase, tariff(account.provider, request.endpoint, request))
+        hold = await self._budget.reserve(intent.attempt_id, tariff(account.provider, request.endpoint, request))
         try:
             yield
         finally:
@@ -238,11 +238,11 @@ class Client:
         if (known := self._running.get(bought.ref)) is not None:
             if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
                 await known.start_recording(self._book.append_events, await self._book.ledger.events(known.ref))
-            self._deliveries.expect(bought.purchase, known)
+            self._deliveries.expect(bought.attempt_id, known)
             return known
         new = bought.report is not None and (request is None or request.callback_url is None)
         trail = self._track(account, bought.ref, request, bought.started, events, reported=new)
-        self._deliveries.expect(bought.purchase, trail)
+        self._deliveries.expect(bought.attempt_id, trail)
         if bought.report is not None:
             self._submitted += 1
             await trail.apply(bought.report, "submit")

@@ -43,7 +43,7 @@ class Delivery:
     """
 
     provider: str
-    key: str
+    attempt_id: str
     token: str = field(repr=False)
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -104,20 +104,20 @@ class Webhooks:
         if backstop is not None and not (isinstance(backstop, int | float) and backstop > 0):
             raise ConfigurationError(f"Webhooks(backstop={backstop!r}): it must be a number greater than 0")
 
-    def address(self, provider: str, key: str) -> str:
-        """Where `provider` is to report about the purchase `key`."""
-        return f"{self.url}/{provider}/{key}/{self._tokens(provider, key)[0]}"
+    def callback_url(self, provider: str, attempt_id: str) -> str:
+        """Where `provider` is to report about the purchase `attempt_id`."""
+        return f"{self.url}/{provider}/{attempt_id}/{self._tokens(provider, attempt_id)[0]}"
 
     def accepts(self, delivery: Delivery) -> bool:
         """Whether a delivery came by an address that we made; takes the same time whatever is wrong with it."""
         given = delivery.token.encode(errors="replace")
-        known = self._tokens(delivery.provider, delivery.key)
+        known = self._tokens(delivery.provider, delivery.attempt_id)
         fits = [hmac.compare_digest(given, token.encode()) for token in known]  # all of them, whichever it is
         return any(fits)
 
-    def _tokens(self, provider: str, key: str) -> list[str]:
+    def _tokens(self, provider: str, attempt_id: str) -> list[str]:
         """The purchase's token by each secret."""
-        message = f"{provider}/{key}".encode(errors="replace")
+        message = f"{provider}/{attempt_id}".encode(errors="replace")
         secrets: Any = self.secret
         digests = [hmac.digest(secret.get_secret_value().encode(), message, hashlib.sha256) for secret in secrets]
         return [base64.urlsafe_b64encode(digest).rstrip(b"=").decode() for digest in digests]

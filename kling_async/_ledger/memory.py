@@ -46,7 +46,7 @@ class MemoryLedger:
         """See `Ledger.record_outcome`."""
         self._require_open()
         held = self._submissions.get(submission.key)
-        if held is not None and held.purchase == submission.purchase:
+        if held is not None and held.attempt_id == submission.attempt_id:
             self._submissions[submission.key] = replace(
                 held, state=submission.state, ref=submission.ref, reason=submission.reason
             )
@@ -64,7 +64,7 @@ class MemoryLedger:
         self._files.setdefault(ref, {})[index] = path
 
     async def find(
-        self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
+        self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
     ) -> Submission | None:
         """See `Ledger.find`."""
         self._require_open()
@@ -72,7 +72,7 @@ class MemoryLedger:
             held = self._submissions.get(key)
             return self._complete(held) if held is not None else None
         for held in self._submissions.values():
-            if purchase == held.purchase or (ref is not None and ref == held.ref):
+            if attempt_id == held.attempt_id or (ref is not None and ref == held.ref):
                 return self._complete(held)
         return None
 

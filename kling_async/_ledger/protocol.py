@@ -82,7 +82,7 @@ class Submission:
     endpoint: str
     request: Mapping[str, Any] = field(repr=False)
     fingerprint: str = field(repr=False)
-    purchase: str
+    attempt_id: str
     started: datetime
     state: SubmissionState = SubmissionState.SENDING
     ref: JobRef | None = None
@@ -139,7 +139,7 @@ class Ledger(Protocol):
         nothing is written.
 
         Returns:
-            What the ledger now has under that key. The claim was won if its ``purchase`` is the one that was given.
+            What the ledger now has under that key. The claim was won if its ``attempt_id`` is the one that was given.
         """
         ...
 
@@ -162,7 +162,7 @@ class Ledger(Protocol):
         ...
 
     async def find(
-        self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
+        self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
     ) -> Submission | None:
         """The submission of that key, purchase or job (exactly one is given); None: there is none."""
         ...

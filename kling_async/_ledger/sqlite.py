@@ -111,11 +111,11 @@ class SqliteLedger:
         await self._perform(statements.record_file, (str(ref), index, str(path)))
 
     async def find(
-        self, *, key: str | None = None, purchase: str | None = None, ref: JobRef | None = None
+        self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
     ) -> Submission | None:
         """See `Ledger.find`."""
-        condition = "s.key = ?" if key is not None else "s.purchase = ?" if purchase is not None else "s.ref = ?"
-        value = str(key or purchase or ref)
+        condition = "s.key = ?" if key is not None else "s.purchase = ?" if attempt_id is not None else "s.ref = ?"
+        value = str(key or attempt_id or ref)
         found = await self._read(lambda connection: statements.select(connection, condition, value))
         return found[0] if found else None
 

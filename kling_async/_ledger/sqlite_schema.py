@@ -68,7 +68,7 @@ Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
     """Claim keys: for each submission, what the ledger now has under its key. See `Ledger.priority`."""
     rows = [
-        (s.key, s.purchase, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
+        (s.key, s.attempt_id, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
         for s in submissions
     ]
     connection.execute(
@@ -81,7 +81,7 @@ def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
     taken = select(
         connection,
         "s.purchase != json_extract(value, '$[1]')",
-        json.dumps([(s.key, s.purchase) for s in submissions]),
+        json.dumps([(s.key, s.attempt_id) for s in submissions]),
         source="json_each(?) CROSS JOIN submissions s ON s.key = json_extract(value, '$[0]')",
     )
     held = {submission.key: submission for submission in taken}
@@ -92,7 +92,8 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
     """Write down what became of submissions. See `Ledger.record_outcome`."""
     # By purchase, too: a claim that is not the key's any more must not push out the word about the one that is.
     last = {
-        (s.key, s.purchase): (s.key, s.purchase, s.state, str(s.ref) if s.ref else None, s.reason) for s in submissions
+        (s.key, s.attempt_id): (s.key, s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason)
+        for s in submissions
     }
     connection.execute(
         f"""UPDATE submissions SET state = new.c2, ref = new.c3, reason = new.c4
@@ -185,7 +186,7 @@ def get_value(connection: sqlite3.Connection, name: str) -> Any:
     return json.loads(row[0]) if row else None
 
 
-def _submission(key: str, purchase: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
+def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
     started, state, ref, reason, latest, files = rest
     try:
         return Submission(
@@ -193,7 +194,7 @@ def _submission(key: str, purchase: str, endpoint: str, request: str, fingerprin
             endpoint=endpoint,
             request=json.loads(request),
             fingerprint=fingerprint,
-            purchase=purchase,
+            attempt_id=attempt_id,
             started=datetime.fromtimestamp(started, UTC),
             state=SubmissionState(state),
             ref=JobRef.parse(ref) if ref else None,

@@ -51,7 +51,7 @@ class BudgetStatistics:
 class Hold:
     """A part of the budget that one submission holds."""
 
-    purchase: str
+    attempt_id: str
     tariff: Tariff
     unit: Unit
     amount: Decimal
@@ -151,7 +151,7 @@ class Budget:
         amounts = [amount for amount in (wanted.price, seen) if amount is not None]
         return Cost(max(amounts), wanted.unit) if amounts else None
 
-    async def reserve(self, purchase: str, wanted: Tariff) -> Hold:
+    async def reserve(self, attempt_id: str, wanted: Tariff) -> Hold:
         """Set aside what a submission may cost, before it is sent.
 
         Waits while answers are on the way that may make room.
@@ -170,8 +170,8 @@ class Budget:
             if needed > purse.reachable:
                 raise self._exceeded(wanted, estimate)
             if needed <= purse.left and (estimate or not purse.guesses):
-                hold = Hold(purchase, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
-                self._submissions[purchase] = hold
+                hold = Hold(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
+                self._submissions[attempt_id] = hold
                 purse.put(hold, 1)
                 return hold
             self._change = self._change or anyio.Event()
@@ -179,14 +179,14 @@ class Budget:
 
     def settle(self, submission: Submission) -> None:
         """Take note of what became of a submission."""
-        hold = self._submissions.get(submission.purchase)
+        hold = self._submissions.get(submission.attempt_id)
         if hold is None:
             return
         if submission.state.key_reusable:
-            del self._submissions[submission.purchase]
+            del self._submissions[submission.attempt_id]
             self._take_out(hold)
         elif submission.ref is not None:
-            self._jobs[submission.ref] = self._submissions.pop(submission.purchase)
+            self._jobs[submission.ref] = self._submissions.pop(submission.attempt_id)
         else:
             self._alter(hold, pending=False)
 
@@ -208,8 +208,8 @@ class Budget:
 
     def release(self, hold: Hold) -> None:
         """The attempt is over: what it did not come to spend is given back."""
-        if hold.pending and self._submissions.get(hold.purchase) is hold:  # it was never sent
-            del self._submissions[hold.purchase]
+        if hold.pending and self._submissions.get(hold.attempt_id) is hold:  # it was never sent
+            del self._submissions[hold.attempt_id]
             self._take_out(hold)
         elif hold.pending:
             self._alter(hold, pending=False)
@@ -219,7 +219,7 @@ class Budget:
         bought = [
             (submission, wanted)
             for submission, wanted in earlier
-            if not (submission.state.key_reusable or submission.purchase in self._counted)
+            if not (submission.state.key_reusable or submission.attempt_id in self._counted)
         ]
         await in_turns(lambda one: self._learn_from(*one), bought)
         await in_turns(lambda one: self._count(*one), bought)
@@ -230,16 +230,16 @@ class Budget:
 
     def _count(self, submission: Submission, wanted: Tariff) -> None:
         """Count what an earlier submission spent, or may yet."""
-        self._counted.add(submission.purchase)  # once, though the counting may be cancelled and begun again
-        if submission.ref in self._jobs or submission.purchase in self._submissions:
+        self._counted.add(submission.attempt_id)  # once, though the counting may be cancelled and begun again
+        if submission.ref in self._jobs or submission.attempt_id in self._submissions:
             return
         told = submission.cost is not None
         known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
         estimate = known or Cost(_UNPRICED[wanted.unit], wanted.unit)
-        hold = Hold(submission.purchase, wanted, estimate.unit, estimate.amount, pending=False, told=told)
+        hold = Hold(submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, told=told)
         self._purses[hold.unit].put(hold, 1)
         if submission.ref is None:
-            self._submissions[submission.purchase] = hold
+            self._submissions[submission.attempt_id] = hold
             return
         self._jobs[submission.ref] = hold
         if submission.status is not None and submission.status.terminal:

@@ -54,21 +54,21 @@ class Letterbox:
         """Where the provider is to report about the purchase; None: nowhere."""
         if self._webhooks is None:
             return None
-        return self._webhooks.address(submission.provider, submission.purchase)
+        return self._webhooks.callback_url(submission.provider, submission.attempt_id)
 
     @contextmanager
     def open(self, submission: Submission) -> Iterator[list[WebhookItem]]:
         """Keep what comes for the purchase while its paid call is on the way, in the list that this gives."""
-        letters = self._open[submission.purchase] = []
-        self._lost.pop(submission.purchase, None)
+        letters = self._open[submission.attempt_id] = []
+        self._lost.pop(submission.attempt_id, None)
         try:
             yield letters
         finally:
-            del self._open[submission.purchase]
+            del self._open[submission.attempt_id]
 
-    def park(self, purchase: str, told: Sequence[WebhookItem]) -> bool:
+    def park(self, attempt_id: str, told: Sequence[WebhookItem]) -> bool:
         """Keep what was delivered, if the purchase's paid call is on the way."""
-        letters = self._open.get(purchase)
+        letters = self._open.get(attempt_id)
         if letters is None:
             return False
         letters.extend(told[: _PARKED - len(letters)])
@@ -76,19 +76,19 @@ class Letterbox:
 
     def remember(self, lost: Lost) -> None:
         """The answer to a submission was lost: a later delivery may tell what became of it."""
-        self._lost[lost.submission.purchase] = lost
+        self._lost[lost.submission.attempt_id] = lost
         for purchase, other in list(self._lost.items()):
             if lost.since - other.since < _REMEMBERED and len(self._lost) <= _LOST:
                 break
             del self._lost[purchase]
 
-    def lost(self, purchase: str) -> Lost | None:
+    def lost(self, attempt_id: str) -> Lost | None:
         """The submission of that purchase, if it is one of those whose answer was lost."""
-        return self._lost.get(purchase)
+        return self._lost.get(attempt_id)
 
     def found(self, submission: Submission) -> None:
         """It is known what became of the submission."""
-        self._lost.pop(submission.purchase, None)
+        self._lost.pop(submission.attempt_id, None)
 
 
 def named(provider: Provider, lost: Lost, told: Iterable[WebhookItem]) -> JobRef | None:

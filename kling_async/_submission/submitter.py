@@ -72,13 +72,13 @@ class Bought:
     ref: JobRef
     started: float
     report: StatusReport | None
-    purchase: str
+    attempt_id: str
     letters: Sequence[WebhookItem] = ()
 
     @classmethod
     def before(cls, submission: Submission, ref: JobRef) -> Bought:
         """A submission that was accepted at an earlier time."""
-        return cls(ref, submission.started.timestamp(), None, submission.purchase)
+        return cls(ref, submission.started.timestamp(), None, submission.attempt_id)
 
 
 @dataclass(slots=True)
@@ -198,7 +198,7 @@ class Buyer:
             if insist:
                 await self._reopen(lane, intent)
             taken = await self._book.claim(intent)
-        if taken.purchase == intent.purchase:
+        if taken.attempt_id == intent.attempt_id:
             return await self._pay(lane, request, intent, trace)
         _require_same(intent, taken)
         if taken.ref is not None:
@@ -231,7 +231,7 @@ class Buyer:
             None: it is settled in another way; it was forgotten, say.
         """
         current = await self._book.find(lost.key)
-        if current is None or current.purchase != lost.purchase or current.state.key_reusable:
+        if current is None or current.attempt_id != lost.attempt_id or current.state.key_reusable:
             return None
         if current.ref is not None:
             return Bought.before(current, current.ref)
@@ -258,11 +258,11 @@ class Buyer:
                 unknown until it is accepted, whatever is answered.
         """
         with self._letterbox.open(intent) as letters:
-            flow = lane.provider.submit(request, intent.purchase, self._letterbox.address(intent))
+            flow = lane.provider.submit(request, intent.attempt_id, self._letterbox.address(intent))
             try:
                 accepted = await lane.run(flow, trace)
             except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
-                own_id = lane.provider.client_chosen_id(request, intent.purchase)
+                own_id = lane.provider.client_chosen_id(request, intent.attempt_id)
                 accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
             return replace(await self._accepted(intent, accepted), letters=letters)
 
@@ -297,7 +297,7 @@ class Buyer:
     async def _accepted(self, intent: Submission, accepted: Accepted) -> Bought:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return Bought(ref, intent.started.timestamp(), accepted.report, intent.purchase)
+        return Bought(ref, intent.started.timestamp(), accepted.report, intent.attempt_id)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""

@@ -95,10 +95,10 @@ class Deliveries:
         interval = self._webhooks.backstop or min(late, _INTERVAL)
         return FallbackTimer(timer, self._expectations[ref.provider], late, interval)
 
-    def expect(self, purchase: str, trail: TrackedJob) -> None:
+    def expect(self, attempt_id: str, trail: TrackedJob) -> None:
         """Let deliveries for the purchase go to its job from now on."""
         if self._webhooks is not None:
-            self._trails[purchase] = trail
+            self._trails[attempt_id] = trail
 
     async def open(self, trail: TrackedJob, letters: Sequence[WebhookItem]) -> None:
         """Take in what was delivered before the job was known."""
@@ -108,11 +108,11 @@ class Deliveries:
         """See `Client.deliver`."""
         provider, told = self._checked(delivery)
         self._expectations[provider.name].met()
-        if self._letterbox.park(delivery.key, told):
+        if self._letterbox.park(delivery.attempt_id, told):
             return True
-        trail = self._trails.get(delivery.key)
+        trail = self._trails.get(delivery.attempt_id)
         if trail is None:
-            lost = self._letterbox.lost(delivery.key) or await self._recorded(provider, delivery.key)
+            lost = self._letterbox.lost(delivery.attempt_id) or await self._recorded(provider, delivery.attempt_id)
             if lost is None:
                 return False
             trail = await self._resolved(provider, lost, told)
@@ -140,13 +140,13 @@ class Deliveries:
         except KlingError as error:
             raise _rejected(error.message) from error
 
-    async def _recorded(self, provider: Provider, purchase: str) -> Lost | None:
+    async def _recorded(self, provider: Provider, attempt_id: str) -> Lost | None:
         """The submission as the ledger has it, if it has."""
-        found = await self._book.ledger.find(purchase=purchase) if self._book.enabled else None
+        found = await self._book.ledger.find(attempt_id=attempt_id) if self._book.enabled else None
         if found is None or found.provider != provider.name:
             return None
         request = None if self._remedies.missing(found) else self._remedies.restored(found)
-        return Lost(found, provider.client_chosen_id(request, purchase), found.started.timestamp())
+        return Lost(found, provider.client_chosen_id(request, attempt_id), found.started.timestamp())
 
     async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[WebhookItem]) -> TrackedJob | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""

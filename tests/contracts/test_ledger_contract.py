@@ -39,7 +39,7 @@ def submission(key: str = "row-1", purchase: str = "p-1", **more: Any) -> Submis
         "fingerprint": "f-1",
         "started": NOON,
     }
-    return Submission(key=key, purchase=purchase, **{**facts, **more})
+    return Submission(key=key, attempt_id=purchase, **{**facts, **more})
 
 
 def event(seq: int, status: Status = Status.PROCESSING, **more: Any) -> Event:
@@ -72,7 +72,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 async def test_a_new_key_is_claimed(ledger: Ledger) -> None:
     assert await ledger.claim(submission()) == submission()
     assert await ledger.find(key="row-1") == submission()
-    assert await ledger.find(purchase="p-1") == submission()
+    assert await ledger.find(attempt_id="p-1") == submission()
     assert await ledger.find(key="row-2") is None
 
 
@@ -82,7 +82,7 @@ async def test_a_taken_key_is_not_claimed_again(ledger: Ledger, state: Submissio
     held = submission(state=state, ref=REF if state is SubmissionState.ACCEPTED else None)
     await ledger.record_outcome(held)
     assert await ledger.claim(submission(purchase="p-2", fingerprint="f-2")) == held
-    assert await ledger.find(purchase="p-2") is None
+    assert await ledger.find(attempt_id="p-2") is None
 
 
 @pytest.mark.parametrize("state", [SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED])
@@ -102,7 +102,7 @@ async def test_of_many_claims_of_one_key_one_wins(ledger: Ledger) -> None:
 
     async def claim(number: int) -> None:
         held = await ledger.claim(submission(purchase=f"p-{number}"))
-        winners.append(held.purchase)
+        winners.append(held.attempt_id)
 
     async with anyio.create_task_group() as group:
         for number in range(50):
@@ -462,9 +462,9 @@ async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Pat
         held = claims[f"new-{number}"]
         assert held.key == f"row-{row}"
         if row < 30 and row % 3 != 1:
-            assert (held.purchase, held.reason) == (f"old-{row}", str(row))
+            assert (held.attempt_id, held.reason) == (f"old-{row}", str(row))
         else:
-            assert held.purchase in {f"new-{row}", f"new-{row + 40}"}
+            assert held.attempt_id in {f"new-{row}", f"new-{row + 40}"}
             assert held == await ledger.find(key=f"row-{row}")
     await ledger.aclose()
 

@@ -322,7 +322,7 @@ class Machine(RuleBasedStateMachine):
             except KlingError:
                 pass
             if held is not None and (
-                len(self.company.bought_by[key]) > len(earlier) or await self.freed(held.purchase)
+                len(self.company.bought_by[key]) > len(earlier) or await self.freed(held.attempt_id)
             ):
                 self.given_up.update(earlier)
                 self.allowed[key] += not held.state.key_reusable
@@ -331,7 +331,7 @@ class Machine(RuleBasedStateMachine):
         self.run(insist())
 
     async def freed(self, purchase: str) -> bool:
-        found = await self.store.find(purchase=purchase)
+        found = await self.store.find(attempt_id=purchase)
         return found is None or found.state is SubmissionState.NOT_SUBMITTED
 
     @invariant()

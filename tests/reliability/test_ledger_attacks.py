@@ -86,7 +86,7 @@ def make(server: FakeRunBlob, ledger: Ledger | None, provider: RunBlob | None = 
 def submission(key: str = "a", **fields: Any) -> Submission:
     started = datetime.now(UTC)
     values: dict[str, Any] = {"endpoint": "runblob/o3-video", "request": {"prompt": "x"}, "fingerprint": "f"}
-    return Submission(key=key, purchase=f"purchase of {key}", started=started, **(values | fields))
+    return Submission(key=key, attempt_id=f"purchase of {key}", started=started, **(values | fields))
 
 
 class OwnId(RunBlob):
@@ -631,11 +631,11 @@ async def test_looking_at_what_is_no_ledger_of_ours_is_told(tmp_path: Path) -> N
 async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_path: Path) -> None:
     """Both are written in one transaction, the stale one last."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
-    new = dataclasses.replace(submission(), purchase="new")
+    new = dataclasses.replace(submission(), attempt_id="new")
     await ledger.claim(new)
     ref = JobRef("runblob", "o3-video", "x")
     accepted = dataclasses.replace(new, state=SubmissionState.ACCEPTED, ref=ref)
-    stale = dataclasses.replace(new, purchase="old", state=SubmissionState.UNKNOWN, reason="lost")
+    stale = dataclasses.replace(new, attempt_id="old", state=SubmissionState.UNKNOWN, reason="lost")
     await ledger._read(lambda connection: record_outcome(connection, [accepted, stale]))
     [stored] = await ledger.submissions()
     assert (stored.state, stored.ref) == (SubmissionState.ACCEPTED, ref)

@@ -36,7 +36,7 @@ from support.fake_runblob import KEY as RUNBLOB_KEY
 from support.fake_runblob import FakeRunBlob
 from support.samples import KEY, PURCHASE, SAMPLES, Sample, drive
 
-ADDRESS = Webhooks("https://app.test/kling", "s3cret-" * 4).address("runblob", PURCHASE)
+ADDRESS = Webhooks("https://app.test/kling", "s3cret-" * 4).callback_url("runblob", PURCHASE)
 TOKEN = ADDRESS.rpartition("/")[2]
 ECHOES = {
     "plain": ADDRESS,

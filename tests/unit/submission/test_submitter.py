@@ -574,7 +574,7 @@ async def test_where_our_id_is_known_resuming_settles_what_was_lost(ledger: Memo
     [job] = await make(server, ledger, OwnId(KEY)).resume()
     found = await ledger.find(key="a")
     assert found is not None
-    assert job.ref.id == found.purchase
+    assert job.ref.id == found.attempt_id
     assert (await job).urls
     assert server.bought == 1
 

@@ -110,9 +110,9 @@ def looks(server: FakeRunBlob) -> list[float]:
 
 def test_a_token_is_good_for_its_address_alone() -> None:
     webhooks = Webhooks(URL, SECRET)
-    known = delivery(webhooks.address("runblob", "row"), b"")
+    known = delivery(webhooks.callback_url("runblob", "row"), b"")
     assert webhooks.accepts(known)
-    assert not webhooks.accepts(replace(known, key="row2"))
+    assert not webhooks.accepts(replace(known, attempt_id="row2"))
     assert not webhooks.accepts(replace(known, provider="runware"))
     for token in ("", known.token[:-1], known.token + "A", known.token.swapcase(), "\udcff", "é" * 43):
         assert not webhooks.accepts(replace(known, token=token))
@@ -120,7 +120,7 @@ def test_a_token_is_good_for_its_address_alone() -> None:
 
 def test_a_secret_is_replaced_without_losing_what_is_on_its_way() -> None:
     old, both, new = (Webhooks(URL, secret) for secret in (SECRET, [NEWER, SECRET], NEWER))
-    before, after = (delivery(webhooks.address("runblob", "row"), b"") for webhooks in (old, both))
+    before, after = (delivery(webhooks.callback_url("runblob", "row"), b"") for webhooks in (old, both))
     assert (old.accepts(before), both.accepts(before), new.accepts(before)) == (True, True, False)
     assert (old.accepts(after), both.accepts(after), new.accepts(after)) == (False, True, True)
 
@@ -154,7 +154,7 @@ def test_a_backstop_that_is_no_time_is_refused() -> None:
 
 def test_nothing_shows_a_secret_or_a_token() -> None:
     webhooks = Webhooks(URL + "/", [NEWER, SECRET])
-    known = delivery(webhooks.address("runblob", "row"), b"the body")
+    known = delivery(webhooks.callback_url("runblob", "row"), b"the body")
     shown = f"{webhooks!r} {webhooks} {known!r} {known}"
     assert webhooks.url == URL
     assert all(word not in shown for word in (SECRET, NEWER, known.token, "the body"))
@@ -257,7 +257,11 @@ async def test_what_is_not_authentic_or_not_readable_is_refused(client: Client, 
     await client.submit(VIDEO)
     real, other = completed(server, 0), completed(server, 1)
     forged = {
-        "address": [replace(real, token=other.token), replace(real, key=other.key), replace(real, provider="runware")],
+        "address": [
+            replace(real, token=other.token),
+            replace(real, attempt_id=other.attempt_id),
+            replace(real, provider="runware"),
+        ],
         "another job": [replace(real, body=other.body)],
         "more than": [replace(real, body=real.body + b" " * MAX_BODY)],
         "not JSON": [replace(real, body=real.body[:-9]), replace(real, body=b"\xff"), replace(real, body=b"")],
@@ -279,7 +283,7 @@ async def test_an_authentic_delivery_for_nothing_that_is_known_is_acknowledged(
     client: Client, server: FakeRunBlob
 ) -> None:
     """Of another process, or of a job that ended long ago."""
-    url = Webhooks(URL, SECRET).address("runblob", "00000000-0000-4000-8000-000000000000")
+    url = Webhooks(URL, SECRET).callback_url("runblob", "00000000-0000-4000-8000-000000000000")
     assert not await client.deliver(
         delivery(url, {"generation_id": "x", "status": "completed", "video_url": "https://a"})
     )
@@ -291,7 +295,7 @@ async def test_an_authentic_delivery_for_nothing_that_is_known_is_acknowledged(
 async def test_a_client_without_webhooks_says_so(server: FakeRunBlob) -> None:
     async with Client(RunBlob(KEY), http=server) as client:
         with pytest.raises(ConfigurationError, match="expects no webhooks"):
-            await client.deliver(delivery(Webhooks(URL, SECRET).address("runblob", "row"), b"{}"))
+            await client.deliver(delivery(Webhooks(URL, SECRET).callback_url("runblob", "row"), b"{}"))
 
 
 # Early, and instead of the answer.
