@@ -31,13 +31,13 @@ from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import Budget, BudgetStatistics
 from kling_async._submission.cancellation import finish_within_grace
-from kling_async._submission.early_deliveries import Letterbox
-from kling_async._submission.pricing import tariff
-from kling_async._submission.remedies import Remedies
-from kling_async._submission.submitter import Bought, Buyer
+from kling_async._submission.early_deliveries import EarlyDeliveries
+from kling_async._submission.pricing import price_info
+from kling_async._submission.remedies import RecoveryAdvisor
+from kling_async._submission.submitter import AcceptedSubmission, Submitter
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given, require
-from kling_async._webhooks.receiver import Deliveries
+from kling_async._webhooks.receiver import WebhookReceiver
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.provider import Provider
@@ -128,11 +128,11 @@ class Client:
             watch = Poller(lane, self._clock, None if calls is None or calls == math.inf else calls)
             self._accounts[name] = ProviderSession(lane, watch, self._downloads, book)
         self._budget = budget
-        letterbox = Letterbox(webhooks)
-        self._remedies = Remedies(sellers, self._clock, kept=self._book.enabled)
-        settled = budget.settle if budget else None
-        self._buyer = Buyer(self._book, lanes, self._clock, self._remedies, letterbox, settled)
-        self._deliveries = Deliveries(
+        letterbox = EarlyDeliveries(webhooks)
+        self._remedies = RecoveryAdvisor(sellers, self._clock, kept=self._book.enabled)
+        settled = budget.commit if budget else None
+        self._buyer = Submitter(self._book, lanes, self._clock, self._remedies, letterbox, settled)
+        self._deliveries = WebhookReceiver(
             webhooks,
             providers=sellers,
             watches={name: account.poller for name, account in self._accounts.items()},
@@ -202,8 +202,8 @@ class Client:
         if request.files:
             request = request.with_files(await load(request.files))
         await self._recall()
-        intent = await self._buyer.intend(request, key)
-        async with self._buyer.turn(intent), self._reserved(account, request, intent, insist):
+        intent = await self._buyer.prepare(request, key)
+        async with self._buyer.exclusive(intent), self._reserved(account, request, intent, insist):
             return await finish_within_grace(
                 partial(self._buy, account, request, intent, insist), self._limits.cancel_grace
             )
@@ -213,10 +213,10 @@ class Client:
         self, account: ProviderSession, request: Request, intent: Submission, insist: bool
     ) -> AsyncIterator[None]:
         """Hold a part of the budget for a submission, unless its key is known to be bought already."""
-        if self._budget is None or (not insist and await self._buyer.taken(intent)):
+        if self._budget is None or (not insist and await self._buyer.key_in_use(intent)):
             yield
             return
-        hold = await self._budget.reserve(intent.attempt_id, tariff(account.provider, request.endpoint, request))
+        hold = await self._budget.reserve(intent.attempt_id, price_info(account.provider, request.endpoint, request))
         try:
             yield
         finally:
@@ -225,12 +225,12 @@ class Client:
     async def _buy(
         self, account: ProviderSession, request: Request, intent: Submission, insist: bool, trace: PaidCallTrace
     ) -> TrackedJob:
-        bought = await self._buyer.buy(account.transport, request, intent, trace, insist=insist)
+        bought = await self._buyer.submit(account.transport, request, intent, trace, force=insist)
         trail = await self._adopt(account, bought, request)
         self._account_for(trail)
         return trail
 
-    async def _adopt(self, account: ProviderSession, bought: Bought, request: Request | None) -> TrackedJob:
+    async def _adopt(self, account: ProviderSession, bought: AcceptedSubmission, request: Request | None) -> TrackedJob:
         """Follow a job that was bought, now or before."""
         events: list[Event] = []
         if bought.report is None and bought.ref not in self._running and self._book.enabled:
@@ -238,20 +238,20 @@ class Client:
         if (known := self._running.get(bought.ref)) is not None:
             if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
                 await known.start_recording(self._book.append_events, await self._book.ledger.events(known.ref))
-            self._deliveries.expect(bought.attempt_id, known)
+            self._deliveries.register(bought.attempt_id, known)
             return known
         new = bought.report is not None and (request is None or request.callback_url is None)
         trail = self._track(account, bought.ref, request, bought.started, events, reported=new)
-        self._deliveries.expect(bought.attempt_id, trail)
+        self._deliveries.register(bought.attempt_id, trail)
         if bought.report is not None:
             self._submitted += 1
             await trail.apply(bought.report, "submit")
-            await self._deliveries.open(trail, bought.letters)
+            await self._deliveries.replay(trail, bought.deliveries)
         return trail
 
     async def _found(self, submission: Submission, ref: JobRef) -> TrackedJob:
         """The job of a submission, as a webhook tells."""
-        bought = Bought.before(submission, ref)
+        bought = AcceptedSubmission.before(submission, ref)
         return await self._adopt(self._account(submission.endpoint), bought, self._remedies.restored(submission))
 
     async def run(self, request: Request, *, key: str | None = None) -> Result:
@@ -339,12 +339,12 @@ class Client:
             return None
         request = self._remedies.restored(submission)
         if submission.ref is not None:
-            bought = Bought.before(submission, submission.ref)
+            bought = AcceptedSubmission.before(submission, submission.ref)
             return await self._adopt(account, bought, request)
         if request is None:
             return None
         try:
-            async with self._buyer.turn(submission):
+            async with self._buyer.exclusive(submission):
                 return await finish_within_grace(
                     partial(self._settle, account, request, submission), self._limits.cancel_grace
                 )
@@ -355,7 +355,7 @@ class Client:
     async def _settle(
         self, account: ProviderSession, request: Request, submission: Submission, trace: PaidCallTrace
     ) -> TrackedJob | None:
-        bought = await self._buyer.take_up(account.transport, request, submission, trace)
+        bought = await self._buyer.recover_current(account.transport, request, submission, trace)
         return None if bought is None else await self._adopt(account, bought, request)
 
     async def unresolved(self) -> list[Submission]:
@@ -388,7 +388,7 @@ class Client:
         ref = JobRef.of(ref)
         account = self._account(ref.endpoint)
         submission = await self._buyer.resolve(key, ref)
-        bought = Bought.before(submission, ref)
+        bought = AcceptedSubmission.before(submission, ref)
         return self._handle(await self._adopt(account, bought, self._remedies.restored(submission)))
 
     async def forget(self, key: str) -> None:
@@ -449,7 +449,7 @@ class Client:
             ConfigurationError: The client expects no webhooks, or is closed.
         """
         self._require_open()
-        return await self._deliveries.take(delivery)
+        return await self._deliveries.receive(delivery)
 
     async def follow(self) -> None:
         """Look at every unfinished job of this client, also those submitted later, until cancelled.
@@ -541,7 +541,7 @@ class Client:
     def _account_for(self, trail: TrackedJob) -> None:
         """Tell the budget what is known of a job's cost."""
         if self._budget is not None:
-            self._budget.heard(trail.ref, trail.status, trail.cost)
+            self._budget.record_cost(trail.ref, trail.status, trail.cost)
 
     @property
     def _learned(self) -> Learned | None:
@@ -555,7 +555,7 @@ class Client:
             if not self._recalled:
                 await self._book.load(self._learned)
                 if self._budget is not None:
-                    await self._budget.recount(await self._buyer.history())
+                    await self._budget.load_history(await self._buyer.history())
                 self._recalled = True
 
     def _account(self, name: str) -> ProviderSession:

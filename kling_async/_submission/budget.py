@@ -7,7 +7,7 @@ same settings before. Nothing is sent that does not fit into what is left. The a
 the provider says that it took; a refusal, or a call that was not sent, gives it back; so does a failed job where the
 provider refunds those. A submission whose outcome is unknown may have bought something, so it stays reserved.
 
-A price that nobody knows beforehand is taken to be `_UNPRICED`, and such jobs are bought one at a time: the answer to
+A price that nobody knows beforehand is taken to be `FALLBACK_PRICE`, and such jobs are bought one at a time: the answer to
 the first tells the price for those that follow. So the sum never passes the limit, however many submissions are under
 way, unless a provider takes more than it documents or took before, or than that for a job.
 
@@ -26,9 +26,9 @@ from kling_async._concurrency import in_turns
 from kling_async._errors import BudgetExceeded, ConfigurationError
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
-from kling_async._submission.pricing import _UNPRICED, _ZERO, Amount, Tariff, Unit, _amount, _at_least
+from kling_async._submission.pricing import _ZERO, FALLBACK_PRICE, Amount, PriceInfo, Unit, _amount, _at_least
 
-__all__ = ["Budget", "BudgetStatistics", "Hold"]
+__all__ = ["Budget", "BudgetStatistics", "Reservation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class BudgetStatistics:
 
 
 @dataclass(slots=True)
-class Hold:
+class Reservation:
     """A part of the budget that one submission holds."""
 
     attempt_id: str
-    tariff: Tariff
+    tariff: PriceInfo
     unit: Unit
     amount: Decimal
     pending: bool
@@ -64,7 +64,7 @@ class Hold:
 
 
 @dataclass(slots=True)
-class _Purse:
+class UnitBalance:
     """What may be spent in one unit, and what is."""
 
     limit: Decimal
@@ -84,7 +84,7 @@ class _Purse:
         """What could be left when all answers are in."""
         return self.left + self.pending
 
-    def put(self, hold: Hold, sign: int) -> None:
+    def put(self, hold: Reservation, sign: int) -> None:
         """Count a hold (1), or take it out again (-1)."""
         if hold.told:
             self.spent += sign * hold.amount
@@ -113,27 +113,27 @@ class Budget:
         self._named = {unit for unit, amount in (("USD", usd), ("credits", credits)) if amount is not None}
         if not self._named:
             raise ConfigurationError("a budget needs an amount: Budget(usd=5), Budget(credits=200), or both")
-        self._purses: dict[Unit, _Purse] = {
-            "USD": _Purse(_amount("usd", usd)),
-            "credits": _Purse(_amount("credits", credits)),
+        self._balances: dict[Unit, UnitBalance] = {
+            "USD": UnitBalance(_amount("usd", usd)),
+            "credits": UnitBalance(_amount("credits", credits)),
         }
         self._learned: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
-        self._submissions: dict[str, Hold] = {}  # by purchase, until there is a job
-        self._jobs: dict[JobRef, Hold] = {}  # until they end
+        self._submissions: dict[str, Reservation] = {}  # by purchase, until there is a job
+        self._jobs: dict[JobRef, Reservation] = {}  # until they end
         self._counted: set[str] = set()  # purchases of earlier runs
         self._change: anyio.Event | None = None
 
     def __repr__(self) -> str:
         shown = [
             f"{Cost(purse.spent, unit)} spent and {Cost(purse.reserved, unit)} reserved of {Cost(purse.limit, unit)}"
-            for unit, purse in self._purses.items()
+            for unit, purse in self._balances.items()
             if unit in self._named
         ]
         return f"<Budget {', '.join(shown)}>"
 
     def statistics(self) -> BudgetStatistics:
         """What is spent, reserved and left."""
-        purses = self._purses.items()
+        purses = self._balances.items()
         return BudgetStatistics(
             spent=tuple(Cost(purse.spent, unit) for unit, purse in purses if purse.spent),
             reserved=tuple(Cost(purse.reserved, unit) for unit, purse in purses if purse.reserved),
@@ -142,7 +142,7 @@ class Budget:
             ),
         )
 
-    def estimate(self, wanted: Tariff) -> Cost | None:
+    def estimate(self, wanted: PriceInfo) -> Cost | None:
         """What a request is expected to cost; None: nobody knows.
 
         It is the documented price, or what the provider took for the same settings, if that was more.
@@ -151,7 +151,7 @@ class Budget:
         amounts = [amount for amount in (wanted.price, seen) if amount is not None]
         return Cost(max(amounts), wanted.unit) if amounts else None
 
-    async def reserve(self, attempt_id: str, wanted: Tariff) -> Hold:
+    async def reserve(self, attempt_id: str, wanted: PriceInfo) -> Reservation:
         """Set aside what a submission may cost, before it is sent.
 
         Waits while answers are on the way that may make room.
@@ -163,21 +163,21 @@ class Budget:
         Raises:
             BudgetExceeded: It does not fit into what is left.
         """
-        purse = self._purses[wanted.unit]
+        purse = self._balances[wanted.unit]
         while True:
             estimate = self.estimate(wanted)
-            needed = estimate.amount if estimate else _UNPRICED[wanted.unit]
+            needed = estimate.amount if estimate else FALLBACK_PRICE[wanted.unit]
             if needed > purse.reachable:
                 raise self._exceeded(wanted, estimate)
             if needed <= purse.left and (estimate or not purse.guesses):
-                hold = Hold(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
+                hold = Reservation(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
                 self._submissions[attempt_id] = hold
                 purse.put(hold, 1)
                 return hold
             self._change = self._change or anyio.Event()
             await self._change.wait()
 
-    def settle(self, submission: Submission) -> None:
+    def commit(self, submission: Submission) -> None:
         """Take note of what became of a submission."""
         hold = self._submissions.get(submission.attempt_id)
         if hold is None:
@@ -190,7 +190,7 @@ class Budget:
         else:
             self._alter(hold, pending=False)
 
-    def heard(self, ref: JobRef, status: Status, cost: Cost | None) -> None:
+    def record_cost(self, ref: JobRef, status: Status, cost: Cost | None) -> None:
         """Take note of where a job stands, and of what it costs if that was told."""
         hold = self._jobs.get(ref)
         if hold is None:
@@ -204,9 +204,9 @@ class Budget:
             del self._jobs[ref]
             self._take_out(hold)
             if not (status is Status.FAILED and hold.tariff.refunds):
-                self._purses[hold.unit].spent += hold.amount
+                self._balances[hold.unit].spent += hold.amount
 
-    def release(self, hold: Hold) -> None:
+    def release(self, hold: Reservation) -> None:
         """The attempt is over: what it did not come to spend is given back."""
         if hold.pending and self._submissions.get(hold.attempt_id) is hold:  # it was never sent
             del self._submissions[hold.attempt_id]
@@ -214,7 +214,7 @@ class Budget:
         elif hold.pending:
             self._alter(hold, pending=False)
 
-    async def recount(self, earlier: Iterable[tuple[Submission, Tariff]]) -> None:
+    async def load_history(self, earlier: Iterable[tuple[Submission, PriceInfo]]) -> None:
         """Count what earlier runs spent, as the ledger has it, and learn its prices. To be done before `reserve`."""
         bought = [
             (submission, wanted)
@@ -224,42 +224,42 @@ class Budget:
         await in_turns(lambda one: self._learn_from(*one), bought)
         await in_turns(lambda one: self._count(*one), bought)
 
-    def _learn_from(self, submission: Submission, wanted: Tariff) -> None:
+    def _learn_from(self, submission: Submission, wanted: PriceInfo) -> None:
         if submission.cost is not None:
             self._learn(wanted, submission.cost)
 
-    def _count(self, submission: Submission, wanted: Tariff) -> None:
+    def _count(self, submission: Submission, wanted: PriceInfo) -> None:
         """Count what an earlier submission spent, or may yet."""
         self._counted.add(submission.attempt_id)  # once, though the counting may be cancelled and begun again
         if submission.ref in self._jobs or submission.attempt_id in self._submissions:
             return
         told = submission.cost is not None
         known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
-        estimate = known or Cost(_UNPRICED[wanted.unit], wanted.unit)
-        hold = Hold(submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, told=told)
-        self._purses[hold.unit].put(hold, 1)
+        estimate = known or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
+        hold = Reservation(submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, told=told)
+        self._balances[hold.unit].put(hold, 1)
         if submission.ref is None:
             self._submissions[submission.attempt_id] = hold
             return
         self._jobs[submission.ref] = hold
         if submission.status is not None and submission.status.terminal:
-            self.heard(submission.ref, submission.status, submission.cost)
+            self.record_cost(submission.ref, submission.status, submission.cost)
 
-    def _learn(self, wanted: Tariff, cost: Cost) -> None:
+    def _learn(self, wanted: PriceInfo, cost: Cost) -> None:
         if cost.unit == wanted.unit:
             known = (wanted.endpoint, wanted.settings)
             self._learned[known] = max(self._learned.get(known, _ZERO), cost.amount)
 
-    def _alter(self, hold: Hold, *, pending: bool, cost: Cost | None = None) -> None:
-        self._purses[hold.unit].put(hold, -1)
+    def _alter(self, hold: Reservation, *, pending: bool, cost: Cost | None = None) -> None:
+        self._balances[hold.unit].put(hold, -1)
         hold.pending = pending
         if cost is not None:
             hold.unit, hold.amount, hold.told = cost.unit, cost.amount, True
-        self._purses[hold.unit].put(hold, 1)
+        self._balances[hold.unit].put(hold, 1)
         self._wake()
 
-    def _take_out(self, hold: Hold) -> None:
-        self._purses[hold.unit].put(hold, -1)
+    def _take_out(self, hold: Reservation) -> None:
+        self._balances[hold.unit].put(hold, -1)
         hold.pending = False
         self._wake()
 
@@ -269,8 +269,8 @@ class Budget:
             self._change.set()
             self._change = None
 
-    def _exceeded(self, wanted: Tariff, estimate: Cost | None) -> BudgetExceeded:
-        unit, purse = wanted.unit, self._purses[wanted.unit]
+    def _exceeded(self, wanted: PriceInfo, estimate: Cost | None) -> BudgetExceeded:
+        unit, purse = wanted.unit, self._balances[wanted.unit]
         provider = wanted.endpoint.partition("/")[0]
         name = "usd" if unit == "USD" else "credits"
         if unit not in self._named:
@@ -283,7 +283,7 @@ class Budget:
             f"costs {estimate}"
             if estimate
             else (
-                f"has a price that is not known before one was bought, and may be up to {Cost(_UNPRICED[unit], unit)}"
+                f"has a price that is not known before one was bought, and may be up to {Cost(FALLBACK_PRICE[unit], unit)}"
             )
         )
         return BudgetExceeded(

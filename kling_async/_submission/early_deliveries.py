@@ -16,7 +16,7 @@ from kling_async._models import JobRef
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import Webhooks
 
-__all__ = ["Letterbox", "Lost", "named"]
+__all__ = ["EarlyDeliveries", "LostSubmission", "identify_job"]
 
 _PARKED = 64  # deliveries kept for one paid call: 20 pictures, each told three times; more tell nothing new
 _LOST = 1000  # submissions whose answer was lost that are remembered without a ledger
@@ -24,7 +24,7 @@ _REMEMBERED = 3600.0  # s; no provider is known to repeat a delivery for longer
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostSubmission:
     """A submission whose answer was lost.
 
     Attributes:
@@ -34,11 +34,11 @@ class Lost:
     """
 
     submission: Submission
-    own_id: str | None
+    client_chosen_id: str | None
     since: float
 
 
-class Letterbox:
+class EarlyDeliveries:
     """The callback addresses of a client's purchases, and what came for those that are no jobs yet.
 
     Args:
@@ -48,9 +48,9 @@ class Letterbox:
     def __init__(self, webhooks: Webhooks | None) -> None:
         self._webhooks = webhooks
         self._open: dict[str, list[WebhookItem]] = {}
-        self._lost: dict[str, Lost] = {}
+        self._lost: dict[str, LostSubmission] = {}
 
-    def address(self, submission: Submission) -> str | None:
+    def callback_url(self, submission: Submission) -> str | None:
         """Where the provider is to report about the purchase; None: nowhere."""
         if self._webhooks is None:
             return None
@@ -66,7 +66,7 @@ class Letterbox:
         finally:
             del self._open[submission.attempt_id]
 
-    def park(self, attempt_id: str, told: Sequence[WebhookItem]) -> bool:
+    def buffer(self, attempt_id: str, told: Sequence[WebhookItem]) -> bool:
         """Keep what was delivered, if the purchase's paid call is on the way."""
         letters = self._open.get(attempt_id)
         if letters is None:
@@ -74,7 +74,7 @@ class Letterbox:
         letters.extend(told[: _PARKED - len(letters)])
         return True
 
-    def remember(self, lost: Lost) -> None:
+    def remember(self, lost: LostSubmission) -> None:
         """The answer to a submission was lost: a later delivery may tell what became of it."""
         self._lost[lost.submission.attempt_id] = lost
         for purchase, other in list(self._lost.items()):
@@ -82,7 +82,7 @@ class Letterbox:
                 break
             del self._lost[purchase]
 
-    def lost(self, attempt_id: str) -> Lost | None:
+    def lost(self, attempt_id: str) -> LostSubmission | None:
         """The submission of that purchase, if it is one of those whose answer was lost."""
         return self._lost.get(attempt_id)
 
@@ -91,7 +91,7 @@ class Letterbox:
         self._lost.pop(submission.attempt_id, None)
 
 
-def named(provider: Provider, lost: Lost, told: Iterable[WebhookItem]) -> JobRef | None:
+def identify_job(provider: Provider, lost: LostSubmission, told: Iterable[WebhookItem]) -> JobRef | None:
     """The job that deliveries for a submission tell of; None if they name none, or several, or what cannot be one.
 
     Args:
@@ -100,8 +100,8 @@ def named(provider: Provider, lost: Lost, told: Iterable[WebhookItem]) -> JobRef
         told: What they say.
     """
     ids = {one.id for one in told if one.id is not None}
-    if lost.own_id is not None:
-        ids = {lost.own_id for identity in ids if provider.same_job(lost.own_id, identity)}
+    if lost.client_chosen_id is not None:
+        ids = {lost.client_chosen_id for identity in ids if provider.same_job(lost.client_chosen_id, identity)}
     try:
         [identity] = ids
         return JobRef(provider.name, lost.submission.endpoint.partition("/")[2], identity)

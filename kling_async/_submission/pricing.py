@@ -12,19 +12,19 @@ from kling_async._models import Cost, Status
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["Amount", "Tariff", "Unit", "tariff"]
+__all__ = ["Amount", "PriceInfo", "Unit", "price_info"]
 
 
 Unit: TypeAlias = Literal["USD", "credits"]
 Amount: TypeAlias = Decimal | float | str
-_UNPRICED: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(10)}
+FALLBACK_PRICE: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(10)}
 """More than a single job is likely to cost."""
 _NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
 _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
-class Tariff:
+class PriceInfo:
     """What is known of a request's price before it is bought.
 
     Attributes:
@@ -42,9 +42,9 @@ class Tariff:
     refunds: bool
 
 
-def tariff(
+def price_info(
     provider: Provider, endpoint: str, request: Request | None, described: Mapping[str, Any] | None = None
-) -> Tariff:
+) -> PriceInfo:
     """What is known of a request's price.
 
     Args:
@@ -61,10 +61,10 @@ def tariff(
         for name, value in fields.items()
         if name not in _NO_PRICE_FACTORS and value is not None
     )
-    return Tariff(endpoint, settings, unit, price.amount if price else None, provider.features.refunds)
+    return PriceInfo(endpoint, settings, unit, price.amount if price else None, provider.features.refunds)
 
 
-def _at_least(wanted: Tariff, status: Status | None, told: Cost) -> Cost:
+def _at_least(wanted: PriceInfo, status: Status | None, told: Cost) -> Cost:
     """What a job costs, of which that much was told. Before its end that may be a part, for the files made so far."""
     ended = status is not None and status.terminal
     if ended or wanted.price is None or wanted.unit != told.unit:

@@ -12,13 +12,13 @@ from kling_async._ledger.serialization import request_from_json
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["Remedies"]
+__all__ = ["RecoveryAdvisor"]
 
 # s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
 _REPEATABLE = 3600.0
 
 
-class Remedies:
+class RecoveryAdvisor:
     """Knows them, for one client.
 
     Args:

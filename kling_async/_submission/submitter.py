@@ -42,13 +42,13 @@ from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status, StatusReport
-from kling_async._submission.early_deliveries import Letterbox, Lost, named
-from kling_async._submission.pricing import Tariff, tariff
-from kling_async._submission.remedies import Remedies
+from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
+from kling_async._submission.pricing import PriceInfo, price_info
+from kling_async._submission.remedies import RecoveryAdvisor
 from kling_async.providers._base.provider import Accepted, WebhookItem
 from kling_async.providers._base.request import Request
 
-__all__ = ["Bought", "Buyer"]
+__all__ = ["AcceptedSubmission", "Submitter"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
@@ -58,7 +58,7 @@ _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Bought:
+class AcceptedSubmission:
     """A submission that was accepted.
 
     Attributes:
@@ -73,23 +73,23 @@ class Bought:
     started: float
     report: StatusReport | None
     attempt_id: str
-    letters: Sequence[WebhookItem] = ()
+    deliveries: Sequence[WebhookItem] = ()
 
     @classmethod
-    def before(cls, submission: Submission, ref: JobRef) -> Bought:
+    def before(cls, submission: Submission, ref: JobRef) -> AcceptedSubmission:
         """A submission that was accepted at an earlier time."""
         return cls(ref, submission.started.timestamp(), None, submission.attempt_id)
 
 
 @dataclass(slots=True)
-class _Flight:
+class InFlight:
     """A submission under way in this process."""
 
     intent: Submission
-    landed: anyio.Event = field(default_factory=anyio.Event)
+    done: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Buyer:
+class Submitter:
     """Buys generations for one client.
 
     Args:
@@ -106,19 +106,19 @@ class Buyer:
         book: LedgerWriter,
         lanes: Mapping[str, ProviderTransport],
         clock: Clock,
-        remedies: Remedies,
-        letterbox: Letterbox,
+        remedies: RecoveryAdvisor,
+        letterbox: EarlyDeliveries,
         settled: Callable[[Submission], None] | None = None,
     ) -> None:
-        self._book = book
-        self._lanes = lanes
+        self._ledger = book
+        self._transports = lanes
         self._clock = clock
         self._remedies = remedies
-        self._letterbox = letterbox
+        self._early = letterbox
         self._settled: Callable[[Submission], None] = settled or (lambda _: None)
-        self._flights: dict[str, _Flight] = {}
+        self._in_flight: dict[str, InFlight] = {}
 
-    async def intend(self, request: Request, key: str | None) -> Submission:
+    async def prepare(self, request: Request, key: str | None) -> Submission:
         """The submission of a request, as it will be written down.
 
         Args:
@@ -136,8 +136,8 @@ class Buyer:
         purchase = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
         mark = ""
-        if self._book.enabled:
-            keep_images = self._book.ledger.keep_images
+        if self._ledger.enabled:
+            keep_images = self._ledger.ledger.keep_images
 
             def describe() -> tuple[Mapping[str, Any], str]:
                 return request_to_json(request, keep_images=keep_images), fingerprint(request)
@@ -148,34 +148,34 @@ class Buyer:
         return Submission(key or purchase, request.endpoint, description, mark, purchase, started)
 
     @asynccontextmanager
-    async def turn(self, intent: Submission) -> AsyncIterator[None]:
+    async def exclusive(self, intent: Submission) -> AsyncIterator[None]:
         """Wait until no other submission of that key is under way, and keep others waiting meanwhile.
 
         Raises:
             KeyConflict: The one under way is of another request.
         """
-        if not self._book.enabled:
+        if not self._ledger.enabled:
             yield
             return
-        while (flight := self._flights.get(intent.key)) is not None:
+        while (flight := self._in_flight.get(intent.key)) is not None:
             _require_same(intent, flight.intent)
-            await flight.landed.wait()
-        flight = self._flights[intent.key] = _Flight(intent)
+            await flight.done.wait()
+        flight = self._in_flight[intent.key] = InFlight(intent)
         try:
             yield
         finally:
-            del self._flights[intent.key]
-            flight.landed.set()
+            del self._in_flight[intent.key]
+            flight.done.set()
 
-    async def buy(
+    async def submit(
         self,
         lane: ProviderTransport,
         request: Request,
         intent: Submission,
         trace: PaidCallTrace,
         *,
-        insist: bool = False,
-    ) -> Bought:
+        force: bool = False,
+    ) -> AcceptedSubmission:
         """Buy it, unless that was done before. To be called in the submission's `acquire`.
 
         Args:
@@ -192,28 +192,28 @@ class Buyer:
             SubmissionUnknown: A job may have been bought, now or earlier; it is not sent again.
             KlingError: It was refused or not sent; the key may be used again.
         """
-        if not self._book.enabled:
+        if not self._ledger.enabled:
             return await self._pay(lane, request, intent, trace)
         with anyio.CancelScope(shield=True):
-            if insist:
+            if force:
                 await self._reopen(lane, intent)
-            taken = await self._book.claim(intent)
+            taken = await self._ledger.claim(intent)
         if taken.attempt_id == intent.attempt_id:
             return await self._pay(lane, request, intent, trace)
         _require_same(intent, taken)
         if taken.ref is not None:
-            return Bought.before(taken, taken.ref)
-        return await self.recover(lane, request, taken, trace, insist=insist)
+            return AcceptedSubmission.before(taken, taken.ref)
+        return await self.recover(lane, request, taken, trace, force=force)
 
     async def recover(
-        self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace, *, insist: bool = False
-    ) -> Bought:
-        """Find out what became of a submission whose answer was lost, where the provider gives a way. See `buy`.
+        self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace, *, force: bool = False
+    ) -> AcceptedSubmission:
+        """Find out what became of a submission whose answer was lost, where the provider gives a way. See `submit`.
 
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
-        if lane.provider.features.client_chosen_id and (insist or self._remedies.young(lost)):
+        if lane.provider.features.client_chosen_id and (force or self._remedies.young(lost)):
             trace.lost = True  # it was sent before under the same id: until it is accepted, it stays unknown
             return await self._pay(lane, request, lost, trace)
         if lane.provider.features.lists_jobs:
@@ -222,32 +222,34 @@ class Buyer:
                 return found
         raise self._remedies.unknown(lost, lost.reason or "the process ended while it was being sent")
 
-    async def take_up(
+    async def recover_current(
         self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace
-    ) -> Bought | None:
+    ) -> AcceptedSubmission | None:
         """As `recover`, for a submission that was read before its `acquire` came: others may have settled it meanwhile.
 
         Returns:
             None: it is settled in another way; it was forgotten, say.
         """
-        current = await self._book.find(lost.key)
+        current = await self._ledger.find(lost.key)
         if current is None or current.attempt_id != lost.attempt_id or current.state.key_reusable:
             return None
         if current.ref is not None:
-            return Bought.before(current, current.ref)
+            return AcceptedSubmission.before(current, current.ref)
         return await self.recover(lane, request, current, trace)
 
-    async def _search(self, lane: ProviderTransport, request: Request, lost: Submission) -> Bought | None:
+    async def _search(self, lane: ProviderTransport, request: Request, lost: Submission) -> AcceptedSubmission | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
-        callback = self._letterbox.address(lost)
+        callback = self._early.callback_url(lost)
         candidates = await lane.run(lane.provider.search(request, callback, lost.started))
-        free = [a for a in candidates if await self._book.ledger.find(ref=_ref(lost, a)) is None]
+        free = [a for a in candidates if await self._ledger.ledger.find(ref=_ref(lost, a)) is None]
         if len(free) != 1:
             log.info("submission %r: %d jobs in the provider's list may be its own", lost.key, len(free))
             return None
         return await self._accepted(lost, free[0])
 
-    async def _pay(self, lane: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace) -> Bought:
+    async def _pay(
+        self, lane: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace
+    ) -> AcceptedSubmission:
         """Make the paid call, and write down what became of it.
 
         Args:
@@ -257,27 +259,29 @@ class Buyer:
             trace: Told how far the call gets. If an earlier one under the same id is `lost`, the submission stays
                 unknown until it is accepted, whatever is answered.
         """
-        with self._letterbox.open(intent) as letters:
-            flow = lane.provider.submit(request, intent.attempt_id, self._letterbox.address(intent))
+        with self._early.open(intent) as letters:
+            flow = lane.provider.submit(request, intent.attempt_id, self._early.callback_url(intent))
             try:
                 accepted = await lane.run(flow, trace)
             except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
                 own_id = lane.provider.client_chosen_id(request, intent.attempt_id)
-                accepted = await self._lost(lane, Lost(intent, own_id, self._clock.now()), error, trace, letters)
-            return replace(await self._accepted(intent, accepted), letters=letters)
+                accepted = await self._lost(
+                    lane, LostSubmission(intent, own_id, self._clock.now()), error, trace, letters
+                )
+            return replace(await self._accepted(intent, accepted), deliveries=letters)
 
     async def _lost(
         self,
         lane: ProviderTransport,
-        lost: Lost,
+        lost: LostSubmission,
         error: BaseException,
         trace: PaidCallTrace,
         letters: Sequence[WebhookItem],
     ) -> Accepted:
         """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
         intent = lost.submission
-        state, reason = _verdict(error, trace)
-        ref = named(lane.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
+        state, reason = classify_failure(error, trace)
+        ref = identify_job(lane.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
         if ref is not None:
             log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
             if isinstance(error, Exception):
@@ -288,51 +292,51 @@ class Buyer:
             await self._settle(replace(intent, state=state, reason=reason))
         if state is not SubmissionState.UNKNOWN:
             raise error
-        self._letterbox.remember(lost)
+        self._early.remember(lost)
         if isinstance(error, KlingError):
             raise self._remedies.unknown(intent, reason) from error
         log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
         raise error
 
-    async def _accepted(self, intent: Submission, accepted: Accepted) -> Bought:
+    async def _accepted(self, intent: Submission, accepted: Accepted) -> AcceptedSubmission:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return Bought(ref, intent.started.timestamp(), accepted.report, intent.attempt_id)
+        return AcceptedSubmission(ref, intent.started.timestamp(), accepted.report, intent.attempt_id)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
-        self._letterbox.found(submission)
+        self._early.found(submission)
         with anyio.CancelScope(shield=True):
             await self._settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
 
     async def _settle(self, submission: Submission) -> None:
         try:
-            await self._book.record_outcome(submission)
+            await self._ledger.record_outcome(submission)
         finally:
             self._settled(submission)
 
-    async def taken(self, intent: Submission) -> bool:
+    async def key_in_use(self, intent: Submission) -> bool:
         """Whether the submission's key is in use, so that submitting it buys nothing more."""
-        held = await self._book.find(intent.key) if self._book.enabled else None
+        held = await self._ledger.find(intent.key) if self._ledger.enabled else None
         return held is not None and not held.state.key_reusable
 
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
-        found = [s for s in await self._book.unfinished() if s.key not in self._flights]
+        found = [s for s in await self._ledger.unfinished() if s.key not in self._in_flight]
         return await in_turns(lambda s: replace(s, remedy=self._remedies.remedy(s)), found)
 
-    async def history(self) -> list[tuple[Submission, Tariff]]:
+    async def history(self) -> list[tuple[Submission, PriceInfo]]:
         """What the ledger has of this client's providers, with what is known of the prices."""
-        if not self._book.enabled:
+        if not self._ledger.enabled:
             return []
-        found = await in_turns(self._priced, await self._book.ledger.submissions())
+        found = await in_turns(self._priced, await self._ledger.ledger.submissions())
         return [priced for priced in found if priced is not None]
 
-    def _priced(self, s: Submission) -> tuple[Submission, Tariff] | None:
+    def _priced(self, s: Submission) -> tuple[Submission, PriceInfo] | None:
         """The submission with what is known of its price; None: it is not of this client's providers."""
         if self._remedies.missing(s) is not None:
             return None
-        return s, tariff(self._lanes[s.provider].provider, s.endpoint, self._remedies.restored(s), s.request)
+        return s, price_info(self._transports[s.provider].provider, s.endpoint, self._remedies.restored(s), s.request)
 
     async def require(self, key: str) -> Submission:
         """The submission of that key.
@@ -340,12 +344,12 @@ class Buyer:
         Raises:
             ConfigurationError: There is none, or it is under way in this process.
         """
-        found = await self._book.find(key)
+        found = await self._ledger.find(key)
         if found is None:
             raise ConfigurationError(
                 f"the ledger has no submission {key!r}; client.unresolved() lists those in question"
             )
-        if key in self._flights:
+        if key in self._in_flight:
             raise ConfigurationError(f"the submission {key!r} is being sent right now; wait for its outcome")
         return found
 
@@ -357,7 +361,7 @@ class Buyer:
             KeyConflict: It is known to be another job, or the job to be another submission's.
         """
         found = await self.require(key)
-        owner = await self._book.ledger.find(ref=ref)
+        owner = await self._ledger.ledger.find(ref=ref)
         if owner is not None and owner.key != key:
             raise KeyConflict(f"job {ref} belongs to the submission {owner.key!r}, so it cannot be that of {key!r}")
         if found.ref not in {None, ref}:
@@ -382,11 +386,11 @@ class Buyer:
             return
         if not found.unfinished:
             raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
-        await self._free(found, "forgotten")
+        await self._release_key(found, "forgotten")
 
     async def _reopen(self, lane: ProviderTransport, intent: Submission) -> None:
         """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
-        submission = await self._book.ledger.find(key=intent.key)
+        submission = await self._ledger.ledger.find(key=intent.key)
         if submission is None or submission.state.key_reusable:
             return
         _require_same(intent, submission)
@@ -396,14 +400,14 @@ class Buyer:
                 f"or give it up with forget({submission.key!r})"
             )
         if submission.ref is not None or not lane.provider.features.client_chosen_id:
-            await self._free(submission, "submitted again")
+            await self._release_key(submission, "submitted again")
 
-    async def _free(self, submission: Submission, reason: str) -> None:
+    async def _release_key(self, submission: Submission, reason: str) -> None:
         """Set the key free; a delivery that comes for it after all changes nothing."""
-        self._letterbox.found(submission)
+        self._early.found(submission)
         reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
         free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
-        await self._book.ledger.record_outcome(free)
+        await self._ledger.ledger.record_outcome(free)
         self._settled(free)
 
 
@@ -417,7 +421,7 @@ def _require_same(intent: Submission, other: Submission) -> None:
         )
 
 
-def _verdict(error: BaseException, trace: PaidCallTrace) -> tuple[SubmissionState, str]:
+def classify_failure(error: BaseException, trace: PaidCallTrace) -> tuple[SubmissionState, str]:
     """What became of a paid call that raised, and why."""
     if isinstance(error, KlingError):
         if trace.lost or isinstance(error, AnswerLost):

@@ -14,7 +14,7 @@ _LATE = 2.0  # standard deviations of the law, past which 98 of 100 jobs have en
 _MISSED = 3  # jobs in a row without a delivery before it is not counted on any more
 
 
-class _Expectation:
+class WebhookHealth:
     """Whether a provider's deliveries can be counted on: they can, until several in a row have failed to come."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -22,18 +22,18 @@ class _Expectation:
         self._changed = changed
 
     @property
-    def good(self) -> bool:
+    def reliable(self) -> bool:
         return self._missed < _MISSED
 
-    def met(self) -> None:
+    def delivered(self) -> None:
         self._move(0)
 
     def missed(self) -> None:
         self._move(self._missed + 1)
 
     def _move(self, missed: int) -> None:
-        before, self._missed = self.good, missed
-        if self.good is not before:
+        before, self._missed = self.reliable, missed
+        if self.reliable is not before:
             self._changed()
 
 
@@ -47,7 +47,7 @@ class FallbackTimer:
         interval: Seconds between looks from then on; not more than `late`.
     """
 
-    def __init__(self, cadence: PollTimer, expectation: _Expectation, late: float, interval: float) -> None:
+    def __init__(self, cadence: PollTimer, expectation: WebhookHealth, late: float, interval: float) -> None:
         self.heard = False
         """Whether a delivery has come."""
         self._timer = cadence
@@ -58,7 +58,7 @@ class FallbackTimer:
     def next_poll(self, last: float) -> float:
         """See `Cadence.next_poll`."""
         due = self._timer.next_poll(last)
-        if self.heard or not self._expectation.good:
+        if self.heard or not self._expectation.reliable:
             return due
         return max(due, self._late, last + self._interval)
 

@@ -36,21 +36,21 @@ from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
 from kling_async._polling.poller import Poller
 from kling_async._scheduling.schedules import DurationPrior, PollTimer
-from kling_async._submission.early_deliveries import Letterbox, Lost, named
-from kling_async._submission.remedies import Remedies
-from kling_async._submission.submitter import Buyer
+from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
+from kling_async._submission.remedies import RecoveryAdvisor
+from kling_async._submission.submitter import Submitter
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import require
-from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, FallbackTimer, _Expectation
+from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, FallbackTimer, WebhookHealth
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 
-__all__ = ["Deliveries"]
+__all__ = ["WebhookReceiver"]
 
 log = logging.getLogger("kling_async")
 
 
-class Deliveries:
+class WebhookReceiver:
     """Takes in the webhooks of one client.
 
     Args:
@@ -71,21 +71,21 @@ class Deliveries:
         providers: Mapping[str, Provider],
         watches: Mapping[str, Poller],
         book: LedgerWriter,
-        buyer: Buyer,
-        remedies: Remedies,
-        letterbox: Letterbox,
+        buyer: Submitter,
+        remedies: RecoveryAdvisor,
+        letterbox: EarlyDeliveries,
         adopt: Callable[[Submission, JobRef], Awaitable[TrackedJob]],
     ) -> None:
         self._webhooks = webhooks
         self._providers = providers
-        self._watches = watches
-        self._book = book
-        self._buyer = buyer
+        self._pollers = watches
+        self._ledger = book
+        self._submitter = buyer
         self._remedies = remedies
-        self._letterbox = letterbox
+        self._early = letterbox
         self._adopt = adopt
-        self._expectations = {name: _Expectation(watch.reschedule) for name, watch in watches.items()}
-        self._trails: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
+        self._expectations = {name: WebhookHealth(watch.reschedule) for name, watch in watches.items()}
+        self._jobs: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
 
     def timer(self, ref: JobRef, timer: PollTimer, prior: DurationPrior) -> PollTimer:
         """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
@@ -95,30 +95,30 @@ class Deliveries:
         interval = self._webhooks.backstop or min(late, _INTERVAL)
         return FallbackTimer(timer, self._expectations[ref.provider], late, interval)
 
-    def expect(self, attempt_id: str, trail: TrackedJob) -> None:
+    def register(self, attempt_id: str, trail: TrackedJob) -> None:
         """Let deliveries for the purchase go to its job from now on."""
         if self._webhooks is not None:
-            self._trails[attempt_id] = trail
+            self._jobs[attempt_id] = trail
 
-    async def open(self, trail: TrackedJob, letters: Sequence[WebhookItem]) -> None:
+    async def replay(self, trail: TrackedJob, letters: Sequence[WebhookItem]) -> None:
         """Take in what was delivered before the job was known."""
         await self._tell(trail, letters)
 
-    async def take(self, delivery: Delivery) -> bool:
+    async def receive(self, delivery: Delivery) -> bool:
         """See `Client.deliver`."""
         provider, told = self._checked(delivery)
-        self._expectations[provider.name].met()
-        if self._letterbox.park(delivery.attempt_id, told):
+        self._expectations[provider.name].delivered()
+        if self._early.buffer(delivery.attempt_id, told):
             return True
-        trail = self._trails.get(delivery.attempt_id)
+        trail = self._jobs.get(delivery.attempt_id)
         if trail is None:
-            lost = self._letterbox.lost(delivery.attempt_id) or await self._recorded(provider, delivery.attempt_id)
+            lost = self._early.lost(delivery.attempt_id) or await self._recorded(provider, delivery.attempt_id)
             if lost is None:
                 return False
             trail = await self._resolved(provider, lost, told)
         if trail is not None and not await self._tell(trail, told):
             raise _rejected("it is about another job than its address", trail.ref)
-        await self._book.flush()
+        await self._ledger.flush()
         return True
 
     def _checked(self, delivery: Delivery) -> tuple[Provider, Sequence[WebhookItem]]:
@@ -140,15 +140,17 @@ class Deliveries:
         except KlingError as error:
             raise _rejected(error.message) from error
 
-    async def _recorded(self, provider: Provider, attempt_id: str) -> Lost | None:
+    async def _recorded(self, provider: Provider, attempt_id: str) -> LostSubmission | None:
         """The submission as the ledger has it, if it has."""
-        found = await self._book.ledger.find(attempt_id=attempt_id) if self._book.enabled else None
+        found = await self._ledger.ledger.find(attempt_id=attempt_id) if self._ledger.enabled else None
         if found is None or found.provider != provider.name:
             return None
         request = None if self._remedies.missing(found) else self._remedies.restored(found)
-        return Lost(found, provider.client_chosen_id(request, attempt_id), found.started.timestamp())
+        return LostSubmission(found, provider.client_chosen_id(request, attempt_id), found.started.timestamp())
 
-    async def _resolved(self, provider: Provider, lost: Lost, told: Sequence[WebhookItem]) -> TrackedJob | None:
+    async def _resolved(
+        self, provider: Provider, lost: LostSubmission, told: Sequence[WebhookItem]
+    ) -> TrackedJob | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""
         submission = lost.submission
         lacking = self._remedies.missing(submission)
@@ -159,13 +161,13 @@ class Deliveries:
             return None
         if submission.ref is not None:
             return await self._adopt(submission, submission.ref)
-        ref = named(provider, lost, told)
+        ref = identify_job(provider, lost, told)
         if ref is None:
             raise _rejected("it is for a submission whose answer was lost, and does not name its job")
-        owner = await self._book.ledger.find(ref=ref) if self._book.enabled else None
+        owner = await self._ledger.ledger.find(ref=ref) if self._ledger.enabled else None
         if owner is not None and owner.key != submission.key:
             raise _rejected(f"it names a job of another submission than {submission.key!r}", ref)
-        await self._buyer.accept(submission, ref)
+        await self._submitter.accept(submission, ref)
         log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
         return await self._adopt(submission, ref)
 
@@ -184,7 +186,7 @@ class Deliveries:
             elif one.report.status is Status.FAILED and one.report.has_reason:
                 trail.reported_failure = replace(one.report, raw=None)
         if not trail.ended:
-            self._watches[trail.ref.provider].poll_soon(trail)
+            self._pollers[trail.ref.provider].poll_soon(trail)
         return True
 
 

@@ -119,7 +119,7 @@ def test_row_15_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backen
             at(None)
             found = await client._book.ledger.find(key="a")
             states.append(found.state if found else None)
-            assert client._buyer._flights == {}
+            assert client._buyer._in_flight == {}
             lane = client._accounts["runblob"].transport
             assert (await lane._backends.current()).concurrency.value == client._limits.connections
         return cancellation.left <= 0

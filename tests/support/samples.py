@@ -5,7 +5,7 @@
   the provider's constructor). Or ``refs``: the jobs that are polled or cancelled.
 - ``exchanges``: the calls that the flow must make, each with the recorded reply. ``json`` is the exact body of a call.
 - ``body`` or ``text`` of a webhook with ``headers``; ``lines`` of a stream.
-- ``expect``: what must come out. Only what is named is compared. An error stands as ``{"error": class, "code": ...}``.
+- ``register``: what must come out. Only what is named is compared. An error stands as ``{"error": class, "code": ...}``.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from kling_async import (
     runblob,
     runware,
 )
-from kling_async._submission.pricing import tariff
+from kling_async._submission.pricing import price_info
 from support import virtual_time
 from support.fake_runblob import KEY, FakeRunBlob
 
@@ -364,19 +364,19 @@ async def test_a_cost_that_is_told_in_part_does_not_make_room(server: FakeRunBlo
     """Runware tells of each image what it cost, as it is made: of twenty, one at first."""
     request = runware.ImageO3("boats", width=1024, height=1024, count=20)
     part, whole = Cost(Decimal("0.028"), "USD"), Cost(Decimal("0.56"), "USD")
-    price = tariff(kling_async.Runware(KEY), request.endpoint, request)
+    price = price_info(kling_async.Runware(KEY), request.endpoint, request)
     budget = Budget(usd=1)
     ref = JobRef("runware", "image-o3", "one")
     asked = Submission("a", request.endpoint, {}, "", "one", datetime.now(UTC))
     bought = replace(asked, state=SubmissionState.ACCEPTED, ref=ref)
     if restarted:
         event = Event(0, Status.PROCESSING, datetime.now(UTC), 1.0, "poll", cost=part)
-        await budget.recount([(replace(bought, latest=event), price)])
+        await budget.load_history([(replace(bought, latest=event), price)])
     else:
         await budget.reserve("one", price)
-        budget.settle(bought)
-        budget.heard(ref, Status.PROCESSING, part)
+        budget.commit(bought)
+        budget.record_cost(ref, Status.PROCESSING, part)
     with pytest.raises(BudgetExceeded):
         await budget.reserve("two", price)
-    budget.heard(ref, Status.COMPLETED, whole)
+    budget.record_cost(ref, Status.COMPLETED, whole)
     assert amounts(budget.statistics().spent) == {"USD": whole.amount}

@@ -39,7 +39,7 @@ from kling_async import (
     Webhooks,
 )
 from kling_async._models import StatusReport
-from kling_async._submission.early_deliveries import Letterbox, Lost
+from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission
 from kling_async._tracking.transitions import STATUS_ORDER
 from kling_async.providers._base.provider import WebhookItem
 from kling_async.providers.runblob import O3Photo, O3Video
@@ -461,21 +461,21 @@ def _submission(number: int) -> Submission:
 
 
 def test_no_more_lost_submissions_are_remembered_than_a_thousand() -> None:
-    letterbox = Letterbox(Webhooks(URL, SECRET))
+    letterbox = EarlyDeliveries(Webhooks(URL, SECRET))
     for number in range(1500):
-        letterbox.remember(Lost(_submission(number), None, since=0.0))
+        letterbox.remember(LostSubmission(_submission(number), None, since=0.0))
     remembered = [number for number in range(1500) if letterbox.lost(f"purchase-{number}")]
     assert remembered == list(range(500, 1500))
 
 
 def test_no_more_deliveries_are_parked_than_tell_something() -> None:
-    letterbox = Letterbox(Webhooks(URL, SECRET))
+    letterbox = EarlyDeliveries(Webhooks(URL, SECRET))
     told = [WebhookItem("x", StatusReport(Status.PENDING))] * 50
     with letterbox.open(_submission(0)) as letters:
         for _ in range(10):
-            assert letterbox.park("purchase-0", told)
+            assert letterbox.buffer("purchase-0", told)
         assert len(letters) == 64
-    assert not letterbox.park("purchase-0", told)
+    assert not letterbox.buffer("purchase-0", told)
 
 
 # With a ledger.
