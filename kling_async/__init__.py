@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kling_async._bulk import BulkStatistics, Outcome, Outcomes
+    from kling_async._bulk import BulkRun, BulkStatistics, Outcome
     from kling_async._client import Client, Statistics
     from kling_async._errors import (
         BudgetExceeded,
@@ -61,6 +61,7 @@ __all__ = [
     "Budget",
     "BudgetExceeded",
     "BudgetStatistics",
+    "BulkRun",
     "BulkStatistics",
     "BulkStopped",
     "Client",
@@ -88,7 +89,6 @@ __all__ = [
     "Limits",
     "MemoryLedger",
     "Outcome",
-    "Outcomes",
     "PixelDojo",
     "Polling",
     "Progressive",

@@ -54,7 +54,7 @@ from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
 from kling_async.providers._base.request import Request
 
-__all__ = ["BulkStatistics", "Outcome", "Outcomes", "Rows"]
+__all__ = ["BulkRun", "BulkStatistics", "Outcome", "Rows"]
 
 Rows: TypeAlias = Iterable[Request | tuple[str, Request]] | AsyncIterable[Request | tuple[str, Request]]
 """What `Client.map` takes: requests, or pairs of a key and a request."""
@@ -142,7 +142,7 @@ class Course:
     workers: int
 
 
-class Outcomes:
+class BulkRun:
     """A bulk run: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
 
     Leaving the block ends the submissions and the looking. It loses nothing: jobs that were bought go on, and the
@@ -167,9 +167,9 @@ class Outcomes:
         self._ready: deque[Outcome] = deque()
         self._waiting: dict[int, Outcome | None] = {}  # None: a row that was left out
         # By job its rows: index, key, and the request if the job has another. Plain data: there may be ten thousand.
-        self._pursued: dict[TrackedJob, tuple[tuple[int, str | None, Request | None], ...]] = {}
+        self._subscribed: dict[TrackedJob, tuple[tuple[int, str | None, Request | None], ...]] = {}
         self._stopped: dict[str, KlingError] = {}
-        self._trouble: Exception | None = None
+        self._error: Exception | None = None
         self._submitting = 0
         self._started = self._ended = 0.0
         self._reserved = 0  # room taken by submitters who wait for their row
@@ -206,7 +206,7 @@ class Outcomes:
             ours = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
             await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
         finally:
-            pursued, self._pursued = self._pursued, {}  # giving one up may be the end of another's pursuit
+            pursued, self._subscribed = self._subscribed, {}  # giving one up may be the end of another's pursuit
             for trail in pursued:
                 self._account(trail).poller.unsubscribe(trail, self)
             if isinstance(self._iterator, AsyncGenerator):
@@ -229,7 +229,7 @@ class Outcomes:
             if self._left:
                 raise StopAsyncIteration
             if not self._submitting and not self._counts.in_flight:
-                raise self._verdict()
+                raise self._final_error()
             await self._arrived.wait()
 
     def stop(self) -> None:
@@ -262,11 +262,11 @@ class Outcomes:
             eta=((self._total or 0) - counts.ended - counts.left) / rate if known else None,
         )
 
-    def _verdict(self) -> Exception:
+    def _final_error(self) -> Exception:
         """How the iteration ends."""
         self._ended = self._ended or anyio.current_time()
-        if self._trouble is not None:
-            trouble, self._trouble = self._trouble, None
+        if self._error is not None:
+            trouble, self._error = self._error, None
             return trouble
         if self._stopped:
             cause = next(iter(self._stopped.values()))
@@ -286,7 +286,7 @@ class Outcomes:
             while await self._room() and (row := await self._pull_row()) is not None:
                 await self._submit(*row)
         except Exception as error:  # noqa: BLE001  # of the input: it ends the run, after what is in flight
-            self._trouble = self._trouble or error
+            self._error = self._error or error
         finally:
             self._submitting -= 1
             self._announce()
@@ -294,7 +294,7 @@ class Outcomes:
     async def _room(self) -> bool:
         """Wait for room for one more job, and take it. False: no more rows are to be submitted."""
         while True:
-            if self._halted or self._trouble is not None or len(self._stopped) >= len(self._course.accounts):
+            if self._halted or self._error is not None or len(self._stopped) >= len(self._course.accounts):
                 return False
             taken = self._counts.in_flight + self._reserved
             if taken < self._limit and len(self._ready) + len(self._waiting) < self._limit:
@@ -350,15 +350,15 @@ class Outcomes:
             self._counts.in_flight -= 1
             raise
         self._counts.submitted += 1
-        rows = self._pursued.get(trail, ())
-        self._pursued[trail] = (*rows, (index, key, None if request is trail.request else request))
+        rows = self._subscribed.get(trail, ())
+        self._subscribed[trail] = (*rows, (index, key, None if request is trail.request else request))
         if not rows:
             self._account(trail).poller.subscribe(trail, self)
 
     def on_done(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """A job has ended, or is not pursued any more; see `Subscriber`."""
         job = Job(trail, self._account(trail))
-        for index, key, request in self._pursued.pop(trail, ()):
+        for index, key, request in self._subscribed.pop(trail, ()):
             end = job.judge(reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = request or trail.request  # one of them is the row's

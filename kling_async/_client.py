@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import anyio
 
-from kling_async._bulk import Course, Outcomes, Rows
+from kling_async._bulk import BulkRun, Course, Rows
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._files.local import load
@@ -267,7 +267,7 @@ class Client:
         """
         return await (await self.submit(request, key=key))
 
-    def map(self, requests: Rows, *, in_flight: int = 100, ordered: bool = False) -> Outcomes:
+    def map(self, requests: Rows, *, in_flight: int = 100, ordered: bool = False) -> BulkRun:
         """Generate many: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
 
         A row is pulled from the input only when there is room for it, so the input may be endless. One row's error is
@@ -288,7 +288,7 @@ class Client:
         """
         self._require_open()
         course = Course(self._submit, self._accounts, self._limits.connections)
-        return Outcomes(requests, course, in_flight=in_flight, ordered=ordered)
+        return BulkRun(requests, course, in_flight=in_flight, ordered=ordered)
 
     def attach(self, ref: JobRef | str) -> Job:
         """The handle to a job that exists already; no call is made, and the ledger is not told of it.

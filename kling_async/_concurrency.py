@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from anyio.lowlevel import checkpoint
 
-__all__ = ["in_turns"]
+__all__ = ["cooperative_map"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,7 +15,7 @@ R = TypeVar("R")
 _TURN = 100  # items; what is done for one takes some 20 us
 
 
-async def in_turns(make: Callable[[T], R], items: Iterable[T]) -> list[R]:
+async def cooperative_map(make: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """What `make` gives for each item, in order; other tasks have their turn after every hundred."""
     made = []
     for number, item in enumerate(items, 1):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
-from kling_async._files.downloads import ArtifactSaver
+from kling_async._files.downloads import Downloader
 from kling_async._http.backend import PerLoopBackend
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.writer import LedgerWriter
@@ -225,10 +225,10 @@ class Job:
             )
         return event.result(self.ref, self._saver())
 
-    def _saver(self) -> ArtifactSaver:
+    def _saver(self) -> Downloader:
         account = self._session
         local = account.provider.base_url.startswith("http:")
-        saver = ArtifactSaver(account.downloads, self.ref, local, self._renew)
+        saver = Downloader(account.downloads, self.ref, local, self._renew)
         if account.ledger is None or not self._tracked.recorded:
             return saver
         return replace(saver, saved=account.ledger.record_file, files=account.ledger.files)

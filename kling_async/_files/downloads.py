@@ -20,13 +20,13 @@ import anyio
 from anyio import to_thread
 
 from kling_async._errors import DownloadFailed, KlingError
-from kling_async._files.partial_file import _HEAD, _Broken, _Part
+from kling_async._files.partial_file import _HEAD, PartialFile, TransferBroken
 from kling_async._http.backend import USER_AGENT, HttpBackend, PerLoopBackend
 from kling_async._http.response import Response, read_body
 from kling_async._models import Artifact, JobRef, Progress
 from kling_async._urls import is_secure
 
-__all__ = ["ArtifactSaver", "Saved"]
+__all__ = ["Downloader", "Saved"]
 
 log = logging.getLogger("kling_async")
 
@@ -61,7 +61,7 @@ Saved = Callable[[JobRef, int, Path], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class ArtifactSaver:
+class Downloader:
     """Saves the artifacts of one job.
 
     Args:
@@ -137,7 +137,7 @@ class ArtifactSaver:
             attempt += 1
             try:
                 return await self._fetch(artifact, target, directory, progress)
-            except _Broken as error:
+            except TransferBroken as error:
                 broken = str(error)
                 log.info("download of %s file %d: %s", self.ref, artifact.index, broken)
             except _Expired as error:
@@ -169,17 +169,17 @@ class ArtifactSaver:
         engine = await self.engines.current()
         folder = target if directory else target.parent
         digest = hashlib.sha256(re.split("[?#]", url, maxsplit=1)[0].encode()).hexdigest()
-        async with _Part(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.concurrency:
+        async with PartialFile(folder / f".{self._stem(artifact)}.{digest[:12]}.part") as part, engine.concurrency:
             try:
                 await self._transfer(engine, url, part, progress)
-            except (_Broken, _Expired, OSError, KlingError):
+            except (TransferBroken, _Expired, OSError, KlingError):
                 raise
             except Exception as error:  # any engine's own errors
-                raise _Broken(f"the transfer broke off: {type(error).__name__} {error}".rstrip()) from error
+                raise TransferBroken(f"the transfer broke off: {type(error).__name__} {error}".rstrip()) from error
             kind = self._recognised(artifact, part)
             return await part.finish(self._final(artifact, target, directory, kind))
 
-    async def _transfer(self, engine: HttpBackend, url: str, part: _Part, progress: Progress | None) -> None:
+    async def _transfer(self, engine: HttpBackend, url: str, part: PartialFile, progress: Progress | None) -> None:
         for _ in range(_REDIRECTS + 1):
             if not is_secure(url) or (url.startswith("http:") and not self.local):
                 raise self._failed(
@@ -196,7 +196,7 @@ class ArtifactSaver:
                         continue
                     await self._receive(response, part, progress, stall)
             if stall.cancelled_caught:
-                raise _Broken(f"nothing came for {_STALL:.0f} s")
+                raise TransferBroken(f"nothing came for {_STALL:.0f} s")
             return
         raise self._failed(f"the result's address redirects more than {_REDIRECTS} times; it was given up")
 
@@ -205,17 +205,17 @@ class ArtifactSaver:
         location = response.headers.get("location")
         return urljoin(url, location) if response.status_code in {301, 302, 303, 307, 308} and location else None
 
-    async def _begin(self, response: Response, part: _Part) -> int | None:
+    async def _begin(self, response: Response, part: PartialFile) -> int | None:
         """Judge a response by its head, and make `part` fit it. Returns the size of the whole file, if it is told."""
         status = response.status_code
         if status in _EXPIRED:
             raise _Expired(f"the URL of the result does not work any more (HTTP {status})")
         if status == _RANGE_REFUSED:
             await part.restart()
-            raise _Broken("the server does not continue the file")
+            raise TransferBroken("the server does not continue the file")
         if status not in {_OK, _PARTIAL}:
             if status >= _SERVER_ERROR or status in {408, 425, 429}:
-                raise _Broken(f"the server answered HTTP {status}")
+                raise TransferBroken(f"the server answered HTTP {status}")
             raise self._failed(f"the result's address answered HTTP {status}; save it again later")
         # Of what is packed all the same, lengths and places mean the packed bytes, which are not what is written.
         packed = response.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}
@@ -227,11 +227,11 @@ class ArtifactSaver:
         piece = re.match(rf"bytes {part.size}-\d+/(\d+|\*)", response.headers.get("content-range", ""))
         if piece is None or packed:
             await part.restart()
-            raise _Broken("the server continued the file at the wrong place")
+            raise TransferBroken("the server continued the file at the wrong place")
         return int(piece[1]) if piece[1].isdecimal() else None
 
     async def _receive(
-        self, response: Response, part: _Part, progress: Progress | None, stall: anyio.CancelScope
+        self, response: Response, part: PartialFile, progress: Progress | None, stall: anyio.CancelScope
     ) -> None:
         total = await self._begin(response, part)
 
@@ -245,12 +245,12 @@ class ArtifactSaver:
 
         await read_body(response, take)
         if total is not None and part.size != total:
-            raise _Broken(f"the file ended after {part.size} of {total} bytes")
+            raise TransferBroken(f"the file ended after {part.size} of {total} bytes")
 
-    def _recognised(self, artifact: Artifact, part: _Part) -> str:
+    def _recognised(self, artifact: Artifact, part: PartialFile) -> str:
         """The file's extension, told from its content."""
         if part.size == 0:
-            raise _Broken("the file is empty")
+            raise TransferBroken("the file is empty")
         found = _kind(part.head)
         if found is None:
             shown = part.head[:60].decode("utf-8", "replace")

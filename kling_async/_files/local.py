@@ -10,7 +10,7 @@ from anyio import to_thread
 
 from kling_async._errors import ConfigurationError
 
-__all__ = ["load", "writable"]
+__all__ = ["ensure_writable", "load"]
 
 
 async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
@@ -31,7 +31,7 @@ async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
         ) from error
 
 
-async def writable(directory: Path) -> None:
+async def ensure_writable(directory: Path) -> None:
     """Make the directory if need be and prove that files can be written there: before something is paid for.
 
     Raises:

@@ -21,7 +21,7 @@ else:
 __all__ = []
 
 
-def _sole(path: Path) -> IO[bytes] | None:
+def lock_exclusively(path: Path) -> IO[bytes] | None:
     """The file, open for nobody else; None: somebody has it, or that cannot be known here."""
     if not _LOCKS:
         return None
@@ -38,7 +38,7 @@ def _sole(path: Path) -> IO[bytes] | None:
         file.close()
 
 
-class _Part:
+class PartialFile:
     """The file under its temporary name. All disk work happens off the event loop.
 
     Left by a broken transfer it stays, so that the next one continues it; left by anything else it is removed. While
@@ -56,7 +56,7 @@ class _Part:
 
     async def __aenter__(self) -> Self:
         def start() -> None:
-            self._file = _sole(self._path)
+            self._file = lock_exclusively(self._path)
             if self._file is None:
                 self._path = self._path.with_suffix(f".{uuid.uuid4().hex}.part")
                 self._file = self._path.open("x+b")
@@ -74,7 +74,7 @@ class _Part:
         def leave() -> None:
             if self._file is None or self._placed:
                 return
-            stays = isinstance(error, _Broken) and self.size > 0 and self.lasting
+            stays = isinstance(error, TransferBroken) and self.size > 0 and self.lasting
             with self._file:
                 if not stays and _LOCKS:  # before it is anybody's
                     self._path.unlink(missing_ok=True)
@@ -132,5 +132,5 @@ class _Part:
 _HEAD = 512  # bytes that tell what a file is
 
 
-class _Broken(Exception):
+class TransferBroken(Exception):
     """The transfer failed in a way that may pass."""

@@ -8,7 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from kling_async._concurrency import in_turns
+from kling_async._concurrency import cooperative_map
 from kling_async._errors import ConfigurationError
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Event, JobRef
@@ -79,7 +79,7 @@ class MemoryLedger:
     async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
         """See `Ledger.submissions`."""
         self._require_open()
-        found = await in_turns(self._complete, tuple(self._submissions.values()))
+        found = await cooperative_map(self._complete, tuple(self._submissions.values()))
         return sorted((s for s in found if s.unfinished or not unfinished), key=attrgetter("started"))
 
     async def events(self, ref: JobRef) -> list[Event]:

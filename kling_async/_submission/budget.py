@@ -22,7 +22,7 @@ from decimal import Decimal
 
 import anyio
 
-from kling_async._concurrency import in_turns
+from kling_async._concurrency import cooperative_map
 from kling_async._errors import BudgetExceeded, ConfigurationError
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
@@ -221,8 +221,8 @@ class Budget:
             for submission, wanted in earlier
             if not (submission.state.key_reusable or submission.attempt_id in self._counted)
         ]
-        await in_turns(lambda one: self._learn_from(*one), bought)
-        await in_turns(lambda one: self._count(*one), bought)
+        await cooperative_map(lambda one: self._learn_from(*one), bought)
+        await cooperative_map(lambda one: self._count(*one), bought)
 
     def _learn_from(self, submission: Submission, wanted: PriceInfo) -> None:
         if submission.cost is not None:

@@ -28,7 +28,7 @@ import anyio
 from anyio import to_thread
 
 from kling_async._clock import Clock
-from kling_async._concurrency import in_turns
+from kling_async._concurrency import cooperative_map
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -323,13 +323,13 @@ class Submitter:
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
         found = [s for s in await self._ledger.unfinished() if s.key not in self._in_flight]
-        return await in_turns(lambda s: replace(s, remedy=self._remedies.remedy(s)), found)
+        return await cooperative_map(lambda s: replace(s, remedy=self._remedies.remedy(s)), found)
 
     async def history(self) -> list[tuple[Submission, PriceInfo]]:
         """What the ledger has of this client's providers, with what is known of the prices."""
         if not self._ledger.enabled:
             return []
-        found = await in_turns(self._priced, await self._ledger.ledger.submissions())
+        found = await cooperative_map(self._priced, await self._ledger.ledger.submissions())
         return [priced for priced in found if priced is not None]
 
     def _priced(self, s: Submission) -> tuple[Submission, PriceInfo] | None:

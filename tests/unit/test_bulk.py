@@ -14,13 +14,13 @@ import pytest
 
 import kling_async
 from kling_async import (
+    BulkRun,
     BulkStopped,
     Client,
     ConfigurationError,
     Limits,
     MemoryLedger,
     Outcome,
-    Outcomes,
     Polling,
     Progressive,
     Request,
@@ -53,7 +53,7 @@ async def collect(client: Client, *, count: int, in_flight: int = 100, ordered: 
         return [outcome async for outcome in outcomes]
 
 
-async def drain(outcomes: Outcomes, into: list[Outcome]) -> None:
+async def drain(outcomes: BulkRun, into: list[Outcome]) -> None:
     """Collect outcomes; those that came before an error are kept."""
     async for outcome in outcomes:
         into.append(outcome)  # noqa: PERF401  # an error would lose a comprehension's

@@ -25,7 +25,7 @@ from kling_async import (
     Submission,
     SubmissionState,
 )
-from kling_async._concurrency import in_turns
+from kling_async._concurrency import cooperative_map
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
@@ -69,13 +69,13 @@ async def filled(state: SubmissionState) -> MemoryLedger:
 
 async def test_every_item_is_made_in_order_with_turns_in_between() -> None:
     async with counted_turns() as turns:
-        assert await in_turns(str, range(COUNT)) == [str(number) for number in range(COUNT)]
+        assert await cooperative_map(str, range(COUNT)) == [str(number) for number in range(COUNT)]
         assert turns() >= TURNS
 
 
 async def test_an_error_ends_it() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
-        await in_turns(int, ["1", "two", "3"])
+        await cooperative_map(int, ["1", "two", "3"])
 
 
 async def test_a_ledger_in_memory_lists_in_turns() -> None:

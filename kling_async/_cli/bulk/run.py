@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from kling_async._bulk import Outcome, Outcomes
+from kling_async._bulk import BulkRun, Outcome
 from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.plan import Places, Task, record_before
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, Tally, trouble
@@ -21,7 +21,7 @@ from kling_async._cli.bulk.rows import Row
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
 from kling_async._client import Client
 from kling_async._errors import BulkStopped, DownloadFailed, KlingError
-from kling_async._files.local import writable
+from kling_async._files.local import ensure_writable
 from kling_async._models import Artifact, Result
 
 __all__ = ["BulkRun"]
@@ -46,7 +46,7 @@ class BulkRun:
     """Whether the output directory is ours."""
     halted: bool = False
     stopped: BulkStopped | None = None
-    _outcomes: Outcomes | None = None
+    _outcomes: BulkRun | None = None
 
     def __post_init__(self) -> None:
         todo = {task.row.key for task in self.plan}
@@ -67,7 +67,7 @@ class BulkRun:
     async def run(self, client: Client, in_flight: int) -> None:
         """Buy what is to be bought, and save what comes of it."""
         async with client:
-            await writable(self.places.directory)
+            await ensure_writable(self.places.directory)
             if self.places.ledger is not None:
                 await client.unresolved()  # takes the ledger, or says who has it
             self.begun = True

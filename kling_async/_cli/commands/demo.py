@@ -19,7 +19,7 @@ from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import answering, choose_report, collect, destination, run
 from kling_async._client import Client
 from kling_async._errors import KlingError
-from kling_async._files.local import writable
+from kling_async._files.local import ensure_writable
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
 from kling_async.providers._base.endpoint import Endpoint
@@ -87,7 +87,7 @@ class _Demo:
 
     async def run(self, *, keep: bool) -> None:
         """Make everything; then end, or keep the sandbox for the user."""
-        await writable(self.directory)
+        await ensure_writable(self.directory)
         looks = Progressive(*(max(interval / self.speed, _SHORTEST) for interval in _LOOKS))
         polling = Polling(schedule=looks, status_calls_per_minute=math.inf)
         async with self.sandbox:

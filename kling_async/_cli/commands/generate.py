@@ -22,7 +22,7 @@ from kling_async._cli.request_arguments import NAMED, acceptable, build, find, p
 from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async._client import Client
-from kling_async._files.local import writable
+from kling_async._files.local import ensure_writable
 from kling_async._job import Job
 from kling_async._models import JobRef
 from kling_async._submission.budget import Budget
@@ -148,7 +148,7 @@ class _Order:
     async def carry_out(self, client: Client, directory: Path | None, report: Report) -> None:
         """Submit; then, where there is a directory for it, wait and save."""
         if directory is not None:
-            await writable(directory)
+            await ensure_writable(directory)
         with acceptable(self.endpoint):
             job = await bought(client.submit(self.request, key=self.key), client, self.key, report)
         if directory is None:
@@ -188,7 +188,7 @@ def watch(
 
 async def _watch(client: Client, ref: JobRef, directory: Path, report: Report) -> None:
     async with client:
-        await writable(directory)
+        await ensure_writable(directory)
         report.begun(ref)
         await _collect(client.attach(ref), directory, report)
 

@@ -24,7 +24,7 @@ from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
 from kling_async._client import Client
 from kling_async._errors import KlingError
-from kling_async._files.local import writable
+from kling_async._files.local import ensure_writable
 from kling_async._job import Job
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.sqlite_file import inspect
@@ -75,7 +75,7 @@ class _Recovery:
             unsaved: Submissions whose jobs have ended, and whose files were not all saved.
         """
         async with self.client:
-            await writable(self.directory)
+            await ensure_writable(self.directory)
             self.report.fate = "the ledger has what is unfinished, and the same command goes on with it"
             with _told_by_us():
                 jobs = await self.client.resume()

@@ -19,8 +19,8 @@ import pytest
 
 import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Result
-from kling_async._files.downloads import ArtifactSaver
-from kling_async._files.local import writable
+from kling_async._files.downloads import Downloader
+from kling_async._files.local import ensure_writable
 from kling_async._http.backend import PerLoopBackend
 from kling_async._http.limits import Limits
 from support.cancel_at_step import cancelled_at
@@ -117,7 +117,7 @@ def artifact(
     async def renew() -> tuple[Artifact, ...]:
         raise kling_async.TransportFailed("away")
 
-    saver = ArtifactSaver(engines, JobRef("runblob", "o3-photo", identity), local, renew)
+    saver = Downloader(engines, JobRef("runblob", "o3-photo", identity), local, renew)
     return Artifact("image", url, data=data).saved_by(saver)
 
 
@@ -169,7 +169,7 @@ async def test_inline_files_saved_at_once_do_not_mix(engines: PerLoopBackend, tm
 async def test_a_directory_is_proved_writable_by_many_at_once(tmp_path: Path) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(50):
-            group.start_soon(writable, tmp_path / "results")
+            group.start_soon(ensure_writable, tmp_path / "results")
     assert files(tmp_path / "results") == []
 
 

@@ -22,6 +22,7 @@ import kling_async
 from kling_async import (
     Budget,
     BudgetExceeded,
+    BulkRun,
     BulkStopped,
     Client,
     ConfigurationError,
@@ -31,7 +32,6 @@ from kling_async import (
     KlingError,
     Ledger,
     MemoryLedger,
-    Outcomes,
     Polling,
     Request,
     Status,
@@ -86,7 +86,7 @@ async def submit_all(client: Client, requests: Sequence[Request]) -> list[KlingE
     return ends
 
 
-async def drain(outcomes: Outcomes, into: list[object]) -> None:
+async def drain(outcomes: BulkRun, into: list[object]) -> None:
     """Collect results; those that came before an error are kept."""
     async for outcome in outcomes:
         into.append(outcome.result)  # noqa: PERF401  # an error would lose a comprehension's
