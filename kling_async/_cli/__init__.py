@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from kling_async._cli.startup import leaving_at_once
+from kling_async._cli.startup import exit_on_sigint
 
 __all__ = ["main"]
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code; ``kling --help`` lists them.
     """
     try:
-        with leaving_at_once():
+        with exit_on_sigint():
             from kling_async._cli.app import run  # noqa: PLC0415  # an optional extra, missed with a sentence
 
             return run(arguments)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 import kling_async
-from kling_async._cli.errors import EXITS, PIPE_CLOSED, explain, hang_up, last_words, unwritable
+from kling_async._cli.errors import EXITS, PIPE_CLOSED, close_output, explain, is_output_error, print_final_message
 from kling_async._cli.options import Command, Group
 
 __all__ = ["app", "run"]
@@ -114,13 +114,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         return copy_context().run(_called, arguments)  # what a command sets is its own
     except BrokenPipeError:
-        hang_up()
+        close_output()
         return PIPE_CLOSED
     except OSError as error:
-        if not unwritable(error):
+        if not is_output_error(error):
             raise
         problem = explain(error)
-        last_words(problem.lines())
+        print_final_message(problem.lines())
         return problem.code
 
 

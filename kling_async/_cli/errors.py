@@ -45,10 +45,10 @@ __all__ = [
     "UNSAVED",
     "CommandError",
     "Problem",
+    "close_output",
     "explain",
-    "hang_up",
-    "last_words",
-    "unwritable",
+    "is_output_error",
+    "print_final_message",
 ]
 
 FAILED, USAGE, NO_KEY, CREDITS, TIMED_OUT, REJECTED, NOT_FOUND, UNREACHABLE, UNKNOWN, UNSAVED, CANCELLED = range(1, 12)
@@ -166,7 +166,7 @@ def explain(error: Exception) -> Problem:
         cause = explain(error.cause)
         words = f"the run has stopped buying: {cause.message}. Once that is put right, the same command goes on"
         return Problem(type(error).__name__, words, cause.code)
-    if unwritable(error):
+    if is_output_error(error):
         return Problem("OutputError", f"the output cannot be written: {error}; send it to another place", UNSAVED)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
     if isinstance(error, KlingError):
@@ -190,12 +190,12 @@ def _message(error: KlingError) -> str:
     return in_commands(str(error))
 
 
-def unwritable(error: BaseException | None) -> bool:
+def is_output_error(error: BaseException | None) -> bool:
     """Whether it says that our output has no place to go; what is wrong with a file of ours names the file."""
     return isinstance(error, OSError) and error.filename is None and error.errno in _NO_PLACE
 
 
-def last_words(lines: Iterable[str]) -> None:
+def print_final_message(lines: Iterable[str]) -> None:
     """Tell what must not be lost where that can still be written, and write nothing more."""
     text = "".join(f"{printable(line)}\n" for line in lines)
     for stream in (sys.stderr, sys.stdout):
@@ -203,10 +203,10 @@ def last_words(lines: Iterable[str]) -> None:
             stream.write(text)
             stream.flush()
             break
-    hang_up()
+    close_output()
 
 
-def hang_up() -> None:
+def close_output() -> None:
     """Write nothing more, to standard output or standard error: whoever read it has left."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["AsJson", "Command", "Group", "Output", "Timeout", "taking"]
+__all__ = ["AsJson", "Command", "Group", "Output", "Timeout", "options_from"]
 
 OptionsT = TypeVar("OptionsT")
 
@@ -28,7 +28,7 @@ Timeout: TypeAlias = Annotated[
 ]
 
 
-def taking(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:
+def options_from(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:
     """Have typer read the options of a command from the fields of a dataclass, of which the command is given one.
 
     Typer reads a signature; a command with many options would have one that nobody else wants to read.

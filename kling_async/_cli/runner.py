@@ -20,8 +20,8 @@ from kling_async._cli.errors import (
     TRACEBACK,
     CommandError,
     explain,
-    last_words,
-    unwritable,
+    is_output_error,
+    print_final_message,
 )
 from kling_async._cli.ledger import work_with
 from kling_async._cli.output.live import LiveReport
@@ -42,7 +42,7 @@ from kling_async._submission.budget import Budget
 from kling_async.providers._base.provider import Provider
 from kling_async.webhooks import Webhooks
 
-__all__ = ["answering", "choose_report", "collect", "destination", "open_client", "patience", "run"]
+__all__ = ["choose_report", "collect", "destination", "handle_errors", "open_client", "patience", "run"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SOON = 0.5  # s for which nobody wonders
@@ -74,7 +74,7 @@ def choose_report(
 
 
 @contextmanager
-def answering(report: Report) -> Iterator[None]:
+def handle_errors(report: Report) -> Iterator[None]:
     """Answer every error that a user can cause or meet with its message and its exit code.
 
     Raises:
@@ -86,7 +86,7 @@ def answering(report: Report) -> Iterator[None]:
         with report:
             yield
     except BrokenPipeError:
-        last_words(report.hints())
+        print_final_message(report.hints())
         raise typer.Exit(PIPE_CLOSED) from None
     except (typer.Exit, typer.Abort):
         raise
@@ -95,8 +95,8 @@ def answering(report: Report) -> Iterator[None]:
             raise
         problem = explain(error)
         words = [*problem.lines(), *report.hints()]
-        if unwritable(error):
-            last_words(words)
+        if is_output_error(error):
+            print_final_message(words)
         else:
             _tell(partial(report.failed, problem), words)
         raise typer.Exit(problem.code) from None
@@ -110,9 +110,9 @@ def _tell(tell: Callable[[], None], words: Iterable[str]) -> None:
     try:
         tell()
     except OSError as error:
-        if not unwritable(error):
+        if not is_output_error(error):
             raise
-        last_words(words)
+        print_final_message(words)
 
 
 def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:

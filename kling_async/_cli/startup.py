@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["leaving_at_once"]
+__all__ = ["exit_on_sigint"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _STANDARD_ERROR = 2
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exit_on_sigint() -> Iterator[None]:
     """End the process at SIGINT, in one sentence, until a command begins and answers it itself.
 
     There is nothing to be cleaned up yet; and an exception out of the middle of an import is not sure to arrive.

@@ -17,15 +17,15 @@ from typing import Annotated
 
 import typer
 
-from kling_async._cli.bulk.plan import Places, Task, conflicts, estimate, plan_of
+from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, plan_of
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard, read_cells, rows_from
 from kling_async._cli.bulk.run import BulkRun
 from kling_async._cli.errors import CommandError
-from kling_async._cli.options import AsJson, Timeout, taking
+from kling_async._cli.options import AsJson, Timeout, options_from
 from kling_async._cli.request_arguments import find
-from kling_async._cli.runner import answering, destination, open_client, patience, run
+from kling_async._cli.runner import destination, handle_errors, open_client, patience, run
 from kling_async._client import Client
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
@@ -106,7 +106,7 @@ class _Options:
         return self.source.name if self.source else "standard input"
 
     @property
-    def places(self) -> Places:
+    def places(self) -> OutputPaths:
         """Where everything is.
 
         Raises:
@@ -114,7 +114,7 @@ class _Options:
         """
         if self.no_ledger and self.ledger is not None:
             raise CommandError("--ledger names a ledger, and --no-ledger wants none: leave one of them out")
-        return Places.of(
+        return OutputPaths.of(
             destination(self.output), self.part, None if self.no_ledger else self.ledger, kept=not self.no_ledger
         )
 
@@ -137,7 +137,7 @@ class _Options:
         return parse_budget(self.budget) if self.budget is not None else None
 
 
-@taking(_Options)
+@options_from(_Options)
 def bulk(options: _Options) -> None:
     """Buy every row of a file once, and save what comes of it. The same command again continues.
 
@@ -151,7 +151,7 @@ def bulk(options: _Options) -> None:
     kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
     """
     report = choose_bulk_report(as_json=options.as_json, directory=options.output / "files")
-    with answering(report):
+    with handle_errors(report):
         places, polling, limit = options.places, options.polling, options.limit
         results = Results(places.results)
         rows = _acceptable_rows(options, results, places, report)
@@ -174,7 +174,7 @@ def bulk(options: _Options) -> None:
 
 
 def _acceptable_rows(
-    options: _Options, results: Results, places: Places, report: PlainBulkReport | JsonBulkReport
+    options: _Options, results: Results, places: OutputPaths, report: PlainBulkReport | JsonBulkReport
 ) -> list[Row]:
     """All rows of the file.
 
@@ -214,7 +214,7 @@ def parse_budget(text: str) -> Budget:
     return Budget(usd=amounts.get("usd"), credits=amounts.get("credits"))
 
 
-def _client(plan: list[Task], polling: Polling, budget: Budget | None, places: Places) -> Client:
+def _client(plan: list[Task], polling: Polling, budget: Budget | None, places: OutputPaths) -> Client:
     used = {task.row.endpoint.name.partition("/")[0] for task in plan}
     kinds = [kind for kind in ALL_PROVIDERS if kind.name in used]
     for kind in kinds:

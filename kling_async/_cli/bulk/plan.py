@@ -19,11 +19,11 @@ from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import as_json
 from kling_async._models import Cost
 
-__all__ = ["Places", "Task", "conflicts", "estimate", "plan_of", "record_before"]
+__all__ = ["OutputPaths", "Task", "conflicts", "estimate", "plan_of", "record_before"]
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class OutputPaths:
     """Where everything is. Shards share a directory, and nothing in it but the files of results.
 
     Attributes:
@@ -39,7 +39,7 @@ class Places:
     ledger: Path | None
 
     @classmethod
-    def of(cls, directory: Path, shard: Shard | None, ledger: Path | None, *, kept: bool) -> Places:
+    def of(cls, directory: Path, shard: Shard | None, ledger: Path | None, *, kept: bool) -> OutputPaths:
         """The places in a directory."""
         mark = f"-{shard.number}-of-{shard.of}" if shard else ""
         return cls(
@@ -68,7 +68,7 @@ class Task:
         return self.record.submission
 
 
-def conflicts(rows: Iterable[Row], results: Results, places: Places) -> Iterable[BadRow]:
+def conflicts(rows: Iterable[Row], results: Results, places: OutputPaths) -> Iterable[BadRow]:
     """Rows whose keys are known from earlier runs as other rows."""
     for row in rows:
         known = results.records.get(row.key)
@@ -76,7 +76,7 @@ def conflicts(rows: Iterable[Row], results: Results, places: Places) -> Iterable
             yield BadRow(row.line, "key", f"{row.key!r:.60} is another row in {places.results}; use another key")
 
 
-def plan_of(rows: Sequence[Row], results: Results, places: Places, *, retry: bool, save: bool) -> list[Task]:
+def plan_of(rows: Sequence[Row], results: Results, places: OutputPaths, *, retry: bool, save: bool) -> list[Task]:
     """What is to be done: everything that is not settled."""
     plan = []
     for row in rows:
@@ -97,7 +97,7 @@ def _again(fresh: Record, known: Record) -> Record:
     return replace(fresh, attempt=known.attempt, before=known.before)
 
 
-def _settled(known: Record, places: Places, *, retry: bool, save: bool) -> bool:
+def _settled(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> bool:
     """Whether nothing is to be done about a row of which an earlier run tells."""
     if known.state == "waiting":
         return False

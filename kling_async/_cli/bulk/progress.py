@@ -24,7 +24,7 @@ from kling_async._cli.output.reports import JsonReport, PlainReport, resume_comm
 from kling_async._cli.output.terminal import Display, terminal
 from kling_async._models import Cost, JobRef
 
-__all__ = ["BulkReport", "Tally", "choose_bulk_report", "trouble"]
+__all__ = ["BulkProgress", "BulkReport", "choose_bulk_report", "trouble"]
 
 _SHOWN = 20  # bad rows that are told to a human
 _ALIKE = 3  # rows of which the same error is told
@@ -42,7 +42,7 @@ _STATES = {
 
 
 @dataclass(slots=True)
-class Tally:
+class BulkProgress:
     """How far a run has come.
 
     Attributes:
@@ -99,7 +99,7 @@ class BulkReport(Protocol):
     def bad(self, rows: Sequence[BadRow]) -> None:
         """Rows that are not acceptable."""
 
-    def watch(self, tally: Tally) -> None:
+    def watch(self, tally: BulkProgress) -> None:
         """Tell of it from now on."""
 
     def row(self, record: Record) -> None:
@@ -108,7 +108,7 @@ class BulkReport(Protocol):
     def tick(self) -> None:
         """Some time has passed."""
 
-    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
         """The run is over, and these files tell of it."""
 
 
@@ -117,7 +117,7 @@ class PlainBulkReport(PlainReport):
 
     def __init__(self, resume: Callable[[JobRef], str]) -> None:
         super().__init__(resume)
-        self._tally: Tally | None = None
+        self._tally: BulkProgress | None = None
         self._told = time.monotonic()
         self._reasons: Counter[str] = Counter()
 
@@ -128,7 +128,7 @@ class PlainBulkReport(PlainReport):
         if len(rows) > _SHOWN:
             self.say(f"... and {len(rows) - _SHOWN} more")
 
-    def watch(self, tally: Tally) -> None:
+    def watch(self, tally: BulkProgress) -> None:
         """Tell of it from now on."""
         self._tally = tally
 
@@ -148,7 +148,7 @@ class PlainBulkReport(PlainReport):
             left = f"; about {duration(self._tally.eta)} left" if self._tally.eta else ""
             self.say(f"{self._tally.words()}{left}")
 
-    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
         """What came of it, and the files that tell more."""
         for reason, count in self._reasons.items():
             if count > _ALIKE:
@@ -180,7 +180,7 @@ class LiveBulkReport(PlainBulkReport):
         """Words for a human, above the display."""
         self._display.say(text)
 
-    def watch(self, tally: Tally) -> None:
+    def watch(self, tally: BulkProgress) -> None:
         """Show it from now on."""
         super().watch(tally)
         self._display.start()
@@ -191,7 +191,7 @@ class LiveBulkReport(PlainBulkReport):
     def tick(self) -> None:
         """The display refreshes itself."""
 
-    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
         """The display stands still, and the files follow."""
         self._display.stop()
         for path in outputs:
@@ -223,7 +223,7 @@ class JsonBulkReport(JsonReport):
         for row in rows:
             self.tell(type="bad-row", **asdict(row))
 
-    def watch(self, tally: Tally) -> None:
+    def watch(self, tally: BulkProgress) -> None:
         """Nothing: rows are told as they end."""
 
     def row(self, record: Record) -> None:
@@ -233,7 +233,7 @@ class JsonBulkReport(JsonReport):
     def tick(self) -> None:
         """Nothing: programs count for themselves."""
 
-    def done(self, tally: Tally, outputs: Sequence[Path]) -> None:
+    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
         """``{"type": "summary", ...}``."""
         spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent}
         self.tell(
@@ -263,7 +263,7 @@ def choose_bulk_report(*, as_json: bool, directory: Path) -> PlainBulkReport | J
     return LiveBulkReport(console, resume) if console else PlainBulkReport(resume)
 
 
-def _counts(tally: Tally) -> Iterable[Text]:
+def _counts(tally: BulkProgress) -> Iterable[Text]:
     yield Text(f"{tally.in_flight:,} in flight", style="cyan")
     if tally.saving:
         yield Text(f"{tally.saving:,} saving", style="cyan")

@@ -14,8 +14,8 @@ import anyio
 
 from kling_async._bulk import BulkRun, Outcome
 from kling_async._cli.bulk.html_report import write_page
-from kling_async._cli.bulk.plan import Places, Task, record_before
-from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, Tally, trouble
+from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
+from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBulkReport, trouble
 from kling_async._cli.bulk.results import Record, Results, record_of
 from kling_async._cli.bulk.rows import Row
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
@@ -37,11 +37,11 @@ class BulkRun:
     plan: Sequence[Task]
     results: Results
     report: PlainBulkReport | JsonBulkReport
-    places: Places
+    places: OutputPaths
     title: str
     save: int | None
     """How many results are saved at once; None: none is saved."""
-    tally: Tally = field(init=False)
+    tally: BulkProgress = field(init=False)
     begun: bool = False
     """Whether the output directory is ours."""
     halted: bool = False
@@ -52,7 +52,7 @@ class BulkRun:
         todo = {task.row.key for task in self.plan}
         known = self.results.records
         states: Counter[str] = Counter("waiting" if row.key in todo else known[row.key].state for row in self.rows)
-        self.tally = Tally(len(self.rows), states, todo=len(todo))
+        self.tally = BulkProgress(len(self.rows), states, todo=len(todo))
 
     def stop(self) -> bool:
         """Buy no more. False: that was said before, or there is nothing to wait for."""

@@ -16,7 +16,7 @@ from kling_async._cli.commands.sandbox import exports
 from kling_async._cli.errors import explain
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.reports import Report
-from kling_async._cli.runner import answering, choose_report, collect, destination, run
+from kling_async._cli.runner import choose_report, collect, destination, handle_errors, run
 from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._files.local import ensure_writable
@@ -62,7 +62,7 @@ def demo(
     The sandbox answers as the providers do and takes the time that they document, divided by --speed.
     """
     report = choose_report(as_json=as_json, directory=None, resumable=False)
-    with answering(report):
+    with handle_errors(report):
         from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
         show = _Demo(Sandbox(speed=speed), speed, destination(output), report)

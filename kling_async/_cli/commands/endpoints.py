@@ -13,7 +13,7 @@ from rich.text import Text
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import printable
 from kling_async._cli.request_arguments import fields, find
-from kling_async._cli.runner import answering, choose_report
+from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["endpoints"]
@@ -28,7 +28,7 @@ def endpoints(
 ) -> None:
     """List the known endpoints with their fields."""
     report = choose_report(as_json=as_json, directory=None)
-    with answering(report):
+    with handle_errors(report):
         chosen = [find(endpoint)] if endpoint else [(kind, each) for kind in ALL_PROVIDERS for each in kind.endpoints]
         console = Console(highlight=False)
         for kind, each in chosen:

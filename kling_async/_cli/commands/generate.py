@@ -15,11 +15,11 @@ import typer
 from kling_async._cli.errors import CommandError
 from kling_async._cli.interrupts import bought
 from kling_async._cli.ledger import LedgerFile
-from kling_async._cli.options import AsJson, Output, Timeout, taking
+from kling_async._cli.options import AsJson, Output, Timeout, options_from
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
-from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
+from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async._client import Client
 from kling_async._files.local import ensure_writable
@@ -92,14 +92,14 @@ class _Options:
         return told
 
 
-@taking(_Options)
+@options_from(_Options)
 def generate(options: _Options) -> None:
     """Buy one generation, follow it, and save what it made.
 
     kling generate runblob/o3-video "a paper boat in the rain" --duration 10 --reference boat.jpg -o out/
     """
     report = choose_report(as_json=options.as_json, directory=options.output, ledger=options.ledger)
-    with answering(report):
+    with handle_errors(report):
         if options.key is not None and options.ledger is None:
             raise CommandError("--key is a name in a ledger: give --ledger as well, or leave it out")
         kind, endpoint = find(options.endpoint)
@@ -172,7 +172,7 @@ def watch(
 ) -> None:
     """Follow a job that exists already, and save what it made. Nothing is bought."""
     report = choose_report(as_json=as_json, directory=output)
-    with answering(report):
+    with handle_errors(report):
         try:
             address = JobRef.parse(ref)
         except ValueError as error:

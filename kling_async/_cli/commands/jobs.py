@@ -18,7 +18,7 @@ from kling_async._cli.ledger import LedgerFile, existing
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._cli.output.reports import Report, as_json
-from kling_async._cli.runner import answering, choose_report
+from kling_async._cli.runner import choose_report, handle_errors
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.sqlite_file import inspect
 from kling_async._models import Status
@@ -59,7 +59,7 @@ def jobs(
     with the ledger. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
     """
     report = choose_report(as_json=as_lines, directory=None)
-    with answering(report):
+    with handle_errors(report):
         contents = anyio.run(inspect, existing(ledger))
         found = [s for s in contents.submissions if s.unfinished or not unfinished]
         shown = (0 if as_lines else _LAST) if last is None else last

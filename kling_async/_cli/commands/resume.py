@@ -21,7 +21,7 @@ from kling_async._cli.options import AsJson, Output, Timeout
 from kling_async._cli.output.formatting import printable
 from kling_async._cli.output.reports import Report, take_up_command
 from kling_async._cli.request_arguments import find
-from kling_async._cli.runner import answering, choose_report, collect, destination, open_client, run
+from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
 from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._files.local import ensure_writable
@@ -47,7 +47,7 @@ def resume(
     bought twice. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
     """
     report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
-    with answering(report):
+    with handle_errors(report):
         path = existing(ledger)
         left = [s for s in anyio.run(inspect, path).submissions if s.unfinished or unsaved(s)]
         if not left:
@@ -138,7 +138,7 @@ def resolve(
     The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
     """
     report = choose_report(as_json=as_json, directory=Path(), ledger=ledger or HERE)
-    with answering(report):
+    with handle_errors(report):
         if (ref is not None) + forget + resubmit != 1:
             raise CommandError("say one thing of it: its REF, --forget or --resubmit")
         path = existing(ledger)

@@ -11,9 +11,9 @@ import anyio
 import typer
 
 from kling_async._cli.errors import CommandError
-from kling_async._cli.options import AsJson, taking
+from kling_async._cli.options import AsJson, options_from
 from kling_async._cli.output.reports import Report
-from kling_async._cli.runner import answering, choose_report, run
+from kling_async._cli.runner import choose_report, handle_errors, run
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import SPEED_VARIABLE
 
@@ -82,14 +82,14 @@ class _Options:
         return stage
 
 
-@taking(_Options)
+@options_from(_Options)
 def sandbox(options: _Options) -> None:
     """Serve a local stand-in for every provider until Ctrl-C: no key, no cost.
 
     It prints the environment variables that send kling (and every program of this library) there.
     """
     report = choose_report(as_json=options.as_json, directory=None, resumable=False)
-    with answering(report):
+    with handle_errors(report):
         stage = options.stage()
         try:
             run(lambda: _serve(stage, report, as_json=options.as_json), report)

@@ -16,7 +16,7 @@ import pytest
 
 from kling_async import Cost, SqliteLedger, runblob
 from kling_async._cli.bulk.command import parse_budget
-from kling_async._cli.bulk.plan import Places, plan_of
+from kling_async._cli.bulk.plan import OutputPaths, plan_of
 from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import Row
 from kling_async._cli.errors import CommandError
@@ -180,7 +180,7 @@ def test_what_earlier_attempts_cost_is_spent_too(tmp_path: Path) -> None:
     """Where it was not given back: a row is the sum of its attempts, however often it is tried."""
     row = Row(1, "fox", "digest", find("runblob/o3-video")[1], runblob.O3Video("a fox"))
     results = Results(tmp_path / "results.jsonl")
-    places = Places(tmp_path, results.path, tmp_path / "report.html", tmp_path / "ledger.db")
+    places = OutputPaths(tmp_path, results.path, tmp_path / "report.html", tmp_path / "ledger.db")
     spent = []
     for price in ("1", "2", "4"):
         [task] = plan_of([row], results, places, retry=True, save=True)

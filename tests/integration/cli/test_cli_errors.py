@@ -10,7 +10,7 @@ import typer
 
 from kling_async import JobRef
 from kling_async._cli.output.reports import PlainReport, resume_command
-from kling_async._cli.runner import answering
+from kling_async._cli.runner import handle_errors
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, QUICK, VIDEO, Run, environment
 
@@ -206,12 +206,12 @@ def test_a_fault_of_the_program_is_told_with_the_jobs_that_go_on(
     """Whoever has paid must learn of it, and whoever looks for the fault must see where it is."""
     report = PlainReport(lambda ref: resume_command(ref, None))
     report.begun(JobRef("runblob", "o3-video", "a"))
-    with pytest.raises(typer.Exit) as told, answering(report):
+    with pytest.raises(typer.Exit) as told, handle_errors(report):
         raise ZeroDivisionError("by nothing")
     assert told.value.exit_code == 70
     said = capsys.readouterr().err
     assert "error: ZeroDivisionError: by nothing. This is a fault of kling; KLING_TRACEBACK=1" in said
     assert f"kling watch {VIDEO}/a" in said
     monkeypatch.setenv("KLING_TRACEBACK", "1")
-    with pytest.raises(ZeroDivisionError), answering(report):
+    with pytest.raises(ZeroDivisionError), handle_errors(report):
         raise ZeroDivisionError("by nothing")
