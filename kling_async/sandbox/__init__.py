@@ -27,8 +27,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from kling_async.sandbox.emulator.counters import Counters
-from kling_async.sandbox.emulator.jobs import Ending
+from kling_async.sandbox.emulator.jobs import ScriptedOutcome
 from kling_async.sandbox.faults.catalog import Fault, Rule
 from kling_async.sandbox.server.webhooks import Delivery
 
-__all__ = ["Counters", "Delivery", "Ending", "Fault", "Rule", "Sandbox"]
+__all__ = ["Counters", "Delivery", "Fault", "Rule", "Sandbox", "ScriptedOutcome"]

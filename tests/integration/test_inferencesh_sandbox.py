@@ -22,7 +22,7 @@ from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderTransport
 from kling_async.providers.inferencesh.tasks import OLDER
 from kling_async.sandbox import Fault, Sandbox
-from kling_async.sandbox.providers.inferencesh import Habits
+from kling_async.sandbox.providers.inferencesh import Options
 
 pytestmark = pytest.mark.anyio
 
@@ -48,9 +48,9 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-def habits(sandbox: Sandbox) -> Habits:
+def habits(sandbox: Sandbox) -> Options:
     made = sandbox.habits(NAME)
-    assert isinstance(made, Habits)
+    assert isinstance(made, Options)
     return made
 
 
@@ -123,7 +123,9 @@ async def test_events_can_be_iterated(client: Client) -> None:
 
 @BOTH
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_cut_stream_is_taken_up_again(sandbox: Sandbox, client: Client, habits: Habits, *, reset: bool) -> None:
+async def test_a_cut_stream_is_taken_up_again(
+    sandbox: Sandbox, client: Client, habits: Options, *, reset: bool
+) -> None:
     sandbox.script(NAME, duration=100)
     habits.lines, habits.reset = 2, reset
     job = await client.submit(REQUEST)
@@ -134,7 +136,7 @@ async def test_a_cut_stream_is_taken_up_again(sandbox: Sandbox, client: Client, 
 
 
 @BOTH
-async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: Client, habits: Habits) -> None:
+async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: Client, habits: Options) -> None:
     sandbox.script(NAME, duration=100)
     habits.lines = 0
     job = await client.submit(REQUEST)
@@ -172,7 +174,7 @@ async def test_whatever_streams_suffer_the_job_ends_well(sandbox: Sandbox, clien
 
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
 async def test_the_lines_of_a_stream_are_spoiled_as_they_come(
-    sandbox: Sandbox, client: Client, habits: Habits, accept: str
+    sandbox: Sandbox, client: Client, habits: Options, accept: str
 ) -> None:
     """Not once the stream has ended: its first line is there while the task runs on."""
     sandbox.script(NAME, stuck=True)
@@ -218,7 +220,7 @@ async def test_ten_minutes_of_heartbeats_are_no_failure() -> None:
         assert requests(sandbox)["stream"] == 1
 
 
-async def test_progress_is_told_where_it_is_given(client: Client, habits: Habits) -> None:
+async def test_progress_is_told_where_it_is_given(client: Client, habits: Options) -> None:
     habits.progress = True
     job = await client.submit(REQUEST)
     await job
@@ -232,7 +234,7 @@ async def test_progress_is_told_where_it_is_given(client: Client, habits: Habits
 @pytest.mark.parametrize("envelope", ["current", "v1", "v2"])
 @pytest.mark.parametrize("statuses", ["current", "older", "words"])
 async def test_every_envelope_with_every_kind_of_status(
-    sandbox: Sandbox, habits: Habits, envelope: Any, statuses: Any
+    sandbox: Sandbox, habits: Options, envelope: Any, statuses: Any
 ) -> None:
     habits.envelope, habits.statuses = envelope, statuses
     table = {"statuses": OLDER} if statuses == "older" else {}
@@ -263,7 +265,9 @@ async def test_a_job_is_cancelled_for_real(sandbox: Sandbox, client: Client) -> 
 
 
 @pytest.mark.parametrize("envelope", ["current", "v1"])
-async def test_cancelling_an_ended_job_says_so(sandbox: Sandbox, client: Client, habits: Habits, envelope: Any) -> None:
+async def test_cancelling_an_ended_job_says_so(
+    sandbox: Sandbox, client: Client, habits: Options, envelope: Any
+) -> None:
     habits.envelope = envelope
     job = await client.submit(REQUEST)
     await job
@@ -327,7 +331,7 @@ async def test_the_callback_address_tells_twins_apart(sandbox: Sandbox, client: 
 @pytest.mark.parametrize("statuses", ["current", "older", "words"])
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
 async def test_a_webhook_body_is_read_whatever_its_numbers_mean(
-    sandbox: Sandbox, client: Client, habits: Habits, statuses: Any, end: str
+    sandbox: Sandbox, client: Client, habits: Options, statuses: Any, end: str
 ) -> None:
     """Where the number alone cannot tell, the reading has no status, which means: look."""
     habits.statuses = statuses

@@ -19,7 +19,7 @@ from kling_async._models import Cost, JobRef
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.images import data_uri as data_uri_of
 from kling_async.providers.runware.provider import _SIZES
-from kling_async.sandbox import Ending, Fault, Sandbox
+from kling_async.sandbox import Fault, Sandbox, ScriptedOutcome
 
 ImageO3 = runware.ImageO3
 QUICK = Polling(schedule=Progressive(0.05), deadline=30)
@@ -123,7 +123,7 @@ async def test_cost_is_told_only_where_it_was_asked_for(client: Client) -> None:
 @pytest.mark.anyio
 async def test_a_partial_success_is_told_as_it_is(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     """Some images and some errors: the job completed, with the failures listed, and the cost of what was made."""
-    sandbox.world.script(Ending(fail="timeoutProvider", files=1), provider="runware")
+    sandbox.world.script(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
     result = await client.run(ImageO3(prompt="x", count=3))
     assert len(result.artifacts) == 2
     assert [(failure.code, failure.retryable) for failure in result.failures] == [("timeoutProvider", True)]
@@ -339,7 +339,7 @@ async def test_a_thousand_jobs_cost_a_twentieth_of_the_requests() -> None:
 
 @pytest.mark.anyio
 async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: Sandbox, client: Client) -> None:
-    sandbox.world.script(Ending(fail="timeoutProvider", files=1), provider="runware")
+    sandbox.world.script(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
     job = await client.submit(ImageO3(prompt="x", count=3, callback_url=f"{sandbox.url}/nobody-listens"))
     await job
     with anyio.fail_after(10):

@@ -66,7 +66,7 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class DurationRange:
     """How long generations of one kind take.
 
     Args:
@@ -83,12 +83,14 @@ class Law:
 
 
 #: performance.md section 3: laws fitted to the durations that the providers document.
-IMAGE = Law(median=24, sigma=0.545)
-CLIP_LAWS: Mapping[int, Law] = MappingProxyType({5: Law(147, 0.158), 10: Law(232, 0.199), 15: Law(355, 0.131)})
+IMAGE = DurationRange(median=24, sigma=0.545)
+CLIP_LAWS: Mapping[int, DurationRange] = MappingProxyType(
+    {5: DurationRange(147, 0.158), 10: DurationRange(232, 0.199), 15: DurationRange(355, 0.131)}
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ScriptedOutcome:
     """How a job shall end, when a test or a prompt decides instead of chance.
 
     Args:
@@ -141,7 +143,7 @@ class Order:
     endpoint: str
     prompt: str
     media: tuple[Picture | Clip, ...]
-    law: Law
+    law: DurationRange
     price: Decimal
     params: Mapping[str, Any] = field(default_factory=dict)
     callback_url: str | None = None
@@ -203,7 +205,7 @@ _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _DIRECTIVE = re.compile(r"\[sandbox:([^\]]*)\]")
 
 
-def directive(prompt: str) -> Ending | None:
+def directive(prompt: str) -> ScriptedOutcome | None:
     """Read how a job shall end out of its prompt, for users of the command line.
 
     `[sandbox: fail=CONTENT_POLICY_VIOLATION]`, `[sandbox: duration=3]` (simulated seconds) and
@@ -215,7 +217,7 @@ def directive(prompt: str) -> Ending | None:
     found = _DIRECTIVE.search(prompt)
     if found is None:
         return None
-    ending = Ending()
+    ending = ScriptedOutcome()
     for word in found[1].replace(",", " ").split():
         name, _, value = word.partition("=")
         if name == "fail" and value:
@@ -231,7 +233,7 @@ def directive(prompt: str) -> Ending | None:
     return ending
 
 
-def plan(order: Order, ending: Ending, now: float, dice: random.Random) -> Job:
+def plan(order: Order, ending: ScriptedOutcome, now: float, dice: random.Random) -> Job:
     """Decide the whole life of a job that is bought now."""
     began, ends, failure = _life(order.law, ending, dice)
     job_id = str(uuid.UUID(int=dice.getrandbits(128), version=4))
@@ -258,7 +260,7 @@ def plan(order: Order, ending: Ending, now: float, dice: random.Random) -> Job:
     )
 
 
-def _life(law: Law, ending: Ending, dice: random.Random) -> tuple[float, float, str | None]:
+def _life(law: DurationRange, ending: ScriptedOutcome, dice: random.Random) -> tuple[float, float, str | None]:
     """Seconds until the start, seconds until the end, and the failure code of a job about to be planned."""
     drawn = law.median * math.exp(law.sigma * dice.gauss())
     share = dice.uniform(*law.pending)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError, OrderError
 from kling_async.sandbox.emulator.clock import Clock
 from kling_async.sandbox.emulator.counters import Counters
-from kling_async.sandbox.emulator.jobs import Clip, Ending, File, Job, Order, Phase, Picture, directive, plan
+from kling_async.sandbox.emulator.jobs import Clip, File, Job, Order, Phase, Picture, ScriptedOutcome, directive, plan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ async def _nobody_draws(media: Picture | Clip) -> bytes:
     raise RuntimeError(f"this world has no renderer for {media!r}: it is not behind a Sandbox")
 
 
-class World:
+class ProviderState:
     """All the providers' customers and jobs.
 
     Args:
@@ -60,7 +60,7 @@ class World:
         self._accounts: dict[tuple[str, str], Account] = {}
         self._files: dict[str, tuple[Job, File]] = {}
         self._orders: Counter[str] = Counter()
-        self._scripts: deque[tuple[str | None, Ending]] = deque()
+        self._scripts: deque[tuple[str | None, ScriptedOutcome]] = deque()
         self._watchers: list[Callable[[Job], None]] = []
 
     def secret(self, label: str) -> str:
@@ -84,7 +84,7 @@ class World:
         """All customers of a provider."""
         return [account for (name, _), account in self._accounts.items() if name == provider]
 
-    def script(self, ending: Ending, *, provider: str | None = None, times: int = 1) -> None:
+    def script(self, ending: ScriptedOutcome, *, provider: str | None = None, times: int = 1) -> None:
         """Decide how the next `times` jobs of a provider (None: of any) end; scripts are used in order."""
         self._scripts.extend((provider, ending) for _ in range(times))
 
@@ -103,7 +103,7 @@ class World:
         balance = order.account.balance(now)
         if balance is not None and balance < order.price:
             raise InsufficientCreditsError(f"{order.price} asked, {balance} left")
-        job = self._plan(order, asked or self._scripted(order.account.provider) or Ending(), now)
+        job = self._plan(order, asked or self._scripted(order.account.provider) or ScriptedOutcome(), now)
         self.afflict(job)
         order.account.charge(order.price, job.ends if job.failure else None)
         self.jobs[job.id] = job
@@ -163,7 +163,7 @@ class World:
         for watcher in self._watchers:
             watcher(job)
 
-    def _scripted(self, provider: str) -> Ending | None:
+    def _scripted(self, provider: str) -> ScriptedOutcome | None:
         # A copy, because tests write scripts from their own thread.
         for script in list(self._scripts):
             if script[0] in {None, provider}:
@@ -171,7 +171,7 @@ class World:
                 return script[1]
         return None
 
-    def _plan(self, order: Order, ending: Ending, now: float) -> Job:
+    def _plan(self, order: Order, ending: ScriptedOutcome, now: float) -> Job:
         # The same order again is another job: told apart by how often it was seen, not by arrival.
         identity = f"{self.seed}|{order.account.provider}|{order.endpoint}|{order.prompt}|{order.params}"
         self._orders[identity] += 1

@@ -224,7 +224,7 @@ def _value(option: str, value: str, text: str) -> Any:
 _WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a text"}
 
 
-class Switchboard:
+class FaultRegistry:
     """The faults that are switched on. Change it from any thread, at any time.
 
     Args:

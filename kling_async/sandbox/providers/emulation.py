@@ -1,4 +1,4 @@
-"""The seam between the server and a provider's dialect: a dialect is one file that returns one `Dialect`.
+"""The seam between the server and a provider's dialect: a dialect is one file that returns one `Emulation`.
 
 How to add one: write `_name.py` with `def dialect(world: World) -> Dialect`, and list it in `DIALECTS` of
 `_server.py`. Its endpoints are ordinary Starlette endpoints. They authenticate with `world.account`,
@@ -63,7 +63,7 @@ class Webhook:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Emulation:
     """One provider's API as the server needs to know it.
 
     Args:

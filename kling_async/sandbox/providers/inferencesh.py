@@ -2,7 +2,7 @@
 
 As documented at /docs/api/rest/overview.md and in the types of the official client (PyPI `inferencesh` 0.36.0). It
 speaks today's way: answers as `{"data", "messages"}`, errors as problem+json, statuses as the integers of client 0.6.5
-and later. `Habits` make it speak as earlier servers did, and its streams misbehave as real ones do.
+and later. `Options` make it speak as earlier servers did, and its streams misbehave as real ones do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import MAX_BYTES, BadImageError, check_data_uri, check_url
 from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Phase, Picture
-from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 from kling_async.sandbox.server.protocol import connection
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _PRICE = Decimal("0.028")  # USD an image; n are charged, one is made
 _HEARTBEAT = 10.0  # s
@@ -60,7 +60,7 @@ _STUCK_AT = 60.0  # s of work that a stuck task is taken to have: it hangs in "r
 
 
 @dataclass(slots=True)
-class Habits:
+class Options:
     """How it speaks where its versions differ, and how its streams behave. Change it at any time.
 
     Args:
@@ -175,8 +175,8 @@ class _RefusedError(Exception):
 class _Service:
     """The API, and what it remembers besides the jobs."""
 
-    world: World
-    habits: Habits = field(default_factory=Habits)
+    world: ProviderState
+    habits: Options = field(default_factory=Options)
     uploads: dict[str, _Upload] = field(default_factory=dict)
 
     async def announce(self, request: Request) -> Response:
@@ -434,7 +434,7 @@ class _Service:
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
-def dialect(world: World) -> Dialect:
+def dialect(world: ProviderState) -> Emulation:
     """inference.sh, as the sandbox plays it."""
     service = _Service(world)
 
@@ -457,7 +457,7 @@ def dialect(world: World) -> Dialect:
         ("upload", "PUT", "/storage/{identity}", service.put),
         ("download", "GET", "/storage/{identity}", service.get),
     )
-    return Dialect(
+    return Emulation(
         name="inferencesh",
         api_key=f"inf_{world.secret('inferencesh')}",
         operations=[Operation(kind, method, path, service.answered(end)) for kind, method, path, end in verbs],

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Phase, Picture, UnknownDirectiveError
-from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _MODEL = "kling-image"
 _PRICE = Decimal(1)  # credits for one image
@@ -71,7 +71,7 @@ class _RefusedError(Exception):
 class _Api:
     """The endpoints."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ProviderState) -> None:
         self._world = world
 
     async def submit(self, request: Request) -> Response:
@@ -144,7 +144,7 @@ class _Api:
         return account
 
 
-def dialect(world: World) -> Dialect:
+def dialect(world: ProviderState) -> Emulation:
     """PixelDojo, as the sandbox plays it."""
     api = _Api(world)
 
@@ -153,7 +153,7 @@ def dialect(world: World) -> Dialect:
         body: dict[str, Any] = _RefusedError(status).body
         return body if retry_after is None else {**body, "retry_after": retry_after}
 
-    return Dialect(
+    return Emulation(
         name="pixeldojo",
         api_key=f"pd_sandbox_{world.secret('pixeldojo')}",
         operations=[

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
-from kling_async.sandbox.emulator.jobs import CLIP_LAWS, Clip, Job, Law, Order, Phase, Picture
-from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.emulator.jobs import CLIP_LAWS, Clip, DurationRange, Job, Order, Phase, Picture
+from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
 _GIVES_UP = 900.0  # s; "15 min (server auto-fails too, credits refunded)"
 
 # "pending 10-30 s, then 1-3 min": 70-210 s are two standard deviations to either side.
-_PHOTO_LAW = Law(median=121, sigma=0.275, limit=_GIVES_UP)
+_PHOTO_LAW = DurationRange(median=121, sigma=0.275, limit=_GIVES_UP)
 _PRO = 1.4  # "pro +30-50 %" of time
 _PRO_PRICE = 2  # "about 2x price"
 _PHOTO_PRICE = Decimal("0.0500")
@@ -90,7 +90,7 @@ class _Page:
     """One documentation page: an endpoint and the shapes that it uses."""
 
     name: Literal["photo", "video"]
-    world: World
+    world: ProviderState
 
     async def submit(self, request: Request) -> Response:
         """`POST /v1/kling/o3-{name}/generate`."""
@@ -188,7 +188,7 @@ class _Page:
             width, height = _video_size(sent)
             media = Clip(width, height, seconds, sent.prompt)
             documented = CLIP_LAWS[seconds]
-            law = Law(documented.median * (_PRO if pro else 1), documented.sigma, limit=_GIVES_UP)
+            law = DurationRange(documented.median * (_PRO if pro else 1), documented.sigma, limit=_GIVES_UP)
             price = _VIDEO_PRICE * seconds / 5 * (_PRO_PRICE if pro else 1)
             tier = "pro" if pro else "std"
             params |= {"model": sent.model, "display": f"kling-o3-video-{seconds}s-{tier}"}
@@ -204,7 +204,7 @@ class _Page:
         )
 
 
-def dialect(world: World) -> Dialect:
+def dialect(world: ProviderState) -> Emulation:
     """RunBlob, as the sandbox plays it."""
     pages = {page.name: page for page in (_Page("photo", world), _Page("video", world))}
 
@@ -216,7 +216,7 @@ def dialect(world: World) -> Dialect:
         body = pages["photo" if "photo" in path else "video"].error(code)
         return body if retry_after is None else {**body, "retry_after": retry_after}
 
-    return Dialect(
+    return Emulation(
         name="runblob",
         api_key=f"rb-sandbox-{world.secret('runblob')}",
         operations=[

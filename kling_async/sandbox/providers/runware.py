@@ -28,7 +28,7 @@ from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, c
 from kling_async.sandbox.emulator.jobs import IMAGE, File, Job, Order, Phase, Picture, UnknownDirectiveError
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
 from kling_async.sandbox.media.render import draw_picture
-from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
 _GATEWAY = 100.0  # simulated s that a gateway waits for a sync answer
@@ -155,7 +155,7 @@ class _Outcome:
 class _Address:
     """`POST /v1`, the one address."""
 
-    world: World
+    world: ProviderState
     uploads: set[str]
 
     async def serve(self, request: Request) -> Response:
@@ -329,10 +329,10 @@ class _Address:
         return {"data": [row]}
 
 
-def dialect(world: World) -> Dialect:
+def dialect(world: ProviderState) -> Emulation:
     """Runware, as the sandbox plays it."""
     address = _Address(world, set())
-    return Dialect(
+    return Emulation(
         name="runware",
         api_key=f"rw-sandbox-{world.secret('runware')}",
         operations=[Operation(_kind, "POST", "", address.serve)],

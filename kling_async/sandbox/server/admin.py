@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Route
 
-from kling_async.sandbox.emulator.jobs import Ending
+from kling_async.sandbox.emulator.jobs import ScriptedOutcome
 from kling_async.sandbox.providers.emulation import reply
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from kling_async.sandbox.emulator.provider_state import World
-    from kling_async.sandbox.faults.catalog import Switchboard
+    from kling_async.sandbox.emulator.provider_state import ProviderState
+    from kling_async.sandbox.faults.catalog import FaultRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Admin:
         faults: What can be switched on.
     """
 
-    world: World
-    faults: Switchboard
+    world: ProviderState
+    faults: FaultRegistry
 
     def routes(self) -> list[Route]:
         """The addresses, all below `/_sandbox`."""
@@ -50,7 +50,7 @@ class Admin:
         """`POST /_sandbox/script` `{"provider", "times", "fail", "duration", "stuck", "files"}`."""
         wanted = _object(await request.body())
         provider, times = wanted.pop("provider", None), wanted.pop("times", 1)
-        self.world.script(Ending(**wanted), provider=provider, times=times)
+        self.world.script(ScriptedOutcome(**wanted), provider=provider, times=times)
         return reply({"scripted": times})
 
     async def change_faults(self, request: Request) -> Response:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import Route, Router
 
 from kling_async.sandbox.emulator.jobs import UnknownDirectiveError
-from kling_async.sandbox.faults.catalog import Fault, Switchboard
+from kling_async.sandbox.faults.catalog import Fault, FaultRegistry
 from kling_async.sandbox.faults.inject import Exchange, inject
 from kling_async.sandbox.media.render import clip_extension
 from kling_async.sandbox.media.renderer import Renderer
-from kling_async.sandbox.providers.emulation import Dialect, Operation, reply
+from kling_async.sandbox.providers.emulation import Emulation, Operation, reply
 from kling_async.sandbox.server import cdn as _cdn
 from kling_async.sandbox.server.admin import Admin
-from kling_async.sandbox.server.webhooks import Courier
+from kling_async.sandbox.server.webhooks import WebhookSender
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from kling_async.sandbox.emulator.jobs import Job
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _KEEP_ALIVE = 75.0  # s; what load balancers commonly grant an idle connection
 
@@ -40,11 +40,11 @@ class App:
         scale: Size of results relative to what was asked; None: see `Renderer`.
     """
 
-    def __init__(self, world: World, dialects: Sequence[Dialect], scale: float | None) -> None:
+    def __init__(self, world: ProviderState, dialects: Sequence[Emulation], scale: float | None) -> None:
         self.world = world
-        self.faults = Switchboard(world.seed, [each.name for each in dialects])
+        self.faults = FaultRegistry(world.seed, [each.name for each in dialects])
         self.renderer = Renderer(scale, world.counters)
-        self.courier = Courier(world, {each.name: each.webhook for each in dialects if each.webhook}, self.faults)
+        self.courier = WebhookSender(world, {each.name: each.webhook for each in dialects if each.webhook}, self.faults)
         world.draw = self.renderer.draw
         world.clip_extension = clip_extension()
         world.afflict = self._afflict
@@ -75,7 +75,7 @@ class App:
         """Release what the application holds."""
         self.renderer.close()
 
-    def _route(self, dialect: Dialect, operation: Operation) -> Route:
+    def _route(self, dialect: Emulation, operation: Operation) -> Route:
         async def endpoint(request: Request) -> Response:
             kind = operation.kind
             if callable(kind):

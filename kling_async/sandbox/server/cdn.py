@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from kling_async.sandbox.emulator.jobs import File, Job
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _NAME = re.compile(r"([0-9a-f]{24})-(\d{1,6})\.\w+", re.ASCII)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-def found(world: World, name: str) -> tuple[Job, File, int] | None:
+def found(world: ProviderState, name: str) -> tuple[Job, File, int] | None:
     """The job, the file and the edition of the address that a file name stands for; None: none ever."""
     match = _NAME.fullmatch(name)
     known = world.file(match[1]) if match else None
     return (*known, int(match[2])) if match and known else None
 
 
-async def download(world: World, request: Request) -> Response:
+async def download(world: ProviderState, request: Request) -> Response:
     """`GET /cdn/{name}`."""
     known = found(world, request.path_params["name"])
     if known is None:

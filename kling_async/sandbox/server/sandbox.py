@@ -14,8 +14,8 @@ import anyio.to_thread
 
 from kling_async.sandbox.emulator.accounts import Account
 from kling_async.sandbox.emulator.clock import Clock
-from kling_async.sandbox.emulator.jobs import Ending
-from kling_async.sandbox.emulator.provider_state import World
+from kling_async.sandbox.emulator.jobs import ScriptedOutcome
+from kling_async.sandbox.emulator.provider_state import ProviderState
 from kling_async.sandbox.providers import inferencesh as _inferencesh
 from kling_async.sandbox.providers import pixeldojo as _pixeldojo
 from kling_async.sandbox.providers import runblob as _runblob
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from kling_async.providers._base.provider import Provider
     from kling_async.sandbox.emulator.counters import Counters
-    from kling_async.sandbox.faults.catalog import Switchboard
-    from kling_async.sandbox.providers.emulation import Dialect
+    from kling_async.sandbox.faults.catalog import FaultRegistry
+    from kling_async.sandbox.providers.emulation import Emulation
     from kling_async.sandbox.server.webhooks import Delivery
 
 #: Every provider that the sandbox plays, one line each.
-DIALECTS: tuple[Callable[[World], Dialect], ...] = (
+DIALECTS: tuple[Callable[[ProviderState], Emulation], ...] = (
     _runblob.dialect,
     _runware.dialect,
     _inferencesh.dialect,
@@ -79,7 +79,7 @@ class Sandbox:
         credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
         lifetime: float | None = None,
     ) -> None:
-        self.world = World(Clock(speed), secrets.randbits(32) if seed is None else seed, lifetime=lifetime)
+        self.world = ProviderState(Clock(speed), secrets.randbits(32) if seed is None else seed, lifetime=lifetime)
         self._dialects = {dialect.name: dialect for dialect in (build(self.world) for build in DIALECTS)}
         for name, dialect in self._dialects.items():
             limit = credits.get(name) if isinstance(credits, Mapping) else credits
@@ -103,7 +103,7 @@ class Sandbox:
         return self.world.counters
 
     @property
-    def faults(self) -> Switchboard:
+    def faults(self) -> FaultRegistry:
         """What goes wrong on purpose: `sandbox.faults.add(Fault.accept_then_reset, every=10)`."""
         return self._app.faults
 
@@ -171,7 +171,7 @@ class Sandbox:
             files: With `fail`: only so many files of each job fail, and the job itself completes.
             times: How many jobs; several scripts are used in the order of the calls.
         """
-        self.world.script(Ending(fail, duration, stuck, files), provider=provider, times=times)
+        self.world.script(ScriptedOutcome(fail, duration, stuck, files), provider=provider, times=times)
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""

@@ -16,13 +16,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kling_async.sandbox.faults.catalog import Fault, Switchboard
+from kling_async.sandbox.faults.catalog import Fault, FaultRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from kling_async.sandbox.emulator.jobs import Job
-    from kling_async.sandbox.emulator.provider_state import World
+    from kling_async.sandbox.emulator.provider_state import ProviderState
     from kling_async.sandbox.providers.emulation import Webhook
 
 _REMEMBERED = 10_000  # deliveries that tests can look at
@@ -73,7 +73,7 @@ class _Due:
     attempt: int = 1
 
 
-class Courier:
+class WebhookSender:
     """Delivers the webhooks of all providers.
 
     Args:
@@ -82,7 +82,7 @@ class Courier:
         faults: What may go wrong.
     """
 
-    def __init__(self, world: World, habits: Mapping[str, Webhook], faults: Switchboard) -> None:
+    def __init__(self, world: ProviderState, habits: Mapping[str, Webhook], faults: FaultRegistry) -> None:
         self.delivered: deque[Delivery] = deque(maxlen=_REMEMBERED)
         self._news = threading.Condition()
         self._world = world

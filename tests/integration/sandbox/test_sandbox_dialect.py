@@ -20,8 +20,8 @@ from kling_async.sandbox import Fault
 from kling_async.sandbox.emulator.accounts import Account
 from kling_async.sandbox.emulator.clock import Clock
 from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Picture
-from kling_async.sandbox.emulator.provider_state import World
-from kling_async.sandbox.providers.emulation import Dialect, Operation, Webhook, reply
+from kling_async.sandbox.emulator.provider_state import ProviderState
+from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 from kling_async.sandbox.server.app import App
 from kling_async.sandbox.server.protocol import Server
 
@@ -38,7 +38,7 @@ LINES = [b'{"status": "queued"}\n', b'{"status": "running"}\n', b'{"status": "do
 class Acme:
     """A provider with one address for buying and looking, a stream, and a cancel."""
 
-    world: World
+    world: ProviderState
 
     async def tasks(self, request: Request) -> Response:
         task = await request.json()
@@ -65,8 +65,8 @@ class Acme:
     def moments(self, job: Job) -> list[float]:
         return [job.ends if job.cancelled is None else job.cancelled]
 
-    def dialect(self) -> Dialect:
-        return Dialect(
+    def dialect(self) -> Emulation:
+        return Emulation(
             name="acme",
             api_key="key",
             operations=[
@@ -94,14 +94,14 @@ def _kind(body: bytes) -> str:
 class Running:
     """The dialect behind a real server."""
 
-    world: World
+    world: ProviderState
     app: App
     client: httpx.Client
 
 
 @pytest.fixture
 def acme() -> Iterator[Running]:
-    world = World(Clock(0))
+    world = ProviderState(Clock(0))
     world.open_account(Account("acme", "key"))
     app = App(world, (Acme(world).dialect(),), scale=0.1)
     server = Server(app, world.counters, app.keep_alive, app.chores)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from kling_async.sandbox import Fault, Rule, Sandbox
-from kling_async.sandbox.faults.catalog import Switchboard, parse
+from kling_async.sandbox.faults.catalog import FaultRegistry, parse
 
 VIDEO = "/v1/kling/o3-video"
 PHOTO = "/v1/kling/o3-photo"
@@ -354,11 +354,11 @@ def test_a_text_that_is_no_fault_is_told_what_there_is(text: str, complaint: str
 
 def test_options_go_with_a_fault_and_not_with_its_text() -> None:
     with pytest.raises(ValueError, match="brings its own options"):
-        Switchboard().add("stuck", every=2)
+        FaultRegistry().add("stuck", every=2)
 
 
 def test_an_option_that_there_is_not_is_told_what_there_is() -> None:
-    switchboard = Switchboard()
+    switchboard = FaultRegistry()
     with pytest.raises(ValueError, match="drip: unknown option 'only'; there are: provider, kind, every, times"):
         switchboard.add(Fault.drip, only=2)  # type: ignore[call-arg]
     assert not switchboard.rules
@@ -370,7 +370,7 @@ def test_a_provider_that_is_not_played_is_refused(sandbox: Sandbox) -> None:
 
 
 def test_the_fault_added_first_wins_and_others_count_only_what_reaches_them() -> None:
-    board = Switchboard()
+    board = FaultRegistry()
     first = board.add(Fault.html, every=2)
     second = board.add("empty-json:status")
     drawn = [board.draw("runblob", kind) for kind in ("status", "status", "submit", "status")]
@@ -381,7 +381,7 @@ def test_the_fault_added_first_wins_and_others_count_only_what_reaches_them() ->
 
 
 def test_a_probability_is_drawn_by_the_seed() -> None:
-    boards = [Switchboard(seed) for seed in (1, 1, 2)]
+    boards = [FaultRegistry(seed) for seed in (1, 1, 2)]
     for board in boards:
         board.add(Fault.html, probability=0.3)
     drawn = [[board.draw("x", "submit") is not None for _ in range(1000)] for board in boards]

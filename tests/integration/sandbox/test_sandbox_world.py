@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async.sandbox import Ending
+from kling_async.sandbox import ScriptedOutcome
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.clock import Clock
 from kling_async.sandbox.emulator.jobs import (
     IMAGE,
-    Law,
+    DurationRange,
     Order,
     Phase,
     Picture,
@@ -24,9 +24,9 @@ from kling_async.sandbox.emulator.jobs import (
     directive,
     plan,
 )
-from kling_async.sandbox.emulator.provider_state import DuplicateJobError, World
+from kling_async.sandbox.emulator.provider_state import DuplicateJobError, ProviderState
 
-LAW = Law(100, 0.2, limit=900)
+LAW = DurationRange(100, 0.2, limit=900)
 PICTURE = Picture(64, 64, "png", "a fox")
 
 
@@ -35,20 +35,20 @@ def _order(account: Account, prompt: str = "a fox", *, files: int = 1, job_id: s
 
 
 @pytest.fixture
-def world() -> World:
-    return World(Clock(speed=0))
+def world() -> ProviderState:
+    return ProviderState(Clock(speed=0))
 
 
 @pytest.fixture
-def account(world: World) -> Account:
+def account(world: ProviderState) -> Account:
     return world.open_account(Account("acme", "key", Decimal(1)))
 
 
 def test_a_fresh_world_without_a_clock_uses_real_time() -> None:
-    assert World().clock.speed == 1.0
+    assert ProviderState().clock.speed == 1.0
 
 
-def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(world: World, account: Account) -> None:
+def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(world: ProviderState, account: Account) -> None:
     world.submit(_order(account))
     world.submit(_order(account))
     with pytest.raises(InsufficientCreditsError, match=r"0\.5 asked, 0\.0 left"):
@@ -57,20 +57,20 @@ def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(world: World, ac
     assert account.balance(0) == 0
 
 
-def test_a_failed_job_is_refunded_once_at_its_end(world: World, account: Account) -> None:
-    world.script(Ending(fail="X", duration=10))
+def test_a_failed_job_is_refunded_once_at_its_end(world: ProviderState, account: Account) -> None:
+    world.script(ScriptedOutcome(fail="X", duration=10))
     world.submit(_order(account))
     assert [account.balance(moment) for moment in (0, 9.9, 10, 11)] == [Decimal("0.5")] * 2 + [Decimal("1.0")] * 2
 
 
-def test_a_chosen_id_is_taken_once(world: World, account: Account) -> None:
+def test_a_chosen_id_is_taken_once(world: ProviderState, account: Account) -> None:
     assert world.submit(_order(account, job_id="mine")).id == "mine"
     with pytest.raises(DuplicateJobError):
         world.submit(_order(account, job_id="mine"))
     assert account.balance(0) == Decimal("0.5")
 
 
-def test_nobody_sees_the_jobs_of_others(world: World, account: Account) -> None:
+def test_nobody_sees_the_jobs_of_others(world: ProviderState, account: Account) -> None:
     job = world.submit(_order(account))
     other = world.open_account(Account("acme", "other"))
     assert world.look(account, job.id) is job
@@ -78,14 +78,14 @@ def test_nobody_sees_the_jobs_of_others(world: World, account: Account) -> None:
     assert world.look(account, "nothing") is None
 
 
-def test_keys_open_only_their_own_provider(world: World, account: Account) -> None:
+def test_keys_open_only_their_own_provider(world: ProviderState, account: Account) -> None:
     assert world.account("acme", "Bearer key") is account
     assert world.account("other", "Bearer key") is None
     assert world.account("acme", "Basic key") is None
     assert world.account("acme", None) is None
 
 
-def test_a_job_is_cancelled_until_it_has_ended(world: World, account: Account) -> None:
+def test_a_job_is_cancelled_until_it_has_ended(world: ProviderState, account: Account) -> None:
     told: list[Phase] = []
     world.watch(lambda job: told.append(world.phase(job)))
     first, second = world.submit(_order(account)), world.submit(_order(account))
@@ -98,22 +98,22 @@ def test_a_job_is_cancelled_until_it_has_ended(world: World, account: Account) -
     assert not world.downloadable(first, first.files[0], 0)
 
 
-def test_scripts_are_used_in_order_by_the_providers_they_name(world: World, account: Account) -> None:
+def test_scripts_are_used_in_order_by_the_providers_they_name(world: ProviderState, account: Account) -> None:
     other = world.open_account(Account("other", "key"))
-    world.script(Ending(fail="A"), provider="other")
-    world.script(Ending(fail="B"), times=2)
+    world.script(ScriptedOutcome(fail="A"), provider="other")
+    world.script(ScriptedOutcome(fail="B"), times=2)
     jobs = [world.submit(_order(who)) for who in (account, other, other, other)]
     assert [job.failure for job in jobs] == ["B", "A", "B", None]
 
 
-def test_a_prompt_overrules_a_script(world: World, account: Account) -> None:
-    world.script(Ending(fail="SCRIPT"))
+def test_a_prompt_overrules_a_script(world: ProviderState, account: Account) -> None:
+    world.script(ScriptedOutcome(fail="SCRIPT"))
     job = world.submit(_order(account, "a fox [sandbox: fail=PROMPT, duration=2.5]"))
     assert (job.failure, job.ends) == ("PROMPT", 2.5)
 
 
-def test_some_files_of_a_job_can_fail_while_the_job_completes(world: World, account: Account) -> None:
-    world.script(Ending(fail="BAD", duration=100, files=2))
+def test_some_files_of_a_job_can_fail_while_the_job_completes(world: ProviderState, account: Account) -> None:
+    world.script(ScriptedOutcome(fail="BAD", duration=100, files=2))
     job = world.submit(_order(account, files=4))
     assert [file.failure for file in job.files] == ["BAD", "BAD", None, None]
     assert [file.ready for file in job.files] == sorted(file.ready for file in job.files)
@@ -127,12 +127,12 @@ def test_some_files_of_a_job_can_fail_while_the_job_completes(world: World, acco
     ("prompt", "ending"),
     [
         ("a fox", None),
-        ("[sandbox:]", Ending()),
-        ("[sandbox: stuck] a fox", Ending(stuck=True)),
-        ("a [sandbox: duration=3,fail=X] fox", Ending(fail="X", duration=3.0)),
+        ("[sandbox:]", ScriptedOutcome()),
+        ("[sandbox: stuck] a fox", ScriptedOutcome(stuck=True)),
+        ("a [sandbox: duration=3,fail=X] fox", ScriptedOutcome(fail="X", duration=3.0)),
     ],
 )
-def test_directives_are_read_out_of_prompts(prompt: str, ending: Ending | None) -> None:
+def test_directives_are_read_out_of_prompts(prompt: str, ending: ScriptedOutcome | None) -> None:
     assert directive(prompt) == ending
 
 
@@ -145,14 +145,14 @@ def test_directives_that_mean_nothing_are_refused(words: str) -> None:
 @given(
     seed=st.integers(),
     ending=st.builds(
-        Ending,
+        ScriptedOutcome,
         fail=st.none() | st.just("X"),
         duration=st.none() | st.floats(0, 5000),
         stuck=st.booleans(),
     ),
     moments=st.lists(st.floats(0, 10_000), min_size=2),
 )
-def test_no_job_ever_goes_back(seed: int, ending: Ending, moments: list[float]) -> None:
+def test_no_job_ever_goes_back(seed: int, ending: ScriptedOutcome, moments: list[float]) -> None:
     account = Account("acme", "key")
     job = plan(_order(account), ending, 0.0, _dice(seed))
     ranks = [_rank(job.phase(moment)) for moment in sorted(moments)]
@@ -173,7 +173,7 @@ def _rank(phase: Phase) -> int:
 def test_durations_are_lognormal() -> None:
     account = Account("acme", "key")
     order = Order(account, "image", "x", (PICTURE,), IMAGE, Decimal(0))
-    logs = sorted(math.log(plan(order, Ending(), 0.0, _dice(seed)).ends) for seed in range(2000))
+    logs = sorted(math.log(plan(order, ScriptedOutcome(), 0.0, _dice(seed)).ends) for seed in range(2000))
     assert math.exp(logs[1000]) == pytest.approx(24, rel=0.05)
     assert (logs[1683] - logs[317]) / 2 == pytest.approx(0.545, rel=0.08)
 
@@ -188,12 +188,12 @@ def test_secrets_do_not_show_in_a_repr() -> None:
     assert "hush" not in repr(Account("acme", "hush"))
 
 
-def test_a_world_without_a_server_draws_nothing(world: World) -> None:
+def test_a_world_without_a_server_draws_nothing(world: ProviderState) -> None:
     with pytest.raises(RuntimeError, match="not behind a Sandbox"):
         asyncio.run(_draw(world))
 
 
-async def _draw(world: World) -> None:
+async def _draw(world: ProviderState) -> None:
     await world.draw(PICTURE)
 
 
