@@ -127,7 +127,7 @@ class Measurement:
             gc.freeze()
         gc.callbacks.append(self._collects)
         self._before = self._memory = resident_bytes()
-        watch = asyncio.create_task(self._watch())
+        poller = asyncio.create_task(self._watch())
         signal.signal(signal.SIGPROF, self._out_of_time)
         signal.setitimer(signal.ITIMER_PROF, self._plan.cap)
         signal.signal(signal.SIGALRM, self._out_of_time)
@@ -138,7 +138,7 @@ class Measurement:
         except Exception as error:  # noqa: BLE001  # a client that breaks under the load is a result
             print(f"{self._buyer} broke: {type(error).__name__}: {error}"[:200], file=sys.stderr)
             self._report(capped=True)
-        watch.cancel()
+        poller.cancel()
         self._report(capped=False)
 
     def _note(self, ended: float | None) -> None:

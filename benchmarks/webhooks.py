@@ -122,8 +122,8 @@ async def measure(way: str, sandbox: Sandbox, jobs: int, polling: Polling, *, co
                 figure.within.append(woke - endpoint.arrivals[urlsplit(bought.order.callback_url).path])
 
         await asyncio.gather(*(one() for _ in range(jobs)))
-        lane = client.statistics().providers["runblob"]
-    figure.looks = lane.calls - jobs
+        transport = client.statistics().providers["runblob"]
+    figure.looks = transport.calls - jobs
     return figure
 
 

@@ -207,8 +207,8 @@ class BulkRun:
             await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
         finally:
             pursued, self._subscribed = self._subscribed, {}  # giving one up may be the end of another's pursuit
-            for trail in pursued:
-                self._account(trail).poller.unsubscribe(trail, self)
+            for tracked in pursued:
+                self._account(tracked).poller.unsubscribe(tracked, self)
             if isinstance(self._iterator, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await self._iterator.aclose()
@@ -342,7 +342,7 @@ class BulkRun:
             return
         self._counts.in_flight += 1
         try:
-            trail = await self._course.submit(request, key)
+            tracked = await self._course.submit(request, key)
         except (KlingError, ValidationError) as error:
             self._finish(Outcome(index, key, request, error=error))
             return
@@ -350,22 +350,22 @@ class BulkRun:
             self._counts.in_flight -= 1
             raise
         self._counts.submitted += 1
-        rows = self._subscribed.get(trail, ())
-        self._subscribed[trail] = (*rows, (index, key, None if request is trail.request else request))
+        rows = self._subscribed.get(tracked, ())
+        self._subscribed[tracked] = (*rows, (index, key, None if request is tracked.request else request))
         if not rows:
-            self._account(trail).poller.subscribe(trail, self)
+            self._account(tracked).poller.subscribe(tracked, self)
 
-    def on_done(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
+    def on_done(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """A job has ended, or is not pursued any more; see `Subscriber`."""
-        job = Job(trail, self._account(trail))
-        for index, key, request in self._subscribed.pop(trail, ()):
+        job = Job(tracked, self._account(tracked))
+        for index, key, request in self._subscribed.pop(tracked, ()):
             end = job.judge(reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
-            wanted: Any = request or trail.request  # one of them is the row's
+            wanted: Any = request or tracked.request  # one of them is the row's
             self._finish(Outcome(index, key, wanted, job, result, error))
 
-    def _account(self, trail: TrackedJob) -> ProviderSession:
-        return self._course.accounts[trail.ref.provider]
+    def _account(self, tracked: TrackedJob) -> ProviderSession:
+        return self._course.accounts[tracked.ref.provider]
 
     def _finish(self, outcome: Outcome) -> None:
         counts, error = self._counts, outcome.error

@@ -111,35 +111,35 @@ class Client:
         self._arrival = anyio.Event()
         self._submitted = 0
         self._closed = False
-        lanes: dict[str, ProviderTransport] = {}
+        transports: dict[str, ProviderTransport] = {}
         for provider in _configured(providers):
-            if provider.name in lanes:
+            if provider.name in transports:
                 raise ConfigurationError(
                     f"two providers are {provider.display_name}; use one client for each account",
                     provider=provider.name,
                 )
-            lanes[provider.name] = ProviderTransport(provider, self._limits, http, self._clock)
-        sellers = {name: lane.provider for name, lane in lanes.items()}
+            transports[provider.name] = ProviderTransport(provider, self._limits, http, self._clock)
+        sellers = {name: transport.provider for name, transport in transports.items()}
         self._downloads = PerLoopBackend(http, self._limits, next(iter(sellers.values())).base_url)
         self._book = LedgerWriter(ledger, sellers.values())
         book = self._book if self._book.enabled else None
-        for name, lane in lanes.items():
-            calls = self._polling.status_calls_per_minute or lane.provider.status_calls_per_minute
-            watch = Poller(lane, self._clock, None if calls is None or calls == math.inf else calls)
-            self._accounts[name] = ProviderSession(lane, watch, self._downloads, book)
+        for name, transport in transports.items():
+            calls = self._polling.status_calls_per_minute or transport.provider.status_calls_per_minute
+            watch = Poller(transport, self._clock, None if calls is None or calls == math.inf else calls)
+            self._accounts[name] = ProviderSession(transport, watch, self._downloads, book)
         self._budget = budget
-        letterbox = EarlyDeliveries(webhooks)
+        early = EarlyDeliveries(webhooks)
         self._remedies = RecoveryAdvisor(sellers, self._clock, kept=self._book.enabled)
         settled = budget.commit if budget else None
-        self._buyer = Submitter(self._book, lanes, self._clock, self._remedies, letterbox, settled)
+        self._buyer = Submitter(self._book, transports, self._clock, self._remedies, early, settled)
         self._deliveries = WebhookReceiver(
             webhooks,
             providers=sellers,
-            watches={name: account.poller for name, account in self._accounts.items()},
+            pollers={name: account.poller for name, account in self._accounts.items()},
             book=self._book,
             buyer=self._buyer,
             remedies=self._remedies,
-            letterbox=letterbox,
+            early=early,
             adopt=self._found,
         )
         self._on_settled = self._settled  # one bound method for all jobs: each would keep one of its own
@@ -226,9 +226,9 @@ class Client:
         self, account: ProviderSession, request: Request, intent: Submission, insist: bool, trace: PaidCallTrace
     ) -> TrackedJob:
         bought = await self._buyer.submit(account.transport, request, intent, trace, force=insist)
-        trail = await self._adopt(account, bought, request)
-        self._account_for(trail)
-        return trail
+        tracked = await self._adopt(account, bought, request)
+        self._account_for(tracked)
+        return tracked
 
     async def _adopt(self, account: ProviderSession, bought: AcceptedSubmission, request: Request | None) -> TrackedJob:
         """Follow a job that was bought, now or before."""
@@ -241,13 +241,13 @@ class Client:
             self._deliveries.register(bought.attempt_id, known)
             return known
         new = bought.report is not None and (request is None or request.callback_url is None)
-        trail = self._track(account, bought.ref, request, bought.started, events, reported=new)
-        self._deliveries.register(bought.attempt_id, trail)
+        tracked = self._track(account, bought.ref, request, bought.started, events, reported=new)
+        self._deliveries.register(bought.attempt_id, tracked)
         if bought.report is not None:
             self._submitted += 1
-            await trail.apply(bought.report, "submit")
-            await self._deliveries.replay(trail, bought.deliveries)
-        return trail
+            await tracked.apply(bought.report, "submit")
+            await self._deliveries.replay(tracked, bought.deliveries)
+        return tracked
 
     async def _found(self, submission: Submission, ref: JobRef) -> TrackedJob:
         """The job of a submission, as a webhook tells."""
@@ -326,9 +326,9 @@ class Client:
         await self._recall()
         jobs = []
         for submission in await self._buyer.unfinished():
-            trail = await self._resumed(submission)
-            if trail is not None:
-                jobs.append(self._handle(trail))
+            tracked = await self._resumed(submission)
+            if tracked is not None:
+                jobs.append(self._handle(tracked))
             else:
                 log.warning("submission %r is not resumed: %s", submission.key, submission.remedy)
         return jobs
@@ -462,25 +462,25 @@ class Client:
         async with anyio.create_task_group() as group:
             while True:
                 arrival = self._arrival = anyio.Event()
-                for ref, trail in self._running.items():
+                for ref, tracked in self._running.items():
                     if ref not in followed:
                         followed.add(ref)
-                        group.start_soon(_follow, self._handle(trail), followed)
+                        group.start_soon(_follow, self._handle(tracked), followed)
                 await arrival.wait()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
-        return tuple(self._handle(trail) for trail in self._running.values())
+        return tuple(self._handle(tracked) for tracked in self._running.values())
 
     def statistics(self) -> Statistics:
         """What the client has done so far."""
-        lanes = {name: account.transport.statistics() for name, account in self._accounts.items()}
+        transports = {name: account.transport.statistics() for name, account in self._accounts.items()}
         budget = self._budget.statistics() if self._budget is not None else None
-        return Statistics(self._submitted, len(self._running), lanes, budget)
+        return Statistics(self._submitted, len(self._running), transports, budget)
 
-    def _handle(self, trail: TrackedJob) -> Job:
-        return Job(trail, self._accounts[trail.ref.provider])
+    def _handle(self, tracked: TrackedJob) -> Job:
+        return Job(tracked, self._accounts[tracked.ref.provider])
 
     def _track(
         self,
@@ -516,7 +516,7 @@ class Client:
         recorded = self._book.enabled and started is not None
         # A clock that was set back since would put the next look, and the deadline, off by as much.
         since = now if started is None else min(started, now)
-        trail = TrackedJob(
+        tracked = TrackedJob(
             ref,
             cadence,
             request=request,
@@ -527,21 +527,21 @@ class Client:
             settled=self._on_settled,
             submitted_here=started is not None,
         )
-        trail.replay(events)
-        if not trail.ended:
-            self._running[str(ref)] = trail
+        tracked.replay(events)
+        if not tracked.ended:
+            self._running[str(ref)] = tracked
             self._arrival.set()
-        return trail
+        return tracked
 
     def _settled(self, ref: JobRef) -> None:
-        trail = self._running.pop(ref, None)
-        if trail is not None:
-            self._account_for(trail)
+        tracked = self._running.pop(ref, None)
+        if tracked is not None:
+            self._account_for(tracked)
 
-    def _account_for(self, trail: TrackedJob) -> None:
+    def _account_for(self, tracked: TrackedJob) -> None:
         """Tell the budget what is known of a job's cost."""
         if self._budget is not None:
-            self._budget.record_cost(trail.ref, trail.status, trail.cost)
+            self._budget.record_cost(tracked.ref, tracked.status, tracked.cost)
 
     @property
     def _learned(self) -> Learned | None:

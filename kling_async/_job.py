@@ -61,8 +61,8 @@ class Job:
 
     __slots__ = ("_session", "_tracked")
 
-    def __init__(self, trail: TrackedJob, account: ProviderSession) -> None:
-        self._tracked = trail
+    def __init__(self, tracked: TrackedJob, account: ProviderSession) -> None:
+        self._tracked = tracked
         self._session = account
 
     def __eq__(self, other: object) -> bool:
@@ -169,13 +169,13 @@ class Job:
 
     def _late(self) -> GenerationTimeout:
         """The deadline has passed: nobody waits any more, and what is known of the duration is learned."""
-        trail = self._tracked
-        trail.settled(self.ref)
-        if trail.submitted_here:
-            trail.submitted_here = False  # one job teaches one thing, however many wait for it
-            trail.timer.observe_running(trail.last_seen_running - trail.started)
+        tracked = self._tracked
+        tracked.settled(self.ref)
+        if tracked.submitted_here:
+            tracked.submitted_here = False  # one job teaches one thing, however many wait for it
+            tracked.timer.observe_running(tracked.last_seen_running - tracked.started)
         return GenerationTimeout(
-            f"the job is still {self.status} after {trail.deadline - trail.started:.0f} s, its deadline; it was not "
+            f"the job is still {self.status} after {tracked.deadline - tracked.started:.0f} s, its deadline; it was not "
             f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",
             job=self,
             ref=str(self.ref),
@@ -255,11 +255,11 @@ class _Cursor:
         return self
 
     async def __anext__(self) -> Event:
-        trail = self._job._tracked  # noqa: SLF001  # the cursor is a part of the job
-        if self._next >= trail.count:
-            if trail.ended:
+        tracked = self._job._tracked  # noqa: SLF001  # the cursor is a part of the job
+        if self._next >= tracked.count:
+            if tracked.ended:
                 raise StopAsyncIteration
             await self._job._until_more_than(self._next)  # noqa: SLF001  # the same
-        event = trail.event(self._next)
+        event = tracked.event(self._next)
         self._next += 1
         return event

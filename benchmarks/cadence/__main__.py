@@ -24,7 +24,7 @@ def measure(size: study.Size) -> Results:
         natures = {(name, share): Nature(law, share) for share in (0.0, study.CONGESTED) for name, law in LAWS.items()}
         learned = {
             (*key, prior): pool.submit(
-                study.learned, nature, DurationPrior(nature.law.median * factor, nature.law.sigma), size
+                study.learned, nature, DurationPrior(nature.prior.median * factor, nature.prior.sigma), size
             )
             for key, nature in natures.items()
             for prior, factor in study.PRIORS.items()

@@ -30,15 +30,15 @@ class Nature:
         slowdown: The factor by which these take longer.
     """
 
-    law: DurationPrior
+    prior: DurationPrior
     congested: float = 0.0
     slowdown: float = 3.0
 
     def draw(self, random: Random, number: int) -> list[float]:
         """Durations in seconds."""
         return [
-            self.law.median
-            * exp(self.law.sigma * random.gauss())
+            self.prior.median
+            * exp(self.prior.sigma * random.gauss())
             * (self.slowdown if random.random() < self.congested else 1.0)
             for _ in range(number)
         ]
@@ -54,7 +54,7 @@ class Nature:
 
     def quantile(self, share: float) -> float:
         """The time by which this share of the ordinary jobs has ended."""
-        return self.law.median * exp(self.law.sigma * _NORMAL.inv_cdf(share))
+        return self.prior.median * exp(self.prior.sigma * _NORMAL.inv_cdf(share))
 
     def ended(self, time: float) -> float:
         """The share of all jobs that has ended by `time`."""
@@ -62,12 +62,12 @@ class Nature:
         return sum(share * self._ended(time / factor) for factor, share in shares if share)
 
     def _ended(self, time: float) -> float:
-        ordinary = NormalDist(0.0, self.law.sigma)
-        return ordinary.cdf(log(time / self.law.median)) if time > 0 else 0.0
+        ordinary = NormalDist(0.0, self.prior.sigma)
+        return ordinary.cdf(log(time / self.prior.median)) if time > 0 else 0.0
 
     @property
     def range(self) -> tuple[float, float]:
         """Between these times, in seconds, all jobs end."""
         longest = self.slowdown if self.congested else 1.0
-        far = exp(_FAR * self.law.sigma)
-        return self.law.median / far, longest * self.law.median * far
+        far = exp(_FAR * self.prior.sigma)
+        return self.prior.median / far, longest * self.prior.median * far

@@ -55,19 +55,19 @@ async def _run(
     schedule: Schedule, prior: DurationPrior, durations: Sequence[float], in_flight: int, per_minute: float
 ) -> list[Heard]:
     clock = _VirtualClock()
-    lane = _Lane()
-    watch = Poller(cast("ProviderTransport", lane), clock, None if per_minute == inf else per_minute)
+    transport = _Lane()
+    poller = Poller(cast("ProviderTransport", transport), clock, None if per_minute == inf else per_minute)
     heard: dict[int, Heard] = {}
 
     async def work(numbers: Iterator[int]) -> None:
         for number in numbers:
             started = clock.now()
             ref = JobRef("simulated", "clip", str(number))
-            lane.ends[ref] = started + durations[number]
-            trail = TrackedJob(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
-            while not trail.ended:
-                await watch.wait(trail, trail.count)
-            heard[number] = Heard(lane.looks.pop(ref), clock.now() - lane.ends.pop(ref))
+            transport.ends[ref] = started + durations[number]
+            tracked = TrackedJob(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
+            while not tracked.ended:
+                await poller.wait(tracked, tracked.count)
+            heard[number] = Heard(transport.looks.pop(ref), clock.now() - transport.ends.pop(ref))
 
     numbers = iter(range(len(durations)))
     async with anyio.create_task_group() as workers:

@@ -19,7 +19,7 @@ class Frozen:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
 
-    def cadence(self, key: str, prior: DurationPrior) -> PollTimer:
+    def timer(self, key: str, prior: DurationPrior) -> PollTimer:
         """The timing of a job whose end is not told."""
         return _Deaf(self._schedule.timer(key, prior))
 
@@ -30,16 +30,16 @@ class _Deaf:
     def __init__(self, cadence: PollTimer) -> None:
         self._cadence = cadence
 
-    def next_look(self, last: float) -> float:
+    def next_poll(self, last: float) -> float:
         return self._cadence.next_poll(last)
 
-    def accrued(self, last: float, now: float) -> float:
+    def expected_lag(self, last: float, now: float) -> float:
         return self._cadence.expected_lag(last, now)
 
-    def finished(self, after: float, by: float) -> None:
+    def observe_end(self, after: float, by: float) -> None:
         pass
 
-    def abandoned(self, at: float) -> None:
+    def observe_running(self, at: float) -> None:
         pass
 
 
@@ -49,7 +49,7 @@ class Planned:
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
 
-    def cadence(self, key: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  # one plan for all
+    def timer(self, key: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  # one plan for all
         """The timing of one job."""
         return _Plan(self._times)
 
@@ -60,7 +60,7 @@ class Clairvoyant:
     def __init__(self, durations: Sequence[float]) -> None:
         self._durations: Iterator[float] = iter(durations)
 
-    def cadence(self, key: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  # jobs come in the order of the durations
+    def timer(self, key: str, prior: DurationPrior) -> PollTimer:  # noqa: ARG002  # jobs come in the order of the durations
         """The timing of the next job."""
         return _Plan((next(self._durations),))
 
@@ -71,15 +71,15 @@ class _Plan:
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
 
-    def next_look(self, last: float) -> float:
+    def next_poll(self, last: float) -> float:
         # The clock is a sum of floats: a look planned for 101.3 s may have been at 101.29999999.
         return next((time for time in self._times if time > last + 1e-6), last + 15.0)
 
-    def accrued(self, last: float, now: float) -> float:
-        return max(now - self.next_look(last), 0.0)
+    def expected_lag(self, last: float, now: float) -> float:
+        return max(now - self.next_poll(last), 0.0)
 
-    def finished(self, after: float, by: float) -> None:
+    def observe_end(self, after: float, by: float) -> None:
         pass
 
-    def abandoned(self, at: float) -> None:
+    def observe_running(self, at: float) -> None:
         pass

@@ -37,7 +37,7 @@ async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]
     them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
     """
     failure: Exception | None = None
-    with anyio.CancelScope() as reading:
+    with anyio.CancelScope() as report:
         async for part in response.aiter_bytes():
             if failure is not None:
                 continue
@@ -46,6 +46,6 @@ async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]
                     await take(part)
             except Exception as error:  # noqa: BLE001  # raised below
                 failure = error
-                reading.cancel()
+                report.cancel()
     if failure is not None:
         raise failure

@@ -55,14 +55,14 @@ class DeadlinePassed(Exception):
 class Subscriber(Protocol):
     """One who has jobs looked at without waiting for each."""
 
-    def on_done(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
+    def on_done(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """Told once of each job: that it has ended (None), or why it is not pursued any more."""
 
 
 class _Round:
     """One who patrols: keeps the watch in place of those who wait."""
 
-    granted = False
+    poll_granted = False
 
     def __init__(self) -> None:
         self._changed = anyio.Event()
@@ -84,17 +84,17 @@ class Poller:
         calls_per_minute: The ration of status calls; None: none.
     """
 
-    def __init__(self, lane: ProviderTransport, clock: Clock, calls_per_minute: float | None) -> None:
-        self._transport = lane
+    def __init__(self, transport: ProviderTransport, clock: Clock, calls_per_minute: float | None) -> None:
+        self._transport = transport
         self._clock = clock
         self._queue: PollQueue[TrackedJob] = PollQueue()
         self._rate_limiter = RateLimiter(calls_per_minute, clock)
-        self._status_caller = StatusCaller(lane, clock)
-        self._stream_follower = StreamFollower(lane, clock, self._status_caller, self._rate_limiter)
+        self._status_caller = StatusCaller(transport, clock)
+        self._stream_follower = StreamFollower(transport, clock, self._status_caller, self._rate_limiter)
         self._deadlines: list[tuple[float, int, TrackedJob]] = []  # where looks are rationed: see `_award`
         self._limited: dict[TrackedJob, int] = {}  # the number of each job's entry in it
         self._order = count()
-        self._features = lane.provider.features
+        self._features = transport.provider.features
         self._leaders: dict[TrackedJob, None] = {}
         self._idle: dict[TrackedJob, None] = {}  # leaders who sleep, so that they can keep the watch
         self._companies: dict[TrackedJob, list[TrackedJob]] = {}  # who travels along with a look that was awarded
@@ -106,73 +106,73 @@ class Poller:
         self._errands: deque[TrackedJob] = deque()  # pursued jobs whose look was awarded
         self._runners: dict[anyio.Event, None] = {}  # those who wait for an errand, the last one last
         self._keeper: TrackedJob | _Round | None = None
-        self._on_end: Callable[[TrackedJob], None] = lambda trail: self._release(trail, None)  # one for all trails
+        self._on_end: Callable[[TrackedJob], None] = lambda tracked: self._release(tracked, None)  # one for all trails
 
-    async def wait(self, trail: TrackedJob, seen: int) -> None:
+    async def wait(self, tracked: TrackedJob, seen: int) -> None:
         """Return when the job has more than `seen` events, or has ended.
 
         Raises:
             DeadlinePassed: The job's deadline has passed, and it still runs.
             KlingError: The job cannot be looked at: unknown to the provider, key refused, or no good answer for long.
         """
-        before = trail.wait_error
-        while not trail.has_news(seen):
-            if trail.being_polled:
-                await trail.change()
+        before = tracked.wait_error
+        while not tracked.has_news(seen):
+            if tracked.being_polled:
+                await tracked.change()
                 continue
-            if trail.wait_error is not None and trail.wait_error is not before:
-                raise copy_error(trail.wait_error)  # the leader's: one look has told all who waited
-            trail.being_polled = True
+            if tracked.wait_error is not None and tracked.wait_error is not before:
+                raise copy_error(tracked.wait_error)  # the leader's: one look has told all who waited
+            tracked.being_polled = True
             try:
-                await self._lead(trail, seen)
+                await self._lead(tracked, seen)
             except (KlingError, DeadlinePassed) as verdict:
-                trail.wait_error = copy_error(verdict)
+                tracked.wait_error = copy_error(verdict)
                 raise
             finally:
-                trail.being_polled = False
-                trail.wake()
+                tracked.being_polled = False
+                tracked.wake()
 
-    async def poll_now(self, trail: TrackedJob) -> None:
+    async def poll_now(self, tracked: TrackedJob) -> None:
         """Look at the job now (when the ration allows), and at those that can come along for free.
 
         Raises:
             KlingError: As of `wait`.
         """
         await self._rate_limiter.acquire()
-        await self._ask(trail)
-        trail.raise_poll_error()
+        await self._ask(tracked)
+        tracked.raise_poll_error()
 
-    def subscribe(self, trail: TrackedJob, pursuer: Subscriber) -> None:
+    def subscribe(self, tracked: TrackedJob, pursuer: Subscriber) -> None:
         """Have the job looked at by those who `run_workers`, until it ends; no task waits for it.
 
         Args:
             trail: The job.
             pursuer: Told when that is over.
         """
-        trail.on_end = self._on_end
-        if trail in self._subscribers:
-            self._beside.setdefault(trail, []).append(pursuer)
+        tracked.on_end = self._on_end
+        if tracked in self._subscribers:
+            self._beside.setdefault(tracked, []).append(pursuer)
             return
-        self._subscribers[trail] = pursuer
-        if trail.ended:
-            self._release(trail, None)
-        elif trail not in self._leaders:
-            self._enter(trail)
+        self._subscribers[tracked] = pursuer
+        if tracked.ended:
+            self._release(tracked, None)
+        elif tracked not in self._leaders:
+            self._enter(tracked)
 
-    def unsubscribe(self, trail: TrackedJob, pursuer: Subscriber) -> None:
+    def unsubscribe(self, tracked: TrackedJob, pursuer: Subscriber) -> None:
         """Pursue the job no longer for that one, who is told no more of it."""
-        beside = self._beside.pop(trail, [])
+        beside = self._beside.pop(tracked, [])
         if pursuer in beside:
             beside.remove(pursuer)
-        elif self._subscribers.get(trail) is pursuer and beside:
-            self._subscribers[trail] = beside.pop()
-        elif self._subscribers.get(trail) is pursuer:
-            del self._subscribers[trail]
-            trail.on_end = None
-            if trail not in self._leaders:
-                self._leave(trail)
+        elif self._subscribers.get(tracked) is pursuer and beside:
+            self._subscribers[tracked] = beside.pop()
+        elif self._subscribers.get(tracked) is pursuer:
+            del self._subscribers[tracked]
+            tracked.on_end = None
+            if tracked not in self._leaders:
+                self._leave(tracked)
         if beside:
-            self._beside[trail] = beside
+            self._beside[tracked] = beside
 
     async def run_workers(self, workers: int) -> None:
         """Look at the pursued jobs when they are due, `workers` at a time, until cancelled."""
@@ -194,16 +194,16 @@ class Poller:
         while True:
             while not self._errands:
                 await self._called()
-            trail = self._errands.popleft()
+            tracked = self._errands.popleft()
             if len(self._errands) == _ERRANDS - 1 and self._keeper is not None:
                 self._keeper.wake()
-            if trail.poll_granted and trail in self._subscribers:
-                trail.poll_granted = False
+            if tracked.poll_granted and tracked in self._subscribers:
+                tracked.poll_granted = False
                 try:
-                    with self._status_caller.in_time(trail):
-                        await self._ask(trail)
+                    with self._status_caller.in_time(tracked):
+                        await self._ask(tracked)
                 finally:
-                    self._go_on(trail)  # also for a job of another run, when this one ends
+                    self._go_on(tracked)  # also for a job of another run, when this one ends
 
     async def _called(self) -> None:
         """Wait to be called for an errand."""
@@ -223,109 +223,109 @@ class Poller:
             call, _ = self._runners.popitem()
             call.set()
 
-    def _go_on(self, trail: TrackedJob) -> None:
+    def _go_on(self, tracked: TrackedJob) -> None:
         """Decide how the pursuit of a job goes on after a look."""
-        if trail not in self._subscribers or trail.ended:
+        if tracked not in self._subscribers or tracked.ended:
             return
-        if trail.poll_error is not None:
-            error, trail.poll_error = trail.poll_error, None
-            self._release(trail, error)
-        elif self._clock.now() >= trail.deadline:
-            self._release(trail, DeadlinePassed())
+        if tracked.poll_error is not None:
+            error, tracked.poll_error = tracked.poll_error, None
+            self._release(tracked, error)
+        elif self._clock.now() >= tracked.deadline:
+            self._release(tracked, DeadlinePassed())
         else:
-            self._enter(trail)
+            self._enter(tracked)
 
-    def _release(self, trail: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
-        first = self._subscribers.pop(trail, None)
-        pursuers = [*([first] if first else []), *self._beside.pop(trail, [])]
-        trail.on_end = None
-        if trail not in self._leaders:
-            self._leave(trail)
+    def _release(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
+        first = self._subscribers.pop(tracked, None)
+        pursuers = [*([first] if first else []), *self._beside.pop(tracked, [])]
+        tracked.on_end = None
+        if tracked not in self._leaders:
+            self._leave(tracked)
         for pursuer in pursuers:
-            pursuer.on_done(trail, reason)
+            pursuer.on_done(tracked, reason)
 
-    def poll_soon(self, trail: TrackedJob) -> None:
+    def poll_soon(self, tracked: TrackedJob) -> None:
         """Let the job be looked at now, before all others, by whoever waits for it or will."""
-        trail.poll_now = True
-        if trail in self._queue:
-            self._enter(trail)
-        trail.wake()
+        tracked.poll_now = True
+        if tracked in self._queue:
+            self._enter(tracked)
+        tracked.wake()
 
     def reschedule(self) -> None:
         """Compute again when the jobs are due: their cadences have changed."""
-        for trail in dict.fromkeys((*self._leaders, *self._subscribers)):
-            if trail in self._queue:
-                self._enter(trail)
+        for tracked in dict.fromkeys((*self._leaders, *self._subscribers)):
+            if tracked in self._queue:
+                self._enter(tracked)
 
-    async def _lead(self, trail: TrackedJob, seen: int) -> None:
+    async def _lead(self, tracked: TrackedJob, seen: int) -> None:
         """Do the looking at one job: until there is news, or once where a stream is the better way to wait."""
-        if await self._stream_follower.follow(trail, seen):
+        if await self._stream_follower.follow(tracked, seen):
             return
         began = self._clock.now()
-        trail.poll_now = trail.poll_now or began >= trail.deadline
-        self._enter(trail)
-        self._leaders[trail] = None
+        tracked.poll_now = tracked.poll_now or began >= tracked.deadline
+        self._enter(tracked)
+        self._leaders[tracked] = None
         try:
-            while not trail.has_news(seen):
-                if trail.poll_granted:
-                    trail.poll_granted = False
-                    with self._status_caller.in_time(trail):
-                        await self._ask(trail)
-                    trail.raise_poll_error()
-                    if not trail.has_news(seen) and self._clock.now() >= trail.deadline:
+            while not tracked.has_news(seen):
+                if tracked.poll_granted:
+                    tracked.poll_granted = False
+                    with self._status_caller.in_time(tracked):
+                        await self._ask(tracked)
+                    tracked.raise_poll_error()
+                    if not tracked.has_news(seen) and self._clock.now() >= tracked.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return
-                    self._enter(trail)
+                    self._enter(tracked)
                 elif self._keeper is None:
-                    await self._keep(trail, partial(_waits, trail, trail.count))
-                elif trail in self._queue and trail.last_polled >= max(trail.deadline, began):
+                    await self._keep(tracked, partial(_waits, tracked, tracked.count))
+                elif tracked in self._queue and tracked.last_polled >= max(tracked.deadline, began):
                     raise DeadlinePassed  # it was looked at in another's company
                 else:
-                    await self._sleep(trail)
-                trail.raise_poll_error()
+                    await self._sleep(tracked)
+                tracked.raise_poll_error()
         finally:
-            del self._leaders[trail]
-            self._leave(trail)
+            del self._leaders[tracked]
+            self._leave(tracked)
 
-    async def _sleep(self, trail: TrackedJob) -> None:
+    async def _sleep(self, tracked: TrackedJob) -> None:
         """Wait for news, the grant of a look, or the call to keep the watch."""
-        self._idle[trail] = None
+        self._idle[tracked] = None
         try:
-            await trail.change()
+            await tracked.change()
         finally:
-            del self._idle[trail]
+            del self._idle[tracked]
 
-    def _enter(self, trail: TrackedJob) -> None:
+    def _enter(self, tracked: TrackedJob) -> None:
         """Let the job compete for the next look."""
-        if trail.ended:
+        if tracked.ended:
             return
         before = self._queue.next_due()
-        self._queue.enter(trail)
-        if self._rate_limiter.limited and trail not in self._limited:
-            number = self._limited[trail] = next(self._order)
-            heappush(self._deadlines, (trail.deadline, number, trail))
+        self._queue.enter(tracked)
+        if self._rate_limiter.limited and tracked not in self._limited:
+            number = self._limited[tracked] = next(self._order)
+            heappush(self._deadlines, (tracked.deadline, number, tracked))
         if self._keeper is not None and self._queue.next_due() < before:
             self._keeper.wake()
 
-    def _leave(self, trail: TrackedJob) -> None:
-        self._queue.leave(trail)
-        self._unlimit(trail)
-        if trail.poll_granted:  # the look was awarded and not made: the next in the contest shall have it
-            trail.poll_granted = False
+    def _leave(self, tracked: TrackedJob) -> None:
+        self._queue.leave(tracked)
+        self._unlimit(tracked)
+        if tracked.poll_granted:  # the look was awarded and not made: the next in the contest shall have it
+            tracked.poll_granted = False
             self._rate_limiter.refund()
-            self._dismiss(self._companies.pop(trail, []))
-            if trail in self._errands:
-                self._errands.remove(trail)
+            self._dismiss(self._companies.pop(tracked, []))
+            if tracked in self._errands:
+                self._errands.remove(tracked)
             if self._keeper is not None:
                 self._keeper.wake()
-        if trail in self._subscribers:
-            self._enter(trail)
+        if tracked in self._subscribers:
+            self._enter(tracked)
         self._appoint()
 
-    def _unlimit(self, trail: TrackedJob) -> None:
+    def _unlimit(self, tracked: TrackedJob) -> None:
         """Forget the deadline of a job that left; its entry goes once such entries are the greater part."""
-        if self._limited.pop(trail, None) is not None and len(self._deadlines) > 2 * len(self._limited) + 16:
+        if self._limited.pop(tracked, None) is not None and len(self._deadlines) > 2 * len(self._limited) + 16:
             self._deadlines = [entry for entry in self._deadlines if self._limited.get(entry[2]) == entry[1]]
             heapify(self._deadlines)
 
@@ -376,12 +376,12 @@ class Poller:
         has come is entered anew. Only where looks are rationed does a job wait behind others.
         """
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, number, trail = heappop(self._deadlines)
-            if self._limited.get(trail) != number:
+            _, number, tracked = heappop(self._deadlines)
+            if self._limited.get(tracked) != number:
                 continue
-            del self._limited[trail]
-            if trail in self._queue:
-                self._queue.enter(trail)
+            del self._limited[tracked]
+            if tracked in self._queue:
+                self._queue.enter(tracked)
         return self._queue.pop_most_urgent(now)
 
     def _tell(self, awarded: TrackedJob) -> None:
@@ -392,22 +392,22 @@ class Poller:
             self._errands.append(awarded)
             self._call()
 
-    async def _ask(self, trail: TrackedJob) -> None:
-        """Make one status call, for `trail` and for those that come along, and take in what it says."""
+    async def _ask(self, tracked: TrackedJob) -> None:
+        """Make one status call, for `tracked` and for those that come along, and take in what it says."""
         now = self._clock.now()
-        company = self._companies.pop(trail, None)
+        company = self._companies.pop(tracked, None)
         if company is None:
-            company = self._company(trail, now)
+            company = self._company(tracked, now)
         try:
-            await self._status_caller.poll((trail, *company))
+            await self._status_caller.poll((tracked, *company))
         finally:
             self._dismiss(company)
 
-    def _company(self, trail: TrackedJob, now: float) -> list[TrackedJob]:
-        """Take the jobs that can come along with a look at `trail` out of the contest: those that are due soon."""
+    def _company(self, tracked: TrackedJob, now: float) -> list[TrackedJob]:
+        """Take the jobs that can come along with a look at `tracked` out of the contest: those that are due soon."""
         if self._features.batch == 1:
             return []
-        soon = now + _COMPANY * (trail.started + trail.timer.next_poll(now - trail.started) - now)
+        soon = now + _COMPANY * (tracked.started + tracked.timer.next_poll(now - tracked.started) - now)
         return self._queue.pop_batch(soon, self._features.batch - 1)
 
     def _dismiss(self, company: list[TrackedJob]) -> None:
@@ -420,6 +420,6 @@ class Poller:
                 self._go_on(other)
 
 
-def _waits(trail: TrackedJob, seen: int) -> bool:
+def _waits(tracked: TrackedJob, seen: int) -> bool:
     """Whether a job's leader has nothing to do: no look was awarded to it, and nothing has happened."""
-    return not trail.poll_granted and trail.count == seen and trail.poll_error is None
+    return not tracked.poll_granted and tracked.count == seen and tracked.poll_error is None

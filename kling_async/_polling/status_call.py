@@ -36,22 +36,22 @@ class StatusCaller:
         clock: The client's clock.
     """
 
-    def __init__(self, lane: ProviderTransport, clock: Clock) -> None:
-        self._transport = lane
+    def __init__(self, transport: ProviderTransport, clock: Clock) -> None:
+        self._transport = transport
         self._clock = clock
         self._failure_logged = False  # a look has failed since the last good one: said once, not once a job
 
-    def in_time(self, trail: TrackedJob) -> anyio.CancelScope:
+    def in_time(self, tracked: TrackedJob) -> anyio.CancelScope:
         """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
-        return anyio.move_on_after(max(trail.deadline - self._clock.now(), 0.0) + self._transport.limits.call)
+        return anyio.move_on_after(max(tracked.deadline - self._clock.now(), 0.0) + self._transport.limits.call)
 
-    async def poll(self, trails: Iterable[TrackedJob]) -> None:
+    async def poll(self, tracked_jobs: Iterable[TrackedJob]) -> None:
         """Make one status call about these jobs, and let each know what is said of it.
 
         What makes no sense to ask again is the job's `poll_error` then.
         """
         now = self._clock.now()
-        asked = {trail.ref: trail for trail in trails}
+        asked = {tracked.ref: tracked for tracked in tracked_jobs}
         for each in asked.values():
             each.last_polled, each.poll_now = now, False
         answers: Mapping[JobRef, StatusReport | KlingError]
@@ -59,37 +59,37 @@ class StatusCaller:
             answers = await self._transport.run(self._transport.provider.poll(list(asked)))
         except KlingError as error:
             answers = {ref: copy_error(error) for ref in asked}
-        for ref, trail in asked.items():
+        for ref, tracked in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
-                self._stumble(trail, answer, now)
+                self._stumble(tracked, answer, now)
                 continue
-            trail.failing_since = trail.poll_error = None
+            tracked.failing_since = tracked.poll_error = None
             self._failure_logged = False
             if answer is not None:
-                await trail.apply(answer, "poll")
-            trail.last_seen_running = now
+                await tracked.apply(answer, "poll")
+            tracked.last_seen_running = now
 
-    def _stumble(self, trail: TrackedJob, error: KlingError, now: float) -> None:
+    def _stumble(self, tracked: TrackedJob, error: KlingError, now: float) -> None:
         """A look failed: decide whether those who wait should hear of it."""
-        if trail.ended:  # meanwhile, by a webhook
+        if tracked.ended:  # meanwhile, by a webhook
             return
-        trail.failing_since = now if trail.failing_since is None else trail.failing_since
-        error.ref = error.ref or str(trail.ref)
+        tracked.failing_since = now if tracked.failing_since is None else tracked.failing_since
+        error.ref = error.ref or str(tracked.ref)
         if isinstance(error, JobNotFound):
-            final = not (trail.submitted_here and now - trail.started < _FORGIVEN)
+            final = not (tracked.submitted_here and now - tracked.started < _FORGIVEN)
         else:
-            lasting = now - trail.failing_since >= self._transport.limits.poll_failure_timeout
+            lasting = now - tracked.failing_since >= self._transport.limits.poll_failure_timeout
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
         said = logging.INFO if self._failure_logged and not final else logging.WARNING
         self._failure_logged = True
-        log.log(said, "a look at job %s failed%s: %s", trail.ref, "" if final else ", it goes on", error)
+        log.log(said, "a look at job %s failed%s: %s", tracked.ref, "" if final else ", it goes on", error)
         if final:
-            if trail.submitted_here:
-                error.message += f"; the job was bought and is not lost, go on with client.attach({str(trail.ref)!r})"
-            trail.poll_error = error
-            trail.failing_since = None
-            trail.wake()
+            if tracked.submitted_here:
+                error.message += f"; the job was bought and is not lost, go on with client.attach({str(tracked.ref)!r})"
+            tracked.poll_error = error
+            tracked.failing_since = None
+            tracked.wake()
 
 
 def copy_error(error: ErrorT) -> ErrorT:

@@ -52,14 +52,16 @@ class StreamFollower:
         ration: Of these looks.
     """
 
-    def __init__(self, lane: ProviderTransport, clock: Clock, looker: StatusCaller, ration: RateLimiter) -> None:
-        self._transport = lane
+    def __init__(
+        self, transport: ProviderTransport, clock: Clock, looker: StatusCaller, rate_limiter: RateLimiter
+    ) -> None:
+        self._transport = transport
         self._clock = clock
         self._status_caller = looker
-        self._rate_limiter = ration
+        self._rate_limiter = rate_limiter
         self._open = 0
 
-    async def follow(self, trail: TrackedJob, seen: int) -> bool:
+    async def follow(self, tracked: TrackedJob, seen: int) -> bool:
         """Wait until the job has more than `seen` events, or has ended.
 
         Returns:
@@ -69,19 +71,19 @@ class StreamFollower:
             KlingError: The job cannot be looked at.
         """
         full = self._open >= self._transport.limits.connections // 2
-        if not self._transport.provider.features.stream or full or trail.stream_failures >= _FAILURES:
+        if not self._transport.provider.features.stream or full or tracked.stream_failures >= _FAILURES:
             return False
-        stream = self._transport.provider.stream(trail.ref)
-        if stream is None or self._clock.now() >= trail.deadline:
+        stream = self._transport.provider.stream(tracked.ref)
+        if stream is None or self._clock.now() >= tracked.deadline:
             return False
         hearing = _OpenStream(stream)
         failure: Exception | None = None
         self._open += 1
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._hear, trail, hearing)
+                group.start_soon(self._hear, tracked, hearing)
                 try:
-                    await self._mind(trail, seen, hearing)
+                    await self._mind(tracked, seen, hearing)
                 except Exception as error:  # noqa: BLE001  # carried out of the task group as it is, not in a group
                     failure = error
                 group.cancel_scope.cancel()
@@ -89,51 +91,51 @@ class StreamFollower:
             self._open -= 1
         if failure is not None:
             raise failure
-        trail.raise_poll_error()
-        if trail.has_news(seen):
+        tracked.raise_poll_error()
+        if tracked.has_news(seen):
             return True
         # The first close after an event is followed by a look at once, further ones when the cadence wants it.
-        trail.poll_now = trail.poll_now or trail.stream_failures == 1
+        tracked.poll_now = tracked.poll_now or tracked.stream_failures == 1
         return False
 
-    async def _mind(self, trail: TrackedJob, seen: int, hearing: _OpenStream) -> None:
+    async def _mind(self, tracked: TrackedJob, seen: int, hearing: _OpenStream) -> None:
         """Wait while a stream is listened to, with a look whenever it is too quiet."""
         patience = _START
-        while not trail.has_news(seen) and trail.poll_error is None and not hearing.closed:
-            left = trail.deadline - self._clock.now()
+        while not tracked.has_news(seen) and tracked.poll_error is None and not hearing.closed:
+            left = tracked.deadline - self._clock.now()
             if left <= 0:
                 return
             if hearing.spoken:
                 patience = _SILENCE
-            with anyio.move_on_after(0 if trail.poll_now else min(patience, left)) as wait:
-                await trail.change()
-            if wait.cancelled_caught and (trail.poll_now or patience < left):
+            with anyio.move_on_after(0 if tracked.poll_now else min(patience, left)) as wait:
+                await tracked.change()
+            if wait.cancelled_caught and (tracked.poll_now or patience < left):
                 patience = min(2 * patience, _SILENCE)
                 await self._rate_limiter.acquire()
-                with self._status_caller.in_time(trail):
-                    await self._status_caller.poll([trail])
+                with self._status_caller.in_time(tracked):
+                    await self._status_caller.poll([tracked])
 
-    async def _hear(self, trail: TrackedJob, hearing: _OpenStream) -> None:
+    async def _hear(self, tracked: TrackedJob, hearing: _OpenStream) -> None:
         """Take in what a stream says, until it closes."""
 
         async def line(text: str) -> None:
-            reading = hearing.stream.read(text)
-            if reading is None:
+            report = hearing.stream.read(text)
+            if report is None:
                 return
             # What the first line says has been true for an unknown time.
             first, hearing.spoken = not hearing.spoken, True
-            if await trail.apply(reading, "stream", exact=not first) is not None:
-                trail.stream_failures = 0
+            if await tracked.apply(report, "stream", exact=not first) is not None:
+                tracked.stream_failures = 0
             elif first:
-                trail.wake()
-            trail.failing_since = None
-            if not trail.ended:
-                trail.last_seen_running = self._clock.now()
+                tracked.wake()
+            tracked.failing_since = None
+            if not tracked.ended:
+                tracked.last_seen_running = self._clock.now()
 
         try:
             await self._transport.stream(hearing.stream.call, line)
         except KlingError as error:
-            log.info("the stream of job %s broke off: %s", trail.ref, error)
-        trail.stream_failures += not trail.ended
+            log.info("the stream of job %s broke off: %s", tracked.ref, error)
+        tracked.stream_failures += not tracked.ended
         hearing.closed = True
-        trail.wake()
+        tracked.wake()

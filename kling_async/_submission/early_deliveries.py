@@ -59,19 +59,19 @@ class EarlyDeliveries:
     @contextmanager
     def open(self, submission: Submission) -> Iterator[list[WebhookItem]]:
         """Keep what comes for the purchase while its paid call is on the way, in the list that this gives."""
-        letters = self._open[submission.attempt_id] = []
+        deliveries = self._open[submission.attempt_id] = []
         self._lost.pop(submission.attempt_id, None)
         try:
-            yield letters
+            yield deliveries
         finally:
             del self._open[submission.attempt_id]
 
     def buffer(self, attempt_id: str, told: Sequence[WebhookItem]) -> bool:
         """Keep what was delivered, if the purchase's paid call is on the way."""
-        letters = self._open.get(attempt_id)
-        if letters is None:
+        deliveries = self._open.get(attempt_id)
+        if deliveries is None:
             return False
-        letters.extend(told[: _PARKED - len(letters)])
+        deliveries.extend(told[: _PARKED - len(deliveries)])
         return True
 
     def remember(self, lost: LostSubmission) -> None:

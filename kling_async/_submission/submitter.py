@@ -104,17 +104,17 @@ class Submitter:
     def __init__(
         self,
         book: LedgerWriter,
-        lanes: Mapping[str, ProviderTransport],
+        transports: Mapping[str, ProviderTransport],
         clock: Clock,
         remedies: RecoveryAdvisor,
-        letterbox: EarlyDeliveries,
+        early: EarlyDeliveries,
         settled: Callable[[Submission], None] | None = None,
     ) -> None:
         self._ledger = book
-        self._transports = lanes
+        self._transports = transports
         self._clock = clock
         self._remedies = remedies
-        self._early = letterbox
+        self._early = early
         self._settled: Callable[[Submission], None] = settled or (lambda _: None)
         self._in_flight: dict[str, InFlight] = {}
 
@@ -169,7 +169,7 @@ class Submitter:
 
     async def submit(
         self,
-        lane: ProviderTransport,
+        transport: ProviderTransport,
         request: Request,
         intent: Submission,
         trace: PaidCallTrace,
@@ -193,37 +193,43 @@ class Submitter:
             KlingError: It was refused or not sent; the key may be used again.
         """
         if not self._ledger.enabled:
-            return await self._pay(lane, request, intent, trace)
+            return await self._pay(transport, request, intent, trace)
         with anyio.CancelScope(shield=True):
             if force:
-                await self._reopen(lane, intent)
+                await self._reopen(transport, intent)
             taken = await self._ledger.claim(intent)
         if taken.attempt_id == intent.attempt_id:
-            return await self._pay(lane, request, intent, trace)
+            return await self._pay(transport, request, intent, trace)
         _require_same(intent, taken)
         if taken.ref is not None:
             return AcceptedSubmission.before(taken, taken.ref)
-        return await self.recover(lane, request, taken, trace, force=force)
+        return await self.recover(transport, request, taken, trace, force=force)
 
     async def recover(
-        self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace, *, force: bool = False
+        self,
+        transport: ProviderTransport,
+        request: Request,
+        lost: Submission,
+        trace: PaidCallTrace,
+        *,
+        force: bool = False,
     ) -> AcceptedSubmission:
         """Find out what became of a submission whose answer was lost, where the provider gives a way. See `submit`.
 
         Raises:
             SubmissionUnknown: There is none, or it did not tell.
         """
-        if lane.provider.features.client_chosen_id and (force or self._remedies.young(lost)):
+        if transport.provider.features.client_chosen_id and (force or self._remedies.young(lost)):
             trace.lost = True  # it was sent before under the same id: until it is accepted, it stays unknown
-            return await self._pay(lane, request, lost, trace)
-        if lane.provider.features.lists_jobs:
-            found = await self._search(lane, request, lost)
+            return await self._pay(transport, request, lost, trace)
+        if transport.provider.features.lists_jobs:
+            found = await self._search(transport, request, lost)
             if found is not None:
                 return found
         raise self._remedies.unknown(lost, lost.reason or "the process ended while it was being sent")
 
     async def recover_current(
-        self, lane: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace
+        self, transport: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace
     ) -> AcceptedSubmission | None:
         """As `recover`, for a submission that was read before its `acquire` came: others may have settled it meanwhile.
 
@@ -235,12 +241,14 @@ class Submitter:
             return None
         if current.ref is not None:
             return AcceptedSubmission.before(current, current.ref)
-        return await self.recover(lane, request, current, trace)
+        return await self.recover(transport, request, current, trace)
 
-    async def _search(self, lane: ProviderTransport, request: Request, lost: Submission) -> AcceptedSubmission | None:
+    async def _search(
+        self, transport: ProviderTransport, request: Request, lost: Submission
+    ) -> AcceptedSubmission | None:
         """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
         callback = self._early.callback_url(lost)
-        candidates = await lane.run(lane.provider.search(request, callback, lost.started))
+        candidates = await transport.run(transport.provider.search(request, callback, lost.started))
         free = [a for a in candidates if await self._ledger.ledger.find(ref=_ref(lost, a)) is None]
         if len(free) != 1:
             log.info("submission %r: %d jobs in the provider's list may be its own", lost.key, len(free))
@@ -248,7 +256,7 @@ class Submitter:
         return await self._accepted(lost, free[0])
 
     async def _pay(
-        self, lane: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace
+        self, transport: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace
     ) -> AcceptedSubmission:
         """Make the paid call, and write down what became of it.
 
@@ -260,19 +268,19 @@ class Submitter:
                 unknown until it is accepted, whatever is answered.
         """
         with self._early.open(intent) as letters:
-            flow = lane.provider.submit(request, intent.attempt_id, self._early.callback_url(intent))
+            flow = transport.provider.submit(request, intent.attempt_id, self._early.callback_url(intent))
             try:
-                accepted = await lane.run(flow, trace)
+                accepted = await transport.run(flow, trace)
             except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
-                own_id = lane.provider.client_chosen_id(request, intent.attempt_id)
+                own_id = transport.provider.client_chosen_id(request, intent.attempt_id)
                 accepted = await self._lost(
-                    lane, LostSubmission(intent, own_id, self._clock.now()), error, trace, letters
+                    transport, LostSubmission(intent, own_id, self._clock.now()), error, trace, letters
                 )
             return replace(await self._accepted(intent, accepted), deliveries=letters)
 
     async def _lost(
         self,
-        lane: ProviderTransport,
+        transport: ProviderTransport,
         lost: LostSubmission,
         error: BaseException,
         trace: PaidCallTrace,
@@ -281,7 +289,7 @@ class Submitter:
         """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
         intent = lost.submission
         state, reason = classify_failure(error, trace)
-        ref = identify_job(lane.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
+        ref = identify_job(transport.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
         if ref is not None:
             log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
             if isinstance(error, Exception):
@@ -388,7 +396,7 @@ class Submitter:
             raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
         await self._release_key(found, "forgotten")
 
-    async def _reopen(self, lane: ProviderTransport, intent: Submission) -> None:
+    async def _reopen(self, transport: ProviderTransport, intent: Submission) -> None:
         """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
         submission = await self._ledger.ledger.find(key=intent.key)
         if submission is None or submission.state.key_reusable:
@@ -399,7 +407,7 @@ class Submitter:
                 f"the submission {submission.key!r} is job {submission.ref}, which still runs: follow it by resume(), "
                 f"or give it up with forget({submission.key!r})"
             )
-        if submission.ref is not None or not lane.provider.features.client_chosen_id:
+        if submission.ref is not None or not transport.provider.features.client_chosen_id:
             await self._release_key(submission, "submitted again")
 
     async def _release_key(self, submission: Submission, reason: str) -> None:

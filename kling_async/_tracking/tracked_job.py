@@ -237,7 +237,7 @@ class TrackedJob:
                 with anyio.CancelScope(shield=True):
                     await renumbered(self.ref, latest)
 
-    async def apply(self, reading: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
+    async def apply(self, report: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
         """Take in what was said about the job; the one way into the log.
 
         Args:
@@ -248,30 +248,30 @@ class TrackedJob:
         Returns:
             The event that it amounted to, now in the log (and durable, with a ledger); None if it was no news.
         """
-        if reading.unrecognized:
+        if report.unrecognized:
             log.warning(
                 "job %s: the provider said %s, which is not understood; the job goes on",
                 self.ref,
-                reading.unrecognized,
+                report.unrecognized,
             )
         now = self._clock.now()
         if self._record is None:
-            return self._publish(self._advance(reading, source, now), now, exact=exact)
+            return self._publish(self._advance(report, source, now), now, exact=exact)
         if self._lock is None:
             self._lock = anyio.Lock()
         async with self._lock:
-            event = self._advance(reading, source, now)
+            event = self._advance(report, source, now)
             if event is not None:
                 with anyio.CancelScope(shield=True):
                     await self._record(self.ref, event)
             return self._publish(event, now, exact=exact)
 
-    def _advance(self, reading: StatusReport, source: Source, now: float) -> Event | None:
-        if self.reported_failure is not None and reading.status is Status.FAILED and not reading.has_reason:
+    def _advance(self, report: StatusReport, source: Source, now: float) -> Event | None:
+        if self.reported_failure is not None and report.status is Status.FAILED and not report.has_reason:
             # Some providers tell the reason in the webhook alone; that the job failed is confirmed by this reading.
-            message = reading.message or self.reported_failure.message
-            reading = replace(reading, message=message, failures=self.reported_failure.failures)
-        return advance(self.latest, reading, source=source, at=now, started=self.started)
+            message = report.message or self.reported_failure.message
+            report = replace(report, message=message, failures=self.reported_failure.failures)
+        return advance(self.latest, report, source=source, at=now, started=self.started)
 
     def _publish(self, event: Event | None, now: float, *, exact: bool) -> Event | None:
         if event is None:

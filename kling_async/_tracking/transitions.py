@@ -33,7 +33,7 @@ STATUS_ORDER = {
 }
 
 
-def advance(latest: Event | None, reading: StatusReport, *, source: Source, at: float, started: float) -> Event | None:
+def advance(latest: Event | None, report: StatusReport, *, source: Source, at: float, started: float) -> Event | None:
     """The event that `report` amounts to, or None if it changes nothing.
 
     Args:
@@ -44,42 +44,42 @@ def advance(latest: Event | None, reading: StatusReport, *, source: Source, at: 
         started: When the job was submitted, in POSIX seconds.
     """
     when = datetime.fromtimestamp(at, UTC)
-    if reading.lifetime is not None:
-        expires = when + timedelta(seconds=reading.lifetime)
-        reading = replace(reading, artifacts=tuple(replace(a, expires=expires) for a in reading.artifacts))
+    if report.lifetime is not None:
+        expires = when + timedelta(seconds=report.lifetime)
+        report = replace(report, artifacts=tuple(replace(a, expires=expires) for a in report.artifacts))
     base = latest or Event(-1, Status.PENDING, when, 0.0, source, step=-1)
-    changes = _changes(base, reading)
+    changes = _changes(base, report)
     if changes is None:
         return None
     elapsed = max(0.0, at - started)
     return replace(base, seq=base.seq + 1, at=when, elapsed=elapsed, source=source, **changes)
 
 
-def _changes(base: Event, reading: StatusReport) -> dict[str, Any] | None:
+def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
     """The fields of `base` that `report` changes; None if it brings no news."""
     if base.status.terminal:
         return None
-    status = reading.status or base.status
-    step = reading.step if reading.status else max(base.step, 0)
+    status = report.status or base.status
+    step = report.step if report.status else max(base.step, 0)
     said, known = (STATUS_ORDER[status], step), (STATUS_ORDER[base.status], base.step)
-    progress = max((part for part in (base.progress, reading.progress) if part is not None), default=None)
-    artifacts = _union(base.artifacts, reading.artifacts)
+    progress = max((part for part in (base.progress, report.progress) if part is not None), default=None)
+    artifacts = _union(base.artifacts, report.artifacts)
     if not (said > known or progress != base.progress or len(artifacts) > len(base.artifacts)):
         return None
     changes: dict[str, Any] = {
         "progress": progress,
         "artifacts": artifacts,
-        "failures": reading.failures or base.failures,
-        "cost": reading.cost or base.cost,
-        "balance": reading.balance or base.balance,
+        "failures": report.failures or base.failures,
+        "cost": report.cost or base.cost,
+        "balance": report.balance or base.balance,
     }
     if said > known:
         changes |= {"status": status, "step": step}
     if said >= known:
         # Words belong to the stage they were said about: a late reading must not put old ones on a new stage.
-        changes["message"] = reading.message
+        changes["message"] = report.message
     if status.terminal:
-        changes["raw"] = reading.raw
+        changes["raw"] = report.raw
     return changes
 
 

@@ -47,10 +47,10 @@ class FallbackTimer:
         interval: Seconds between looks from then on; not more than `late`.
     """
 
-    def __init__(self, cadence: PollTimer, expectation: WebhookHealth, late: float, interval: float) -> None:
+    def __init__(self, timer: PollTimer, expectation: WebhookHealth, late: float, interval: float) -> None:
         self.heard = False
         """Whether a delivery has come."""
-        self._timer = cadence
+        self._timer = timer
         self._expectation = expectation
         self._late = late
         self._interval = interval

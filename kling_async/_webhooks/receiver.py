@@ -69,22 +69,22 @@ class WebhookReceiver:
         webhooks: Webhooks | None,
         *,
         providers: Mapping[str, Provider],
-        watches: Mapping[str, Poller],
+        pollers: Mapping[str, Poller],
         book: LedgerWriter,
         buyer: Submitter,
         remedies: RecoveryAdvisor,
-        letterbox: EarlyDeliveries,
+        early: EarlyDeliveries,
         adopt: Callable[[Submission, JobRef], Awaitable[TrackedJob]],
     ) -> None:
         self._webhooks = webhooks
         self._providers = providers
-        self._pollers = watches
+        self._pollers = pollers
         self._ledger = book
         self._submitter = buyer
         self._remedies = remedies
-        self._early = letterbox
+        self._early = early
         self._adopt = adopt
-        self._expectations = {name: WebhookHealth(watch.reschedule) for name, watch in watches.items()}
+        self._expectations = {name: WebhookHealth(poller.reschedule) for name, poller in pollers.items()}
         self._jobs: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
 
     def timer(self, ref: JobRef, timer: PollTimer, prior: DurationPrior) -> PollTimer:
@@ -95,14 +95,14 @@ class WebhookReceiver:
         interval = self._webhooks.backstop or min(late, _INTERVAL)
         return FallbackTimer(timer, self._expectations[ref.provider], late, interval)
 
-    def register(self, attempt_id: str, trail: TrackedJob) -> None:
+    def register(self, attempt_id: str, tracked: TrackedJob) -> None:
         """Let deliveries for the purchase go to its job from now on."""
         if self._webhooks is not None:
-            self._jobs[attempt_id] = trail
+            self._jobs[attempt_id] = tracked
 
-    async def replay(self, trail: TrackedJob, letters: Sequence[WebhookItem]) -> None:
+    async def replay(self, tracked: TrackedJob, deliveries: Sequence[WebhookItem]) -> None:
         """Take in what was delivered before the job was known."""
-        await self._tell(trail, letters)
+        await self._tell(tracked, deliveries)
 
     async def receive(self, delivery: Delivery) -> bool:
         """See `Client.deliver`."""
@@ -110,14 +110,14 @@ class WebhookReceiver:
         self._expectations[provider.name].delivered()
         if self._early.buffer(delivery.attempt_id, told):
             return True
-        trail = self._jobs.get(delivery.attempt_id)
-        if trail is None:
+        tracked = self._jobs.get(delivery.attempt_id)
+        if tracked is None:
             lost = self._early.lost(delivery.attempt_id) or await self._recorded(provider, delivery.attempt_id)
             if lost is None:
                 return False
-            trail = await self._resolved(provider, lost, told)
-        if trail is not None and not await self._tell(trail, told):
-            raise _rejected("it is about another job than its address", trail.ref)
+            tracked = await self._resolved(provider, lost, told)
+        if tracked is not None and not await self._tell(tracked, told):
+            raise _rejected("it is about another job than its address", tracked.ref)
         await self._ledger.flush()
         return True
 
@@ -171,22 +171,22 @@ class WebhookReceiver:
         log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
         return await self._adopt(submission, ref)
 
-    async def _tell(self, trail: TrackedJob, told: Sequence[WebhookItem]) -> bool:
+    async def _tell(self, tracked: TrackedJob, told: Sequence[WebhookItem]) -> bool:
         """Let a job know what was delivered about it, if anything was."""
-        provider = self._providers[trail.ref.provider]
-        mine = [one for one in told if one.id is None or provider.same_job(trail.ref.id, one.id)]
-        if self._webhooks is None or not mine or trail.ended:
+        provider = self._providers[tracked.ref.provider]
+        mine = [one for one in told if one.id is None or provider.same_job(tracked.ref.id, one.id)]
+        if self._webhooks is None or not mine or tracked.ended:
             return bool(mine)
-        expected = isinstance(trail.timer, FallbackTimer)
-        if isinstance(trail.timer, FallbackTimer):
-            trail.timer.heard = True
+        expected = isinstance(tracked.timer, FallbackTimer)
+        if isinstance(tracked.timer, FallbackTimer):
+            tracked.timer.heard = True
         for one in mine:
             if not self._webhooks.confirm:
-                await trail.apply(one.report, "webhook", exact=expected)
+                await tracked.apply(one.report, "webhook", exact=expected)
             elif one.report.status is Status.FAILED and one.report.has_reason:
-                trail.reported_failure = replace(one.report, raw=None)
-        if not trail.ended:
-            self._pollers[trail.ref.provider].poll_soon(trail)
+                tracked.reported_failure = replace(one.report, raw=None)
+        if not tracked.ended:
+            self._pollers[tracked.ref.provider].poll_soon(tracked)
         return True
 
 

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             port=options.port,
             scale=options.scale,
-            ration=options.ration,
+            rate_limiter=options.ration,
             credits=options.credits,
             lifetime=options.lifetime,
         )

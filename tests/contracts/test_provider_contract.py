@@ -157,13 +157,13 @@ async def test_credentials_travel_to_the_provider_and_to_nobody_else(sample: Sam
         recorded = sample.replies[min(len(seen), len(sample.replies)) - 1]
         return httpx.Response(recorded.status, headers=dict(recorded.headers), content=recorded.content)
 
-    lane = ProviderTransport(provider, Limits(max_attempts=1), httpx.MockTransport(answer), Clock())
+    transport = ProviderTransport(provider, Limits(max_attempts=1), httpx.MockTransport(answer), Clock())
     try:
-        await lane.run(sample.flow())
+        await transport.run(sample.flow())
     except KlingError:
         pass  # what comes of it is compared elsewhere
     finally:
-        await lane.aclose()
+        await transport.aclose()
     assert len(seen) == len(sample.exchanges)
     for request, exchange in zip(seen, sample.exchanges, strict=True):
         own = exchange["call"]["url"].startswith("/")
@@ -187,9 +187,9 @@ async def test_an_address_elsewhere_gets_no_credentials(kind: type[Provider], an
         yield Call.get("https://elsewhere.example/upload")
         yield Call.get(f"{provider.base_url}.evil.example/upload")
 
-    lane = ProviderTransport(provider, Limits(), httpx.MockTransport(answer), Clock())
-    await lane.run(flow())
-    await lane.aclose()
+    transport = ProviderTransport(provider, Limits(), httpx.MockTransport(answer), Clock())
+    await transport.run(flow())
+    await transport.aclose()
     assert [any(KEY in value for value in request.headers.values()) for request in seen] == [True, False, False]
 
 

@@ -113,7 +113,7 @@ async def browser(url: str, profile: Path) -> AsyncIterator[None]:
             await process.aclose()
 
 
-async def watch(site: Site, app: Any, watched: Watched, profile: Path, query: str) -> dict[str, Any]:
+async def poller(site: Site, app: Any, watched: Watched, profile: Path, query: str) -> dict[str, Any]:
     """What a browser saw that opened the page."""
     async with serve(site, app), browser(f"{site.url}/?{query}", profile):
         with anyio.fail_after(PATIENCE):
@@ -125,7 +125,7 @@ async def watch(site: Site, app: Any, watched: Watched, profile: Path, query: st
 async def test_a_browser_sees_a_job_from_its_submission_to_its_end(way: str, tmp_path: Path) -> None:
     async with Sandbox(speed=600) as sandbox:
         site, watched = Site(), Watched()
-        seen = await watch(site, service(site, watched, sandbox), watched, tmp_path, f"way={way}")
+        seen = await poller(site, service(site, watched, sandbox), watched, tmp_path, f"way={way}")
         assert seen["why"] == "end"
         assert [(each["id"], each["status"]) for each in seen["seen"]] == [("0", "pending"), ("1", "completed")]
         assert seen["seen"][-1]["artifacts"][0]["url"].startswith(sandbox.url)
@@ -160,7 +160,7 @@ async def test_a_browser_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -
             async with anyio.create_task_group() as group:
                 await app(scope, receive, cut)
 
-        seen = await watch(site, cutting, watched, tmp_path, "way=starlette")
+        seen = await poller(site, cutting, watched, tmp_path, "way=starlette")
         assert asked == [None, "0"]
         assert [(each["id"], each["status"]) for each in seen["seen"]] == [("0", "pending"), ("1", "completed")]
 

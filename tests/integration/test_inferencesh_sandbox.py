@@ -302,13 +302,13 @@ async def test_a_lost_submission_is_found_in_the_list(sandbox: Sandbox, client: 
         await client.submit(REQUEST)
     await client.submit(inferencesh.ImageO1("something else"))
     provider = InferenceSh(sandbox.api_key(NAME), sandbox.base_url(NAME))
-    lane = ProviderTransport(provider, Limits(), None, Clock())
+    transport = ProviderTransport(provider, Limits(), None, Clock())
     try:
-        [found] = await lane.run(provider.search(REQUEST, None, since))
-        assert await lane.run(provider.search(inferencesh.ImageO1("never sent"), None, since)) == []
-        assert await lane.run(provider.search(REQUEST, "https://example.com/never-sent", since)) == []
+        [found] = await transport.run(provider.search(REQUEST, None, since))
+        assert await transport.run(provider.search(inferencesh.ImageO1("never sent"), None, since)) == []
+        assert await transport.run(provider.search(REQUEST, "https://example.com/never-sent", since)) == []
     finally:
-        await lane.aclose()
+        await transport.aclose()
     job = client.attach(f"inferencesh/image-o1/{found.id}")
     assert (await job).ref.id == found.id
     assert sandbox.counters.bought[NAME] == 2
@@ -319,13 +319,13 @@ async def test_the_callback_address_tells_twins_apart(sandbox: Sandbox, client: 
     addresses = [f"https://hooks.invalid/{number}" for number in range(3)]
     jobs = [await client.submit(REQUEST.model_copy(update={"callback_url": address})) for address in addresses]
     provider = InferenceSh(sandbox.api_key(NAME), sandbox.base_url(NAME))
-    lane = ProviderTransport(provider, Limits(), None, Clock())
+    transport = ProviderTransport(provider, Limits(), None, Clock())
     try:
         for job, address in zip(jobs, addresses, strict=True):
-            [found] = await lane.run(provider.search(REQUEST, address, since))
+            [found] = await transport.run(provider.search(REQUEST, address, since))
             assert found.id == job.ref.id
     finally:
-        await lane.aclose()
+        await transport.aclose()
 
 
 @pytest.mark.parametrize("statuses", ["current", "older", "words"])
@@ -435,8 +435,8 @@ async def test_without_the_accept_header_a_stream_is_of_events(bare: httpx.Async
     assert answer.headers["content-type"].startswith("text/event-stream")
     provider = InferenceSh("key")
     stream = provider.stream(kling_async.JobRef(NAME, "image-o1", task["id"]))
-    readings = [stream.read(line) for line in answer.text.splitlines() if line]
-    assert [reading.status for reading in readings if reading is not None][-1] is Status.COMPLETED
+    reports = [stream.read(line) for line in answer.text.splitlines() if line]
+    assert [report.status for report in reports if report is not None][-1] is Status.COMPLETED
 
 
 async def test_the_list_has_pages(bare: httpx.AsyncClient) -> None:

@@ -166,7 +166,7 @@ def test_an_id_that_is_none_is_not_found(api: httpx.Client, job: str) -> None:
 
 
 def test_looks_are_rationed_if_asked(api: httpx.Client) -> None:
-    with Sandbox(speed=0, ration={"pixeldojo": 2}) as sandbox:
+    with Sandbox(speed=0, rate_limiter={"pixeldojo": 2}) as sandbox:
         headers = {"authorization": f"Bearer {sandbox.api_key('pixeldojo')}"}
         with httpx.Client(base_url=sandbox.base_url("pixeldojo"), headers=headers) as client:
             job = client.post(RUN, json={"prompt": "a fox"}).json()["jobId"]

@@ -293,9 +293,9 @@ async def test_inline_jobs_travel_alone_and_the_others_together(sandbox: Sandbox
     jobs = [await client.submit(ImageO3.model_validate({"prompt": "x", **more})) for more in fields]
     sandbox.world.clock.advance(600)
     flow = provider(sandbox).poll([job.ref for job in jobs])
-    lane = client._accounts["runware"].transport
-    readings = await lane.run(flow)
-    assert [reading.status for reading in readings.values()] == [Status.COMPLETED] * 4  # type: ignore[union-attr]  # no errors
+    transport = client._accounts["runware"].transport
+    reports = await transport.run(flow)
+    assert [report.status for report in reports.values()] == [Status.COMPLETED] * 4  # type: ignore[union-attr]  # no errors
     assert requests(sandbox, "status") == 2
 
 
@@ -361,7 +361,7 @@ async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: 
 
 @pytest.fixture
 def world() -> Iterator[Sandbox]:
-    with Sandbox(speed=0, scale=0.05, ration=100) as running:
+    with Sandbox(speed=0, scale=0.05, rate_limiter=100) as running:
         yield running
 
 

@@ -19,14 +19,14 @@ from kling_async._tracking.transitions import STATUS_ORDER, advance
 SOURCES: list[Source] = ["submit", "poll", "stream", "webhook", "ledger"]
 
 
-def log(readings: list[StatusReport], seed: int = 0) -> list[Event]:
+def log(reports: list[StatusReport], seed: int = 0) -> list[Event]:
     """The events that the readings make, one a second."""
     chance = random.Random(seed)
     events: list[Event] = []
-    for second, reading in enumerate(readings):
+    for second, report in enumerate(reports):
         latest = events[-1] if events else None
         source = chance.choice(SOURCES)
-        event = advance(latest, reading, source=source, at=1000.0 + second, started=1000.0)
+        event = advance(latest, report, source=source, at=1000.0 + second, started=1000.0)
         if event is not None:
             events.append(event)
     return events
@@ -52,8 +52,8 @@ ending = st.builds(
 
 
 @given(st.lists(running | ending, max_size=30), st.integers())
-def test_the_log_is_monotone(readings: list[StatusReport], seed: int) -> None:
-    events = log(readings, seed)
+def test_the_log_is_monotone(reports: list[StatusReport], seed: int) -> None:
+    events = log(reports, seed)
     assert [event.seq for event in events] == list(range(len(events)))
     for before, after in itertools.pairwise(events):
         assert not before.status.terminal, "terminal is absorbing"
@@ -67,8 +67,8 @@ def test_the_log_is_monotone(readings: list[StatusReport], seed: int) -> None:
 
 
 @given(st.lists(running, max_size=10), ending, st.integers())
-def test_any_order_and_repetition_ends_alike(readings: list[StatusReport], end: StatusReport, seed: int) -> None:
-    story = [*readings, end]
+def test_any_order_and_repetition_ends_alike(reports: list[StatusReport], end: StatusReport, seed: int) -> None:
+    story = [*reports, end]
     chance = random.Random(seed)
     scrambled = [chance.choice(story) for _ in range(20)] + story
     chance.shuffle(scrambled)
@@ -80,8 +80,8 @@ def test_any_order_and_repetition_ends_alike(readings: list[StatusReport], end: 
 
 
 @given(st.lists(running | ending, max_size=10))
-def test_repeating_a_story_adds_nothing(readings: list[StatusReport]) -> None:
-    once, again = log(readings), log([*readings, *readings])
+def test_repeating_a_story_adds_nothing(reports: list[StatusReport]) -> None:
+    once, again = log(reports), log([*reports, *reports])
     assert again == once or not once[-1].status.terminal
     if once and once[-1].status.terminal:
         assert again == once
@@ -120,20 +120,20 @@ costs = st.none() | st.builds(
 
 @given(st.lists(running | ending), costs, costs)
 def test_an_event_at_rest_is_the_same_event(
-    readings: list[StatusReport], cost: Cost | None, balance: Cost | None
+    reports: list[StatusReport], cost: Cost | None, balance: Cost | None
 ) -> None:
-    for event in log([replace(reading, cost=cost, balance=balance, raw={"a": 1}) for reading in readings]):
+    for event in log([replace(report, cost=cost, balance=balance, raw={"a": 1}) for report in reports]):
         again = unpack(pack(event))
         assert again == event
         assert (str(again.cost), str(again.balance), again.raw) == (str(event.cost), str(event.balance), event.raw)
 
 
 def test_an_event_at_rest_is_no_work_for_the_garbage_collector() -> None:
-    readings = [
+    reports = [
         StatusReport(Status.PENDING, cost=Cost(Decimal("0.15"), "USD")),
         StatusReport(Status.PROCESSING, message="now"),
     ]
-    at_rest = (*map(pack, log(readings)),)
+    at_rest = (*map(pack, log(reports)),)
     assert gc.is_tracked(at_rest)
     for _ in range(2):  # first what it holds, then the tuple that holds nothing else
         gc.collect()

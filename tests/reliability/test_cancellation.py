@@ -23,15 +23,15 @@ VIDEO = runblob.O3Video("a paper boat in the rain")
 def clean(client: Client) -> None:
     """Nothing of anybody is left in the client's lanes and watches."""
     account = client._accounts["runblob"]
-    watch, lane = account.poller, account.transport
-    left = (watch._keeper, watch._leaders, watch._idle, watch._companies, watch._rounds, watch._errands)
+    poller, transport = account.poller, account.transport
+    left = (poller._keeper, poller._leaders, poller._idle, poller._companies, poller._rounds, poller._errands)
     assert not any(left)
-    assert not watch._subscribers
-    assert not watch._runners
-    assert len(watch._queue) == watch._rate_limiter._callers == watch._stream_follower._open == 0
-    engine = lane._backends._backend
+    assert not poller._subscribers
+    assert not poller._runners
+    assert len(poller._queue) == poller._rate_limiter._callers == poller._stream_follower._open == 0
+    engine = transport._backends._backend
     assert engine is None or engine.concurrency.value == 3
-    assert not lane._throttle.turn.locked()
+    assert not transport._throttle.turn.locked()
     assert not any(job._tracked.being_polled or job._tracked.poll_granted for job in client.jobs)
 
 

@@ -120,8 +120,8 @@ def test_row_15_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backen
             found = await client._book.ledger.find(key="a")
             states.append(found.state if found else None)
             assert client._buyer._in_flight == {}
-            lane = client._accounts["runblob"].transport
-            assert (await lane._backends.current()).concurrency.value == client._limits.connections
+            transport = client._accounts["runblob"].transport
+            assert (await transport._backends.current()).concurrency.value == client._limits.connections
         return cancellation.left <= 0
 
     async def main() -> None:

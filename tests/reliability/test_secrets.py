@@ -218,8 +218,8 @@ async def test_nothing_that_a_program_writes_has_a_secret(
             except KlingError as error:
                 raised.append(type(error).__name__)
                 shown += [str(error), repr(error), str(vars(error)), "".join(traceback.format_exception(error))]
-        _, purchase, token = server.seen[1].rsplit("/", 2)
-        late = Delivery("runblob", purchase, token, json.dumps({"status": server.seen[1]}).encode())
+        _, attempt_id, token = server.seen[1].rsplit("/", 2)
+        late = Delivery("runblob", attempt_id, token, json.dumps({"status": server.seen[1]}).encode())
         with pytest.raises(WebhookRejected) as rejected:
             await client.deliver(late)
         shown += [str(rejected.value), repr(late), repr(await client.unresolved()), repr(client.statistics())]

@@ -291,17 +291,17 @@ async def test_1000_forged_mutations_change_nothing(sandbox: Sandbox) -> None:
 
 def _mutated(text: str, chance: random.Random) -> str:
     """The text with a letter changed, dropped, doubled or put elsewhere, cut, or replaced by another of its kind."""
-    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+    deliveries = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
     at = chance.randrange(len(text))
     return chance.choice(
         [
-            text[:at] + chance.choice(letters) + text[at + 1 :],
+            text[:at] + chance.choice(deliveries) + text[at + 1 :],
             text[:at] + text[at + 1 :] or "x",
             text[:at] + text[at] + text[at:],
             text[at:] + text[:at],
             text[: at + 1],
             text.swapcase(),
-            "".join(chance.choice(letters) for _ in text),
+            "".join(chance.choice(deliveries) for _ in text),
             text + "%00",
         ]
     ).replace("/", "-")

@@ -21,7 +21,7 @@ from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, p
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard, read_cells, rows_from
-from kling_async._cli.bulk.run import BulkRun
+from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, Timeout, options_from
 from kling_async._cli.request_arguments import find
@@ -160,7 +160,7 @@ def bulk(options: _Options) -> None:
             estimate(plan, rows, results, report)
             return
         save = None if options.no_save else options.downloads
-        work = BulkRun(rows, plan, results, report, places, title=options.title, save=save)
+        work = BulkExecution(rows, plan, results, report, places, title=options.title, save=save)
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:

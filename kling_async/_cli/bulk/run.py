@@ -24,13 +24,13 @@ from kling_async._errors import BulkStopped, DownloadFailed, KlingError
 from kling_async._files.local import ensure_writable
 from kling_async._models import Artifact, Result
 
-__all__ = ["BulkRun"]
+__all__ = ["BulkExecution"]
 
 _TICK = 0.25  # s between two looks at how far the run is
 
 
 @dataclass(slots=True)
-class BulkRun:
+class BulkExecution:
     """One run: rows go in, records come out."""
 
     rows: Sequence[Row]

@@ -70,7 +70,7 @@ class _Options:
             seed=self.seed,
             port=self.port,
             scale=self.scale,
-            ration=self.ration,
+            rate_limiter=self.ration,
             credits=self.credit,
             lifetime=self.lifetime,
         )

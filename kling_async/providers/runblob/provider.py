@@ -136,8 +136,8 @@ _PRO_FACTOR = 1.4  # "30-50 % longer"
 def _video_duration(request: O3Video | None) -> DurationPrior:
     if request is None:
         return DurationPrior.from_range(120, 420)
-    law = _VIDEO_DURATIONS[request.duration]
-    return law if request.model == "kling_o3" else DurationPrior(law.median * _PRO_FACTOR, law.sigma)
+    prior = _VIDEO_DURATIONS[request.duration]
+    return prior if request.model == "kling_o3" else DurationPrior(prior.median * _PRO_FACTOR, prior.sigma)
 
 
 class RunBlob(Provider):

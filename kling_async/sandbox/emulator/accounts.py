@@ -36,7 +36,7 @@ class Account:
     provider: str
     key: str = field(repr=False)
     credits: Decimal | None = None
-    ration: int | None = None
+    rate_limiter: int | None = None
     revoked: bool = False
     _refunds: list[tuple[float, Decimal]] = field(default_factory=list, repr=False)
     _looks: deque[float] = field(default_factory=deque, repr=False)
@@ -58,11 +58,11 @@ class Account:
 
     def may_look(self, now: float) -> bool:
         """Count one status call against the ration; False: too many."""
-        if self.ration is None:
+        if self.rate_limiter is None:
             return True
         while self._looks and self._looks[0] <= now - _WINDOW:
             self._looks.popleft()
-        if len(self._looks) >= self.ration:
+        if len(self._looks) >= self.rate_limiter:
             return False
         self._looks.append(now)
         return True

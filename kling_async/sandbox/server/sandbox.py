@@ -75,7 +75,7 @@ class Sandbox:
         seed: int | None = 0,
         port: int = 0,
         scale: float | None = None,
-        ration: int | Mapping[str, int] | None = None,
+        rate_limiter: int | Mapping[str, int] | None = None,
         credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
         lifetime: float | None = None,
     ) -> None:
@@ -83,7 +83,7 @@ class Sandbox:
         self._dialects = {dialect.name: dialect for dialect in (build(self.world) for build in DIALECTS)}
         for name, dialect in self._dialects.items():
             limit = credits.get(name) if isinstance(credits, Mapping) else credits
-            looks = ration.get(name) if isinstance(ration, Mapping) else ration
+            looks = rate_limiter.get(name) if isinstance(rate_limiter, Mapping) else rate_limiter
             self.world.open_account(
                 Account(name, dialect.api_key, None if limit is None else Decimal(str(limit)), looks)
             )

@@ -19,7 +19,7 @@ from support.cli_process import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, 
 
 
 @pytest.fixture
-def purchase(sandbox: Sandbox) -> threading.Event:
+def attempt_id(sandbox: Sandbox) -> threading.Event:
     """Set when a job is bought."""
     bought = threading.Event()
     sandbox.world.watch(lambda _: bought.set())
@@ -49,12 +49,12 @@ def test_a_signal_leaves_the_job_running_and_tells_how_to_go_on(
 
 
 def test_a_signal_during_the_paid_call_waits_for_the_id(
-    sandbox: Sandbox, purchase: threading.Event, tmp_path: Path
+    sandbox: Sandbox, attempt_id: threading.Event, tmp_path: Path
 ) -> None:
     """The job is bought before its answer is sent; leaving in between must not lose its address, nor must haste."""
     sandbox.faults.add("delay:submit:seconds=1")
     process = spawn(*PROGRAM, "generate", VIDEO, "a boat", "--json", cwd=tmp_path)
-    assert purchase.wait(PATIENCE)
+    assert attempt_id.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)

@@ -203,7 +203,7 @@ def test_a_failed_job_gives_its_credits_back_when_it_ends(connect: Callable[[San
 def test_status_calls_are_rationed_per_key_over_all_jobs(
     connect: Callable[[Sandbox], httpx.Client], page: str, body: dict[str, Any]
 ) -> None:
-    with Sandbox(speed=0, ration=60) as sandbox:
+    with Sandbox(speed=0, rate_limiter=60) as sandbox:
         client = connect(sandbox)
         ids = [client.post(f"{page}/generate", json={"prompt": "f"}).json()["generation_id"] for _ in range(2)]
         calls = [client.get(f"{page}/generations/{ids[n % 2]}").status_code for n in range(60)]

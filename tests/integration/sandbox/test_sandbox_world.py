@@ -179,7 +179,7 @@ def test_durations_are_lognormal() -> None:
 
 
 def test_a_ration_slides_with_time() -> None:
-    account = Account("acme", "key", ration=2)
+    account = Account("acme", "key", rate_limiter=2)
     moments = [0, 30, 40, 59.9, 60, 61, 90]
     assert [account.may_look(moment) for moment in moments] == [True, True, False, False, True, False, True]
 

@@ -50,7 +50,7 @@ class Line(httpx.AsyncBaseTransport):
         raise answer if isinstance(answer, Exception) else answer()
 
 
-def lane(line: httpx.AsyncBaseTransport, base_url: str | None = None, **limits: Any) -> ProviderTransport:
+def transport(line: httpx.AsyncBaseTransport, base_url: str | None = None, **limits: Any) -> ProviderTransport:
     return ProviderTransport(RunBlob(KEY, base_url), Limits(**limits), line, Clock())
 
 
@@ -65,7 +65,7 @@ def answer(status: int, body: Any = None, **headers: str) -> httpx.Response:
 
 async def outcome(line: Line, what: Call, **limits: Any) -> Reply | KlingError:
     try:
-        return await lane(line, **limits).call(what, PaidCallTrace())
+        return await transport(line, **limits).call(what, PaidCallTrace())
     except KlingError as error:
         return error
 
@@ -202,7 +202,7 @@ async def test_an_odd_hint_is_no_error(header: str, hint: Any) -> None:
 async def test_a_burst_of_refusals_is_one_pause() -> None:
     """Calls that had left before the pause say nothing new: not each of them makes it longer."""
     line = Line(*[answer(429, OWN)] * 100, answer(200), latency=0.1)
-    tested = lane(line)
+    tested = transport(line)
     start = anyio.current_time()
     async with anyio.create_task_group() as group:
         for _ in range(100):
@@ -214,7 +214,7 @@ async def test_a_burst_of_refusals_is_one_pause() -> None:
 
 async def test_after_a_pause_calls_leave_one_by_one_in_their_order() -> None:
     line = Line(answer(429, OWN, retry_after="60"), answer(200))
-    tested = lane(line)
+    tested = transport(line)
     first = anyio.Event()
 
     arrivals: list[str] = []
@@ -239,7 +239,7 @@ async def test_after_a_pause_calls_leave_one_by_one_in_their_order() -> None:
 async def test_waiters_behind_a_pause_do_not_each_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten thousand calls behind one pause hold one timer."""
     line = Line(answer(429, OWN, retry_after="60"), answer(200))
-    tested = lane(line, connections=10)
+    tested = transport(line, connections=10)
     sleeps = 0
     sleep = anyio.sleep
 
@@ -263,7 +263,7 @@ async def test_waiters_behind_a_pause_do_not_each_wake(monkeypatch: pytest.Monke
 
 async def test_a_cancelled_call_gives_the_gate_on() -> None:
     line = Line(answer(429, OWN, retry_after="30"), answer(200))
-    tested = lane(line)
+    tested = transport(line)
     await anyio.lowlevel.checkpoint()
     with anyio.move_on_after(5):
         await tested.call(Call.get("/cancelled"), PaidCallTrace())
@@ -275,7 +275,7 @@ async def test_a_cancelled_call_gives_the_gate_on() -> None:
 async def test_refusals_bring_the_pace_back_too() -> None:
     """After a pause, calls that the provider answers with a plain refusal have been served."""
     line = Line(answer(429, OWN), answer(404, {"detail": "GENERATION_NOT_FOUND"}))
-    tested = lane(line)
+    tested = transport(line)
     for _ in range(60):
         await tested.call(Call.get("/x"), PaidCallTrace())
     assert not tested.statistics().paused
@@ -283,7 +283,7 @@ async def test_refusals_bring_the_pace_back_too() -> None:
 
 async def test_repetitions_of_looks_draw_on_a_quota() -> None:
     line = Line(answer(500, OWN))
-    tested = lane(line, retry_quota=5)
+    tested = transport(line, retry_quota=5)
     for _ in range(10):
         with pytest.raises(KlingError):
             await tested.call(Call.get("/x"), PaidCallTrace())
@@ -292,7 +292,7 @@ async def test_repetitions_of_looks_draw_on_a_quota() -> None:
 
 async def test_time_spent_waiting_for_a_slot_is_not_the_calls(caplog: pytest.LogCaptureFixture) -> None:
     line = Line(answer(200), latency=0.9)
-    tested = lane(line, connections=1, call=1.0)
+    tested = transport(line, connections=1, call=1.0)
     async with anyio.create_task_group() as group:
         for _ in range(10):
             group.start_soon(tested.call, call(Effect.PAID), PaidCallTrace())
@@ -329,7 +329,7 @@ async def test_a_body_that_unpacks_to_more_than_the_cap_is_refused() -> None:
             return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Pieces(bomb))
 
     with pytest.raises(UnreadableReply, match="larger than"):
-        await lane(Bomb(), attempts=1).call(Call.get("/x"), PaidCallTrace())
+        await transport(Bomb(), attempts=1).call(Call.get("/x"), PaidCallTrace())
 
 
 class _Pieces(httpx.AsyncByteStream):
@@ -344,14 +344,14 @@ class _Pieces(httpx.AsyncByteStream):
 @pytest.mark.parametrize("url", ["https://upload.test/a", "https://platform.runblob.io/v1/x", "http://127.0.0.1:9/a"])
 async def test_the_key_is_never_sent_to_an_absolute_address(url: str) -> None:
     line = Line(answer(200))
-    await lane(line).call(Call("PUT", url, Effect.WRITE, b"data"), PaidCallTrace())
+    await transport(line).call(Call("PUT", url, Effect.WRITE, b"data"), PaidCallTrace())
     assert KEY not in str(line.requests[0].headers.raw)
 
 
 @pytest.mark.parametrize("path", ["//evil.test/x", "/v1/x", "/@evil.test", "/\\evil.test"])
 async def test_a_path_never_leaves_the_providers_host(path: str) -> None:
     line = Line(answer(200))
-    await lane(line, "https://gateway.test/kling/proxy/").call(Call.get(path), PaidCallTrace())
+    await transport(line, "https://gateway.test/kling/proxy/").call(Call.get(path), PaidCallTrace())
     assert line.requests[0].url.host == "gateway.test"
     assert line.requests[0].url.path.startswith("/kling/proxy/")
     assert line.requests[0].headers["authorization"] == f"Bearer {KEY}"

@@ -45,17 +45,17 @@ async def rationed(server: FakeRunBlob) -> AsyncIterator[Client]:
 
 def idle(client: Client) -> bool:
     """Whether nothing is left in the watch of somebody who has gone."""
-    watch = client._accounts["runblob"].poller
+    poller = client._accounts["runblob"].poller
     left = (
-        watch._keeper,
-        watch._leaders,
-        watch._companies,
-        watch._subscribers,
-        watch._rounds,
-        watch._errands,
-        watch._runners,
+        poller._keeper,
+        poller._leaders,
+        poller._companies,
+        poller._subscribers,
+        poller._rounds,
+        poller._errands,
+        poller._runners,
     )
-    return not any(left) and len(watch._queue) == 0
+    return not any(left) and len(poller._queue) == 0
 
 
 async def submit(client: Client, count: int) -> list[Job]:
@@ -269,8 +269,8 @@ async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, se
 @pytest.mark.parametrize("waiting", ["await", "events", "map"])
 async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: FakeRunBlob, waiting: str) -> None:
     server.duration = 5
-    watch = rationed._accounts["runblob"].poller
-    watch._rate_limiter._interval = 0.001
+    poller = rationed._accounts["runblob"].poller
+    poller._rate_limiter._interval = 0.001
 
     async def one() -> None:
         job = await rationed.submit(VIDEO)
@@ -309,11 +309,11 @@ class CountingContest(PollQueue[TrackedJob]):
 async def test_the_watch_does_not_spin(client: Client, server: FakeRunBlob) -> None:
     """A thousand jobs take some turns of the keeper's loop a look, however long they wait."""
     server.duration = 100
-    contest = client._accounts["runblob"].poller._queue = CountingContest()
+    queue = client._accounts["runblob"].poller._queue = CountingContest()
     async with anyio.create_task_group() as group:
         for _ in range(1000):
             group.start_soon(client.run, VIDEO)
-    assert contest.turns <= 8 * server.requests["poll"]
+    assert queue.turns <= 8 * server.requests["poll"]
 
 
 async def test_an_award_calls_one_of_those_who_patrol(
@@ -323,10 +323,10 @@ async def test_an_award_calls_one_of_those_who_patrol(
     rests = 0
     rest = Poller._called
 
-    async def counted(watch: Poller) -> None:
+    async def counted(poller: Poller) -> None:
         nonlocal rests
         rests += 1
-        await rest(watch)
+        await rest(poller)
 
     monkeypatch.setattr(Poller, "_called", counted)
     server.duration = 100
@@ -344,9 +344,9 @@ async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
     server.duration = 30
     scope = anyio.CancelScope()
 
-    def cancelled(watch: Poller) -> None:
+    def cancelled(poller: Poller) -> None:
         scope.cancel()
-        call(watch)
+        call(poller)
 
     async def leave() -> None:
         await anyio.sleep(1)  # so that these rest last, and are called first

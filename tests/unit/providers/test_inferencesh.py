@@ -64,9 +64,9 @@ def sent(call: Call) -> Any:
 
 
 def poll(provider: InferenceSh, *replies: Reply) -> StatusReport:
-    reading = drive(provider.poll([REF]), *replies).value[REF]
-    assert isinstance(reading, StatusReport)
-    return reading
+    report = drive(provider.poll([REF]), *replies).value[REF]
+    assert isinstance(report, StatusReport)
+    return report
 
 
 # The request.
@@ -293,13 +293,13 @@ def test_a_chosen_table_is_taken_at_its_word(table: tuple[str, ...]) -> None:
         light = reply({"id": "task-1", "status": number})
         whole = {"id": "task-1", "status": number, "output": {"image": IMAGE} if name == "completed" else None}
         replies = [light, reply(whole)] if name in ends or name == "unknown" else [light]
-        reading = poll(provider, *replies)
+        report = poll(provider, *replies)
         if name in ends:
-            assert reading.status is ends[name]
+            assert report.status is ends[name]
         elif name == "unknown":
-            assert reading.status is None
+            assert report.status is None
         else:
-            assert (reading.message, reading.status) == (name, Status.PENDING if number < 4 else Status.PROCESSING)
+            assert (report.message, report.status) == (name, Status.PENDING if number < 4 else Status.PROCESSING)
 
 
 @pytest.mark.parametrize("table", [CURRENT, OLDER])
@@ -321,15 +321,15 @@ def test_nine_with_its_output_is_completed_once_it_rests(
     updated = SINCE.isoformat()
     date = (SINCE + timedelta(seconds=seconds)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     whole = {"id": "task-1", "status": 9, "updated_at": updated, "output": output and {"image": output}}
-    reading = poll(provider, reply({"id": "task-1", "status": 9}), reply(whole, date=date))
-    assert (reading.status, reading.unrecognized) == (status, None)
+    report = poll(provider, reply({"id": "task-1", "status": 9}), reply(whole, date=date))
+    assert (report.status, report.unrecognized) == (status, None)
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Sun, 11 Oct 2026 09:09:00 -0000"])
 def test_a_missing_or_odd_clock_never_decides_falsely(provider: InferenceSh, date: str) -> None:
     whole = {"id": "task-1", "status": 9, "updated_at": SINCE.isoformat(), "output": {"image": IMAGE}}
-    reading = poll(provider, reply({"id": "task-1", "status": 9}), reply(whole, date=date))
-    assert reading.status is (Status.COMPLETED if date.startswith("Sun") else None)
+    report = poll(provider, reply({"id": "task-1", "status": 9}), reply(whole, date=date))
+    assert report.status is (Status.COMPLETED if date.startswith("Sun") else None)
 
 
 @pytest.mark.parametrize("percent", [0, 50, 100, 12.5])

@@ -275,11 +275,11 @@ def failed(code: str = "timeoutProvider", uuid: str = KEY) -> dict[str, Any]:
 
 
 def read(identity: str, reply: Reply) -> StatusReport:
-    readings, calls = drive(Runware("key").poll([ref(identity)]), [reply])
+    reports, calls = drive(Runware("key").poll([ref(identity)]), [reply])
     assert len(calls) == 1
-    reading = readings[ref(identity)]
-    assert isinstance(reading, StatusReport)
-    return reading
+    report = reports[ref(identity)]
+    assert isinstance(report, StatusReport)
+    return report
 
 
 def test_a_submission_is_one_repeatable_post_under_our_uuid() -> None:
@@ -375,8 +375,8 @@ def test_the_images_of_a_job_accumulate_to_its_end() -> None:
     latest: Event | None = None
     log: list[Event] = []
     for made in (0, 1, 1, 2, 3, 2):
-        reading = read(f"{KEY}~3", answer(data=[*rows[:made], *[running()] * (3 - made)]))
-        event = advance(latest, reading, source="poll", at=1e9 + len(log), started=1e9)
+        report = read(f"{KEY}~3", answer(data=[*rows[:made], *[running()] * (3 - made)]))
+        event = advance(latest, report, source="poll", at=1e9 + len(log), started=1e9)
         latest = event or latest
         log += [event] if event else []
     assert [(event.status, len(event.artifacts)) for event in log] == [
@@ -402,11 +402,11 @@ def test_whatever_polls_tell_in_between_the_end_is_the_same(data: st.DataObject)
     for _ in range(data.draw(st.integers(0, 5))):
         some = data.draw(st.lists(st.sampled_from(rows), max_size=8)) if rows else []
         few = errors[: data.draw(st.integers(0, fails))]
-        reading = read(f"{KEY}~{count}", answer(data=[*some, running()], errors=few))
+        report = read(f"{KEY}~{count}", answer(data=[*some, running()], errors=few))
         whole = len({row["imageUUID"] for row in some}) + len(few) == count
-        assert reading.status is not None
-        assert reading.status.terminal == whole
-        event = advance(latest, reading, source="poll", at=1e9, started=1e9)
+        assert report.status is not None
+        assert report.status.terminal == whole
+        event = advance(latest, report, source="poll", at=1e9, started=1e9)
         latest = event or latest
         ends += event is not None and event.status.terminal
     event = advance(latest, read(f"{KEY}~{count}", everything), source="poll", at=1e9, started=1e9)
@@ -428,10 +428,10 @@ def test_nothing_known_changes_nothing() -> None:
 def test_inline_images_are_kept_once() -> None:
     text = base64.b64encode(PNG).decode()
     row = {"taskUUID": KEY, "status": "success", "imageUUID": "a", "imageBase64Data": text}
-    readings, [call] = drive(Runware("key").poll([ref(f"{KEY}~1i")]), [answer(data=[row])])
-    [reading] = readings.values()
-    assert reading.artifacts[0].data == PNG
-    assert text not in json.dumps(reading.raw)
+    reports, [call] = drive(Runware("key").poll([ref(f"{KEY}~1i")]), [answer(data=[row])])
+    [report] = reports.values()
+    assert report.artifacts[0].data == PNG
+    assert text not in json.dumps(report.raw)
     assert call.max_bytes > 512 * 1024**2
 
 
@@ -461,10 +461,10 @@ def perform(refs: Sequence[JobRef], provider: Callable[[list[str]], Reply]) -> t
 
 def test_fifty_jobs_are_one_call() -> None:
     refs = many(50)
-    readings, asked = perform(refs, lambda uuids: answer(data=[image(uuid, uuid) for uuid in reversed(uuids)]))
+    reports, asked = perform(refs, lambda uuids: answer(data=[image(uuid, uuid) for uuid in reversed(uuids)]))
     assert len(asked) == 1
-    assert {reading.artifacts[0].id for reading in readings.values()} == {one.id for one in refs}
-    assert all(reading.artifacts[0].id == one.id for one, reading in readings.items())
+    assert {report.artifacts[0].id for report in reports.values()} == {one.id for one in refs}
+    assert all(report.artifacts[0].id == one.id for one, report in reports.items())
     assert Runware.features.batch == len(refs)
 
 
@@ -480,10 +480,10 @@ def test_a_rejected_batch_is_halved_down_to_the_culprit(status: int, culprit: in
             return Reply(status, {}, b'{"errors":[{"code":"validationFailed","message":"no"}]}')
         return answer(data=[running(uuid) for uuid in uuids])
 
-    readings, asked = perform(refs, provider)
-    assert isinstance(readings.pop(bad), InvalidRequest)
-    assert len(readings) == 49
-    assert all(reading.status is Status.PROCESSING for reading in readings.values())
+    reports, asked = perform(refs, provider)
+    assert isinstance(reports.pop(bad), InvalidRequest)
+    assert len(reports) == 49
+    assert all(report.status is Status.PROCESSING for report in reports.values())
     assert len(asked) <= 13
 
 
@@ -496,37 +496,37 @@ def test_a_culprit_that_is_named_costs_one_call_more() -> None:
             return answer(errors=[{"code": "invalidTaskUUID", "taskUUID": bad}], status=400)
         return answer(data=[running(uuid) for uuid in uuids])
 
-    readings, asked = perform(refs, provider)
+    reports, asked = perform(refs, provider)
     assert [len(uuids) for uuids in asked] == [50, 49]
-    assert isinstance(readings[refs[3]], InvalidRequest)
-    assert sum(isinstance(reading, StatusReport) for reading in readings.values()) == 49
+    assert isinstance(reports[refs[3]], InvalidRequest)
+    assert sum(isinstance(report, StatusReport) for report in reports.values()) == 49
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "invalidApiKey"), (402, "insufficientCredits"), (403, "forbidden")])
 def test_what_no_halving_can_cure_is_not_halved(status: int, code: str) -> None:
     refs = many(50)
     reply = answer(errors=[{"code": code, "taskUUID": refs[0].id}], status=status)
-    readings, asked = perform(refs, lambda _: reply)
+    reports, asked = perform(refs, lambda _: reply)
     assert len(asked) == 1
-    assert {type(reading).__name__ for reading in readings.values()} <= {"Unauthorized", "InsufficientCredits"}
-    assert len({id(reading) for reading in readings.values()}) == 50, "each job gets an error of its own"
+    assert {type(report).__name__ for report in reports.values()} <= {"Unauthorized", "InsufficientCredits"}
+    assert len({id(report) for report in reports.values()}) == 50, "each job gets an error of its own"
 
 
 def test_one_task_under_two_references_is_asked_about_once() -> None:
-    readings, asked = perform([ref(KEY), ref(f"{KEY}~2")], lambda _: answer(data=[image("a")]))
+    reports, asked = perform([ref(KEY), ref(f"{KEY}~2")], lambda _: answer(data=[image("a")]))
     assert asked == [[KEY]]
-    assert [reading.status for reading in readings.values()] == [Status.COMPLETED, Status.PROCESSING]
+    assert [report.status for report in reports.values()] == [Status.COMPLETED, Status.PROCESSING]
 
 
 def test_an_error_that_is_no_end_leaves_the_job_alone() -> None:
     """A refusal of the question is an error of the look, whatever task it names."""
     for code, kind in (("rateLimitExceeded", RateLimited), ("invalidApiKey", Unauthorized)):
         error = {"code": code, "message": "no", "taskUUID": KEY}
-        readings, _ = drive(Runware("key").poll([ref(KEY)]), [answer(errors=[error])])
-        assert type(readings[ref(KEY)]) is kind
+        reports, _ = drive(Runware("key").poll([ref(KEY)]), [answer(errors=[error])])
+        assert type(reports[ref(KEY)]) is kind
     question = {"code": "internalServerError", "taskType": "getResponse", "taskUUID": KEY}
-    readings, _ = drive(Runware("key").poll([ref(KEY)]), [answer(errors=[question])])
-    assert type(readings[ref(KEY)]) is ProviderUnavailable
+    reports, _ = drive(Runware("key").poll([ref(KEY)]), [answer(errors=[question])])
+    assert type(reports[ref(KEY)]) is ProviderUnavailable
 
 
 def test_a_webhook_never_says_that_a_job_has_ended() -> None:

@@ -29,24 +29,24 @@ LAWS = st.builds(DurationPrior, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
 LAMBDAS = st.floats(0.01, 100.0)
 
 
-def looks_of(cadence: PollTimer, number: int) -> list[float]:
+def looks_of(timer: PollTimer, number: int) -> list[float]:
     """The first looks at a job that never ends."""
-    return list(accumulate(range(number - 1), lambda last, _: cadence.next_poll(last), initial=cadence.next_poll(0.0)))
+    return list(accumulate(range(number - 1), lambda last, _: timer.next_poll(last), initial=timer.next_poll(0.0)))
 
 
-def looks_until(cadence: PollTimer, ended: float) -> list[float]:
+def looks_until(timer: PollTimer, ended: float) -> list[float]:
     """The looks at a job that ends at `ended`; the last one finds the end."""
-    looks = [cadence.next_poll(0.0)]
+    looks = [timer.next_poll(0.0)]
     while looks[-1] < ended:
-        looks.append(cadence.next_poll(looks[-1]))
+        looks.append(timer.next_poll(looks[-1]))
     return looks
 
 
-def watch(schedule: Learned, ended: float, prior: DurationPrior = CLIP) -> list[float]:
+def poller(schedule: Learned, ended: float, prior: DurationPrior = CLIP) -> list[float]:
     """One job from submission to end, told to the schedule."""
-    cadence = schedule.timer(KEY, prior)
-    looks = looks_until(cadence, ended)
-    cadence.observe_end(looks[-2] if len(looks) > 1 else 0.0, looks[-1])
+    timer = schedule.timer(KEY, prior)
+    looks = looks_until(timer, ended)
+    timer.observe_end(looks[-2] if len(looks) > 1 else 0.0, looks[-1])
     return looks
 
 
@@ -185,11 +185,11 @@ class TestPosterior:
 
     def test_the_predictive_law_is_made_anew_for_the_first_ends_and_then_for_every_few(self) -> None:
         law = DurationModel(CLIP)
-        laws = [law.survival]
+        priors = [law.survival]
         for _ in range(128):
             law.observe([Observation(140.0, 148.0)])
-            laws.append(law.survival)
-        made = [place for place, (before, after) in enumerate(pairwise(laws)) if before is not after]
+            priors.append(law.survival)
+        made = [place for place, (before, after) in enumerate(pairwise(priors)) if before is not after]
         assert made[:8] == list(range(8))
         assert [later - sooner for sooner, later in pairwise(made[-4:])] == [8, 8, 8]
 
@@ -238,11 +238,11 @@ class TestLearned:
         law = DurationModel(prior)
         law.observe(Observation(after, by) for after, by in ends)
         survival = law.survival
-        cadence = schedule.timer(KEY, prior)
-        first = cadence.next_poll(0.0)
+        timer = schedule.timer(KEY, prior)
+        first = timer.next_poll(0.0)
         assert first <= max(survival.cutoff, 15.0, survival.median / 8) * (1 + 1e-9)
         for last in [0.0, *ages]:
-            then = cadence.next_poll(last)
+            then = timer.next_poll(last)
             assert then >= last + 0.5
             assert then <= max(first, last + max(15.0, survival.median / 8)) * (1 + 1e-9)
 
@@ -258,26 +258,26 @@ class TestLearned:
     def test_a_claim_never_falls_and_grows_by_at_most_a_second_a_second(
         self, last: float, waited: float, more: float
     ) -> None:
-        cadence = Learned().timer(KEY, CLIP)
-        grown = cadence.expected_lag(last, last + waited + more) - cadence.expected_lag(last, last + waited)
+        timer = Learned().timer(KEY, CLIP)
+        grown = timer.expected_lag(last, last + waited + more) - timer.expected_lag(last, last + waited)
         assert -1e-6 <= grown <= more + 1e-6
 
     @pytest.mark.parametrize("last", [0.0, 100.0, 200.0, 500.0, 5000.0])
     def test_a_job_is_due_when_it_claims_lambda(self, last: float) -> None:
-        cadence = Learned(0.5).timer(KEY, CLIP)
-        assert cadence.expected_lag(last, cadence.next_poll(last)) == pytest.approx(0.5, rel=1e-3)
+        timer = Learned(0.5).timer(KEY, CLIP)
+        assert timer.expected_lag(last, timer.next_poll(last)) == pytest.approx(0.5, rel=1e-3)
 
     def test_past_the_97th_percentile_steps_grow_by_a_third_to_15_s(self) -> None:
-        cadence = Learned().timer(KEY, CLIP)
-        looks = [look for look in looks_of(cadence, 60) if look > 1.1 * CLIP.median * exp(4 * 0.3)]
+        timer = Learned().timer(KEY, CLIP)
+        looks = [look for look in looks_of(timer, 60) if look > 1.1 * CLIP.median * exp(4 * 0.3)]
         assert {round(later - sooner, 6) for sooner, later in pairwise(looks)} == {15.0}
         guard = DurationModel(CLIP).survival.cutoff
-        second = cadence.next_poll(cadence.next_poll(guard))
-        assert (second - cadence.next_poll(guard)) / (cadence.next_poll(guard) - guard) == pytest.approx(1.3)
+        second = timer.next_poll(timer.next_poll(guard))
+        assert (second - timer.next_poll(guard)) / (timer.next_poll(guard) - guard) == pytest.approx(1.3)
 
     def test_a_look_out_of_turn_does_not_bring_the_first_one_forward(self) -> None:
-        cadence = Learned().timer(KEY, CLIP)
-        assert cadence.next_poll(3.0) == pytest.approx(cadence.next_poll(0.0), rel=0.02)
+        timer = Learned().timer(KEY, CLIP)
+        assert timer.next_poll(3.0) == pytest.approx(timer.next_poll(0.0), rel=0.02)
 
     def test_dearer_looks_are_fewer(self) -> None:
         numbers = [len(looks_until(Learned(price).timer(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
@@ -289,7 +289,7 @@ class TestLearned:
         random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
         schedule, prior = Learned(0.5), DurationPrior(147.0 * wrong, 0.158)
-        ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [watch(schedule, ended, prior)]]
+        ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [poller(schedule, ended, prior)]]
         documented = Progressive(5, 5, 10, 15).timer(KEY, CLIP)
         theirs = [(len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]]
         looks, lag = (sum(column) for column in zip(*ours[20:], strict=True))
@@ -299,7 +299,7 @@ class TestLearned:
 
     def test_keys_learn_apart(self) -> None:
         schedule = Learned()
-        watch(schedule, 80.0)
+        poller(schedule, 80.0)
         fresh = Learned().timer("another", CLIP).next_poll(0.0)
         assert schedule.timer("another", CLIP).next_poll(0.0) == fresh
         assert schedule.timer(KEY, CLIP).next_poll(0.0) < fresh
@@ -322,7 +322,7 @@ class TestState:
     def test_survives_json_and_starts_where_it_stopped(self) -> None:
         schedule = Learned()
         for ended in (90.0, 95.0, 100.0, 105.0):
-            watch(schedule, ended)
+            poller(schedule, ended)
         schedule.timer(KEY, CLIP).observe_running(130.0)
         state = json.loads(json.dumps(schedule.state(), allow_nan=False))
         restored = Learned()
@@ -343,7 +343,7 @@ class TestState:
 
     def test_does_not_replace_what_was_learned_here(self) -> None:
         schedule = Learned()
-        watch(schedule, 147.0)
+        poller(schedule, 147.0)
         before = schedule.state()
         schedule.restore({"version": 1, "ends": {KEY: [[1.0, 2.0]]}})
         assert schedule.state() == before
@@ -369,37 +369,37 @@ class Runner(Generic[NameT]):
     """A job in a contest: the same one under the same name."""
 
     name: NameT
-    cadence: PollTimer = field(compare=False)
+    timer: PollTimer = field(compare=False)
     submitted: float = field(compare=False)
     last: float | None = field(default=None, compare=False)
 
     def due(self) -> float:
-        return self.submitted + self.cadence.next_poll(self._looked)
+        return self.submitted + self.timer.next_poll(self._looked)
 
-    def claim(self, now: float) -> float:
-        return self.cadence.expected_lag(self._looked, now - self.submitted)
+    def priority(self, now: float) -> float:
+        return self.timer.expected_lag(self._looked, now - self.submitted)
 
     @property
     def _looked(self) -> float:
         return (self.submitted if self.last is None else self.last) - self.submitted
 
 
-def awarded(contest: PollQueue[Runner[NameT]], now: float) -> NameT | None:
-    winner = contest.pop_most_urgent(now)
+def awarded(queue: PollQueue[Runner[NameT]], now: float) -> NameT | None:
+    winner = queue.pop_most_urgent(now)
     return None if winner is None else winner.name
 
 
 class TestContest:
     def test_nobody_is_due_before_their_next_look(self) -> None:
-        contest = PollQueue[Runner[str]]()
-        cadence = Progressive(10).timer(KEY, CLIP)
-        contest.enter(Runner("late", cadence, submitted=5.0))
-        contest.enter(Runner("early", cadence, submitted=0.0))
-        assert contest.next_due() == 10.0
-        assert awarded(contest, 9.9) is None
-        assert [awarded(contest, 10.0), awarded(contest, 10.0)] == ["early", None]
-        assert contest.next_due() == 15.0
-        assert len(contest) == 1
+        queue = PollQueue[Runner[str]]()
+        timer = Progressive(10).timer(KEY, CLIP)
+        queue.enter(Runner("late", timer, submitted=5.0))
+        queue.enter(Runner("early", timer, submitted=0.0))
+        assert queue.next_due() == 10.0
+        assert awarded(queue, 9.9) is None
+        assert [awarded(queue, 10.0), awarded(queue, 10.0)] == ["early", None]
+        assert queue.next_due() == 15.0
+        assert len(queue) == 1
 
     def test_an_empty_contest_is_never_due(self) -> None:
         assert PollQueue[Runner[str]]().next_due() == inf
@@ -407,74 +407,74 @@ class TestContest:
 
     def test_the_job_near_its_end_goes_before_the_one_that_waited_longer(self) -> None:
         schedule = Learned()
-        contest = PollQueue[Runner[str]]()
-        contest.enter(Runner("young", schedule.timer(KEY, CLIP), submitted=70.0))
-        contest.enter(Runner("ripe", schedule.timer(KEY, CLIP), submitted=0.0, last=100.0))
-        assert [awarded(contest, 200.0), awarded(contest, 200.0)] == ["ripe", "young"]
+        queue = PollQueue[Runner[str]]()
+        queue.enter(Runner("young", schedule.timer(KEY, CLIP), submitted=70.0))
+        queue.enter(Runner("ripe", schedule.timer(KEY, CLIP), submitted=0.0, last=100.0))
+        assert [awarded(queue, 200.0), awarded(queue, 200.0)] == ["ripe", "young"]
 
     def test_price_is_the_claim_that_won(self) -> None:
-        contest = PollQueue[Runner[str]]()
-        cadence = Learned(0.5).timer(KEY, CLIP)
-        contest.enter(Runner("job", cadence, submitted=1000.0))
-        assert awarded(contest, 1000.0 + cadence.next_poll(0.0)) == "job"
-        assert contest.price == pytest.approx(0.5, rel=1e-6)
+        queue = PollQueue[Runner[str]]()
+        timer = Learned(0.5).timer(KEY, CLIP)
+        queue.enter(Runner("job", timer, submitted=1000.0))
+        assert awarded(queue, 1000.0 + timer.next_poll(0.0)) == "job"
+        assert queue.price == pytest.approx(0.5, rel=1e-6)
 
     def test_a_job_that_left_is_not_awarded(self) -> None:
-        contest = PollQueue[Runner[str]]()
-        cadence = Progressive(1).timer(KEY, CLIP)
+        queue = PollQueue[Runner[str]]()
+        timer = Progressive(1).timer(KEY, CLIP)
         for name in ("one", "two"):
-            contest.enter(Runner(name, cadence, submitted=0.0))
-        contest.leave(Runner("one", cadence, 0.0))
-        contest.leave(Runner("unknown", cadence, 0.0))
-        assert [awarded(contest, 5.0), awarded(contest, 5.0)] == ["two", None]
-        assert contest.next_due() == inf
+            queue.enter(Runner(name, timer, submitted=0.0))
+        queue.leave(Runner("one", timer, 0.0))
+        queue.leave(Runner("unknown", timer, 0.0))
+        assert [awarded(queue, 5.0), awarded(queue, 5.0)] == ["two", None]
+        assert queue.next_due() == inf
 
     def test_entering_again_replaces(self) -> None:
-        contest = PollQueue[Runner[str]]()
+        queue = PollQueue[Runner[str]]()
         for _ in range(2):
-            contest.enter(Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0))
-        assert [awarded(contest, 5.0), awarded(contest, 5.0)] == ["one", None]
+            queue.enter(Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0))
+        assert [awarded(queue, 5.0), awarded(queue, 5.0)] == ["one", None]
 
     def test_a_claim_that_jumped_is_heard_when_the_job_enters_again(self) -> None:
         """As the poller does for a job whose deadline has passed."""
 
         class Urgent:
-            def next_look(self, last: float) -> float:
+            def next_poll(self, last: float) -> float:
                 return last
 
-            def accrued(self, last: float, now: float) -> float:
+            def expected_lag(self, last: float, now: float) -> float:
                 return inf
 
-            def finished(self, after: float, by: float) -> None: ...
-            def abandoned(self, at: float) -> None: ...
+            def observe_end(self, after: float, by: float) -> None: ...
+            def observe_running(self, at: float) -> None: ...
 
-        contest = PollQueue[Runner[int]]()
+        queue = PollQueue[Runner[int]]()
         for job in range(20):
-            contest.enter(Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)))
-        assert awarded(contest, 100.0) == 0
-        contest.enter(Runner(19, Urgent(), submitted=19.0, last=60.0))
-        assert awarded(contest, 100.0) == 19
-        assert awarded(contest, 100.0) == 1
+            queue.enter(Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)))
+        assert awarded(queue, 100.0) == 0
+        queue.enter(Runner(19, Urgent(), submitted=19.0, last=60.0))
+        assert awarded(queue, 100.0) == 19
+        assert awarded(queue, 100.0) == 1
 
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
-        contest = PollQueue[Runner[int]]()
+        queue = PollQueue[Runner[int]]()
         for job in range(1000):
             runner = Runner(job, Progressive(1).timer(KEY, CLIP), submitted=0.0)
-            contest.enter(runner)
-            contest.leave(runner)
-        assert len(contest) == 0
-        assert len(contest._waiting) + len(contest._due) <= 64
+            queue.enter(runner)
+            queue.leave(runner)
+        assert len(queue) == 0
+        assert len(queue._waiting) + len(queue._due) <= 64
 
     def test_companions_are_the_soonest_due_and_leave_as_well(self) -> None:
-        contest = PollQueue[Runner[int]]()
+        queue = PollQueue[Runner[int]]()
         for job in range(6):
-            contest.enter(Runner(job, Progressive(10).timer(KEY, CLIP), submitted=float(job)))
-        assert awarded(contest, 10.0) == 0
-        assert [each.name for each in contest.pop_batch(13.0, room=2)] == [1, 2]
-        assert [each.name for each in contest.pop_batch(13.0, room=9)] == [3]
-        assert contest.pop_most_urgent(15.0) is not None
-        assert len(contest.pop_batch(15.0, room=9)) == 1
-        assert len(contest) == 0
+            queue.enter(Runner(job, Progressive(10).timer(KEY, CLIP), submitted=float(job)))
+        assert awarded(queue, 10.0) == 0
+        assert [each.name for each in queue.pop_batch(13.0, room=2)] == [1, 2]
+        assert [each.name for each in queue.pop_batch(13.0, room=9)] == [3]
+        assert queue.pop_most_urgent(15.0) is not None
+        assert len(queue.pop_batch(15.0, room=9)) == 1
+        assert len(queue) == 0
 
     @given(
         st.lists(st.tuples(st.floats(0.0, 300.0), st.floats(0.0, 1.0)), min_size=1, max_size=30),
@@ -483,39 +483,39 @@ class TestContest:
     def test_each_award_is_the_highest_claim(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
         """The lazy heap agrees with asking every job, whatever the moments of asking."""
         schedule = Learned()
-        contest = PollQueue[Runner[int]]()
+        queue = PollQueue[Runner[int]]()
         bids: dict[int, tuple[PollTimer, float, float]] = {}
         for job, (age, looked) in enumerate(jobs):
-            cadence = schedule.timer(KEY, CLIP)
+            timer = schedule.timer(KEY, CLIP)
             submitted, last = 300.0 - age, 300.0 - age * looked
-            contest.enter(Runner(job, cadence, submitted=submitted, last=last))
-            bids[job] = cadence, submitted, last
+            queue.enter(Runner(job, timer, submitted=submitted, last=last))
+            bids[job] = timer, submitted, last
         for now in accumulate(gaps, initial=300.0):
             claims = {
-                job: cadence.expected_lag(last - submitted, now - submitted)
-                for job, (cadence, submitted, last) in bids.items()
-                if submitted + cadence.next_poll(last - submitted) <= now
+                job: timer.expected_lag(last - submitted, now - submitted)
+                for job, (timer, submitted, last) in bids.items()
+                if submitted + timer.next_poll(last - submitted) <= now
             }
-            winner = awarded(contest, now)
+            winner = awarded(queue, now)
             assert (winner is None) == (not claims)
             if winner is not None:
                 assert claims[winner] == pytest.approx(max(claims.values()), abs=1e-6)
-                assert contest.price == pytest.approx(claims[winner])
+                assert queue.price == pytest.approx(claims[winner])
                 del bids[winner]
 
     def test_nobody_starves_when_looks_are_far_too_few(self) -> None:
         """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
-        contest = PollQueue[Runner[int]]()
-        cadences = [Learned().timer(KEY, CLIP) for _ in range(200)]
-        for job, cadence in enumerate(cadences):
-            contest.enter(Runner(job, cadence, submitted=float(job % 40)))
+        queue = PollQueue[Runner[int]]()
+        timers = [Learned().timer(KEY, CLIP) for _ in range(200)]
+        for job, timer in enumerate(timers):
+            queue.enter(Runner(job, timer, submitted=float(job % 40)))
         last: dict[int, float] = {}
         for now in range(300, 3000):
-            winner = awarded(contest, float(now))
+            winner = awarded(queue, float(now))
             assert winner is not None
             assert now - last.get(winner, 300.0) <= 400.0
             last[winner] = float(now)
-            contest.enter(Runner(winner, cadences[winner], submitted=float(winner % 40), last=float(now)))
+            queue.enter(Runner(winner, timers[winner], submitted=float(winner % 40), last=float(now)))
         assert len(last) == 200
         assert min(last.values()) > 2400
 
@@ -524,27 +524,27 @@ class TestContest:
         asked = 0
 
         class Counting:
-            def __init__(self, cadence: PollTimer) -> None:
-                self._cadence = cadence
+            def __init__(self, timer: PollTimer) -> None:
+                self._cadence = timer
 
-            def next_look(self, last: float) -> float:
+            def next_poll(self, last: float) -> float:
                 return self._cadence.next_poll(last)
 
-            def accrued(self, last: float, now: float) -> float:
+            def expected_lag(self, last: float, now: float) -> float:
                 nonlocal asked
                 asked += 1
                 return self._cadence.expected_lag(last, now)
 
-            def finished(self, after: float, by: float) -> None: ...
-            def abandoned(self, at: float) -> None: ...
+            def observe_end(self, after: float, by: float) -> None: ...
+            def observe_running(self, at: float) -> None: ...
 
         schedule = Learned()
         random = Random(1)
-        contest = PollQueue[Runner[int]]()
+        queue = PollQueue[Runner[int]]()
         for job in range(1000):
-            contest.enter(Runner(job, Counting(schedule.timer(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
-        assert awarded(contest, 400.0) is not None
+            queue.enter(Runner(job, Counting(schedule.timer(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
+        assert awarded(queue, 400.0) is not None
         asked = 0
         for second in range(500):
-            assert awarded(contest, 400.0 + second) is not None
+            assert awarded(queue, 400.0 + second) is not None
         assert asked < 500 * 20

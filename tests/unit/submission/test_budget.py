@@ -121,7 +121,7 @@ async def test_a_job_of_unknown_price_goes_alone(server: FakeRunBlob) -> None:
     """While the first one's answer is on the way, nothing else is; then all that fits."""
     under_way, most = 0, []
 
-    async def watch(request: httpx.Request) -> httpx.Response | None:
+    async def poller(request: httpx.Request) -> httpx.Response | None:
         nonlocal under_way
         under_way += 1
         await anyio.sleep(1)
@@ -129,7 +129,7 @@ async def test_a_job_of_unknown_price_goes_alone(server: FakeRunBlob) -> None:
         under_way -= 1
         return None
 
-    server.intercept = watch
+    server.intercept = poller
     async with make(server, Budget(usd=3)) as client:
         ends = await submit_all(client, [clip(n) for n in range(10)])
     assert ends == [None] * 10

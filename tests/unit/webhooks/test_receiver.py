@@ -461,21 +461,21 @@ def _submission(number: int) -> Submission:
 
 
 def test_no_more_lost_submissions_are_remembered_than_a_thousand() -> None:
-    letterbox = EarlyDeliveries(Webhooks(URL, SECRET))
+    early = EarlyDeliveries(Webhooks(URL, SECRET))
     for number in range(1500):
-        letterbox.remember(LostSubmission(_submission(number), None, since=0.0))
-    remembered = [number for number in range(1500) if letterbox.lost(f"purchase-{number}")]
+        early.remember(LostSubmission(_submission(number), None, since=0.0))
+    remembered = [number for number in range(1500) if early.lost(f"purchase-{number}")]
     assert remembered == list(range(500, 1500))
 
 
 def test_no_more_deliveries_are_parked_than_tell_something() -> None:
-    letterbox = EarlyDeliveries(Webhooks(URL, SECRET))
+    early = EarlyDeliveries(Webhooks(URL, SECRET))
     told = [WebhookItem("x", StatusReport(Status.PENDING))] * 50
-    with letterbox.open(_submission(0)) as letters:
+    with early.open(_submission(0)) as letters:
         for _ in range(10):
-            assert letterbox.buffer("purchase-0", told)
+            assert early.buffer("purchase-0", told)
         assert len(letters) == 64
-    assert not letterbox.buffer("purchase-0", told)
+    assert not early.buffer("purchase-0", told)
 
 
 # With a ledger.
