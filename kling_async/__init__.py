@@ -120,7 +120,7 @@ _HOMES = {
     name: home
     for home, names in {
         "_submission.budget": ("Budget", "BudgetStatistics"),
-        "_bulk": ("BulkStatistics", "Outcome", "Outcomes"),
+        "_bulk": ("BulkStatistics", "Outcome", "BulkRun"),
         "_scheduling.schedules": ("Learned", "Progressive"),
         "_client": ("Client", "Statistics"),
         "_http.limits": ("Limits",),

@@ -175,7 +175,8 @@ class Job:
             tracked.submitted_here = False  # one job teaches one thing, however many wait for it
             tracked.timer.observe_running(tracked.last_seen_running - tracked.started)
         return GenerationTimeout(
-            f"the job is still {self.status} after {tracked.deadline - tracked.started:.0f} s, its deadline; it was not "
+            f"the job is still {self.status} after {tracked.deadline - tracked.started:.0f} s, its deadline; it "
+            f"was not "
             f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",
             job=self,
             ref=str(self.ref),
@@ -183,7 +184,7 @@ class Job:
         )
 
     def judge(self, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:
-        """What ``await job`` returns or raises, when waiting for it is over for that reason, as a `Subscriber` is told."""
+        """What ``await job`` returns or raises when waiting for it is over for that reason."""
         if isinstance(reason, DeadlinePassed):
             return self._late()
         if reason is not None:

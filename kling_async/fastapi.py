@@ -134,9 +134,9 @@ async def event_stream(job: Job, last_event_id: str | None = None) -> AsyncItera
                 yield event
 
     An event's ``data`` is JSON: ``ref``, ``seq``, ``status``, ``at``, ``elapsed`` (s), ``progress``, ``message``,
-    ``artifacts``, ``failures``, ``cost_unit``. A message of type ``problem`` says why the job is not followed any more. The
-    last message is of type ``end``; a page closes its ``EventSource`` at it. A browser that goes away stops watching
-    and cancels nothing. `event_response` does the same as a response, for routes of Starlette.
+    ``artifacts``, ``failures``, ``cost_unit``. A message of type ``problem`` says why the job is not followed any more.
+    The last message is of type ``end``; a page closes its ``EventSource`` at it. A browser that goes away stops
+    watching and cancels nothing. `event_response` does the same as a response, for routes of Starlette.
 
     Args:
         job: The job.

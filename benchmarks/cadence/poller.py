@@ -77,7 +77,10 @@ async def _run(
 
 
 class _Lane:
-    """In place of HTTP: status calls are answered at once, by a table of ends. The part of `ProviderTransport` that looks use."""
+    """Answers status calls at once from a table of ends, in place of HTTP.
+
+    It has the part of `ProviderTransport` that the poller uses.
+    """
 
     features = Features()
     limits = Limits()

@@ -1,8 +1,8 @@
 """Engines: what sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`connection_pool`); or what the user injected, or httpx's own transport where a proxy
-is in the way. This is the only file that knows httpx, and it loads it only when it is needed: httpx loads its own
-command line program with it (click, rich) wherever that is installed.
+By default that is our own connection pool (`connection_pool`); or what the user injected, or httpx's own transport
+where a proxy is in the way. This is the only file that knows httpx, and it loads it only when it is needed: httpx loads
+its own command line program with it (click, rich) wherever that is installed.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            counted = name in {"connections", "attempts"}
+            counted = name in {"connections", "max_attempts"}
             kind, smallest = (int, 1) if counted else (int | float, 0)
             if not (isinstance(value, kind) and value >= smallest):
                 number = "whole number" if counted else "number"

@@ -11,7 +11,7 @@ __all__ = []
 
 
 def environment_proxy(address: str) -> str | None:
-    """The proxy that the environment names for `default_url`, by the usual variables."""
+    """The proxy that the environment names for `address`, by the usual variables."""
     parts = urlsplit(address)
     if urllib.request.proxy_bypass(parts.hostname or ""):
         return None

@@ -113,7 +113,7 @@ class ProviderTransport:
         self._throttle = Throttle(clock)
         self._clock = clock
         self._quota = float(limits.retry_budget)
-        self._counts = {"calls": 0, "repeated": 0, "refused": 0, "lost": 0}
+        self._counts = {"calls": 0, "retried": 0, "throttled": 0, "lost": 0}
 
     async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None) -> T:
         """Run a flow to its end.
@@ -182,7 +182,7 @@ class ProviderTransport:
                 with attempt:
                     if attempt.num == 1:
                         raise first
-                    self._counts["repeated"] += 1
+                    self._counts["retried"] += 1
                     return await self._attempt(call, trace)
         except RetryableFailure as failure:
             raise failure.error from failure.__cause__
@@ -279,7 +279,7 @@ class ProviderTransport:
         return reply
 
     def _not_now(self, reply: Reply, refusal: KlingError | None) -> Reply:
-        self._counts["refused"] += 1
+        self._counts["throttled"] += 1
         after = retry_after(reply, self._clock.now())
         error = refusal or self.provider.make_error(reply.status, None, None)
         if isinstance(error, RateLimited | ProviderUnavailable):

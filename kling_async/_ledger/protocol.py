@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A *submission* is one intent to buy one generation, named by its key. The client writes it down before the paid call
-(`priority`), and writes down what became of that call (`record_outcome`) before anyone hears of it. From then on every event of
-the job is recorded before it is published (`append_events`). So, whenever the process dies:
+(`claim`), and writes down what became of that call (`record_outcome`) before anyone hears of it. From then on every
+event of the job is recorded before it is published (`append_events`). So, whenever the process dies:
 
 - what was never begun was never sent;
 - what was begun and not settled may have been bought (``sending`` or ``unknown``): it is listed, and not sent again

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-A ledger that cannot be written (a full disk) lets nothing more be bought: `priority` raises. What was bought already goes
+A ledger that cannot be written (a full disk) lets nothing more be bought: `claim` raises. What was bought already goes
 on: its events are published although they are not recorded, because withholding a job's end from the one who waits for
 it would lose more than it saves. What could not be written is *owed*: it is kept in memory and written before the next
 submission, or at the end. If the process dies before, the ledger still has the submission, as unknown or as running,
@@ -28,7 +28,7 @@ __all__ = ["LedgerWriter"]
 
 log = logging.getLogger("kling_async")
 
-_LEARNED = "cadence"
+_LEARNED = "durations"
 
 
 class LedgerWriter:

@@ -14,8 +14,8 @@ status call can ask about many jobs, those due soon travel with the one that is 
 Of a bulk run no task waits for each job. Its jobs are *pursued*: they compete as all others do, and the few tasks that
 *patrol* keep the watch and make the looks that were awarded to them, their errands.
 
-The rest is told elsewhere: what a look is (`status_call`), when a leader listens to a stream instead (`stream_follower`), and
-when a rationed call is allowed (`rate_limiter`).
+The rest is told elsewhere: what a look is (`status_call`), when a leader listens to a stream instead
+(`stream_follower`), and when a rationed call is allowed (`rate_limiter`).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Poller:
         """Have the job looked at by those who `run_workers`, until it ends; no task waits for it.
 
         Args:
-            trail: The job.
+            tracked: The job.
             pursuer: Told when that is over.
         """
         tracked.on_end = self._on_end
@@ -339,7 +339,7 @@ class Poller:
                     break
 
     async def _keep(self, keeper: TrackedJob | _Round, free: Callable[[], bool]) -> None:
-        """Keep the watch for as long as `key_reusable` says that the keeper has nothing else to do."""
+        """Keep the watch for as long as `free` says that the keeper has nothing else to do."""
         self._keeper = keeper
         lingered = self._features.batch == 1
         awards = 0

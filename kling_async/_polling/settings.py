@@ -35,7 +35,7 @@ class Polling:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ConfigurationError(f"Polling({name}={value!r}): it must be a number greater than 0")
-        usable = self.schedule in (None, "documented") or hasattr(self.schedule, "cadence")
+        usable = self.schedule in (None, "documented") or hasattr(self.schedule, "timer")
         if not usable or isinstance(self.schedule, type):
             raise ConfigurationError(
                 f"Polling(schedule={self.schedule!r:.80}): it must be Learned(), Progressive(5, 5, 10, 15) or the "

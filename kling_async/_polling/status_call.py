@@ -1,8 +1,8 @@
 """One look: a status call about one or several jobs, and what its answer means for each of them.
 
 A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
-for `Limits.poll_failure_timeout` seconds. "Not found" is forgiven for a while after the submission: providers answer it before
-their own database has caught up.
+for `Limits.poll_failure_timeout` seconds. "Not found" is forgiven for a while after the submission: providers answer it
+before their own database has caught up.
 """
 
 from __future__ import annotations

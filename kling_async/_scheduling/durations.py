@@ -171,13 +171,13 @@ class SurvivalCurve:
         return self._times[index - 1] + part * (self._times[index] - self._times[index - 1])
 
     def lag(self, last: float, now: float) -> float:
-        """Expected seconds by which a job not finished at `last_seen_running` has been finished, unseen, at `now`."""
+        """Expected seconds by which a job not finished at `last` has been finished, unseen, at `now`."""
         _, chance, area = self._at(last)
         _, _, until = self._at(now)
         return min(max(now - last - (until - area) / chance, 0.0), now - last)
 
     def time_for_lag(self, last: float, lag: float) -> float:
-        """The time at which the lag expected since `last_seen_running` reaches `lag` seconds: `Survival.lag` inverted."""
+        """The time at which the lag expected since `last` reaches `lag` seconds: `Survival.lag` inverted."""
         index, chance, area = self._at(last)
         target = last + lag - area / chance
         times, areas = self._times, self._area
@@ -231,7 +231,7 @@ class DurationModel:
         return self._survival
 
     def running(self, age: int, last: float) -> int:
-        """Take note that a job was still running at `last_seen_running`.
+        """Take note that a job was still running at `last`.
 
         Args:
             age: What this method last returned for the same job; 0 if it never did.

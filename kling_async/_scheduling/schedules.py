@@ -46,10 +46,10 @@ class PollTimer(Protocol):
     """The timing of one job's looks. All times are seconds since that job's submission."""
 
     def next_poll(self, last: float) -> float:
-        """When to look next, later than `last_seen_running`: the look that said "not yet", or 0.0 before the first."""
+        """When to look next, later than `last`: the look that said "not yet", or 0.0 before the first."""
 
     def expected_lag(self, last: float, now: float) -> float:
-        """Seconds of lag expected to have accrued from `last_seen_running` to `now`: the job's claim on a rationed look.
+        """Seconds of lag expected to have accrued from `last` to `now`: the job's claim on a rationed look.
 
         Never falls as `now` grows, and never grows by more than a second per second.
         """
@@ -68,7 +68,7 @@ class Schedule(Protocol):
         """The timing of one new job.
 
         Args:
-            key: What decides how long it takes, as ``"runblob/o3-video duration=10 model=kling_o3_pro"``.
+            variant: What decides how long it takes, as ``"runblob/o3-video duration=10 model=kling_o3_pro"``.
                 Jobs with the same key are taken to follow one law.
             prior: What the provider's documents say of that law.
         """

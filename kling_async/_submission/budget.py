@@ -7,9 +7,9 @@ same settings before. Nothing is sent that does not fit into what is left. The a
 the provider says that it took; a refusal, or a call that was not sent, gives it back; so does a failed job where the
 provider refunds those. A submission whose outcome is unknown may have bought something, so it stays reserved.
 
-A price that nobody knows beforehand is taken to be `FALLBACK_PRICE`, and such jobs are bought one at a time: the answer to
-the first tells the price for those that follow. So the sum never passes the limit, however many submissions are under
-way, unless a provider takes more than it documents or took before, or than that for a job.
+A price that nobody knows beforehand is taken to be `FALLBACK_PRICE`, and such jobs are bought one at a time: the answer
+to the first tells the price for those that follow. So the sum never passes the limit, however many submissions are
+under way, unless a provider takes more than it documents or took before, or than that for a job.
 
 A submission that does not fit waits while answers are on the way that may make room, and fails when none can.
 """
@@ -157,7 +157,7 @@ class Budget:
         Waits while answers are on the way that may make room.
 
         Args:
-            purchase: The purchase's id.
+            attempt_id: The purchase's id.
             wanted: What is known of its price.
 
         Raises:
@@ -283,7 +283,8 @@ class Budget:
             f"costs {estimate}"
             if estimate
             else (
-                f"has a price that is not known before one was bought, and may be up to {Cost(FALLBACK_PRICE[unit], unit)}"
+                f"has a price that is not known before one was bought, and may be up to "
+                f"{Cost(FALLBACK_PRICE[unit], unit)}"
             )
         )
         return BudgetExceeded(

@@ -13,7 +13,7 @@ __all__ = ["finish_within_grace"]
 
 
 async def finish_within_grace(operation: Callable[[PaidCallTrace], Awaitable[T]], grace: float) -> T:
-    """Run a paid operation; cancelled while the answer is on the way, it has `cancel_grace` seconds to come to its end first.
+    """Run a paid operation to its end, also when the caller is cancelled after the request was sent.
 
     Args:
         operation: Is given the trace to make its paid call with. As long as that is not sent, it is cancelled at once.

@@ -66,7 +66,8 @@ class RecoveryAdvisor:
             return f"client.{again} sends the same id again; client.forget({submission.key!r}) if it is not wanted"
         search = "client.resume() searches the provider's list for it; or " if provider.features.lists_jobs else ""
         return (
-            f"{search}look at the {provider.display_name} account: client.resolve({submission.key!r}, ref) if the job is "
+            f"{search}look at the {provider.display_name} account: client.resolve({submission.key!r}, ref) if the "
+            f"job is "
             f"there, client.{again} or client.forget({submission.key!r}) if it is not"
         )
 

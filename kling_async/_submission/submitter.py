@@ -179,11 +179,11 @@ class Submitter:
         """Buy it, unless that was done before. To be called in the submission's `acquire`.
 
         Args:
-            lane: Where the calls go.
+            transport: Where the calls go.
             request: What to buy.
             intent: The submission.
             trace: Told how far the paid call gets.
-            insist: The user asked for a repetition: what failed or may have been bought is bought again, under its own
+            force: The user asked for a repetition: what failed or may have been bought is bought again, under its own
                 id where the provider recognises that.
 
         Raises:
@@ -261,7 +261,7 @@ class Submitter:
         """Make the paid call, and write down what became of it.
 
         Args:
-            lane: Where it goes.
+            transport: Where it goes.
             request: What to buy.
             intent: The submission.
             trace: Told how far the call gets. If an earlier one under the same id is `lost`, the submission stays

@@ -54,22 +54,22 @@ class TrackedJob:
         "_log",
         "_record",
         "_status",
-        "timer",
+        "being_polled",
         "deadline",
         "failing_since",
-        "submitted_here",
-        "poll_granted",
-        "reported_failure",
+        "last_polled",
         "last_seen_running",
-        "being_polled",
         "on_end",
+        "poll_error",
+        "poll_granted",
+        "poll_now",
+        "reported_failure",
         "request",
         "settled",
         "started",
         "stream_failures",
-        "last_polled",
-        "poll_error",
-        "poll_now",
+        "submitted_here",
+        "timer",
         "wait_error",
     )
 
@@ -241,7 +241,7 @@ class TrackedJob:
         """Take in what was said about the job; the one way into the log.
 
         Args:
-            reading: What was said.
+            report: What was said.
             source: Where.
             exact: It was said at the moment it became true (a webhook, a stream), so its time can be learned from.
 

@@ -6,8 +6,8 @@ Submit answers, polls, stream lines, webhook bodies and ledger entries are all *
 repeat, arrive late, or contradict each other. `advance` compares a reading with the latest *event*, which is the whole
 of what is known, and answers with the next event, or with None when the reading says nothing new. So:
 
-- A status only rises (`STATUS_ORDER`); within a status the provider's own steps only rise; progress only grows; files only
-  accumulate. A late or repeated reading changes nothing.
+- A status only rises (`STATUS_ORDER`); within a status the provider's own steps only rise; progress only grows; files
+  only accumulate. A late or repeated reading changes nothing.
 - A terminal status is absorbing: whatever comes after it is dropped, so the first end that is heard is the end.
 - A reading whose status is not understood leaves the status alone.
 
@@ -38,7 +38,7 @@ def advance(latest: Event | None, report: StatusReport, *, source: Source, at: f
 
     Args:
         latest: The job's last event; None if it has none yet.
-        reading: What was said.
+        report: What was said.
         source: Where it was said.
         at: When, in POSIX seconds.
         started: When the job was submitted, in POSIX seconds.

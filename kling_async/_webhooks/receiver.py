@@ -15,9 +15,9 @@ whoever waits for it looks; if nobody does, whoever waits next. So taking a deli
 Of what it says, only the reason of a failure is kept, for when a look finds the failure and no reason (RunBlob's
 photos).
 
-While deliveries are expected, looks are a backstop (`FallbackTimer`): rare, and meant for the delivery that never comes.
-When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were no
-webhooks, until the next delivery shows that there are. They get no grace beyond the backstop's own, because it finds
+While deliveries are expected, looks are a backstop (`FallbackTimer`): rare, and meant for the delivery that never
+comes. When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were
+no webhooks, until the next delivery shows that there are. They get no grace beyond the backstop's own, because it finds
 a job that ended, as a rule, long before; and a delivery that comes after all puts things right.
 """
 

@@ -223,7 +223,7 @@ def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
     [
         (lambda: Limits(call="3"), r"Limits\(call='3'\): it must be a number, at least 0"),  # type: ignore[arg-type]
         (lambda: Limits(call=math.nan), r"Limits\(call=nan\): it must be a number, at least 0"),
-        (lambda: Limits(cancel_grace=None), r"Limits\(grace=None\): it must be a number"),  # type: ignore[arg-type]
+        (lambda: Limits(cancel_grace=None), r"Limits\(cancel_grace=None\): it must be a number"),  # type: ignore[arg-type]
         (lambda: Limits(connections=0), r"Limits\(connections=0\): it must be a whole number, at least 1"),
         (lambda: Limits(connections=2.5), r"Limits\(connections=2\.5\): it must be a whole"),  # type: ignore[arg-type]
         (lambda: Polling(deadline="60"), r"Polling\(deadline='60'\): it must be a number"),  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ def test_an_address_is_plain(kind: Any, address: Any) -> None:
 @pytest.mark.parametrize("kind", PROVIDERS)
 @pytest.mark.parametrize("address", [5, b"", ["https://a.test"], {}])
 def test_an_address_is_text(kind: Any, address: Any) -> None:
-    with pytest.raises(ConfigurationError, match=f"the address given for {kind.title} must be text, not"):
+    with pytest.raises(ConfigurationError, match=f"the address given for {kind.display_name} must be text, not"):
         kind("key", address)
 
 

@@ -256,7 +256,7 @@ HOLD = """
 import sys, anyio
 from kling_async._ledger.sqlite import SqliteLedger
 async def main():
-    await SqliteLedger(sys.argv[1]).keep("mark", "made by the other process")
+    await SqliteLedger(sys.argv[1]).set_value("mark", "made by the other process")
     print("held", end="", flush=True)
     await anyio.to_thread.run_sync(sys.stdin.read)
 anyio.run(main)
@@ -547,7 +547,7 @@ def test_a_loop_that_ends_before_its_write_is_answered_harms_nobody(tmp_path: Pa
 def test_a_program_that_never_closes_its_ledger_ends(tmp_path: Path) -> None:
     script = (
         "import sys, anyio\nfrom kling_async._ledger.sqlite import SqliteLedger\n"
-        "anyio.run(SqliteLedger(sys.argv[1]).keep, 'a', 1)"
+        "anyio.run(SqliteLedger(sys.argv[1]).set_value, 'a', 1)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "jobs.db")]
     subprocess.run(command, timeout=30, check=True, env=dict(os.environ))

@@ -153,7 +153,7 @@ class _Full(MemoryLedger):
 
     full = False
 
-    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
         if self.full:
             raise LedgerFailed("the disk is full")
         await super().append_events(ref, events)

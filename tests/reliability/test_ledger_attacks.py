@@ -187,18 +187,18 @@ class Mortal(MemoryLedger):
 
     life = Life(10**9)
 
-    async def begin(self, submission: Submission) -> Submission:
+    async def claim(self, submission: Submission) -> Submission:
         self.life.step()
         held = await super().claim(submission)
         self.life.step()
         return held
 
-    async def settle(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> None:
         self.life.step()
         await super().record_outcome(submission)
         self.life.step()
 
-    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
         self.life.step()
         await super().append_events(ref, events)
         self.life.step()
@@ -404,7 +404,7 @@ class Full(MemoryLedger):
 
     full = False
 
-    async def settle(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> None:
         if self.full:
             raise LedgerFailed("no space")
         await super().record_outcome(submission)

@@ -1,11 +1,12 @@
 """Recorded wire samples: one JSON file each, ``tests/samples/<provider>/<name>.json``.
 
 - ``source``: where the shape is documented. ``kind``: submit, poll, cancel, error, webhook or stream.
-- ``endpoint_id``; and ``request`` in our words or ``native`` in the provider's; ``attempt_id``, ``callback_url``, ``options`` (of
-  the provider's constructor). Or ``refs``: the jobs that are polled or cancelled.
+- ``endpoint_id``; and ``request`` in our words or ``native`` in the provider's; ``attempt_id``, ``callback_url``,
+  ``options`` (of the provider's constructor). Or ``refs``: the jobs that are polled or cancelled.
 - ``exchanges``: the calls that the flow must make, each with the recorded reply. ``json`` is the exact body of a call.
 - ``body`` or ``text`` of a webhook with ``headers``; ``lines`` of a stream.
-- ``register``: what must come out. Only what is named is compared. An error stands as ``{"error": class, "code": ...}``.
+- ``register``: what must come out. Only what is named is compared. An error stands as ``{"error": class, "code":
+  ...}``.
 """
 
 from __future__ import annotations

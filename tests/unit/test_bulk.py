@@ -104,7 +104,7 @@ async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlo
         await anyio.sleep(server.duration - 10)
         held = {name: count for name, count in (ours() - before).items() if count > 500}
     assert server.bought == 1000
-    assert set(held) == {"O3Video", "Trail"}
+    assert set(held) == {"O3Video", "TrackedJob"}
     assert sum(held.values()) <= 2000
 
 

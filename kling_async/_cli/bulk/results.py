@@ -54,7 +54,7 @@ class Record:
         started: When it was bought, ISO 8601.
         elapsed: How long it took, in seconds.
         cost: Its amount as text, and its unit; None: nothing was spent in the end, or nothing is told.
-        refunded: In place of `cost_unit`, what the provider took and gave back because the job failed.
+        refunded: In place of `cost`, what the provider took and gave back because the job failed.
         before: What earlier attempts cost.
         files: Its files: ``path`` from the output directory, ``kind``, ``bytes``, ``seed``.
         urls: Where the files are (for a while), where they are not saved.

@@ -3,7 +3,7 @@
 A row's cells are the fields of its request, and:
 
 - ``endpoint_id``, such as ``runblob/o3-video``;
-- ``attempt_id``, the row's name; a digest of its cells where there is none, so that the same file names its rows the same;
+- ``key``, the row's name; a digest of its cells where there is none, so that the same file names its rows the same;
 - ``request``, in place of the fields: the provider's own JSON.
 
 References are addresses, data URIs, ids of uploaded images, or paths, which count from the file's directory.

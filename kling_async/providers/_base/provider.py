@@ -104,7 +104,8 @@ class Provider(abc.ABC):
         if base_url is not None and set("@?#") & set(base_url):
             # It is not repeated: what stands before an @ is a password.
             raise ConfigurationError(
-                f"the address given for {self.display_name} is not plain: it must be an https:// URL without user, query and "
+                f"the address given for {self.display_name} is not plain: it must be an https:// URL without user, "
+                f"query and "
                 f"fragment, such as {self.default_url}; the key is passed as api_key; check {self.env_vars[1]}",
                 provider=self.name,
             )
@@ -193,7 +194,7 @@ class Provider(abc.ABC):
 
         Args:
             request: A request of one of the endpoints, its local files replaced by their content.
-            key: A fresh UUID v4 for this purchase; the job's id where the provider lets us choose it.
+            attempt_id: A fresh UUID v4 for this purchase; the job's id where the provider lets us choose it.
             callback_url: Where the provider is to report; None: nowhere.
         """
 
@@ -240,7 +241,7 @@ class Provider(abc.ABC):
 
         Args:
             request: What is bought; None: that is not known any more.
-            key: The purchase's UUID.
+            attempt_id: The purchase's UUID.
         """
         del request, attempt_id
         return None
@@ -288,7 +289,8 @@ class Provider(abc.ABC):
         code = code and self.redact(code)
         words = self.redact(": ".join(dict.fromkeys(part for part in (code, message) if part)))
         return kind(
-            f"{self.display_name} {_VERDICT.get(kind, 'refused the call')} ({words or 'no reason given'}){self._remedy(kind)}",
+            f"{self.display_name} {_VERDICT.get(kind, 'refused the call')} "
+            f"({words or 'no reason given'}){self._remedy(kind)}",
             provider=self.name,
             http_status=http_status,
             code=code,

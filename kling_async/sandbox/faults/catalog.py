@@ -88,7 +88,7 @@ class Rule:
     Args:
         fault: What goes wrong.
         provider: Whose requests; None: anybody's.
-        kind: Which requests: `submit`, `status`, `cancel`, `lists_jobs`, `upload`, `stream`, `download`; None: what
+        kind: Which requests: `submit`, `status`, `cancel`, `list`, `upload`, `stream`, `download`; None: what
             the fault is made for, otherwise every request to a provider's API.
         every: Only every so-maniest of them.
         times: At most so many of them; None: no end.

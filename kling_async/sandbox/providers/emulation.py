@@ -28,7 +28,7 @@ class Operation:
     """One verb of a provider's API.
 
     Args:
-        kind: What it is, for counters and faults: `submit` (buys), `status` (looks), `cancel`, `lists_jobs`,
+        kind: What it is, for counters and faults: `submit` (buys), `status` (looks), `cancel`, `list`,
             `upload`, `stream`; or a function that tells from the body, where one address serves several
             verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.

@@ -283,7 +283,7 @@ async def test_a_redirect_is_followed_and_a_circle_is_not(cdn: Cdn, engines: Per
 async def test_a_file_without_end_is_stopped(
     cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kling_async._media._MAX_BYTES", 100_000)
+    monkeypatch.setattr("kling_async._files.downloads._MAX_BYTES", 100_000)
     with pytest.raises(DownloadFailed, match="larger than"):
         await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
     assert files(tmp_path) == []

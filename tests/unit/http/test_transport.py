@@ -99,7 +99,7 @@ async def test_what_was_not_sent_is_sent_again(effect: Effect, fault: Exception)
 @pytest.mark.parametrize("effect", Effect)
 async def test_what_cannot_be_sent_is_told_after_some_attempts(effect: Effect) -> None:
     line = Line(NOT_SENT[0])
-    assert isinstance(await outcome(line, call(effect), attempts=3), TransportFailed)
+    assert isinstance(await outcome(line, call(effect), max_attempts=3), TransportFailed)
     assert len(line.requests) == 3
 
 
@@ -144,7 +144,7 @@ async def test_a_paid_call_that_may_be_repeated_is(fault: Any) -> None:
 
 async def test_a_paid_call_that_may_be_repeated_stays_lost_when_no_answer_comes() -> None:
     line = Line(httpx.ReadError("reset"))
-    assert isinstance(await outcome(line, call(Effect.PAID, repeatable=True), attempts=2), AnswerLost)
+    assert isinstance(await outcome(line, call(Effect.PAID, repeatable=True), max_attempts=2), AnswerLost)
     assert len(line.requests) == 4
 
 
@@ -251,7 +251,7 @@ async def test_waiters_behind_a_pause_do_not_each_wake(monkeypatch: pytest.Monke
     async with anyio.create_task_group() as group:
         group.start_soon(tested.call, Call.get("/first"), PaidCallTrace())
         await anyio.sleep(1)
-        monkeypatch.setattr("kling_async._transport.anyio.sleep", counted)
+        monkeypatch.setattr("kling_async._http.transport.anyio.sleep", counted)
         for number in range(10_000):
             group.start_soon(tested.call, Call.get(f"/{number}"), PaidCallTrace())
         await sleep(50)
@@ -283,7 +283,7 @@ async def test_refusals_bring_the_pace_back_too() -> None:
 
 async def test_repetitions_of_looks_draw_on_a_quota() -> None:
     line = Line(answer(500, OWN))
-    tested = transport(line, retry_quota=5)
+    tested = transport(line, retry_budget=5)
     for _ in range(10):
         with pytest.raises(KlingError):
             await tested.call(Call.get("/x"), PaidCallTrace())
@@ -329,7 +329,7 @@ async def test_a_body_that_unpacks_to_more_than_the_cap_is_refused() -> None:
             return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Pieces(bomb))
 
     with pytest.raises(UnreadableReply, match="larger than"):
-        await transport(Bomb(), attempts=1).call(Call.get("/x"), PaidCallTrace())
+        await transport(Bomb(), max_attempts=1).call(Call.get("/x"), PaidCallTrace())
 
 
 class _Pieces(httpx.AsyncByteStream):
@@ -360,7 +360,7 @@ async def test_a_path_never_leaves_the_providers_host(path: str) -> None:
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_is_not_followed(status: int) -> None:
     line = Line(answer(status, OWN, location="https://evil.test/"))
-    await outcome(line, Call.get("/x"), attempts=1)
+    await outcome(line, Call.get("/x"), max_attempts=1)
     assert {request.url.host for request in line.requests} == {"platform.runblob.io"}
 
 
@@ -391,7 +391,7 @@ async def test_no_part_of_the_key_is_logged(before: int, caplog: pytest.LogCaptu
     """A provider that repeats the key: not even a piece of it, cut off by the end of what is shown, gets out."""
     caplog.set_level(logging.DEBUG, logger="kling_async")
     line = Line(answer(500, "x" * before + KEY + "y" * 50))
-    error = await outcome(line, Call.get("/x"), attempts=1)
+    error = await outcome(line, Call.get("/x"), max_attempts=1)
     assert KEY[:8] not in caplog.text + str(error) + repr(error)
     assert caplog.records
 

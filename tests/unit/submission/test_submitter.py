@@ -710,15 +710,15 @@ class FullDisk(MemoryLedger):
 
     full = False
 
-    async def begin(self, submission: Submission) -> Submission:
+    async def claim(self, submission: Submission) -> Submission:
         self._check()
         return await super().claim(submission)
 
-    async def settle(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> None:
         self._check()
         await super().record_outcome(submission)
 
-    async def record(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
         self._check()
         await super().append_events(ref, events)
 
