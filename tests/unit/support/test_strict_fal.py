@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import json
 from base64 import urlsafe_b64decode
@@ -7,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from support.strict_fal import FalOutcome, StrictFal
@@ -174,3 +176,22 @@ async def test_all_hosts_can_stand_at_one_address() -> None:
     async with client_of(server) as client:
         answer = await client.post(f"{server.queue}/{MODEL}", json=BODY)
         assert answer.json()["status_url"].startswith("http://127.0.0.1:9/queue/fal-ai/kling-video/requests/")
+
+
+async def test_a_lost_answer_drops_the_connection_of_a_real_socket() -> None:
+    server = StrictFal()
+    config = uvicorn.Config(server, port=0, log_level="critical", ws="none")
+    running = uvicorn.Server(config)
+    serving = asyncio.create_task(running.serve())
+    while not running.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    host, port = running.servers[0].sockets[0].getsockname()
+    server.queue = f"http://{host}:{port}/queue"
+    server.lose_next_answer(accept=True)
+    async with httpx.AsyncClient(headers={"Authorization": f"Key {server.key}"}) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.post(f"{server.queue}/{MODEL}", json=BODY)
+        assert (await client.post(f"{server.queue}/{MODEL}", json=BODY)).status_code == 200
+    running.should_exit = True
+    await serving
+    assert (server.bought, len(server.duplicates)) == (2, 1)
