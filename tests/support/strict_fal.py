@@ -208,10 +208,12 @@ class StrictFal(StrictServer):
         problems = problems_of(body, model.fields, model.rules)
         if problems:
             self._refuse_as_invalid([f"{model_id}: {problem}" for problem in problems])
-        for name, known in model.fields.items():
-            shots_tell = name == "duration" and "multi_prompt" in body
-            if known.money and name not in body and not shots_tell:
-                self.left_to_default.append(f"{model_id}: {name}")
+        priced = {name for name, known in model.fields.items() if known.money}
+        if body.get("result_type") == "series":  # num_images is ignored for a series
+            priced = priced - {"num_images"} | {"series_amount"}
+        if all("duration" in shot for shot in body.get("multi_prompt", [{}])):  # the shots tell the duration
+            priced -= {"duration"}
+        self.left_to_default += [f"{model_id}: {name}" for name in model.fields if name in priced - set(body)]
         return dict(body)
 
     def _refuse_as_invalid(self, problems: list[str]) -> None:

@@ -72,6 +72,31 @@ async def test_price_inputs_left_to_the_seller_are_recorded() -> None:
     assert server.left_to_default == [f"{MODEL}: duration", f"{MODEL}: generate_audio"]
 
 
+@pytest.mark.parametrize(
+    ("model", "body", "left"),
+    [
+        ("kling-image/o3/text-to-image", {"resolution": "4K", "result_type": "series"}, ["series_amount"]),
+        ("kling-image/o3/text-to-image", {"resolution": "4K", "result_type": "single", "num_images": 2}, []),
+        ("kling-image/v3/text-to-image", {}, ["resolution", "num_images"]),
+        ("kling-video/o1/image-to-video", {"start_image_url": "https://x.example/a.png"}, ["duration"]),
+    ],
+)
+async def test_each_model_has_its_own_price_inputs(model: str, body: dict[str, Any], left: list[str]) -> None:
+    server = StrictFal()
+    async with client_of(server) as client:
+        assert (await client.post(f"{QUEUE}/fal-ai/{model}", json={"prompt": "a"} | body)).status_code == 200
+    assert server.left_to_default == [f"fal-ai/{model}: {name}" for name in left]
+
+
+async def test_shots_that_have_a_duration_leave_none_to_the_seller() -> None:
+    server = StrictFal()
+    shots = [{"prompt": "a", "duration": "3"}, {"prompt": "b", "duration": "4"}]
+    async with client_of(server) as client:
+        body = {"multi_prompt": shots, "generate_audio": True, "shot_type": "customize"}
+        assert (await client.post(f"{QUEUE}/{MODEL}", json=body)).status_code == 200
+    assert (server.violations, server.left_to_default) == ([], [])
+
+
 async def test_status_at_the_full_model_id_and_wrong_headers_are_violations() -> None:
     server = StrictFal()
     async with client_of(server) as client:
