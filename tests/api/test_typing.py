@@ -1,10 +1,9 @@
-"""What type checkers make of the public API and of the README."""
+"""What type checkers make of the public API and of the documents."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +11,18 @@ from pathlib import Path
 import pytest
 
 import kling_async
+from support.documents import BLOCKS
 
 HERE = Path(__file__).parent
 ROOT = Path(kling_async.__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (HERE.parents[1] / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture
 def programs(tmp_path: Path) -> list[str]:
-    """The file of uses and mistakes, and the README's programs, beside each other."""
+    """The file of uses and mistakes, and the programs of the documents, beside each other."""
     (tmp_path / "typing_public_api.py").write_bytes((HERE / "typing_public_api.py").read_bytes())
-    for number, block in enumerate(BLOCKS):
-        (tmp_path / f"readme_{number}.py").write_text(block, encoding="utf-8")
+    for block in BLOCKS:
+        (tmp_path / f"{block.name}.py").write_text(block.code, encoding="utf-8")
     return sorted(path.name for path in tmp_path.iterdir())
 
 
@@ -41,14 +40,14 @@ def check(command: list[str], directory: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_mypy_understands_the_public_api_and_the_readme(programs: list[str], tmp_path: Path) -> None:
+def test_mypy_understands_the_public_api_and_the_documents(programs: list[str], tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     assert len(programs) == 1 + len(BLOCKS) >= 4
     check(["mypy", "--strict", "--config-file=", "--cache-dir=cache", *programs], tmp_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyright") is None, reason="pyright is not installed")
-def test_pyright_understands_the_public_api_and_the_readme(programs: list[str], tmp_path: Path) -> None:
+def test_pyright_understands_the_public_api_and_the_documents(programs: list[str], tmp_path: Path) -> None:
     """Installed, it is run as it stands: `pip install pyright`, which brings its own engine."""
     (tmp_path / "pyrightconfig.json").write_text(f'{{"extraPaths": ["{ROOT.as_posix()}"]}}', encoding="utf-8")
     check(["pyright", "--pythonpath", sys.executable, *programs], tmp_path)

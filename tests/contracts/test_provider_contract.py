@@ -388,7 +388,17 @@ def test_an_id_that_is_no_text_makes_no_reference(identity: Any) -> None:
 def features_table() -> str:
     """What every provider offers, as the README shows it."""
     rows: list[tuple[str, ...]] = [
-        ("Provider", "Endpoints", "Webhook", "Stream", "Cancel", "Jobs per look", "Own id", "Cost", "Looks a minute"),
+        (
+            "Provider",
+            "Endpoints",
+            "Webhook",
+            "Stream",
+            "Cancel",
+            "Jobs per status call",
+            "Client-chosen id",
+            "Cost",
+            "Status calls per minute",
+        ),
         ("---",) * 9,
     ]
     for kind in ALL_PROVIDERS:
@@ -400,7 +410,7 @@ def features_table() -> str:
                 *("yes" if offered else "no" for offered in (features.webhook, features.stream, features.cancel)),
                 str(features.batch),
                 "yes" if features.client_chosen_id else "no",
-                features.cost_unit or "not told",
+                features.cost_unit or "not reported",
                 f"{features.status_calls_per_minute:g}" if features.status_calls_per_minute else "no limit stated",
             )
         )

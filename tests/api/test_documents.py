@@ -1,4 +1,4 @@
-"""The README's Python is run as it stands, against the sandbox."""
+"""Every Python block of the README and of `docs/` runs as it stands, against the sandbox."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import pytest
 
 from kling_async.sandbox import Sandbox
 from support.asgi_server import Site, serve
+from support.documents import BLOCKS, Block
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SCRIPTS = [block for block in BLOCKS if "asyncio.run(main())" in block]
-SERVICES = [block for block in BLOCKS if "FastAPI(" in block]
+SCRIPTS = [block for block in BLOCKS if block.is_program]
+SERVICES = [block for block in BLOCKS if "FastAPI(" in block.code]
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
@@ -42,27 +41,27 @@ def test_every_block_is_run_by_a_test() -> None:
     assert len(SCRIPTS) + len(SERVICES) == len(BLOCKS) >= 3
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
-def test_scripts_run(script: str, sandbox: Sandbox, tmp_path: Path) -> None:
-    exec(compile(script, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102  # the README is ours
-    many = re.search(r"range\((\d+)\)", script)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda block: block.name)
+def test_scripts_run(script: Block, sandbox: Sandbox, tmp_path: Path) -> None:
+    exec(compile(script.code, script.document, "exec"), {"__name__": "__main__"})  # noqa: S102  # our own document
+    many = re.search(r"range\((\d+)\)", script.code)
     bought = int(many[1]) if many else 1
     assert sandbox.counters.jobs_bought == bought
-    if ".save(" in script:
+    if ".save(" in script.code:
         files = list((tmp_path / "out").iterdir())
         assert len(files) == bought
         assert {path.read_bytes()[:8] for path in files} == {b"\x89PNG\r\n\x1a\n" if many else b"\0\0\0 ftyp"}
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("service", SERVICES, ids=range(len(SERVICES)))
-async def test_services_serve(service: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("service", SERVICES, ids=lambda block: block.name)
+async def test_services_serve(service: Block, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a real server, to which the sandbox reports, and a browser's requests over sockets."""
     site = Site()
     monkeypatch.setenv("PUBLIC_URL", site.url)
     monkeypatch.setenv("WEBHOOK_SECRET", "a secret for this test alone")
     names: dict[str, Any] = {"__name__": "service"}
-    exec(compile(service, "README.md", "exec"), names)  # noqa: S102  # the README is ours
+    exec(compile(service.code, service.document, "exec"), names)  # noqa: S102  # our own document
     async with serve(site, names["app"]), httpx.AsyncClient(base_url=site.url, trust_env=False) as web:
         submitted = await web.post("/videos", json={"prompt": "a boat"})
         assert submitted.status_code == 202
@@ -75,4 +74,4 @@ async def test_services_serve(service: str, sandbox: Sandbox, monkeypatch: pytes
 
 
 def test_the_service_is_short() -> None:
-    assert all(len(service.splitlines()) < 40 for service in SERVICES)
+    assert all(len(service.code.splitlines()) < 40 for service in SERVICES)
