@@ -17,7 +17,12 @@ Rule = Callable[[Mapping[str, Any]], str | None]
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a body: its type, its values, and whether its absence leaves the price to the seller."""
+    """One field of a body: its type, its values, and whether its absence leaves the price to the seller.
+
+    Attributes:
+        fields: The fields of the object, or of each object in the list.
+        check: Returns what is wrong with a value of the right type, to be read after the field's name.
+    """
 
     kind: str
     required: bool = False
@@ -27,6 +32,7 @@ class Field:
     most: int | None = None
     money: bool = False
     fields: Mapping[str, "Field"] | None = None
+    check: Callable[[Any], str | None] | None = None
 
     def problems(self, name: str, value: Any) -> list[str]:
         """What is wrong with a value, in sentences."""
@@ -41,7 +47,11 @@ class Field:
             found.append(f"{name} is {value!r}, more than {self.high}")
         if self.most is not None and isinstance(value, list) and len(value) > self.most:
             found.append(f"{name} has {len(value)} items, more than {self.most}")
-        if self.fields is not None:
+        if self.check is not None and (complaint := self.check(value)) is not None:
+            found.append(f"{name} {complaint}")
+        if self.fields is not None and isinstance(value, dict):
+            found += problems_of(value, self.fields, (), f"{name}.")
+        elif self.fields is not None:
             for number, item in enumerate(value):
                 found += problems_of(item, self.fields, (), f"{name}[{number}].")
         return found
@@ -72,6 +82,8 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "a URL or data URI": _is_url,
     "a list of URLs": lambda value: isinstance(value, list) and all(map(_is_url, value)),
     "a list of strings": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "an object": lambda value: isinstance(value, dict),
+    "a list": lambda value: isinstance(value, list),
     "a list of objects": lambda value: isinstance(value, list) and all(isinstance(item, dict) for item in value),
 }
 
