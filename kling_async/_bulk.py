@@ -44,6 +44,7 @@ from kling_async._errors import (
     InsufficientCredits,
     KlingError,
     LedgerFailed,
+    Remedy,
     SubmissionUnknown,
     Unauthorized,
 )
@@ -274,9 +275,9 @@ class BulkRun:
             counts = self._counts
             return BulkStopped(
                 f"the run stopped submitting: {cause.message}. {counts.done} rows are done, "
-                f"{counts.failed + counts.unknown} failed, at least {counts.left} were not submitted; once the cause "
-                "is removed, run them again (with a ledger and keys, the same run buys nothing twice)",
+                f"{counts.failed + counts.unknown} failed, at least {counts.left} were not submitted",
                 cause=cause,
+                remedies=(*cause.remedies, Remedy("retry", detail="then run the same rows again")),
                 provider=cause.provider,
             )
         return StopAsyncIteration()

@@ -16,7 +16,7 @@ import anyio
 
 from kling_async._bulk import BulkRun, Course, Rows
 from kling_async._clock import Clock
-from kling_async._errors import ConfigurationError, KlingError
+from kling_async._errors import ConfigurationError, KlingError, Remedy
 from kling_async._files.local import load
 from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
@@ -238,10 +238,12 @@ class Client:
         if (known := self._running.get(bought.ref)) is not None:
             if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
                 await known.start_recording(self._book.append_events, await self._book.ledger.events(known.ref))
+            known.key = bought.key
             self._deliveries.register(bought.attempt_id, known)
             return known
         new = bought.report is not None and (request is None or request.callback_url is None)
         tracked = self._track(account, bought.ref, request, bought.started, events, reported=new)
+        tracked.key = bought.key
         self._deliveries.register(bought.attempt_id, tracked)
         if bought.report is not None:
             self._submitted += 1
@@ -330,7 +332,12 @@ class Client:
             if tracked is not None:
                 jobs.append(self._handle(tracked))
             else:
-                log.warning("submission %r is not resumed: %s", submission.key, submission.remedy)
+                reason = self._remedies.missing(submission) or submission.reason or "its outcome is unknown"
+                advice = ", or ".join(map(str, submission.remedies))
+                facts = {"event": "not_resumed", "key": submission.key}
+                log.warning(
+                    "submission %r is not resumed: %s. Next step: %s", submission.key, reason, advice, extra=facts
+                )
         return jobs
 
     async def _resumed(self, submission: Submission) -> TrackedJob | None:
@@ -361,7 +368,7 @@ class Client:
     async def unresolved(self) -> list[Submission]:
         """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
 
-        Each says in ``reason`` what is known of it, and in ``remedy`` what can be done. No call is made.
+        The ``reason`` of each says what is known of it, its ``remedies`` what can be done. No call is made.
 
         Raises:
             ConfigurationError: The client has no ledger.
@@ -425,8 +432,8 @@ class Client:
         request = request or self._remedies.restored(submission, exact=True)
         if request is None:
             raise ConfigurationError(
-                f"the ledger has not kept all of the request of {key!r} (inline images, callback address): "
-                f"call resubmit({key!r}, request)"
+                f"the ledger has not kept all of the request of {key!r} (inline images, callback address)",
+                remedies=(Remedy("resubmit", key, needs_request=True),),
             )
         return self._handle(await self._submit(request, key, insist=True))
 
@@ -564,14 +571,18 @@ class Client:
             return self._accounts[provider]
         except KeyError:
             known = {kind.name: kind for kind in ALL_PROVIDERS}
-            remedy = (
-                f"set {known[provider].env_vars[0]} or pass {known[provider].__name__}(...)"
-                if provider in known
-                else f"known endpoints are {', '.join(e.name for kind in ALL_PROVIDERS for e in kind.endpoints)}"
+            message = f"this client has no provider for {name} (it has {', '.join(self._accounts)})"
+            if provider not in known:
+                message += (
+                    f"; known endpoints are {', '.join(e.name for kind in ALL_PROVIDERS for e in kind.endpoints)}"
+                )
+                raise ConfigurationError(message) from None
+            kind = known[provider]
+            remedies = (
+                Remedy("configure", detail=kind.env_vars[0]),
+                Remedy("configure", detail=f"pass {kind.__name__}(...)"),
             )
-            raise ConfigurationError(
-                f"this client has no provider for {name} (it has {', '.join(self._accounts)}); {remedy}"
-            ) from None
+            raise ConfigurationError(message, remedies=remedies) from None
 
     def _require_open(self) -> None:
         if self._closed:

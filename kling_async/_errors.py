@@ -23,17 +23,25 @@
     ├── WebhookRejected             a delivery is not authentic, or not readable
     └── DownloadFailed              a result could not be saved; the job is kept
 
-What is malformed before anything is sent (a request's fields) is a ``pydantic.ValidationError``.
+A request whose fields are malformed is refused before anything is sent, with a ``pydantic.ValidationError``.
+
+`AnswerLost` and `UnreadableReply` are internal: users receive them as `SubmissionUnknown` and `ProviderUnavailable`.
+
+What to do about an error is data: ``error.remedies`` holds `Remedy` values. ``error.message`` holds the facts only, and
+``str(error)`` shows the message, the facts and the remedies.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import AsyncIterator, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from kling_async._job import Job
+    from kling_async._models import Cost, Event, JobRef, Result, Status
 
 __all__ = [
+    "Answer",
     "AnswerLost",
     "BudgetExceeded",
     "BulkStopped",
@@ -45,12 +53,14 @@ __all__ = [
     "GenerationTimeout",
     "InsufficientCredits",
     "InvalidRequest",
+    "JobHandle",
     "JobNotFound",
     "KeyConflict",
     "KlingError",
     "LedgerFailed",
     "ProviderUnavailable",
     "RateLimited",
+    "Remedy",
     "SubmissionUnknown",
     "TransportFailed",
     "Unauthorized",
@@ -60,18 +70,148 @@ __all__ = [
 
 
 ErrorT = TypeVar("ErrorT", bound="KlingError")
+Action: TypeAlias = Literal[
+    "attach",
+    "resume",
+    "resolve",
+    "resubmit",
+    "forget",
+    "retry",
+    "raise_budget",
+    "configure",
+    "check_account",
+    "change_request",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """One thing that the user can do about an error or an unfinished submission.
+
+    Attributes:
+        action: What to do. ``attach``, ``resume``, ``resolve``, ``resubmit`` and ``forget`` are methods of `Client`.
+        key: The key of the submission, for ``resolve``, ``resubmit`` and ``forget``.
+        ref: The job's reference, for ``attach`` and ``resolve``, where it is known.
+        detail: The fact that the action needs: the variable to set or what else to set up (``configure``), the amount
+            to name (``raise_budget``: ``usd`` or ``credits``), the account to check (``check_account``), what to change
+            (``change_request``), what to try again (``retry``). Of a method: when it is the right one, or its effect.
+        needs_request: The request must be passed to ``resubmit``, because the ledger does not have all of it.
+    """
+
+    action: Action
+    key: str | None = None
+    ref: str | None = None
+    detail: str = ""
+    needs_request: bool = False
+
+    def as_python(self) -> str:
+        """The remedy as Python code, such as ``client.forget('row-1')``; as an instruction where no call does it."""
+        template, usual = _PYTHON[self.action]
+        detail = self.detail or usual
+        if self.action == "configure" and detail.isupper():
+            detail = f"set {detail}"
+        return template.format(
+            key="key" if self.key is None else repr(self.key),
+            ref="ref" if self.ref is None else repr(self.ref),
+            request=", request" if self.needs_request else "",
+            detail=detail,
+        )
+
+    def __str__(self) -> str:
+        called = self.action in _METHODS
+        return f"{self.as_python()} {self.detail}" if called and self.detail else self.as_python()
+
+
+_METHODS = frozenset({"attach", "resume", "resolve", "resubmit", "forget"})
+_PYTHON: Mapping[Action, tuple[str, str]] = {
+    "attach": ("client.attach({ref})", ""),
+    "resume": ("client.resume()", ""),
+    "resolve": ("client.resolve({key}, {ref})", ""),
+    "resubmit": ("client.resubmit({key}{request})", ""),
+    "forget": ("client.forget({key})", ""),
+    "retry": ("{detail}", "try again later"),
+    "raise_budget": ("Budget({detail}=...)", "usd"),
+    "configure": ("{detail}", "set the API key"),
+    "check_account": ("check the {detail} account", "provider's"),
+    "change_request": ("change {detail}", "the request"),
+}
+"""For each action its Python, and the detail where the remedy has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The start of an HTTP answer that could not be used, without secrets.
+
+    Attributes:
+        status: The HTTP status code.
+        headers: The headers.
+        body: The first 300 characters of the body.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+
+
+class JobHandle(Protocol):
+    """The part of `Job` that an error's ``job`` is sure to have."""
+
+    @property
+    def ref(self) -> JobRef:
+        """The job's reference."""
+
+    @property
+    def key(self) -> str | None:
+        """The key of its submission, where it is known."""
+
+    @property
+    def request(self) -> Any:
+        """What was submitted, where it is known."""
+
+    @property
+    def status(self) -> Status:
+        """The last known status."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events so far."""
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the job costs, where the provider reports it."""
+
+    @property
+    def refunded(self) -> bool:
+        """Whether the provider gave the cost back."""
+
+    def __await__(self) -> Generator[Any, Any, Result]: ...
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    async def wait(self, timeout: float | None = None) -> Status:  # noqa: ASYNC109  # a bound, not an error
+        """Wait for the end."""
+        ...
+
+    async def refresh(self) -> Status:
+        """Ask the provider now."""
+        ...
+
+    async def cancel(self) -> bool:
+        """Ask the provider to cancel the job."""
+        ...
 
 
 class KlingError(Exception):
     """Base of all errors of this library.
 
     Args:
-        message: What happened, and what to do next.
+        message: What happened. It says nothing of what to do next.
         provider: Name of the provider, such as ``"runblob"``.
         ref: Text of the job's ``JobRef``, where there is a job.
         http_status: Status code of the provider's answer, where there was one.
         code: The provider's own word for the error.
         request_id: The provider's id of the HTTP request, for its support.
+        remedies: What can be done about it, the best first.
     """
 
     def __init__(
@@ -83,6 +223,7 @@ class KlingError(Exception):
         http_status: int | None = None,
         code: str | None = None,
         request_id: str | None = None,
+        remedies: tuple[Remedy, ...] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -91,6 +232,7 @@ class KlingError(Exception):
         self.http_status = http_status
         self.code = code
         self.request_id = request_id
+        self.remedies = remedies
 
     def __str__(self) -> str:
         facts = {
@@ -101,21 +243,22 @@ class KlingError(Exception):
             "request id": self.request_id,
         }
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
-        return f"{self.message} [{shown}]" if shown else self.message
+        text = f"{self.message} [{shown}]" if shown else self.message
+        return f"{text}. Next step: {', or '.join(map(str, self.remedies))}" if self.remedies else text
 
     def __copy__(self) -> Self:
         return _restored(type(self), self.args, self.__dict__)
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self.__copy__()  # a job is one, however often its error is copied
+        return self.__copy__()  # copies of an error share its job
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A handle belongs to its process; in another one `ref` tells the job.
+        # A handle belongs to its process. In another one `ref` names the job.
         return _restored, (type(self), self.args, {**self.__dict__, **({"job": None} if hasattr(self, "job") else {})})
 
 
 def _restored(kind: type[ErrorT], args: tuple[Any, ...], facts: dict[str, Any]) -> ErrorT:
-    """The same error once more: made from its facts, as constructors differ."""
+    """A copy of the error, made from its facts because constructors differ."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(facts)
     return error
@@ -149,9 +292,9 @@ class RateLimited(KlingError):
     """The provider says that too many calls were made.
 
     Args:
-        message: What happened, and what to do next.
-        retry_after: Seconds after which the provider wants to be asked again, if it said so.
-        **facts: As of `KlingError`.
+        message: What happened.
+        retry_after: Seconds to wait before the next call, where the provider named them.
+        **facts: Same as `KlingError`.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, **facts: Any) -> None:
@@ -176,21 +319,34 @@ class TransportFailed(KlingError):
 
 
 class AnswerLost(KlingError):
-    """A paid call was sent, and what became of it is not known. Users meet it as `SubmissionUnknown`."""
+    """A paid call was sent, and its outcome is not known. Users receive it as `SubmissionUnknown`.
+
+    Args:
+        message: What is known.
+        answer: The answer that could not be used, where there was one.
+        **facts: Same as `KlingError`.
+    """
+
+    def __init__(self, message: str, *, answer: Answer | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.answer = answer
 
 
 class SubmissionUnknown(KlingError):
-    """The answer to a paid submission was lost: a job may have been bought. It is not sent again by us.
+    """The answer to a paid submission was lost: a job may have been bought. It is not sent again automatically.
 
     Args:
-        message: What is known, and the ways out.
+        message: What is known.
         key: The submission's key: the user's own, or the one that was made for it.
-        **facts: As of `KlingError`.
+        answer: The answer that could not be used, where there was one.
+        **facts: Same as `KlingError`. ``ref`` is the job's reference where the id is chosen by us: the job exists under
+            it if it was bought.
     """
 
-    def __init__(self, message: str, *, key: str = "", **facts: Any) -> None:
+    def __init__(self, message: str, *, key: str = "", answer: Answer | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.key = key
+        self.answer = answer
 
 
 class KeyConflict(KlingError):
@@ -202,12 +358,12 @@ class LedgerFailed(KlingError):
 
 
 class _JobError(KlingError):
-    """An error about one job; ``job`` is its handle, which does not travel: unpickled, it is None.
+    """An error about one job. ``job`` is its handle, which is not pickled: in another process it is None.
 
-    ``ref`` is the job's address then as ever: ``client.attach(error.ref)``.
+    There, ``client.attach(error.ref)`` makes a new handle.
     """
 
-    def __init__(self, message: str, *, job: Job, **facts: Any) -> None:
+    def __init__(self, message: str, *, job: JobHandle, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.job = job
 
@@ -216,12 +372,12 @@ class GenerationFailed(_JobError):
     """The provider says that the job failed.
 
     Attributes:
-        job: The job; None once the error was pickled, where `ref` is left.
+        job: The job. If None, the error was pickled, and `ref` names the job.
         code: The provider's word for the reason, such as ``"CONTENT_POLICY_VIOLATION"``.
         retryable: Whether submitting the same request again may succeed. Never true for policy.
     """
 
-    def __init__(self, message: str, *, job: Job, retryable: bool, **facts: Any) -> None:
+    def __init__(self, message: str, *, job: JobHandle, retryable: bool, **facts: Any) -> None:
         super().__init__(message, job=job, **facts)
         self.retryable = retryable
 
@@ -231,7 +387,7 @@ class GenerationCancelled(_JobError):
 
 
 class GenerationTimeout(_JobError):
-    """The job's deadline passed while it was still running. It is not cancelled; ``attach`` finds it again."""
+    """The job's deadline passed while it was still running. It is not cancelled: ``attach`` makes a new handle."""
 
 
 class BudgetExceeded(KlingError):
@@ -244,7 +400,7 @@ class BulkStopped(KlingError):
     Args:
         message: What is done and what is left.
         cause: The error that stopped it.
-        **facts: As of `KlingError`.
+        **facts: Same as `KlingError`.
     """
 
     def __init__(self, message: str, *, cause: KlingError | None = None, **facts: Any) -> None:

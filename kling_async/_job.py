@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import anyio
 
-from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError
+from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
 from kling_async._http.backend import PerLoopBackend
 from kling_async._http.transport import ProviderTransport
@@ -86,6 +86,11 @@ class Job:
         return self._tracked.ref
 
     @property
+    def key(self) -> str | None:
+        """The key of its submission. If None, the job was attached by its reference."""
+        return self._tracked.key
+
+    @property
     def request(self) -> Request | None:
         """What was submitted; None for a job that was attached by its address."""
         return self._tracked.request
@@ -104,6 +109,11 @@ class Job:
     def cost(self) -> Cost | None:
         """What it costs, where the provider tells."""
         return self._tracked.cost
+
+    @property
+    def refunded(self) -> bool:
+        """Whether the provider gave the cost back, because the job failed."""
+        return self._session.provider.features.refunded(self.status)
 
     def __await__(self) -> Generator[Any, Any, Result]:
         return self._outcome().__await__()
@@ -176,9 +186,9 @@ class Job:
             tracked.timer.observe_running(tracked.last_seen_running - tracked.started)
         return GenerationTimeout(
             f"the job is still {self.status} after {tracked.deadline - tracked.started:.0f} s, its deadline; it "
-            f"was not "
-            f"cancelled and may yet finish: go on with client.attach({str(self.ref)!r})",
+            f"was not cancelled and may yet finish",
             job=self,
+            remedies=(Remedy("attach", ref=str(self.ref), detail="to go on waiting"),),
             ref=str(self.ref),
             provider=self.ref.provider,
         )
@@ -204,22 +214,25 @@ class Job:
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:
             raise GenerationCancelled(
-                "the job was cancelled at the provider; submit the request again if it is still wanted",
+                "the job was cancelled at the provider",
+                remedies=(Remedy("retry", detail="submit the request again if it is still wanted"),),
                 **facts,
             )
         if event.status is Status.FAILED:
             reason = event.failures[0] if event.failures else None
             retryable = reason is not None and reason.retryable
             told = reason is not None and reason.code != "unknown"
-            advice = (
-                "submitting it again may succeed"
-                if retryable
-                else "the same request would fail again, change it"
-                if told
-                else "whether submitting it again would help is not known"
-            )
+            message = f"the generation failed: {reason or 'no reason given'}"
+            if retryable:
+                remedy = Remedy("retry", detail="submit the same request again, which may succeed")
+            elif told:
+                remedy = Remedy("change_request", detail="the request, because the same one would fail again")
+            else:
+                message += "; whether submitting it again would help is not known"
+                remedy = Remedy("change_request", detail="the request or submit it again")
             raise GenerationFailed(
-                f"the generation failed: {reason or 'no reason given'}; {advice}",
+                message,
+                remedies=(remedy,),
                 code=reason.code if reason else None,
                 retryable=retryable,
                 **facts,

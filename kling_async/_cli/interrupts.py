@@ -46,10 +46,10 @@ async def _doubt(client: Client, key: str) -> str | None:
     if budget is not None:
         return _MAYBE if budget.spent or budget.reserved else None
     try:
-        remedies = [s.remedy for s in await client.unresolved() if s.key == key]
+        remedies = [", or ".join(map(str, s.remedies)) for s in await client.unresolved() if s.key == key]
     except KlingError as error:
         return f"a job may have been bought, and the ledger cannot tell: {error}"
-    return f"a job may have been bought: {in_commands(remedies[0] or '')}" if remedies else None
+    return f"a job may have been bought: {in_commands(remedies[0])}" if remedies else None
 
 
 _MAYBE = (

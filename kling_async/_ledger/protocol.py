@@ -30,6 +30,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from kling_async._errors import Remedy
 from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = ["LEDGER_METHODS", "Ledger", "Submission", "SubmissionState"]
@@ -75,7 +76,7 @@ class Submission:
         reason: Why it is refused, unknown or not submitted.
         latest: The job's last recorded event.
         files: Where the job's files were saved.
-        remedy: What can be done about it, where something must be; written by the client, not stored.
+        remedies: What can be done about it, where it needs attention. Set by the client, not stored.
     """
 
     key: str
@@ -89,7 +90,7 @@ class Submission:
     reason: str | None = None
     latest: Event | None = field(default=None, repr=False)
     files: tuple[Path, ...] = ()
-    remedy: str | None = None
+    remedies: tuple[Remedy, ...] = ()
 
     @property
     def provider(self) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import anyio
 
 from kling_async._clock import Clock
-from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Unauthorized
+from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Remedy, Unauthorized
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._tracking.tracked_job import TrackedJob
@@ -86,7 +86,8 @@ class StatusCaller:
         log.log(said, "a look at job %s failed%s: %s", tracked.ref, "" if final else ", it goes on", error)
         if final:
             if tracked.submitted_here:
-                error.message += f"; the job was bought and is not lost, go on with client.attach({str(tracked.ref)!r})"
+                error.message += "; the job was bought and is not lost"
+                error.remedies = (Remedy("attach", ref=str(tracked.ref), detail="to go on"), *error.remedies)
             tracked.poll_error = error
             tracked.failing_since = None
             tracked.wake()

@@ -23,7 +23,7 @@ from decimal import Decimal
 import anyio
 
 from kling_async._concurrency import cooperative_map
-from kling_async._errors import BudgetExceeded, ConfigurationError
+from kling_async._errors import BudgetExceeded, ConfigurationError, Remedy
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._submission.pricing import _ZERO, FALLBACK_PRICE, Amount, PriceInfo, Unit, _amount, _at_least
@@ -275,9 +275,9 @@ class Budget:
         name = "usd" if unit == "USD" else "credits"
         if unit not in self._named:
             return BudgetExceeded(
-                f"{wanted.endpoint} is paid in {unit}, for which the budget names no amount; nothing was sent. Name "
-                f"one: Budget({name}=...)",
+                f"{wanted.endpoint} is paid in {unit}, for which the budget names no amount; nothing was sent",
                 provider=provider,
+                remedies=(Remedy("raise_budget", detail=name),),
             )
         price = (
             f"costs {estimate}"
@@ -290,6 +290,7 @@ class Budget:
         return BudgetExceeded(
             f"{wanted.endpoint} {price}, and {Cost(max(purse.left, _ZERO), unit)} of the budget of "
             f"{Cost(purse.limit, unit)} is left ({Cost(purse.spent, unit)} spent, {Cost(purse.reserved, unit)} "
-            f"reserved); nothing was sent. To go on, raise the budget: Budget({name}=...)",
+            f"reserved); nothing was sent",
             provider=provider,
+            remedies=(Remedy("raise_budget", detail=name),),
         )

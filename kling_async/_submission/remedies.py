@@ -1,4 +1,4 @@
-"""What can be done about a submission: of what became of it, what is missing to follow it, and the ways out."""
+"""Which recovery actions a submission has."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kling_async._clock import Clock
-from kling_async._errors import SubmissionUnknown
+from kling_async._errors import Answer, Remedy, SubmissionUnknown
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import request_from_json
+from kling_async._models import JobRef
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
 __all__ = ["RecoveryAdvisor"]
 
-# s. For how long a provider recognises an id of ours is documented nowhere; a retry within the hour is what it is for.
-_REPEATABLE = 3600.0
+_REPEATABLE = 3600.0  # s. No provider documents how long it recognises an id of ours. An hour covers a retry.
 
 
 class RecoveryAdvisor:
-    """Knows them, for one client.
+    """Decides which recovery actions are available for a submission: resume, resolve, resubmit or forget.
 
     Args:
-        providers: The client's, by name.
+        providers: The client's providers, by name.
         clock: The client's clock.
         kept: Whether there is a ledger.
     """
@@ -33,54 +34,87 @@ class RecoveryAdvisor:
         self._kept = kept
 
     def missing(self, submission: Submission) -> str | None:
-        """What this client lacks to follow the submission's job; None: nothing."""
+        """Return what this client lacks to follow the submission's job, or None if it lacks nothing."""
         provider = self._providers.get(submission.provider)
         if provider is None:
-            return f"this client has no provider {submission.provider}: configure it, then call resume()"
+            return f"this client has no provider {submission.provider}"
         if all(endpoint.name != submission.endpoint for endpoint in provider.endpoints):
             return f"{provider.display_name} has no endpoint {submission.endpoint} in this version"
         return None
 
     def restored(self, submission: Submission, *, exact: bool = False) -> Request | None:
-        """The request of a stored submission; None: it cannot be made again. See `request_from_json`."""
+        """Return the request of a stored submission, or None if the ledger lacks a part. See `request_from_json`."""
         kind = self._providers[submission.provider].endpoint(submission.endpoint).request
         return request_from_json(kind, submission.request, exact=exact)
 
     def young(self, submission: Submission) -> bool:
-        """Whether the provider surely recognises its id; not if the clock was set back far, for then nobody knows."""
+        """Return whether the provider surely recognises its id. A clock that was set back far makes it unsure."""
         return abs(self._clock.now() - submission.started.timestamp()) < _REPEATABLE
 
-    def remedy(self, submission: Submission) -> str:
-        """What the user can do about a submission that is not finished."""
-        lacking = self.missing(submission)
-        if lacking:
-            return lacking
+    def remedies(self, submission: Submission) -> tuple[Remedy, ...]:
+        """What the user can do about a submission that is not finished, the best first."""
+        key = submission.key
+        provider = self._providers.get(submission.provider)
+        if provider is None:
+            kinds = {kind.name: kind for kind in ALL_PROVIDERS}
+            kind = kinds.get(submission.provider)
+            variable = kind.env_vars[0] if kind else f"configure the provider {submission.provider}"
+            return (Remedy("configure", key, detail=variable), Remedy("resume"))
+        if self.missing(submission):
+            return (Remedy("configure", key, detail="upgrade kling_async"),)
         if submission.state is SubmissionState.ACCEPTED:
-            return "client.resume() follows its job"
-        provider = self._providers[submission.provider]
+            return (Remedy("resume", key, str(submission.ref)), Remedy("forget", key, detail="if it is not wanted"))
         whole = self.restored(submission, exact=True) is not None
-        if provider.features.client_chosen_id and self.young(submission) and whole:
-            return "client.resume() settles it: the same id is sent again, which buys at most one job"
-        again = f"resubmit({submission.key!r}{'' if whole else ', request'})"
-        if provider.features.client_chosen_id:
-            return f"client.{again} sends the same id again; client.forget({submission.key!r}) if it is not wanted"
-        search = "client.resume() searches the provider's list for it; or " if provider.features.lists_jobs else ""
+        own_id = provider.features.client_chosen_id
+        unwanted = Remedy("forget", key, detail="if it is not wanted")
+        if own_id and self.young(submission) and whole:
+            again = Remedy("resume", key, detail="to send the same id again, which buys at most one job")
+            return (again, unwanted)
+        if own_id:
+            detail = "to send the same id again"
+            return (Remedy("resubmit", key, detail=detail, needs_request=not whole), unwanted)
+        search = (
+            (Remedy("resume", key, detail="to search the provider's list"),) if provider.features.lists_jobs else ()
+        )
+        absent = "if the account does not show it"
         return (
-            f"{search}look at the {provider.display_name} account: client.resolve({submission.key!r}, ref) if the "
-            f"job is "
-            f"there, client.{again} or client.forget({submission.key!r}) if it is not"
+            *search,
+            Remedy("check_account", key, detail=provider.display_name),
+            Remedy("resolve", key, detail="if the account shows the job"),
+            Remedy("resubmit", key, detail=absent, needs_request=not whole),
+            Remedy("forget", key, detail=absent),
         )
 
-    def unknown(self, submission: Submission, reason: str) -> SubmissionUnknown:
+    def unknown(self, submission: Submission, reason: str, answer: Answer | None = None) -> SubmissionUnknown:
         """The error of a submission that may have bought a job."""
-        title = self._providers[submission.provider].display_name
-        advice = f"look at the {title} account, attach the job if it is there, and submit again only if it is not"
+        provider = self._providers[submission.provider]
+        ref = self.own_ref(submission)
         if self._kept:
-            advice = self.remedy(replace(submission, state=SubmissionState.UNKNOWN))
+            remedies = self.remedies(replace(submission, state=SubmissionState.UNKNOWN))
+        else:
+            remedies = (
+                Remedy("check_account", submission.key, detail=provider.display_name),
+                Remedy("retry", submission.key, detail="submit it again if the account does not show it"),
+            )
+        if ref is not None:
+            remedies = (Remedy("attach", submission.key, ref, "to see whether it was bought"), *remedies)
         when = submission.started.isoformat(timespec="seconds")
         return SubmissionUnknown(
             f"the answer to the {submission.endpoint} submission {submission.key!r} of {when} was lost ({reason}). "
-            f"A job may have been bought, so it is not sent again: {advice}",
+            f"A job may have been bought, so it is not sent again",
             key=submission.key,
+            answer=answer,
             provider=submission.provider,
+            ref=ref,
+            remedies=remedies,
         )
+
+    def own_ref(self, submission: Submission) -> str | None:
+        """The reference that the job has if it was bought, where its id is chosen by us. None: the provider chooses."""
+        if self.missing(submission):
+            return None
+        provider = self._providers[submission.provider]
+        chosen = provider.client_chosen_id(self.restored(submission), submission.attempt_id)
+        if chosen is None:
+            return None
+        return str(JobRef(submission.provider, submission.endpoint.partition("/")[2], chosen))

@@ -34,6 +34,7 @@ from kling_async._errors import (
     ConfigurationError,
     KeyConflict,
     KlingError,
+    Remedy,
     TransportFailed,
 )
 from kling_async._http.paid_call import PaidCallTrace
@@ -66,6 +67,7 @@ class AcceptedSubmission:
         started: When it was sent, in POSIX seconds.
         reading: What the provider said on accepting it; None: it was accepted before.
         purchase: Under which it was bought; deliveries are addressed by it.
+        key: Its key.
         letters: What was delivered about it before it was accepted.
     """
 
@@ -73,12 +75,13 @@ class AcceptedSubmission:
     started: float
     report: StatusReport | None
     attempt_id: str
+    key: str
     deliveries: Sequence[WebhookItem] = ()
 
     @classmethod
     def before(cls, submission: Submission, ref: JobRef) -> AcceptedSubmission:
         """A submission that was accepted at an earlier time."""
-        return cls(ref, submission.started.timestamp(), None, submission.attempt_id)
+        return cls(ref, submission.started.timestamp(), None, submission.attempt_id, submission.key)
 
 
 @dataclass(slots=True)
@@ -302,14 +305,15 @@ class Submitter:
             raise error
         self._early.remember(lost)
         if isinstance(error, KlingError):
-            raise self._remedies.unknown(intent, reason) from error
+            answer = error.answer if isinstance(error, AnswerLost) else None
+            raise self._remedies.unknown(intent, reason, answer) from error
         log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
         raise error
 
     async def _accepted(self, intent: Submission, accepted: Accepted) -> AcceptedSubmission:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return AcceptedSubmission(ref, intent.started.timestamp(), accepted.report, intent.attempt_id)
+        return AcceptedSubmission(ref, intent.started.timestamp(), accepted.report, intent.attempt_id, intent.key)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
@@ -331,7 +335,7 @@ class Submitter:
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
         found = [s for s in await self._ledger.unfinished() if s.key not in self._in_flight]
-        return await cooperative_map(lambda s: replace(s, remedy=self._remedies.remedy(s)), found)
+        return await cooperative_map(lambda s: replace(s, remedies=self._remedies.remedies(s)), found)
 
     async def history(self) -> list[tuple[Submission, PriceInfo]]:
         """What the ledger has of this client's providers, with what is known of the prices."""
@@ -355,10 +359,13 @@ class Submitter:
         found = await self._ledger.find(key)
         if found is None:
             raise ConfigurationError(
-                f"the ledger has no submission {key!r}; client.unresolved() lists those in question"
+                f"the ledger has no submission {key!r}", remedies=(Remedy("retry", key, detail="check the key"),)
             )
         if key in self._in_flight:
-            raise ConfigurationError(f"the submission {key!r} is being sent right now; wait for its outcome")
+            raise ConfigurationError(
+                f"the submission {key!r} is being sent right now",
+                remedies=(Remedy("retry", key, detail="wait for its outcome"),),
+            )
         return found
 
     async def resolve(self, key: str, ref: JobRef) -> Submission:
@@ -378,7 +385,8 @@ class Submitter:
             raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.endpoint}")
         if found.state.key_reusable:
             raise ConfigurationError(
-                f"the submission {key!r} bought nothing ({found.state}); follow the job by client.attach({str(ref)!r})"
+                f"the submission {key!r} bought nothing ({found.state}), so it cannot be job {ref}",
+                remedies=(Remedy("attach", key, str(ref), "to follow the job"),),
             )
         await self.accept(found, ref)
         return replace(found, state=SubmissionState.ACCEPTED, ref=ref)
@@ -393,7 +401,9 @@ class Submitter:
         if found.state.key_reusable:
             return
         if not found.unfinished:
-            raise ConfigurationError(f"the submission {key!r} is settled: job {found.ref} has ended; nothing to forget")
+            raise ConfigurationError(
+                f"the submission {key!r} has a job that has ended ({found.ref}): nothing to forget"
+            )
         await self._release_key(found, "forgotten")
 
     async def _reopen(self, transport: ProviderTransport, intent: Submission) -> None:
@@ -404,8 +414,12 @@ class Submitter:
         _require_same(intent, submission)
         if submission.ref is not None and submission.unfinished:
             raise ConfigurationError(
-                f"the submission {submission.key!r} is job {submission.ref}, which still runs: follow it by resume(), "
-                f"or give it up with forget({submission.key!r})"
+                f"the submission {submission.key!r} is job {submission.ref}, which still runs",
+                ref=str(submission.ref),
+                remedies=(
+                    Remedy("resume", submission.key, str(submission.ref), "to follow it"),
+                    Remedy("forget", submission.key, detail="if it is not wanted"),
+                ),
             )
         if submission.ref is not None or not transport.provider.features.client_chosen_id:
             await self._release_key(submission, "submitted again")
@@ -423,7 +437,8 @@ def _require_same(intent: Submission, other: Submission) -> None:
     if intent.fingerprint != other.fingerprint:
         raise KeyConflict(
             f"the key {intent.key!r} was used for another {other.endpoint} request at "
-            f"{other.started.isoformat(timespec='seconds')}; nothing was sent. Use another key for another request",
+            f"{other.started.isoformat(timespec='seconds')}; nothing was sent",
+            remedies=(Remedy("change_request", intent.key, detail="the key, or submit the same request"),),
             provider=intent.provider,
             ref=str(other.ref) if other.ref else None,
         )

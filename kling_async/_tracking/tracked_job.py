@@ -57,6 +57,7 @@ class TrackedJob:
         "being_polled",
         "deadline",
         "failing_since",
+        "key",
         "last_polled",
         "last_seen_running",
         "on_end",
@@ -93,6 +94,8 @@ class TrackedJob:
         self.deadline = deadline
         self.settled = settled
         self.submitted_here = submitted_here
+        self.key: str | None = None
+        """The key of its submission, where it is known."""
         self._log: tuple[Packed, ...] = ()
         self._status = Status.PENDING
         self.last_seen_running = started

@@ -24,6 +24,7 @@ from kling_async import (
     Limits,
     Polling,
     Progressive,
+    Remedy,
     Request,
     Result,
     RunBlob,
@@ -79,7 +80,8 @@ def attributes(request: runblob.O3Video, error: GenerationFailed) -> None:
     assert_type(request.prompt, str)
     assert_type(request.duration, Literal[5, 10, 15])
     assert_type(request.files, list[Path])
-    assert_type(error.job, Job)
+    assert_type(error.job.status, Status)
+    assert_type(error.remedies, tuple[Remedy, ...])
     assert_type(error.retryable, bool)
     assert_type(error.code, str | None)
 

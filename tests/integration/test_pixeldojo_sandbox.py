@@ -280,7 +280,7 @@ async def test_a_lost_answer_is_not_sent_again(sandbox: Sandbox) -> None:
     """PixelDojo has no id of ours: one job is bought, and the user is told that it is not known."""
     sandbox.faults.add("accept-then-reset:submit:times=1")
     async with client_of(sandbox) as client:
-        with pytest.raises(SubmissionUnknown, match="look at the PixelDojo account") as lost:
+        with pytest.raises(SubmissionUnknown, match="check the PixelDojo account") as lost:
             await client.submit(pixeldojo.ImageV3("a fox"), key="row-17")
     assert lost.value.key == "row-17"
     assert sandbox.counters.bought["pixeldojo"] == 1

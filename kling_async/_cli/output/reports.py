@@ -168,7 +168,7 @@ class PlainReport(Report):
         """What is known of it, and the ways out."""
         known = f"{submission.state}{f' ({submission.reason})' if submission.reason else ''}"
         self.say(f"unresolved: {submission.key}  {submission.endpoint}  {known}")
-        self.say(f"  {in_commands(submission.remedy or '')}")
+        self.say(f"  {in_commands(', or '.join(map(str, submission.remedies)))}")
 
     def failed(self, problem: Problem) -> None:
         """The problem in words, and how to go on where a job does."""
@@ -237,7 +237,7 @@ class JsonReport(Report):
             endpoint=submission.endpoint,
             state=submission.state,
             reason=submission.reason,
-            remedy=in_commands(submission.remedy or ""),
+            remedy=in_commands(", or ".join(map(str, submission.remedies))),
         )
 
     def failed(self, problem: Problem) -> None:

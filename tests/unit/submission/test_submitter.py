@@ -286,7 +286,7 @@ async def test_a_lost_answer_is_listed_and_not_sent_again(server: FakeRunBlob, l
         assert (listed.key, listed.state, listed.endpoint) == ("a", SubmissionState.UNKNOWN, "runblob/o3-video")
         assert listed.request["prompt"] == "a paper boat in the rain"
         assert "connection reset" in (listed.reason or "")
-        assert "look at the RunBlob account" in (listed.remedy or "")
+        assert [remedy.action for remedy in listed.remedies] == ["check_account", "resolve", "resubmit", "forget"]
     assert (server.bought, server.requests["submit"]) == (1, 1)
 
 
@@ -484,7 +484,7 @@ async def test_jobs_of_a_provider_that_is_not_configured_are_reported(
     await make(server, ledger).submit(VIDEO, key="a")
     client = Client(kling_async.InferenceSh("key"), ledger=ledger)
     assert await client.resume() == []
-    assert "submission 'a' is not resumed: this client has no provider runblob: configure it" in caplog.text
+    assert "submission 'a' is not resumed: this client has no provider runblob. Next step: set RUNBLOB" in caplog.text
     [listed] = await client.unresolved()
     assert (listed.key, listed.state) == ("a", SubmissionState.ACCEPTED)
     assert len(await make(server, ledger).resume()) == 1
@@ -569,7 +569,7 @@ async def test_where_our_id_is_known_a_lost_answer_is_sent_again_at_once(ledger:
 async def test_where_our_id_is_known_resuming_settles_what_was_lost(ledger: MemoryLedger, accepted: bool) -> None:
     server = _Server()
     Losing(server, times=8, accepted=accepted)
-    with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) settles it"):
+    with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) to send the same id again"):
         await make(server, ledger, OwnId(KEY)).submit(VIDEO, key="a")
     [job] = await make(server, ledger, OwnId(KEY)).resume()
     found = await ledger.find(key="a")
@@ -619,7 +619,7 @@ async def test_an_id_is_not_sent_again_after_an_hour_unless_asked(ledger: Memory
         await client.submit(VIDEO, key="a")
     assert server.requests["submit"] == sent
     [listed] = await client.unresolved()
-    assert "client.resubmit('a') sends the same id again" in (listed.remedy or "")
+    assert str(listed.remedies[0]) == "client.resubmit('a') to send the same id again"
     await client.resubmit("a")
     assert server.bought == 1
 
@@ -629,7 +629,7 @@ async def test_a_lost_submission_is_found_in_the_providers_list(ledger: MemoryLe
     Losing(server, times=2)
     client = make(server, ledger, Listing(KEY))
     for key in ("a", "b"):
-        with pytest.raises(SubmissionUnknown, match="searches the provider's list"):
+        with pytest.raises(SubmissionUnknown, match="to search the provider's list"):
             await client.submit(VIDEO, key=key)
 
     async def listed(request: httpx.Request) -> httpx.Response | None:
