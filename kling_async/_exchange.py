@@ -10,10 +10,12 @@ from typing import Any, TypeAlias, TypeVar
 import pydantic_core
 
 from kling_async._errors import UnreadableReply
+from kling_async._json import read_json
 
 __all__ = ["Call", "Effect", "Flow", "Reply"]
 
 MIB = 1024 * 1024
+_EXCERPT = 300  # bytes of an answer that a message quotes
 
 
 class Effect(enum.Enum):
@@ -57,8 +59,8 @@ class Call:
 
     @classmethod
     def get(cls, url: str, **more: Any) -> Call:
-        """A READ call with GET."""
-        return cls("GET", url, Effect.READ, **more)
+        """A READ call with GET. Its answer is small: status answers have no more than some kilobytes."""
+        return cls("GET", url, Effect.READ, **{"max_bytes": MIB, **more})
 
     @classmethod
     def post(cls, url: str, payload: Any, effect: Effect, **more: Any) -> Call:
@@ -94,12 +96,27 @@ class Reply:
             UnreadableReply: The body is not JSON.
         """
         try:
-            return pydantic_core.from_json(self.content, allow_inf_nan=False)
+            return read_json(self.content)
         except ValueError as error:
-            kind = self.headers.get("content-type", "no content type")
             raise UnreadableReply(
-                f"the answer is not JSON: {len(self.content)} bytes of {kind}", http_status=self.status
+                f"the answer is not JSON: {len(self.content)} bytes of {self.media_type or 'no content type'}",
+                http_status=self.status,
             ) from error
+
+    @property
+    def media_type(self) -> str:
+        """The type that the answer's ``Content-Type`` names, without parameters; empty if it names none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()[:80]
+
+    def excerpt(self) -> str:
+        """What an answer that is not in the provider's words looks like: its type, who sent it, and how it begins.
+
+        It may contain a secret, so it must be redacted before it is shown.
+        """
+        server = self.headers.get("server", "").strip()[:40]
+        text = " ".join(self.content[:_EXCERPT].decode("utf-8", "replace").split())
+        origin = f"{self.media_type or 'no content type'}{f' from {server}' if server else ''}"
+        return f"{origin}: {text}" if text else f"{origin}, empty"
 
 
 T = TypeVar("T")

@@ -1,4 +1,7 @@
-"""What may be stored and shown of texts from outside: no key, no token. Pure."""
+"""What may be stored and shown of texts from outside: no key, no token. Pure.
+
+The texts are foreign, so every pattern here takes time in proportion to the length of the text, whatever it contains.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,78 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["NOT_KEPT", "redact_json", "redact_tokens", "redact_urls"]
+__all__ = ["NOT_KEPT", "HiddenText", "redact_json", "redact_tokens", "redact_urls"]
 
 
 NOT_KEPT = "[not kept]"
+_LONGEST_TEXT = 4096  # characters of one text of an answer that are stored
+_MOST_VALUES = 20_000  # values of one answer that are stored: what a job's answer needs a hundred times over
+_MARGIN = 512  # characters beyond a cut in which a key or an address may end that begins before it
+
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
-_SLASH = r"(?:\\*/|%(?:25)*2f|\\+u002f)"  # as it is, in JSON, in a URL's query
+_SLASH = r"(?:\\{0,8}+/|%(?:25){0,8}+2f|\\{1,8}+u002f)"  # as it is, in JSON, in a URL's query
 _TAIL = r"[a-z0-9_-]{43}(?![a-z0-9_-])"
-_CALLBACK = re.compile(
-    rf"(?:https?(?::|%(?:25)*3a){_SLASH}{_SLASH}[^\s\"'<>]{{1,300}}?)?"
-    rf"[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}{_SLASH}{_TAIL}",
-    re.IGNORECASE,
-)
-"""An address that `Webhooks` makes, or the end of one: the purchase and the token."""
+_CALLBACK = re.compile(rf"[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}{_SLASH}{_TAIL}", re.IGNORECASE)
+"""The end of an address that `Webhooks` makes: the attempt's id and the token."""
+_CALLBACK_START = re.compile(rf"https?(?::|%(?:25){{0,8}}+3a){_SLASH}{_SLASH}", re.IGNORECASE)
+_LONGEST_START = 340  # characters of such an address before its end
+_OUTSIDE = re.compile(r"[\s\"'<>]")
 _BARE = re.compile(rf"(?<![a-z0-9_-]){_TAIL}", re.IGNORECASE)
 _CALLBACK_SHOWN = "[a callback address]"
-_ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*@)?([^\s/?#\"'<>]+)\S*", re.IGNORECASE)
+_ADDRESS = re.compile(r"(https?://)(?:[^\s/?#@]*+@)?([^\s/?#\"'<>@]++)\S*+", re.IGNORECASE)
+
+
+class HiddenText(str):
+    """A secret as a value that prints as what it is not: tracebacks with local variables do not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'[hidden]'"
 
 
 def redact_json(value: Any, secret: str | None) -> Any:
     """A provider's decoded answer as it may be stored: callback addresses, which carry tokens, are left out.
 
+    Long texts are cut to 4096 characters, and of an answer of many values the first 20 000 are kept.
+
     Args:
         value: Decoded JSON.
         secret: The API key, which some providers repeat.
     """
-    if isinstance(value, Mapping):
-        return {
-            name: "[left out]" if item and str(name).lower() in _CALLBACKS else redact_json(item, secret)
-            for name, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [redact_json(item, secret) for item in value]
-    if isinstance(value, str):
-        return redact_urls(value.replace(secret, "[the key]") if secret else value)
-    return value
+    left = _MOST_VALUES
+
+    def redact(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if isinstance(value, Mapping):
+            kept = {}
+            for name, item in value.items():
+                if left <= 0:
+                    break
+                hidden = item and str(name)[:_MARGIN].lower() in _CALLBACKS
+                kept[_stored_text(str(name), secret)] = "[left out]" if hidden else redact(item)
+            return kept
+        if isinstance(value, list | tuple):
+            several = []
+            for item in value:
+                if left <= 0:
+                    break
+                several.append(redact(item))
+            return several
+        return _stored_text(value, secret) if isinstance(value, str) else value
+
+    return redact(value)
+
+
+def _stored_text(text: str, secret: str | None) -> str:
+    """A text of an answer, without secrets and not too long."""
+    length = len(text)
+    kept = text if length <= _LONGEST_TEXT else text[: _LONGEST_TEXT + _MARGIN]
+    if secret:
+        kept = kept.replace(secret, "[the key]")
+    kept = redact_urls(kept)
+    return kept if length <= _LONGEST_TEXT else f"{kept[:_LONGEST_TEXT]}... [{length} characters]"
 
 
 def redact_urls(text: str) -> str:
@@ -51,7 +91,7 @@ def redact_urls(text: str) -> str:
     if _ADDRESS.fullmatch(text):
         ours = _CALLBACK.search(text)
         return _CALLBACK_SHOWN if ours is not None and ours.end() == len(text) else text
-    text = _CALLBACK.sub(_CALLBACK_SHOWN, text)
+    text = _without_callbacks(text)
     if not re.search(r"\s", text):  # one word is no prose: a digest, say, or the name of a file
         return text
     return redact_tokens(_ADDRESS.sub(rf"\1\2/{NOT_KEPT}", text))
@@ -59,4 +99,17 @@ def redact_urls(text: str) -> str:
 
 def redact_tokens(text: str) -> str:
     """Prose as it may be shown: without the tokens of callback addresses, in whatever way they are written there."""
-    return _BARE.sub("[a token]", _CALLBACK.sub(_CALLBACK_SHOWN, text))
+    return _BARE.sub("[a token]", _without_callbacks(text))
+
+
+def _without_callbacks(text: str) -> str:
+    parts: list[str] = []
+    done = 0
+    for end in _CALLBACK.finditer(text):
+        before = text[max(done, end.start() - _LONGEST_START) : end.start()]
+        word = _OUTSIDE.split(before)[-1]
+        begin = _CALLBACK_START.search(word)
+        start = end.start() - (len(word) - begin.start() if begin is not None else 0)
+        parts += text[done:start], _CALLBACK_SHOWN
+        done = end.end()
+    return "".join((*parts, text[done:])) if parts else text

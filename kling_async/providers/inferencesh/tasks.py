@@ -9,9 +9,8 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import pydantic_core
-
 from kling_async._exchange import Call, Reply
+from kling_async._json import read_json
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._urls import is_url
 from kling_async.providers._base.provider import Provider, Stream
@@ -168,7 +167,7 @@ class TaskStream(Stream):
             if not line.startswith("{"):
                 return None
         try:
-            said = pydantic_core.from_json(line)
+            said = read_json(line)
         except ValueError as error:
             raise self._reader.provider.unreadable("a line of its stream is not JSON", self._ref) from error
         event = said.get("event") or event

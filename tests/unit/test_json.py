@@ -1,0 +1,65 @@
+"""The reader of foreign JSON: what it accepts, and that what it returns can be stored and printed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pydantic_core
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kling_async._exchange import Reply
+from kling_async._json import read_json
+from kling_async._redaction import redact_json
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (b'{"id": 1}', {"id": 1}),
+        (b'\xef\xbb\xbf{"id": 1}', {"id": 1}),
+        ('{"id": "\u00e4"}'.encode("utf-16"), {"id": "\u00e4"}),
+        ('{"id": "\u00e4"}'.encode("utf-32"), {"id": "\u00e4"}),
+        (b'{"id": "a\\ud83d"}', {"id": "a\ufffd"}),
+        (b'{"a\\udc00": ["\\ud83d\\ude00"]}', {"a\ufffd": ["\U0001f600"]}),
+        (b'{"id": "a\xff"}', {"id": "a\ufffd"}),
+        (b'{"id": "a\x01\n"}', {"id": "a\x01\n"}),
+        (b"[NaN, Infinity, -Infinity, 1e999, -1e999, 1.5]", [None, None, None, None, None, 1.5]),
+        (b"[" + b"7" * 5000 + b", 7]", [None, 7]),
+        (b"[" + b"7" * 400 + b", 7]", [None, 7]),
+        (b'["' + b"7" * 400 + b'"]', ["7" * 400]),
+    ],
+)
+def test_a_flaw_in_foreign_json_does_not_cost_the_answer(raw: bytes, value: Any) -> None:
+    assert read_json(raw) == value
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"<html>", b'{"id": ', b"{} {}", b"[" * 300 + b"]" * 300, b"[" * 200_000, b"\xff\xfe"]
+)
+def test_what_is_no_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_json(raw)
+
+
+def test_nesting_is_bounded_in_the_tolerant_reader_as_well() -> None:
+    with pytest.raises(ValueError, match="too deeply"):
+        read_json(b'["\\ud83d", ' + b"[" * 300 + b"]" * 300 + b"]")
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda t: json.dumps({"a": t}).encode("utf-8", "replace")))
+def test_whatever_is_read_can_be_stored_printed_and_redacted(raw: bytes) -> None:
+    try:
+        value = read_json(raw)
+    except ValueError:
+        return
+    assert pydantic_core.from_json(pydantic_core.to_json(redact_json(value, "key"))) is not ...
+    str(value).encode("utf-8")
+
+
+def test_a_reply_says_what_it_is_when_it_is_not_in_the_words_of_the_provider() -> None:
+    headers = {"content-type": "Text/HTML; charset=utf-8", "server": "cloudflare"}
+    assert Reply(403, headers, b"<html>\n  Denied").excerpt() == "text/html from cloudflare: <html> Denied"
+    assert Reply(403).excerpt() == "no content type, empty"
