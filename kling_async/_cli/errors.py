@@ -113,14 +113,23 @@ class CommandError(Exception):
     Args:
         message: What is wrong, and what to do.
         code: The exit code.
-        fields: The fields of the request that are not acceptable, and why.
+        fields: The invalid fields of the request, and why.
+        labels: How users write these fields, where not by their names.
     """
 
-    def __init__(self, message: str, *, code: int = USAGE, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int = USAGE,
+        fields: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.fields = fields or {}
+        self.labels = labels or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,8 @@ class Problem:
         message: What happened, and what to do.
         code: The exit code.
         ref: The job, if it is about one.
-        fields: The fields of the request that are not acceptable, and why.
+        fields: The invalid fields of the request, and why.
+        labels: How users write these fields, where not by their names.
         facts: What the provider said: ``provider``, ``http_status``, ``code``, ``request_id``.
     """
 
@@ -141,13 +151,14 @@ class Problem:
     code: int
     ref: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         """The problem in words."""
         yield printable(self.message)
         for name, reason in self.fields.items():
-            yield f"  {printable(name)}: {printable(reason)}"
+            yield f"  {printable(self.labels.get(name, name))}: {printable(reason)}"
 
     def as_json(self) -> dict[str, Any]:
         """The problem as JSON values."""
@@ -161,7 +172,7 @@ def explain(error: Exception) -> Problem:
     """What to tell the user about an error."""
     if isinstance(error, CommandError):
         kind = "UsageError" if error.code == USAGE else "ConfigurationError"
-        return Problem(kind, error.message, error.code, fields=error.fields)
+        return Problem(kind, error.message, error.code, fields=error.fields, labels=error.labels)
     if isinstance(error, BulkStopped) and error.cause is not None:
         cause = explain(error.cause)
         words = f"the run has stopped buying: {cause.message}. Once that is put right, the same command goes on"

@@ -1,4 +1,4 @@
-"""Endpoints and their fields: from the words of a command line to a validated request, and back to words."""
+"""Endpoints and their fields: makes a validated request of command line arguments, and describes the fields."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ __all__ = [
     "acceptable",
     "build",
     "decoded",
+    "field_names",
     "fields",
     "find",
     "images",
     "is_uuid",
     "known",
     "parse_settings",
+    "require_words",
 ]
 
 NAMED = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "count")
@@ -49,10 +51,10 @@ def known() -> list[str]:
 
 
 def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
-    """The provider and the endpoint of that full name.
+    """The provider and the endpoint with that full name.
 
     Raises:
-        CommandError: There is none; the known ones are listed.
+        CommandError: There is none. The message lists the known ones.
     """
     for kind in ALL_PROVIDERS:
         for endpoint in kind.endpoints:
@@ -63,11 +65,16 @@ def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
     raise CommandError(f"there is no endpoint {name!r:.80}{meant} (known: {', '.join(known())})")
 
 
+def field_names() -> dict[str, list[str]]:
+    """The names of the fields, by endpoint."""
+    return {endpoint.name: list(endpoint.request.model_fields) for kind in ALL_PROVIDERS for endpoint in kind.endpoints}
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, str]:
     """``name=value`` pairs as a mapping.
 
     Raises:
-        CommandError: One is no such pair, or a name comes twice.
+        CommandError: One does not have this form, or a name comes twice.
     """
     found: dict[str, str] = {}
     for setting in settings:
@@ -82,37 +89,50 @@ def parse_settings(settings: Iterable[str]) -> dict[str, str]:
 
 
 def build(endpoint: Endpoint[Any], prompt: str, references: Sequence[str], given: Mapping[str, str]) -> Request:
-    """The request that the words of a command line describe; the endpoint's own model decides what is acceptable.
+    """The request that a command line describes. The endpoint's model decides what is valid.
 
-    A value is taken as text; where the model does not accept the text and it is JSON, as what the JSON says.
+    A value is passed as text. If the model does not accept the text, and it is JSON, the parsed JSON is passed.
 
     Raises:
-        CommandError: It is not acceptable; says which field, what it got, and what is allowed.
+        CommandError: The request is not valid. The message names the field, the value and what is allowed.
     """
     values: dict[str, Any] = {"prompt": prompt, **given}
+    require_words(values)
     if references:
         values |= images(endpoint, [_image(reference) for reference in references])
     model: type[Request] = endpoint.request
-    with acceptable(endpoint):
+    with acceptable(endpoint, options=True):
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            spelled = decoded(given, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
-            if not spelled:
+            parsed = decoded(given, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
+            if not parsed:
                 raise
-            return model.model_validate(values | spelled)
+            return model.model_validate(values | parsed)
+
+
+def require_words(values: Mapping[str, Any]) -> None:
+    """Refuse a prompt of blanks: a provider takes it, and the money for it.
+
+    Raises:
+        CommandError: The prompt has no visible character.
+    """
+    prompt = values.get("prompt")
+    if isinstance(prompt, str) and prompt and not prompt.strip():
+        reason = "it contains only blanks; write what to generate"
+        raise CommandError("the prompt is empty; nothing was sent", fields={"prompt": reason})
 
 
 def _image(text: str) -> str | Path:
-    """A reference as it is written on the command line: an address, an image uploaded before, or a local file."""
+    """A reference as it is written on the command line: a URL, the id of an uploaded image, or a local file."""
     if is_url(text) or text.startswith("data:"):
         return text
-    path = Path(text)
+    path = Path(text).expanduser()
     return text if is_uuid(text) and not path.exists() else path
 
 
 def is_uuid(text: str) -> bool:
-    """Whether the text is a UUID, the id of an image that was uploaded before."""
+    """Whether the text is a UUID, as ids of uploaded images are."""
     try:
         return str(uuid.UUID(text)) == text.lower()
     except ValueError:
@@ -120,10 +140,10 @@ def is_uuid(text: str) -> bool:
 
 
 def images(endpoint: Endpoint[Any], found: Sequence[str | Path]) -> dict[str, Any]:
-    """The field in which the endpoint takes images, with these.
+    """The images as the field that the endpoint has for them.
 
     Raises:
-        CommandError: It takes only one.
+        CommandError: The endpoint takes only one.
     """
     if "references" in endpoint.request.model_fields or "reference" not in endpoint.request.model_fields:
         return {"references": tuple(found)}
@@ -133,19 +153,23 @@ def images(endpoint: Endpoint[Any], found: Sequence[str | Path]) -> dict[str, An
 
 
 def decoded(given: Mapping[str, str], refused: set[str]) -> dict[str, Any]:
-    """What those of the refused values that are JSON spell."""
+    """The refused values that are JSON, parsed."""
     found = {}
     for name in refused & set(given):
         try:
             found[name] = json.loads(given[name])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return found
 
 
 @contextmanager
-def acceptable(endpoint: Endpoint[Any]) -> Iterator[None]:
-    """Tell what the endpoint's model refuses in terms of the command line.
+def acceptable(endpoint: Endpoint[Any], *, options: bool = False) -> Iterator[None]:
+    """Report what the endpoint's model refuses in terms of the command line.
+
+    Args:
+        endpoint: The endpoint.
+        options: Name the options of ``kling generate``. Otherwise the fields, as the columns of a bulk file are named.
 
     Raises:
         CommandError: In place of a ``ValidationError``.
@@ -155,18 +179,39 @@ def acceptable(endpoint: Endpoint[Any]) -> Iterator[None]:
     except ValidationError as error:
         reasons: dict[str, str] = {}
         for item in error.errors():
-            name = str(item["loc"][0]) if item["loc"] else "the request"
-            reasons.setdefault(name, _reason(endpoint, item))
+            reasons.setdefault(str(item["loc"][0]) if item["loc"] else "the request", _reason(endpoint, item))
+        known = [name for name in reasons if options and name in endpoint.request.model_fields and name != "prompt"]
         raise CommandError(
-            f"this request is not acceptable to {endpoint.name}; nothing was sent", fields=reasons
+            f"{endpoint.name} does not accept this request; nothing was sent",
+            fields=reasons,
+            labels={name: _option(name).removesuffix("=") for name in known},
         ) from error
+
+
+_RULES = {
+    "missing": "it is missing",
+    "bool_parsing": "it must be true or false",
+    "bool_type": "it must be true or false",
+    "int_parsing": "it must be a whole number",
+    "int_type": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "string_type": "it must be text",
+}
+"""Pydantic's kinds of errors for which its own words are too technical."""
 
 
 def _reason(endpoint: Endpoint[Any], item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
-        return f"{endpoint.name} has no such field; it has {', '.join(field.name for field in fields(endpoint))}"
-    rule = re.sub(r"^(Value|Assertion) error, ", "", item["msg"])
-    if rule != item["msg"]:  # our own validators say what they got
+        names = [field.name for field in fields(endpoint)]
+        near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return f"{endpoint.name} has no such field{meant} (its fields: {', '.join(names)})"
+    if item["type"] == "missing":
+        return _RULES["missing"]
+    message = _RULES.get(item["type"], item["msg"])
+    rule = re.sub(r"^(Value|Assertion) error, ", "", message)
+    if rule != message:  # our own validators say what they got
         return rule
     got = item["input"]
     shown = f"{len(got)} characters" if isinstance(got, str) and len(got) > _SHOWN else repr(got)[:_SHOWN]
@@ -175,13 +220,13 @@ def _reason(endpoint: Endpoint[Any], item: ErrorDetails) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of an endpoint, in words.
+    """A field of an endpoint, described.
 
     Attributes:
         name: Its name.
         option: How it is given on the command line.
-        default: Its default as text; None: it must be given.
-        meaning: What it says, and what is allowed.
+        default: Its default as text. If None, the field is required.
+        meaning: What it means, and what is allowed.
     """
 
     name: str
@@ -191,7 +236,7 @@ class Field:
 
 
 def fields(endpoint: Endpoint[Any]) -> list[Field]:
-    """The fields of an endpoint in the order of its model, those that every endpoint has at the end."""
+    """The fields of an endpoint in the order of its model. Those that every endpoint has come last."""
     meanings = _meanings(endpoint.request)
     found = []
     everywhere = Request.model_fields

@@ -20,11 +20,11 @@ import typer
 from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, plan_of
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli.bulk.results import Results
-from kling_async._cli.bulk.rows import Row, Shard, read_cells, rows_from
+from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, Timeout, options_from
-from kling_async._cli.request_arguments import find
+from kling_async._cli.request_arguments import find, parse_settings
 from kling_async._cli.runner import destination, handle_errors, open_client, patience, run
 from kling_async._client import Client
 from kling_async._polling.settings import Polling
@@ -52,6 +52,13 @@ class _Options:
         str | None,
         typer.Option("--format", metavar="NAME", help="jsonl, csv or parquet.", show_default="by the file's name"),
     ] = None
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A field for the rows that lack it; may be repeated."),
+    ] = None
+    ignore_columns: Annotated[
+        bool, typer.Option("--ignore-columns", help="Ignore columns that are not fields; results.jsonl keeps them.")
+    ] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, estimate the cost, and buy nothing.")] = (
         False
     )
@@ -186,7 +193,9 @@ def _acceptable_rows(
     source = options.source
     cells = read_cells(source, options.form)
     folder = source.parent if source else Path()
-    good, bad = rows_from(cells, default=options.endpoint, folder=folder, shard=options.part)
+    settings = parse_settings(options.setting or ())
+    reader = RowReader(folder, options.endpoint, settings, ignore_columns=options.ignore_columns)
+    good, bad = reader.read(cells, options.part)
     bad += conflicts(good, results, places)
     if bad:
         report.bad(bad)

@@ -112,7 +112,15 @@ def _settled(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> 
 
 def record_before(row: Row) -> Record:
     """A row that is still to be bought."""
-    return Record(row.key, row.digest, row.line, row.endpoint.name, "waiting", request=row.request.describe())
+    return Record(
+        row.key,
+        row.digest,
+        row.line,
+        row.endpoint.name,
+        "waiting",
+        request=row.request.describe(),
+        columns=row.columns,
+    )
 
 
 def estimate(

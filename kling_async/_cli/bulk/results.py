@@ -49,6 +49,7 @@ class Record:
         endpoint: Where it went.
         state: See `State`.
         request: What was asked for; images that were given inline as their digests.
+        columns: The cells that ``--ignore-columns`` ignored.
         attempt: Which purchase this is, from 1: ``--retry-failed`` makes another.
         ref: The job's address, once there is one.
         started: When it was bought, ISO 8601.
@@ -68,6 +69,7 @@ class Record:
     endpoint: str
     state: State
     request: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 1
     ref: str | None = None
     started: str | None = None

@@ -1,43 +1,57 @@
-"""The rows of a bulk file: from JSONL, CSV or Parquet to validated requests, or to what is wrong with them.
+"""The rows of a bulk file: from JSONL, CSV, Parquet or plain text to validated requests, or to what is wrong with them.
 
-A row's cells are the fields of its request, and:
+The columns of a row are the fields of its request, and:
 
-- ``endpoint_id``, such as ``runblob/o3-video``;
-- ``key``, the row's name; a digest of its cells where there is none, so that the same file names its rows the same;
+- ``endpoint``, such as ``runblob/o3-video``;
+- ``key``, the row's name. A row without one is named by a digest of its request, so the same request has the same name
+  in every format and on every platform;
 - ``request``, in place of the fields: the provider's own JSON.
 
-References are addresses, data URIs, ids of uploaded images, or paths, which count from the file's directory.
+References are URLs, data URIs, ids of uploaded images, or paths. Relative paths start at the file's directory.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
+from kling_async import Request
 from kling_async._cli.errors import CommandError
-from kling_async._cli.request_arguments import acceptable, decoded, find, images, is_uuid
-from kling_async._urls import is_url
-from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.request import Request
+from kling_async._cli.request_arguments import acceptable, decoded, field_names, find, images, is_uuid, require_words
+from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
+from kling_async.providers._base.endpoint import Endpoint  # for annotations
 
-__all__ = ["BadRow", "Cells", "Row", "Shard", "read_cells", "rows_from"]
+__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "read_cells"]
 
 Cells: TypeAlias = dict[str, Any]
 
 SEPARATOR = "|"
 """What stands between the references of one CSV cell."""
 
-_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-_NAMES = ("endpoint", "key", "request")  # columns that are no fields
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "txt",
+}
+_FORMAT_NAMES = "jsonl, csv, parquet or txt"
+_NAMES = ("endpoint", "key", "request")  # columns that are not fields
+_DELIMITERS = ",;\t"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _KEY = 200  # characters
 _CELL = 2**31 - 1  # bytes of one CSV cell: data URIs are large
 _DIGEST = 16  # hexadecimal digits
@@ -45,14 +59,15 @@ _DIGEST = 16  # hexadecimal digits
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row that can be bought.
+    """One valid row.
 
     Attributes:
-        line: Where it stands in the file, from 1 (of Parquet: the number of the row).
+        line: Where it stands in the file, from 1 (in Parquet: the number of the row).
         key: Its name.
-        digest: Of its cells: equal for rows that say the same.
+        digest: Of its request. Equal for rows that ask for the same, however they are written.
         endpoint: Where it goes.
         request: What is to be generated.
+        columns: The cells that ``--ignore-columns`` ignored. They are copied to ``results.jsonl``.
     """
 
     line: int
@@ -60,6 +75,7 @@ class Row:
     digest: str
     endpoint: Endpoint[Any]
     request: Request
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +92,11 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A part of a file: every row whose key falls to it, whatever the order of the rows.
+    """A part of a file: every row whose key belongs to it. The order of the rows does not matter.
 
     Attributes:
-        number: Which, from 1.
-        of: How many there are.
+        number: Which part, from 1.
+        of: How many parts there are.
     """
 
     number: int
@@ -88,18 +104,18 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The shard that ``3/16`` spells.
+        """The shard that ``3/16`` names.
 
         Raises:
-            CommandError: It spells none.
+            CommandError: The text does not name a shard.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise CommandError(f"--shard {text!r:.40}: it is of the form 3/16, the third of sixteen parts")
+            raise CommandError(f"--shard {text!r:.40}: write it like 3/16, the third of sixteen parts")
         return cls(int(number), int(of))
 
     def has(self, key: str) -> bool:
-        """Whether the row of that key belongs to it."""
+        """Whether the row with that key belongs to it."""
         return int(_digest(key), 16) % self.of == self.number - 1
 
 
@@ -107,54 +123,66 @@ def read_cells(source: Path | None, form: str | None = None) -> Iterator[tuple[i
     """The cells of each row with its line, or what is wrong with the line.
 
     Args:
-        source: The file; None: standard input.
-        form: ``jsonl``, ``csv`` or ``parquet``; None: as the file's name says, JSONL from standard input.
+        source: The file. If None, standard input.
+        form: ``jsonl``, ``csv``, ``parquet`` or ``txt``. Defaults to what the file's name says, and to JSONL for
+            standard input.
 
     Raises:
-        CommandError: The file's format is not known, or it is not of that format at all.
-        OSError: It cannot be read.
+        CommandError: The format is not known, or the file does not have it.
+        OSError: The file cannot be read.
     """
     if form not in {None, *_FORMATS.values()}:
-        raise CommandError(f"--format {form!r:.40}: it is jsonl, csv or parquet")
+        raise CommandError(f"--format {form!r:.40}: it must be {_FORMAT_NAMES}")
     if source is not None and source.is_dir():
-        raise CommandError(f"{source}: it is a directory; name the file of prompts")
+        raise CommandError(f"{source} is a directory; name the file of prompts")
     if source is not None and not source.exists():
         raise CommandError(f"{source}: there is no such file; name the file of prompts, or - for standard input")
     form = form or ("jsonl" if source is None else _FORMATS.get(source.suffix.lower()))
     if form is None:
-        raise CommandError(f"{source}: the name does not tell the format; say --format jsonl, csv or parquet")
+        raise CommandError(f"{source}: its name does not show the format; add --format {_FORMAT_NAMES}")
     if form == "parquet":
         return _parquet(source)
     data = sys.stdin.buffer.read() if source is None else source.read_bytes()
-    return _jsonl(data) if form == "jsonl" else _csv(data)
+    if data.startswith(_UTF_16):
+        raise CommandError(f"{source or 'standard input'} is UTF-16 text; save it as UTF-8 (Excel: CSV UTF-8)")
+    return {"jsonl": _jsonl, "csv": _csv, "txt": _txt}[form](data)
 
 
 def _jsonl(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
-    for line, text in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for line, text in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if not text.strip():
             continue
         try:
-            value = json.loads(text.decode())  # bytes that are no UTF-8 would be taken for UTF-16
+            value = json.loads(text.decode())  # json.loads(bytes) would guess UTF-16 for bytes that are not UTF-8
         except UnicodeDecodeError:
             yield line, BadRow(line, "the line", "it is not UTF-8 text")
         except (ValueError, RecursionError) as error:
             yield line, BadRow(line, "the line", f"it is not JSON: {error}")
         else:
             good = isinstance(value, dict)
-            yield line, value if good else BadRow(line, "the line", 'it is no JSON object, such as {"prompt": "..."}')
+            yield line, value if good else BadRow(line, "the line", 'it must be a JSON object, such as {"prompt": "a"}')
+
+
+def _txt(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
+    """One prompt a line; empty lines are skipped."""
+    for line, text in enumerate(_decoded_text(data).splitlines(), 1):
+        if text.strip():
+            yield line, {"prompt": text.strip()}
 
 
 def _csv(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise CommandError(f"line {line}: the file is not UTF-8 text; save it as UTF-8") from error
+    text = _decoded_text(data)
     csv.field_size_limit(_CELL)
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    names = reader.fieldnames or []
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise CommandError("line 1: the header of the CSV file names a column twice, or not at all")
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
+        names = [name.strip() for name in reader.fieldnames or []]
+    except csv.Error as error:
+        raise CommandError(f"line 1: the header is not CSV: {error}") from error
+    reader.fieldnames = names
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled or not all(names):
+        problem = f"names {doubled[0]!r:.60} twice" if doubled and doubled[0] else "has a column without a name"
+        raise CommandError(f"line 1: the header of the CSV file {problem}; every column needs a name of its own")
     while True:
         line = reader.line_num + 1
         try:
@@ -166,14 +194,33 @@ def _csv(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
         if None in cells:
             yield line, BadRow(line, "the line", f"it has more cells than the header ({len(names)})")
         else:
-            yield line, {name.strip(): cell for name, cell in cells.items() if cell}
+            yield line, {name: cell for name, cell in cells.items() if cell}
+
+
+def _decoded_text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise CommandError(f"line {line}: the file is not UTF-8 text; save it as UTF-8") from error
+
+
+def _delimiter(text: str) -> str:
+    """The character between the cells: the one by which the header has the most columns that we know."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    known = {*_NAMES, "reference", "references", *(name for names in field_names().values() for name in names)}
+
+    def columns(delimiter: str) -> int:
+        return sum(_column(name.strip(' "\r')) in known for name in header.split(delimiter))
+
+    return max(_DELIMITERS, key=columns)
 
 
 def _parquet(source: Path | None) -> Iterator[tuple[int, Cells | BadRow]]:
     if source is None:
         raise CommandError("Parquet cannot be read from standard input; name the file")
     try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  # an optional extra, missed with a sentence
+        from pyarrow import ArrowException, parquet  # noqa: PLC0415  # an optional extra
     except ModuleNotFoundError as error:
         raise CommandError("Parquet files need pyarrow: pip install 'kling-async[parquet]'") from error
     try:
@@ -181,40 +228,7 @@ def _parquet(source: Path | None) -> Iterator[tuple[int, Cells | BadRow]]:
         rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
         yield from enumerate(rows, 1)
     except ArrowException as error:
-        raise CommandError(f"{source}: it is not a Parquet file: {error}") from error
-
-
-def rows_from(
-    lines: Iterable[tuple[int, Cells | BadRow]], *, default: str | None, folder: Path, shard: Shard | None = None
-) -> tuple[list[Row], list[BadRow]]:
-    """All rows (of a shard), and all that is wrong.
-
-    Args:
-        lines: What `read_cells` gives.
-        default: The endpoint of rows that name none.
-        folder: Where relative paths count from.
-        shard: Which part of the rows; None: all of them.
-    """
-    rows: list[Row] = []
-    bad: list[BadRow] = []
-    named: dict[str, int] = {}
-    seen: dict[str, int] = {}
-    for line, cells in lines:
-        if isinstance(cells, BadRow):
-            bad.append(cells)
-            continue
-        given = {name: cell for name, cell in cells.items() if cell is not None}
-        given.setdefault("endpoint", default)
-        digest = _digest(json.dumps(given, sort_keys=True, default=str))
-        try:
-            key = _key(given, digest, seen, named)
-            named[key] = line
-            if shard is None or shard.has(key):
-                endpoint, request = _request(given, folder)
-                rows.append(Row(line, key, digest, endpoint, request))
-        except _Bad as error:
-            bad.extend(BadRow(line, field, reason) for field, reason in error.reasons.items())
-    return rows, bad
+        raise CommandError(f"{source} is not a Parquet file: {error}") from error
 
 
 class _Bad(Exception):
@@ -225,65 +239,138 @@ class _Bad(Exception):
         self.reasons = {field: reason, **(others or {})}
 
 
-def _key(given: Cells, digest: str, seen: dict[str, int], named: Mapping[str, int]) -> str:
-    """The row's name: its own, or its digest, numbered where rows are equal."""
-    key = _name(given, digest, seen)
-    if key in named:
-        raise _Bad("key", f"{key!r:.60} is the key of line {named[key]}, too")
-    return key
+@dataclass(slots=True)
+class RowReader:
+    """Makes requests of cells.
 
+    Attributes:
+        folder: Where relative paths start.
+        endpoint: The endpoint of rows that name none.
+        settings: Fields for the rows that lack them.
+        ignore_columns: Whether columns that are not fields are ignored. Otherwise they are errors.
+    """
 
-def _name(given: Cells, digest: str, seen: dict[str, int]) -> str:
-    if "key" in given:
-        key = given["key"]
-        if isinstance(key, bool) or not isinstance(key, str | int) or not 0 < len(str(key).strip()) <= _KEY:
-            raise _Bad("key", f"it must be 1 to {_KEY} characters of text, got {key!r:.60}")
+    folder: Path
+    endpoint: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    ignore_columns: bool = False
+    _lines: dict[str, int] = field(default_factory=dict)  # by key
+    _seen: dict[str, int] = field(default_factory=dict)  # how many rows without a key, by digest
+
+    def read(
+        self, lines: Iterable[tuple[int, Cells | BadRow]], shard: Shard | None = None
+    ) -> tuple[list[Row], list[BadRow]]:
+        """All valid rows (of a shard), and everything that is wrong (in the whole file).
+
+        Args:
+            lines: What `read_cells` gives.
+            shard: Which part of the rows. If None, all of them.
+        """
+        rows: list[Row] = []
+        bad: list[BadRow] = []
+        for line, cells in lines:
+            if isinstance(cells, BadRow):
+                bad.append(cells)
+                continue
+            try:
+                row = self._row(line, cells)
+            except _Bad as error:
+                bad.extend(BadRow(line, field, reason) for field, reason in error.reasons.items())
+                continue
+            if shard is None or shard.has(row.key):
+                rows.append(row)
+        return rows, bad
+
+    def _row(self, line: int, cells: Cells) -> Row:
+        given = _normalized(cells)
+        key = _key(given)
+        if key in self._lines:
+            raise _Bad("key", f"line {self._lines[key]} has the key {key!r:.60}, too")
+        endpoint, request, columns = self._request(given)
+        digest = _meaning(request, self.folder)
+        if key is None:
+            self._seen[digest] = self._seen.get(digest, 0) + 1
+            key = digest if self._seen[digest] == 1 else f"{digest}-{self._seen[digest]}"
+            if key in self._lines:
+                raise _Bad("key", f"line {self._lines[key]} has the key {key!r:.60}, too")
+        self._lines[key] = line
+        return Row(line, key, digest, endpoint, request, columns)
+
+    def _request(self, given: Cells) -> tuple[Endpoint[Any], Request, Cells]:
+        if not isinstance(name := given.get("endpoint", self.endpoint), str):
+            raise _Bad("endpoint", "it is missing; add the column, or --endpoint, such as runblob/o3-video")
         try:
-            str(key).encode()
-        except UnicodeEncodeError:
-            raise _Bad("key", "it has characters that are none (lone surrogates)") from None
-        return str(key)
-    seen[digest] = seen.get(digest, 0) + 1
-    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+            _, endpoint = find(name)
+        except CommandError as error:
+            raise _Bad("endpoint", error.message) from error
+        own = {name: cell for name, cell in given.items() if name not in _NAMES}
+        columns: Cells = {}
+        if self.ignore_columns:
+            known = {*endpoint.request.model_fields, "reference", "references"}
+            columns = {name: own.pop(name) for name in list(own) if name not in known}
+        if own and "request" in given:
+            raise _Bad("request", f"it holds all fields, and {', '.join(own)} is given, too; leave one of them out")
+        try:
+            with acceptable(endpoint):
+                if "request" in given:
+                    return endpoint, endpoint.request.model_validate(_native(given["request"])), columns
+                defaults = {name: text for name, text in self.settings.items() if name in endpoint.request.model_fields}
+                return endpoint, _ours(endpoint, {**defaults, **own}, self.folder), columns
+        except CommandError as error:
+            field, reason = next(iter(error.fields.items()), ("references", error.message))
+            raise _Bad(field, reason, error.fields) from error
 
 
-def _request(given: Cells, folder: Path) -> tuple[Endpoint[Any], Request]:
-    if not isinstance(name := given.get("endpoint"), str):
-        raise _Bad("endpoint", "it is missing; add the column, or say --endpoint, such as runblob/o3-video")
+def _normalized(cells: Cells) -> Cells:
+    """The cells under the names of their fields, and with line feeds as line ends.
+
+    Raises:
+        _Bad: Two columns are one field.
+    """
+    given: Cells = {}
+    for name, cell in cells.items():
+        if cell is None:
+            continue
+        column = _column(name)
+        if column in given:
+            raise _Bad(column, "two columns have this name")
+        given[column] = re.sub(r"\r\n?", "\n", cell) if isinstance(cell, str) else cell
+    return given
+
+
+def _column(name: str) -> str:
+    """A column's name as fields are written: ``Aspect Ratio`` is ``aspect_ratio``."""
+    return re.sub(r"[\s-]+", "_", str(name).strip().casefold())
+
+
+def _key(given: Cells) -> str | None:
+    if "key" not in given:
+        return None
+    key = given["key"]
+    if isinstance(key, bool) or not isinstance(key, str | int) or not 0 < len(str(key).strip()) <= _KEY:
+        raise _Bad("key", f"it must be 1 to {_KEY} characters of text, got {key!r:.60}")
     try:
-        _, endpoint = find(name)
-    except CommandError as error:
-        raise _Bad("endpoint", error.message) from error
-    own = {name: cell for name, cell in given.items() if name not in _NAMES}
-    if own and "request" in given:
-        raise _Bad("request", f"it stands for all fields, and {', '.join(own)} is given, too; give one of them")
-    try:
-        with acceptable(endpoint):
-            request: Request = (
-                endpoint.request.model_validate(_native(given["request"]))
-                if "request" in given
-                else _ours(endpoint, own, folder)
-            )
-    except CommandError as error:
-        field, reason = next(iter(error.fields.items()), ("references", error.message))
-        raise _Bad(field, reason, error.fields) from error
-    return endpoint, request
+        str(key).encode()
+    except UnicodeEncodeError:
+        raise _Bad("key", "it contains invalid characters (lone surrogates)") from None
+    return str(key)
 
 
 def _native(value: Any) -> Mapping[str, Any]:
     """The provider's own JSON, also as text."""
     try:
         found = json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Bad("request", f"it is not JSON: {error}") from error
     if not isinstance(found, Mapping):
-        raise _Bad("request", "it is not a JSON object, as the provider documents it")
+        raise _Bad("request", "it must be a JSON object, as the provider documents it")
     return found
 
 
 def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path) -> Request:
-    """The request that the cells describe; text is taken for what it spells where the model asks for it."""
+    """The request that the cells describe. Text becomes a number or a list where the field needs one."""
     values = {name: cell for name, cell in own.items() if name not in {"reference", "references"}}
+    require_words(values)
     names = [name for name in ("references", "reference") if name in own]
     found = [_image(reference, folder) for name in names for reference in _listed(own[name])]
     if found:
@@ -294,10 +381,10 @@ def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path) -> Request:
     except ValidationError as error:
         refused = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
         texts = {name: cell for name, cell in values.items() if isinstance(cell, str) and name != "prompt"}
-        spelled = decoded(texts, refused)
-        if not spelled:
+        parsed = decoded(texts, refused)
+        if not parsed:
             raise
-        return model.model_validate(values | spelled)
+        return model.model_validate(values | parsed)
 
 
 def _listed(cell: Any) -> list[str]:
@@ -305,20 +392,37 @@ def _listed(cell: Any) -> list[str]:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             cell = json.loads(cell)
-        except ValueError as error:
-            raise _Bad("references", f"it begins like a JSON list, and is none: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise _Bad("references", f"it begins like a JSON list, and is not one: {error}") from error
     if isinstance(cell, str):
         cell = [part.strip() for part in cell.split(SEPARATOR)]
     if not isinstance(cell, list) or not all(isinstance(part, str) and part for part in cell):
-        raise _Bad("references", "it must be a list of addresses or paths (in CSV with | between them)")
+        raise _Bad("references", "it must be a list of URLs or paths (in CSV with | between them)")
     return cell
 
 
 def _image(text: str, folder: Path) -> str | Path:
-    path = folder / text
-    if is_url(text) or text.startswith("data:") or (is_uuid(text) and not path.exists()):
+    if is_url(text) or text.startswith("data:"):
         return text
-    return path
+    path = folder / Path(text).expanduser()
+    return text if is_uuid(text) and not path.exists() else path
+
+
+def _meaning(request: Request, folder: Path) -> str:
+    """A digest of what the request asks for: equal however the row is written, and wherever its folder is.
+
+    Fields that have their default do not count, so a field that a later version adds changes no row's name.
+    """
+    asked = request.describe()
+    for name, info in type(request).model_fields.items():
+        if name == "callback_url" or getattr(request, name) == info.default:
+            asked.pop(name, None)
+    start = f"{folder}/"
+    for name in ("references", "reference"):
+        if name in asked:
+            texts = asked[name] if isinstance(asked[name], list) else [asked[name]]
+            asked[name] = [str(text).removeprefix(start) for text in texts]
+    return _digest(json.dumps([request.endpoint, asked], sort_keys=True, default=str))
 
 
 def _digest(text: str) -> str:

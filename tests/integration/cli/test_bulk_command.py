@@ -206,10 +206,10 @@ def page_data(page: Path) -> str:
     [
         (["--timeout", "0"], "--timeout 0: it is the number of seconds to wait"),
         (["--poll", "inf"], "--poll inf: it is the number of seconds"),
-        (["--format", "xml"], "--format 'xml': it is jsonl, csv or parquet"),
+        (["--format", "xml"], "--format 'xml': it must be jsonl, csv, parquet or txt"),
         (["--no-ledger", "--ledger", "a.db"], "leave one of them out"),
         (["--budget", ""], "--budget '': an amount looks like 5usd"),
-        (["--shard", "4/3"], "--shard '4/3': it is of the form 3/16"),
+        (["--shard", "4/3"], "--shard '4/3': write it like 3/16"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -227,16 +227,16 @@ def test_an_option_that_makes_no_sense_is_told_and_nothing_is_bought(
     ("name", "words"),
     [
         ("none.jsonl", "there is no such file"),
-        ("folder", "it is a directory"),
-        ("folder/rows.txt", "the name does not tell the format"),
+        ("folder", "folder is a directory"),
+        ("folder/rows.dat", "its name does not show the format"),
         ("empty.jsonl", "empty.jsonl has no rows"),
         ("head.csv", "head.csv has no rows"),
-        ("utf-16.jsonl", "line 1: the line: it is not UTF-8 text"),
+        ("utf-16.jsonl", "utf-16.jsonl is UTF-16 text"),
     ],
 )
 def test_a_file_without_rows_is_told(kling: Run, tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "rows.txt").touch()
+    (tmp_path / "folder" / "rows.dat").touch()
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "head.csv").write_text("prompt,endpoint\n")
     (tmp_path / "utf-16.jsonl").write_bytes('{"prompt": "x"}'.encode("utf-16"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kling_async._cli.bulk.rows import BadRow, Row, Shard, read_cells, rows_from
+from kling_async._cli.bulk.rows import BadRow, Row, RowReader, Shard, read_cells
 from kling_async._cli.errors import CommandError
 from kling_async.providers.inferencesh import ImageO1
 from kling_async.providers.runblob import O3Photo, O3Video
@@ -17,8 +17,10 @@ from kling_async.providers.runblob import O3Photo, O3Video
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
 
-def read(path: Path, default: str | None = "runblob/o3-video", **options: Any) -> tuple[list[Row], list[BadRow]]:
-    return rows_from(read_cells(path), default=default, folder=path.parent, **options)
+def read(
+    path: Path, default: str | None = "runblob/o3-video", shard: Shard | None = None, **options: Any
+) -> tuple[list[Row], list[BadRow]]:
+    return RowReader(path.parent, default, **options).read(read_cells(path), shard)
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -92,22 +94,30 @@ def test_parquet_without_its_extra_is_missed_with_a_sentence(tmp_path: Path, mon
     ("row", "field", "reason"),
     [
         ("{not json", "the line", "it is not JSON"),
-        ("[1, 2]", "the line", "no JSON object"),
+        ("[1, 2]", "the line", "must be a JSON object"),
         ({"prompt": ""}, "prompt", "at least 1 character"),
         ({"prompt": "x" * 2501}, "prompt", "2501 characters"),
         ({"prompt": "a", "duration": 7}, "duration", "5, 10 or 15, got 7"),
         ({"prompt": "a", "colour": "red"}, "colour", "has no such field"),
+        ({"prompt": "a", "aspect": "16:9"}, "aspect", "did you mean aspect_ratio?"),
+        ({"prompt": " \n"}, "prompt", "only blanks"),
+        ({"prompt": None}, "prompt", "it is missing"),
+        ({"prompt": "a", "Duration": 5, "duration ": 10}, "duration", "two columns have this name"),
+        ({"prompt": "a", "references": "[" * 100_000}, "references", "begins like a JSON list"),
+        ({"request": "[" * 100_000}, "request", "it is not JSON"),
+        ({"prompt": "a", "duration": "[" * 100_000}, "duration", "100000 characters"),
+        ({"prompt": "a", "keep_original_sound": "perhaps"}, "keep_original_sound", "it must be true or false"),
         ({"prompt": "a", "references": ["missing.png"]}, "references", "No such file"),
-        ({"prompt": "a", "references": [7]}, "references", "list of addresses or paths"),
+        ({"prompt": "a", "references": [7]}, "references", "list of URLs or paths"),
         ({"prompt": "a", "references": "[broken"}, "references", "begins like a JSON list"),
         ({"prompt": "a", "endpoint": "runblob/o4-video"}, "endpoint", "did you mean runblob/o3-video"),
         ({"prompt": "a", "key": ""}, "key", "1 to 200 characters"),
         ({"prompt": "a", "key": "k" * 201}, "key", "1 to 200 characters"),
         ({"prompt": "a", "key": "\ud800"}, "key", "lone surrogates"),
-        ({"prompt": "half \ud800"}, "prompt", "string"),
+        ({"prompt": "half \ud800"}, "prompt", "valid"),
         ({"request": {"prompt": "a"}, "prompt": "b"}, "request", "prompt is given, too"),
         ({"request": "{broken"}, "request", "it is not JSON"),
-        ({"request": [1]}, "request", "not a JSON object"),
+        ({"request": [1]}, "request", "must be a JSON object"),
         ({"request": {"prompt": "a", "images_url": ["file:///etc/passwd"]}}, "references", "neither"),
     ],
 )
@@ -135,8 +145,9 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("prompt,prompt\na,b\n", "names a column twice"),
-        ("prompt,\na,b\n", "or not at all"),
+        ("prompt,prompt\na,b\n", "names 'prompt' twice"),
+        ("prompt,\na,b\n", "column without a name"),
+        ("prompt,prompt \na,b\n", "names 'prompt' twice"),
         ('prompt\n"a\n', "not CSV"),
     ],
 )
@@ -153,7 +164,7 @@ def test_a_csv_row_with_too_many_cells_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_name_asks_for_the_format(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="--format"):
-        read(write(tmp_path / "rows.txt", {"prompt": "a"}))
+        read(write(tmp_path / "rows.dat", {"prompt": "a"}))
 
 
 def test_rows_without_a_key_are_named_by_what_they_say(tmp_path: Path) -> None:
@@ -168,7 +179,7 @@ def test_rows_without_a_key_are_named_by_what_they_say(tmp_path: Path) -> None:
 
 def test_a_key_that_comes_twice_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"prompt": "a", "key": 7}, {"prompt": "b", "key": "7"})
-    assert complaints(path) == ["line 2: key: '7' is the key of line 1, too"]
+    assert complaints(path) == ["line 2: key: line 1 has the key '7', too"]
 
 
 def test_shards_are_disjoint_and_complete_whatever_the_order(tmp_path: Path) -> None:
@@ -185,3 +196,54 @@ def test_shards_are_disjoint_and_complete_whatever_the_order(tmp_path: Path) -> 
 def test_a_shard_is_a_part_of_a_whole(text: str) -> None:
     with pytest.raises(CommandError, match="3/16"):
         Shard.parse(text)
+
+
+def test_a_row_has_the_same_name_however_it_is_written(tmp_path: Path) -> None:
+    """Line ends, number formats, defaults that are written out, the file's format and its folder change nothing."""
+    (tmp_path / "moved").mkdir()
+    for folder in (tmp_path, tmp_path / "moved"):
+        (folder / "boat.png").write_bytes(PNG)
+    row = {"prompt": "two\nlines", "duration": 5, "references": ["boat.png"]}
+    one = write(tmp_path / "a.jsonl", row)
+    two = write(tmp_path / "moved" / "b.jsonl", {**row, "prompt": "two\r\nlines", "duration": 5.0})
+    three = tmp_path / "c.csv"
+    three.write_bytes(b'Prompt,Duration,References\r\n"two\r\nlines",5,boat.png\r\n')
+    assert len({read(path)[0][0].key for path in (one, two, three)}) == 1
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_the_delimiter_of_a_csv_file_is_detected(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [("Endpoint", "Prompt", "Aspect Ratio"), ("runblob/o3-video", '"a, b; c"', "16:9")]
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(delimiter.join(line) + "\r\n" for line in lines).encode())
+    rows, bad = read(path, default=None)
+    assert bad == []
+    assert rows[0].request == O3Video("a, b; c", aspect_ratio="16:9")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.txt"])
+def test_a_utf_16_file_is_named_as_such(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("prompt\na\n".encode("utf-16"))
+    with pytest.raises(CommandError, match="is UTF-16 text; save it as UTF-8"):
+        read(tmp_path / name)
+
+
+def test_a_text_file_has_one_prompt_a_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("a boat\n\n a fox \n")
+    rows, bad = read(tmp_path / "rows.txt", settings={"duration": "10"})
+    assert bad == []
+    assert [row.request for row in rows] == [O3Video("a boat", duration=10), O3Video("a fox", duration=10)]
+
+
+def test_columns_that_are_not_fields_can_be_ignored_and_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": "a boat", "Customer": "A-7"})
+    assert read(path)[1][0].field == "customer"
+    rows, bad = read(path, ignore_columns=True)
+    assert bad == []
+    assert rows[0].columns == {"customer": "A-7"}
+
+
+def test_a_header_that_is_not_csv_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('"prompt"x,key\na,b\n')
+    with pytest.raises(CommandError, match="the header is not CSV"):
+        read(tmp_path / "rows.csv")
