@@ -1,30 +1,32 @@
-"""The ledger: a durable record of what was paid for. The contract, and a ledger in memory that keeps it.
+"""The ledger: a durable record of paid calls and of the jobs that they bought. This module is the contract.
 
 Theory of operation
 -------------------
-A *submission* is one intent to buy one generation, named by its key. The client writes it down before the paid call
-(`claim`), and writes down what became of that call (`record_outcome`) before anyone hears of it. From then on every
-event of the job is recorded before it is published (`append_events`). So, whenever the process dies:
+A *submission* is one attempt to buy one generation. Its key names the generation, its `attempt_id` names the attempt.
+The client stores the submission before the paid call (`Ledger.claim`), and stores the outcome of that call before it
+notifies anyone (`Ledger.record_outcome`). From then on it stores every event of the job before it publishes the event
+(`Ledger.append_events`). So, whenever the process dies:
 
-- what was never begun was never sent;
-- what was begun and not settled may have been bought (``sending`` or ``unknown``): it is listed, and not sent again
-  unless the provider recognises the repetition;
-- what was accepted is known by its address, and can be followed to its end.
+- A submission that was never claimed was never sent.
+- A submission without an outcome may have been bought (``sending`` or ``unknown``). It is listed, and it is not sent
+  again unless the provider recognises the repeated call.
+- An accepted submission has a job reference, and its job can be followed to its end.
 
 ::
 
-    not-submitted ──begin──> sending ──settle──> accepted | refused | unknown | not-submitted
-         ^                      ^                              |          |
-         └──────────────────────┴── begin, with the same key <─┘ (refused)│
-                                                  settle <────────────────┘ (it was found, or given up)
+    not-submitted ──claim──> sending ──record_outcome──> accepted | refused | unknown | not-submitted
 
-A ledger belongs to one client at a time. It never sees an API key, and keeps no address that carries a token.
+A key holds one attempt at a time: the *current* one. The key can be claimed again when nothing was bought
+(`SubmissionState.key_reusable`), or when the user freed it (`Ledger.release`). The attempts before the current one stay
+in the ledger as they were (`Ledger.attempts`), so their costs still count.
+
+A ledger belongs to one client at a time. It never contains an API key, or a URL that carries a token.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,50 +35,67 @@ from typing import Any, Protocol
 from kling_async._errors import Remedy
 from kling_async._models import Cost, Event, JobRef, Status
 
-__all__ = ["LEDGER_METHODS", "Ledger", "Submission", "SubmissionState"]
+__all__ = ["LEDGER_METHODS", "Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"]
 
 
 class SubmissionState(enum.StrEnum):
-    """What became of a submission's paid call."""
+    """The outcome of a submission's paid call."""
 
     NOT_SUBMITTED = "not-submitted"
-    """It surely did not reach the provider; its key is free."""
+    """The call certainly did not reach the provider. The key can be used again."""
     SENDING = "sending"
-    """It is on its way."""
+    """The call is in progress."""
     ACCEPTED = "accepted"
-    """The provider took it: there is a job."""
+    """The provider accepted it: there is a job."""
     REFUSED = "refused"
-    """The provider refused it, nothing was bought; its key is free."""
+    """The provider refused it, and nothing was bought. The key can be used again."""
     UNKNOWN = "unknown"
-    """It was sent, and its answer was lost: a job may have been bought."""
+    """The call was sent, and its answer was lost: a job may have been bought."""
 
     @property
     def key_reusable(self) -> bool:
         """Whether nothing was bought, so that the key may be submitted again."""
-        return self in _FREE
+        return self in _NOTHING_BOUGHT
 
 
-_FREE = frozenset({SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED})
+_NOTHING_BOUGHT = frozenset({SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedAnswer:
+    """The answer to a paid call that could not be understood, without secrets.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers, by lower-case name.
+        body: The first 300 characters of the body.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One intent to buy one generation, and what became of it.
+    """One attempt to buy one generation, and its outcome.
 
     Attributes:
-        key: Its name: the user's own, or the purchase's id where the user gave none.
+        key: The user's idempotency key, or the `attempt_id` of the first attempt where the user gave none.
         endpoint: Full name, such as ``"runblob/o3-video"``.
-        request: What was asked for, as JSON. Inline images are ``sha256:...`` unless the ledger keeps them; of a
-            callback address only the host is kept.
+        request: The request as JSON. An inline image is a ``sha256:...`` digest unless the ledger keeps images. Only
+            the host of a callback URL is kept.
         fingerprint: Equal for equal requests.
-        purchase: The UUID under which it is bought; a new one for every new attempt.
+        attempt_id: The UUID of this attempt. Every new attempt has a new one.
         started: When it was first sent (aware, UTC).
-        state: What became of the paid call.
-        ref: The job's address, once it is accepted.
+        state: The outcome of the paid call.
+        ref: The job's reference, once the submission is accepted.
         reason: Why it is refused, unknown or not submitted.
+        answer: What the provider answered, where the outcome is unknown although there was an answer.
+        released: Why the user freed the key although something was bought, or may have been. None if the user did not.
         latest: The job's last recorded event.
         files: Where the job's files were saved.
-        remedies: What can be done about it, where it needs attention. Set by the client, not stored.
+        remedies: What can be done about it, where it needs attention. The client sets them. They are not stored.
     """
 
     key: str
@@ -88,6 +107,8 @@ class Submission:
     state: SubmissionState = SubmissionState.SENDING
     ref: JobRef | None = None
     reason: str | None = None
+    answer: ReceivedAnswer | None = field(default=None, repr=False)
+    released: str | None = None
     latest: Event | None = field(default=None, repr=False)
     files: tuple[Path, ...] = ()
     remedies: tuple[Remedy, ...] = ()
@@ -99,77 +120,124 @@ class Submission:
 
     @property
     def status(self) -> Status | None:
-        """Where the job stands, as far as was recorded; None while there is no job."""
+        """The job's last recorded status. None while there is no job."""
         if self.ref is None:
             return None
         return self.latest.status if self.latest else Status.PENDING
 
     @property
     def cost(self) -> Cost | None:
-        """What the job costs, where the provider tells."""
+        """What the job costs, where the provider reports it."""
         return self.latest.cost if self.latest else None
 
     @property
+    def key_reusable(self) -> bool:
+        """Whether its key can be claimed again: nothing was bought, or the user freed the key."""
+        return self.released is not None or self.state.key_reusable
+
+    @property
     def unfinished(self) -> bool:
-        """Whether it needs attention: its job has not ended, or it is not known whether there is one."""
-        if self.state is SubmissionState.ACCEPTED:
-            return not (self.latest and self.latest.status.terminal)
-        return not self.state.key_reusable
+        """Whether it needs attention: its job has not ended, or it is not known whether there is a job."""
+        if self.key_reusable:
+            return False
+        return not (self.state is SubmissionState.ACCEPTED and self.latest and self.latest.status.terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class SpendingGroup:
+    """Attempts that bought the same kind of generation, or may have, with the same result.
+
+    Attributes:
+        endpoint: Full name of the endpoint.
+        request: The request of one of them.
+        status: The last recorded status of their jobs. None if there is no job.
+        cost: What the provider reported for each of them. None if it reported nothing.
+        count: How many there are.
+    """
+
+    endpoint: str
+    request: Mapping[str, Any] = field(repr=False)
+    status: Status | None
+    cost: Cost | None
+    count: int
 
 
 class Ledger(Protocol):
-    """Where submissions and their jobs are written down.
+    """Where submissions and their jobs are stored.
 
-    Every method is safe to cancel: what it was to write is then written wholly or not at all. None blocks the event
-    loop. A call sees what those before it have written; of calls that overlap, any may be first, and a long list may
-    have one part of it from before the other call and one from after. A write that raises has left no trace: what was
-    there before is there still.
+    Every method is safe to cancel: a write then takes place as a whole or not at all. No method blocks the event loop.
+    A call sees what earlier calls have written. Calls that overlap may take place in any order, and a long list may
+    show one part from before the other call and one part from after it. A write that raises has changed nothing.
 
     All methods raise `LedgerFailed` when the storage cannot be read or written, and `ConfigurationError` when it is
     closed, is not a ledger, or is owned by another process.
     """
 
     keep_images: bool
-    """Whether inline images are kept as they are, so that their requests can be submitted again after a restart."""
+    """Whether inline images are stored as they are, so that their requests can be submitted again after a restart."""
 
     async def claim(self, submission: Submission) -> Submission:
         """Claim a key, before the paid call.
 
-        Atomic: of several calls with one key, one wins. If the key is new or free (`SubmissionState.key_reusable`), the
-        submission is durable when this returns, in place of an earlier one of that key, and is returned. Otherwise
+        Atomic: of several calls with one key, one wins. If the key is new or reusable (`Submission.key_reusable`), the
+        submission is durable when this returns. It is then the key's current attempt, and it is returned. Otherwise
         nothing is written.
 
         Returns:
-            What the ledger now has under that key. The claim was won if its ``attempt_id`` is the one that was given.
+            The key's current attempt. The claim was won if its ``attempt_id`` is the given one.
         """
         ...
 
     async def record_outcome(self, submission: Submission) -> None:
-        """Write down what became of a submission: ``state``, ``ref`` and ``reason`` are durable when this returns.
+        """Store the outcome of an attempt: ``state``, ``ref``, ``reason`` and ``answer`` are durable when this returns.
 
-        It may be called twice. It does nothing if the key has been claimed by another purchase since.
+        It may be called twice. Only the attempt with this ``attempt_id`` changes.
+        """
+        ...
+
+    async def release(self, key: str, attempt_id: str, reason: str) -> None:
+        """Free a key, on the user's word. The attempt stays as it is, and so do its job and its cost.
+
+        It does nothing if another attempt has claimed the key since.
         """
         ...
 
     async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
         """Append to a job's log, before the events are published: all of them are durable when this returns.
 
-        It may be called twice: an event whose number is in the log already is left as it is.
+        It may be called twice: an event whose number is in the log already stays as it is.
         """
         ...
 
     async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
-        """Write down where a job's file of that index was saved. The last place counts."""
+        """Store where the job's file with that index was saved. The last path replaces earlier ones."""
         ...
 
     async def find(
         self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
     ) -> Submission | None:
-        """The submission of that key, purchase or job (exactly one is given); None: there is none."""
+        """The current attempt of that key, or the attempt with that id or job. Exactly one is given.
+
+        Returns:
+            None if there is none.
+        """
         ...
 
     async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
-        """All submissions, or those that need attention (`Submission.unfinished`), in the order of their start."""
+        """The current attempt of every key, or those that need attention (`Submission.unfinished`), oldest first."""
+        ...
+
+    async def attempts(self, key: str) -> list[Submission]:
+        """All attempts with that key, oldest first. The last one is the current one."""
+        ...
+
+    async def spending(self, ignored_fields: Collection[str] = ()) -> list[SpendingGroup]:
+        """All attempts that bought something, or may have, except those that are `Submission.unfinished`.
+
+        They are grouped, so that the list stays short whatever the ledger's size. Two attempts are in one group if
+        endpoint, status, cost and request are equal. Of the request, the named fields are ignored. So are addresses and
+        contents of images: only their number counts.
+        """
         ...
 
     async def events(self, ref: JobRef) -> list[Event]:
@@ -177,15 +245,15 @@ class Ledger(Protocol):
         ...
 
     async def set_value(self, name: str, value: Any) -> None:
-        """Keep a JSON value under a name, in place of an earlier one. It is durable when this returns."""
+        """Store a JSON value under a name, in place of an earlier one. It is durable when this returns."""
         ...
 
     async def get_value(self, name: str) -> Any:
-        """The value kept under a name; None: there is none."""
+        """The value stored under a name. None if there is none."""
         ...
 
     async def aclose(self) -> None:
-        """Release the storage; what was written stays. Closing twice is harmless."""
+        """Release the storage; everything stored stays. Closing twice is harmless."""
         ...
 
 

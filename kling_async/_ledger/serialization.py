@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
@@ -18,9 +18,19 @@ from kling_async._models import Artifact, Cost, Event, Failure, Status
 from kling_async._redaction import NOT_KEPT
 from kling_async.providers._base.request import Request
 
-__all__ = ["event_from_json", "event_to_json", "fingerprint", "request_from_json", "request_to_json"]
+__all__ = [
+    "comparable_request",
+    "event_from_json",
+    "event_to_json",
+    "fingerprint",
+    "request_from_json",
+    "request_to_json",
+]
 
 RequestT = TypeVar("RequestT", bound=Request)
+
+IMAGE_PREFIXES = ("https://", "http://", "data:", "sha256:")
+"""What a text begins with that stands for an image."""
 
 
 def event_to_json(event: Event) -> str:
@@ -87,6 +97,24 @@ def fingerprint(request: Request) -> str:
             asked.pop(name, None)
     text = json.dumps([request.endpoint, pydantic_core.to_jsonable_python(asked)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def comparable_request(description: Mapping[str, Any], ignored_fields: Collection[str]) -> str:
+    """Equal for requests whose price is the same: see `Ledger.spending`.
+
+    A list of texts, such as addresses of images, counts by its length, and one address by its presence.
+    """
+    compared: dict[str, Any] = {}
+    for name, value in description.items():
+        if value is None or name in ignored_fields:
+            continue
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            compared[name] = len(value)
+        elif isinstance(value, str) and value.startswith(IMAGE_PREFIXES):
+            compared[name] = "image"
+        else:
+            compared[name] = value
+    return json.dumps(compared, sort_keys=True)
 
 
 def _artifact(record: dict[str, Any]) -> Artifact:

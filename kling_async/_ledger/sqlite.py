@@ -30,7 +30,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -43,7 +43,7 @@ from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError
 from kling_async._ledger import sqlite_schema as statements
-from kling_async._ledger.protocol import Submission
+from kling_async._ledger.protocol import SpendingGroup, Submission
 from kling_async._ledger.sqlite_file import File, explained
 from kling_async._ledger.sqlite_schema import Kind
 from kling_async._models import Event, JobRef
@@ -94,13 +94,17 @@ class SqliteLedger:
         return f"<SqliteLedger {self.path}{' closed' if self._closed else ''}>"
 
     async def claim(self, submission: Submission) -> Submission:
-        """See `Ledger.priority`."""
+        """See `Ledger.claim`."""
         claimed: Submission = await self._perform(statements.claim, submission)
         return claimed
 
     async def record_outcome(self, submission: Submission) -> None:
         """See `Ledger.record_outcome`."""
         await self._perform(statements.record_outcome, submission)
+
+    async def release(self, key: str, attempt_id: str, reason: str) -> None:
+        """See `Ledger.release`."""
+        await self._perform(statements.release, (key, attempt_id, reason))
 
     async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
         """See `Ledger.append_events`."""
@@ -114,20 +118,32 @@ class SqliteLedger:
         self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
     ) -> Submission | None:
         """See `Ledger.find`."""
-        condition = "s.key = ?" if key is not None else "s.purchase = ?" if attempt_id is not None else "s.ref = ?"
-        value = str(key or attempt_id or ref)
+        if key is not None:
+            condition, value = "s.current AND s.key = ?", key
+        elif attempt_id is not None:
+            condition, value = "s.attempt_id = ?", attempt_id
+        else:
+            condition, value = "s.ref = ?", str(ref)
         found = await self._read(lambda connection: statements.select(connection, condition, value))
-        return found[0] if found else None
+        return found[-1] if found else None
 
     async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
         """See `Ledger.submissions`."""
-        condition = statements.UNFINISHED if unfinished else statements.ALL
-        found: list[Submission] = []
+        condition = statements.UNFINISHED if unfinished else statements.CURRENT
+        found: dict[str, Submission] = {}  # a key that is claimed again between two pages is on both
         last: int | None = 0
         while last is not None:
             page, last = await self._read(partial(statements.page, condition=condition, after=last, size=_PAGE))
-            found += page
-        return sorted(found, key=attrgetter("started"))
+            found.update((submission.key, submission) for submission in page)
+        return sorted(found.values(), key=attrgetter("started"))
+
+    async def attempts(self, key: str) -> list[Submission]:
+        """See `Ledger.attempts`."""
+        return await self._read(partial(statements.attempts, key=key))
+
+    async def spending(self, ignored_fields: Collection[str] = ()) -> list[SpendingGroup]:
+        """See `Ledger.spending`."""
+        return await self._read(partial(statements.spending, ignored_fields=ignored_fields))
 
     async def events(self, ref: JobRef) -> list[Event]:
         """See `Ledger.events`."""

@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_schema import ALL, MIGRATIONS, select
+from kling_async._ledger.sqlite_schema import CURRENT, MIGRATIONS, select
 
 __all__ = ["Contents", "File", "explained", "inspect"]
 
@@ -83,9 +83,9 @@ class File:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        connection.execute("INSERT OR REPLACE INTO kept VALUES ('owner', ?)", (str(os.getpid()),))
+        connection.execute("INSERT OR REPLACE INTO stored_values VALUES ('owner', ?)", (str(os.getpid()),))
         # Nobody else can be sending: we own the ledger. Whoever was sending died, and it is not known how far it came.
-        connection.execute("UPDATE submissions SET state = 'unknown', reason = ? WHERE state = 'sending'", (_DIED,))
+        connection.execute("UPDATE attempts SET state = 'unknown', reason = ? WHERE state = 'sending'", (_DIED,))
         connection.execute("COMMIT")
 
 
@@ -119,7 +119,7 @@ async def inspect(path: Path) -> Contents:
             with closing(sqlite3.connect(_read_only(path), uri=True, timeout=_BUSY)) as connection:
                 known = _version(path, connection)
                 owner = (_owner(path) or "?") if _is_owned(path) else None
-                submissions = select(connection, ALL) if known else []
+                submissions = select(connection, CURRENT) if known else []
         except sqlite3.Error as error:
             raise explained(path, error) from error
         if owner is None:
@@ -156,7 +156,7 @@ def _abandoned(submission: Submission) -> Submission:
     """The submission as its ledger tells it once nobody is sending it any more."""
     if submission.state is not SubmissionState.SENDING:
         return submission
-    return replace(submission, state=SubmissionState.UNKNOWN, reason=_DIED)
+    return replace(submission, state=SubmissionState.UNKNOWN, reason=submission.reason or _DIED)
 
 
 def _version(path: Path, connection: sqlite3.Connection) -> int:
@@ -179,7 +179,7 @@ def _owner(path: Path) -> str | None:
     """The process that owns the file, as it wrote there itself."""
     try:
         with closing(sqlite3.connect(_read_only(path), uri=True, timeout=1.0)) as connection:
-            return str(connection.execute("SELECT value FROM kept WHERE name = 'owner'").fetchone()[0])
+            return str(connection.execute("SELECT value FROM stored_values WHERE name = 'owner'").fetchone()[0])
     except (sqlite3.Error, TypeError):
         return None  # it was opened a moment ago, and has written nothing yet
 

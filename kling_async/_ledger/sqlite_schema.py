@@ -8,23 +8,27 @@ each write would be as slow as a commit for each write.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kling_async._errors import LedgerFailed
-from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.serialization import event_from_json, event_to_json
-from kling_async._models import Event, JobRef
+from kling_async._ledger.protocol import ReceivedAnswer, SpendingGroup, Submission, SubmissionState
+from kling_async._ledger.serialization import IMAGE_PREFIXES, event_from_json, event_to_json
+from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = [
-    "ALL",
+    "CURRENT",
     "MIGRATIONS",
     "UNFINISHED",
     "Kind",
     "append_events",
+    "attempts",
     "claim",
     "each",
     "events",
@@ -32,9 +36,16 @@ __all__ = [
     "page",
     "record_file",
     "record_outcome",
+    "release",
     "select",
     "set_value",
+    "spending",
 ]
+
+T = TypeVar("T")
+logger = logging.getLogger("kling_async")
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -49,59 +60,84 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             ref TEXT NOT NULL, position INTEGER NOT NULL, path TEXT NOT NULL, PRIMARY KEY (ref, position))""",
         "CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE attempts (
+            number INTEGER PRIMARY KEY, key TEXT NOT NULL, attempt_id TEXT NOT NULL UNIQUE, endpoint TEXT NOT NULL,
+            request TEXT NOT NULL, fingerprint TEXT NOT NULL, started REAL NOT NULL, state TEXT NOT NULL, ref TEXT,
+            reason TEXT, answer TEXT, released TEXT, current INTEGER NOT NULL DEFAULT 1)""",
+        """INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, ref, reason)
+            SELECT key, purchase, endpoint, request, fingerprint, started, state, ref, reason FROM submissions
+            ORDER BY rowid""",
+        "DROP TABLE submissions",
+        "CREATE UNIQUE INDEX current_attempts ON attempts (key) WHERE current",
+        "CREATE INDEX attempts_by_key ON attempts (key)",
+        "CREATE INDEX attempts_by_ref ON attempts (ref) WHERE ref IS NOT NULL",
+        "CREATE TABLE stored_values (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "INSERT INTO stored_values SELECT name, value FROM kept WHERE name != 'owner'",
+        "DROP TABLE kept",
+    ),
 )
-"""One entry a version of the file; ``user_version`` counts those that have been applied."""
+"""One entry for each version of the file. ``user_version`` counts those that have been applied."""
 
-_COLUMNS = """s.key, s.purchase, s.endpoint, s.request, s.fingerprint, s.started, s.state, s.ref, s.reason,
-    (SELECT event FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
+_COLUMNS = """s.key, s.attempt_id, s.endpoint, s.request, s.fingerprint, s.started, s.state, s.ref, s.reason, s.answer,
+    s.released, (SELECT event FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
     (SELECT json_group_array(path) FROM (SELECT path FROM files WHERE ref = s.ref ORDER BY position))"""
-ALL = "1"
-"""The condition of every submission."""
-UNFINISHED = """s.state IN ('sending', 'unknown') OR (s.state = 'accepted' AND NOT EXISTS
-    (SELECT 1 FROM events WHERE ref = s.ref AND terminal))"""
-"""The condition of those that need attention, as of `Submission.unfinished`."""
+_REUSABLE = "(s.state IN ('not-submitted', 'refused') OR s.released IS NOT NULL)"
+CURRENT = "s.current"
+"""The condition of the current attempts."""
+UNFINISHED = f"""s.current AND NOT {_REUSABLE} AND NOT (s.state = 'accepted' AND EXISTS
+    (SELECT 1 FROM events WHERE ref = s.ref AND terminal))"""  # noqa: S608  # constants
+"""The condition of the attempts that need attention, same as `Submission.unfinished`."""
 
 Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 """What is done for all operations of a kind at once: takes their arguments, gives their results."""
 
 
 def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
-    """Claim keys: for each submission, what the ledger now has under its key. See `Ledger.priority`."""
+    """Claim keys: for each submission, the current attempt of its key. See `Ledger.claim`."""
     rows = [
         (s.key, s.attempt_id, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
         for s in submissions
     ]
     connection.execute(
-        f"""INSERT INTO submissions SELECT {_fields(7)}, NULL, NULL FROM json_each(?) WHERE 1
-            ON CONFLICT (key) DO UPDATE SET (purchase, endpoint, request, fingerprint, started, state, ref, reason) =
-            (excluded.purchase, excluded.endpoint, excluded.request, excluded.fingerprint, excluded.started,
-            excluded.state, NULL, NULL) WHERE submissions.state IN ('not-submitted', 'refused')""",  # noqa: S608  # constants
+        f"""UPDATE attempts AS s SET current = 0 WHERE s.current AND {_REUSABLE}
+            AND s.key IN (SELECT value FROM json_each(?))""",  # noqa: S608  # constants
+        (json.dumps([s.key for s in submissions]),),
+    )
+    connection.execute(
+        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state)
+            SELECT {_fields(7)} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
         (json.dumps(rows),),
     )
-    taken = select(
+    others = select(
         connection,
-        "s.purchase != json_extract(value, '$[1]')",
+        "s.current AND s.attempt_id != json_extract(value, '$[1]')",
         json.dumps([(s.key, s.attempt_id) for s in submissions]),
-        source="json_each(?) CROSS JOIN submissions s ON s.key = json_extract(value, '$[0]')",
+        source="json_each(?) CROSS JOIN attempts s ON s.key = json_extract(value, '$[0]')",
     )
-    held = {submission.key: submission for submission in taken}
-    return [held.get(s.key, s) for s in submissions]
+    current = {submission.key: submission for submission in others}
+    return [current.get(s.key, s) for s in submissions]
 
 
 def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[None]:
-    """Write down what became of submissions. See `Ledger.record_outcome`."""
-    # By purchase, too: a claim that is not the key's any more must not push out the word about the one that is.
+    """Store outcomes of attempts. See `Ledger.record_outcome`."""
     last = {
-        (s.key, s.attempt_id): (s.key, s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason)
+        s.attempt_id: (s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason, _answer_to_json(s.answer))
         for s in submissions
     }
     connection.execute(
-        f"""UPDATE submissions SET state = new.c2, ref = new.c3, reason = new.c4
+        f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4
             FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
-            WHERE submissions.key = new.c0 AND submissions.purchase = new.c1""",  # noqa: S608  # constants
+            WHERE attempts.attempt_id = new.c0""",  # noqa: S608  # constants
         (json.dumps(list(last.values())),),
     )
     return [None] * len(submissions)
+
+
+def release(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, str]]) -> Sequence[None]:
+    """Free keys. See `Ledger.release`."""
+    connection.executemany("UPDATE attempts SET released = ?3 WHERE key = ?1 AND attempt_id = ?2 AND current", rows)
+    return [None] * len(rows)
 
 
 def append_events(connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> Sequence[None]:
@@ -120,7 +156,7 @@ def record_file(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, s
 
 def set_value(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> Sequence[None]:
     """Keep values under their names. See `Ledger.set_value`."""
-    connection.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
+    connection.executemany("INSERT OR REPLACE INTO stored_values VALUES (?, ?)", rows)
     return [None] * len(rows)
 
 
@@ -135,7 +171,7 @@ def _fields(count: int, *, named: bool = False) -> str:
 
 
 def select(
-    connection: sqlite3.Connection, condition: str, *values: str | int, source: str = "submissions s"
+    connection: sqlite3.Connection, condition: str, *values: str | int, source: str = "attempts s"
 ) -> list[Submission]:
     """Submissions in the order of their start.
 
@@ -146,10 +182,60 @@ def select(
         source: Tables to choose from; ours.
     """
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM {source} WHERE {condition} ORDER BY s.started, s.rowid",  # noqa: S608  # constants
+        f"SELECT {_COLUMNS} FROM {source} WHERE {condition} ORDER BY s.started, s.number",  # noqa: S608  # constants
         values,
     )
     return [_submission(*row) for row in rows]
+
+
+def attempts(connection: sqlite3.Connection, key: str) -> list[Submission]:
+    """All attempts with a key, oldest first. See `Ledger.attempts`."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM attempts s WHERE s.key = ? ORDER BY s.number",  # noqa: S608  # constants
+        (key,),
+    )
+    return [_submission(*row) for row in rows]
+
+
+_IS_IMAGE = " OR ".join(f"f.value LIKE '{prefix}%'" for prefix in IMAGE_PREFIXES)
+_COMPARABLE = f"""CASE WHEN json_valid(s.request) THEN (
+    SELECT json_group_array(json_array(f.key, CASE
+        WHEN f.type = 'array' AND NOT EXISTS (SELECT 1 FROM json_each(f.value) WHERE type != 'text')
+        THEN json_array_length(f.value)
+        WHEN f.type = 'text' AND ({_IS_IMAGE}) THEN 'image'
+        ELSE f.value END))
+    FROM json_each(s.request) f
+    WHERE f.type != 'null' AND f.key NOT IN (SELECT value FROM json_each(?))) END"""  # noqa: S608  # constants
+"""`comparable_request` in SQL: parsing 200 000 requests in Python would take half a minute."""
+
+
+def spending(connection: sqlite3.Connection, ignored_fields: Collection[str]) -> list[SpendingGroup]:
+    """Groups of attempts that bought something, or may have. See `Ledger.spending`."""
+    rows = connection.execute(
+        f"""SELECT endpoint, request, iif(ref IS NULL, NULL, coalesce(event ->> '$.status', 'pending')) AS status,
+                event ->> '$.cost.amount' AS amount, event ->> '$.cost.unit' AS unit, count(*)
+            FROM (SELECT s.endpoint, s.request, s.ref, {_COMPARABLE} AS comparable,
+                    (SELECT iif(json_valid(event), event, NULL) FROM events WHERE ref = s.ref
+                        ORDER BY seq DESC LIMIT 1) AS event
+                FROM attempts s WHERE s.state NOT IN ('not-submitted', 'refused') AND NOT ({UNFINISHED}))
+            GROUP BY endpoint, comparable, status, amount, unit""",  # noqa: S608  # constants
+        (json.dumps(list(ignored_fields)),),
+    )
+    return [_spending_group(*row) for row in rows]
+
+
+def _spending_group(
+    endpoint: str, request: str, status: str | None, amount: str | None, unit: Any, count: int
+) -> SpendingGroup:
+    """The group in a row. What cannot be read of it is left out."""
+    fields: Mapping[str, Any] = {}
+    with suppress(ValueError, TypeError, RecursionError):
+        fields = _object(request)
+    cost = None
+    with suppress(ArithmeticError, ValueError, TypeError):
+        cost = Cost(Decimal(amount), unit) if amount is not None else None
+    known = Status(status) if status in set(Status) else None
+    return SpendingGroup(endpoint, fields, known, cost, count)
 
 
 def page(connection: sqlite3.Connection, condition: str, after: int, size: int) -> tuple[list[Submission], int | None]:
@@ -165,45 +251,73 @@ def page(connection: sqlite3.Connection, condition: str, after: int, size: int) 
         The submissions, and the row number at which the page ends; None: there are no further ones. A submission keeps
         its number and none is deleted, so pages leave none out and give none twice, whatever is written between them.
     """
-    looked_at = "SELECT rowid FROM submissions WHERE rowid > ? ORDER BY rowid LIMIT ?"
+    looked_at = "SELECT number FROM attempts WHERE number > ? ORDER BY number LIMIT ?"
     count, last = connection.execute(
-        f"SELECT count(*), max(rowid) FROM ({looked_at})",  # noqa: S608  # constants
+        f"SELECT count(*), max(number) FROM ({looked_at})",  # noqa: S608  # constants
         (after, size),
     ).fetchone()
-    found = select(connection, f"s.rowid > ? AND s.rowid <= ? AND ({condition})", after, last) if count else []
+    found = select(connection, f"s.number > ? AND s.number <= ? AND ({condition})", after, last) if count else []
     return found, last if count == size else None
 
 
 def events(connection: sqlite3.Connection, ref: JobRef) -> list[Event]:
     """A job's log."""
-    rows = connection.execute("SELECT event FROM events WHERE ref = ? ORDER BY seq", (str(ref),))
-    return [event_from_json(event) for (event,) in rows]
+    log: list[Event] = []
+    for (event,) in connection.execute("SELECT event FROM events WHERE ref = ? ORDER BY seq", (str(ref),)):
+        try:
+            log.append(event_from_json(event))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("the recorded events of job %s cannot be read from event %d on: %s", ref, len(log), error)
+            break
+    return log
 
 
 def get_value(connection: sqlite3.Connection, name: str) -> Any:
     """The value that is kept under a name; None: there is none."""
-    row = connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
+    row = connection.execute("SELECT value FROM stored_values WHERE name = ?", (name,)).fetchone()
     return json.loads(row[0]) if row else None
 
 
 def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
-    started, state, ref, reason, latest, files = rest
-    try:
-        return Submission(
-            key=key,
-            endpoint=endpoint,
-            request=json.loads(request),
-            fingerprint=fingerprint,
-            attempt_id=attempt_id,
-            started=datetime.fromtimestamp(started, UTC),
-            state=SubmissionState(state),
-            ref=JobRef.parse(ref) if ref else None,
-            reason=reason,
-            latest=event_from_json(latest) if latest else None,
-            files=tuple(Path(path) for path in json.loads(files)),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise LedgerFailed(
-            f"the ledger's record of {key!r:.200} cannot be read ({error}): the file is damaged, or was changed by "
-            "something else. Restore it from a copy, or use another one"
-        ) from error
+    """The submission in a row. A row that cannot be read is a submission of unknown outcome that says so."""
+    started, state, ref, reason, answer, released, latest, files = rest
+    unreadable: list[str] = []
+
+    def read(name: str, parse: Callable[[], T], otherwise: T) -> T:
+        try:
+            return parse()
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
+            unreadable.append(f"{name}: {error}")
+            return otherwise
+
+    submission = Submission(
+        key=key,
+        endpoint=endpoint,
+        request=read("request", lambda: _object(request), {}),
+        fingerprint=fingerprint,
+        attempt_id=attempt_id,
+        started=read("started", lambda: datetime.fromtimestamp(started, UTC), _EPOCH),
+        state=read("state", lambda: SubmissionState(state), SubmissionState.UNKNOWN),
+        ref=read("ref", lambda: JobRef.parse(ref) if ref else None, None),
+        reason=reason,
+        answer=read("answer", lambda: ReceivedAnswer(**json.loads(answer)) if answer else None, None),
+        released=released,
+        latest=read("event", lambda: event_from_json(latest) if latest else None, None),
+        files=read("files", lambda: tuple(Path(path) for path in json.loads(files)), ()),
+    )
+    if not unreadable:
+        return submission
+    problem = f"the ledger's record of it cannot be read ({'; '.join(unreadable)}): the file was damaged or edited"
+    lost = submission.state is SubmissionState.ACCEPTED and submission.ref is None
+    return replace(submission, reason=problem, state=SubmissionState.UNKNOWN if lost else submission.state)
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError("it is not a JSON object")
+    return found
+
+
+def _answer_to_json(answer: ReceivedAnswer | None) -> str | None:
+    return json.dumps(asdict(answer)) if answer is not None else None

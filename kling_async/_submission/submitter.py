@@ -240,7 +240,7 @@ class Submitter:
             None: it is settled in another way; it was forgotten, say.
         """
         current = await self._ledger.find(lost.key)
-        if current is None or current.attempt_id != lost.attempt_id or current.state.key_reusable:
+        if current is None or current.attempt_id != lost.attempt_id or current.key_reusable:
             return None
         if current.ref is not None:
             return AcceptedSubmission.before(current, current.ref)
@@ -330,7 +330,7 @@ class Submitter:
     async def key_in_use(self, intent: Submission) -> bool:
         """Whether the submission's key is in use, so that submitting it buys nothing more."""
         held = await self._ledger.find(intent.key) if self._ledger.enabled else None
-        return held is not None and not held.state.key_reusable
+        return held is not None and not held.key_reusable
 
     async def unfinished(self) -> list[Submission]:
         """The submissions of the ledger that need attention, without those that are under way in this process."""
@@ -383,7 +383,7 @@ class Submitter:
             raise KeyConflict(f"the submission {key!r} is known to be job {found.ref}, so it cannot be {ref}")
         if ref.endpoint != found.endpoint:
             raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.endpoint}")
-        if found.state.key_reusable:
+        if found.key_reusable:
             raise ConfigurationError(
                 f"the submission {key!r} bought nothing ({found.state}), so it cannot be job {ref}",
                 remedies=(Remedy("attach", key, str(ref), "to follow the job"),),
@@ -398,18 +398,24 @@ class Submitter:
             ConfigurationError: There is no such submission, or its job has ended.
         """
         found = await self.require(key)
-        if found.state.key_reusable:
+        if found.key_reusable:
             return
         if not found.unfinished:
             raise ConfigurationError(
                 f"the submission {key!r} has a job that has ended ({found.ref}): nothing to forget"
             )
-        await self._release_key(found, "forgotten")
+        if found.ref is not None:
+            await self._release_key(found, "forgotten")
+            return
+        self._early.found(found)
+        nothing = replace(found, state=SubmissionState.NOT_SUBMITTED, reason="forgotten")
+        await self._ledger.ledger.record_outcome(nothing)
+        self._settled(nothing)
 
     async def _reopen(self, transport: ProviderTransport, intent: Submission) -> None:
         """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
         submission = await self._ledger.ledger.find(key=intent.key)
-        if submission is None or submission.state.key_reusable:
+        if submission is None or submission.key_reusable:
             return
         _require_same(intent, submission)
         if submission.ref is not None and submission.unfinished:
@@ -425,12 +431,10 @@ class Submitter:
             await self._release_key(submission, "submitted again")
 
     async def _release_key(self, submission: Submission, reason: str) -> None:
-        """Set the key free; a delivery that comes for it after all changes nothing."""
+        """Free the key. The attempt stays in the ledger, and a delivery that comes for it after all changes nothing."""
         self._early.found(submission)
-        reason = f"{reason}; it was job {submission.ref}" if submission.ref else reason
-        free = replace(submission, state=SubmissionState.NOT_SUBMITTED, ref=None, reason=reason)
-        await self._ledger.ledger.record_outcome(free)
-        self._settled(free)
+        await self._ledger.ledger.release(submission.key, submission.attempt_id, reason)
+        self._settled(replace(submission, released=reason))
 
 
 def _require_same(intent: Submission, other: Submission) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,7 +23,7 @@ import pytest
 from kling_async import ConfigurationError
 from kling_async._errors import LedgerFailed
 from kling_async._ledger.memory import MemoryLedger
-from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
+from kling_async._ledger.protocol import Ledger, ReceivedAnswer, Submission, SubmissionState
 from kling_async._ledger.sqlite import SqliteLedger
 from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Status
 
@@ -119,6 +120,85 @@ async def test_settling_may_be_repeated_and_leaves_a_newer_purchase_alone(ledger
     newer = await ledger.claim(submission(purchase="p-2"))
     await ledger.record_outcome(replace(refused, state=SubmissionState.ACCEPTED, ref=REF))
     assert await ledger.find(key="row-1") == newer
+
+
+async def test_a_resubmission_keeps_all_attempts_of_its_key(ledger: Ledger) -> None:
+    first = submission(state=SubmissionState.ACCEPTED, ref=REF)
+    await ledger.claim(submission())
+    await ledger.record_outcome(first)
+    await ledger.append_events(REF, [event(0), replace(FULL, seq=1)])
+    await ledger.release("row-1", "p-1", "submitted again")
+    found = await ledger.find(key="row-1")
+    assert found is not None
+    assert (found.released, found.ref, found.cost, found.unfinished) == ("submitted again", REF, FULL.cost, False)
+    second = await ledger.claim(submission(purchase="p-2", started=NOON + timedelta(hours=1)))
+    assert second.attempt_id == "p-2"
+    await ledger.record_outcome(replace(second, state=SubmissionState.UNKNOWN, reason="the answer was lost"))
+    attempts = await ledger.attempts("row-1")
+    assert [(a.attempt_id, a.state, a.ref, a.reason, a.cost) for a in attempts] == [
+        ("p-1", SubmissionState.ACCEPTED, REF, None, FULL.cost),
+        ("p-2", SubmissionState.UNKNOWN, None, "the answer was lost", None),
+    ]
+    assert await ledger.submissions() == [attempts[1]]
+    assert await ledger.find(ref=REF) == attempts[0]
+    assert await ledger.find(attempt_id="p-1") == attempts[0]
+    assert await ledger.attempts("row-2") == []
+
+
+async def test_only_the_current_attempt_releases_its_key(ledger: Ledger) -> None:
+    await ledger.claim(submission())
+    await ledger.record_outcome(submission(state=SubmissionState.REFUSED))
+    newer = await ledger.claim(submission(purchase="p-2"))
+    await ledger.release("row-1", "p-1", "too late")
+    await ledger.release("row-2", "p-2", "another key")
+    assert await ledger.find(key="row-1") == newer
+    assert (await ledger.claim(submission(purchase="p-3"))).attempt_id == "p-2"
+
+
+async def test_the_answer_to_a_submission_of_unknown_outcome_is_kept(ledger: Ledger) -> None:
+    answer = ReceivedAnswer(502, {"content-type": "text/html", "server": "cloudflare"}, "<html>船")
+    await ledger.claim(submission())
+    await ledger.record_outcome(submission(state=SubmissionState.UNKNOWN, answer=answer))
+    found = await ledger.find(key="row-1")
+    assert found is not None
+    assert found.answer == answer
+
+
+async def test_spending_is_grouped_and_leaves_out_what_is_unfinished_or_bought_nothing(ledger: Ledger) -> None:
+    async def buy(number: int, status: Status | None, cost: str | None, **request: Any) -> JobRef:
+        ref = JobRef("runblob", "o3-video", f"job-{number}")
+        claimed = submission(f"row-{number}", f"p-{number}", request={"prompt": f"boat {number}", **request})
+        await ledger.claim(claimed)
+        await ledger.record_outcome(replace(claimed, state=SubmissionState.ACCEPTED, ref=ref))
+        if status is not None:
+            told = Cost(Decimal(cost), "USD") if cost else None
+            await ledger.append_events(ref, [event(0), event(1, status, cost=told)])
+        return ref
+
+    await buy(0, Status.COMPLETED, "0.15", references=["sha256:a"], duration=5)
+    await buy(1, Status.COMPLETED, "0.15", references=["https://a.test/b.png"], duration=5)
+    await buy(2, Status.COMPLETED, "0.15", references=["sha256:a", "sha256:b"], duration=5, image="data:image/png,a")
+    await buy(3, Status.FAILED, None, duration=5)
+    await buy(4, None, None, duration=5)  # unfinished
+    await buy(5, None, None, duration=5)
+    await ledger.release("row-5", "p-5", "forgotten")
+    for state in SubmissionState:
+        await ledger.claim(submission(f"row-{state}", f"p-{state}"))
+        await ledger.record_outcome(submission(f"row-{state}", f"p-{state}", state=state))
+    await ledger.release("row-unknown", "p-unknown", "submitted again")
+    groups = {
+        (g.status, g.cost, len(g.request.get("references", ()))): g.count for g in await ledger.spending(["prompt"])
+    }
+    price = Cost(Decimal("0.15"), "USD")
+    assert groups == {
+        (Status.COMPLETED, price, 1): 2,
+        (Status.COMPLETED, price, 2): 1,
+        (Status.FAILED, None, 0): 1,
+        (Status.PENDING, None, 0): 1,
+        (None, None, 0): 1,
+    }
+    assert sum(group.count for group in await ledger.spending()) == 6
+    assert len(await ledger.spending()) == 6
 
 
 async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
@@ -313,6 +393,76 @@ async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     await again.aclose()
 
 
+VERSION_1 = """
+CREATE TABLE submissions (
+    key TEXT PRIMARY KEY, purchase TEXT NOT NULL UNIQUE, endpoint TEXT NOT NULL, request TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, started REAL NOT NULL, state TEXT NOT NULL, ref TEXT, reason TEXT);
+CREATE INDEX submissions_by_ref ON submissions (ref) WHERE ref IS NOT NULL;
+CREATE TABLE events (
+    ref TEXT NOT NULL, seq INTEGER NOT NULL, terminal INTEGER NOT NULL, event BLOB NOT NULL, PRIMARY KEY (ref, seq));
+CREATE TABLE files (ref TEXT NOT NULL, position INTEGER NOT NULL, path TEXT NOT NULL, PRIMARY KEY (ref, position));
+CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO submissions VALUES ('row-1', 'p-1', 'runblob/o3-video', '{"prompt": "a boat"}', 'f-1', 1777896000.5,
+    'accepted', 'runblob/o3-video/550e8400-e29b-41d4-a716-446655440000', NULL);
+INSERT INTO submissions VALUES ('row-2', 'p-2', 'runblob/o3-video', '{}', 'f-2', 1777896001.5, 'sending', NULL, NULL);
+INSERT INTO files VALUES ('runblob/o3-video/550e8400-e29b-41d4-a716-446655440000', 0, '/out/a.mp4');
+INSERT INTO kept VALUES ('owner', '1');
+INSERT INTO kept VALUES ('durations', '{"version": 1, "ends": {}}');
+PRAGMA user_version = 1;
+PRAGMA application_id = 1263291975;
+"""
+
+
+async def test_a_file_of_version_1_is_upgraded(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as connection:
+        connection.executescript(VERSION_1)
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    accepted, unknown = await ledger.submissions()
+    assert (accepted.key, accepted.attempt_id, accepted.ref, accepted.files) == (
+        "row-1",
+        "p-1",
+        REF,
+        (Path("/out/a.mp4"),),
+    )
+    assert (unknown.key, unknown.state) == ("row-2", SubmissionState.UNKNOWN)
+    assert await ledger.get_value("durations") == {"version": 1, "ends": {}}
+    assert (await ledger.claim(submission(purchase="p-3"))).attempt_id == "p-1"
+    await ledger.aclose()
+
+
+DAMAGES = {
+    "request": "UPDATE attempts SET request = '[1'",
+    "request that is a list": "UPDATE attempts SET request = '[1]'",
+    "started": "UPDATE attempts SET started = 1e300",
+    "started that is a text": "UPDATE attempts SET started = 'noon'",
+    "state": "UPDATE attempts SET state = 'elsewhere'",
+    "ref": "UPDATE attempts SET ref = 'nowhere'",
+    "answer": "UPDATE attempts SET answer = '{\"a\": 1}'",
+    "event": "UPDATE events SET event = '{'",
+    "event that lacks fields": "UPDATE events SET event = '{}'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_row_that_cannot_be_read_is_listed_and_hides_no_other(tmp_path: Path, damage: str) -> None:
+    ledger = SqliteLedger(tmp_path / "jobs.db")
+    await ledger.claim(submission("row-1", "p-1"))
+    await ledger.record_outcome(submission("row-1", "p-1", state=SubmissionState.ACCEPTED, ref=REF))
+    await ledger.append_events(REF, [event(0)])
+    await ledger._read(lambda connection: connection.execute(DAMAGES[damage]))
+    await ledger.claim(submission("row-2", "p-2"))
+    listed = {found.key: found for found in await ledger.submissions()}
+    assert set(listed) == {"row-1", "row-2"}
+    assert "cannot be read" in str(listed["row-1"].reason)
+    assert (await ledger.claim(submission("row-1", "p-3"))).attempt_id == "p-1"
+    assert {found.key for found in await ledger.submissions(unfinished=True)} == {"row-1", "row-2"}
+    assert len(await ledger.events(REF)) <= 1
+    assert len(await ledger.spending()) == 0
+    await ledger.release("row-1", "p-1", "forgotten")
+    assert len(await ledger.spending()) == 1
+    await ledger.aclose()
+
+
 async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "nowhere" / "jobs.db")
     with pytest.raises(ConfigurationError, match="there is no directory"):
@@ -427,8 +577,8 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
         group.start_soon(ledger.claim, again)
         await anyio.wait_all_tasks_blocked()
         hold.set()
-    pages = [number for number, text in enumerate(statements) if text.startswith("SELECT s.key") and "rowid >" in text]
-    [written] = [number for number, text in enumerate(statements) if text.startswith("INSERT INTO submissions")]
+    pages = [number for number, text in enumerate(statements) if text.startswith("SELECT s.key") and "number >" in text]
+    [written] = [number for number, text in enumerate(statements) if text.startswith("INSERT INTO attempts")]
     assert len(pages) == 4
     assert pages[0] < written < pages[1]
     assert [s.key for s in found[-3:]] == ["row-2", "row-1", "row-0"]
@@ -552,5 +702,5 @@ def test_a_program_that_never_closes_its_ledger_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path / "jobs.db")]
     subprocess.run(command, timeout=30, check=True, env=dict(os.environ))
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
-        assert connection.execute("SELECT value FROM kept WHERE name = 'a'").fetchone() == ("1",)
+        assert connection.execute("SELECT value FROM stored_values WHERE name = 'a'").fetchone() == ("1",)
     connection.close()

@@ -33,7 +33,6 @@ from kling_async import (
     Limits,
     MemoryLedger,
     RunBlob,
-    SubmissionState,
 )
 from kling_async._tracking.transitions import STATUS_ORDER
 from kling_async.providers.runblob import O3Video
@@ -185,7 +184,7 @@ class Machine(RuleBasedStateMachine):
             job = await self.client.submit(O3Video(f"{key} {variant}"), key=key)
         except KeyConflict:
             assert held is not None
-            assert not held.state.key_reusable
+            assert not held.key_reusable
             assert self.company.requests["submit"] == before
         except KlingError:
             pass
@@ -325,14 +324,14 @@ class Machine(RuleBasedStateMachine):
                 len(self.company.bought_by[key]) > len(earlier) or await self.freed(held.attempt_id)
             ):
                 self.given_up.update(earlier)
-                self.allowed[key] += not held.state.key_reusable
+                self.allowed[key] += not held.key_reusable
 
         self.company.fate = fate
         self.run(insist())
 
     async def freed(self, purchase: str) -> bool:
         found = await self.store.find(attempt_id=purchase)
-        return found is None or found.state is SubmissionState.NOT_SUBMITTED
+        return found is None or found.key_reusable
 
     @invariant()
     def nothing_is_bought_twice(self) -> None:
@@ -376,7 +375,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def no_secret_is_written_down(self) -> None:
-        assert KEY not in repr(self.store._submissions)
+        assert KEY not in repr(self.store._attempts)
         assert KEY not in repr(self.store._events)
 
 

@@ -529,19 +529,22 @@ async def test_a_relative_path_means_the_directory_of_its_making(
     ("column", "value"),
     [("state", "confused"), ("request", "{"), ("ref", "no reference"), ("started", "yesterday")],
 )
-async def test_a_damaged_record_is_named(tmp_path: Path, column: str, value: str) -> None:
+async def test_a_damaged_record_is_listed_as_such_beside_the_others(tmp_path: Path, column: str, value: str) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
     for key in ("good", "bad"):
         await ledger.claim(submission(key))
     await ledger.aclose()
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
-        connection.execute(f"UPDATE submissions SET {column} = ? WHERE key = 'bad'", (value,))  # noqa: S608  # ours
+        connection.execute(f"UPDATE attempts SET {column} = ? WHERE key = 'bad'", (value,))  # noqa: S608  # ours
     connection.close()
-    for look in (ledger_of(tmp_path).submissions(), inspect(tmp_path / "jobs.db")):
-        with pytest.raises(LedgerFailed, match="record of 'bad' cannot be read"):
-            await look
-    found = await ledger_of(tmp_path).find(key="good")
-    assert found is not None
+    for listed in (
+        (await inspect(tmp_path / "jobs.db")).submissions,
+        await ledger_of(tmp_path).submissions(),
+    ):
+        found = {each.key: each for each in listed}
+        assert set(found) == {"good", "bad"}
+        assert "the ledger's record of it cannot be read" in str(found["bad"].reason)
+        assert found["bad"].unfinished
 
 
 OPENED: list[SqliteLedger] = []

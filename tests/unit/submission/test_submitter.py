@@ -352,7 +352,7 @@ async def test_a_running_job_that_is_forgotten_is_not_resumed(server: FakeRunBlo
     assert await client.resume() == []
     found = await ledger.find(key="a")
     assert found is not None
-    assert found.reason == f"forgotten; it was job {job.ref}"
+    assert (found.released, found.ref, found.unfinished) == ("forgotten", job.ref, False)
 
 
 async def test_a_resubmission_buys_again_because_the_user_said_so(server: FakeRunBlob, ledger: MemoryLedger) -> None:
