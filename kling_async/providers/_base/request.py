@@ -69,6 +69,8 @@ class Request(BaseModel, metaclass=_RequestType):
     """Full name, ``provider/endpoint``, such as ``"runblob/o3-video"``."""
     wire_names: ClassVar[Mapping[str, str]] = {}
     """The provider's field name to ours."""
+    reference_fields: ClassVar[tuple[str, ...]] = ("references", "reference")
+    """The fields that hold images, one or several each. In these a text is a URL or a data URI. All others are text."""
 
     callback_url: CallbackUrl | None = Field(
         default=None,
@@ -151,9 +153,13 @@ class Request(BaseModel, metaclass=_RequestType):
         """Whether it carries images itself, as bytes or data URIs."""
         return any(isinstance(value, bytes) or str(value).startswith("data:") for value in self._references())
 
-    def _references(self) -> tuple[Reference, ...]:
-        found = getattr(self, "references", None) or getattr(self, "reference", None) or ()
-        return found if isinstance(found, tuple) else (found,)
+    def _references(self) -> list[Reference]:
+        found: list[Reference] = []
+        for name in self.reference_fields:
+            value = getattr(self, name, None)
+            if value is not None:
+                found.extend(value if isinstance(value, tuple) else (value,))
+        return found
 
     def with_files(self, contents: Mapping[Path, bytes]) -> Self:
         """The same request with each local file replaced by its content, checked again: it may have changed.
@@ -162,14 +168,13 @@ class Request(BaseModel, metaclass=_RequestType):
             pydantic.ValidationError: A file's content is not acceptable any more.
         """
 
-        def inline(value: Reference) -> Reference:
+        def inline(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(inline(item) for item in value)
             return contents[value] if isinstance(value, Path) else value
 
         fields = dict(self)
-        if fields.get("references"):
-            fields["references"] = tuple(inline(value) for value in fields["references"])
-        if fields.get("reference"):
-            fields["reference"] = inline(fields["reference"])
+        fields |= {name: inline(fields[name]) for name in self.reference_fields if fields.get(name)}
         return type(self).model_validate(fields)
 
     def describe(self, *, inline: bool = False) -> dict[str, Any]:
@@ -181,21 +186,37 @@ class Request(BaseModel, metaclass=_RequestType):
                 requests apart, not enough to submit it again.
         """
 
-        def shown(value: Any) -> Any:
+        def image(value: Any) -> Any:
             if isinstance(value, bytes):
                 return data_uri(value) if inline else f"sha256:{hashlib.sha256(value).hexdigest()}"
             if isinstance(value, str) and value.startswith("data:") and not inline:
-                return shown(decode_data_uri(value, "reference"))
+                return image(decode_data_uri(value, "reference"))
             if isinstance(value, tuple):
-                return [shown(item) for item in value]
+                return [image(item) for item in value]
             return str(value) if isinstance(value, Path) else value
 
         given = {name: getattr(self, name) for name in type(self).model_fields}
         if self.callback_url is not None and not inline:
             parts = urlsplit(self.callback_url)
             given["callback_url"] = f"{parts.scheme}://{parts.hostname}/{NOT_KEPT}"
-        return {name: shown(value) for name, value in given.items() if value is not None}
+        images = set(self.reference_fields)
+        return {
+            name: image(value) if name in images else _plain(value)
+            for name, value in given.items()
+            if value is not None
+        }
 
     def __repr_args__(self) -> Any:
         """Fields as shown in a repr: images by their digest, not by their megabytes, and without secrets."""
         return self.describe().items()
+
+
+def _plain(value: Any) -> Any:
+    """A field that holds no image, as a JSON value."""
+    if isinstance(value, BaseModel):
+        return {name: _plain(item) for name, item in dict(value).items() if item is not None}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
