@@ -15,8 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 import typer
 
+from kling_async import Budget, Client
+from kling_async._cli.bulk.other_runs import adopt_results, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, plan_of
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli.bulk.results import Results
@@ -24,15 +27,15 @@ from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, Timeout, options_from
+from kling_async._cli.output.formatting import counted
 from kling_async._cli.request_arguments import find, parse_settings
 from kling_async._cli.runner import destination, handle_errors, open_client, patience, run
-from kling_async._client import Client
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
-from kling_async._submission.budget import Budget
+from kling_async._submission.pricing import Unit
 from kling_async.providers import ALL_PROVIDERS
 
-__all__ = ["bulk", "parse_budget"]
+__all__ = ["bulk", "parse_amounts"]
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(usd|credits?)|\$(\d+(?:\.\d+)?)", re.IGNORECASE)
 
@@ -139,9 +142,9 @@ class _Options:
         return Polling(schedule, patience(self.timeout), calls)
 
     @property
-    def limit(self) -> Budget | None:
-        """How much may be spent."""
-        return parse_budget(self.budget) if self.budget is not None else None
+    def amounts(self) -> dict[Unit, Decimal] | None:
+        """How much may be spent. If None, there is no limit."""
+        return parse_amounts(self.budget) if self.budget is not None else None
 
 
 @options_from(_Options)
@@ -159,15 +162,22 @@ def bulk(options: _Options) -> None:
     """
     report = choose_bulk_report(as_json=options.as_json, directory=options.output / "files")
     with handle_errors(report):
-        places, polling, limit = options.places, options.polling, options.limit
+        places, polling, amounts = options.places, options.polling, options.amounts
         results = Results(places.results)
-        rows = _acceptable_rows(options, results, places, report)
+        rows, share = _valid_rows(options, results, places, report)
         plan = plan_of(rows, results, places, retry=options.retry_failed, save=not options.no_save)
+        anyio.run(refuse_overlap, plan, places, options.part)
+        limit = None
+        if amounts is not None:
+            left, sentence = anyio.run(remaining_budget, amounts, places, options.part, share)
+            limit = Budget(usd=left.get("USD"), credits=left.get("credits"))
+            if sentence:
+                report.say(sentence)
         if options.dry_run:
             estimate(plan, rows, results, report)
             return
         save = None if options.no_save else options.downloads
-        work = BulkExecution(rows, plan, results, report, places, title=options.title, save=save)
+        work = BulkExecution(rows, plan, results, report, places, title=options.title, save=save, shard=options.part)
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:
@@ -180,13 +190,13 @@ def bulk(options: _Options) -> None:
         raise typer.Exit(work.code())
 
 
-def _acceptable_rows(
+def _valid_rows(
     options: _Options, results: Results, places: OutputPaths, report: PlainBulkReport | JsonBulkReport
-) -> list[Row]:
-    """All rows of the file.
+) -> tuple[list[Row], Decimal]:
+    """The rows of the file or shard, and their share of all rows.
 
     Raises:
-        CommandError: Some are not acceptable; they have been told.
+        CommandError: Some are not valid. They have been reported.
     """
     if options.endpoint is not None:
         find(options.endpoint)
@@ -196,31 +206,32 @@ def _acceptable_rows(
     settings = parse_settings(options.setting or ())
     reader = RowReader(folder, options.endpoint, settings, ignore_columns=options.ignore_columns)
     good, bad = reader.read(cells, options.part)
+    adopt_results(good, results, places)
     bad += conflicts(good, results, places)
     if bad:
         report.bad(bad)
-        raise CommandError(f"{len({row.line for row in bad})} rows are not acceptable; nothing was bought")
+        raise CommandError(f"{counted(len({row.line for row in bad}), 'row')} not valid; nothing was bought")
     if not good and options.part is None:
         raise CommandError(f"{options.title} has no rows; nothing was bought")
-    return good
+    return good, Decimal(len(good)) / max(reader.count, 1)
 
 
-def parse_budget(text: str) -> Budget:
-    """The budget that ``5usd,200credits`` spells.
+def parse_amounts(text: str) -> dict[Unit, Decimal]:
+    """The amounts of ``5usd,200credits``.
 
     Raises:
-        CommandError: It spells none.
+        CommandError: The text is not such a list.
     """
-    amounts: dict[str, Decimal] = {}
+    amounts: dict[Unit, Decimal] = {}
     for part in text.split(","):
         found = _AMOUNT.fullmatch(part.strip())
         if found is None:
             raise CommandError(f"--budget {text!r:.40}: an amount looks like 5usd or 200credits")
-        name = "credits" if (found[2] or "").lower().startswith("credit") else "usd"
+        name: Unit = "credits" if (found[2] or "").lower().startswith("credit") else "USD"
         if name in amounts:
             raise CommandError(f"--budget {text!r:.40}: it names {name} twice")
         amounts[name] = Decimal(found[1] or found[3])
-    return Budget(usd=amounts.get("usd"), credits=amounts.get("credits"))
+    return amounts
 
 
 def _client(plan: list[Task], polling: Polling, budget: Budget | None, places: OutputPaths) -> Client:

@@ -257,6 +257,11 @@ class RowReader:
     _lines: dict[str, int] = field(default_factory=dict)  # by key
     _seen: dict[str, int] = field(default_factory=dict)  # how many rows without a key, by digest
 
+    @property
+    def count(self) -> int:
+        """How many valid rows were read, those of other shards included."""
+        return len(self._lines)
+
     def read(
         self, lines: Iterable[tuple[int, Cells | BadRow]], shard: Shard | None = None
     ) -> tuple[list[Row], list[BadRow]]:

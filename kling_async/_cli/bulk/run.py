@@ -14,10 +14,11 @@ import anyio
 
 from kling_async._bulk import BulkRun, Outcome
 from kling_async._cli.bulk.html_report import write_page
+from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
 from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBulkReport, trouble
 from kling_async._cli.bulk.results import Record, Results, record_of
-from kling_async._cli.bulk.rows import Row
+from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
 from kling_async._client import Client
 from kling_async._errors import BulkStopped, DownloadFailed, KlingError
@@ -42,6 +43,7 @@ class BulkExecution:
     save: int | None
     """How many results are saved at once; None: none is saved."""
     tally: BulkProgress = field(init=False)
+    shard: Shard | None = None
     begun: bool = False
     """Whether the output directory is ours."""
     halted: bool = False
@@ -70,6 +72,8 @@ class BulkExecution:
             await ensure_writable(self.places.directory)
             if self.places.ledger is not None:
                 await client.unresolved()  # takes the ledger, or says who has it
+            # Again, now that we own our ledger: of two runs that start at once, at least one sees the other.
+            await refuse_overlap(self.plan, self.places, self.shard)
             self.begun = True
             for task in self.plan:
                 if task.record.attempt > 1:  # so that whatever happens, the next run goes on with this attempt

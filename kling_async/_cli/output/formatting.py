@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kling_async._models import Cost
 
-__all__ = ["advise_with", "duration", "in_commands", "money", "printable", "size"]
+__all__ = ["advise_with", "counted", "duration", "in_commands", "money", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -76,6 +76,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things and its verb: ``1 row is``, ``2 rows are``."""
+    return f"{count:,} {noun} is" if count == 1 else f"{count:,} {noun}s are"
 
 
 def size(count: float) -> str:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from kling_async import Cost, SqliteLedger, runblob
-from kling_async._cli.bulk.command import parse_budget
+from kling_async._cli.bulk.command import parse_amounts
 from kling_async._cli.bulk.plan import OutputPaths, plan_of
 from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import Row
@@ -96,7 +96,7 @@ def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, 
     assert answer.code == 2
     assert "line 4: prompt: " in answer.err
     assert "... and 30 more" in answer.err
-    assert "50 rows are not acceptable; nothing was bought" in answer.err
+    assert "50 rows are not valid; nothing was bought" in answer.err
     assert sandbox.counters.requests == {}
     assert not (tmp_path / "out").exists()
     told = bulk("--json").objects
@@ -405,12 +405,73 @@ def test_on_a_terminal_the_run_is_shown(sandbox: Sandbox, tmp_path: Path) -> Non
 @pytest.mark.parametrize("text", ["5", "5eur", "usd5", "5usd,6usd", "-5usd", "", "5usd;4credits"])
 def test_a_budget_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(CommandError, match="--budget"):
-        parse_budget(text)
+        parse_amounts(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [("5usd", "$5"), ("$2.50", "$2.50"), ("200credits", "200 credits"), ("1credit, 3 USD", "$3")],
+    ("text", "amounts"),
+    [
+        ("5usd", {"USD": 5}),
+        ("$2.50", {"USD": Decimal("2.5")}),
+        ("200credits", {"credits": 200}),
+        ("1credit, 3 USD", {"credits": 1, "USD": 3}),
+    ],
 )
-def test_a_budget_is_an_amount_with_its_unit(text: str, shown: str) -> None:
-    assert shown in repr(parse_budget(text))
+def test_a_budget_is_an_amount_with_its_unit(text: str, amounts: dict[str, Decimal]) -> None:
+    assert parse_amounts(text) == amounts
+
+
+def photos(count: int) -> list[dict[str, Any]]:
+    return [{"endpoint": "pixeldojo/image-v3", "prompt": f"row {n}"} for n in range(count)]
+
+
+def test_a_run_of_the_whole_file_joins_the_results_of_its_shards(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, photos(8))
+    assert [bulk("--shard", f"{n}/2").code for n in (1, 2)] == [0, 0]
+    assert "8 of them are done" in bulk("--dry-run").err
+    assert bulk().code == 0
+    assert [record["line"] for record in results(tmp_path)] == list(range(1, 9))
+    assert states(tmp_path) == ["completed"] * 8
+    assert len(json.loads(page_data(tmp_path / "out" / "report.html"))["rows"]) == 8
+    assert sandbox.counters.jobs_bought == 8
+
+
+def test_a_shard_does_not_buy_what_a_run_of_the_whole_file_has_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write(tmp_path, photos(12))
+    assert bulk("--budget", "5credits").code == 13
+    assert [bulk("--budget", "5credits", "--shard", f"{n}/3").code for n in (1, 2, 3)] == [13, 13, 13]
+    assert sandbox.counters.jobs_bought == 5
+    assert [bulk("--shard", f"{n}/3").code for n in (1, 2, 3)] == [0, 0, 0]
+    assert sandbox.counters.jobs_bought == 12
+
+
+def test_the_shards_of_a_run_share_one_budget(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, photos(30))
+    answers = [bulk("--budget", "12credits", "--shard", f"{n}/3") for n in (1, 2, 3)]
+    assert {answer.code for answer in answers} == {13}
+    assert 9 <= sandbox.counters.jobs_bought <= 12
+    assert "of the budget of 12 credits, this run may spend" in answers[0].err
+
+
+def test_rows_that_another_run_has_not_finished_are_not_bought(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
+    write(tmp_path, clips("a", "b"))
+    assert bulk("--in-flight", "1").code == 9
+    answer = bulk("--shard", "1/1")
+    assert answer.code == 2, answer
+    assert "another run of out has bought line 1, and their results are not complete: out/ledger.db" in answer.err
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_a_run_does_not_start_while_another_one_may_buy_the_same_rows(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    write(tmp_path, photos(6))
+    (tmp_path / "out").mkdir()
+    owner = SqliteLedger(tmp_path / "out" / "ledger-1-of-2.db")
+    anyio.run(owner.submissions)
+    codes = [bulk(*shard).code for shard in ((), ("--shard", "1/4"), ("--shard", "3/4"), ("--shard", "2/2"))]
+    anyio.run(owner.aclose)
+    assert codes == [2, 2, 2, 0], "the second half is another matter"
