@@ -116,8 +116,8 @@ async def measure(way: str, sandbox: Sandbox, jobs: int, polling: Polling, *, co
             job = await client.submit(REQUEST)
             await job
             woke = time.perf_counter()
-            bought = sandbox.world.jobs[job.ref.id]
-            figure.lags.append(sandbox.world.clock.now() - bought.ends)
+            bought = sandbox.state.jobs[job.ref.id]
+            figure.lags.append(sandbox.state.clock.now() - bought.ends)
             if bought.order.callback_url is not None:
                 figure.within.append(woke - endpoint.arrivals[urlsplit(bought.order.callback_url).path])
 

@@ -1,6 +1,6 @@
 """A company that sells Kling generations, for rehearsals: a real HTTP server on this machine, no money.
 
-It speaks the dialects of the providers as strictly as they do, takes realistic (scalable) time, makes real
+It speaks the emulations of the providers as strictly as they do, takes realistic (scalable) time, makes real
 pictures and playable video, calls webhooks back, and misbehaves when told to:
 
     async with Sandbox(speed=60) as sandbox:                    # a minute passes in a second
@@ -10,7 +10,7 @@ pictures and playable video, calls webhooks back, and misbehaves when told to:
 
 `with Sandbox() as sandbox:` does the same for synchronous code, `python -m kling_async.sandbox` for another
 process. `Sandbox.script` and directives in the prompt (`a fox [sandbox: fail=CONTENT_POLICY_VIOLATION]`)
-decide how jobs end; `sandbox.faults` decides what goes wrong on the way; `sandbox.world.clock.advance(300)`
+decide how jobs end; `sandbox.faults` decides what goes wrong on the way; `sandbox.state.clock.advance(300)`
 saves waiting.
 """
 

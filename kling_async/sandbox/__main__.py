@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             port=options.port,
             scale=options.scale,
-            rate_limiter=options.ration,
+            rate_limit=options.rate_limit,
             credits=options.credits,
             lifetime=options.lifetime,
         )
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
     parser.add_argument("--seed", type=int, default=0, help="decides ids, durations and pictures")
     parser.add_argument("--scale", type=float, help="size of results relative to what was asked")
-    parser.add_argument("--ration", type=int, help="status calls allowed in 60 simulated seconds")
+    parser.add_argument("--rate-limit", type=int, help="status calls allowed in 60 simulated seconds")
     parser.add_argument("--credits", type=float, help="what each account can spend")
     parser.add_argument("--lifetime", type=float, help="simulated seconds that results can be downloaded for")
     parser.add_argument(

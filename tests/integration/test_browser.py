@@ -136,7 +136,7 @@ async def test_a_browser_sees_a_job_from_its_submission_to_its_end(way: str, tmp
 async def test_a_browser_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
     """The first connection breaks after the first event; the browser's own reconnection asks for the rest."""
     async with Sandbox(speed=600) as sandbox:
-        sandbox.script(duration=600)
+        sandbox.plan_next(duration=600)
         site, watched = Site(), Watched()
         app = service(site, watched, sandbox)
         asked: list[str | None] = []

@@ -49,7 +49,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def habits(sandbox: Sandbox) -> Options:
-    made = sandbox.habits(NAME)
+    made = sandbox.options(NAME)
     assert isinstance(made, Options)
     return made
 
@@ -98,7 +98,7 @@ async def test_a_local_image_is_uploaded_and_the_result_saved(sandbox: Sandbox, 
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (2048, 2048))
     assert requests(sandbox) | {"status": 0} == {"upload": 2, "submit": 1, "stream": 1, "download": 1, "status": 0}
-    [made] = sandbox.world.jobs.values()
+    [made] = sandbox.state.jobs.values()
     async with httpx.AsyncClient(trust_env=False) as other:
         stored = await other.get(made.order.params["input"]["image"])
     assert stored.content == source.read_bytes()
@@ -126,7 +126,7 @@ async def test_events_can_be_iterated(client: Client) -> None:
 async def test_a_cut_stream_is_taken_up_again(
     sandbox: Sandbox, client: Client, habits: Options, *, reset: bool
 ) -> None:
-    sandbox.script(NAME, duration=100)
+    sandbox.plan_next(NAME, duration=100)
     habits.lines, habits.reset = 2, reset
     job = await client.submit(REQUEST)
     await job
@@ -137,7 +137,7 @@ async def test_a_cut_stream_is_taken_up_again(
 
 @BOTH
 async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: Client, habits: Options) -> None:
-    sandbox.script(NAME, duration=100)
+    sandbox.plan_next(NAME, duration=100)
     habits.lines = 0
     job = await client.submit(REQUEST)
     await job
@@ -163,7 +163,7 @@ async def test_when_no_stream_holds_the_job_is_polled(sandbox: Sandbox, client: 
     ],
 )
 async def test_whatever_streams_suffer_the_job_ends_well(sandbox: Sandbox, client: Client, fault: Fault) -> None:
-    sandbox.script(NAME, duration=60)
+    sandbox.plan_next(NAME, duration=60)
     sandbox.faults.add(fault, provider=NAME, kind="stream", seconds=0.1)
     job = await client.submit(REQUEST)
     await job
@@ -177,7 +177,7 @@ async def test_the_lines_of_a_stream_are_spoiled_as_they_come(
     sandbox: Sandbox, client: Client, habits: Options, accept: str
 ) -> None:
     """Not once the stream has ended: its first line is there while the task runs on."""
-    sandbox.script(NAME, stuck=True)
+    sandbox.plan_next(NAME, stuck=True)
     habits.statuses = "words"
     job = await client.submit(REQUEST)
     headers = {"accept": accept, "authorization": f"Bearer {sandbox.api_key(NAME)}"}
@@ -210,13 +210,13 @@ async def test_an_empty_answer_has_nothing_to_spoil(sandbox: Sandbox, client: Cl
 
 async def test_ten_minutes_of_heartbeats_are_no_failure() -> None:
     async with Sandbox(speed=600) as sandbox, make_client(sandbox) as client:
-        sandbox.script(NAME, duration=600)
-        sandbox.habits(NAME).deaf = True
+        sandbox.plan_next(NAME, duration=600)
+        sandbox.options(NAME).deaf = True
         job = await client.submit(REQUEST)
         await job
         check_log(job)
         assert job.status is Status.COMPLETED
-        assert sandbox.world.clock.now() >= 600
+        assert sandbox.state.clock.now() >= 600
         assert requests(sandbox)["stream"] == 1
 
 
@@ -244,7 +244,7 @@ async def test_every_envelope_with_every_kind_of_status(
         assert len(result.urls) == 1
         check_log(job)
         assert await client.attach(job.ref).refresh() is Status.COMPLETED
-        sandbox.script(NAME, fail="WORKER_LOST")
+        sandbox.plan_next(NAME, fail="WORKER_LOST")
         failed = await client.submit(REQUEST)
         with pytest.raises(kling_async.GenerationFailed, match="WORKER_LOST") as failure:
             await failed
@@ -253,13 +253,13 @@ async def test_every_envelope_with_every_kind_of_status(
 
 @BOTH
 async def test_a_job_is_cancelled_for_real(sandbox: Sandbox, client: Client) -> None:
-    sandbox.script(NAME, stuck=True)
+    sandbox.plan_next(NAME, stuck=True)
     job = await client.submit(REQUEST)
     assert await job.cancel() is True
     with pytest.raises(kling_async.GenerationCancelled):
         await job
     assert await job.cancel() is False, "nothing is asked any more"
-    [made] = sandbox.world.jobs.values()
+    [made] = sandbox.state.jobs.values()
     assert made.cancelled is not None
     assert requests(sandbox)["cancel"] == 1
 
@@ -280,7 +280,7 @@ async def test_cancelling_an_ended_job_says_so(
 @pytest.mark.parametrize("envelope", ["current", "v1", "v2"])
 async def test_an_empty_account_is_told_in_every_envelope(envelope: Any) -> None:
     async with Sandbox(speed=100, credits=0.05) as poor, make_client(poor) as client:
-        poor.habits(NAME).envelope = envelope
+        poor.options(NAME).envelope = envelope
         await client.submit(REQUEST)
         with pytest.raises(kling_async.InsufficientCredits):
             await client.submit(REQUEST)
@@ -349,9 +349,9 @@ async def test_a_webhook_body_is_read_whatever_its_numbers_mean(
         group.cancel_scope.cancel()
 
     if end == "failed":
-        sandbox.script(NAME, fail="TIMEOUT")
+        sandbox.plan_next(NAME, fail="TIMEOUT")
     if end == "cancelled":
-        sandbox.script(NAME, stuck=True)
+        sandbox.plan_next(NAME, stuck=True)
     with anyio.fail_after(20):
         async with listener, anyio.create_task_group() as group:
             group.start_soon(listener.serve, answer)

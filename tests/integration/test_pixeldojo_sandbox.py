@@ -71,12 +71,12 @@ def test_a_submission_is_answered_as_documented(sandbox: Sandbox, api: httpx.Cli
 
 
 def test_a_job_goes_from_pending_over_processing_to_its_images(sandbox: Sandbox, api: httpx.Client) -> None:
-    sandbox.script("pixeldojo", duration=20)
+    sandbox.plan_next("pixeldojo", duration=20)
     job = api.post(RUN, json={"prompt": "a fox", "num_outputs": 2}).json()["jobId"]
     seen = []
     for _ in range(3):
         seen.append(api.get(f"/jobs/{job}").json())
-        sandbox.world.clock.advance(10)
+        sandbox.state.clock.advance(10)
     assert [body["status"] for body in seen] == ["pending", "processing", "completed"]
     assert [body["output"] for body in seen[:2]] == [None, None]
     assert len(set(seen[2]["output"]["images"])) == 2
@@ -166,14 +166,14 @@ def test_an_id_that_is_none_is_not_found(api: httpx.Client, job: str) -> None:
 
 
 def test_looks_are_rationed_if_asked(api: httpx.Client) -> None:
-    with Sandbox(speed=0, rate_limiter={"pixeldojo": 2}) as sandbox:
+    with Sandbox(speed=0, rate_limit={"pixeldojo": 2}) as sandbox:
         headers = {"authorization": f"Bearer {sandbox.api_key('pixeldojo')}"}
         with httpx.Client(base_url=sandbox.base_url("pixeldojo"), headers=headers) as client:
             job = client.post(RUN, json={"prompt": "a fox"}).json()["jobId"]
             answers = [client.get(f"/jobs/{job}") for _ in range(3)]
             assert [answer.status_code for answer in answers] == [200, 200, 429]
             assert answers[2].json()["error"]["code"] == "rate_limited"
-            sandbox.world.clock.advance(60)
+            sandbox.state.clock.advance(60)
             assert client.get(f"/jobs/{job}").status_code == 200
 
 
@@ -209,13 +209,13 @@ def test_the_newer_name_of_the_count_is_taken_by_no_strict_schema_of_the_older(a
 @pytest.mark.anyio
 async def test_a_client_gets_its_pictures(sandbox: Sandbox, tmp_path: Path) -> None:
     """Three pictures of the right format and shape, saved; what they cost and what is left."""
-    sandbox.script("pixeldojo", duration=20)
+    sandbox.plan_next("pixeldojo", duration=20)
     async with client_of(sandbox) as client:
         job = await client.submit(pixeldojo.ImageV3("a fox", "people", "1k", "3:2", 3, "webp"))
         assert job.ref.endpoint == "pixeldojo/image-v3"
         statuses = [job.status]
         for _ in range(2):
-            sandbox.world.clock.advance(10)
+            sandbox.state.clock.advance(10)
             statuses.append(await job.refresh())
         assert statuses == [Status.PENDING, Status.PROCESSING, Status.COMPLETED]
         result = await job
@@ -263,10 +263,10 @@ async def test_the_other_name_of_the_count_is_refused_before_anything_is_bought(
 @pytest.mark.anyio
 @pytest.mark.parametrize(("code", "retryable"), [("internal_error", True), ("content_policy", False)])
 async def test_a_failed_job_says_why_and_gives_its_credits_back(sandbox: Sandbox, code: str, retryable: bool) -> None:
-    sandbox.script("pixeldojo", duration=20, fail=code)
+    sandbox.plan_next("pixeldojo", duration=20, fail=code)
     async with client_of(sandbox) as client:
         job = await client.submit(pixeldojo.ImageV3("a fox", count=4))
-        sandbox.world.clock.advance(20)
+        sandbox.state.clock.advance(20)
         with pytest.raises(GenerationFailed, match=code) as failed:
             await job
         assert (failed.value.code, failed.value.retryable) == (code, retryable)
@@ -319,9 +319,9 @@ def test_the_webhook_is_the_job_object_and_is_understood(
     sandbox: Sandbox, api: httpx.Client, receiver: tuple[str, queue.Queue[bytes]], fail: str | None
 ) -> None:
     url, bodies = receiver
-    sandbox.script("pixeldojo", duration=20, fail=fail)
+    sandbox.plan_next("pixeldojo", duration=20, fail=fail)
     job = api.post(RUN, json={"prompt": "a fox", "webhook_url": url}).json()["jobId"]
-    sandbox.world.clock.advance(20)
+    sandbox.state.clock.advance(20)
     body = bodies.get(timeout=10)
     assert json.loads(body) == api.get(f"/jobs/{job}").json()
     [delivered] = PixelDojo("key").parse_webhook(body, {})

@@ -78,14 +78,14 @@ async def test_a_job_from_submission_to_file(sandbox: Sandbox, client: Client, t
 @pytest.mark.anyio
 async def test_every_image_is_an_event(sandbox: Sandbox, client: Client) -> None:
     """Images come one by one, and so do the events; the last one ends the job."""
-    sandbox.world.clock.speed = 0
+    sandbox.state.clock.speed = 0
     job = await client.submit(ImageO3(prompt="boats", count=3, safety="fast"))
-    planned = sandbox.world.jobs[job.ref.id.partition("~")[0]]
+    planned = sandbox.state.jobs[job.ref.id.partition("~")[0]]
     await job.refresh()
     assert job.status is Status.PENDING
     seen = []
     for file in planned.files:
-        sandbox.world.clock.advance(file.ready - sandbox.world.clock.now())
+        sandbox.state.clock.advance(file.ready - sandbox.state.clock.now())
         await job.refresh()
         seen.append((job.status, len(job.events[-1].artifacts)))
     assert seen == [(Status.PROCESSING, 1), (Status.PROCESSING, 2), (Status.COMPLETED, 3)]
@@ -123,7 +123,7 @@ async def test_cost_is_told_only_where_it_was_asked_for(client: Client) -> None:
 @pytest.mark.anyio
 async def test_a_partial_success_is_told_as_it_is(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     """Some images and some errors: the job completed, with the failures listed, and the cost of what was made."""
-    sandbox.world.script(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
+    sandbox.state.plan_next(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
     result = await client.run(ImageO3(prompt="x", count=3))
     assert len(result.artifacts) == 2
     assert [(failure.code, failure.retryable) for failure in result.failures] == [("timeoutProvider", True)]
@@ -137,7 +137,7 @@ async def test_a_partial_success_is_told_as_it_is(sandbox: Sandbox, client: Clie
 async def test_no_image_at_all_is_a_failure(
     sandbox: Sandbox, client: Client, code: str, delivery: str, *, retryable: bool
 ) -> None:
-    sandbox.script("runware", fail=code)
+    sandbox.plan_next("runware", fail=code)
     with pytest.raises(GenerationFailed) as failed:
         await client.run(ImageO3.model_validate({"prompt": "x", "count": 2, "delivery": delivery}))
     assert (failed.value.code, failed.value.retryable) == (code, retryable)
@@ -185,7 +185,7 @@ async def test_a_lost_answer_buys_one_job_and_finds_it(sandbox: Sandbox, client:
     assert len(result.urls) == 1
     assert bought(sandbox) == 1
     assert requests(sandbox, "submit") == 2
-    assert set(sandbox.world.jobs) == {result.ref.id}
+    assert set(sandbox.state.jobs) == {result.ref.id}
 
 
 @pytest.mark.parametrize("bare", [False, True])
@@ -210,7 +210,7 @@ async def test_many_lost_answers_buy_one_job_each(sandbox: Sandbox, client: Clie
             group.start_soon(submit, number)
     assert len({job.ref for job in jobs}) == bought(sandbox) == 60
     assert requests(sandbox, "submit") == 80
-    assert {job.ref.id for job in jobs} == set(sandbox.world.jobs)
+    assert {job.ref.id for job in jobs} == set(sandbox.state.jobs)
 
 
 @pytest.mark.anyio
@@ -224,7 +224,7 @@ async def test_an_answer_that_never_comes_is_unknown_and_bought_once(sandbox: Sa
 
 @pytest.mark.anyio
 async def test_a_sync_answer_lost_to_a_gateway_is_polled_for(sandbox: Sandbox, client: Client) -> None:
-    sandbox.script("runware", duration=150)
+    sandbox.plan_next("runware", duration=150)
     result = await client.run(ImageO3(prompt="x", delivery="sync"))
     assert len(result.urls) == 1
     assert bought(sandbox) == 1
@@ -263,7 +263,7 @@ async def test_a_reference_that_runware_refuses_is_an_invalid_request(sandbox: S
 
 @pytest.mark.anyio
 async def test_a_job_not_known_at_first_is_only_late(sandbox: Sandbox, client: Client) -> None:
-    sandbox.faults.add(Fault.not_found_at_first, provider="runware", looks=3, times=1)
+    sandbox.faults.add(Fault.not_found_at_first, provider="runware", polls=3, times=1)
     assert len((await client.run(ImageO3(prompt="x"))).urls) == 1
 
 
@@ -288,10 +288,10 @@ async def test_a_reference_that_spoils_the_batch_harms_only_itself(sandbox: Sand
 
 @pytest.mark.anyio
 async def test_inline_jobs_travel_alone_and_the_others_together(sandbox: Sandbox, client: Client) -> None:
-    sandbox.world.clock.speed = 0
+    sandbox.state.clock.speed = 0
     fields = [{}, {}, {}, {"output_type": "base64Data"}]
     jobs = [await client.submit(ImageO3.model_validate({"prompt": "x", **more})) for more in fields]
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     flow = provider(sandbox).poll([job.ref for job in jobs])
     transport = client._accounts["runware"].transport
     reports = await transport.run(flow)
@@ -310,7 +310,7 @@ async def status_calls(kind: type[Runware], count: int) -> int:
     steps = [step / 10 for step in (0.5, 0.75, 1.1, 1.7, 2.5, 3.8, 5.7, 8.5, 10)]
     polling = Polling(schedule=Progressive(*steps, first=0.1), deadline=60)  # Runware's schedule, ten times as fast
     async with Sandbox(speed=10) as sandbox, Client(provider(sandbox, kind), polling=polling) as client:
-        sandbox.script("runware", duration=24, times=count)
+        sandbox.plan_next("runware", duration=24, times=count)
         jobs: list[kling_async.Job] = []
 
         async def follow(number: int) -> None:
@@ -339,7 +339,7 @@ async def test_a_thousand_jobs_cost_a_twentieth_of_the_requests() -> None:
 
 @pytest.mark.anyio
 async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: Sandbox, client: Client) -> None:
-    sandbox.world.script(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
+    sandbox.state.plan_next(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
     job = await client.submit(ImageO3(prompt="x", count=3, callback_url=f"{sandbox.url}/nobody-listens"))
     await job
     with anyio.fail_after(10):
@@ -361,7 +361,7 @@ async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: 
 
 @pytest.fixture
 def world() -> Iterator[Sandbox]:
-    with Sandbox(speed=0, scale=0.05, rate_limiter=100) as running:
+    with Sandbox(speed=0, scale=0.05, rate_limit=100) as running:
         yield running
 
 
@@ -453,7 +453,7 @@ def test_rows_grow_until_all_are_there(world: Sandbox, post: Any) -> None:
     sent = task(numberResults=2, includeCost=True)
     identity = sent["taskUUID"]
     post(sent)
-    job = world.world.jobs[identity]
+    job = world.state.jobs[identity]
 
     def words() -> list[str]:
         rows = post(look(str(uuid.uuid4())), look(identity)).json()["data"]
@@ -461,20 +461,20 @@ def test_rows_grow_until_all_are_there(world: Sandbox, post: Any) -> None:
         return [row["status"] for row in rows]
 
     assert words() == []
-    world.world.clock.advance(job.began - world.world.clock.now())
+    world.state.clock.advance(job.began - world.state.clock.now())
     assert words() == ["processing", "processing"]
-    world.world.clock.advance(job.files[0].ready - world.world.clock.now())
+    world.state.clock.advance(job.files[0].ready - world.state.clock.now())
     assert words() == ["success", "processing"]
-    world.world.clock.advance(job.ends - world.world.clock.now())
+    world.state.clock.advance(job.ends - world.state.clock.now())
     assert words() == words() == ["success", "success"]
     assert requests(world, "status") == 5
 
 
 def test_failed_images_move_to_errors_at_http_200(world: Sandbox, post: Any) -> None:
-    world.script("runware", fail="timeoutProvider")
+    world.plan_next("runware", fail="timeoutProvider")
     sent = task(numberResults=2)
     post(sent)
-    world.world.clock.advance(1000)
+    world.state.clock.advance(1000)
     reply = post(look(sent["taskUUID"]))
     assert (reply.status_code, reply.json()["data"]) == (200, [])
     assert [(row["code"], row["status"]) for row in reply.json()["errors"]] == [("timeoutProvider", "error")] * 2
@@ -521,7 +521,7 @@ def test_the_sandbox_and_the_client_know_the_same_sizes_and_prices(post: Any, wo
         sent = task(width=width, height=height, includeCost=True)
         assert post(sent).status_code == 200, (resolution, ratio)
         price = endpoint.price(ImageO3(prompt="x", width=width, height=height))
-        assert price == Cost(world.world.jobs[sent["taskUUID"]].order.price, "USD")
+        assert price == Cost(world.state.jobs[sent["taskUUID"]].order.price, "USD")
         spent.append(price)
     assert len(spent) == 24
 

@@ -213,7 +213,7 @@ async def test_row_8_huge_answers_are_cut_off(sandbox: Sandbox, client: Client, 
 
 
 async def test_row_9_not_found_at_first_is_forgiven(sandbox: Sandbox, client: Client) -> None:
-    sandbox.faults.add(Fault.not_found_at_first, looks=3)
+    sandbox.faults.add(Fault.not_found_at_first, polls=3)
     assert (await client.run(PHOTO)).urls
     assert sandbox.counters.refused["runblob", 404] == 3
 
@@ -290,7 +290,7 @@ async def test_row_22_a_failure_is_typed_and_never_repeated_by_us(
     sandbox: Sandbox, client: Client, code: str, retryable: bool
 ) -> None:
     """A video, whose status answer tells the reason; the provider gives the money back."""
-    sandbox.script("runblob", fail=code)
+    sandbox.plan_next("runblob", fail=code)
     with pytest.raises(kling_async.GenerationFailed) as failed:
         await client.run(runblob.O3Video("a boat"))
     assert (failed.value.code, failed.value.retryable) == (code, retryable)

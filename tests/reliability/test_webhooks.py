@@ -163,7 +163,7 @@ async def test_many_waiters_wake_from_one_delivery(sandbox: Sandbox) -> None:
 
 @BOTH_MODES
 async def test_a_failure_is_told_with_its_code(sandbox: Sandbox, confirm: bool) -> None:
-    sandbox.script(fail="CONTENT_POLICY_VIOLATION")
+    sandbox.plan_next(fail="CONTENT_POLICY_VIOLATION")
     async with reported(sandbox, confirm=confirm) as at:
         job = await at.client.submit(PHOTO)
         with pytest.raises(GenerationFailed) as failed:
@@ -237,10 +237,10 @@ async def test_row_12_forged_webhooks_change_nothing(sandbox: Sandbox, confirm: 
 
 async def test_row_12_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    sandbox.script(stuck=True, times=2)
+    sandbox.plan_next(stuck=True, times=2)
     async with reported(sandbox) as at, httpx.AsyncClient(trust_env=False) as web:
         jobs = [await at.client.submit(PHOTO) for _ in range(2)]
-        first, second = [bought.order.callback_url or "" for bought in sandbox.world.jobs.values()]
+        first, second = [bought.order.callback_url or "" for bought in sandbox.state.jobs.values()]
         mixed = first.rpartition("/")[0] + "/" + second.rpartition("/")[2]
         bodies = [
             {"generation_id": job.ref.id, "status": "completed", "image_url": f"https://{FOREIGN}/"} for job in jobs
@@ -260,10 +260,10 @@ async def test_row_12_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: p
 async def test_1000_forged_mutations_change_nothing(sandbox: Sandbox) -> None:
     """Whatever part of a real delivery's address is changed, in whatever way, with whatever body."""
     chance = random.Random(6)
-    sandbox.script(stuck=True)
+    sandbox.plan_next(stuck=True)
     async with reported(sandbox, confirm=False) as at, httpx.AsyncClient(trust_env=False) as web:
         job = await at.client.submit(PHOTO)
-        [bought] = sandbox.world.jobs.values()
+        [bought] = sandbox.state.jobs.values()
         base, *parts = (bought.order.callback_url or "").rsplit("/", 3)
         body = b'{"generation_id":"%s","status":"completed","image_url":"https://%s/x.png"}' % (
             job.ref.id.encode(),
@@ -369,7 +369,7 @@ async def test_row_13_a_webhook_resolves_a_lost_submission_without_a_ledger(
             await at.client.submit(PHOTO, key="row-13")
         await at.site.answered(1)
         assert at.client.statistics().running == 1
-        [bought] = sandbox.world.jobs.values()
+        [bought] = sandbox.state.jobs.values()
         job = at.client.attach(f"runblob/o3-photo/{bought.id}")
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
@@ -385,7 +385,7 @@ async def test_row_13_a_webhook_resolves_a_lost_submission_without_a_ledger(
 async def test_a_webhook_for_a_job_of_an_earlier_process_is_recorded(sandbox: Sandbox, confirm: bool) -> None:
     """Nobody holds the job in memory: the first client is gone."""
     ledger = _Kept()
-    sandbox.script(duration=600)
+    sandbox.plan_next(duration=600)
     site = Site()
     webhooks = Webhooks(f"{site.url}/kling", SECRET, confirm=confirm, backstop=60)
     [provider] = [each for each in sandbox.providers() if each.name == "runblob"]

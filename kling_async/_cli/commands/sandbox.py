@@ -38,7 +38,7 @@ class _Options:
         float | None,
         typer.Option(metavar="FACTOR", min=0.01, max=1, help="Size of results relative to what was asked."),
     ] = None
-    ration: Annotated[
+    rate_limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Status calls allowed in 60 simulated seconds (RunBlob: 60).")
     ] = None
     credit: Annotated[
@@ -70,7 +70,7 @@ class _Options:
             seed=self.seed,
             port=self.port,
             scale=self.scale,
-            rate_limiter=self.ration,
+            rate_limit=self.rate_limit,
             credits=self.credit,
             lifetime=self.lifetime,
         )
@@ -110,7 +110,7 @@ async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:
 def exports(stage: Sandbox) -> list[str]:
     """The shell commands that send every provider of this library to the sandbox; its keys open nothing else."""
     played = stage.describe()["providers"]
-    speed = stage.world.clock.speed
+    speed = stage.state.clock.speed
     pace = [] if speed in {0.0, 1.0} else [f"export {SPEED_VARIABLE}={speed:g}"]
     return pace + [
         f"export {variable}={shlex.quote(value)}"

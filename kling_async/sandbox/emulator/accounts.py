@@ -14,7 +14,7 @@ _WINDOW = 60.0  # simulated seconds over which status calls are rationed
 
 
 class OrderError(Exception):
-    """The world does not sell this; each dialect answers it in its own words."""
+    """The state does not sell this; each emulation answers it in its own words."""
 
 
 class InsufficientCreditsError(OrderError):
@@ -36,10 +36,10 @@ class Account:
     provider: str
     key: str = field(repr=False)
     credits: Decimal | None = None
-    rate_limiter: int | None = None
+    rate_limit: int | None = None
     revoked: bool = False
     _refunds: list[tuple[float, Decimal]] = field(default_factory=list, repr=False)
-    _looks: deque[float] = field(default_factory=deque, repr=False)
+    _polls: deque[float] = field(default_factory=deque, repr=False)
 
     def balance(self, now: float) -> Decimal | None:
         """Credits left, what failed jobs gave back by now included; None: unlimited."""
@@ -56,13 +56,13 @@ class Account:
             if refunded is not None:
                 heapq.heappush(self._refunds, (refunded, price))
 
-    def may_look(self, now: float) -> bool:
+    def may_poll(self, now: float) -> bool:
         """Count one status call against the ration; False: too many."""
-        if self.rate_limiter is None:
+        if self.rate_limit is None:
             return True
-        while self._looks and self._looks[0] <= now - _WINDOW:
-            self._looks.popleft()
-        if len(self._looks) >= self.rate_limiter:
+        while self._polls and self._polls[0] <= now - _WINDOW:
+            self._polls.popleft()
+        if len(self._polls) >= self.rate_limit:
             return False
-        self._looks.append(now)
+        self._polls.append(now)
         return True

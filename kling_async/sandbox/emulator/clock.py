@@ -36,7 +36,7 @@ class Clock:
         self._origin = source()
         self._skipped = 0.0
         self._epoch = dt.datetime.now(tz=dt.UTC)
-        self._watchers: set[Callable[[], object]] = set()
+        self._subscribers: set[Callable[[], object]] = set()
 
     def now(self) -> float:
         """Simulated seconds since the clock was made."""
@@ -49,8 +49,8 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Jump ahead by so many simulated seconds, from any thread; whoever waits for a moment is told."""
         self._skipped += seconds
-        for watcher in list(self._watchers):
-            watcher()
+        for subscriber in list(self._subscribers):
+            subscriber()
 
     def real(self, seconds: float) -> float:
         """How many real seconds a simulated wait takes; infinite while the clock is stopped."""
@@ -61,8 +61,8 @@ class Clock:
         loop = asyncio.get_running_loop()
         while (left := moment - self.now()) > 0 and not (woken and woken.is_set()):
             stirred = woken or asyncio.Event()
-            watcher = partial(loop.call_soon_threadsafe, stirred.set)
-            self._watchers.add(watcher)
+            subscriber = partial(loop.call_soon_threadsafe, stirred.set)
+            self._subscribers.add(subscriber)
             seconds = self.real(left)
             try:
                 async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
@@ -70,4 +70,4 @@ class Clock:
             except TimeoutError:
                 pass
             finally:
-                self._watchers.discard(watcher)
+                self._subscribers.discard(subscriber)

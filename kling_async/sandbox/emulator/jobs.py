@@ -27,7 +27,7 @@ _SPREAD = 0.2  # the files of one job become ready over this last share of its p
 
 
 class Phase(StrEnum):
-    """Where a job stands. A dialect translates this into its provider's words."""
+    """Where a job stands. A emulation translates this into its provider's words."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -71,7 +71,7 @@ class DurationRange:
 
     Args:
         median: Simulated seconds from purchase to end, half of the jobs take less.
-        sigma: Standard deviation of the logarithm (lognormal law).
+        sigma: Standard deviation of the logarithm (lognormal durations).
         pending: Range of the share of that time spent waiting in the queue.
         limit: Simulated seconds after which the provider itself gives up; None: it never does.
     """
@@ -83,8 +83,8 @@ class DurationRange:
 
 
 #: performance.md section 3: laws fitted to the durations that the providers document.
-IMAGE = DurationRange(median=24, sigma=0.545)
-CLIP_LAWS: Mapping[int, DurationRange] = MappingProxyType(
+IMAGE_DURATION = DurationRange(median=24, sigma=0.545)
+CLIP_DURATIONS: Mapping[int, DurationRange] = MappingProxyType(
     {5: DurationRange(147, 0.158), 10: DurationRange(232, 0.199), 15: DurationRange(355, 0.131)}
 )
 
@@ -95,7 +95,7 @@ class ScriptedOutcome:
 
     Args:
         fail: Failure code in the provider's words; None: the job succeeds.
-        duration: Simulated seconds from purchase to end; None: drawn from the law.
+        duration: Simulated seconds from purchase to end; None: drawn from the durations.
         stuck: The job never ends, past every limit of the provider.
         files: With `fail`: only so many of the job's files fail and the job itself completes.
     """
@@ -125,25 +125,25 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a dialect sells, after it has validated the request.
+    """What a emulation sells, after it has validated the request.
 
     Args:
         account: Who pays.
         endpoint: The provider's endpoint, such as `o3-video`.
         prompt: The prompt as sent; it may carry a directive (see `directive`).
         media: What the result will show, one entry per file.
-        law: How long it takes.
+        durations: How long it takes.
         price: In the provider's unit.
-        params: Whatever else the dialect wants to find again on the job.
+        params: Whatever else the emulation wants to find again on the job.
         callback_url: Where the customer wants to be told of the end.
-        id: The job's id if the customer chose it; None: the world chooses.
+        id: The job's id if the customer chose it; None: the state chooses.
     """
 
     account: Account
     endpoint: str
     prompt: str
     media: tuple[Picture | Clip, ...]
-    law: DurationRange
+    durations: DurationRange
     price: Decimal
     params: Mapping[str, Any] = field(default_factory=dict)
     callback_url: str | None = None
@@ -165,6 +165,7 @@ class Job:
         cancelled: Moment at which it was cancelled; None: it was not.
         hidden: How many more times the provider claims not to know it yet.
         edition: Which URLs are valid: expiring the results raises it.
+        webhook_first: The webhook is sent before the submit response.
     """
 
     id: str
@@ -177,6 +178,7 @@ class Job:
     cancelled: float | None = None
     hidden: int = 0
     edition: int = 0
+    webhook_first: bool = False
 
     @property
     def provider(self) -> str:
@@ -233,17 +235,17 @@ def directive(prompt: str) -> ScriptedOutcome | None:
     return ending
 
 
-def plan(order: Order, ending: ScriptedOutcome, now: float, dice: random.Random) -> Job:
+def plan(order: Order, ending: ScriptedOutcome, now: float, rng: random.Random) -> Job:
     """Decide the whole life of a job that is bought now."""
-    began, ends, failure = _life(order.law, ending, dice)
-    job_id = str(uuid.UUID(int=dice.getrandbits(128), version=4))
+    began, ends, failure = _life(order.durations, ending, rng)
+    job_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
     failing = ending.files or 0
     count = len(order.media)
     spread = (ends - began) * _SPREAD / count if math.isfinite(ends) else 0.0
     files = tuple(
         File(
-            id=f"{dice.getrandbits(96):024x}",
-            media=replace(media, seed=dice.getrandbits(31)),
+            id=f"{rng.getrandbits(96):024x}",
+            media=replace(media, seed=rng.getrandbits(31)),
             ready=now + ends - spread * (count - 1 - index),
             failure=failure if index < failing else None,
         )
@@ -260,13 +262,13 @@ def plan(order: Order, ending: ScriptedOutcome, now: float, dice: random.Random)
     )
 
 
-def _life(law: DurationRange, ending: ScriptedOutcome, dice: random.Random) -> tuple[float, float, str | None]:
+def _life(durations: DurationRange, ending: ScriptedOutcome, rng: random.Random) -> tuple[float, float, str | None]:
     """Seconds until the start, seconds until the end, and the failure code of a job about to be planned."""
-    drawn = law.median * math.exp(law.sigma * dice.gauss())
-    share = dice.uniform(*law.pending)
+    drawn = durations.median * math.exp(durations.sigma * rng.gauss())
+    share = rng.uniform(*durations.pending)
     duration = drawn if ending.duration is None else ending.duration
     if ending.stuck:
         return drawn * share, math.inf, None
-    if law.limit is not None and duration > law.limit:
-        return law.limit * share, law.limit, "TIMEOUT"
+    if durations.limit is not None and duration > durations.limit:
+        return durations.limit * share, durations.limit, "TIMEOUT"
     return min(share, _STARTED_BY) * duration, duration, ending.fail

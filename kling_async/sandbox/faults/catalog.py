@@ -38,7 +38,7 @@ class Fault(StrEnum):
     huge_body = "huge-body"  # the answer behind `size` bytes of white space
     huge_headers = "huge-headers"  # a header of `size` bytes
     # Jobs.
-    not_found_at_first = "not-found-at-first"  # the first `looks` status calls after submit get a 404
+    not_found_at_first = "not-found-at-first"  # the first `polls` status calls after submit get a 404
     stuck = "stuck"  # the job never ends
     # Downloads.
     wrong_content = "wrong-content"  # a web page under the file's content type
@@ -78,7 +78,7 @@ class FaultOptions(TypedDict, total=False):
     bare: bool
     accepted: bool
     size: int
-    looks: int
+    polls: int
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class Rule:
         bare: Refusals: a gateway's page instead of the provider's own error.
         accepted: Refusals: the request was carried out all the same.
         size: Bytes of `huge-body` and `huge-headers`.
-        looks: Status calls of `not-found-at-first`.
+        polls: Status calls of `not-found-at-first`.
     """
 
     fault: Fault
@@ -119,7 +119,7 @@ class Rule:
     bare: bool = False
     accepted: bool = False
     size: int | None = None
-    looks: int = 2
+    polls: int = 2
     seen: int = field(default=0, init=False)
     injected: int = field(default=0, init=False)
 
@@ -147,13 +147,13 @@ class Rule:
         made_for = self._made_for() or self.kind
         return kind not in _BESIDE_THE_API if made_for is None else kind == made_for
 
-    def due(self, dice: random.Random) -> bool:
+    def due(self, rng: random.Random) -> bool:
         """Count one matching request; whether it is hit."""
         self.seen += 1
         spent = self.times is not None and self.injected >= self.times
         if spent or self.seen <= self.skip or (self.seen - self.skip) % self.every:
             return False
-        if self.probability is not None and dice.random() >= self.probability:
+        if self.probability is not None and rng.random() >= self.probability:
             return False
         self.injected += 1
         return True
@@ -207,7 +207,7 @@ _OPTIONS: dict[str, type] = {
     "bare": bool,
     "accepted": bool,
     "size": int,
-    "looks": int,
+    "polls": int,
 }
 
 
@@ -235,7 +235,7 @@ class FaultRegistry:
     def __init__(self, seed: int = 0, providers: Collection[str] = ()) -> None:
         self._providers = providers
         self._rules: tuple[Rule, ...] = ()
-        self._dice = random.Random(seed)  # noqa: S311 - a simulation
+        self._rng = random.Random(seed)  # noqa: S311 - a simulation
 
     @property
     def rules(self) -> Sequence[Rule]:
@@ -279,7 +279,7 @@ class FaultRegistry:
     def draw(self, provider: str, kind: str) -> Rule | None:
         """The fault that hits this request, if one does."""
         for rule in self._rules:
-            if rule.matches(provider, kind) and rule.due(self._dice):
+            if rule.matches(provider, kind) and rule.due(self._rng):
                 return rule
         return None
 

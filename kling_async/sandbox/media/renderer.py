@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from kling_async.sandbox.emulator.jobs import Clip, Picture
-from kling_async.sandbox.media.render import draw_clip, draw_picture
+from kling_async.sandbox.media.render import clip_extension, draw_clip, draw_picture
 
 if TYPE_CHECKING:
     from kling_async.sandbox.emulator.counters import Counters
@@ -35,6 +35,11 @@ class Renderer:
         self._drawing: dict[Picture | Clip, asyncio.Future[bytes]] = {}
         self._kept: OrderedDict[Picture | Clip, bytes] = OrderedDict()
         self._size = 0
+
+    @property
+    def clip_extension(self) -> str:
+        """How the name of a video file ends."""
+        return clip_extension()
 
     async def draw(self, media: Picture | Clip) -> bytes:
         """The file that shows `media`; who asks for the same at the same time waits for the same drawing."""

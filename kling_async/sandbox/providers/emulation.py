@@ -1,9 +1,9 @@
-"""The seam between the server and a provider's dialect: a dialect is one file that returns one `Emulation`.
+"""The interface between the server and the emulation of one provider's API.
 
-How to add one: write `_name.py` with `def dialect(world: World) -> Dialect`, and list it in `DIALECTS` of
-`_server.py`. Its endpoints are ordinary Starlette endpoints. They authenticate with `world.account`,
-validate, sell with `world.submit(Order(...))`, look with `world.poll_now`, and answer with `reply`. Counting,
-faults, the delivery of results and of webhooks are the server's.
+To add a provider, add a module (or package) `providers/NAME.py` with the function `emulate(state) -> Emulation`. The
+sandbox finds it by its name. Its endpoints are ordinary Starlette endpoints: they find the account with
+`state.account`, validate the request, accept it with `state.submit(Order(...))`, read a job with `state.status`, and
+answer with `reply`. The server counts requests, applies faults, serves result files and sends webhooks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Operation:
     """One verb of a provider's API.
 
     Args:
-        kind: What it is, for counters and faults: `submit` (buys), `status` (looks), `cancel`, `list`,
+        kind: What it is, for counters and faults: `submit` (buys), `status` (polls), `cancel`, `list`,
             `upload`, `stream`; or a function that tells from the body, where one address serves several
             verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.
-        path: Starlette path pattern below the dialect's base URL, such as `/jobs/{job_id}`; may be empty.
+        path: Starlette path pattern below the emulation's base URL, such as `/jobs/{job_id}`; may be empty.
         endpoint: What answers. The body is already read: `await request.body()` costs nothing.
     """
 
@@ -74,7 +74,7 @@ class Emulation:
             request to this path, and, where the wait is told in the body, with these seconds.
         client: Makes the library's provider object from a key and a base URL (imported when called).
         webhook: How it calls back; None: it never does.
-        habits: How it speaks where the provider's versions differ; an object that tests may change. None: nothing to
+        options: How it speaks where the provider's versions differ; an object that tests may change. None: nothing to
             choose.
         base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
     """
@@ -85,7 +85,7 @@ class Emulation:
     error_body: Callable[[int, str, float | None], Any]
     client: Callable[[str, str], Provider]
     webhook: Webhook | None = None
-    habits: Any = None
+    options: Any = None
     base_path: str = ""
 
 

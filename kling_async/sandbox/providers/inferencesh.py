@@ -1,4 +1,4 @@
-"""inference.sh's dialect: uploads, runs of `klingai/image-o1`, tasks, streams, lists and webhooks.
+"""inference.sh's emulation: uploads, runs of `klingai/image-o1`, tasks, streams, lists and webhooks.
 
 As documented at /docs/api/rest/overview.md and in the types of the official client (PyPI `inferencesh` 0.36.0). It
 speaks today's way: answers as `{"data", "messages"}`, errors as problem+json, statuses as the integers of client 0.6.5
@@ -21,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import MAX_BYTES, BadImageError, check_data_uri, check_url
-from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Phase, Picture
+from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, Job, Order, Phase, Picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 from kling_async.sandbox.server.protocol import connection
 
@@ -175,8 +175,8 @@ class _RefusedError(Exception):
 class _Service:
     """The API, and what it remembers besides the jobs."""
 
-    world: ProviderState
-    habits: Options = field(default_factory=Options)
+    state: ProviderState
+    options: Options = field(default_factory=Options)
     uploads: dict[str, _Upload] = field(default_factory=dict)
 
     async def announce(self, request: Request) -> Response:
@@ -184,7 +184,7 @@ class _Service:
         account = self._account(request)
         made = []
         for announced in _read(_Files, await request.body()).files:
-            identity = self.world.secret(f"upload {len(self.uploads)}")
+            identity = self.state.secret(f"upload {len(self.uploads)}")
             self.uploads[identity] = _Upload(account, announced)
             url = f"{request.url.scheme}://{request.url.netloc}/inferencesh/storage/{identity}"
             entry = announced.model_dump() | {"id": identity, "uri": url}
@@ -228,13 +228,13 @@ class _Service:
             await asyncio.to_thread(self._check_image, sent.input.image)
         width, height = _size(sent.input)
         try:
-            job = self.world.submit(
+            job = self.state.submit(
                 Order(
                     account=account,
                     endpoint="image-o1",
                     prompt=sent.input.prompt,
                     media=(Picture(width, height, "png", sent.input.prompt),),
-                    law=IMAGE,
+                    durations=IMAGE_DURATION,
                     price=_PRICE * sent.input.n,
                     params={"app": sent.app, "input": sent.input.model_dump(exclude_unset=True)},
                     callback_url=sent.webhook,
@@ -243,31 +243,31 @@ class _Service:
         except InsufficientCreditsError as error:
             raise _RefusedError("payment_required", str(error)) from error
         task = self._task(job)
-        if self.habits.statuses == "current":
+        if self.options.statuses == "current":
             task["status_text"] = "received"
         return self._say(task)
 
     async def task(self, request: Request) -> Response:
         """`GET /tasks/{id}`."""
-        return self._say(self._task(self._job(request, look=True)))
+        return self._say(self._task(self._job(request, counted=True)))
 
     async def status(self, request: Request) -> Response:
         """`GET /tasks/{id}/status`."""
-        task = self._task(self._job(request, look=True))
+        task = self._task(self._job(request, counted=True))
         return self._say({name: task[name] for name in ("id", "status", "updated_at")})
 
     async def cancel(self, request: Request) -> Response:
         """`POST /tasks/{id}/cancel`."""
         job = self._job(request)
-        if not self.world.cancel(job):
-            raise _RefusedError("invalid_transition", f"a task that is {self.world.phase(job)} cannot be cancelled")
+        if not self.state.cancel(job):
+            raise _RefusedError("invalid_transition", f"a task that is {self.state.phase(job)} cannot be cancelled")
         return self._say(self._task(job))
 
     async def list(self, request: Request) -> Response:
         """`POST /tasks/list`, the newest first."""
         account = self._account(request)
         asked = _read(_List, await request.body())
-        jobs = [job for job in self.world.jobs.values() if job.order.account is account]
+        jobs = [job for job in self.state.jobs.values() if job.order.account is account]
         jobs.sort(key=lambda job: job.created, reverse=True)
         try:
             start = int(asked.cursor or 0)
@@ -292,8 +292,8 @@ class _Service:
         async def lines() -> AsyncIterator[str]:
             sent = 0
             async for event, said in self._updates(job):
-                if sent == self.habits.lines:
-                    if self.habits.reset:
+                if sent == self.options.lines:
+                    if self.options.reset:
                         connection(request).reset()
                     return
                 text = json.dumps(said, separators=(",", ":"))
@@ -305,16 +305,16 @@ class _Service:
 
     async def _updates(self, job: Job) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """What a stream of the task says, as it becomes true."""
-        clock = self.world.clock
+        clock = self.state.clock
         told = _name(job, clock.now())
-        if self.habits.snapshot and not self.habits.deaf:
+        if self.options.snapshot and not self.options.deaf:
             yield "update", self._task(job)
-        while self.habits.deaf or told not in _ENDED:
+        while self.options.deaf or told not in _ENDED:
             now = clock.now()
             changes = [moment for moment, _ in _timeline(job) if moment > now]
             await clock.until(min([now + _HEARTBEAT, *changes]))
             name = _name(job, clock.now())
-            if name == told or self.habits.deaf:
+            if name == told or self.options.deaf:
                 yield "heartbeat", {"type": "heartbeat"}
                 continue
             told = name
@@ -341,14 +341,14 @@ class _Service:
             except _RefusedError as error:
                 status = _TITLES[error.code]
                 body = self.error(error.code, error.detail)
-                return reply(body, 200 if self.habits.envelope == "v1" else status)
+                return reply(body, 200 if self.options.envelope == "v1" else status)
 
         return answer
 
     def error(self, code: str, detail: str) -> dict[str, Any]:
         """An error, in the shape of the envelope's time."""
         status = _TITLES[code]
-        if self.habits.envelope == "v1":
+        if self.options.envelope == "v1":
             return {"success": False, "status": status, "error": {"code": code, "message": detail}}
         return {
             "type": f"https://api.inference.sh/errors/{code}",
@@ -363,37 +363,37 @@ class _Service:
             "v1": {"success": True, "status": 200, "data": data},
             "v2": data,
         }
-        return reply(shapes[self.habits.envelope])
+        return reply(shapes[self.options.envelope])
 
     def _account(self, request: Request) -> Account:
-        account = self.world.account("inferencesh", request.headers.get("authorization"))
+        account = self.state.account("inferencesh", request.headers.get("authorization"))
         if account is None:
             raise _RefusedError("unauthorized", "the API key is missing or not valid")
         return account
 
-    def _job(self, request: Request, *, look: bool = False) -> Job:
+    def _job(self, request: Request, *, counted: bool = False) -> Job:
         account = self._account(request)
-        if look and not account.may_look(self.world.clock.now()):
+        if counted and not account.may_poll(self.state.clock.now()):
             raise _RefusedError("rate_limited", "too many requests")
-        job = self.world.look(account, request.path_params["task_id"])
+        job = self.state.status(account, request.path_params["task_id"])
         if job is None or job.provider != "inferencesh":
             raise _RefusedError("not_found", "task not found")
         return job
 
     def _task(self, job: Job, name: str | None = None) -> dict[str, Any]:
         """The task as its full read has it: now, or as if it were in the status `endpoint`."""
-        clock = self.world.clock
+        clock = self.state.clock
         name = name or _name(job, clock.now())
         since = max([moment for moment, known in _timeline(job) if known == name] or [job.created])
         asked = job.order.params["input"]
         meta = {"type": "image", "count": asked.get("n", 1), "extra": {"model": "kling-image-o1"}}
-        made = {"image": self.world.file_url(job, job.files[0]), "output_meta": {"inputs": [], "outputs": [meta]}}
+        made = {"image": self.state.file_url(job, job.files[0]), "output_meta": {"inputs": [], "outputs": [meta]}}
         used = {"type": "image", "model": "kling-image-o1", "quantity": asked.get("n", 1), "unit": "image"}
         task = {
             "id": job.id,
             "created_at": clock.at(job.created).isoformat(),
             "updated_at": clock.at(since).isoformat(),
-            "status": self.habits.status(name),
+            "status": self.options.status(name),
             "app": {"namespace": "klingai", "name": "image-o1"},
             "function": "run",
             "input": asked,
@@ -401,7 +401,7 @@ class _Service:
             "error": f"{job.failure}: the upstream task failed" if name == "failed" else None,
             "logs": [],
             "events": [
-                {"status": self.habits.status(known), "event_time": clock.at(moment).isoformat()}
+                {"status": self.options.status(known), "event_time": clock.at(moment).isoformat()}
                 for moment, known in _timeline(job)
                 if moment <= clock.now()
             ],
@@ -409,11 +409,11 @@ class _Service:
             "webhook": job.order.callback_url,
             "session_id": None,
         }
-        return task | {"progress": self._percent(job)} if self.habits.progress else task
+        return task | {"progress": self._percent(job)} if self.options.progress else task
 
     def _percent(self, job: Job) -> int:
         whole = job.ends - job.created
-        return 0 if math.isinf(whole) else min(100, round(100 * (self.world.clock.now() - job.created) / whole))
+        return 0 if math.isinf(whole) else min(100, round(100 * (self.state.clock.now() - job.created) / whole))
 
     def _check_image(self, uri: str) -> None:
         """What the app finds when it hands the image to Kling: JPEG or PNG, up to 10 MB."""
@@ -428,15 +428,15 @@ class _Service:
             raise _RefusedError("validation_error", f"input.image: {error}") from error
 
     def _signature(self, identity: str) -> str:
-        return self.world.secret(f"signature {identity}")
+        return self.state.secret(f"signature {identity}")
 
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
-def dialect(world: ProviderState) -> Emulation:
+def emulate(state: ProviderState) -> Emulation:
     """inference.sh, as the sandbox plays it."""
-    service = _Service(world)
+    service = _Service(state)
 
     def error_body(status: int, _path: str, retry_after: float | None) -> Mapping[str, Any]:
         code = {429: "rate_limited", 503: "app_maintenance"}.get(status, "internal_error")
@@ -459,7 +459,7 @@ def dialect(world: ProviderState) -> Emulation:
     )
     return Emulation(
         name="inferencesh",
-        api_key=f"inf_{world.secret('inferencesh')}",
+        api_key=f"inf_{state.secret('inferencesh')}",
         operations=[Operation(kind, method, path, service.answered(end)) for kind, method, path, end in verbs],
         error_body=error_body,
         client=_client,
@@ -469,7 +469,7 @@ def dialect(world: ProviderState) -> Emulation:
             running=lambda job: service.callback(job, "running"),
             pauses=(),  # no page promises a second attempt
         ),
-        habits=service.habits,
+        options=service.options,
     )
 
 

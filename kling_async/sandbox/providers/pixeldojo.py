@@ -1,4 +1,4 @@
-"""PixelDojo's dialect: `kling-image` as documented at pixeldojo.ai/api-platform/kling-image.
+"""PixelDojo's emulation: `kling-image` as documented at pixeldojo.ai/api-platform/kling-image.
 
 The schema is strict: a field that it does not list is refused, `num_images` (the count's name in a newer edition of the
 page) included, and so is an explicit null. What the sources leave open is settled here: a submission is answered with
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, Job, Order, Phase, Picture, UnknownDirectiveError
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ class _RefusedError(Exception):
 class _Api:
     """The endpoints."""
 
-    def __init__(self, world: ProviderState) -> None:
-        self._world = world
+    def __init__(self, state: ProviderState) -> None:
+        self._state = state
 
     async def submit(self, request: Request) -> Response:
         """`POST /models/{apiId}/run`."""
@@ -94,12 +94,12 @@ class _Api:
             raise _RefusedError(404, "model_not_found", f"Model {model} does not exist")
         order = _order(account, _read(request, await request.body()))
         try:
-            job = self._world.submit(order)
+            job = self._state.submit(order)
         except InsufficientCreditsError as error:
             raise _RefusedError(402) from error
         except UnknownDirectiveError as error:
             raise _RefusedError(400, "invalid_request", f"prompt: {error}") from error
-        name, left = _public_id(job), account.balance(self._world.clock.now())
+        name, left = _public_id(job), account.balance(self._state.clock.now())
         root = request.url.path.removesuffix(f"/models/{_MODEL}/run")
         return reply(
             {
@@ -114,12 +114,12 @@ class _Api:
 
     def _look(self, request: Request) -> Response:
         account = self._account(request)
-        if not account.may_look(self._world.clock.now()):
+        if not account.may_poll(self._state.clock.now()):
             raise _RefusedError(429)
-        job = self._world.look(account, _own_id(request.path_params["job_id"]))
+        job = self._state.status(account, _own_id(request.path_params["job_id"]))
         if job is None:
             raise _RefusedError(404)
-        return reply(self.job(job, self._world.phase(job)))
+        return reply(self.job(job, self._state.phase(job)))
 
     def job(self, job: Job, phase: Phase) -> dict[str, Any]:
         """The job object, as status answers and webhooks have it."""
@@ -131,22 +131,22 @@ class _Api:
         }
         if phase is Phase.COMPLETED:
             made = [file for file in job.files if file.failure is None]
-            answer["output"] = {"images": [self._world.file_url(job, file) for file in made]}
+            answer["output"] = {"images": [self._state.file_url(job, file) for file in made]}
         if phase is Phase.FAILED:
             answer["error"] = job.failure
             answer["creditCost"] = 0  # given back
         return answer
 
     def _account(self, request: Request) -> Account:
-        account = self._world.account("pixeldojo", request.headers.get("authorization"))
+        account = self._state.account("pixeldojo", request.headers.get("authorization"))
         if account is None:
             raise _RefusedError(401)
         return account
 
 
-def dialect(world: ProviderState) -> Emulation:
+def emulate(state: ProviderState) -> Emulation:
     """PixelDojo, as the sandbox plays it."""
-    api = _Api(world)
+    api = _Api(state)
 
     def error_body(status: int, path: str, retry_after: float | None) -> Mapping[str, Any]:
         del path
@@ -155,7 +155,7 @@ def dialect(world: ProviderState) -> Emulation:
 
     return Emulation(
         name="pixeldojo",
-        api_key=f"pd_sandbox_{world.secret('pixeldojo')}",
+        api_key=f"pd_sandbox_{state.secret('pixeldojo')}",
         operations=[
             Operation("submit", "POST", "/models/{model}/run", api.submit),
             Operation("status", "GET", "/jobs/{job_id}", api.status),
@@ -200,7 +200,7 @@ def _order(account: Account, sent: _Submission) -> Order:
         endpoint="image-v3",
         prompt=sent.prompt,
         media=(Picture(width, height, sent.output_format, sent.prompt),) * sent.num_outputs,
-        law=IMAGE,
+        durations=IMAGE_DURATION,
         price=_PRICE * sent.num_outputs,
         params={"sent": sent.model_dump()},
         callback_url=sent.webhook_url or None,
@@ -226,7 +226,7 @@ def _public_id(job: Job) -> str:
 
 
 def _own_id(public: str) -> str:
-    """The world's id of a job behind PixelDojo's; the empty string, which no job has, where there is none."""
+    """The state's id of a job behind PixelDojo's; the empty string, which no job has, where there is none."""
     try:
         return str(uuid.UUID(hex=public.removeprefix(_PREFIX))) if public.startswith(_PREFIX) else ""
     except ValueError:

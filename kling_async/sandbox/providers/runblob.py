@@ -1,4 +1,4 @@
-"""RunBlob's dialect: Kling O3 photo and video, as documented at docs.runblob.io/api-reference/kling.
+"""RunBlob's emulation: Kling O3 photo and video, as documented at docs.runblob.io/api-reference/kling.
 
 Where its pages disagree, each endpoint speaks as its own page does: the photo page has `{"success": false,
 "message": CODE}`, the video page `{"detail": CODE}`. Malformed bodies get FastAPI's 422 list on both, a wrong
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
-from kling_async.sandbox.emulator.jobs import CLIP_LAWS, Clip, DurationRange, Job, Order, Phase, Picture
+from kling_async.sandbox.emulator.jobs import CLIP_DURATIONS, Clip, DurationRange, Job, Order, Phase, Picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checke
 _GIVES_UP = 900.0  # s; "15 min (server auto-fails too, credits refunded)"
 
 # "pending 10-30 s, then 1-3 min": 70-210 s are two standard deviations to either side.
-_PHOTO_LAW = DurationRange(median=121, sigma=0.275, limit=_GIVES_UP)
+_PHOTO_DURATION = DurationRange(median=121, sigma=0.275, limit=_GIVES_UP)
 _PRO = 1.4  # "pro +30-50 %" of time
 _PRO_PRICE = 2  # "about 2x price"
 _PHOTO_PRICE = Decimal("0.0500")
@@ -90,7 +90,7 @@ class _Page:
     """One documentation page: an endpoint and the shapes that it uses."""
 
     name: Literal["photo", "video"]
-    world: ProviderState
+    state: ProviderState
 
     async def submit(self, request: Request) -> Response:
         """`POST /v1/kling/o3-{name}/generate`."""
@@ -101,7 +101,7 @@ class _Page:
                 raise _malformed("model_attributes_type", "Input should be a valid dictionary")
             large = len(body) > _BODY_ON_THE_LOOP
             submission = await asyncio.to_thread(self._read, body) if large else self._read(body)
-            job = self.world.submit(self._order(account, submission))
+            job = self.state.submit(self._order(account, submission))
         except _RefusedError as error:
             return reply(error.body, error.status)
         except InsufficientCreditsError:
@@ -115,12 +115,12 @@ class _Page:
             account = self._account(request)
         except _RefusedError as error:
             return reply(error.body, error.status)
-        if not account.may_look(self.world.clock.now()):
+        if not account.may_poll(self.state.clock.now()):
             return reply(self.error("RATE_LIMIT_EXCEEDED"), 429)
-        job = self.world.look(account, request.path_params["generation_id"])
+        job = self.state.status(account, request.path_params["generation_id"])
         if job is None or job.order.endpoint != f"o3-{self.name}":
             return reply(self.error("GENERATION_NOT_FOUND"), 404)
-        phase = self.world.phase(job)
+        phase = self.state.phase(job)
         answer = {
             "generation_id": job.id,
             "status": phase.value,
@@ -151,11 +151,11 @@ class _Page:
         return "image" if self.name == "photo" else "video"
 
     def _url(self, job: Job, phase: Phase) -> str | None:
-        return self.world.file_url(job, job.files[0]) if phase is Phase.COMPLETED else None
+        return self.state.file_url(job, job.files[0]) if phase is Phase.COMPLETED else None
 
     def _account(self, request: Request) -> Account:
         authorization = request.headers.get("authorization")
-        account = self.world.account("runblob", authorization)
+        account = self.state.account("runblob", authorization)
         if account is not None:
             return account
         if self.name == "video" and authorization is None:
@@ -181,14 +181,14 @@ class _Page:
         if isinstance(sent, _Photo):
             width, height = _photo_size(sent)
             media = Picture(width, height, "png", sent.prompt, shots=4 if sent.prefer_multi_shots else 1)
-            law, price = _PHOTO_LAW, _PHOTO_PRICE
+            durations, price = _PHOTO_DURATION, _PHOTO_PRICE
             params |= {"model": "kling_o3_photo", "display": "kling_o3_photo"}
         else:
             seconds, pro = int(sent.duration), sent.model == "kling_o3_pro"
             width, height = _video_size(sent)
             media = Clip(width, height, seconds, sent.prompt)
-            documented = CLIP_LAWS[seconds]
-            law = DurationRange(documented.median * (_PRO if pro else 1), documented.sigma, limit=_GIVES_UP)
+            documented = CLIP_DURATIONS[seconds]
+            durations = DurationRange(documented.median * (_PRO if pro else 1), documented.sigma, limit=_GIVES_UP)
             price = _VIDEO_PRICE * seconds / 5 * (_PRO_PRICE if pro else 1)
             tier = "pro" if pro else "std"
             params |= {"model": sent.model, "display": f"kling-o3-video-{seconds}s-{tier}"}
@@ -197,16 +197,16 @@ class _Page:
             endpoint=f"o3-{self.name}",
             prompt=sent.prompt,
             media=(media,),
-            law=law,
+            durations=durations,
             price=price,
             params=params,
             callback_url=sent.callback_url or None,
         )
 
 
-def dialect(world: ProviderState) -> Emulation:
+def emulate(state: ProviderState) -> Emulation:
     """RunBlob, as the sandbox plays it."""
-    pages = {page.name: page for page in (_Page("photo", world), _Page("video", world))}
+    pages = {page.name: page for page in (_Page("photo", state), _Page("video", state))}
 
     def page_of(job: Job) -> _Page:
         return pages["photo" if job.order.endpoint == "o3-photo" else "video"]
@@ -218,7 +218,7 @@ def dialect(world: ProviderState) -> Emulation:
 
     return Emulation(
         name="runblob",
-        api_key=f"rb-sandbox-{world.secret('runblob')}",
+        api_key=f"rb-sandbox-{state.secret('runblob')}",
         operations=[
             operation
             for name, page in pages.items()

@@ -1,4 +1,4 @@
-"""Runware's dialect: Kling Image O3 and image upload, as documented at runware.ai/docs/platform.
+"""Runware's emulation: Kling Image O3 and image upload, as documented at runware.ai/docs/platform.
 
 One address takes arrays of tasks, and every task of an array has its own outcome: `data` and `errors` come
 together at HTTP 200; where nothing but refusals came out, the status is that of the first. Where the pages are
@@ -25,7 +25,7 @@ from starlette.responses import HTMLResponse
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
-from kling_async.sandbox.emulator.jobs import IMAGE, File, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, File, Job, Order, Phase, Picture, UnknownDirectiveError
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
 from kling_async.sandbox.media.render import draw_picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
@@ -155,7 +155,7 @@ class _Outcome:
 class _Address:
     """`POST /v1`, the one address."""
 
-    world: ProviderState
+    state: ProviderState
     uploads: set[str]
 
     async def serve(self, request: Request) -> Response:
@@ -185,13 +185,13 @@ class _Address:
         if tasks[0]["taskType"] == "authentication":
             key = tasks.pop(0).get("apiKey")
             authorization = authorization or f"Bearer {key}"
-        account = self.world.account("runware", authorization)
+        account = self.state.account("runware", authorization)
         if account is None:
             code = "missingApiKey" if authorization is None else "invalidApiKey"
             message = "Invalid API key. Get one at https://my.runware.ai/signup"
             raise _RefusedError(401, code, message, parameter="apiKey", taskType="authentication")
-        looks = any(task["taskType"] == "getResponse" for task in tasks)
-        if looks and not account.may_look(self.world.clock.now()):
+        polls = any(task["taskType"] == "getResponse" for task in tasks)
+        if polls and not account.may_poll(self.state.clock.now()):
             raise _RefusedError(429, "rateLimitExceeded", "Too many requests. Retry with backoff.")
         return account
 
@@ -202,8 +202,8 @@ class _Address:
         kind = task["taskType"]
         if kind == "getResponse":
             outcome.looked = True
-            job = self.world.look(account, _checked(_Look, task).task_uuid)
-            if job is not None and self.world.phase(job) is not Phase.PENDING:
+            job = self.state.status(account, _checked(_Look, task).task_uuid)
+            if job is not None and self.state.phase(job) is not Phase.PENDING:
                 await self._results(job, outcome, final=False)
         elif kind == "imageUpload":
             image = _checked(_Upload, task).image
@@ -226,8 +226,8 @@ class _Address:
         if not jobs:
             return True
         end = max(job.ends for job in jobs)
-        patience = self.world.clock.now() + _GATEWAY
-        await self.world.clock.until(min(end, patience))
+        patience = self.state.clock.now() + _GATEWAY
+        await self.state.clock.until(min(end, patience))
         return end <= patience
 
     def _accepted(self, task: dict[str, Any]) -> _Inference:
@@ -270,7 +270,7 @@ class _Address:
             endpoint="image-o3",
             prompt=sent.prompt,
             media=(picture,) * sent.count,
-            law=IMAGE,
+            durations=IMAGE_DURATION,
             price=price * sent.count,
             params={
                 "output": sent.output_type,
@@ -281,7 +281,7 @@ class _Address:
             id=sent.task_uuid,
         )
         try:
-            return self.world.submit(order)
+            return self.state.submit(order)
         except DuplicateJobError as error:
             message = "A task with this taskUUID exists already."
             raise _RefusedError(400, "conflictTaskUUID", message, parameter="taskUUID") from error
@@ -292,7 +292,7 @@ class _Address:
 
     async def _results(self, job: Job, outcome: _Outcome, *, final: bool) -> None:
         """Add what there is of a job's images so far; a `final` answer has no status words."""
-        now = self.world.clock.now()
+        now = self.state.clock.now()
         for file in job.files:
             if file.ready > now:
                 outcome.data.append({**_task(job), "status": "processing"})
@@ -301,7 +301,7 @@ class _Address:
             else:
                 row = self.image(job, file)
                 if job.order.params["output"] != "URL":
-                    row |= _inline(job, file, await self.world.draw(file.media))
+                    row |= _inline(job, file, await self.state.draw(file))
                 outcome.data.append(row if final else {**row, "status": "success"})
 
     def image(self, job: Job, file: File) -> dict[str, Any]:
@@ -309,7 +309,7 @@ class _Address:
         params = job.order.params
         row = {**_task(job), "imageUUID": str(uuid.UUID(hex=file.id.ljust(32, "0"), version=4))}
         if params["output"] == "URL":
-            row["imageURL"] = self.world.file_url(job, file)
+            row["imageURL"] = self.state.file_url(job, file)
         row["seed"] = file.media.seed
         if params["cost"] is not None:
             row["cost"] = params["cost"]
@@ -329,12 +329,12 @@ class _Address:
         return {"data": [row]}
 
 
-def dialect(world: ProviderState) -> Emulation:
+def emulate(state: ProviderState) -> Emulation:
     """Runware, as the sandbox plays it."""
-    address = _Address(world, set())
+    address = _Address(state, set())
     return Emulation(
         name="runware",
-        api_key=f"rw-sandbox-{world.secret('runware')}",
+        api_key=f"rw-sandbox-{state.secret('runware')}",
         operations=[Operation(_kind, "POST", "", address.serve)],
         error_body=_error_body,
         client=_client,

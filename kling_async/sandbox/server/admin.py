@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from kling_async.sandbox.emulator.provider_state import ProviderState
-    from kling_async.sandbox.faults.catalog import FaultRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,45 +25,43 @@ class Admin:
     """What the Python objects offer in-process, over HTTP.
 
     Args:
-        world: Whose counters, scripts and clock.
-        faults: What can be switched on.
+        state: Whose counters, scripts and clock.
     """
 
-    world: ProviderState
-    faults: FaultRegistry
+    state: ProviderState
 
     def routes(self) -> list[Route]:
         """The addresses, all below `/_sandbox`."""
         return [
             Route("/_sandbox/counters", self.counters, methods=["GET"]),
-            Route("/_sandbox/script", _checked(self.script), methods=["POST"]),
+            Route("/_sandbox/script", _checked(self.plan_next), methods=["POST"]),
             Route("/_sandbox/faults", _checked(self.change_faults), methods=["GET", "POST", "DELETE"]),
             Route("/_sandbox/advance", _checked(self.advance), methods=["POST"]),
         ]
 
     async def counters(self, _: Request) -> Response:
         """`GET /_sandbox/counters`: `Counters.as_dict()`."""
-        return reply(self.world.counters.as_dict())
+        return reply(self.state.counters.as_dict())
 
-    async def script(self, request: Request) -> Response:
+    async def plan_next(self, request: Request) -> Response:
         """`POST /_sandbox/script` `{"provider", "times", "fail", "duration", "stuck", "files"}`."""
         wanted = _object(await request.body())
         provider, times = wanted.pop("provider", None), wanted.pop("times", 1)
-        self.world.script(ScriptedOutcome(**wanted), provider=provider, times=times)
+        self.state.plan_next(ScriptedOutcome(**wanted), provider=provider, times=times)
         return reply({"scripted": times})
 
     async def change_faults(self, request: Request) -> Response:
         """`/_sandbox/faults`: GET lists, POST `{"fault": "drip:submit:every=10"}` adds, DELETE clears."""
         if request.method == "DELETE":
-            self.faults.clear()
+            self.state.faults.clear()
         elif request.method == "POST":
-            self.faults.add(str(_object(await request.body())["fault"]))
-        return reply({"faults": [rule.as_dict() for rule in self.faults.rules]})
+            self.state.faults.add(str(_object(await request.body())["fault"]))
+        return reply({"faults": [rule.as_dict() for rule in self.state.faults.rules]})
 
     async def advance(self, request: Request) -> Response:
         """`POST /_sandbox/advance` `{"seconds": 300}`: the clock jumps ahead."""
-        self.world.clock.advance(float(_object(await request.body())["seconds"]))
-        return reply({"now": self.world.clock.now()})
+        self.state.clock.advance(float(_object(await request.body())["seconds"]))
+        return reply({"now": self.state.clock.now()})
 
 
 def _object(body: bytes) -> dict[str, Any]:

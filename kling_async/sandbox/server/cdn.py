@@ -20,23 +20,23 @@ _NAME = re.compile(r"([0-9a-f]{24})-(\d{1,6})\.\w+", re.ASCII)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-def found(world: ProviderState, name: str) -> tuple[Job, File, int] | None:
+def found(state: ProviderState, name: str) -> tuple[Job, File, int] | None:
     """The job, the file and the edition of the address that a file name stands for; None: none ever."""
     match = _NAME.fullmatch(name)
-    known = world.file(match[1]) if match else None
+    known = state.file(match[1]) if match else None
     return (*known, int(match[2])) if match and known else None
 
 
-async def download(world: ProviderState, request: Request) -> Response:
+async def download(state: ProviderState, request: Request) -> Response:
     """`GET /cdn/{name}`."""
-    known = found(world, request.path_params["name"])
+    known = found(state, request.path_params["name"])
     if known is None:
         return _error(404, "NoSuchKey")
     job, file, edition = known
-    if not world.downloadable(job, file, edition):
+    if not state.downloadable(job, file, edition):
         return _error(403, "AccessDenied")
-    data = await world.draw(file.media)
-    kind = f"video/{world.clip_extension}" if isinstance(file.media, Clip) else f"image/{file.media.format}"
+    data = await state.draw(file)
+    kind = f"video/{state.extension(file)}" if isinstance(file.media, Clip) else f"image/{file.media.format}"
     headers = {"etag": f'"{hashlib.sha256(data).hexdigest()[:32]}"', "accept-ranges": "bytes"}
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(None, 304, headers)

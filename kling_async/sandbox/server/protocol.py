@@ -85,7 +85,7 @@ class Server(uvicorn.Server):
         app: The ASGI application.
         counters: Where connections are counted.
         keep_alive: Real seconds that an idle connection is kept now.
-        chores: What else runs on the server's loop for as long as it does.
+        background: What else runs on the server's loop for as long as it does.
     """
 
     def __init__(
@@ -93,21 +93,21 @@ class Server(uvicorn.Server):
         app: Any,
         counters: Counters,
         keep_alive: Callable[[], float],
-        chores: Callable[[], Coroutine[Any, Any, None]],
+        background: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         protocol = type("Connection", (Connection,), {"counters": counters, "keep_alive": staticmethod(keep_alive)})
         super().__init__(
             uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, server_header=False)
         )
         self.ready = threading.Event()
-        self._chores = chores
+        self._background = background
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = asyncio.Event()
 
     async def main_loop(self) -> None:
         """Serve until `stop`."""
         self._loop = asyncio.get_running_loop()
-        chores = asyncio.create_task(self._chores())
+        background = asyncio.create_task(self._background())
         await self.on_tick(0)
         self.ready.set()
         try:
@@ -117,8 +117,8 @@ class Server(uvicorn.Server):
                 except TimeoutError:
                     await self.on_tick(0)
         finally:
-            chores.cancel()
-            await asyncio.gather(chores, return_exceptions=True)
+            background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
 
     def stop(self) -> None:
         """Ask the server to end, from any thread."""

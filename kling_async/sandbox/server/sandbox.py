@@ -6,7 +6,7 @@ import errno
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,12 +14,12 @@ import anyio.to_thread
 
 from kling_async.sandbox.emulator.accounts import Account
 from kling_async.sandbox.emulator.clock import Clock
+from kling_async.sandbox.emulator.counters import Counters
 from kling_async.sandbox.emulator.jobs import ScriptedOutcome
 from kling_async.sandbox.emulator.provider_state import ProviderState
-from kling_async.sandbox.providers import inferencesh as _inferencesh
-from kling_async.sandbox.providers import pixeldojo as _pixeldojo
-from kling_async.sandbox.providers import runblob as _runblob
-from kling_async.sandbox.providers import runware as _runware
+from kling_async.sandbox.faults.catalog import FaultRegistry
+from kling_async.sandbox.media.renderer import Renderer
+from kling_async.sandbox.providers import build_emulations, emulated_providers
 from kling_async.sandbox.server.app import App
 from kling_async.sandbox.server.protocol import Server
 
@@ -27,18 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kling_async.providers._base.provider import Provider
-    from kling_async.sandbox.emulator.counters import Counters
-    from kling_async.sandbox.faults.catalog import FaultRegistry
-    from kling_async.sandbox.providers.emulation import Emulation
     from kling_async.sandbox.server.webhooks import Delivery
-
-#: Every provider that the sandbox plays, one line each.
-DIALECTS: tuple[Callable[[ProviderState], Emulation], ...] = (
-    _runblob.dialect,
-    _runware.dialect,
-    _inferencesh.dialect,
-    _pixeldojo.dialect,
-)
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
@@ -52,12 +41,12 @@ class Sandbox:
 
     Args:
         speed: Simulated seconds per real second: 60 makes a minute pass in a second; 0 stops the clock, which
-            then moves by `sandbox.world.clock.advance(seconds)` alone.
+            then moves by `sandbox.state.clock.advance(seconds)` alone.
         seed: Decides ids, durations and pictures: equal seeds and orders give equal jobs. None: a fresh one.
         port: TCP port on 127.0.0.1; 0: any free one.
         scale: Size of results relative to what was asked; None: pictures whole, video at half width and
             height, which is quick to make. `scale=1.0` makes both whole.
-        ration: Status calls allowed in any 60 simulated seconds, per key; a number for every provider or a
+        rate_limit: Status calls allowed in any 60 simulated seconds, per key; a number for every provider or a
             mapping by provider (RunBlob documents 60). None: not rationed.
         credits: What each account can spend, in its provider's unit; a number or a mapping by provider.
             None: no end.
@@ -75,19 +64,30 @@ class Sandbox:
         seed: int | None = 0,
         port: int = 0,
         scale: float | None = None,
-        rate_limiter: int | Mapping[str, int] | None = None,
+        rate_limit: int | Mapping[str, int] | None = None,
         credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
         lifetime: float | None = None,
     ) -> None:
-        self.world = ProviderState(Clock(speed), secrets.randbits(32) if seed is None else seed, lifetime=lifetime)
-        self._dialects = {dialect.name: dialect for dialect in (build(self.world) for build in DIALECTS)}
-        for name, dialect in self._dialects.items():
+        seed = secrets.randbits(32) if seed is None else seed
+        counters = Counters()
+        self._renderer = Renderer(scale, counters)
+        self.state = ProviderState(
+            Clock(speed),
+            seed,
+            lifetime=lifetime,
+            counters=counters,
+            faults=FaultRegistry(seed, emulated_providers()),
+            renderer=self._renderer,
+            cdn=lambda: f"{self.url}/cdn",
+        )
+        self._emulations = build_emulations(self.state)
+        for name, emulation in self._emulations.items():
             limit = credits.get(name) if isinstance(credits, Mapping) else credits
-            looks = rate_limiter.get(name) if isinstance(rate_limiter, Mapping) else rate_limiter
-            self.world.open_account(
-                Account(name, dialect.api_key, None if limit is None else Decimal(str(limit)), looks)
+            polls = rate_limit.get(name) if isinstance(rate_limit, Mapping) else rate_limit
+            self.state.open_account(
+                Account(name, emulation.api_key, None if limit is None else Decimal(str(limit)), polls)
             )
-        self._app = App(self.world, tuple(self._dialects.values()), scale)
+        self._app = App(self.state, tuple(self._emulations.values()))
         self._port = port
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
@@ -100,17 +100,17 @@ class Sandbox:
     @property
     def counters(self) -> Counters:
         """What the providers saw so far: jobs bought, requests, connections."""
-        return self.world.counters
+        return self.state.counters
 
     @property
     def faults(self) -> FaultRegistry:
         """What goes wrong on purpose: `sandbox.faults.add(Fault.accept_then_reset, every=10)`."""
-        return self._app.faults
+        return self.state.faults
 
     @property
     def deliveries(self) -> list[Delivery]:
         """The webhook deliveries attempted so far (the last 10 000)."""
-        return list(self._app.courier.delivered)
+        return list(self._app.sender.delivered)
 
     def wait_for_deliveries(self, count: int, timeout: float = 30.0) -> list[Delivery]:
         """Block until so many webhook deliveries were attempted and answered, and give all of them.
@@ -118,7 +118,7 @@ class Sandbox:
         Raises:
             TimeoutError: They were not, in so many real seconds.
         """
-        return self._app.courier.wait_for(count, timeout)
+        return self._app.sender.wait_for(count, timeout)
 
     def base_url(self, provider: str) -> str:
         """The base URL that replaces a provider's real one; it carries a path.
@@ -126,7 +126,7 @@ class Sandbox:
         Raises:
             KeyError: No such provider.
         """
-        return f"{self.url}/{provider}{self._dialects[provider].base_path}"
+        return f"{self.url}/{provider}{self._emulations[provider].base_path}"
 
     def api_key(self, provider: str) -> str:
         """The key of the sandbox's customer at a provider.
@@ -134,24 +134,26 @@ class Sandbox:
         Raises:
             KeyError: No such provider.
         """
-        return self._dialects[provider].api_key
+        return self._emulations[provider].api_key
 
-    def habits(self, provider: str) -> Any:
+    def options(self, provider: str) -> Any:
         """How a provider speaks where its versions differ; change it at any time. None: nothing to choose.
 
         Raises:
             KeyError: No such provider.
         """
-        return self._dialects[provider].habits
+        return self._emulations[provider].options
 
     def providers(self) -> list[Provider]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""
-        found = [dialect.client(dialect.api_key, self.base_url(name)) for name, dialect in self._dialects.items()]
+        found = [
+            emulation.client(emulation.api_key, self.base_url(name)) for name, emulation in self._emulations.items()
+        ]
         for provider in found:
-            provider.speed = self.world.clock.speed or 1.0
+            provider.speed = self.state.clock.speed or 1.0
         return found
 
-    def script(
+    def plan_next(
         self,
         provider: str | None = None,
         *,
@@ -171,11 +173,13 @@ class Sandbox:
             files: With `fail`: only so many files of each job fail, and the job itself completes.
             times: How many jobs; several scripts are used in the order of the calls.
         """
-        self.world.script(ScriptedOutcome(fail, duration, stuck, files), provider=provider, times=times)
+        self.state.plan_next(ScriptedOutcome(fail, duration, stuck, files), provider=provider, times=times)
 
     def describe(self) -> dict[str, Any]:
         """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
-        providers = {name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._dialects}
+        providers = {
+            name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._emulations
+        }
         return {"url": self.url, "providers": providers}
 
     def wait(self) -> None:
@@ -192,8 +196,7 @@ class Sandbox:
         """
         sock = _bind(self._port)
         self._port = sock.getsockname()[1]
-        self.world.cdn = f"{self.url}/cdn"
-        self._server = Server(self._app, self.counters, self._app.keep_alive, self._app.chores)
+        self._server = Server(self._app, self.counters, self._app.keep_alive, self._app.background)
         self._thread = threading.Thread(
             target=self._server.run,
             kwargs={"sockets": [sock]},
@@ -209,7 +212,7 @@ class Sandbox:
         if self._server is not None and self._thread is not None:
             self._server.stop()
             self._thread.join()
-            self._app.close()
+            self._renderer.close()
         self._server = self._thread = None
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kling_async.sandbox.faults.catalog import Fault, FaultRegistry
+from kling_async.sandbox.faults.catalog import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 10_000  # deliveries that tests can look at
 _AT_ONCE = 100  # deliveries in flight; more wait for their turn
 _LATE = 60.0  # simulated s, when the rule names none
-_OVERTAKING = 5.0  # s that a submit answer waits for the delivery that overtakes it
+_EARLY_TIMEOUT = 5.0  # s that a submit answer waits for the delivery that overtakes it
 _CONNECT_TIMEOUT = 10.0  # s
 _FOREIGN = "https://attacker.invalid/not-yours"
 _FLOOD = 10 * 1024 * 1024  # bytes of a forged body that is too large
@@ -77,25 +77,22 @@ class WebhookSender:
     """Delivers the webhooks of all providers.
 
     Args:
-        world: Whose jobs.
-        habits: How each provider calls back.
-        faults: What may go wrong.
+        state: Whose jobs.
+        webhooks: How each provider calls back.
     """
 
-    def __init__(self, world: ProviderState, habits: Mapping[str, Webhook], faults: FaultRegistry) -> None:
+    def __init__(self, state: ProviderState, webhooks: Mapping[str, Webhook]) -> None:
         self.delivered: deque[Delivery] = deque(maxlen=_REMEMBERED)
         self._news = threading.Condition()
-        self._world = world
-        self._habits = habits
-        self._faults = faults
+        self._state = state
+        self._webhooks = webhooks
         self._heap: list[tuple[float, int, _Due]] = []
         self._order = itertools.count()
         self._changed = asyncio.Event()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._sending: set[asyncio.Task[None]] = set()
-        self._hurried: set[str] = set()
-        self._overtaking: set[asyncio.Task[None]] = set()
-        world.watch(self._notice)
+        self._early_tasks: set[asyncio.Task[None]] = set()
+        state.subscribe(self._notice)
 
     async def run(self) -> None:
         """Deliver what falls due, until cancelled; may be run again, in another loop."""
@@ -103,9 +100,9 @@ class WebhookSender:
         try:
             while True:
                 self._changed.clear()
-                while self._heap and self._heap[0][0] <= self._world.clock.now():
+                while self._heap and self._heap[0][0] <= self._state.clock.now():
                     self._start(heapq.heappop(self._heap)[2])
-                await self._world.clock.until(self._heap[0][0] if self._heap else math.inf, self._changed)
+                await self._state.clock.until(self._heap[0][0] if self._heap else math.inf, self._changed)
         finally:
             for task in self._sending:
                 task.cancel()
@@ -122,36 +119,31 @@ class WebhookSender:
                 raise TimeoutError(f"{len(self.delivered)} of {count} webhook deliveries in {timeout} s")
             return list(self.delivered)
 
-    def hurry(self, job: Job) -> None:
-        """Let the delivery of a job that is being bought overtake the answer to the purchase."""
-        self._hurried.add(job.id)
-
-    async def overtake(self) -> None:
+    async def wait_for_early_deliveries(self) -> None:
         """Wait until the hurried deliveries are through; costs nothing when there are none."""
-        if self._overtaking:
-            await asyncio.wait(self._overtaking, timeout=_OVERTAKING)
-            self._overtaking.clear()
+        if self._early_tasks:
+            await asyncio.wait(self._early_tasks, timeout=_EARLY_TIMEOUT)
+            self._early_tasks.clear()
 
     def _notice(self, job: Job) -> None:
         """Plan the deliveries of a job that was bought or cancelled."""
-        habit = self._habits.get(job.provider)
-        if habit is None or job.order.callback_url is None:
-            self._hurried.discard(job.id)
+        webhook = self._webhooks.get(job.provider)
+        if webhook is None or job.order.callback_url is None:
             return
         if job.cancelled is not None:
             self._heap = [entry for entry in self._heap if entry[2].job is not job]
             heapq.heapify(self._heap)
-        for index, moment in enumerate(habit.moments(job)):
+        for index, moment in enumerate(webhook.moments(job)):
             if math.isfinite(moment):
-                self._plan(habit, job, index, moment)
+                self._plan(webhook, job, index, moment)
 
-    def _plan(self, habit: Webhook, job: Job, index: int, moment: float) -> None:
+    def _plan(self, webhook: Webhook, job: Job, index: int, moment: float) -> None:
         """Plan one delivery, as the faults want it."""
-        honest = _Message(job.order.callback_url or "", partial(_said, habit.body, job, index))
-        rule = self._faults.draw(job.provider, "webhook")
+        honest = _Message(job.order.callback_url or "", partial(_said, webhook.body, job, index))
+        rule = self._state.faults.draw(job.provider, "webhook")
         messages = [honest]
         if rule is not None:
-            self._world.counters.faults[rule.fault] += 1
+            self._state.counters.faults[rule.fault] += 1
             if rule.fault is Fault.webhook_never:
                 return
             if rule.fault is Fault.webhook_late:
@@ -159,13 +151,12 @@ class WebhookSender:
             elif rule.fault is Fault.webhook_twice:
                 messages = [honest, honest]
             elif rule.fault is Fault.webhook_out_of_order:
-                messages = [honest, _Message(honest.url, partial(_said, habit.running, job))]
+                messages = [honest, _Message(honest.url, partial(_said, webhook.running, job))]
             elif rule.fault is Fault.webhook_forged:
                 messages = [*_forgeries(honest, job), honest]
         due = _Due(job, tuple(messages))
-        if job.id in self._hurried:
-            self._hurried.discard(job.id)
-            self._overtaking.add(self._start(due))
+        if job.webhook_first and job.cancelled is None:
+            self._early_tasks.add(self._start(due))
         else:
             self._push(due, moment)
 
@@ -180,19 +171,19 @@ class WebhookSender:
         return task
 
     async def _deliver(self, due: _Due) -> None:
-        habit = self._habits[due.job.provider]
+        webhook = self._webhooks[due.job.provider]
         for message in due.messages:
             body = message.body()
-            self._world.counters.webhooks[due.job.provider] += 1
+            self._state.counters.webhooks[due.job.provider] += 1
             async with self._slots:
-                status = await _post(message.url, body, habit.timeout)
+                status = await _post(message.url, body, webhook.timeout)
             with self._news:
                 self.delivered.append(Delivery(due.job, message.url, body, due.attempt, status, forged=message.forged))
                 self._news.notify_all()
             accepted = status is not None and HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-            if not accepted and not message.forged and due.attempt <= len(habit.pauses):
-                pause = habit.pauses[due.attempt - 1]
-                self._push(_Due(due.job, (message,), due.attempt + 1), self._world.clock.now() + pause)
+            if not accepted and not message.forged and due.attempt <= len(webhook.pauses):
+                pause = webhook.pauses[due.attempt - 1]
+                self._push(_Due(due.job, (message,), due.attempt + 1), self._state.clock.now() + pause)
 
 
 def _said(body: Callable[..., Any], *facts: Any) -> bytes:

@@ -140,7 +140,7 @@ def test_a_dry_run_needs_no_key(bulk: Run, tmp_path: Path) -> None:
 
 
 def test_failed_rows_stay_failed_until_they_are_to_be_retried(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.script(fail="TASK_FAILED", duration=1)
+    sandbox.plan_next(fail="TASK_FAILED", duration=1)
     write(tmp_path, clips("a", "b", f"never {FAILS.replace('TASK_FAILED', 'CONTENT_POLICY_VIOLATION')}"))
     assert bulk("--in-flight", "1").code == 1
     assert states(tmp_path) == ["failed", "completed", "failed"]
@@ -272,7 +272,7 @@ def test_a_line_of_results_that_cannot_be_written_is_told(tmp_path: Path) -> Non
 
 def test_a_retry_that_is_interrupted_is_the_same_retry_afterwards(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     """The attempt is written down before it is bought, so no third one is made."""
-    sandbox.script(fail="TASK_FAILED", duration=1)
+    sandbox.plan_next(fail="TASK_FAILED", duration=1)
     write(tmp_path, clips("a"))
     assert bulk().code == 1
     path = tmp_path / "out" / "results.jsonl"

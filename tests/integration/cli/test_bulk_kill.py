@@ -95,7 +95,7 @@ def dojo() -> Iterator[Sandbox]:
 
 def test_credits_that_run_out_stop_the_run_and_a_rerun_buys_the_rest(dojo: Sandbox, tmp_path: Path) -> None:
     """Row 17: what is in flight finishes, the rest stays unsubmitted, and the exit code says why."""
-    [account] = dojo.world.accounts("pixeldojo")
+    [account] = dojo.state.accounts("pixeldojo")
     account.credits = Decimal(300)
     rows = write_rows(tmp_path / "rows.jsonl", 1000, ENDPOINTS[1:2])
     out = tmp_path / "out"
@@ -113,12 +113,12 @@ def test_credits_that_run_out_stop_the_run_and_a_rerun_buys_the_rest(dojo: Sandb
 
 
 def test_a_revoked_key_stops_its_provider_and_no_other(dojo: Sandbox, tmp_path: Path) -> None:
-    [account] = dojo.world.accounts("pixeldojo")
+    [account] = dojo.state.accounts("pixeldojo")
 
     def revoke(_: object) -> None:
         account.revoked = dojo.counters.bought["pixeldojo"] >= 100
 
-    dojo.world.watch(revoke)
+    dojo.state.subscribe(revoke)
     rows = write_rows(tmp_path / "rows.jsonl", 400, ENDPOINTS[:2])
     out = tmp_path / "out"
     refused = finish(start(environment_of(dojo), rows, out, "--no-save", "--in-flight", "20"), patience=LONG)

@@ -20,7 +20,7 @@ from support.cli_process import PHOTO, QUICK, VIDEO, Run
 
 def test_generate_buys_one_job_and_prints_the_path_of_what_it_made(kling: Run, sandbox: Sandbox) -> None:
     """Standard output has the result and nothing else, so that it can be piped."""
-    sandbox.script(duration=0)
+    sandbox.plan_next(duration=0)
     answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out", "--timeout", "0.2")
     assert answer.code == 0, answer
     [path] = answer.out.splitlines()
@@ -33,7 +33,7 @@ def test_generate_buys_one_job_and_prints_the_path_of_what_it_made(kling: Run, s
 
 
 def test_generate_json_tells_events_and_the_result(kling: Run, sandbox: Sandbox) -> None:
-    sandbox.script(duration=0)
+    sandbox.plan_next(duration=0)
     answer = kling("generate", PHOTO, "a fox", *QUICK, "--json", "--timeout", "0.2")
     assert answer.code == 0, answer
     *events, result = answer.objects
@@ -56,7 +56,7 @@ def test_fields_and_reference_images_reach_the_provider(kling: Run, sandbox: San
         *("--reference", "photo.jpg", "--set", "keep_original_sound=false", "--set", "mode=pro"),
     )
     assert answer.code == 0, answer
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     sent = job.order.params["sent"]
     assert (sent["duration"], sent["aspect_ratio"], sent["model"]) == ("10", "9:16", "kling_o3_pro")
     assert sent["keep_original_sound"] is False
@@ -68,7 +68,7 @@ def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sand
     ref = bought.out.strip()
     assert ref.startswith(f"{PHOTO}/")
     assert f"kling watch {ref}" in bought.err
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     watched = kling("watch", ref, "-o", "out")
     assert watched.code == 0, watched
     assert Path(watched.out.strip()).is_file()
@@ -78,7 +78,7 @@ def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sand
 def test_the_prompt_may_come_from_standard_input(kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ein Fuchs im Schnee, grün\n".encode())))
     assert kling("generate", PHOTO, "-", "--no-wait").code == 0
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     assert job.order.prompt == "ein Fuchs im Schnee, grün"
 
 

@@ -118,7 +118,7 @@ def test_an_account_that_cannot_pay(kling: Run, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_failed_generation_is_code_1_and_there_is_nothing_to_go_on_with(kling: Run, sandbox: Sandbox) -> None:
-    sandbox.script(fail="CONTENT_POLICY_VIOLATION", duration=0)
+    sandbox.plan_next(fail="CONTENT_POLICY_VIOLATION", duration=0)
     answer = kling("generate", VIDEO, "x", "--timeout", "0.2")
     assert answer.code == 1, answer
     assert "CONTENT_POLICY_VIOLATION" in answer.err
@@ -179,7 +179,7 @@ def test_a_look_that_fails_for_good_is_told_as_the_error_that_it_is(kling: Run, 
 
 
 def test_a_result_that_is_no_media_is_code_10_and_can_be_saved_later(kling: Run, sandbox: Sandbox) -> None:
-    sandbox.script(duration=0)
+    sandbox.plan_next(duration=0)
     sandbox.faults.add("html:download:times=1")
     answer = kling("generate", PHOTO, "x", *QUICK, "--timeout", "0.2", "-o", "out")
     assert answer.code == 10, answer
@@ -191,7 +191,7 @@ def test_a_result_that_is_no_media_is_code_10_and_can_be_saved_later(kling: Run,
 def test_text_from_elsewhere_cannot_disturb_the_terminal(kling: Run, sandbox: Sandbox) -> None:
     """Not the provider's words, not the prompt, not a file's name: no escape sequence, no markup, no turned text."""
     hostile = "[red]evil[/red]\x1b[31m\x1b]0;owned\x07\u202egnp.exe\r\x9b2J"
-    sandbox.script(fail=hostile, duration=0)
+    sandbox.plan_next(fail=hostile, duration=0)
     failed = kling("generate", VIDEO, hostile, "--timeout", "0.2")
     refused = kling("generate", VIDEO, hostile, "--reference", f"{hostile}.png", "--set", f"{hostile}=1")
     assert (failed.code, refused.code) == (1, 2)

@@ -129,12 +129,12 @@ def test_a_refusal_that_is_waited_for_has_bought_nothing(dead_end: DeadEnd, tmp_
 def test_a_wait_for_the_answer_to_a_paid_call_is_explained(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add("delay:submit:seconds=1.5")
     paid = threading.Event()
-    sandbox.world.watch(lambda _: paid.set())
+    sandbox.state.subscribe(lambda _: paid.set())
     process = spawn(*PROGRAM, "generate", VIDEO, "x", cwd=tmp_path)
     assert paid.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     answer = finish(process)
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     assert answer.code == 130, answer
     assert answer.err.splitlines() == [
         "leaving as soon as it is known what was bought; in a few seconds at most",

@@ -22,7 +22,7 @@ from support.cli_process import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, 
 def attempt_id(sandbox: Sandbox) -> threading.Event:
     """Set when a job is bought."""
     bought = threading.Event()
-    sandbox.world.watch(lambda _: bought.set())
+    sandbox.state.subscribe(lambda _: bought.set())
     return bought
 
 
@@ -41,7 +41,7 @@ def test_a_signal_leaves_the_job_running_and_tells_how_to_go_on(
     assert answer.code == 130, answer
     assert answer.out == ""
     [command] = re.findall(r"kling (watch .*)", answer.err)
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     again = kling(*command.split())
     assert again.code == 0, again
     assert Path(again.out.strip()).is_file()
@@ -59,7 +59,7 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     answer = finish(process)
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     [told] = answer.objects
     assert (answer.code, told["type"], told["exit_code"]) == (130, "interrupted", 130)
     assert told["unfinished"] == [
@@ -116,14 +116,14 @@ def test_the_program_runs_where_its_script_is_not_installed(module: str) -> None
 
 
 def test_a_reader_that_leaves_is_no_crash_and_the_job_is_named(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.script(duration=0)
+    sandbox.plan_next(duration=0)
     process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, "--json", "--timeout", "1", cwd=tmp_path)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline())["status"] == "pending"
     process.stdout.close()
     process.stdout = None
     answer = finish(process)
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     assert answer.code == 141, answer
     assert f"kling watch {PHOTO}/{job.id}" in answer.err
     assert "Exception" not in answer.err
@@ -199,7 +199,7 @@ def test_output_that_has_no_place_does_not_hide_what_was_bought(
         streams: dict[str, Any] = dict.fromkeys(full, device)
         process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, "-o", "out", option, cwd=tmp_path, **streams)
         answer = finish(process)
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     assert answer.code == 10, answer
     told = answer.out + answer.err
     assert ("No space left on device; send it to another place" in told) == (len(full) == 1)
@@ -240,7 +240,7 @@ def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path)
 
 
 def test_the_live_table_shows_hostile_words_and_obeys_none(sandbox: Sandbox, tmp_path: Path) -> None:
-    sandbox.script(fail="[blink]evil[/blink]\x1b]0;owned\x07\x1b[2J\u202egnp", duration=0)
+    sandbox.plan_next(fail="[blink]evil[/blink]\x1b]0;owned\x07\x1b[2J\u202egnp", duration=0)
     answer = on_terminal(tmp_path, "generate", VIDEO, "x", "--timeout", "0.3")
     assert answer.code == 1, answer
     assert "[blink]evil[/blink]" in answer.out

@@ -50,7 +50,7 @@ def test_a_killed_program_is_taken_up_again_and_nothing_is_bought_twice(
     assert finish(process).code == -9
     [job] = kling("jobs", *KEPT, "--unfinished", "--json").objects
     assert (job["key"], job["state"], job["status"], job["files"]) == ("row-1", "accepted", "pending", [])
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     resumed = kling("resume", *KEPT, "-o", "out", "--timeout", "0.3")
     assert resumed.code == 0, resumed
     [path] = resumed.out.splitlines()
@@ -104,9 +104,9 @@ def test_jobs_lists_the_last_hundred_unless_told_otherwise(kling: Run, tmp_path:
 
 
 def test_jobs_does_not_count_what_was_refunded(kling: Run, sandbox: Sandbox) -> None:
-    sandbox.script(fail="TIMEOUT")
+    sandbox.plan_next(fail="TIMEOUT")
     buy(kling, "bad")
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     assert kling(*RESUME).code == 1
     assert kling("jobs", *KEPT).out.splitlines()[1].split()[:4] == ["bad", PHOTO, "failed", "refunded"]
     [job] = kling("jobs", *KEPT, "--json").objects
@@ -115,7 +115,7 @@ def test_jobs_does_not_count_what_was_refunded(kling: Run, sandbox: Sandbox) -> 
 
 def test_resume_saves_what_ended_unsaved_and_tells_the_way_out_of_the_rest(kling: Run, sandbox: Sandbox) -> None:
     """A job that ended just before the crash is saved; one whose answer was lost is told, with code 9."""
-    sandbox.script(duration=0)
+    sandbox.plan_next(duration=0)
     sandbox.faults.add("html:download:times=1")
     first = kling("generate", PHOTO, "a fox", *QUICK, *KEPT, "--key", "ended", "-o", "out", "--timeout", "0.2")
     assert first.code == 10, first
@@ -136,10 +136,10 @@ def test_resume_saves_what_ended_unsaved_and_tells_the_way_out_of_the_rest(kling
 
 
 def test_one_failure_spoils_none_of_the_others(kling: Run, sandbox: Sandbox) -> None:
-    sandbox.script(fail="TIMEOUT")
+    sandbox.plan_next(fail="TIMEOUT")
     bad = buy(kling, "bad")
     good = buy(kling, "good")
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     answer = kling(*RESUME)
     assert answer.code == 1, answer
     assert f"job {bad}" in answer.err
@@ -152,12 +152,12 @@ def test_one_failure_spoils_none_of_the_others(kling: Run, sandbox: Sandbox) -> 
 
 def test_resolve_takes_the_users_word_for_the_job(kling: Run, sandbox: Sandbox) -> None:
     lose(kling, sandbox, "row 2")
-    [job] = sandbox.world.jobs.values()
+    [job] = sandbox.state.jobs.values()
     ref = f"{PHOTO}/{job.id}"
     answer = kling("resolve", "row 2", ref, *KEPT)
     assert answer.code == 0, answer
     assert "kling resume --ledger jobs.db" in answer.err
-    sandbox.world.clock.advance(600)
+    sandbox.state.clock.advance(600)
     assert kling(*RESUME).code == 0
     assert sandbox.counters.jobs_bought == 1
 

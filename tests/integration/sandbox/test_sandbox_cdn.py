@@ -23,7 +23,7 @@ def sandbox() -> Iterator[Sandbox]:
 def url(sandbox: Sandbox, client: httpx.Client) -> str:
     """The address of a finished picture."""
     generation = client.post(f"{PHOTO}/generate", json={"prompt": "a fox"}).json()["generation_id"]
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     address: str = client.get(f"{PHOTO}/generations/{generation}").json()["image_url"]
     return address
 
@@ -102,25 +102,25 @@ def test_what_is_not_finished_or_never_was_cannot_be_had(
     sandbox: Sandbox, client: httpx.Client, browse: Browse
 ) -> None:
     client.post(f"{PHOTO}/generate", json={"prompt": "a fox"})
-    (job,) = sandbox.world.jobs.values()
-    early = browse(sandbox.world.file_url(job, job.files[0]))
+    (job,) = sandbox.state.jobs.values()
+    early = browse(sandbox.state.file_url(job, job.files[0]))
     assert (early.status_code, early.headers["content-type"]) == (403, "application/xml")
     for name in ("nothing.png", "0" * 24 + "-0.png", job.files[0].id + ".png"):
         assert browse(f"{sandbox.url}/cdn/{name}").status_code == 404
 
 
 def test_an_address_dies_after_its_lifetime(sandbox: Sandbox, url: str, browse: Browse) -> None:
-    sandbox.world.clock.advance(86399 - ENOUGH)
+    sandbox.state.clock.advance(86399 - ENOUGH)
     assert browse(url).status_code == 200
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     assert browse(url).status_code == 403
 
 
 def test_a_killed_address_is_replaced_by_a_fresh_look(
     sandbox: Sandbox, client: httpx.Client, url: str, browse: Browse
 ) -> None:
-    (job,) = sandbox.world.jobs.values()
-    sandbox.world.expire(job)
+    (job,) = sandbox.state.jobs.values()
+    sandbox.state.expire(job)
     assert browse(url).status_code == 403
     fresh = client.get(f"{PHOTO}/generations/{job.id}").json()["image_url"]
     assert fresh != url

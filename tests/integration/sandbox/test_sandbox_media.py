@@ -26,7 +26,7 @@ Connect = Callable[[Sandbox], httpx.Client]
 def _result(sandbox: Sandbox, client: httpx.Client, page: str, **fields: object) -> httpx.Response:
     """Buy, let the time pass, and download."""
     answer = client.post(f"{page}/generate", json={"prompt": "a fox in the snow", **fields})
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     status = client.get(f"{page}/generations/{answer.json()['generation_id']}").json()
     return httpx.get(status.get("video_url") or status["image_url"], trust_env=False, timeout=60)
 
@@ -155,7 +155,7 @@ def test_a_photo_of_multiple_shots_is_asked_for_by_its_field(connect: Connect) -
         client = connect(sandbox)
         one, several = (_result(sandbox, client, PHOTO, prefer_multi_shots=wanted) for wanted in (False, True))
         shots = [
-            job.order.media[0].shots for job in sandbox.world.jobs.values() if isinstance(job.order.media[0], Picture)
+            job.order.media[0].shots for job in sandbox.state.jobs.values() if isinstance(job.order.media[0], Picture)
         ]
     assert shots == [1, 4]
     assert one.content != several.content
@@ -167,7 +167,7 @@ def test_a_file_is_drawn_once_and_only_when_it_is_wanted(connect: Connect) -> No
         url = str(_result(sandbox, client, PHOTO).url)
         for number in range(20):
             client.post(f"{PHOTO}/generate", json={"prompt": f"fox {number}"})
-        sandbox.world.clock.advance(ENOUGH)
+        sandbox.state.clock.advance(ENOUGH)
         assert (sandbox.counters.renders, sandbox.counters.jobs_bought) == (1, 21)
         with ThreadPoolExecutor(8) as threads:
             bodies = set(threads.map(lambda _: httpx.get(url, trust_env=False).content, range(16)))

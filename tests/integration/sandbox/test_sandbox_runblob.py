@@ -48,12 +48,12 @@ def test_the_price_follows_length_and_model(client: httpx.Client, fields: dict[s
 def test_a_video_goes_through_pending_and_processing_to_completed(
     client: httpx.Client, sandbox: Sandbox, bought: Buy
 ) -> None:
-    sandbox.script(duration=100)
+    sandbox.plan_next(duration=100)
     generation = bought(VIDEO, duration="10", model="kling_o3_pro")
     seen = []
     for _ in range(3):
         seen.append(client.get(f"{VIDEO}/generations/{generation}").json())
-        sandbox.world.clock.advance(51)
+        sandbox.state.clock.advance(51)
     running = {
         "generation_id": generation,
         "prompt": "a fox in the snow",
@@ -70,7 +70,7 @@ def test_a_video_goes_through_pending_and_processing_to_completed(
 
 def test_a_photo_has_an_image_url_and_its_own_model_name(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     generation = bought(PHOTO, prompt="a still fox")
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     answer = client.get(f"{PHOTO}/generations/{generation}")
     assert answer.status_code == 200
     body = answer.json()
@@ -85,9 +85,9 @@ def test_a_photo_has_an_image_url_and_its_own_model_name(client: httpx.Client, s
 
 def test_a_failed_photo_says_no_reason_when_polled(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     """The O3 status pages send the reader to the webhook for the reason."""
-    sandbox.script(fail="CONTENT_POLICY_VIOLATION")
+    sandbox.plan_next(fail="CONTENT_POLICY_VIOLATION")
     generation = bought(PHOTO)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     body = client.get(f"{PHOTO}/generations/{generation}").json()
     assert (body["status"], body["image_url"]) == ("failed", None)
     assert "message" not in body
@@ -96,24 +96,24 @@ def test_a_failed_photo_says_no_reason_when_polled(client: httpx.Client, sandbox
 def test_a_failed_video_carries_the_code_as_message(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     """A sibling page shows `message` in status answers."""
     generation = bought(VIDEO, prompt="a fox [sandbox: fail=CONTENT_POLICY_VIOLATION duration=3]")
-    sandbox.world.clock.advance(3)
+    sandbox.state.clock.advance(3)
     body = client.get(f"{VIDEO}/generations/{generation}").json()
     assert (body["status"], body["message"]) == ("failed", "CONTENT_POLICY_VIOLATION")
 
 
 def test_a_job_longer_than_15_minutes_fails_with_timeout(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
-    sandbox.script(duration=5000)
+    sandbox.plan_next(duration=5000)
     generation = bought(VIDEO)
-    sandbox.world.clock.advance(899)
+    sandbox.state.clock.advance(899)
     assert client.get(f"{VIDEO}/generations/{generation}").json()["status"] == "processing"
-    sandbox.world.clock.advance(1)
+    sandbox.state.clock.advance(1)
     body = client.get(f"{VIDEO}/generations/{generation}").json()
     assert (body["status"], body["message"]) == ("failed", "TIMEOUT")
 
 
 def test_a_stuck_job_never_ends(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     generation = bought(VIDEO, prompt="a fox [sandbox: stuck]")
-    sandbox.world.clock.advance(1e6)
+    sandbox.state.clock.advance(1e6)
     assert client.get(f"{VIDEO}/generations/{generation}").json()["status"] == "processing"
 
 
@@ -160,7 +160,7 @@ def test_without_a_good_key_every_call_is_401(
 
 def test_a_revoked_key_is_401_from_then_on(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     generation = bought()
-    sandbox.world.accounts("runblob")[0].revoked = True
+    sandbox.state.accounts("runblob")[0].revoked = True
     assert client.get(f"{VIDEO}/generations/{generation}").status_code == 401
 
 
@@ -183,10 +183,10 @@ def test_without_credits_402_and_nothing_is_bought(
 def test_a_failed_job_gives_its_credits_back_when_it_ends(connect: Callable[[Sandbox], httpx.Client]) -> None:
     with Sandbox(speed=0, credits={"runblob": 0.15}) as sandbox:
         client = connect(sandbox)
-        sandbox.script(fail="TASK_FAILED", duration=60)
+        sandbox.plan_next(fail="TASK_FAILED", duration=60)
         order = {"prompt": "a fox"}
         codes = [client.post(f"{VIDEO}/generate", json=order).status_code for _ in range(2)]
-        sandbox.world.clock.advance(60)
+        sandbox.state.clock.advance(60)
         codes.append(client.post(f"{VIDEO}/generate", json=order).status_code)
         assert codes == [201, 402, 201]
         assert sandbox.counters.bought["runblob"] == 2
@@ -203,7 +203,7 @@ def test_a_failed_job_gives_its_credits_back_when_it_ends(connect: Callable[[San
 def test_status_calls_are_rationed_per_key_over_all_jobs(
     connect: Callable[[Sandbox], httpx.Client], page: str, body: dict[str, Any]
 ) -> None:
-    with Sandbox(speed=0, rate_limiter=60) as sandbox:
+    with Sandbox(speed=0, rate_limit=60) as sandbox:
         client = connect(sandbox)
         ids = [client.post(f"{page}/generate", json={"prompt": "f"}).json()["generation_id"] for _ in range(2)]
         calls = [client.get(f"{page}/generations/{ids[n % 2]}").status_code for n in range(60)]
@@ -211,7 +211,7 @@ def test_status_calls_are_rationed_per_key_over_all_jobs(
         assert set(calls) == {200}
         assert (refused.status_code, refused.json()) == (429, body)
         assert "retry-after" not in refused.headers
-        sandbox.world.clock.advance(60)
+        sandbox.state.clock.advance(60)
         assert client.get(f"{page}/generations/{ids[0]}").status_code == 200
         assert sandbox.counters.status_calls == 62
 
@@ -229,9 +229,9 @@ def test_durations_follow_the_documented_laws() -> None:
         for (page, duration, model), (least, most) in ranges.items():
             fields = {"duration": duration, "model": model} if duration else {}
             _buy_many(sandbox, page, fields, 100)
-            lives = sorted(job.ends - job.created for job in sandbox.world.jobs.values())
+            lives = sorted(job.ends - job.created for job in sandbox.state.jobs.values())
             assert least / 1.1 < lives[10] < lives[90] < most * 1.1, (page, duration, model)
-            sandbox.world.jobs.clear()
+            sandbox.state.jobs.clear()
 
 
 def _buy_many(sandbox: Sandbox, page: str, fields: dict[str, Any], count: int) -> None:
@@ -252,7 +252,7 @@ def test_equal_seeds_and_orders_give_equal_jobs_in_any_order(
             client = connect(sandbox)
             for prompt in order:
                 client.post(f"{VIDEO}/generate", json={"prompt": prompt})
-            plans.append({(job.id, job.order.prompt, job.ends) for job in sandbox.world.jobs.values()})
+            plans.append({(job.id, job.order.prompt, job.ends) for job in sandbox.state.jobs.values()})
     assert len(plans[0]) == 3
     assert plans[0] == plans[1]
     assert not {job_id for job_id, *_ in plans[0]} & {job_id for job_id, *_ in plans[2]}

@@ -62,9 +62,9 @@ def test_every_recorded_submission_is_accepted_with_the_recorded_shape(client: h
 def test_status_answers_have_the_recorded_shape(
     sandbox: Sandbox, client: httpx.Client, bought: Buy, page: str, word: str
 ) -> None:
-    sandbox.script(duration=100)
+    sandbox.plan_next(duration=100)
     job = bought(PAGES[page])
-    sandbox.world.clock.advance({"pending": 0, "processing": 50, "completed": 100}[word])
+    sandbox.state.clock.advance({"pending": 0, "processing": 50, "completed": 100}[word])
     answer = client.get(f"{PAGES[page]}/generations/{job}")
     _, recorded = _exchange(f"{page}-poll-{word}")
     assert answer.status_code == recorded["status"]
@@ -79,9 +79,9 @@ def test_status_answers_have_the_recorded_shape(
 def test_failures_have_the_recorded_shape(
     sandbox: Sandbox, client: httpx.Client, bought: Buy, page: str, name: str, code: str
 ) -> None:
-    sandbox.script(fail=code)
+    sandbox.plan_next(fail=code)
     job = bought(PAGES[page])
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     answer = client.get(f"{PAGES[page]}/generations/{job}").json()
     _, recorded = _exchange(f"{page}-poll-{name}")
     assert _shape(answer) == _shape(recorded["json"])
@@ -144,11 +144,11 @@ def test_unknown_jobs_are_denied_in_the_recorded_words(client: httpx.Client, pag
 def test_webhooks_have_the_recorded_shape(
     sandbox: Sandbox, bought: Buy, page: str, ending: str, code: str | None
 ) -> None:
-    sandbox.script(fail=code)
+    sandbox.plan_next(fail=code)
     bought(PAGES[page])
-    (job,) = sandbox.world.jobs.values()
+    (job,) = sandbox.state.jobs.values()
     assert job.phase(job.ends) is Phase(ending)
-    habit = sandbox._dialects["runblob"].webhook
+    habit = sandbox._emulations["runblob"].webhook
     assert habit is not None
     body = habit.body(job, 0)
     recorded = _sample(f"{page}-webhook-{ending}")["body"]

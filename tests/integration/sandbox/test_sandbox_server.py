@@ -86,7 +86,7 @@ def test_it_can_be_stopped_twice_and_started_again_on_the_same_port() -> None:
             headers = {"Authorization": f"Bearer {sandbox.api_key('runblob')}"}
             with httpx.Client(base_url=sandbox.base_url("runblob"), headers=headers) as client:
                 posted = client.post("/v1/kling/o3-photo/generate", json={"prompt": "a fox"})
-                sandbox.world.clock.advance(1000)
+                sandbox.state.clock.advance(1000)
                 place = f"/v1/kling/o3-photo/generations/{posted.json()['generation_id']}"
                 assert client.get(client.get(place).json()["image_url"]).status_code == 200
         sandbox.stop()
@@ -99,7 +99,7 @@ def test_it_stops_in_the_middle_of_an_answer(caplog: pytest.LogCaptureFixture) -
         client.get(f"{sandbox.url}/_sandbox/counters")
         sandbox.faults.add(Fault.delay, seconds=3600)
         arrived = threading.Event()
-        sandbox.world.watch(lambda _: arrived.set())
+        sandbox.state.subscribe(lambda _: arrived.set())
         broken: list[Exception] = []
 
         def submit() -> None:
@@ -183,7 +183,7 @@ def start() -> Iterator[Start]:
 
 
 def test_a_process_of_its_own_is_scripted_and_judged_over_http(start: Start) -> None:
-    process = start("--speed", "0", "--credits", "1", "--until-eof", "--fault", "not-found-at-first:looks=1")
+    process = start("--speed", "0", "--credits", "1", "--until-eof", "--fault", "not-found-at-first:polls=1")
     assert process.stdin is not None
     assert process.stdout is not None
     about = json.loads(process.stdout.readline())

@@ -87,7 +87,7 @@ def test_a_completed_job_is_reported_with_its_result(
 ) -> None:
     fields = {"model": model} if page == VIDEO else {}
     job = bought(page, callback_url=customer.url, **fields)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     body = customer.next()
     assert body.pop(field).endswith(extension)
     assert body == {"generation_id": job, "status": "completed", "model": model, "message": None}
@@ -100,9 +100,9 @@ def test_a_completed_job_is_reported_with_its_result(
 def test_a_failed_job_is_reported_with_its_code(
     sandbox: Sandbox, bought: Buy, customer: Customer, page: str, field: str
 ) -> None:
-    sandbox.script(fail="CONTENT_POLICY_VIOLATION")
+    sandbox.plan_next(fail="CONTENT_POLICY_VIOLATION")
     job = bought(page, callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     body = customer.next()
     assert (body["generation_id"], body["status"], body[field], body["message"]) == (
         job,
@@ -115,12 +115,12 @@ def test_a_failed_job_is_reported_with_its_code(
 def test_nothing_is_reported_before_the_end_or_without_an_address(
     sandbox: Sandbox, bought: Buy, customer: Customer
 ) -> None:
-    sandbox.script(duration=100, times=2)
+    sandbox.plan_next(duration=100, times=2)
     bought(callback_url=customer.url)
     bought()
-    sandbox.world.clock.advance(99.9)
+    sandbox.state.clock.advance(99.9)
     assert customer.calls.empty()
-    sandbox.world.clock.advance(0.1)
+    sandbox.state.clock.advance(0.1)
     customer.next()
     _settled(sandbox, 1)
     assert sandbox.counters.webhooks == {"runblob": 1}
@@ -132,15 +132,15 @@ def test_a_refused_delivery_is_repeated_every_30_s_and_given_up_after_the_fifth(
     for _ in range(9):
         customer.answers.put(500)
     bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     bodies = [customer.next()]
     for attempt in range(2, 6):
         _settled(sandbox, attempt - 1)
-        sandbox.world.clock.advance(29)
+        sandbox.state.clock.advance(29)
         assert customer.calls.empty()
-        sandbox.world.clock.advance(1)
+        sandbox.state.clock.advance(1)
         bodies.append(customer.next())
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     deliveries = _settled(sandbox, 5)
     assert [(each.attempt, each.status) for each in deliveries] == [(n, 500) for n in range(1, 6)]
     assert all(body == bodies[0] for body in bodies)
@@ -150,10 +150,10 @@ def test_a_refused_delivery_is_repeated_every_30_s_and_given_up_after_the_fifth(
 def test_an_accepted_repetition_ends_the_matter(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
     customer.answers.put(503)
     bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     customer.next()
     _settled(sandbox, 1)
-    sandbox.world.clock.advance(30)
+    sandbox.state.clock.advance(30)
     customer.next()
     assert [each.status for each in _settled(sandbox, 2)] == [503, 200]
 
@@ -161,7 +161,7 @@ def test_an_accepted_repetition_ends_the_matter(sandbox: Sandbox, bought: Buy, c
 def test_a_customer_who_is_not_there_is_tried_again(sandbox: Sandbox, bought: Buy) -> None:
     bought(callback_url="http://127.0.0.1:1/nobody")
     for attempt in range(1, 6):
-        sandbox.world.clock.advance(ENOUGH)
+        sandbox.state.clock.advance(ENOUGH)
         assert [each.status for each in _settled(sandbox, attempt)] == [None] * attempt
 
 
@@ -173,7 +173,7 @@ def test_a_customer_who_never_answers_does_not_keep_the_sandbox_from_stopping() 
             url = f"http://127.0.0.1:{deaf.getsockname()[1]}/hook"
             with httpx.Client(base_url=sandbox.base_url("runblob"), headers=headers, trust_env=False) as client:
                 client.post(f"{VIDEO}/generate", json={"prompt": "a fox", "callback_url": url})
-            sandbox.world.clock.advance(ENOUGH)
+            sandbox.state.clock.advance(ENOUGH)
             caller, _ = deaf.accept()
             assert caller.recv(4) == b"POST"
         caller.close()
@@ -203,18 +203,18 @@ def test_early_comes_even_when_the_answer_is_lost(sandbox: Sandbox, client: http
 
 def test_late_comes_after_the_end(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
     sandbox.faults.add(Fault.webhook_late, seconds=500)
-    sandbox.script(duration=100)
+    sandbox.plan_next(duration=100)
     bought(callback_url=customer.url)
-    sandbox.world.clock.advance(599)
+    sandbox.state.clock.advance(599)
     assert customer.calls.empty()
-    sandbox.world.clock.advance(1)
+    sandbox.state.clock.advance(1)
     assert customer.next()["status"] == "completed"
 
 
 def test_twice_is_the_same_twice(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
     sandbox.faults.add(Fault.webhook_twice)
     bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     assert customer.next() == customer.next()
     assert [each.attempt for each in _settled(sandbox, 2)] == [1, 1]
 
@@ -222,7 +222,7 @@ def test_twice_is_the_same_twice(sandbox: Sandbox, bought: Buy, customer: Custom
 def test_out_of_order_says_processing_after_completed(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
     sandbox.faults.add(Fault.webhook_out_of_order)
     job = bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     first, second = customer.next(), customer.next()
     assert [first["status"], second["status"]] == ["completed", "processing"]
     assert [first["generation_id"], second["generation_id"]] == [job, job]
@@ -233,7 +233,7 @@ def test_never_is_never(sandbox: Sandbox, bought: Buy, customer: Customer) -> No
     sandbox.faults.add(Fault.webhook_never, times=1)
     bought(callback_url=customer.url)
     told = bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     assert customer.next()["generation_id"] == told
     _settled(sandbox, 1)
     assert sandbox.counters.webhooks == {"runblob": 1}
@@ -242,7 +242,7 @@ def test_never_is_never(sandbox: Sandbox, bought: Buy, customer: Customer) -> No
 def test_forgeries_come_before_the_real_one(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
     sandbox.faults.add(Fault.webhook_forged)
     job = bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     guessed, foreign, broken, flood, honest = _settled(sandbox, 5)
     assert [each.forged for each in (guessed, foreign, broken, flood, honest)] == [True] * 4 + [False]
     assert guessed.url != customer.url
@@ -262,9 +262,9 @@ def test_a_refused_forgery_is_not_repeated(sandbox: Sandbox, bought: Buy, custom
     for status in (404, 404, 400, 413):
         customer.answers.put(status)
     bought(callback_url=customer.url)
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     assert [each.status for each in _settled(sandbox, 5)] == [404, 404, 400, 413, 200]
-    sandbox.world.clock.advance(ENOUGH)
+    sandbox.state.clock.advance(ENOUGH)
     assert len(sandbox.deliveries) == 5
 
 
@@ -276,7 +276,7 @@ def test_waiting_for_deliveries_that_do_not_come_ends(sandbox: Sandbox) -> None:
 def test_webhooks_run_on_simulated_time(customer: Customer) -> None:
     """At speed 600 a job of 150 s calls back after a quarter of a second, without anybody asking."""
     with Sandbox(speed=600) as sandbox:
-        sandbox.script(duration=150)
+        sandbox.plan_next(duration=150)
         headers = {"Authorization": f"Bearer {sandbox.api_key('runblob')}"}
         with httpx.Client(base_url=sandbox.base_url("runblob"), headers=headers, trust_env=False) as client:
             client.post(f"{VIDEO}/generate", json={"prompt": "a fox", "callback_url": customer.url})

@@ -15,8 +15,9 @@ from kling_async.sandbox import ScriptedOutcome
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.clock import Clock
 from kling_async.sandbox.emulator.jobs import (
-    IMAGE,
+    IMAGE_DURATION,
     DurationRange,
+    File,
     Order,
     Phase,
     Picture,
@@ -26,101 +27,101 @@ from kling_async.sandbox.emulator.jobs import (
 )
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError, ProviderState
 
-LAW = DurationRange(100, 0.2, limit=900)
+DURATIONS = DurationRange(100, 0.2, limit=900)
 PICTURE = Picture(64, 64, "png", "a fox")
 
 
 def _order(account: Account, prompt: str = "a fox", *, files: int = 1, job_id: str | None = None) -> Order:
-    return Order(account, "image", prompt, (PICTURE,) * files, LAW, Decimal("0.5"), id=job_id)
+    return Order(account, "image", prompt, (PICTURE,) * files, DURATIONS, Decimal("0.5"), id=job_id)
 
 
 @pytest.fixture
-def world() -> ProviderState:
+def state() -> ProviderState:
     return ProviderState(Clock(speed=0))
 
 
 @pytest.fixture
-def account(world: ProviderState) -> Account:
-    return world.open_account(Account("acme", "key", Decimal(1)))
+def account(state: ProviderState) -> Account:
+    return state.open_account(Account("acme", "key", Decimal(1)))
 
 
 def test_a_fresh_world_without_a_clock_uses_real_time() -> None:
     assert ProviderState().clock.speed == 1.0
 
 
-def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(world: ProviderState, account: Account) -> None:
-    world.submit(_order(account))
-    world.submit(_order(account))
-    with pytest.raises(InsufficientCreditsError, match=r"0\.5 asked, 0\.0 left"):
-        world.submit(_order(account))
-    assert world.counters.bought == {"acme": 2}
+def test_two_jobs_of_half_a_credit_are_all_that_one_credit_buys(state: ProviderState, account: Account) -> None:
+    state.submit(_order(account))
+    state.submit(_order(account))
+    with pytest.raises(InsufficientCreditsError, match=r"0\.5 needed, 0\.0 left"):
+        state.submit(_order(account))
+    assert state.counters.bought == {"acme": 2}
     assert account.balance(0) == 0
 
 
-def test_a_failed_job_is_refunded_once_at_its_end(world: ProviderState, account: Account) -> None:
-    world.script(ScriptedOutcome(fail="X", duration=10))
-    world.submit(_order(account))
+def test_a_failed_job_is_refunded_once_at_its_end(state: ProviderState, account: Account) -> None:
+    state.plan_next(ScriptedOutcome(fail="X", duration=10))
+    state.submit(_order(account))
     assert [account.balance(moment) for moment in (0, 9.9, 10, 11)] == [Decimal("0.5")] * 2 + [Decimal("1.0")] * 2
 
 
-def test_a_chosen_id_is_taken_once(world: ProviderState, account: Account) -> None:
-    assert world.submit(_order(account, job_id="mine")).id == "mine"
+def test_a_chosen_id_is_taken_once(state: ProviderState, account: Account) -> None:
+    assert state.submit(_order(account, job_id="mine")).id == "mine"
     with pytest.raises(DuplicateJobError):
-        world.submit(_order(account, job_id="mine"))
+        state.submit(_order(account, job_id="mine"))
     assert account.balance(0) == Decimal("0.5")
 
 
-def test_nobody_sees_the_jobs_of_others(world: ProviderState, account: Account) -> None:
-    job = world.submit(_order(account))
-    other = world.open_account(Account("acme", "other"))
-    assert world.look(account, job.id) is job
-    assert world.look(other, job.id) is None
-    assert world.look(account, "nothing") is None
+def test_nobody_sees_the_jobs_of_others(state: ProviderState, account: Account) -> None:
+    job = state.submit(_order(account))
+    other = state.open_account(Account("acme", "other"))
+    assert state.status(account, job.id) is job
+    assert state.status(other, job.id) is None
+    assert state.status(account, "nothing") is None
 
 
-def test_keys_open_only_their_own_provider(world: ProviderState, account: Account) -> None:
-    assert world.account("acme", "Bearer key") is account
-    assert world.account("other", "Bearer key") is None
-    assert world.account("acme", "Basic key") is None
-    assert world.account("acme", None) is None
+def test_keys_open_only_their_own_provider(state: ProviderState, account: Account) -> None:
+    assert state.account("acme", "Bearer key") is account
+    assert state.account("other", "Bearer key") is None
+    assert state.account("acme", "Basic key") is None
+    assert state.account("acme", None) is None
 
 
-def test_a_job_is_cancelled_until_it_has_ended(world: ProviderState, account: Account) -> None:
+def test_a_job_is_cancelled_until_it_has_ended(state: ProviderState, account: Account) -> None:
     told: list[Phase] = []
-    world.watch(lambda job: told.append(world.phase(job)))
-    first, second = world.submit(_order(account)), world.submit(_order(account))
-    assert world.cancel(first)
-    assert not world.cancel(first)
-    world.clock.advance(900)
-    assert not world.cancel(second)
-    assert [world.phase(first), world.phase(second)] == [Phase.CANCELLED, Phase.COMPLETED]
+    state.subscribe(lambda job: told.append(state.phase(job)))
+    first, second = state.submit(_order(account)), state.submit(_order(account))
+    assert state.cancel(first)
+    assert not state.cancel(first)
+    state.clock.advance(900)
+    assert not state.cancel(second)
+    assert [state.phase(first), state.phase(second)] == [Phase.CANCELLED, Phase.COMPLETED]
     assert told == [Phase.PENDING, Phase.PENDING, Phase.CANCELLED]
-    assert not world.downloadable(first, first.files[0], 0)
+    assert not state.downloadable(first, first.files[0], 0)
 
 
-def test_scripts_are_used_in_order_by_the_providers_they_name(world: ProviderState, account: Account) -> None:
-    other = world.open_account(Account("other", "key"))
-    world.script(ScriptedOutcome(fail="A"), provider="other")
-    world.script(ScriptedOutcome(fail="B"), times=2)
-    jobs = [world.submit(_order(who)) for who in (account, other, other, other)]
+def test_scripts_are_used_in_order_by_the_providers_they_name(state: ProviderState, account: Account) -> None:
+    other = state.open_account(Account("other", "key"))
+    state.plan_next(ScriptedOutcome(fail="A"), provider="other")
+    state.plan_next(ScriptedOutcome(fail="B"), times=2)
+    jobs = [state.submit(_order(who)) for who in (account, other, other, other)]
     assert [job.failure for job in jobs] == ["B", "A", "B", None]
 
 
-def test_a_prompt_overrules_a_script(world: ProviderState, account: Account) -> None:
-    world.script(ScriptedOutcome(fail="SCRIPT"))
-    job = world.submit(_order(account, "a fox [sandbox: fail=PROMPT, duration=2.5]"))
+def test_a_prompt_overrules_a_script(state: ProviderState, account: Account) -> None:
+    state.plan_next(ScriptedOutcome(fail="SCRIPT"))
+    job = state.submit(_order(account, "a fox [sandbox: fail=PROMPT, duration=2.5]"))
     assert (job.failure, job.ends) == ("PROMPT", 2.5)
 
 
-def test_some_files_of_a_job_can_fail_while_the_job_completes(world: ProviderState, account: Account) -> None:
-    world.script(ScriptedOutcome(fail="BAD", duration=100, files=2))
-    job = world.submit(_order(account, files=4))
+def test_some_files_of_a_job_can_fail_while_the_job_completes(state: ProviderState, account: Account) -> None:
+    state.plan_next(ScriptedOutcome(fail="BAD", duration=100, files=2))
+    job = state.submit(_order(account, files=4))
     assert [file.failure for file in job.files] == ["BAD", "BAD", None, None]
     assert [file.ready for file in job.files] == sorted(file.ready for file in job.files)
     assert job.files[-1].ready == job.ends == 100
     assert job.phase(100) is Phase.COMPLETED
-    world.clock.advance(100)
-    assert [world.downloadable(job, file, 0) for file in job.files] == [False, False, True, True]
+    state.clock.advance(100)
+    assert [state.downloadable(job, file, 0) for file in job.files] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -172,29 +173,29 @@ def _rank(phase: Phase) -> int:
 
 def test_durations_are_lognormal() -> None:
     account = Account("acme", "key")
-    order = Order(account, "image", "x", (PICTURE,), IMAGE, Decimal(0))
+    order = Order(account, "image", "x", (PICTURE,), IMAGE_DURATION, Decimal(0))
     logs = sorted(math.log(plan(order, ScriptedOutcome(), 0.0, _dice(seed)).ends) for seed in range(2000))
     assert math.exp(logs[1000]) == pytest.approx(24, rel=0.05)
     assert (logs[1683] - logs[317]) / 2 == pytest.approx(0.545, rel=0.08)
 
 
 def test_a_ration_slides_with_time() -> None:
-    account = Account("acme", "key", rate_limiter=2)
+    account = Account("acme", "key", rate_limit=2)
     moments = [0, 30, 40, 59.9, 60, 61, 90]
-    assert [account.may_look(moment) for moment in moments] == [True, True, False, False, True, False, True]
+    assert [account.may_poll(moment) for moment in moments] == [True, True, False, False, True, False, True]
 
 
 def test_secrets_do_not_show_in_a_repr() -> None:
     assert "hush" not in repr(Account("acme", "hush"))
 
 
-def test_a_world_without_a_server_draws_nothing(world: ProviderState) -> None:
-    with pytest.raises(RuntimeError, match="not behind a Sandbox"):
-        asyncio.run(_draw(world))
+def test_a_world_without_a_server_draws_nothing(state: ProviderState) -> None:
+    with pytest.raises(RuntimeError, match="has no renderer"):
+        asyncio.run(_draw(state))
 
 
-async def _draw(world: ProviderState) -> None:
-    await world.draw(PICTURE)
+async def _draw(state: ProviderState) -> None:
+    await state.draw(File("f", PICTURE, ready=0))
 
 
 @pytest.mark.parametrize("speed", [-1, math.nan, math.inf])

@@ -1,4 +1,4 @@
-"""What a new dialect gets from the server: kinds by body, streams, cancelled jobs that call back."""
+"""What a new emulation gets from the server: kinds by body, streams, cancelled jobs that call back."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from kling_async.providers.runblob import RunBlob
 from kling_async.sandbox import Fault
 from kling_async.sandbox.emulator.accounts import Account
 from kling_async.sandbox.emulator.clock import Clock
-from kling_async.sandbox.emulator.jobs import IMAGE, Job, Order, Picture
+from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, Job, Order, Picture
 from kling_async.sandbox.emulator.provider_state import ProviderState
+from kling_async.sandbox.faults.catalog import FaultRegistry
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 from kling_async.sandbox.server.app import App
 from kling_async.sandbox.server.protocol import Server
@@ -38,17 +39,19 @@ LINES = [b'{"status": "queued"}\n', b'{"status": "running"}\n', b'{"status": "do
 class Acme:
     """A provider with one address for buying and looking, a stream, and a cancel."""
 
-    world: ProviderState
+    state: ProviderState
 
     async def tasks(self, request: Request) -> Response:
         task = await request.json()
-        (account,) = self.world.accounts("acme")
+        (account,) = self.state.accounts("acme")
         if task["do"] == "look":
-            job = self.world.look(account, task["id"])
-            return reply({"status": None if job is None else self.world.phase(job)})
+            job = self.state.status(account, task["id"])
+            return reply({"status": None if job is None else self.state.phase(job)})
         picture = Picture(64, 64, "png", task["prompt"])
-        job = self.world.submit(
-            Order(account, "image", task["prompt"], (picture,), IMAGE, Decimal(1), callback_url=task.get("hook"))
+        job = self.state.submit(
+            Order(
+                account, "image", task["prompt"], (picture,), IMAGE_DURATION, Decimal(1), callback_url=task.get("hook")
+            )
         )
         return reply({"id": job.id})
 
@@ -60,12 +63,12 @@ class Acme:
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def cancel(self, request: Request) -> Response:
-        return reply({"cancelled": self.world.cancel(self.world.jobs[request.path_params["job_id"]])})
+        return reply({"cancelled": self.state.cancel(self.state.jobs[request.path_params["job_id"]])})
 
     def moments(self, job: Job) -> list[float]:
         return [job.ends if job.cancelled is None else job.cancelled]
 
-    def dialect(self) -> Emulation:
+    def emulation(self) -> Emulation:
         return Emulation(
             name="acme",
             api_key="key",
@@ -78,7 +81,7 @@ class Acme:
             client=RunBlob,
             webhook=Webhook(
                 moments=self.moments,
-                body=lambda job, _: {"id": job.id, "status": job.phase(self.world.clock.now())},
+                body=lambda job, _: {"id": job.id, "status": job.phase(self.state.clock.now())},
                 running=lambda job: {"id": job.id, "status": "processing"},
                 pauses=(),
             ),
@@ -92,29 +95,28 @@ def _kind(body: bytes) -> str:
 
 @dataclass
 class Running:
-    """The dialect behind a real server."""
+    """The emulation behind a real server."""
 
-    world: ProviderState
+    state: ProviderState
     app: App
     client: httpx.Client
 
 
 @pytest.fixture
 def acme() -> Iterator[Running]:
-    world = ProviderState(Clock(0))
-    world.open_account(Account("acme", "key"))
-    app = App(world, (Acme(world).dialect(),), scale=0.1)
-    server = Server(app, world.counters, app.keep_alive, app.chores)
+    state = ProviderState(Clock(0), faults=FaultRegistry(0, ["acme"]))
+    state.open_account(Account("acme", "key"))
+    app = App(state, (Acme(state).emulation(),))
+    server = Server(app, state.counters, app.keep_alive, app.background)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         assert server.ready.wait(PATIENCE)
         url = f"http://127.0.0.1:{sock.getsockname()[1]}/acme/v9"
         with httpx.Client(base_url=url, trust_env=False) as client:
-            yield Running(world, app, client)
+            yield Running(state, app, client)
         server.stop()
         thread.join(PATIENCE)
-    app.close()
 
 
 def test_one_address_is_counted_and_spoiled_by_what_the_body_asks(acme: Running) -> None:
@@ -123,7 +125,7 @@ def test_one_address_is_counted_and_spoiled_by_what_the_body_asks(acme: Running)
     answers = [acme.client.post("/tasks", json={"do": "look", "id": job}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [500, 200]
     assert answers[0].json() == {"errors": [{"code": 500}]}
-    assert acme.world.counters.requests == {("acme", "submit"): 1, ("acme", "status"): 2}
+    assert acme.state.counters.requests == {("acme", "submit"): 1, ("acme", "status"): 2}
 
 
 def test_a_misspelt_directive_is_refused_for_every_dialect(acme: Running) -> None:
@@ -169,7 +171,7 @@ def test_a_cancelled_job_calls_back_once_when_it_is_cancelled(acme: Running) -> 
             job = (await asyncio.to_thread(acme.client.post, "/tasks", json=order)).json()["id"]
             await asyncio.to_thread(acme.client.post, f"/{job}/cancel")
             first = await asyncio.to_thread(calls.get, timeout=PATIENCE)
-            acme.world.clock.advance(1e6)
+            acme.state.clock.advance(1e6)
             acme.app.faults.add(Fault.webhook_early)
             order["prompt"] = "a later fox"  # it comes through the same courier, so nothing overtook it
             await asyncio.to_thread(acme.client.post, "/tasks", json=order)
@@ -179,4 +181,4 @@ def test_a_cancelled_job_calls_back_once_when_it_is_cancelled(acme: Running) -> 
     assert first["status"] == "cancelled"
     assert second == {"id": second["id"], "status": "completed"}
     assert second["id"] != first["id"]
-    assert acme.world.counters.webhooks == {"acme": 2}
+    assert acme.state.counters.webhooks == {"acme": 2}
