@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     )
     from kling_async._http.limits import Limits
     from kling_async._job import Job
+    from kling_async._ledger.inspection import LedgerContents, inspect_ledger
     from kling_async._ledger.memory import MemoryLedger
-    from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
+    from kling_async._ledger.protocol import Ledger, ReceivedAnswer, SpendingGroup, Submission, SubmissionState
     from kling_async._ledger.sqlite import SqliteLedger
     from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
     from kling_async._polling.settings import Polling
@@ -86,6 +87,7 @@ __all__ = [
     "KlingError",
     "Learned",
     "Ledger",
+    "LedgerContents",
     "LedgerFailed",
     "Limits",
     "MemoryLedger",
@@ -95,11 +97,13 @@ __all__ = [
     "Progressive",
     "ProviderUnavailable",
     "RateLimited",
+    "ReceivedAnswer",
     "Remedy",
     "Request",
     "Result",
     "RunBlob",
     "Runware",
+    "SpendingGroup",
     "SqliteLedger",
     "Statistics",
     "Status",
@@ -111,6 +115,7 @@ __all__ = [
     "WebhookRejected",
     "Webhooks",
     "inferencesh",
+    "inspect_ledger",
     "pixeldojo",
     "runblob",
     "runware",
@@ -152,9 +157,12 @@ _HOMES = {
         "_job": ("Job",),
         "_ledger.protocol": (
             "Ledger",
+            "ReceivedAnswer",
+            "SpendingGroup",
             "Submission",
             "SubmissionState",
         ),
+        "_ledger.inspection": ("LedgerContents", "inspect_ledger"),
         "_ledger.memory": ("MemoryLedger",),
         "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
         "_polling.settings": ("Polling",),

@@ -121,7 +121,10 @@ class Client:
             transports[provider.name] = ProviderTransport(provider, self._limits, http, self._clock)
         sellers = {name: transport.provider for name, transport in transports.items()}
         self._downloads = PerLoopBackend(http, self._limits, next(iter(sellers.values())).base_url)
-        self._book = LedgerWriter(ledger, sellers.values())
+        self._book = LedgerWriter(
+            ledger,
+            {name: seller.api_key.get_secret_value() for name, seller in sellers.items() if seller.api_key is not None},
+        )
         book = self._book if self._book.enabled else None
         for name, transport in transports.items():
             calls = self._polling.status_calls_per_minute or transport.provider.status_calls_per_minute
@@ -162,7 +165,8 @@ class Client:
         """Close the connections and the ledger. Jobs go on at their providers. Closing twice is harmless."""
         self._closed = True
         with anyio.CancelScope(shield=True):
-            await self._book.aclose(self._learned)
+            learned = self._learned.state() if self._learned is not None else {}
+            await self._book.aclose(learned if learned.get("ends") else None)
             for account in self._accounts.values():
                 await account.transport.aclose()
             await self._downloads.aclose()
@@ -560,7 +564,8 @@ class Client:
             return
         async with self._recalling:
             if not self._recalled:
-                await self._book.load(self._learned)
+                if self._learned is not None:
+                    self._learned.restore(await self._book.load())
                 if self._budget is not None:
                     await self._budget.load_history(await self._buyer.history())
                 self._recalled = True

@@ -10,16 +10,15 @@ commit costs one ``fsync``, however many writes it holds, so the busier the ledg
 operation is answered after the commit that made it durable. A transaction that fails is rolled back and tried again
 operation by operation, so that one that cannot be written does not take the others with it.
 
-*Few steps.* A statement a kind of operation, however many there are of it in a group (see `sqlite_schema`). The
-tasks that wait are woken a few at a time, so that the loop comes round in between. A long list is read page by page, so
-that writes get in between.
+*Few steps.* All operations of one kind in a group are one statement (see `sqlite_schema`). The waiting tasks are woken
+a few at a time, so that the event loop can run others in between. A long list is read page by page, so that writes can
+take place in between.
 
 *Durability.* WAL with ``synchronous=FULL``: a commit survives ``kill -9`` and a power cut.
 
-*Ownership.* A second connection holds a write lock on an empty database beside the file (``jobs.db-lock``) for as long
-as the ledger is open (see `sqlite_file`). The operating system releases it when the process ends, however it ends, so
-it is never stale. Whoever only wants to see what is there (`inspect`) needs no ownership and disturbs nobody: WAL lets
-him read.
+*Ownership.* One process owns the file (see `sqlite_file`). Reading needs no ownership and disturbs nobody, because WAL
+lets others read (see `inspection`). A process that was forked while the ledger was open must not use it: SQLite's
+connections, and the thread, belong to the parent.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from anyio.lowlevel import current_token
 from kling_async._errors import ConfigurationError
 from kling_async._ledger import sqlite_schema as statements
 from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.sqlite_file import File, explained
+from kling_async._ledger.sqlite_file import File, Identity, explained
 from kling_async._ledger.sqlite_schema import Kind
 from kling_async._models import Event, JobRef
 from kling_async._validation import require
@@ -88,6 +87,7 @@ class SqliteLedger:
         self.keep_images = keep_images
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._process: int | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -161,7 +161,7 @@ class SqliteLedger:
         """Finish what is queued, close the file and give it free. Closing twice is harmless."""
         self._closed = True
         thread, self._thread = self._thread, None
-        if thread is not None:
+        if thread is not None and self._process == os.getpid():
             self._queue.put(None)
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(thread.join)
@@ -174,7 +174,14 @@ class SqliteLedger:
         """Let the thread do something, and wait until it is durable."""
         if self._closed:
             raise ConfigurationError(f"the ledger {self.path} is closed; make a new one")
+        if self._process not in {None, os.getpid()}:
+            raise ConfigurationError(
+                f"the ledger {self.path} was opened before this process was forked from process {self._process}, and "
+                "cannot be used here; make a new client, with a ledger of its own, in each process after the fork "
+                '(multiprocessing: the start method "spawn"; gunicorn: no preloading)'
+            )
         if self._thread is None:
+            self._process = os.getpid()
             # A daemon: a program that ends without closing its ledger must end all the same, and loses nothing by it.
             self._thread = threading.Thread(target=self._run, name=f"ledger {self.path.name}", daemon=True)
             self._thread.start()
@@ -188,6 +195,7 @@ class SqliteLedger:
     def _run(self) -> None:
         """The thread: group after group, until told to stop."""
         file: File | None = None
+        identity: Identity | None = None
         stop = False
         while not stop:
             group = self._next_group()
@@ -195,7 +203,8 @@ class SqliteLedger:
             stop = len(operations) < len(group)
             try:
                 if operations:
-                    file = file or File(self.path)
+                    file = file or File(self.path, identity)
+                    identity = file.identity
                     _commit(file, operations)
             except Exception as error:  # noqa: BLE001  # whatever it is, the tasks that wait must hear of it
                 for operation in operations:
@@ -223,6 +232,9 @@ def _commit(file: File, operations: Sequence[_Operation]) -> None:
     connection = file.connection
     try:
         connection.execute("BEGIN IMMEDIATE")
+        file.require_same_file()
+        if any(operation.kind is statements.claim for operation in operations):
+            file.require_ownership()
         by_kind: dict[Kind, list[_Operation]] = {}
         for operation in operations:
             by_kind.setdefault(operation.kind, []).append(operation)

@@ -1,48 +1,85 @@
-"""The ledger's file: who owns it, whether it can be read, and a look into it by those who do not own it."""
+"""The ledger's file: who owns it, whether this version can read it, and whether it is still the file that was opened.
+
+Theory of operation
+-------------------
+*Lock.* The owner holds a write lock on an empty database beside the file (``jobs.db-lock``) until it closes the ledger.
+The operating system releases the lock when the process ends, so the lock is never stale. The lock is SQLite's own: a
+lock of the `flock` kind, which lock libraries use, would stay with forked children after the owner has ended. Where the
+system has them, the owner also locks one byte of the database itself, far beyond its end: deleting the lock file then
+admits no second owner.
+
+*Identity.* An open file may be deleted or moved. Everything that is written afterwards is lost for the next process.
+So the name must still lead to the opened file before each commit.
+
+*Owner's mark.* Some network file systems grant every lock. So each owner stores a random mark when it opens the file,
+and no key is claimed after another mark has replaced it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
-from contextlib import closing
-from dataclasses import dataclass, replace
+import struct
+import uuid
+import weakref
+from contextlib import closing, suppress
 from pathlib import Path
-
-from anyio import to_thread
+from typing import NoReturn
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
-from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_schema import CURRENT, MIGRATIONS, select
+from kling_async._ledger.sqlite_schema import MIGRATIONS
 
-__all__ = ["Contents", "File", "explained", "inspect"]
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["File", "Identity", "connect_read_only", "explained", "file_version", "is_owned", "recorded_owner"]
 
 _APPLICATION = 0x4B4C4E47  # "KLNG"; marks the file as ours
-_BUSY = 5.0  # s for which a commit waits for somebody else's look at the file
-_PROBE = 0.25  # s for which an owner to be waits for somebody else's look at the lock
+_BUSY = 5.0  # s for which a commit waits for a reader
+_PROBE = 0.25  # s for which a new owner waits for a reader that tries the lock
+_LOCKED_BYTE = 1 << 62  # SQLite locks bytes at 1 GiB; nothing is ever written here
 
-_DIED = "the process ended while it was being sent"
+PROCESS_ENDED = "the process ended while it was being sent"
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+_open_files: weakref.WeakSet[File] = weakref.WeakSet()
 
 
 class File:
-    """The open file: the connection that reads and writes it, and the one that holds the lock. Of one thread.
+    """The open file: the connection that reads and writes it, and its locks. Used by one thread.
+
+    Args:
+        path: Where it is.
+        expected: The file that was open there before. None for the first time: the file is created if need be.
 
     Raises:
-        ConfigurationError: It is owned by another process, or is not a ledger that this version can read.
+        ConfigurationError: Another process owns it, or it is not a ledger that this version can read.
+        LedgerFailed: It is not the expected file.
         sqlite3.Error: It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, expected: Identity | None = None) -> None:
         self.path = path
+        self._mark = json.dumps({"pid": os.getpid(), "mark": str(uuid.uuid4())})
         if not path.parent.is_dir():
             raise ConfigurationError(f"the ledger {path} cannot be made: there is no directory {path.parent}")
         if path.is_dir():
             raise ConfigurationError(
                 f"{path} is a directory, and a ledger is a file; name one, such as {path / 'jobs.db'}"
             )
-        self._lock = sqlite3.connect(_lock_of(path), timeout=_PROBE, isolation_level=None)
+        if expected is not None and _identity(path) != expected:
+            self._raise_replaced()
+        self._own_descriptor: int | None = None
+        self._lock = sqlite3.connect(lock_of(path), timeout=_PROBE, isolation_level=None)
         try:
-            self._own()
+            self._acquire_lock()
             path.touch(mode=0o600)
+            self._lock_own_byte()
             self.connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None)
             try:
                 self._prepare(self.connection)
@@ -51,30 +88,85 @@ class File:
                 raise
         except BaseException:
             self._lock.close()
+            self.close_descriptor()
             raise
+        self.identity = _identity(path)
+        _open_files.add(self)
 
     def close(self) -> None:
-        """Close the file and give it free."""
+        """Close the file and release its locks."""
         with closing(self._lock), closing(self.connection):
             pass
+        self.close_descriptor()  # last: closing any descriptor of a file ends this process's own locks on it
 
-    def _own(self) -> None:
+    def close_descriptor(self) -> None:
+        """Close the descriptor that locks the database itself."""
+        descriptor, self._own_descriptor = self._own_descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def require_same_file(self) -> None:
+        """Check that the path still leads to the file that was opened.
+
+        Raises:
+            LedgerFailed: The file was deleted, moved or replaced.
+        """
+        if _identity(self.path) != self.identity:
+            self._raise_replaced()
+
+    def require_ownership(self) -> None:
+        """Check that no other process has opened the file as its owner. To be called in the transaction of a claim.
+
+        Raises:
+            LedgerFailed: Another one has.
+        """
+        if _stored_mark(self.connection) != self._mark:
+            raise LedgerFailed(
+                f"the ledger {self.path} was opened by process {recorded_owner(self.path) or '?'} while this process "
+                "had it open: its file system grants locks that hold nothing, or its lock file was deleted. Nothing is "
+                "submitted without it; keep the ledger on a local disk, with one process for each file"
+            )
+
+    def _raise_replaced(self) -> NoReturn:
+        raise LedgerFailed(
+            f"the ledger {self.path} was deleted, moved or replaced while it was in use. Nothing is submitted without "
+            "it; put the file back in its place"
+        )
+
+    def _acquire_lock(self) -> None:
         try:
             self._lock.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
-            owner = _owner(self.path)
-            user, remedy = f"process {owner}" if owner else "another process", "Wait for it, end it"
-            if owner == str(os.getpid()):
-                user, remedy = "another client of this process", "Share that client, close it first"
-            raise ConfigurationError(
-                f"the ledger {self.path} is in use by {user}: a ledger belongs to one client at a time. {remedy}, "
-                "or use another file"
-            ) from None
+            self._raise_in_use()
+
+    def _lock_own_byte(self) -> None:
+        """Lock a byte of the database itself, where the system can do that for one open file."""
+        command = getattr(fcntl, "F_OFD_SETLK", None)
+        if command is None:
+            return
+        self._own_descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0)
+        try:
+            fcntl.fcntl(self._own_descriptor, command, request)
+        except (BlockingIOError, PermissionError):
+            self._raise_in_use()
+        except OSError:  # a file system without such locks
+            self.close_descriptor()
+
+    def _raise_in_use(self) -> NoReturn:
+        owner = recorded_owner(self.path)
+        user, remedy = f"process {owner}" if owner else "another process", "Wait for it, end it"
+        if owner == str(os.getpid()):
+            user, remedy = "another client of this process", "Share that client, close it first"
+        raise ConfigurationError(
+            f"the ledger {self.path} is in use by {user}: a ledger belongs to one client at a time. {remedy}, "
+            "or use another file"
+        ) from None
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        version = _version(self.path, connection)
+        version = file_version(self.path, connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
@@ -83,67 +175,50 @@ class File:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        connection.execute("INSERT OR REPLACE INTO stored_values VALUES ('owner', ?)", (str(os.getpid()),))
-        # Nobody else can be sending: we own the ledger. Whoever was sending died, and it is not known how far it came.
-        connection.execute("UPDATE attempts SET state = 'unknown', reason = ? WHERE state = 'sending'", (_DIED,))
+        connection.execute("INSERT OR REPLACE INTO stored_values VALUES ('owner', ?)", (self._mark,))
+        # Nobody else can be sending: we own the ledger. The sender died, and it is not known how far the call came.
+        connection.execute(
+            "UPDATE attempts SET state = 'unknown', reason = ? WHERE state = 'sending'", (PROCESS_ENDED,)
+        )
         connection.execute("COMMIT")
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a ledger had when somebody looked.
-
-    Attributes:
-        submissions: All of them, in the order of their start.
-        owner: The process that has it open (``"?"``: one that has not said yet); None: nobody has.
-    """
-
-    submissions: list[Submission]
-    owner: str | None
+def _close_inherited_descriptors() -> None:
+    """In a forked child: a lock of an open file lasts until every process has closed it."""
+    for file in list(_open_files):
+        with suppress(OSError):
+            file.close_descriptor()
 
 
-async def inspect(path: Path) -> Contents:
-    """Look into a ledger without owning it, also while another process does. Nothing is changed.
-
-    What nobody is sending any more (its process ended) is told as unknown.
-
-    Raises:
-        ConfigurationError: There is no such file, or it is not a ledger that this version can read.
-        LedgerFailed: It cannot be read.
-    """
-
-    def look() -> Contents:
-        if not path.is_file():
-            raise ConfigurationError(f"there is no ledger {path}")
-        try:
-            with closing(sqlite3.connect(_read_only(path), uri=True, timeout=_BUSY)) as connection:
-                known = _version(path, connection)
-                owner = (_owner(path) or "?") if _is_owned(path) else None
-                submissions = select(connection, CURRENT) if known else []
-        except sqlite3.Error as error:
-            raise explained(path, error) from error
-        if owner is None:
-            submissions = [_abandoned(submission) for submission in submissions]
-        return Contents(submissions, owner)
-
-    return await to_thread.run_sync(look)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited_descriptors)
 
 
-def _lock_of(path: Path) -> Path:
+def _identity(path: Path) -> Identity | None:
+    """Which file the path leads to. None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def lock_of(path: Path) -> Path:
     """The lock's file: one for a ledger, by whatever link it is reached."""
     whole = path.resolve()
     return whole.with_name(f"{whole.name}-lock")
 
 
-def _read_only(path: Path) -> str:
-    return f"{path.resolve().as_uri()}?mode=ro"
+def connect_read_only(path: Path, timeout: float = _BUSY) -> sqlite3.Connection:
+    """A connection that changes nothing and needs no ownership."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=timeout)
 
 
-def _is_owned(path: Path) -> bool:
-    """Whether a process holds the lock. To find out, it is taken for a moment, for which an owner to be waits."""
-    if not _lock_of(path).exists():
+def is_owned(path: Path) -> bool:
+    """Whether a process holds the lock. To find out, it is taken for a moment, for which a new owner waits."""
+    if not lock_of(path).exists():
         return False
-    with closing(sqlite3.connect(_lock_of(path), timeout=0.0, isolation_level=None)) as lock:
+    with closing(sqlite3.connect(lock_of(path), timeout=0.0, isolation_level=None)) as lock:
         try:
             lock.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
@@ -152,15 +227,8 @@ def _is_owned(path: Path) -> bool:
     return False
 
 
-def _abandoned(submission: Submission) -> Submission:
-    """The submission as its ledger tells it once nobody is sending it any more."""
-    if submission.state is not SubmissionState.SENDING:
-        return submission
-    return replace(submission, state=SubmissionState.UNKNOWN, reason=submission.reason or _DIED)
-
-
-def _version(path: Path, connection: sqlite3.Connection) -> int:
-    """The version of the file; 0: it is new.
+def file_version(path: Path, connection: sqlite3.Connection) -> int:
+    """The version of the file. 0 if it is new.
 
     Raises:
         ConfigurationError: It is no ledger, or of a version that this one does not know.
@@ -175,13 +243,18 @@ def _version(path: Path, connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _owner(path: Path) -> str | None:
-    """The process that owns the file, as it wrote there itself."""
+def recorded_owner(path: Path) -> str | None:
+    """The process that owns the file, as it stored itself. None if that cannot be read."""
     try:
-        with closing(sqlite3.connect(_read_only(path), uri=True, timeout=1.0)) as connection:
-            return str(connection.execute("SELECT value FROM stored_values WHERE name = 'owner'").fetchone()[0])
-    except (sqlite3.Error, TypeError):
-        return None  # it was opened a moment ago, and has written nothing yet
+        with closing(connect_read_only(path, timeout=1.0)) as connection:
+            return str(json.loads(_stored_mark(connection) or "")["pid"])
+    except (sqlite3.Error, ValueError, TypeError, KeyError):
+        return None  # it was opened a moment ago, and nothing is stored yet
+
+
+def _stored_mark(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute("SELECT value FROM stored_values WHERE name = 'owner'").fetchone()
+    return str(row[0]) if row else None
 
 
 def explained(path: Path, error: Exception) -> Exception:

@@ -24,12 +24,15 @@ from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = [
     "CURRENT",
+    "JOB_STATUS",
     "MIGRATIONS",
     "UNFINISHED",
+    "UNSAVED",
     "Kind",
     "append_events",
     "attempts",
     "claim",
+    "count",
     "each",
     "events",
     "get_value",
@@ -38,6 +41,7 @@ __all__ = [
     "record_outcome",
     "release",
     "select",
+    "select_last",
     "set_value",
     "spending",
 ]
@@ -88,6 +92,16 @@ CURRENT = "s.current"
 UNFINISHED = f"""s.current AND NOT {_REUSABLE} AND NOT (s.state = 'accepted' AND EXISTS
     (SELECT 1 FROM events WHERE ref = s.ref AND terminal))"""  # noqa: S608  # constants
 """The condition of the attempts that need attention, same as `Submission.unfinished`."""
+
+JOB_STATUS = """iif(s.ref IS NULL, NULL, coalesce(
+    (SELECT iif(json_valid(event), event ->> '$.status', NULL) FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
+    'pending'))"""
+"""The last recorded status of an attempt's job."""
+UNSAVED = """s.current AND s.ref IS NOT NULL AND (
+    SELECT iif(json_valid(event), event ->> '$.status' = 'completed' AND
+        json_array_length(event, '$.artifacts') > (SELECT count(*) FROM files WHERE ref = s.ref), 0)
+    FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1)"""
+"""The condition of the attempts whose job is completed and has files that were not saved."""
 
 Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 """What is done for all operations of a kind at once: takes their arguments, gives their results."""
@@ -186,6 +200,24 @@ def select(
         values,
     )
     return [_submission(*row) for row in rows]
+
+
+def select_last(
+    connection: sqlite3.Connection, condition: str, values: Sequence[str | float], last: int | None
+) -> list[Submission]:
+    """The newest submissions for which a condition holds, oldest first."""
+    chosen = f"SELECT number FROM attempts s WHERE {condition} ORDER BY started DESC, number DESC LIMIT ?"  # noqa: S608  # constants
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM attempts s WHERE s.number IN ({chosen}) ORDER BY s.started, s.number",  # noqa: S608  # constants
+        (*values, -1 if last is None else last),
+    )
+    return [_submission(*row) for row in rows]
+
+
+def count(connection: sqlite3.Connection, condition: str, values: Sequence[str | float] = ()) -> int:
+    """For how many attempts a condition holds."""
+    [found] = connection.execute(f"SELECT count(*) FROM attempts s WHERE {condition}", values).fetchone()  # noqa: S608  # constants
+    return int(found)
 
 
 def attempts(connection: sqlite3.Connection, key: str) -> list[Submission]:

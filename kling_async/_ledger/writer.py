@@ -1,45 +1,45 @@
-"""The client's side of the ledger: what is to be written is written, at the latest when the disk has space again.
+"""The client's access to its ledger: a write that fails is kept, and repeated when the storage works again.
 
 Theory of operation
 -------------------
-A ledger that cannot be written (a full disk) lets nothing more be bought: `claim` raises. What was bought already goes
-on: its events are published although they are not recorded, because withholding a job's end from the one who waits for
-it would lose more than it saves. What could not be written is *owed*: it is kept in memory and written before the next
-submission, or at the end. If the process dies before, the ledger still has the submission, as unknown or as running,
-and asking the provider again yields the same events.
+When the ledger cannot be written (a full disk), nothing more is bought: `claim` raises. Jobs that were bought before go
+on: their events are published although they are not recorded, because somebody waits for the end of the job. What could
+not be written is *pending*: it stays in memory, and it is written before the next submission, or when the client is
+closed. If the process dies before that, the ledger still has the submission, as unknown or as running, and polling the
+provider again yields the same events.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._ledger.protocol import LEDGER_METHODS, Ledger, Submission
 from kling_async._models import Event, JobRef
 from kling_async._redaction import redact_json
-from kling_async._scheduling.schedules import Learned
 from kling_async._validation import given
-from kling_async.providers._base.provider import Provider
 
 __all__ = ["LedgerWriter"]
 
 log = logging.getLogger("kling_async")
 
 _LEARNED = "durations"
+_LONGEST_BODY = 300  # characters of an answer that are stored
 
 
 class LedgerWriter:
-    """Writes down what happens to the submissions of one client.
+    """Stores what happens to the submissions of one client.
 
     Args:
-        ledger: Where; None: nowhere.
-        providers: Whose keys must not be in it.
+        ledger: Where. If None, nothing is stored.
+        secrets: API keys by provider. They are replaced in everything that is stored.
     """
 
-    def __init__(self, ledger: Ledger | None, providers: Iterable[Provider]) -> None:
+    def __init__(self, ledger: Ledger | None, secrets: Mapping[str, str]) -> None:
         missing = (
             [] if ledger is None else [name for name in LEDGER_METHODS if not callable(getattr(ledger, name, None))]
         )
@@ -49,8 +49,8 @@ class LedgerWriter:
                 f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {given(ledger)}{lacking}'
             )
         self._ledger = ledger
-        self._keys = {p.name: p.api_key.get_secret_value() for p in providers if p.api_key is not None}
-        self._pending: dict[str, Submission] = {}
+        self._secrets = secrets
+        self._pending: dict[str, Submission] = {}  # by attempt_id
         self._pending_events: dict[JobRef, list[Event]] = {}
         self._closed = False
 
@@ -71,30 +71,34 @@ class LedgerWriter:
         return self._ledger
 
     async def claim(self, submission: Submission) -> Submission:
-        """Write down what is owed, then claim the key. See `Ledger.priority`.
+        """Store what is pending, then claim the key. See `Ledger.claim`.
 
         Raises:
-            LedgerFailed: It cannot be written; nothing may be sent.
+            LedgerFailed: The ledger cannot be written; nothing may be sent.
         """
         await self.flush()
         return await self.ledger.claim(submission)
 
     async def record_outcome(self, submission: Submission) -> None:
-        """Write down what became of a submission. Where that fails, it is owed."""
+        """Store the outcome of a submission. If that fails, it is pending."""
         if self._ledger is None:
             return
+        secret = self._secrets.get(submission.provider)
         if submission.reason is not None:
-            reason = redact_json(submission.reason, self._keys.get(submission.provider))
-            submission = replace(submission, reason=reason)
+            submission = replace(submission, reason=redact_json(submission.reason, secret))
+        if submission.answer is not None:
+            headers, body = (redact_json(part, secret) for part in (submission.answer.headers, submission.answer.body))
+            answer = replace(submission.answer, headers=dict(headers), body=body[:_LONGEST_BODY])
+            submission = replace(submission, answer=answer)
         try:
             await self._ledger.record_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
             self._add_pending(error)
-            self._pending[submission.key] = submission
+            self._pending[submission.attempt_id] = submission
 
     async def append_events(self, ref: JobRef, event: Event) -> None:
-        """Write down an event before it is published. Where that fails, it is owed."""
-        key = self._keys.get(ref.provider)
+        """Store an event before it is published. If that fails, it is pending."""
+        key = self._secrets.get(ref.provider)
         failures = tuple(
             replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
             for failure in event.failures
@@ -115,14 +119,14 @@ class LedgerWriter:
             self._pending_events.pop(ref, None)
 
     async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
-        """Write down where a file was saved, if that can be: the file is there all the same."""
+        """Store where a file was saved. If that fails, a warning is logged: the file itself is saved."""
         try:
             await self.ledger.record_file(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
         except (LedgerFailed, ConfigurationError) as error:  # the same
             log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, path, error)
 
     async def files(self, ref: JobRef) -> Sequence[Path]:
-        """Where files of the job were saved, as far as that is recorded and can be read."""
+        """Where files of the job were saved, as far as that is stored and can be read."""
         try:
             found = await self.ledger.find(ref=ref)
         except (LedgerFailed, ConfigurationError) as error:
@@ -131,62 +135,62 @@ class LedgerWriter:
         return found.files if found is not None else ()
 
     async def find(self, key: str) -> Submission | None:
-        """The submission of that key, once what is owed is written: it must not undo what is decided about it now.
+        """The current attempt of that key. What is pending is stored first, so that it cannot undo a later decision.
 
         Raises:
-            LedgerFailed: It cannot be written or read.
+            LedgerFailed: The ledger cannot be written or read.
         """
         await self.flush()
         return await self.ledger.find(key=key)
 
     async def unfinished(self) -> list[Submission]:
-        """The submissions that need attention, as of the ledger and of what it is owed."""
+        """The submissions that need attention, with what is pending."""
         found = await self.ledger.submissions(unfinished=True)
         known = [
-            replace(self._pending[s.key], latest=s.latest, files=s.files) if s.key in self._pending else s
+            replace(self._pending[s.attempt_id], latest=s.latest, files=s.files) if s.attempt_id in self._pending else s
             for s in found
         ]
         return [submission for submission in known if submission.unfinished]
 
-    async def load(self, learned: Learned | None) -> None:
-        """Take up what earlier processes have learned of durations."""
-        if self._ledger is not None and learned is not None:
-            learned.restore(await self._ledger.get_value(_LEARNED) or {})
+    async def load(self) -> Mapping[str, Any]:
+        """What earlier processes have learned of durations, as JSON."""
+        found = await self._ledger.get_value(_LEARNED) if self._ledger is not None else None
+        return found if isinstance(found, dict) else {}
 
-    async def aclose(self, learned: Learned | None) -> None:
-        """Write down what is owed and what was learned of durations, and close. Closing twice is harmless."""
+    async def aclose(self, learned: Mapping[str, Any] | None) -> None:
+        """Store what is pending and what was learned of durations (JSON), and close. Closing twice is harmless."""
         if self._ledger is None or self._closed:
             return
         self._closed = True
         try:
             await self.flush()
-            if learned is not None and (state := learned.state())["ends"]:
-                await self._ledger.set_value(_LEARNED, state)
+            if learned is not None:
+                await self._ledger.set_value(_LEARNED, learned)
         except KlingError as error:
-            owed = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, self._pending_events)))
+            lost = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, self._pending_events)))
             log.error(  # noqa: TRY400  # the error says it all; a traceback would bury it
-                "%s. What it has of %s is older, and true", error, ", ".join(owed) or "all jobs"
+                "%s. The ledger's record of %s is older than what happened", error, ", ".join(lost) or "all jobs"
             )
         await self._ledger.aclose()
 
     def _add_pending(self, error: KlingError) -> None:
         if not self._pending and not self._pending_events:
-            log.error("%s. Jobs that run are followed; what is heard of them is written when that is possible", error)
+            log.error("%s. Jobs that run are followed; their events are stored as soon as that is possible", error)
 
     async def flush(self) -> None:
-        """Write down what is owed, if anything is.
+        """Store what is pending, if anything is.
 
         Raises:
-            LedgerFailed: It still cannot be.
+            LedgerFailed: The ledger still cannot be written.
         """
         if not self._pending and not self._pending_events:
             return
         for submission in list(self._pending.values()):
             await self.ledger.record_outcome(submission)
-            if self._pending.get(submission.key) is submission:
-                del self._pending[submission.key]
+            if self._pending.get(submission.attempt_id) is submission:
+                del self._pending[submission.attempt_id]
         for ref, events in list(self._pending_events.items()):
             await self.ledger.append_events(ref, events)
             if self._pending_events.get(ref) is events:
                 del self._pending_events[ref]
-        log.warning("the ledger can be written again, and has everything")
+        log.warning("the ledger can be written again, and everything pending was stored")

@@ -42,7 +42,7 @@ from kling_async import (
     SubmissionUnknown,
 )
 from kling_async._exchange import Call, Effect, Flow
-from kling_async._ledger.sqlite_file import inspect
+from kling_async._ledger.inspection import inspect_ledger
 from kling_async._ledger.sqlite_schema import record_outcome
 from kling_async._models import Event, StatusReport
 from kling_async.providers._base.endpoint import Features
@@ -538,7 +538,7 @@ async def test_a_damaged_record_is_listed_as_such_beside_the_others(tmp_path: Pa
         connection.execute(f"UPDATE attempts SET {column} = ? WHERE key = 'bad'", (value,))  # noqa: S608  # ours
     connection.close()
     for listed in (
-        (await inspect(tmp_path / "jobs.db")).submissions,
+        (await inspect_ledger(tmp_path / "jobs.db")).submissions,
         await ledger_of(tmp_path).submissions(),
     ):
         found = {each.key: each for each in listed}
@@ -577,7 +577,7 @@ async def test_a_torn_page_is_told_and_nothing_is_bought(server: FakeRunBlob, tm
         await client.submit(VIDEO, key="a")
     assert server.requests["submit"] == 0
     with pytest.raises(LedgerFailed):
-        await inspect(tmp_path / "jobs.db")
+        await inspect_ledger(tmp_path / "jobs.db")
 
 
 async def test_a_directory_where_nothing_can_be_made_is_told_and_nothing_is_bought(
@@ -600,13 +600,13 @@ async def test_looking_changes_nothing_and_tells_who_owns_it(tmp_path: Path) -> 
     path = tmp_path / "jobs.db"
     ledger = SqliteLedger(path)
     await ledger.claim(submission())
-    seen = await inspect(path)
+    seen = await inspect_ledger(path)
     assert (seen.owner, [s.state for s in seen.submissions]) == (str(os.getpid()), [SubmissionState.SENDING])
     await ledger.record_outcome(submission(state=SubmissionState.ACCEPTED, ref=JobRef("runblob", "o3-video", "x")))
-    assert [s.state for s in (await inspect(path)).submissions] == [SubmissionState.ACCEPTED]
+    assert [s.state for s in (await inspect_ledger(path)).submissions] == [SubmissionState.ACCEPTED]
     await ledger.aclose()
     before = path.read_bytes()
-    assert (await inspect(path)).owner is None
+    assert (await inspect_ledger(path)).owner is None
     assert path.read_bytes() == before
 
 
@@ -614,13 +614,13 @@ async def test_what_nobody_sends_any_more_is_seen_as_unknown(tmp_path: Path) -> 
     ledger = SqliteLedger(tmp_path / "jobs.db")
     await ledger.claim(submission())
     await ledger.aclose()
-    [seen] = (await inspect(tmp_path / "jobs.db")).submissions
+    [seen] = (await inspect_ledger(tmp_path / "jobs.db")).submissions
     assert (seen.state, seen.reason) == (SubmissionState.UNKNOWN, "the process ended while it was being sent")
 
 
 async def test_looking_at_what_is_no_ledger_of_ours_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no ledger"):
-        await inspect(tmp_path / "none.db")
+        await inspect_ledger(tmp_path / "none.db")
     ledger = SqliteLedger(tmp_path / "jobs.db")
     await ledger.set_value("a", 1)
     await ledger.aclose()
@@ -628,7 +628,7 @@ async def test_looking_at_what_is_no_ledger_of_ours_is_told(tmp_path: Path) -> N
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(KlingError, match="newer version"):
-        await inspect(tmp_path / "jobs.db")
+        await inspect_ledger(tmp_path / "jobs.db")
 
 
 async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_path: Path) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import json
 import math
 import multiprocessing
+import os
 import random
 import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, run
 from typing import Any
+from unittest import mock
 
 import anyio
 import httpx
@@ -33,11 +36,14 @@ from kling_async import (
     RunBlob,
     SqliteLedger,
     Status,
+    Submission,
     SubmissionState,
     SubmissionUnknown,
     inferencesh,
+    inspect_ledger,
     runware,
 )
+from kling_async._ledger import sqlite_file, sqlite_schema
 from kling_async.providers.runblob import O3Photo
 from kling_async.sandbox import Fault, Sandbox
 from support import crash_process as victim
@@ -348,3 +354,142 @@ async def test_inference_sh_finds_lost_submissions_in_its_list(sandbox: Sandbox,
             assert (await job).artifacts
         assert await client.unresolved() == []
     assert sandbox.counters.bought["inferencesh"] == 2
+
+
+# The file is not what it was
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("loss", ["deleted", "moved", "replaced"])
+async def test_nothing_is_bought_once_the_file_is_deleted_or_moved(sandbox: Sandbox, tmp_path: Path, loss: str) -> None:
+    path = tmp_path / "jobs.db"
+    async with make_client(sandbox, path) as client:
+        running = await client.submit(PHOTO, key="before")
+        path.rename(tmp_path / "elsewhere.db")
+        if loss == "deleted":
+            (tmp_path / "elsewhere.db").unlink()
+        if loss == "replaced":
+            path.write_bytes(b"")
+        for key in ("a", "b"):
+            with pytest.raises(LedgerFailed, match="was deleted, moved or replaced while it was in use"):
+                await client.submit(PHOTO, key=key)
+        assert (await running).urls  # a job that was bought is followed all the same
+        assert sandbox.counters.bought["runblob"] == 1
+        if loss == "moved":
+            (tmp_path / "elsewhere.db").rename(path)
+            await client.submit(PHOTO, key="after")
+            assert (await client._book.ledger.events(running.ref))[-1].status is Status.COMPLETED
+
+
+@pytest.mark.anyio
+async def test_a_deleted_lock_file_admits_no_second_owner(tmp_path: Path) -> None:
+    first, second = SqliteLedger(tmp_path / "jobs.db"), SqliteLedger(tmp_path / "jobs.db")
+    await first.set_value("a", 1)
+    (tmp_path / "jobs.db-lock").unlink()
+    with pytest.raises(ConfigurationError, match="in use by"):
+        await second.set_value("a", 2)
+    await second.aclose()
+    await first.set_value("a", 3)
+    await first.aclose()
+
+
+@pytest.mark.anyio
+async def test_where_locks_hold_nothing_the_earlier_owner_claims_no_key_any_more(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file.File, "_acquire_lock", lambda _: None)
+    monkeypatch.setattr(sqlite_file.File, "_lock_own_byte", lambda _: None)
+    path = tmp_path / "jobs.db"
+    async with make_client(sandbox, path) as first, make_client(sandbox, path) as second:
+        await first.submit(PHOTO, key="a")
+        await second.submit(PHOTO, key="b")
+        for key in ("a", "c"):
+            with pytest.raises(LedgerFailed, match="was opened by process"):
+                await first.submit(PHOTO, key=key)
+        assert (await second.submit(PHOTO, key="a")).ref == first.jobs[0].ref
+    assert sandbox.counters.bought["runblob"] == 2
+
+
+FORK = """
+import os, sys, anyio
+from kling_async import ConfigurationError, SqliteLedger
+ledger = SqliteLedger(sys.argv[1])
+anyio.run(ledger.set_value, "a", 1)
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    anyio.run(ledger.set_value, "a", 3)
+    assert anyio.run(ledger.get_value, "a") == 3
+    anyio.run(ledger.aclose)
+else:
+    async def use():
+        for backend in (ledger, SqliteLedger(sys.argv[1])):
+            try:
+                with anyio.fail_after(10):
+                    with anyio.CancelScope(shield=True):
+                        await backend.set_value("a", 2)
+            except ConfigurationError as error:
+                print(error, flush=True)
+            await backend.aclose()
+    anyio.run(use)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_is_refused_at_once_and_harms_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORK, str(tmp_path / "jobs.db")]
+    done = run(command, timeout=60, check=True, capture_output=True, text=True)
+    inherited, opened_again = done.stdout.splitlines()
+    assert "was opened before this process was forked" in inherited
+    assert "in use by process" in opened_again
+
+
+# Reading large ledgers
+
+
+@pytest.mark.anyio
+async def test_a_large_ledger_is_inspected_without_reading_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    ledger = SqliteLedger(path)
+    await ledger.set_value("a", 1)
+    await ledger._read(
+        lambda connection: connection.execute(
+            """WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19999)
+            INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, ref)
+            SELECT 'row-' || i, 'id-' || i, iif(i % 4, 'runblob/o3-photo', 'runware/image-o3'),
+                json_object('prompt', 'boat ' || i, 'resolution', '1k'), '', 1.8e9 + i,
+                iif(i % 1000, 'accepted', 'unknown'), iif(i % 1000, 'runblob/o3-photo/job-' || i, NULL) FROM n"""
+        )
+    )
+    await ledger._read(
+        lambda connection: connection.execute(
+            """INSERT INTO events SELECT ref, 0, 1, json_object('status', 'completed', 'cost',
+                json_object('amount', '0.05', 'unit', 'USD'), 'artifacts', json_array('a')) FROM attempts
+                WHERE ref IS NOT NULL"""
+        )
+    )
+    groups = await ledger.spending({"prompt"})
+    assert sum(group.count for group in groups) == 19_980
+    assert len(groups) == 2
+    parsed = 0
+    real = sqlite_schema._submission
+
+    def counted(*row: Any) -> Submission:
+        nonlocal parsed
+        parsed += 1
+        return real(*row)
+
+    with mock.patch.object(sqlite_schema, "_submission", counted):
+        seen = await inspect_ledger(path, last=3)
+        assert [s.key for s in seen.submissions] == ["row-19997", "row-19998", "row-19999"]
+        assert (seen.total, seen.unfinished, seen.unsaved, seen.owner) == (20_000, 20, 19_980, str(os.getpid()))
+        seen = await inspect_ledger(
+            path, endpoint="runware", unfinished=True, since=datetime.fromtimestamp(1.8e9 + 10_000, UTC)
+        )
+        assert (seen.total, seen.submissions[0].key) == (10, "row-10000")
+        assert (
+            await inspect_ledger(path, endpoint="runblob/o3-photo", status=Status.COMPLETED, last=1)
+        ).total == 15_000
+        assert (await inspect_ledger(path, key="row-7")).submissions[0].key == "row-7"
+    assert parsed == 15
+    await ledger.aclose()

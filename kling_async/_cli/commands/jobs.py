@@ -19,8 +19,8 @@ from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._cli.output.reports import Report, as_json
 from kling_async._cli.runner import choose_report, handle_errors
+from kling_async._ledger.inspection import inspect_ledger
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_file import inspect
 from kling_async._models import Status
 from kling_async.providers import ALL_PROVIDERS
 
@@ -60,7 +60,7 @@ def jobs(
     """
     report = choose_report(as_json=as_lines, directory=None)
     with handle_errors(report):
-        contents = anyio.run(inspect, existing(ledger))
+        contents = anyio.run(inspect_ledger, existing(ledger))
         found = [s for s in contents.submissions if s.unfinished or not unfinished]
         shown = (0 if as_lines else _LAST) if last is None else last
         chosen = found[-shown:]  # -0: all of them

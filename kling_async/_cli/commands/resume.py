@@ -26,8 +26,8 @@ from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._files.local import ensure_writable
 from kling_async._job import Job
+from kling_async._ledger.inspection import inspect_ledger
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_file import inspect
 from kling_async._models import JobRef
 from kling_async.providers import ALL_PROVIDERS
 
@@ -49,7 +49,7 @@ def resume(
     report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
     with handle_errors(report):
         path = existing(ledger)
-        left = [s for s in anyio.run(inspect, path).submissions if s.unfinished or unsaved(s)]
+        left = [s for s in anyio.run(inspect_ledger, path).submissions if s.unfinished or unsaved(s)]
         if not left:
             report.say("Nothing is left to be done.")
             return
@@ -143,7 +143,7 @@ def resolve(
             raise CommandError("say one thing of it: its REF, --forget or --resubmit")
         path = existing(ledger)
         address = None if ref is None else _address(ref)
-        found = next((s for s in anyio.run(inspect, path).submissions if s.key == key), None)
+        found = next((s for s in anyio.run(inspect_ledger, path).submissions if s.key == key), None)
         if found is None:
             raise CommandError(f"the ledger {path} has no submission {key!r:.200}; kling jobs lists what it has")
         if resubmit and not yes:
