@@ -85,6 +85,7 @@ def test_beside_a_client_only_the_database_is_left_to_load() -> None:
     name_all = "for name in kling_async.__all__: getattr(kling_async, name)"
     modules = loaded(name_all, after="import kling_async; kling_async.Client")
     assert ours(modules) == {
+        "kling_async._ledger.inspection",
         "kling_async._ledger.memory",
         "kling_async._ledger.sqlite",
         "kling_async._ledger.sqlite_file",

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
-from kling_async import Budget, Cost, Submission
+from kling_async import Budget, Cost, Submission, inspect_ledger
 from kling_async._cli.bulk.plan import OutputPaths, Task
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import money
 from kling_async._ledger.serialization import request_from_json  # reads the ledgers of others, which no client owns
-from kling_async._ledger.sqlite_file import inspect  # the same
 from kling_async._submission.pricing import Unit, price_info  # the budget's own idea of a price
 from kling_async.providers import ALL_PROVIDERS
 
@@ -62,8 +61,8 @@ async def other_runs(places: OutputPaths) -> list[OtherRun]:
         name = _LEDGER.fullmatch(path.name)
         if name is None or (places.ledger is not None and path.resolve() == places.ledger.resolve()):
             continue
-        contents = await inspect(path)
-        bought = [submission for submission in contents.submissions if not submission.state.key_reusable]
+        contents = await inspect_ledger(path)
+        bought = [submission for submission in contents.submissions if not submission.key_reusable]
         shard = Shard(int(name[1]), int(name[2])) if name[1] else _WHOLE
         found.append(OtherRun(path, shard, bought, contents.owner))
     return found
@@ -92,7 +91,7 @@ async def refuse_overlap(plan: Sequence[Task], places: OutputPaths, shard: Shard
     part = shard or _WHOLE
     own: set[str] = set()
     if places.ledger is not None and places.ledger.exists():
-        own = {submission.key for submission in (await inspect(places.ledger)).submissions}
+        own = {submission.key for submission in (await inspect_ledger(places.ledger)).submissions}
     for run in await other_runs(places):
         if run.owner is not None and _overlap(run.shard, part):
             raise CommandError(

@@ -13,6 +13,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from kling_async import inspect_ledger
 from kling_async._cli.commands.jobs import unsaved
 from kling_async._cli.errors import UNKNOWN, CommandError, explain
 from kling_async._cli.interrupts import bought
@@ -26,7 +27,6 @@ from kling_async._client import Client
 from kling_async._errors import KlingError
 from kling_async._files.local import ensure_writable
 from kling_async._job import Job
-from kling_async._ledger.inspection import inspect_ledger
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._models import JobRef
 from kling_async.providers import ALL_PROVIDERS
