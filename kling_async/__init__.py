@@ -1,4 +1,4 @@
-"""kling_async: the async-first client for Kling image and video generation, over every provider that sells it.
+"""kling_async: the async-first client for Kling image and video generation, over several providers that sell it.
 
 ::
 
@@ -6,191 +6,77 @@
         result = await client.run(kling_async.runblob.O3Video(prompt="a paper boat in the rain"))
         await result.save("out")
 
-A name is loaded when it is first named, with what it stands on (PEP 562): ``import kling_async`` costs next to nothing,
-errors and statuses need no HTTP client, a client needs no database. ``from kling_async import Client, runblob`` at the
-head of a module loads them there, before an event loop runs that would have to wait.
+A name is loaded when it is first used (PEP 562). ``import kling_async`` costs little, errors and statuses need
+no HTTP client, and a client needs no database. ``from kling_async import Client, runblob`` at the head of a module
+loads them there, before an event loop runs that would have to wait.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from importlib import import_module as _import_module
 
-if TYPE_CHECKING:
-    from kling_async._bulk import BulkRun, BulkStatistics, Outcome
-    from kling_async._client import Client, Statistics
-    from kling_async._errors import (
-        BudgetExceeded,
-        BulkStopped,
-        ConfigurationError,
-        ContentRejected,
-        DownloadFailed,
-        GenerationCancelled,
-        GenerationFailed,
-        GenerationTimeout,
-        InsufficientCredits,
-        InvalidRequest,
-        JobNotFound,
-        KeyConflict,
-        KlingError,
-        LedgerFailed,
-        ProviderUnavailable,
-        RateLimited,
-        Remedy,
-        SubmissionUnknown,
-        TransportFailed,
-        Unauthorized,
-        WebhookRejected,
-    )
-    from kling_async._http.limits import Limits
-    from kling_async._job import Job
-    from kling_async._ledger.inspection import LedgerContents, inspect_ledger
-    from kling_async._ledger.memory import MemoryLedger
-    from kling_async._ledger.protocol import Ledger, ReceivedAnswer, SpendingGroup, Submission, SubmissionState
-    from kling_async._ledger.sqlite import SqliteLedger
-    from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Result, Status
-    from kling_async._polling.settings import Polling
-    from kling_async._scheduling.schedules import Learned, Progressive
-    from kling_async._submission.budget import Budget, BudgetStatistics
-    from kling_async.providers import inferencesh, pixeldojo, runblob, runware
-    from kling_async.providers._base.request import Request
-    from kling_async.providers.inferencesh import InferenceSh
-    from kling_async.providers.pixeldojo import PixelDojo
-    from kling_async.providers.runblob import RunBlob
-    from kling_async.providers.runware import Runware
-    from kling_async.webhooks import Delivery, Webhooks
-
-__all__ = [
-    "Artifact",
-    "Budget",
-    "BudgetExceeded",
-    "BudgetStatistics",
-    "BulkRun",
-    "BulkStatistics",
-    "BulkStopped",
-    "Client",
-    "ConfigurationError",
-    "ContentRejected",
-    "Cost",
-    "Delivery",
-    "DownloadFailed",
-    "Event",
-    "Failure",
-    "GenerationCancelled",
-    "GenerationFailed",
-    "GenerationTimeout",
-    "InferenceSh",
-    "InsufficientCredits",
-    "InvalidRequest",
-    "Job",
-    "JobNotFound",
-    "JobRef",
-    "KeyConflict",
-    "KlingError",
-    "Learned",
-    "Ledger",
-    "LedgerContents",
-    "LedgerFailed",
-    "Limits",
-    "MemoryLedger",
-    "Outcome",
-    "PixelDojo",
-    "Polling",
-    "Progressive",
-    "ProviderUnavailable",
-    "RateLimited",
-    "ReceivedAnswer",
-    "Remedy",
-    "Request",
-    "Result",
-    "RunBlob",
-    "Runware",
-    "SpendingGroup",
-    "SqliteLedger",
-    "Statistics",
-    "Status",
-    "Submission",
-    "SubmissionState",
-    "SubmissionUnknown",
-    "TransportFailed",
-    "Unauthorized",
-    "WebhookRejected",
-    "Webhooks",
-    "inferencesh",
-    "inspect_ledger",
-    "pixeldojo",
-    "runblob",
-    "runware",
-]
+from kling_async.providers import BUILT_IN as _BUILT_IN
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    name: home
-    for home, names in {
-        "_submission.budget": ("Budget", "BudgetStatistics"),
-        "_bulk": ("BulkStatistics", "Outcome", "BulkRun"),
-        "_scheduling.schedules": ("Learned", "Progressive"),
-        "_client": ("Client", "Statistics"),
-        "_http.limits": ("Limits",),
-        "_errors": (
-            "BudgetExceeded",
-            "BulkStopped",
-            "ConfigurationError",
-            "ContentRejected",
-            "DownloadFailed",
-            "GenerationCancelled",
-            "GenerationFailed",
-            "GenerationTimeout",
-            "InsufficientCredits",
-            "InvalidRequest",
-            "JobNotFound",
-            "KeyConflict",
-            "KlingError",
-            "LedgerFailed",
-            "ProviderUnavailable",
-            "RateLimited",
-            "Remedy",
-            "SubmissionUnknown",
-            "TransportFailed",
-            "Unauthorized",
-            "WebhookRejected",
-        ),
-        "_job": ("Job",),
-        "_ledger.protocol": (
-            "Ledger",
-            "ReceivedAnswer",
-            "SpendingGroup",
-            "Submission",
-            "SubmissionState",
-        ),
-        "_ledger.inspection": ("LedgerContents", "inspect_ledger"),
-        "_ledger.memory": ("MemoryLedger",),
-        "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
-        "_polling.settings": ("Polling",),
-        "providers._base.request": ("Request",),
-        "_ledger.sqlite": ("SqliteLedger",),
-        "providers": ("providers",),
-        "providers.inferencesh": ("InferenceSh", "inferencesh"),
-        "providers.pixeldojo": ("PixelDojo", "pixeldojo"),
-        "providers.runblob": ("RunBlob", "runblob"),
-        "providers.runware": ("Runware", "runware"),
-        "webhooks": ("Delivery", "Webhooks", "webhooks"),
-    }.items()
-    for name in names
+_PUBLIC = {
+    "_bulk": ("BulkRun", "BulkStatistics", "Outcome"),
+    "_client": ("Client", "Statistics"),
+    "_errors": (
+        "BudgetExceeded",
+        "BulkStopped",
+        "ConfigurationError",
+        "ContentRejected",
+        "DownloadFailed",
+        "GenerationCancelled",
+        "GenerationFailed",
+        "GenerationTimeout",
+        "InsufficientCredits",
+        "InvalidRequest",
+        "JobNotFound",
+        "KeyConflict",
+        "KlingError",
+        "LedgerFailed",
+        "ProviderUnavailable",
+        "RateLimited",
+        "Remedy",
+        "SubmissionUnknown",
+        "TransportFailed",
+        "Unauthorized",
+        "WebhookRejected",
+    ),
+    "_http.limits": ("Limits",),
+    "_job": ("Job",),
+    "_ledger.inspection": ("LedgerContents", "inspect_ledger"),
+    "_ledger.memory": ("MemoryLedger",),
+    "_ledger.protocol": ("Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"),
+    "_ledger.sqlite": ("SqliteLedger",),
+    "_models": ("Artifact", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
+    "_polling.settings": ("Polling",),
+    "_scheduling.schedules": ("Learned", "Progressive"),
+    "_submission.budget": ("Budget", "BudgetStatistics"),
+    "providers._base.request": ("Request",),
+    "webhooks": ("Delivery", "Webhooks"),
 }
-"""The module of each name, as type checkers are told it above; and the public modules, by their own names."""
+"""The public names by module. This is the only list: the stub beside this file is made from it by
+``python -m tests.support.public_stub``, and the names of the providers come from their registry."""
+_MODULES = ("providers", "webhooks")
+_HOMES = {name: home for home, names in _PUBLIC.items() for name in names}
+_HOMES |= {kind: f"providers.{module}" for module, kind in _BUILT_IN.items()}
 
-if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that is found here
+__all__ = sorted([*_HOMES, *_BUILT_IN])  # noqa: PLE0605  # type checkers read the stub
 
-    def __getattr__(name: str) -> Any:
-        try:
-            home = _HOMES[name]
-        except KeyError:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-        module = import_module(f"{__name__}.{home}")
-        found = module if home.rpartition(".")[2] == name else getattr(module, name)
-        globals()[name] = found  # an attribute like any other from now on
-        return found
+
+def __getattr__(name: str) -> object:
+    if name in _BUILT_IN:
+        found = _import_module(f"{__name__}.providers.{name}")
+    elif name in _MODULES:
+        found = _import_module(f"{__name__}.{name}")
+    elif name in _HOMES:
+        found = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found  # from now on an attribute like any other
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted([*__all__, *_MODULES, "__version__"])

@@ -38,7 +38,7 @@ from kling_async._submission.submitter import AcceptedSubmission, Submitter
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given, require
 from kling_async._webhooks.receiver import WebhookReceiver
-from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers import load_providers
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
@@ -123,7 +123,7 @@ class Client:
         self._downloads = PerLoopBackend(http, self._limits, next(iter(sellers.values())).base_url)
         self._book = LedgerWriter(
             ledger,
-            {name: seller.api_key.get_secret_value() for name, seller in sellers.items() if seller.api_key is not None},
+            {name: seller.config.secret_texts for name, seller in sellers.items()},
         )
         book = self._book if self._book.enabled else None
         for name, transport in transports.items():
@@ -575,11 +575,11 @@ class Client:
         try:
             return self._accounts[provider]
         except KeyError:
-            known = {kind.name: kind for kind in ALL_PROVIDERS}
+            known = {kind.name: kind for kind in load_providers()}
             message = f"this client has no provider for {name} (it has {', '.join(self._accounts)})"
             if provider not in known:
                 message += (
-                    f"; known endpoints are {', '.join(e.name for kind in ALL_PROVIDERS for e in kind.endpoints)}"
+                    f"; known endpoints are {', '.join(e.name for kind in load_providers() for e in kind.endpoints)}"
                 )
                 raise ConfigurationError(message) from None
             kind = known[provider]
@@ -599,15 +599,13 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
     if isinstance(providers, Provider):
         providers = [providers]
     if providers is None:
-        providers = [kind() for kind in ALL_PROVIDERS if os.environ.get(kind.env_vars[0])]
+        providers = [kind() for kind in load_providers() if kind.identity().found_in(os.environ)]
         if not providers:
-            variables = ", ".join(kind.env_vars[0] for kind in ALL_PROVIDERS)
+            variables = ", ".join(kind.env_vars[0] for kind in load_providers())
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
     anything: Any = providers  # whatever was given
     several = isinstance(anything, Iterable) and not isinstance(anything, str | type)
-    found = [_made(provider).configured(os.environ) for provider in (anything if several else [anything])]
-    for provider in found:
-        provider.apply_sandbox_speed(os.environ)
+    found = [_made(provider).with_environment(os.environ) for provider in (anything if several else [anything])]
     if not found:
         raise ConfigurationError("the list of providers is empty; pass at least one, such as RunBlob()")
     return found
@@ -617,7 +615,7 @@ def _made(provider: object) -> Provider:
     """The provider that it is. What is none is not repeated in the error: it may be a key."""
     if isinstance(provider, Provider):
         return provider
-    near = [kind for kind in ALL_PROVIDERS if provider is kind or provider == kind.name]
+    near = [kind for kind in load_providers() if provider is kind or provider == kind.name]
     example = f"{near[0].__name__ if near else 'RunBlob'}(api_key=...)"
     raise ConfigurationError(f"Client(...) was given {given(provider)} for a provider; make one, such as {example}")
 

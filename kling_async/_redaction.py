@@ -6,7 +6,7 @@ The texts are foreign, so every pattern here takes time in proportion to the len
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["NOT_KEPT", "HiddenText", "redact_json", "redact_tokens", "redact_urls"]
@@ -39,14 +39,14 @@ class HiddenText(str):
         return "'[hidden]'"
 
 
-def redact_json(value: Any, secret: str | None) -> Any:
+def redact_json(value: Any, secret: str | Sequence[str] | None) -> Any:
     """A provider's decoded answer as it may be stored: callback addresses, which carry tokens, are left out.
 
     Long texts are cut to 4096 characters, and of an answer of many values the first 20 000 are kept.
 
     Args:
         value: Decoded JSON.
-        secret: The API key, which some providers repeat.
+        secret: The API key, or several secrets. Some providers repeat them.
     """
     left = _MOST_VALUES
 
@@ -73,12 +73,12 @@ def redact_json(value: Any, secret: str | None) -> Any:
     return redact(value)
 
 
-def _stored_text(text: str, secret: str | None) -> str:
+def _stored_text(text: str, secret: str | Sequence[str] | None) -> str:
     """A text of an answer, without secrets and not too long."""
     length = len(text)
     kept = text if length <= _LONGEST_TEXT else text[: _LONGEST_TEXT + _MARGIN]
-    if secret:
-        kept = kept.replace(secret, "[the key]")
+    for each in (secret,) if isinstance(secret, str) else secret or ():
+        kept = kept.replace(each, "[the key]") if each else kept
     kept = redact_urls(kept)
     return kept if length <= _LONGEST_TEXT else f"{kept[:_LONGEST_TEXT]}... [{length} characters]"
 

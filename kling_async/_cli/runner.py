@@ -207,7 +207,7 @@ def open_client(
         )
     for kind in keyed:
         try:
-            kind().configured({kind.env_vars[0]: os.environ[kind.env_vars[0]]})
+            kind().with_environment({kind.env_vars[0]: os.environ[kind.env_vars[0]]})
         except ConfigurationError as error:
             raise CommandError(error.message, code=NO_KEY) from error
     work_with(ledger)

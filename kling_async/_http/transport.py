@@ -236,7 +236,7 @@ class ProviderTransport:
         return self._classify_reply(call, reply)
 
     async def _exchange(self, engine: HttpBackend, call: Call, trace: PaidCallTrace) -> Reply:
-        own = call.url.startswith("/")
+        own = self.provider.is_own(call.url)
         headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
         headers.update(call.headers)
         if own:
@@ -244,7 +244,7 @@ class ProviderTransport:
         extensions: dict[str, Any] = {"retry_stale": True}
         if call.effect is Effect.PAID:
             extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
-        url = self.provider.base_url + call.url if own else call.url
+        url = self.provider.base_url + call.url if call.url.startswith("/") else call.url
         response = await engine.send(call.method, url, headers, call.body, extensions)
         try:
             content = await _read(response, call.max_bytes)
@@ -265,23 +265,25 @@ class ProviderTransport:
                     self._warn(call, reply, "cannot be read")
                     raise self._classify_failure(call, error, sent=True) from error
             return reply
-        refusal = self.provider.refusal(reply)
+        refusal = self.provider.errors.parse_error(reply)
         if reply.status == _TOO_MANY or (reply.status == _UNAVAILABLE and refusal is not None):
             return self._not_now(reply, refusal)
         if reply.status in _PASSING or reply.status >= _SERVER_ERROR:
             self._warn(call, reply, "reports a passing fault")
-            fault = refusal or self.provider.make_error(reply.status, None, "a gateway's answer, not the provider's")
+            fault = refusal or self.provider.errors.make_error(
+                reply.status, None, "a gateway's answer, not the provider's"
+            )
             raise self._classify_failure(call, fault, sent=True)
         if call.effect is Effect.PAID and refusal is None:
             self._warn(call, reply, "refuses a paid call in words that are not the provider's")
-            raise self._classify_failure(call, self.provider.make_error(reply.status, None, None), sent=True)
+            raise self._classify_failure(call, self.provider.errors.make_error(reply.status, None, None), sent=True)
         self._throttle.on_success()
         return reply
 
     def _not_now(self, reply: Reply, refusal: KlingError | None) -> Reply:
         self._counts["throttled"] += 1
         after = retry_after(reply, self._clock.now())
-        error = refusal or self.provider.make_error(reply.status, None, None)
+        error = refusal or self.provider.errors.make_error(reply.status, None, None)
         if isinstance(error, RateLimited | ProviderUnavailable):
             error.retry_after = after
         else:
@@ -302,7 +304,7 @@ class ProviderTransport:
 
     def _warn(self, call: Call, reply: Reply, what: str) -> None:
         # The key is looked for in more than is shown, so that no part of it is left at the end.
-        head = self.provider.redact(repr(reply.content[:4096]), 120)
+        head = self.provider.errors.redact(repr(reply.content[:4096]), 120)
         log.warning("%s %s: HTTP %d %s: %s", call.method, call.url.partition("?")[0], reply.status, what, head)
 
     async def stream(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
@@ -327,7 +329,7 @@ class ProviderTransport:
                     reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
                     if reply.status == _TOO_MANY:
                         self._throttle.on_refusal(retry_after(reply, self._clock.now()))
-                    self.provider.expect(reply)
+                    self.provider.errors.expect_json(reply)
                 await _pass_on(response, call.max_bytes, line)
         except KlingError:
             raise

@@ -36,10 +36,10 @@ class LedgerWriter:
 
     Args:
         ledger: Where. If None, nothing is stored.
-        secrets: API keys by provider. They are replaced in everything that is stored.
+        secrets: Secrets by provider. They are replaced in everything that is stored.
     """
 
-    def __init__(self, ledger: Ledger | None, secrets: Mapping[str, str]) -> None:
+    def __init__(self, ledger: Ledger | None, secrets: Mapping[str, str | Sequence[str]]) -> None:
         missing = (
             [] if ledger is None else [name for name in LEDGER_METHODS if not callable(getattr(ledger, name, None))]
         )

@@ -10,7 +10,7 @@ from kling_async._errors import Answer, Remedy, SubmissionUnknown
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import JobRef
-from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers import load_providers
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
@@ -56,7 +56,7 @@ class RecoveryAdvisor:
         key = submission.key
         provider = self._providers.get(submission.provider)
         if provider is None:
-            kinds = {kind.name: kind for kind in ALL_PROVIDERS}
+            kinds = {kind.name: kind for kind in load_providers()}
             kind = kinds.get(submission.provider)
             variable = kind.env_vars[0] if kind else f"configure the provider {submission.provider}"
             return (Remedy("configure", key, detail=variable), Remedy("resume"))

@@ -1,17 +1,86 @@
-"""The providers, one file each."""
+"""The registry of providers: the built-in ones, and those of other installed packages.
+
+This is the only list of providers. All else is derived from it: the public names of ``kling_async``, the client's
+defaults, the program's endpoints, the tests. A provider is loaded when it is first used.
+"""
 
 from __future__ import annotations
 
-from kling_async.providers._base.provider import Provider
-from kling_async.providers.inferencesh import InferenceSh
-from kling_async.providers.pixeldojo import PixelDojo
-from kling_async.providers.runblob import RunBlob
-from kling_async.providers.runware import Runware
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-ALL_PROVIDERS: tuple[type[Provider], ...] = (
-    RunBlob,
-    Runware,
-    InferenceSh,
-    PixelDojo,
-)
-"""Every provider, in the order in which they are listed to users."""
+if TYPE_CHECKING:
+    from kling_async.providers._base.provider import Provider
+
+__all__ = ["ALL_PROVIDERS", "BUILT_IN", "ENTRY_POINT_GROUP", "find_provider", "load_providers"]
+
+BUILT_IN: Mapping[str, str] = {
+    "runblob": "RunBlob",
+    "runware": "Runware",
+    "inferencesh": "InferenceSh",
+    "pixeldojo": "PixelDojo",
+}
+"""The package of each built-in provider and the name of its class, in the order in which users see them."""
+ENTRY_POINT_GROUP = "kling_async.providers"
+"""The entry points of other packages: the provider's name, and where its class is (``acme = "acme_kling:Acme"``)."""
+
+if TYPE_CHECKING:
+    ALL_PROVIDERS: tuple[type[Provider], ...]
+    """Every provider: the built-in ones, then those of other packages by name."""
+
+
+@cache
+def load_providers() -> tuple[type[Provider], ...]:
+    """Every provider: the built-in ones, then those of other packages by name.
+
+    A package whose provider cannot be loaded is reported in the log and left out, so that it does not stop the others.
+    """
+    built_in = [getattr(import_module(f"{__name__}.{module}"), name) for module, name in BUILT_IN.items()]
+    return (*built_in, *_installed())
+
+
+def _installed() -> list[type[Provider]]:
+    # Loaded here, because the registry is read whenever the package is imported.
+    import logging  # noqa: PLC0415
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    from kling_async.providers._base.provider import Provider  # noqa: PLC0415
+
+    log = logging.getLogger("kling_async")
+
+    found: dict[str, type[Provider]] = {}
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        try:
+            kind = entry.load()
+        except Exception:  # another package's code: whatever it raises
+            log.exception("the provider %s (%s) cannot be loaded and is left out", entry.name, entry.value)
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Provider) and kind.name == entry.name):
+            log.error(
+                "the entry point %s (%s) is left out: it must name a subclass of Provider whose name is %r",
+                entry.name,
+                entry.value,
+                entry.name,
+            )
+        elif entry.name in BUILT_IN or entry.name in found:
+            log.error("the entry point %s (%s) is left out: the name is in use", entry.name, entry.value)
+        else:
+            found[entry.name] = kind
+    return list(found.values())
+
+
+def find_provider(name: str) -> type[Provider] | None:
+    """The provider of that name, such as ``"runblob"``. None if there is none."""
+    return next((kind for kind in load_providers() if kind.name == name), None)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ALL_PROVIDERS":
+        return load_providers()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *BUILT_IN, "base"])

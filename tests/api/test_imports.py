@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import kling_async
+import kling_async.providers.base
+from kling_async.providers import BUILT_IN
+from support.public_stub import PATH, stub
 
+ALWAYS = {"kling_async", "kling_async.providers"}
+"""The package, and the registry of providers, which loads none of them."""
+PACKAGES = [getattr(kling_async, module) for module in BUILT_IN]
 DEPENDENCIES = {"anyio", "httpcore", "httpx", "pydantic", "stamina"}
 
 
@@ -36,14 +41,14 @@ def theirs(modules: set[str]) -> set[str]:
 
 def test_importing_the_package_loads_nothing_else() -> None:
     modules = loaded("import kling_async")
-    assert ours(modules) == {"kling_async"}
+    assert ours(modules) == ALWAYS
     assert not theirs(modules)
-    assert not modules & {"asyncio", "sqlite3", "ssl"}
+    assert not modules & {"asyncio", "logging", "sqlite3", "ssl"}
 
 
 def test_an_error_class_needs_its_own_module_only() -> None:
     modules = loaded("from kling_async import KlingError")
-    assert ours(modules) == {"kling_async", "kling_async._errors"}
+    assert ours(modules) == ALWAYS | {"kling_async._errors"}
     assert not theirs(modules)
 
 
@@ -80,11 +85,12 @@ def test_a_job_is_bought_and_saved_without_httpx() -> None:
     assert "httpx" not in loaded(job)
 
 
-def test_beside_a_client_only_the_database_is_left_to_load() -> None:
+def test_beside_a_client_only_the_database_and_the_providers_are_left_to_load() -> None:
     """No handler of a running web service stalls the event loop because it is the first to name something."""
     name_all = "for name in kling_async.__all__: getattr(kling_async, name)"
     modules = loaded(name_all, after="import kling_async; kling_async.Client")
-    assert ours(modules) == {
+    other_providers = {name for name in ours(modules) if name.startswith("kling_async.providers.")}
+    assert ours(modules) - other_providers == {
         "kling_async._ledger.inspection",
         "kling_async._ledger.memory",
         "kling_async._ledger.sqlite",
@@ -95,7 +101,7 @@ def test_beside_a_client_only_the_database_is_left_to_load() -> None:
 
 
 def test_every_name_is_listed_before_it_is_loaded() -> None:
-    assert ours(loaded("import kling_async; assert {*kling_async.__all__} <= {*dir(kling_async)}")) == {"kling_async"}
+    assert ours(loaded("import kling_async; assert {*kling_async.__all__} <= {*dir(kling_async)}")) == ALWAYS
 
 
 @pytest.mark.parametrize("module", ["providers", "webhooks", "runblob"])
@@ -117,16 +123,18 @@ def test_a_misspelt_name_is_refused_as_by_any_module() -> None:
     assert "ImportError: cannot import name 'Clent' from 'kling_async'" in run.stderr
 
 
-def test_names_come_from_where_type_checkers_are_told() -> None:
-    """The imports that are written for type checkers, the table of homes and ``__all__`` say the same."""
-    tree = ast.parse(Path(kling_async.__file__).read_text(encoding="utf-8"))
-    [typed] = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)][:1]
-    told = {
-        alias.name: (node.module or "").removeprefix("kling_async.")
-        for node in typed.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    told |= {name: f"providers.{name}" for name, home in told.items() if home == "providers"}
-    assert sorted(told) == kling_async.__all__
-    assert told | {"providers": "providers", "webhooks": "webhooks"} == kling_async._HOMES
+def test_the_stub_is_made_from_the_one_list_of_names() -> None:
+    """Run ``python tests/support/public_stub.py`` to make it again."""
+    assert PATH.read_text(encoding="utf-8") == stub()
+
+
+def test_every_provider_of_the_registry_is_a_public_name() -> None:
+    for module, kind in BUILT_IN.items():
+        assert getattr(kling_async, kind) is getattr(getattr(kling_async, module), kind)
+        assert {kind, module} <= {*kling_async.__all__}
+
+
+@pytest.mark.parametrize("module", [kling_async, kling_async.providers.base, *PACKAGES], ids=lambda m: m.__name__)
+def test_a_module_lists_only_what_a_user_needs(module: ModuleType) -> None:
+    modules = {*kling_async._MODULES, "__version__"} if module is kling_async else set()
+    assert {*dir(module)} - modules == {*module.__all__}

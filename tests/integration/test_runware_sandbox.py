@@ -18,7 +18,7 @@ from kling_async import Client, GenerationFailed, Limits, Polling, Progressive, 
 from kling_async._models import Cost, JobRef
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.images import data_uri as data_uri_of
-from kling_async.providers.runware.provider import _SIZES
+from kling_async.providers.runware.request import SIZES
 from kling_async.sandbox import Fault, Sandbox, ScriptedOutcome
 
 ImageO3 = runware.ImageO3
@@ -517,7 +517,7 @@ def test_the_sandbox_and_the_client_know_the_same_sizes_and_prices(post: Any, wo
     """Each has its own copy of the table, so that a slip in one shows."""
     [endpoint] = Runware.endpoints
     spent = []
-    for (resolution, ratio), (width, height) in _SIZES.items():
+    for (resolution, ratio), (width, height) in SIZES.items():
         sent = task(width=width, height=height, includeCost=True)
         assert post(sent).status_code == 200, (resolution, ratio)
         price = endpoint.price(ImageO3(prompt="x", width=width, height=height))

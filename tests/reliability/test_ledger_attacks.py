@@ -96,7 +96,7 @@ class OwnId(RunBlob):
 
     def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
         payload = {"prompt": request.prompt, "id": key}
-        self.expect((yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)))
+        self.errors.expect_json((yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)))
         return Accepted(key, StatusReport(Status.PENDING))
 
 

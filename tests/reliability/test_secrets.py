@@ -245,7 +245,7 @@ def test_a_request_shows_of_its_own_callback_address_the_host() -> None:
 def test_a_key_of_which_a_part_looks_like_a_token_is_left_out_whole() -> None:
     """The signature of a JSON web token is as long as a token of ours."""
     key = f"{'A' * 43}.{'secret' * 4}.{'B' * 43}"
-    assert RunBlob(key).redact(f"bad key {key}") == "bad key [the key]"
+    assert RunBlob(key).errors.redact(f"bad key {key}") == "bad key [the key]"
 
 
 def test_what_is_no_address_of_ours_stays_in_an_answer() -> None:

@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import SecretStr
 
 from kling_async._errors import (
     InsufficientCredits,
@@ -37,9 +36,11 @@ from kling_async._models import Cost, JobRef, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features
-from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri, sniff
-from kling_async.providers._base.provider import Accepted, Provider, Stream, WebhookItem
-from kling_async.providers._base.request import Prompt, Request, as_number
+from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
+from kling_async.providers._base.images import decode_data_uri, sniff
+from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
+from kling_async.providers._base.request import Request
+from kling_async.providers.inferencesh.request import ImageO1
 from kling_async.providers.inferencesh.tasks import (
     STAGES,
     UNCLEAR,
@@ -51,68 +52,58 @@ from kling_async.providers.inferencesh.tasks import (
     unwrapped,
 )
 
-__all__ = ["ImageO1", "InferenceSh"]
-
-# Kling itself takes JPEG and PNG up to 10 MB, and the app hands it the image's address as it is.
-_IMAGE = ImageRule(formats=("jpeg", "png"), most=1)
+__all__ = ["InferenceSh"]
 
 
-def _one_image(reference: Reference) -> Reference:
-    _IMAGE.check(reference, "the reference")
-    return reference
+class InferenceShErrors(ErrorMapper):
+    """Reads the errors of inference.sh."""
 
+    codes: ClassVar[Mapping[str, type[KlingError]]] = {
+        "validation_error": InvalidRequest,
+        "requirements_not_met": InvalidRequest,
+        "app_not_found": InvalidRequest,
+        "app_retired": InvalidRequest,
+        "invalid_transition": InvalidRequest,
+        "unauthorized": Unauthorized,
+        "insufficient_scope": Unauthorized,
+        "feature_not_available": Unauthorized,
+        "payment_required": InsufficientCredits,
+        "payment_method_required": InsufficientCredits,
+        "limit_exceeded": InsufficientCredits,
+        "rejected": InsufficientCredits,
+        "not_found": JobNotFound,
+        "rate_limited": RateLimited,
+        "entitlement_unavailable": ProviderUnavailable,
+        "app_maintenance": ProviderUnavailable,
+    }
 
-def _single(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        raise PydanticCustomError("reference_type", "give one image, not a list: reference=...")
-    return value
+    def expect_json(self, reply: Reply) -> Any:
+        """The decoded body, out of whichever envelope.
 
+        Raises:
+            KlingError: The reply is a refusal (the oldest envelope refuses at HTTP 200 too), or cannot be read.
+        """
+        data = super().expect_json(reply)
+        if isinstance(data, dict) and data.get("success") is False:
+            raise self.parse_error(reply) or self.make_error(reply.status, None, None)
+        return unwrapped(data)
 
-OneReference: TypeAlias = Annotated[Reference, AfterValidator(_one_image), BeforeValidator(_single)]
-AppName: TypeAlias = Annotated[
-    str, StringConstraints(pattern=r"^klingai/image-o1(@[A-Za-z0-9]{1,64})?(:[A-Za-z0-9_-]{1,64})?$")
-]
-
-
-class ImageO1(Request):
-    """One picture by Kling Image O1.
-
-    Source: the page of the app ``klingai/image-o1`` and its input schema.
-
-    Args:
-        prompt: 1 to 2 500 characters.
-        reference: One image (JPEG or PNG, 10 MiB: what Kling, to which the app passes it, accepts). An inline one is
-            uploaded to inference.sh first.
-        negative_prompt: What to avoid. The app accepts it and, by its source, does not forward it to Kling.
-        aspect_ratio: One of the documented ratios.
-        resolution: ``1k`` or ``2k``.
-        count: 1 to 9. It is billed per image, although the app returns one: for more, submit more requests.
-        app: The app, which may be pinned to a version and a function: ``klingai/image-o1@abc123:run``.
-        callback_url: Where inference.sh is to report the end (https).
-    """
-
-    endpoint: ClassVar[str] = "inferencesh/image-o1"
-    wire_names: ClassVar[Mapping[str, str]] = {"image": "reference", "n": "count", "webhook": "callback_url"}
-
-    prompt: Prompt
-    reference: OneReference | None = None
-    negative_prompt: str | None = None
-    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = "16:9"
-    resolution: Literal["1k", "2k"] = "1k"
-    count: Annotated[int, BeforeValidator(as_number), Field(strict=True, ge=1, le=9)] = 1
-    app: AppName = "klingai/image-o1"
-
-    @classmethod
-    def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """The app's input, or the whole body of a run (``{"app", "input", "webhook"}``), in our field names."""
-        if "input" in data:
-            inner = data.pop("input")
-            if not isinstance(inner, Mapping):
-                raise ValueError(f"input must be an object, not {type(inner).__name__}")
-            if twice := data.keys() & inner.keys():
-                raise ValueError(f"{', '.join(sorted(twice))}: given both in the input and beside it")
-            data |= inner
-        return super().translate(data)
+    def read_error(self, data: Any) -> tuple[str | None, str | None] | None:
+        """The error shapes: problem+json, the list of unmet requirements, and ``success: false``."""
+        if not isinstance(data, dict):
+            return None
+        unmet = data.get("errors")
+        if isinstance(unmet, list) and "id" not in data:
+            lines = [f"{item.get('key')}: {item.get('message')}" for item in unmet if isinstance(item, dict)]
+            return "requirements_not_met", "; ".join(lines) or None
+        if data.get("success") is False:
+            stated = data.get("error")
+            inner = stated if isinstance(stated, dict) else {"message": stated or data.get("message")}
+            return _code(inner, data.get("status")), text_of(inner.get("message") or inner.get("detail"))
+        problem = isinstance(data.get("type"), str) or type(data.get("status")) is int
+        if problem and "id" not in data and {"title", "detail"} & data.keys():
+            return _code(data, data.get("status")), text_of(data.get("detail") or data.get("title"))
+        return None
 
 
 class InferenceSh(Provider):
@@ -145,24 +136,7 @@ class InferenceSh(Provider):
             price=lambda request: Cost(Decimal("0.028") * request.count, "USD"),
         ),
     )
-    codes: ClassVar[Mapping[str, type[KlingError]]] = {
-        "validation_error": InvalidRequest,
-        "requirements_not_met": InvalidRequest,
-        "app_not_found": InvalidRequest,
-        "app_retired": InvalidRequest,
-        "invalid_transition": InvalidRequest,
-        "unauthorized": Unauthorized,
-        "insufficient_scope": Unauthorized,
-        "feature_not_available": Unauthorized,
-        "payment_required": InsufficientCredits,
-        "payment_method_required": InsufficientCredits,
-        "limit_exceeded": InsufficientCredits,
-        "rejected": InsufficientCredits,
-        "not_found": JobNotFound,
-        "rate_limited": RateLimited,
-        "entitlement_unavailable": ProviderUnavailable,
-        "app_maintenance": ProviderUnavailable,
-    }
+    error_mapper: ClassVar[type[ErrorMapper]] = InferenceShErrors
 
     def __init__(
         self,
@@ -172,17 +146,11 @@ class InferenceSh(Provider):
         statuses: Sequence[str] | None = None,
     ) -> None:
         super().__init__(api_key, base_url)
-        self._reader = TaskReader(self, statuses)
+        self.statuses = statuses
 
     @property
-    def statuses(self) -> Sequence[str] | None:
-        """What the integers are taken to mean; None: they are weighed."""
-        return self._reader.statuses
-
-    def configured(self, environment: Mapping[str, str]) -> InferenceSh:
-        """This provider with what was not given taken from environment variables."""
-        found = super().configured(environment)
-        return self if found is self else type(self)(found.api_key, found.base_url, statuses=self.statuses)
+    def _reader(self) -> TaskReader:
+        return TaskReader(self.errors, self.statuses)
 
     def submit(self, request: ImageO1, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """Upload the inline image, if there is one, then run the app. There is no id of ours for the run."""
@@ -198,17 +166,19 @@ class InferenceSh(Provider):
             payload["webhook"] = callback
         reply = yield Call.post("/apps/run", payload, Effect.PAID)
         try:
-            data = self.expect(reply)
+            data = self.errors.expect_json(reply)
         except JobNotFound as error:  # there is no job yet: it is the app that is not found
-            raise self.make_error(error.http_status, "app_not_found", f"it has no app {request.app}") from error
+            raise self.errors.make_error(error.http_status, "app_not_found", f"it has no app {request.app}") from error
         try:
-            ref = JobRef(self.name, "image-o1", data["id"])
+            ref = JobRef(self.name, "image-o1", job_id(data["id"]))
         except (TypeError, KeyError, ValueError) as error:
-            raise self.unreadable("it has no task id") from error
+            named = data.get("id") if isinstance(data, dict) else None
+            shown = f"its task id cannot be used: {named!r:.200}" if named is not None else "it has no task id"
+            raise self.errors.unreadable(shown) from error
         stage = self._reader.stage(data)
         if stage == STAGES["rejected"]:
             # A run that was refused admission (no balance, no payment method) is kept as a task that has ended.
-            raise self.make_error(402, "rejected", text_of(data.get("error")))
+            raise self.errors.make_error(402, "rejected", text_of(data.get("error")))
         return Accepted(ref.id, self._reader.report(data, stage))
 
     def _upload(self, content: bytes) -> Flow[str]:
@@ -223,13 +193,13 @@ class InferenceSh(Provider):
             "public": False,
         }
         reply = yield Call.post("/files", {"files": [entry]}, Effect.WRITE)
-        data = self.expect(reply)
+        data = self.errors.expect_json(reply)
         file = data[0] if isinstance(data, list) and data else None
         uri, target = (file.get("uri"), file.get("upload_url")) if isinstance(file, dict) else (None, None)
         if not (isinstance(uri, str) and uri and isinstance(target, str)):
-            raise self.unreadable("it does not say where to upload the reference image")
+            raise self.errors.unreadable("it does not say where to upload the reference image")
         if not (is_secure(target) and (target.startswith("https:") or self.base_url.startswith("http:"))):
-            raise self.unreadable(
+            raise self.errors.unreadable(
                 "it wants the reference image uploaded to an address that is not https; it was not sent"
             )
         headers = {"content-type": f"image/{kind}"}
@@ -245,30 +215,33 @@ class InferenceSh(Provider):
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """The light status, and the whole task only where that does not say for sure that it still runs."""
         [ref] = refs
-        reply = yield Call.get(f"/tasks/{ref.id}/status")
+        reply = yield Call.get(f"/tasks/{path_id(ref)}/status")
         if reply.ok:
-            data = self._reader.task(self.expect(reply), ref)
+            data = self._reader.task(self.errors.expect_json(reply), ref)
             stage = self._reader.stage(data)
             if stage is not None and stage.status is not None and not stage.status.terminal:
                 return {ref: self._reader.report(data, stage)}
         elif reply.status not in _NO_SUCH_VERB:
-            self.expect(reply)
-        reply = yield Call.get(f"/tasks/{ref.id}")
+            self.errors.expect_json(reply)
+        reply = yield Call.get(f"/tasks/{path_id(ref)}")
         # A whole task that has no output may leave the field out.
-        data = {"output": None} | self._reader.task(self.expect(reply), ref)
+        data = {"output": None} | self._reader.task(self.errors.expect_json(reply), ref)
         stage = self._reader.stage(data)
         if stage is UNCLEAR and has_rested(data, reply):
             stage = STAGES["completed"]
-        return {ref: self._reader.report(data, stage)}
+        report = self._reader.report(data, stage)
+        if report.status is not None and report.status.terminal:
+            self.errors.require_id(data, ref, "id")
+        return {ref: report}
 
     def cancel(self, ref: JobRef) -> Flow[bool]:
         """One POST without a body, as the official clients send it. What Kling has begun may still be charged."""
-        reply = yield Call("POST", f"/tasks/{ref.id}/cancel", Effect.WRITE, json=False)
-        error = self.refusal(reply)
+        reply = yield Call("POST", f"/tasks/{path_id(ref)}/cancel", Effect.WRITE, json=False)
+        error = self.errors.parse_error(reply)
         if reply.status == _CONFLICT or (error is not None and error.code == "invalid_transition"):
             return False
         if error is not None or not reply.ok:
-            raise error or self.make_error(reply.status, None, None)
+            raise error or self.errors.make_error(reply.status, None, None)
         return True
 
     def stream(self, ref: JobRef) -> Stream:
@@ -291,14 +264,16 @@ class InferenceSh(Provider):
             page = {"limit": 50, "sort": [{"field": "created_at", "dir": "desc"}]}
             body = page if cursor is None else {**page, "cursor": cursor, "direction": "next"}
             reply = yield Call.post("/tasks/list", body, Effect.READ)
-            data = self.expect(reply)
+            data = self.errors.expect_json(reply)
             items = data.get("items") if isinstance(data, dict) else None
             if not isinstance(items, list):
-                raise self.unreadable("it lists no tasks")
+                raise self.errors.unreadable("it lists no tasks")
             tasks = [item for item in items if isinstance(item, dict)]
             recent = [task for task in tasks if (moment(task.get("created_at")) or since) >= since - _SKEW]
             fitting = [task for task in recent if _same(task, wanted, wanted_callback)]
-            found += [Accepted(task["id"], self._reader.report(task, self._reader.stage(task))) for task in fitting]
+            found += [
+                Accepted(job_id(task["id"]), self._reader.report(task, self._reader.stage(task))) for task in fitting
+            ]
             cursor = data.get("next_cursor")
             if not (data.get("has_next") and cursor) or len(recent) < len(tasks):
                 break
@@ -309,38 +284,9 @@ class InferenceSh(Provider):
         del headers
         data = unwrapped(Reply(200, content=body).json())
         if not isinstance(data, dict) or not ({"status", "status_text"} & data.keys()):
-            raise self.unreadable("a webhook body without a status")
-        identity = data.get("id")
+            raise self.errors.unreadable("a webhook body without a status")
         stage = self._reader.stage(data, ended=True)
-        return [WebhookItem(identity if isinstance(identity, str) else None, self._reader.report(data, stage))]
-
-    def expect(self, reply: Reply) -> Any:
-        """The decoded body, out of whichever envelope.
-
-        Raises:
-            KlingError: The reply is a refusal (the oldest envelope refuses at HTTP 200 too), or cannot be read.
-        """
-        data = super().expect(reply)
-        if isinstance(data, dict) and data.get("success") is False:
-            raise self.refusal(reply) or self.make_error(reply.status, None, None)
-        return unwrapped(data)
-
-    def error(self, data: Any) -> tuple[str | None, str | None] | None:
-        """The error shapes: problem+json, the list of unmet requirements, and ``success: false``."""
-        if not isinstance(data, dict):
-            return None
-        unmet = data.get("errors")
-        if isinstance(unmet, list) and "id" not in data:
-            lines = [f"{item.get('key')}: {item.get('message')}" for item in unmet if isinstance(item, dict)]
-            return "requirements_not_met", "; ".join(lines) or None
-        if data.get("success") is False:
-            stated = data.get("error")
-            inner = stated if isinstance(stated, dict) else {"message": stated or data.get("message")}
-            return _code(inner, data.get("status")), text_of(inner.get("message") or inner.get("detail"))
-        problem = isinstance(data.get("type"), str) or type(data.get("status")) is int
-        if problem and "id" not in data and {"title", "detail"} & data.keys():
-            return _code(data, data.get("status")), text_of(data.get("detail") or data.get("title"))
-        return None
+        return [WebhookItem(webhook_job_id(data.get("id")), self._reader.report(data, stage))]
 
 
 _NO_SUCH_VERB = frozenset({404, 405})  # older servers may have no light status; the whole task decides
@@ -364,7 +310,7 @@ def _input(request: ImageO1, image: Any) -> dict[str, Any]:
 
 def _same(task: Mapping[str, Any], wanted: Mapping[str, Any], callback: str | None) -> bool:
     """Whether a listed task can be the submission of this input with this callback address."""
-    if not isinstance(task.get("id"), str):
+    if webhook_job_id(task.get("id")) is None:
         return False
     echoed = "webhook" in task
     if echoed and (task["webhook"] or None) != callback:

@@ -13,7 +13,8 @@ from kling_async._exchange import Call, Reply
 from kling_async._json import read_json
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._urls import is_url
-from kling_async.providers._base.provider import Provider, Stream
+from kling_async.providers._base.error_mapping import ErrorMapper
+from kling_async.providers._base.provider import Stream, path_id
 from kling_async.providers._base.request import as_number
 
 __all__ = [
@@ -77,12 +78,12 @@ class TaskReader:
     """Reads tasks.
 
     Args:
-        provider: Whose words are read; it makes the errors.
+        errors: Makes the errors.
         statuses: What the integers mean; None: to be weighed, see `InferenceSh`.
     """
 
-    def __init__(self, provider: Provider, statuses: Sequence[str] | None) -> None:
-        self.provider = provider
+    def __init__(self, errors: ErrorMapper, statuses: Sequence[str] | None) -> None:
+        self.errors = errors
         self.statuses = statuses
 
     def task(self, data: Any, ref: JobRef) -> dict[str, Any]:
@@ -91,8 +92,8 @@ class TaskReader:
         Raises:
             UnreadableReply: It is about another, or about none.
         """
-        if not isinstance(data, dict) or data.get("id", ref.id) != ref.id:
-            raise self.provider.unreadable("it is about another task, or about none", ref)
+        if not isinstance(data, dict) or ("id" in data and not self.errors.is_about(data, ref, "id")):
+            raise self.errors.unreadable("it is about another task, or about none", ref)
         return data
 
     def stage(self, data: Mapping[str, Any], *, ended: bool = False) -> Stage | None:
@@ -118,7 +119,7 @@ class TaskReader:
         """What is said of a task at that stage; a completion that names no image is none."""
         if stage is None:
             return StatusReport(
-                None, unrecognized=f"the status {self.provider.redact(repr(data.get('status')), 100)}", raw=data
+                None, unrecognized=f"the status {self.errors.redact(repr(data.get('status')), 100)}", raw=data
             )
         images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
         if stage.status is Status.COMPLETED and not images:
@@ -134,7 +135,7 @@ class TaskReader:
             cost=_cost(data.get("usage_events")),
             raw=data,
         )
-        return self.provider.redact_report(reading)
+        return self.errors.redact_report(reading)
 
 
 class TaskStream(Stream):
@@ -145,7 +146,7 @@ class TaskStream(Stream):
     """
 
     def __init__(self, reader: TaskReader, ref: JobRef) -> None:
-        self.call = Call.get(f"/tasks/{ref.id}/stream", headers={"accept": "application/x-ndjson"})
+        self.call = Call.get(f"/tasks/{path_id(ref)}/stream", headers={"accept": "application/x-ndjson"})
         self._reader = reader
         self._ref = ref
         self._task: dict[str, Any] = {}
@@ -158,7 +159,7 @@ class TaskStream(Stream):
             field, _, value = line.partition(":")
             line = value.strip()
             if field not in _EVENT_FIELDS:
-                raise self._reader.provider.unreadable("a line of its stream is neither JSON nor an event", self._ref)
+                raise self._reader.errors.unreadable("a line of its stream is neither JSON nor an event", self._ref)
             if field == "event":
                 self._event = line
             if field != "data":
@@ -169,13 +170,13 @@ class TaskStream(Stream):
         try:
             said = read_json(line)
         except ValueError as error:
-            raise self._reader.provider.unreadable("a line of its stream is not JSON", self._ref) from error
+            raise self._reader.errors.unreadable("a line of its stream is not JSON", self._ref) from error
         event = said.get("event") or event
         if event == "delta" or said.get("type") == "heartbeat":
             return None
         if event == "error":
-            words = self._reader.provider.redact(text_of(said.get("data") or said) or "no reason given")
-            raise self._reader.provider.unreadable(f"its stream reports an error ({words})", self._ref)
+            words = self._reader.errors.redact(text_of(said.get("data") or said) or "no reason given")
+            raise self._reader.errors.unreadable(f"its stream reports an error ({words})", self._ref)
         return self._merge(said)
 
     def _merge(self, said: dict[str, Any]) -> StatusReport | None:

@@ -1,5 +1,10 @@
-"""PixelDojo: Kling Image V3. The request classes, and the provider."""
+"""PixelDojo: Kling Image V3. The request class, and the provider."""
 
-from kling_async.providers.pixeldojo.provider import ImageV3, PixelDojo
+from kling_async.providers.pixeldojo.provider import PixelDojo
+from kling_async.providers.pixeldojo.request import ImageV3
 
 __all__ = ["ImageV3", "PixelDojo"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
+from pydantic import SecretStr
 
 from kling_async._errors import (
     InsufficientCredits,
@@ -41,10 +41,11 @@ from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features
-from kling_async.providers._base.provider import Accepted, Provider, WebhookItem
-from kling_async.providers._base.request import Request, as_number
+from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
+from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
+from kling_async.providers.pixeldojo.request import ImageV3
 
-__all__ = ["ImageV3", "PixelDojo"]
+__all__ = ["PixelDojo"]
 
 CountField: TypeAlias = Literal["num_outputs", "num_images"]
 
@@ -52,38 +53,35 @@ _URL_LIFETIME = 24 * 3600.0  # "stored for 24 hours before being automatically d
 _DURATION = DurationPrior(median=24, sigma=0.545)  # "seconds to one minute"
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+class PixelDojoErrors(ErrorMapper):
+    """Reads PixelDojo's errors."""
 
-
-class ImageV3(Request):
-    """Pictures by Kling Image V3, from text alone: the page lists "image to image", but has no field for an image.
-
-    Source: ``pixeldojo.ai/api-platform/kling-image``.
-
-    Args:
-        prompt: At least 1 character; no upper limit is documented.
-        negative_prompt: What the pictures shall not show.
-        resolution: ``1k`` or ``2k``; the provider's own ``1K`` and ``2K`` are accepted.
-        aspect_ratio: One of the documented ratios.
-        count: Number of pictures, 1 to 9; each is charged.
-        output_format: ``png``, ``jpeg`` or ``webp``.
-        callback_url: Where PixelDojo is to report the end (https).
-    """
-
-    endpoint: ClassVar[str] = "pixeldojo/image-v3"
-    wire_names: ClassVar[Mapping[str, str]] = {
-        "num_outputs": "count",
-        "num_images": "count",
-        "webhook_url": "callback_url",
+    codes: ClassVar[Mapping[str, type[KlingError]]] = {
+        "unauthorized": Unauthorized,
+        "invalid_api_key": Unauthorized,
+        "insufficient_credits": InsufficientCredits,
+        "quota_exceeded": InsufficientCredits,  # the older word: its quota is the subscription's credits
+        "invalid_request": InvalidRequest,
+        "model_not_found": InvalidRequest,
+        "rate_limited": RateLimited,
+        "internal_error": ProviderUnavailable,
+        "server_error": ProviderUnavailable,
     }
 
-    prompt: Annotated[str, StringConstraints(min_length=1)]
-    negative_prompt: str | None = None
-    resolution: Annotated[Literal["1k", "2k"], BeforeValidator(_lower)] = "1k"
-    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = "1:1"
-    count: Annotated[int, Field(strict=True, ge=1, le=9), BeforeValidator(as_number)] = 1
-    output_format: Literal["png", "jpeg", "webp"] = "png"
+    def read_error(self, data: Any) -> tuple[str | None, str | None] | None:
+        """The envelopes: ``error`` as an object or as text, with or without ``message`` beside it."""
+        if not isinstance(data, dict):
+            return None
+        error, beside = data.get("error"), _text(data.get("message"))
+        if isinstance(error, dict):
+            return _text(error.get("code")), _text(error.get("message"))
+        if not (word := _text(error)):
+            return (None, beside) if beside else None
+        # Text may be a code ("insufficient_credits"), a code in prose ("Insufficient credits"), or an explanation.
+        code = word.strip(" .").lower().replace(" ", "_")
+        if code in self.codes:
+            return code, beside
+        return (None, word) if " " in word else (word, beside)
 
 
 class PixelDojo(Provider):
@@ -114,17 +112,7 @@ class PixelDojo(Provider):
             price=lambda request: Cost(Decimal(request.count), "credits"),
         ),
     )
-    codes: ClassVar[Mapping[str, type[KlingError]]] = {
-        "unauthorized": Unauthorized,
-        "invalid_api_key": Unauthorized,
-        "insufficient_credits": InsufficientCredits,
-        "quota_exceeded": InsufficientCredits,  # the older word: its quota is the subscription's credits
-        "invalid_request": InvalidRequest,
-        "model_not_found": InvalidRequest,
-        "rate_limited": RateLimited,
-        "internal_error": ProviderUnavailable,
-        "server_error": ProviderUnavailable,
-    }
+    error_mapper: ClassVar[type[ErrorMapper]] = PixelDojoErrors
 
     def __init__(
         self,
@@ -135,11 +123,6 @@ class PixelDojo(Provider):
     ) -> None:
         super().__init__(api_key, base_url)
         self.count_field: CountField = count_field
-
-    def configured(self, environment: Mapping[str, str]) -> Provider:
-        """As of `Provider`; the name of the count stays."""
-        found = super().configured(environment)
-        return self if found is self else type(self)(found.api_key, found.base_url, count_field=self.count_field)
 
     def submit(self, request: ImageV3, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST; PixelDojo has no id of ours, so an answer that is lost stays lost."""
@@ -158,15 +141,15 @@ class PixelDojo(Provider):
         if callback:
             payload["webhook_url"] = callback
         reply = yield Call.post("/models/kling-image/run", payload, Effect.PAID)
-        accepted = self.accepted(reply, request.endpoint, "jobId", self._report)
+        accepted = self.errors.parse_accepted(reply, request.endpoint, "jobId", self._report)
         balance = _credits(reply.json().get("creditsRemaining"))
         return replace(accepted, report=replace(accepted.report, balance=balance))
 
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: PixelDojo has no batch."""
         [ref] = refs
-        reply = yield Call.get(f"/jobs/{ref.id}")
-        return {ref: self.redact_report(self._report(self.about(reply, ref, "jobId"), ref))}
+        reply = yield Call.get(f"/jobs/{path_id(ref)}")
+        return {ref: self.errors.parse_report(reply, ref, "jobId", self._report)}
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
         """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""
@@ -174,9 +157,10 @@ class PixelDojo(Provider):
         data = Reply(200, content=body).json()
         held = (data, data.get("job"), data.get("data")) if isinstance(data, dict) else ()
         for job in held:
-            if isinstance(job, dict) and isinstance(job.get("jobId"), str) and "status" in job:
-                return [WebhookItem(job["jobId"], self.redact_report(self._report(job, None)))]
-        raise self.unreadable("a webhook body without a job")
+            identity = webhook_job_id(job.get("jobId")) if isinstance(job, dict) else None
+            if identity and "status" in job:
+                return [WebhookItem(identity, self.errors.redact_report(self._report(job, None)))]
+        raise self.errors.unreadable("a webhook body without a job")
 
     def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
         said = data.get("status")
@@ -185,29 +169,14 @@ class PixelDojo(Provider):
         if status is Status.COMPLETED:
             artifacts = tuple(dict.fromkeys(_artifacts(data)))
             if not artifacts:
-                raise self.unreadable("it says completed and has no URL", ref)
+                raise self.errors.unreadable("it says completed and has no URL", ref)
             return StatusReport(status, artifacts=artifacts, cost=cost, lifetime=_URL_LIFETIME, raw=data)
         if status is Status.FAILED:
-            code, message = self.error(data) or (None, None)
+            code, message = self.errors.read_error(data) or (None, None)
             failure = Failure(code or "unknown", message, retryable=code in _RETRYABLE)
             return StatusReport(status, message=message or code, failures=(failure,), cost=cost, raw=data)
         oddity = None if status else f"the status {said!r}"
         return StatusReport(status, cost=cost, unrecognized=oddity, raw=data)
-
-    def error(self, data: Any) -> tuple[str | None, str | None] | None:
-        """The envelopes: ``error`` as an object or as text, with or without ``message`` beside it."""
-        if not isinstance(data, dict):
-            return None
-        error, beside = data.get("error"), _text(data.get("message"))
-        if isinstance(error, dict):
-            return _text(error.get("code")), _text(error.get("message"))
-        if not (word := _text(error)):
-            return (None, beside) if beside else None
-        # Text may be a code ("insufficient_credits"), a code in prose ("Insufficient credits"), or an explanation.
-        code = word.strip(" .").lower().replace(" ", "_")
-        if code in self.codes:
-            return code, beside
-        return (None, word) if " " in word else (word, beside)
 
 
 _STATUSES: Mapping[str, Status] = {

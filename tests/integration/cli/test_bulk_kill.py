@@ -102,7 +102,7 @@ def test_credits_that_run_out_stop_the_run_and_a_rerun_buys_the_rest(dojo: Sandb
     where = environment_of(dojo)
     starved = finish(start(where, rows, out, "--no-save"), patience=LONG)
     assert starved.code == 4
-    assert "add credits to the PixelDojo account" in starved.err
+    assert "check the PixelDojo account" in starved.err
     assert dojo.counters.jobs_bought == 300
     assert Counter(record["state"] for record in results(out))["completed"] == 300
     account.credits = None

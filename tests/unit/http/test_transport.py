@@ -155,7 +155,7 @@ async def test_a_refusal_that_waiting_does_not_lift_is_not_waited_for(effect: Ef
     line = Line(answer(status, {"detail": "INSUFFICIENT_CREDITS"}))
     reply = await outcome(line, call(effect))
     assert isinstance(reply, Reply)
-    assert isinstance(RunBlob(KEY).refusal(reply), InsufficientCredits)
+    assert isinstance(RunBlob(KEY).errors.parse_error(reply), InsufficientCredits)
     assert len(line.requests) == 1
 
 

@@ -272,7 +272,7 @@ def test_the_key_is_in_no_error_even_if_the_provider_repeats_it(provider: Infere
 
 
 def test_the_configured_provider_keeps_its_table() -> None:
-    provider = InferenceSh(statuses=OLDER).configured({"INFERENCE_API_KEY": KEY})
+    provider = InferenceSh(statuses=OLDER).with_environment({"INFERENCE_API_KEY": KEY})
     assert provider.statuses == OLDER
     assert provider.credentials() == {"authorization": f"Bearer {KEY}"}
 

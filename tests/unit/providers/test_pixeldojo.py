@@ -133,7 +133,7 @@ def test_both_names_at_once_are_refused() -> None:
 def test_the_name_on_the_wire_can_be_chosen(name: Literal["num_outputs", "num_images"]) -> None:
     """Also where key and address come from the environment; one image needs no name."""
     given = PixelDojo(count_field=name)
-    provider = given.configured({"PIXELDOJO_API_KEY": KEY, "PIXELDOJO_BASE_URL": "http://127.0.0.1:9/api/v1"})
+    provider = given.with_environment({"PIXELDOJO_API_KEY": KEY, "PIXELDOJO_BASE_URL": "http://127.0.0.1:9/api/v1"})
     assert isinstance(provider, PixelDojo)
     assert provider.base_url == "http://127.0.0.1:9/api/v1"
     assert provider.credentials() == {"authorization": f"Bearer {KEY}"}
@@ -144,7 +144,7 @@ def test_the_name_on_the_wire_can_be_chosen(name: Literal["num_outputs", "num_im
 
 def test_without_a_key_the_variable_is_named() -> None:
     with pytest.raises(ConfigurationError, match="set PIXELDOJO_API_KEY"):
-        PixelDojo().configured({})
+        PixelDojo().with_environment({})
 
 
 # Errors (providers.md 4.5).
@@ -168,35 +168,40 @@ def test_every_code_is_understood_in_every_envelope(code: str) -> None:
     status, kind = KINDS[code]
     for body in ({"error": {"code": code, "message": "Why.", "status": status}}, {"error": code, "message": "Why."}):
         for http in (status, 418):
-            error = PixelDojo(KEY).refusal(Reply(http, content=json.dumps(body).encode()))
+            error = PixelDojo(KEY).errors.parse_error(Reply(http, content=json.dumps(body).encode()))
             assert type(error) is kind
             assert (error.code, error.http_status) == (code, http)
             assert "Why." in str(error)
-    assert type(PixelDojo(KEY).refusal(Reply(status, content=json.dumps({"error": code}).encode()))) is kind
+    assert type(PixelDojo(KEY).errors.parse_error(Reply(status, content=json.dumps({"error": code}).encode()))) is kind
 
 
 def test_an_empty_account_is_told_from_a_forbidden_key_by_its_code() -> None:
     """The older description answers 403 to both."""
     provider = PixelDojo(KEY)
     empty = {"error": {"code": "insufficient_credits"}}
-    assert type(provider.refusal(Reply(403, content=json.dumps(empty).encode()))) is InsufficientCredits
-    assert type(provider.refusal(Reply(403, content=b'{"error": "Insufficient credits."}'))) is InsufficientCredits
-    assert type(provider.refusal(Reply(403, content=b'{"error": "Forbidden"}'))) is Unauthorized
+    assert type(provider.errors.parse_error(Reply(403, content=json.dumps(empty).encode()))) is InsufficientCredits
+    assert (
+        type(provider.errors.parse_error(Reply(403, content=b'{"error": "Insufficient credits."}')))
+        is InsufficientCredits
+    )
+    assert type(provider.errors.parse_error(Reply(403, content=b'{"error": "Forbidden"}'))) is Unauthorized
 
 
 def test_a_job_that_is_not_there_is_not_found() -> None:
-    error = PixelDojo(KEY).refusal(Reply(404, content=b'{"error": {"code": "not_found", "message": "No such job"}}'))
+    error = PixelDojo(KEY).errors.parse_error(
+        Reply(404, content=b'{"error": {"code": "not_found", "message": "No such job"}}')
+    )
     assert isinstance(error, JobNotFound)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"{}", b'{"error": null}', b'{"error": 7}'])
 def test_what_is_no_envelope_is_no_refusal(body: bytes) -> None:
-    assert PixelDojo(KEY).refusal(Reply(400, content=body)) is None
+    assert PixelDojo(KEY).errors.parse_error(Reply(400, content=body)) is None
 
 
 def test_an_error_never_repeats_the_key() -> None:
     for body in ({"error": {"code": KEY, "message": f"bad key {KEY}"}}, {"error": KEY}, {"message": f"bad key {KEY}"}):
-        error = PixelDojo(KEY).refusal(Reply(401, content=json.dumps(body).encode()))
+        error = PixelDojo(KEY).errors.parse_error(Reply(401, content=json.dumps(body).encode()))
         assert error is not None
         assert KEY not in f"{error} {error!r} {error.code}"
 
@@ -289,7 +294,7 @@ async def test_a_fault_with_success_status_leaves_the_submission_in_doubt(client
     with pytest.raises(SubmissionUnknown):
         await client.submit(pixeldojo.ImageV3("a fox"))
     server.accepted = {"error": {"code": "insufficient_credits", "message": "1 credit needed"}}
-    with pytest.raises(InsufficientCredits, match="add credits to the PixelDojo account"):
+    with pytest.raises(InsufficientCredits, match="check the PixelDojo account"):
         await client.submit(pixeldojo.ImageV3("a fox"))
     assert server.bought == 2
 

@@ -361,7 +361,7 @@ def test_every_code_is_understood_in_every_envelope(code: str, envelope: str) ->
     """Whatever the HTTP status: the code decides."""
     body = json.dumps(ENVELOPES[envelope](code)).encode()
     for status in (400, 418, 422):
-        error = RunBlob("key").refusal(Reply(status, {"x-request-id": "req-7"}, body))
+        error = RunBlob("key").errors.parse_error(Reply(status, {"x-request-id": "req-7"}, body))
         assert type(error) is KINDS[code]
         assert (error.code, error.http_status, error.provider, error.request_id) == (code, status, "runblob", "req-7")
 
@@ -380,7 +380,7 @@ def test_every_code_is_understood_in_every_envelope(code: str, envelope: str) ->
     ],
 )
 def test_without_a_known_code_the_status_decides(status: int, kind: type[KlingError]) -> None:
-    error = RunBlob("key").refusal(Reply(status, content=b'{"detail": "Something is wrong"}'))
+    error = RunBlob("key").errors.parse_error(Reply(status, content=b'{"detail": "Something is wrong"}'))
     assert type(error) is kind
     assert "Something is wrong" in str(error)
 
@@ -391,7 +391,7 @@ def test_a_list_of_complaints_names_every_field() -> None:
         {"type": "x", "loc": None, "msg": "Odd"},
         "a text",
     ]
-    error = RunBlob("key").refusal(Reply(422, content=json.dumps({"detail": detail}).encode()))
+    error = RunBlob("key").errors.parse_error(Reply(422, content=json.dumps({"detail": detail}).encode()))
     assert isinstance(error, InvalidRequest)
     assert "body.prompt: Field required" in error.message
     assert "a text" in error.message
@@ -400,13 +400,13 @@ def test_a_list_of_complaints_names_every_field() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"{}", b'{"message": "x"}', b'{"success": true}'])
 def test_what_is_no_envelope_is_no_refusal(body: bytes) -> None:
     """So that a gateway's page is never taken for the provider's word."""
-    assert RunBlob("key").refusal(Reply(400, content=body)) is None
+    assert RunBlob("key").errors.parse_error(Reply(400, content=body)) is None
 
 
 def test_an_error_never_repeats_the_key() -> None:
     key = "rb_secret_9c1f"
     body = json.dumps({"error": key, "message": f"Invalid API key {key}"}).encode()
-    error = RunBlob(key).refusal(Reply(401, content=body))
+    error = RunBlob(key).errors.parse_error(Reply(401, content=body))
     assert isinstance(error, Unauthorized)
     assert key not in f"{error} {error!r} {error.code}"
     assert "[the key]" in str(error)

@@ -355,7 +355,7 @@ def test_a_submission_that_is_never_told_of_is_asked_for_twice_and_no_more() -> 
     ],
 )
 def test_codes_fall_into_the_classes_of_the_sdk(code: str, kind: type[KlingError], *, retryable: bool) -> None:
-    refused = Runware("key").refusal(answer(errors=[{"code": code, "message": "no"}], status=418))
+    refused = Runware("key").errors.parse_error(answer(errors=[{"code": code, "message": "no"}], status=418))
     assert type(refused) is kind
     assert refused.code == code
     [failure] = read(KEY, answer(errors=[failed(code)])).failures
@@ -365,7 +365,7 @@ def test_codes_fall_into_the_classes_of_the_sdk(code: str, kind: type[KlingError
 def test_a_code_nobody_knows_goes_by_the_http_status_and_is_not_retried() -> None:
     provider = Runware("key")
     for status, kind in ((400, InvalidRequest), (402, InsufficientCredits), (500, ProviderUnavailable)):
-        assert type(provider.refusal(answer(errors=[{"code": "brandNew"}], status=status))) is kind
+        assert type(provider.errors.parse_error(answer(errors=[{"code": "brandNew"}], status=status))) is kind
     assert not read(KEY, answer(errors=[failed("brandNew")])).failures[0].retryable
 
 

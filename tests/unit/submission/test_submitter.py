@@ -542,7 +542,7 @@ class OwnId(RunBlob):
         payload = {"prompt": request.prompt, "id": key}
         reply = yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)
         if reply.status != 409:
-            self.expect(reply)
+            self.errors.expect_json(reply)
         return Accepted(key, kling_async._models.StatusReport(Status.PENDING))
 
 

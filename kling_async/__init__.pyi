@@ -1,0 +1,168 @@
+# Made by tests/support/public_stub.py from the list in __init__.py: do not edit.
+
+from kling_async import providers as providers
+from kling_async import webhooks as webhooks
+from kling_async._bulk import (
+    BulkRun,
+    BulkStatistics,
+    Outcome,
+)
+from kling_async._client import (
+    Client,
+    Statistics,
+)
+from kling_async._errors import (
+    BudgetExceeded,
+    BulkStopped,
+    ConfigurationError,
+    ContentRejected,
+    DownloadFailed,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationTimeout,
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    KeyConflict,
+    KlingError,
+    LedgerFailed,
+    ProviderUnavailable,
+    RateLimited,
+    Remedy,
+    SubmissionUnknown,
+    TransportFailed,
+    Unauthorized,
+    WebhookRejected,
+)
+from kling_async._http.limits import (
+    Limits,
+)
+from kling_async._job import (
+    Job,
+)
+from kling_async._ledger.inspection import (
+    LedgerContents,
+    inspect_ledger,
+)
+from kling_async._ledger.memory import (
+    MemoryLedger,
+)
+from kling_async._ledger.protocol import (
+    Ledger,
+    ReceivedAnswer,
+    SpendingGroup,
+    Submission,
+    SubmissionState,
+)
+from kling_async._ledger.sqlite import (
+    SqliteLedger,
+)
+from kling_async._models import (
+    Artifact,
+    Cost,
+    Event,
+    Failure,
+    JobRef,
+    Result,
+    Status,
+)
+from kling_async._polling.settings import (
+    Polling,
+)
+from kling_async._scheduling.schedules import (
+    Learned,
+    Progressive,
+)
+from kling_async._submission.budget import (
+    Budget,
+    BudgetStatistics,
+)
+from kling_async.providers import (
+    inferencesh,
+    pixeldojo,
+    runblob,
+    runware,
+)
+from kling_async.providers._base.request import (
+    Request,
+)
+from kling_async.providers.inferencesh import (
+    InferenceSh,
+)
+from kling_async.providers.pixeldojo import (
+    PixelDojo,
+)
+from kling_async.providers.runblob import (
+    RunBlob,
+)
+from kling_async.providers.runware import (
+    Runware,
+)
+from kling_async.webhooks import (
+    Delivery,
+    Webhooks,
+)
+
+__version__: str
+__all__ = [
+    "Artifact",
+    "Budget",
+    "BudgetExceeded",
+    "BudgetStatistics",
+    "BulkRun",
+    "BulkStatistics",
+    "BulkStopped",
+    "Client",
+    "ConfigurationError",
+    "ContentRejected",
+    "Cost",
+    "Delivery",
+    "DownloadFailed",
+    "Event",
+    "Failure",
+    "GenerationCancelled",
+    "GenerationFailed",
+    "GenerationTimeout",
+    "InferenceSh",
+    "InsufficientCredits",
+    "InvalidRequest",
+    "Job",
+    "JobNotFound",
+    "JobRef",
+    "KeyConflict",
+    "KlingError",
+    "Learned",
+    "Ledger",
+    "LedgerContents",
+    "LedgerFailed",
+    "Limits",
+    "MemoryLedger",
+    "Outcome",
+    "PixelDojo",
+    "Polling",
+    "Progressive",
+    "ProviderUnavailable",
+    "RateLimited",
+    "ReceivedAnswer",
+    "Remedy",
+    "Request",
+    "Result",
+    "RunBlob",
+    "Runware",
+    "SpendingGroup",
+    "SqliteLedger",
+    "Statistics",
+    "Status",
+    "Submission",
+    "SubmissionState",
+    "SubmissionUnknown",
+    "TransportFailed",
+    "Unauthorized",
+    "WebhookRejected",
+    "Webhooks",
+    "inferencesh",
+    "inspect_ledger",
+    "pixeldojo",
+    "runblob",
+    "runware",
+]

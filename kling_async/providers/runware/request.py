@@ -1,0 +1,199 @@
+"""The requests that Runware serves."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from kling_async._urls import is_secure
+from kling_async.providers._base.images import ImageRule, References, sniff
+from kling_async.providers._base.request import Prompt, Request, as_number
+
+__all__ = ["CONSTANTS", "FORMATS", "SIZES", "ImageO3"]
+
+_AIR = "klingai:kling-image@o3"
+CONSTANTS = {"taskType": "imageInference", "model": _AIR}
+
+Resolution: TypeAlias = Literal["1k", "2k", "4k"]
+AspectRatio: TypeAlias = Literal["1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9"]
+
+# runware.ai/docs/models/klingai-image-o3: the wide ones; the tall ones are three of them turned.
+_WIDE: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "1k": {"1:1": (1024, 1024), "3:2": (1248, 832), "4:3": (1168, 880), "16:9": (1360, 768), "21:9": (1552, 656)},
+    "2k": {"1:1": (2048, 2048), "3:2": (2496, 1664), "4:3": (2336, 1760), "16:9": (2720, 1536), "21:9": (3104, 1312)},
+    "4k": {"1:1": (4096, 4096), "3:2": (4992, 3328), "4:3": (4736, 3520), "16:9": (5440, 3072), "21:9": (6272, 2688)},
+}
+SIZES: Mapping[tuple[str, str], tuple[int, int]] = {
+    **{(tier, ratio): size for tier, row in _WIDE.items() for ratio, size in row.items()},
+    **{
+        (tier, tall): row[wide][::-1]
+        for tier, row in _WIDE.items()
+        for wide, tall in (("3:2", "2:3"), ("4:3", "3:4"), ("16:9", "9:16"))
+    },
+}
+_PAIRS = {size: name for name, size in SIZES.items()}
+FORMATS = {"jpeg": "JPG", "png": "PNG", "webp": "WEBP"}
+
+
+def _our_format(value: Any) -> Any:
+    return next((ours for ours, theirs in FORMATS.items() if value == theirs), value)
+
+
+def _secure(value: str) -> str:
+    if not is_secure(value):
+        raise ValueError("the upload endpoint must be an https:// URL (http:// only to this machine)")
+    return value
+
+
+class ImageO3(Request):
+    """One to twenty pictures by Kling Image O3.
+
+    The size is given as `width` and `height`, or as `resolution` and `aspect_ratio`; each pair follows from the other.
+    With neither it is 1024 x 1024 (``1k``, ``1:1``), for Runware documents no default.
+
+    A task object of Runware's own JSON validates too. Its ``taskType`` and ``model`` must be this endpoint's, and its
+    ``taskUUID`` is dropped: every purchase gets a fresh one.
+
+    Source: ``runware.ai/docs/models/klingai-image-o3``.
+
+    Args:
+        prompt: 1 to 2 500 characters.
+        references: Up to 10 images (JPEG, PNG, WEBP; 10 MiB each), also as the UUID of one uploaded to Runware.
+        width: Pixels; with `height` one of the 24 documented pairs.
+        height: Pixels.
+        resolution: ``1k``, ``2k`` or ``4k``.
+        aspect_ratio: One of the documented ratios.
+        count: How many pictures, 1 to 20, each with its own seed.
+        output_type: ``URL``, or the pictures themselves in every answer (``base64Data``, ``dataURI``): then jobs cannot
+            be asked about together, so it is for few pictures.
+        output_format: ``jpeg``, ``png`` or ``webp``; Runware's own ``JPG``, ``PNG`` and ``WEBP`` are accepted too.
+        output_quality: 20 to 99.
+        upload_endpoint: A presigned URL to which Runware is to PUT the pictures as raw bytes.
+        safety: ``fast`` lets Runware check the pictures; what it found is in `Artifact.flagged`.
+        ttl: Seconds for which URLs are to work, at least 60; only with output type ``URL``.
+        include_cost: Let Runware tell what the job cost.
+        delivery: ``async``: accepted at once, then polled. ``sync``: the submission waits for the pictures.
+        callback_url: Where Runware is to report each picture (https).
+    """
+
+    endpoint: ClassVar[str] = "runware/image-o3"
+    wire_names: ClassVar[Mapping[str, str]] = {
+        "positivePrompt": "prompt",
+        "numberResults": "count",
+        "outputType": "output_type",
+        "outputFormat": "output_format",
+        "outputQuality": "output_quality",
+        "uploadEndpoint": "upload_endpoint",
+        "includeCost": "include_cost",
+        "deliveryMethod": "delivery",
+        "webhookURL": "callback_url",
+    }
+
+    prompt: Prompt
+    references: Annotated[References, AfterValidator(ImageRule(most=10, uuids=True))] = ()
+    width: int = 1024
+    height: int = 1024
+    resolution: Resolution = "1k"
+    aspect_ratio: AspectRatio = "1:1"
+    count: Annotated[int, Field(ge=1, le=20)] = 1
+    output_type: Literal["URL", "base64Data", "dataURI"] = "URL"
+    output_format: Annotated[Literal["jpeg", "png", "webp"], BeforeValidator(_our_format)] = "jpeg"
+    output_quality: Annotated[int, Field(ge=20, le=99)] = 95
+    upload_endpoint: Annotated[str, AfterValidator(_secure)] | None = None
+    safety: Literal["none", "fast"] = "none"
+    ttl: Annotated[int, Field(ge=60)] | None = None
+    include_cost: bool = True
+    delivery: Literal["async", "sync"] = "async"
+
+    @classmethod
+    def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Runware's own JSON in our field names, and whichever form of the size was not given."""
+        for name, constant in CONSTANTS.items():
+            given = data.pop(name, constant)
+            if given != constant:
+                raise ValueError(f"{name} is {given!r:.60}, but this is a request for {constant!r}")
+        data.pop("taskUUID", None)
+        inputs = data.pop("inputs", None)
+        if inputs is not None:
+            if "references" in data:
+                raise ValueError("'inputs' and 'references' are the same field; give one of them")
+            data["references"] = _referenced(inputs)
+        if isinstance(data.get("safety"), Mapping):
+            data["safety"] = _safety_mode(data["safety"])
+        return _sized(super().translate(data))
+
+    @model_validator(mode="after")
+    def _only_urls_expire(self) -> Self:
+        if self.ttl is not None and self.output_type != "URL":
+            raise ValueError(f"ttl is for output type URL; {self.output_type} comes inline and does not expire")
+        return self
+
+    def __repr_args__(self) -> Any:
+        """Fields as shown in a repr: the upload address without its signature."""
+        for name, value in super().__repr_args__():
+            yield name, value.partition("?")[0] if name == "upload_endpoint" else value
+
+
+def _referenced(inputs: object) -> list[Any]:
+    """The images of a task's ``inputs``."""
+    if not isinstance(inputs, Mapping) or not inputs.keys() <= {"referenceImages"}:
+        raise ValueError("inputs is an object with one field, referenceImages")
+    images = inputs.get("referenceImages") or []
+    if not isinstance(images, list | tuple):
+        kind = type(images).__name__
+        raise ValueError(f"inputs.referenceImages must be a list, not {kind}")  # noqa: TRY004  # pydantic reports these
+    return [_bare_image(image) for image in images]
+
+
+def _bare_image(value: Any) -> Any:
+    """A reference that is bare base64 of an image, as Runware takes it, as the image; any other as it is."""
+    try:
+        content = base64.b64decode(value, validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        return value
+    return content if sniff(content[:16]) else value
+
+
+def _safety_mode(safety: Mapping[str, Any]) -> str:
+    """Runware's ``safety`` object as our one word: ``checkContent`` means mode ``fast``."""
+    if not safety.keys() <= {"checkContent", "mode"}:
+        raise ValueError("safety is an object with the fields checkContent and mode")
+    check, mode = safety.get("checkContent"), safety.get("mode")
+    if mode is None:
+        return "fast" if check else "none"
+    if check is not None and check is not (mode != "none"):
+        raise ValueError(f"safety.checkContent {check!r} and safety.mode {mode!r} contradict each other; give one")
+    return str(mode)
+
+
+def _sized(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields with both forms of the size. What is of a wrong type or name is left for its own field to refuse."""
+    data = {
+        k: v for k, v in data.items() if v is not None or k not in {"width", "height", "resolution", "aspect_ratio"}
+    }
+    if ("width" in data) != ("height" in data):
+        raise ValueError("width and height belong together; give both, or resolution and aspect_ratio")
+    if "width" in data:
+        pair = (as_number(data["width"]), as_number(data["height"]))
+        if not all(isinstance(side, int | float) for side in pair):
+            return data
+        if pair not in _PAIRS:
+            known = "; ".join(
+                f"{tier}: {', '.join(f'{w}x{h}' for (t, _), (w, h) in SIZES.items() if t == tier)}" for tier in _WIDE
+            )
+            raise ValueError(f"{pair[0]}x{pair[1]} is not a size of this model; there are {known}")
+        for name, value in zip(("resolution", "aspect_ratio"), _PAIRS[pair], strict=True):
+            if data.setdefault(name, value) != value:
+                raise ValueError(
+                    f"{pair[0]}x{pair[1]} has {name} {value}, but {name} says {data[name]!r:.40}; "
+                    "give one form of the size"
+                )
+    else:
+        size = SIZES.get((str(data.get("resolution", "1k")), str(data.get("aspect_ratio", "1:1"))))
+        if size is not None:
+            data["width"], data["height"] = size
+    return data
