@@ -12,7 +12,7 @@ import pytest
 import kling_async
 import kling_async.providers.base
 from kling_async.providers import BUILT_IN
-from support.public_stub import PATH, stub
+from support.public_stub import LAZY, PATH, stub
 
 ALWAYS = {"kling_async", "kling_async.providers"}
 """The package, and the registry of providers, which loads none of them."""
@@ -136,5 +136,5 @@ def test_every_provider_of_the_registry_is_a_public_name() -> None:
 
 @pytest.mark.parametrize("module", [kling_async, kling_async.providers.base, *PACKAGES], ids=lambda m: m.__name__)
 def test_a_module_lists_only_what_a_user_needs(module: ModuleType) -> None:
-    modules = {*kling_async._MODULES, "__version__"} if module is kling_async else set()
+    modules = {*LAZY._MODULES, "__version__"} if module is kling_async else set()
     assert {*dir(module)} - modules == {*module.__all__}

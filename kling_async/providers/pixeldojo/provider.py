@@ -157,8 +157,10 @@ class PixelDojo(Provider):
         data = Reply(200, content=body).json()
         held = (data, data.get("job"), data.get("data")) if isinstance(data, dict) else ()
         for job in held:
-            identity = webhook_job_id(job.get("jobId")) if isinstance(job, dict) else None
-            if identity and "status" in job:
+            if not isinstance(job, dict) or "status" not in job:
+                continue
+            identity = webhook_job_id(job.get("jobId"))
+            if identity is not None:
                 return [WebhookItem(identity, self.errors.redact_report(self._report(job, None)))]
         raise self.errors.unreadable("a webhook body without a job")
 
