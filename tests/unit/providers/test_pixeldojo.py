@@ -280,7 +280,7 @@ async def test_it_is_looked_at_after_five_seconds_and_then_every_two(client: Cli
 @pytest.mark.virtual_time
 async def test_a_credit_given_back_shows_in_the_cost(client: Client, server: Server) -> None:
     server.end = {"status": "failed", "error": {"code": "internal_error", "message": "Oops"}, "creditCost": 0}
-    with pytest.raises(GenerationFailed, match="internal_error: Oops .*submit the same request again") as failed:
+    with pytest.raises(GenerationFailed, match=r"internal_error: Oops .*submit the same request again") as failed:
         await client.run(pixeldojo.ImageV3("a fox"))
     assert failed.value.retryable
     assert failed.value.job.cost == Cost(Decimal(0), "credits")
