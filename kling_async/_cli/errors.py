@@ -5,15 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from kling_async._cli.output.formatting import in_commands, printable
-from kling_async._errors import (
+from kling_async import (
     BudgetExceeded,
     BulkStopped,
     ConfigurationError,
@@ -34,6 +33,8 @@ from kling_async._errors import (
     TransportFailed,
     Unauthorized,
 )
+from kling_async._cli.output.advice import as_commands, facts_of
+from kling_async._cli.output.formatting import printable
 
 __all__ = [
     "EXITS",
@@ -144,6 +145,7 @@ class Problem:
         fields: The invalid fields of the request, and why.
         labels: How users write these fields, where not by their names.
         facts: What the provider said: ``provider``, ``http_status``, ``code``, ``request_id``.
+        next_steps: What can be done about it: commands of ``kling``, and instructions.
     """
 
     kind: str
@@ -153,18 +155,27 @@ class Problem:
     fields: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    next_steps: Sequence[str] = ()
 
     def lines(self) -> Iterator[str]:
-        """The problem in words."""
+        """The problem in words, and what to do."""
         yield printable(self.message)
         for name, reason in self.fields.items():
             yield f"  {printable(self.labels.get(name, name))}: {printable(reason)}"
+        for number, step in enumerate(self.next_steps):
+            yield f"  {'or' if number else 'next'}: {printable(step)}"
+
+    @property
+    def sentence(self) -> str:
+        """The same on one line."""
+        return f"{self.message}. Next: {', or '.join(self.next_steps)}" if self.next_steps else self.message
 
     def as_json(self) -> dict[str, Any]:
         """The problem as JSON values."""
         told: dict[str, Any] = {"type": "error", "error": self.kind, "message": self.message, "exit_code": self.code}
         told |= {"ref": self.ref} if self.ref else {}
         told |= {"fields": dict(self.fields)} if self.fields else {}
+        told |= {"next_steps": list(self.next_steps)} if self.next_steps else {}
         return {**told, **self.facts}
 
 
@@ -175,15 +186,16 @@ def explain(error: Exception) -> Problem:
         return Problem(kind, error.message, error.code, fields=error.fields, labels=error.labels)
     if isinstance(error, BulkStopped) and error.cause is not None:
         cause = explain(error.cause)
-        words = f"the run has stopped buying: {cause.message}. Once that is put right, the same command goes on"
-        return Problem(type(error).__name__, words, cause.code)
+        words = f"the run stopped: {cause.message}. The same command continues once the cause is removed"
+        return Problem(type(error).__name__, words, cause.code, next_steps=cause.next_steps)
     if is_output_error(error):
         return Problem("OutputError", f"the output cannot be written: {error}; send it to another place", UNSAVED)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
     if isinstance(error, KlingError):
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
         told = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
-        return Problem(type(error).__name__, _message(error), code, error.ref, facts=told)
+        steps = () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)  # reports name the command
+        return Problem(type(error).__name__, _message(error), code, error.ref, facts=told, next_steps=steps)
     if code == FAULT:
         words = (
             f"{type(error).__name__}: {error}. This is a fault of kling; {TRACEBACK}=1 in the environment shows where"
@@ -195,10 +207,10 @@ def explain(error: Exception) -> Problem:
 
 
 def _message(error: KlingError) -> str:
-    """The library's message, its advice in terms of the command line."""
+    """The library's message, with its facts and without its advice."""
     if isinstance(error, GenerationTimeout):
         return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
-    return in_commands(str(error))
+    return facts_of(error)
 
 
 def is_output_error(error: BaseException | None) -> bool:

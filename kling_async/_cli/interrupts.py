@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 import anyio
 
-from kling_async._cli.output.formatting import in_commands
+from kling_async._cli.output.advice import as_commands
 from kling_async._cli.output.reports import Report
 from kling_async._client import Client
 from kling_async._errors import KlingError
@@ -46,10 +46,10 @@ async def _doubt(client: Client, key: str) -> str | None:
     if budget is not None:
         return _MAYBE if budget.spent or budget.reserved else None
     try:
-        remedies = [", or ".join(map(str, s.remedies)) for s in await client.unresolved() if s.key == key]
+        found = [submission for submission in await client.unresolved() if submission.key == key]
     except KlingError as error:
         return f"a job may have been bought, and the ledger cannot tell: {error}"
-    return f"a job may have been bought: {in_commands(remedies[0])}" if remedies else None
+    return f"a job may have been bought. Next: {', or '.join(as_commands(found[0].remedies))}" if found else None
 
 
 _MAYBE = (

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from kling_async._cli.errors import CommandError
-from kling_async._cli.output.formatting import advise_with
+from kling_async._cli.output.advice import advise_with
 
 __all__ = ["HERE", "LedgerFile", "existing", "work_with"]
 

@@ -83,7 +83,8 @@ class StatusCaller:
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
         said = logging.INFO if self._failure_logged and not final else logging.WARNING
         self._failure_logged = True
-        log.log(said, "a look at job %s failed%s: %s", tracked.ref, "" if final else ", it goes on", error)
+        event = {"event": "poll_failed_for_good" if final else "poll_failed"}
+        log.log(said, "a look at job %s failed%s: %s", tracked.ref, "" if final else ", it goes on", error, extra=event)
         if final:
             if tracked.submitted_here:
                 error.message += "; the job was bought and is not lost"

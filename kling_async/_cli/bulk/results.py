@@ -132,7 +132,7 @@ def record_of(before: Record, outcome: Outcome) -> Record:
         cost=None if refunded else cost,
         refunded=cost if refunded else None,
         urls=tuple(result.urls) if isinstance(result, Result) else (),
-        error={"kind": problem.kind, "message": problem.message, "code": getattr(error, "code", None)}
+        error={"kind": problem.kind, "message": problem.sentence, "code": getattr(error, "code", None)}
         if problem
         else None,
         retryable=isinstance(error, GenerationCancelled) or (isinstance(error, GenerationFailed) and error.retryable),

@@ -138,7 +138,7 @@ class BulkExecution:
             self._settle(replace(record, state="completed", files=files, urls=()))
         except DownloadFailed as error:
             problem = explain(error)
-            self._settle(replace(record, error={"kind": problem.kind, "message": problem.message, "code": error.code}))
+            self._settle(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
         finally:
             self.tally.saving -= 1
             slots.release()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -77,8 +74,7 @@ class _Recovery:
         async with self.client:
             await ensure_writable(self.directory)
             self.report.fate = "the ledger has what is unfinished, and the same command goes on with it"
-            with _told_by_us():
-                jobs = await self.client.resume()
+            jobs = await self.client.resume()
             jobs += [await self._ended(submission) for submission in unsaved if self._known(submission)]
             async with anyio.create_task_group() as group:
                 for job in jobs:
@@ -104,21 +100,6 @@ class _Recovery:
             problem = explain(error)
             self.code = self.code or problem.code
             self.report.failed(problem)
-
-
-@contextmanager
-def _told_by_us() -> Iterator[None]:
-    """Keep the library's warnings about what is not resumed from being told, too: each is told at the end, in full."""
-
-    def others(record: logging.LogRecord) -> bool:
-        return "is not resumed" not in str(record.msg)
-
-    log = logging.getLogger("kling_async")
-    log.addFilter(others)
-    try:
-        yield
-    finally:
-        log.removeFilter(others)
 
 
 def resolve(

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kling_async import Artifact, Cost, Event, JobRef, KlingError, Result, Status, Submission
 from kling_async._cli.errors import INTERRUPTED, Problem
-from kling_async._cli.output.formatting import duration, in_commands, money, printable
-from kling_async._ledger.protocol import Submission
-from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
+from kling_async._cli.output.advice import as_commands, facts_of
+from kling_async._cli.output.formatting import duration, money, printable
 
 __all__ = ["JsonReport", "PlainReport", "Report", "as_json", "resume_command", "take_up_command"]
 
@@ -46,16 +46,16 @@ class Report:
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
         self._resume = resume
         self._unfinished: dict[JobRef, Status] = {}
-        self._words = _Words(self)
+        self._warnings = _Warnings(self)
 
     def __enter__(self) -> Self:
-        logging.getLogger().addHandler(self._words)
+        logging.getLogger().addHandler(self._warnings)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        logging.getLogger().removeHandler(self._words)
+        logging.getLogger().removeHandler(self._warnings)
 
     def say(self, text: str) -> None:
         """Words for a human."""
@@ -168,7 +168,8 @@ class PlainReport(Report):
         """What is known of it, and the ways out."""
         known = f"{submission.state}{f' ({submission.reason})' if submission.reason else ''}"
         self.say(f"unresolved: {submission.key}  {submission.endpoint}  {known}")
-        self.say(f"  {in_commands(', or '.join(map(str, submission.remedies)))}")
+        for number, command in enumerate(as_commands(submission.remedies)):
+            self.say(f"  {'or' if number else 'next'}: {command}")
 
     def failed(self, problem: Problem) -> None:
         """The problem in words, and how to go on where a job does."""
@@ -237,7 +238,7 @@ class JsonReport(Report):
             endpoint=submission.endpoint,
             state=submission.state,
             reason=submission.reason,
-            remedy=in_commands(", or ".join(map(str, submission.remedies))),
+            next_steps=as_commands(submission.remedies),
         )
 
     def failed(self, problem: Problem) -> None:
@@ -257,18 +258,28 @@ class JsonReport(Report):
         return {"unfinished": left} if left else {}
 
 
-class _Words(logging.Handler):
-    """Warnings, through the report: whatever writes past it would disturb a live table."""
+class _Warnings(logging.Handler):
+    """Shows the library's warnings through the report. Written past it, they would disturb a live table."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(logging.WARNING)
         self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        if record.name == "stamina" or (message.startswith("a look at job") and "it goes on" not in message):
-            return  # a retry is no news, and a look that fails for good is raised and told then
-        self._report.warn(f"{record.levelname.lower()}: {in_commands(message)}")
+        if record.name == "stamina" or getattr(record, "event", None) in _REPORTED_OTHERWISE:
+            return
+        self._report.warn(f"{record.levelname.lower()}: {_message(record)}")
+
+
+_REPORTED_OTHERWISE = frozenset({"poll_failed_for_good", "not_resumed"})
+"""Warnings that repeat what the report shows in full: an error that is raised, and `Client.unresolved`."""
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The record's message. Errors in it are shown without their advice, which is Python."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    shown = tuple(facts_of(argument) if isinstance(argument, KlingError) else argument for argument in arguments)
+    return record.msg % shown if shown and isinstance(record.msg, str) else record.getMessage()
 
 
 def as_json(cost: Cost | None) -> dict[str, str] | None:

@@ -138,7 +138,7 @@ def test_a_lost_answer_is_code_9_and_is_not_sent_again(kling: Run, sandbox: Sand
     answer = kling("generate", VIDEO, "x", "--json")
     [error] = answer.objects
     assert (answer.code, error["error"]) == (9, "SubmissionUnknown")
-    assert "follow the job with `kling watch REF` if it is there" in error["message"]
+    assert "`kling watch REF` follows a job that is there" in error["next_steps"][0]
     assert sandbox.counters.jobs_bought == 1
 
 

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pytest
 
-from kling_async import Cost, Progressive, Request
+from kling_async import Cost, Progressive, Remedy, Request
 from kling_async._cli.commands.demo import programme
 from kling_async._cli.errors import CommandError
-from kling_async._cli.output.formatting import advise_with, duration, in_commands, money, printable, size
+from kling_async._cli.output.advice import advise_with, as_command, as_commands
+from kling_async._cli.output.formatting import duration, money, printable, size
 from kling_async._cli.request_arguments import build
+from kling_async._errors import Action
 from kling_async._scheduling.schedules import DurationPrior
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
@@ -89,40 +91,50 @@ def test_printable_keeps_text_and_drops_what_a_terminal_obeys(text: str, shown: 
     assert printable(text) == shown
 
 
-def test_advised_commands_name_a_ledger_that_they_would_not_take_by_themselves() -> None:
-    advice = "client.resolve('a {0}', ref) if it is there, client.resume() else; client.attach('a/b/c')"
+def test_advised_commands_name_a_ledger_that_is_not_their_default() -> None:
+    remedies = [Remedy("resolve", "a {0}", detail="if it is there"), Remedy("resume"), Remedy("attach", ref="a/b/c")]
 
-    def told(ledger: str | None) -> str:
+    def advised(ledger: str | None) -> list[str]:
         advise_with(Path(ledger) if ledger else None, "kling.db")
-        return in_commands(advice)
+        return as_commands(remedies)
 
-    def within(*ledgers: str | None) -> list[str]:
-        return [copy_context().run(told, ledger) for ledger in ledgers]
-
-    here = "`kling resolve 'a {0}' REF` if it is there, `kling resume` else; `kling watch a/b/c`"
-    named = here.replace("REF`", "REF --ledger '{out}/my ledger.db'`").replace(
-        "resume`", "resume --ledger '{out}/my ledger.db'`"
-    )
-    assert within(None, "kling.db", "{out}/my ledger.db") == [here, here, named]
+    here = ["`kling resolve 'a {0}' REF` if it is there", "`kling resume`", "`kling watch a/b/c`"]
+    option = " --ledger '{out}/my ledger.db'`"
+    named = [here[0].replace("REF`", f"REF{option}"), here[1].replace("resume`", f"resume{option}"), here[2]]
+    found = [copy_context().run(advised, ledger) for ledger in (None, "kling.db", "{out}/my ledger.db")]
+    assert found == [here, here, named]
 
 
 @pytest.mark.parametrize(
-    ("advice", "command"),
+    ("remedy", "command"),
     [
-        ("go on with client.attach('runblob/o3-video/a 1')", "go on with `kling watch 'runblob/o3-video/a 1'`"),
-        ("attach the job if it is there", "follow the job with `kling watch REF` if it is there"),
-        ("configure it, then call resume()", "export its API key, then run `kling resume`"),
-        ("client.resume() follows its job", "`kling resume` follows its job"),
         (
-            "follow it by resume(), or give it up with forget('a')",
-            "follow it by `kling resume`, or give it up with `kling resolve a --forget`",
+            Remedy("attach", ref="runblob/o3-video/a 1", detail="to go on"),
+            "`kling watch 'runblob/o3-video/a 1'` to go on",
         ),
-        ("client.unresolved() lists those in question", "`kling jobs` lists those in question"),
-        ("raise the budget: Budget(usd=...)", "raise the budget: `--budget ...usd`"),
+        (Remedy("configure", detail="RUNBLOB_API_KEY"), "`export RUNBLOB_API_KEY=...`"),
+        (Remedy("configure", detail="upgrade kling_async"), "upgrade kling_async"),
+        (Remedy("resubmit", "a", needs_request=True), "`kling resolve a --forget`, then generate it again"),
+        (Remedy("raise_budget", detail="credits"), "give a larger --budget, such as 20credits"),
+        (
+            Remedy("check_account", detail="RunBlob"),
+            "check the RunBlob account; `kling watch REF` follows a job that is there",
+        ),
+        (Remedy("retry"), "try again later"),
     ],
 )
-def test_the_library_s_advice_is_told_as_commands(advice: str, command: str) -> None:
-    assert in_commands(advice) == command
+def test_a_remedy_is_shown_as_a_command(remedy: Remedy, command: str) -> None:
+    assert as_command(remedy) == command
+
+
+def test_every_remedy_is_shown_without_python() -> None:
+    actions = get_args(Action)
+    assert not [action for action in actions if "client." in as_command(Remedy(action, "key"))]
+
+
+def test_the_same_command_is_advised_once() -> None:
+    remedies = [Remedy("resubmit", "a", needs_request=True), Remedy("forget", "a", detail="if it is not wanted")]
+    assert as_commands(remedies) == ["`kling resolve a --forget`, then generate it again"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kling_async import SqliteLedger
-from kling_async._cli.output.formatting import in_commands
+from kling_async import Remedy, SqliteLedger
+from kling_async._cli.output.advice import as_commands
 from kling_async._ledger.protocol import Submission
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
@@ -248,7 +248,7 @@ def test_without_the_key_of_its_provider_a_job_is_told_as_unresolved(
     monkeypatch.setenv("PIXELDOJO_API_KEY", "another")
     answer = kling(*RESUME)
     assert answer.code == 9, answer
-    assert "no provider runblob" in answer.err
+    assert "export RUNBLOB_API_KEY" in answer.err
     assert "client." not in answer.err
     assert sandbox.counters.status_calls == 0
 
@@ -283,6 +283,6 @@ def test_a_key_cannot_disturb_the_terminal(kling: Run, sandbox: Sandbox) -> None
 
 @pytest.mark.parametrize("key", ["row-1", "it's", 'a "b" c', "back\\slash", "new\nline", "$(rm -rf ~)"])
 def test_advice_quotes_a_key_for_the_shell(key: str) -> None:
-    told = in_commands(f"or client.resubmit({key!r}) or client.forget({key!r}) if not")
+    told = ", or ".join(as_commands([Remedy("resubmit", key), Remedy("forget", key)]))
     for words, option in zip(re.findall(r"`([^`]*)`", told), ["--resubmit", "--forget"], strict=True):
         assert shlex.split(words) == ["kling", "resolve", key, option]
