@@ -2,35 +2,35 @@
 
 Theory of operation
 -------------------
-There is no task per job. A few *submitters* pull the next row when there is room, and buy it. A job that was bought is
-*pursued*: it competes for looks in its provider's watch, and the few tasks that patrol there make them (`poller`).
-What a job in flight costs is its place in a heap, its log and its request.
+There is no task per job. A few tasks pull the next row when there is room, and submit it. The run then *subscribes*
+to the job: a few tasks per provider poll all subscribed jobs (`_polling.poller`). A job in flight costs its place in
+the poll queue, its events and its request.
 
-Room is two numbers: jobs in flight, and outcomes that nobody has taken yet. So a slow reader slows the run instead of
-filling the memory.
+Two numbers limit the run: jobs in flight, and outcomes that the reader has not taken yet. So a slow reader slows the
+run instead of filling the memory.
 
-One row's error is that row's outcome. An error that says that no further row can be bought (no credits, the key
-refused, the budget spent, the ledger full) stops the submissions to that provider; what is in flight finishes, is
-yielded, and then `BulkStopped` says what is left.
+The error of one row is that row's outcome. An error after which no further row can be submitted (no credits, the key
+refused, the budget spent, the ledger full) stops the submissions to that provider. Jobs in flight finish and are
+yielded. Then `BulkStopped` reports how many rows are left.
 """
 
 from __future__ import annotations
 
 import operator
+import os
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Iterable,
     Iterator,
     Mapping,
 )
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -41,6 +41,7 @@ from kling_async._errors import (
     BudgetExceeded,
     BulkStopped,
     ConfigurationError,
+    DownloadFailed,
     InsufficientCredits,
     KlingError,
     LedgerFailed,
@@ -48,9 +49,12 @@ from kling_async._errors import (
     SubmissionUnknown,
     Unauthorized,
 )
-from kling_async._job import Job, ProviderSession
+from kling_async._files.local import ensure_writable, with_local_files
+from kling_async._job import Job, final_outcome
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
+from kling_async._session import ProviderSession
+from kling_async._submission.submitter import Submitter
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
 from kling_async.providers._base.request import Request
@@ -72,9 +76,11 @@ class Outcome:
         index: The row's place in the input, from 0.
         key: Its key, if it was given one.
         request: What was to be generated.
-        job: The job, if one was bought; None when the submission failed.
-        result: What came of it; None if `error` says otherwise.
-        error: Why there is no result.
+        job: The job. None if the submission failed.
+        result: The result. None if there is an `error`, except one of saving.
+        error: Why there is no result, or why it could not be saved.
+        new: Whether this run paid for the job. False if it was submitted earlier, under the same key.
+        files: Where the result was saved, with ``save_to``.
     """
 
     index: int
@@ -83,6 +89,8 @@ class Outcome:
     job: Job | None = None
     result: Result | None = None
     error: KlingError | ValidationError | None = None
+    new: bool = False
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +98,17 @@ class BulkStatistics:
     """How far a bulk run has come.
 
     Attributes:
-        submitted: Jobs bought (or found in the ledger).
-        in_flight: Of these, not ended yet.
+        submitted: Jobs that were submitted, or found in the ledger.
+        in_flight: Rows that are being submitted, and jobs that have not ended yet.
         done: Rows with a result.
         failed: Rows with an error, the unknown ones not counted.
         unknown: Rows whose submission may or may not have bought a job.
         left: Rows that were not submitted, because submissions to their provider have stopped.
-        cost: What the jobs that have ended cost as far as providers told, less what these gave back for jobs that
-            failed; one entry a unit.
+        cost: What the jobs that this run submitted have cost, as far as their providers report it, without what was
+            refunded. One entry per unit.
         rate: Rows ended per second, over the whole run.
-        eta: Seconds until the last row, at that rate; None while it cannot be told.
+        eta: Seconds until the last row, at that rate. None if it is not known.
+        saving: Rows whose results are being saved.
     """
 
     submitted: int
@@ -111,90 +120,217 @@ class BulkStatistics:
     cost: tuple[Cost, ...]
     rate: float
     eta: float | None
+    saving: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of the input."""
+
+    index: int
+    key: str | None
+    request: Request
+
+
+class RowSource:
+    """Pulls rows from the input, one at a time, and numbers them.
+
+    Args:
+        rows: The input.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        # A request is iterable, too: over its fields.
+        if isinstance(rows, Request) or not isinstance(rows, Iterable | AsyncIterable):
+            raise ConfigurationError(f"Client.map(requests) takes a list of requests or the like, not {given(rows)}")
+        self._rows = rows
+        self.total: int | None = operator.length_hint(rows, -1) if hasattr(rows, "__len__") else None
+        """How many rows there are, where the input has a length."""
+        self._iterator: Iterator[Any] | AsyncIterator[Any] = iter(())
+        self._index = 0
+        self._stopped = False
+        self._lock = anyio.Lock()
+        self._pulling: anyio.CancelScope | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
+    def start(self) -> None:
+        """Begin with the first row."""
+        self._iterator = aiter(self._rows) if isinstance(self._rows, AsyncIterable) else iter(self._rows)
+
+    def stop(self) -> None:
+        """End the input here, also while a row is being pulled."""
+        self._stopped = True
+        if self._pulling is not None:
+            self._pulling.cancel()
+
+    async def pull(self) -> _Row | None:
+        """Return the next row. None after the last.
+
+        Raises:
+            TypeError: It is not a request or a pair of a key and a request.
+        """
+        async with self._lock:
+            ended = True
+            with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
+                row = await self._next()
+                ended = False
+            if ended:
+                return None
+            index, self._index = self._index, self._index + 1
+        key, request = row if isinstance(row, tuple) and len(row) == _PAIR else (None, row)
+        if not isinstance(request, Request):
+            raise TypeError(
+                f"row {index} of the input is {type(row).__name__}, not a request or a pair of a key and a request"
+            )
+        return _Row(index, key, request)
+
+    async def _next(self) -> Any:
+        if self._stopped:
+            raise StopAsyncIteration
+        if isinstance(self._iterator, AsyncIterator):
+            return await anext(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise StopAsyncIteration from None  # a StopIteration cannot leave a coroutine
+
+    async def aclose(self) -> None:
+        """Close the input, if it is an async generator."""
+        if isinstance(self._iterator, AsyncGenerator):
+            with anyio.CancelScope(shield=True):
+                await self._iterator.aclose()
 
 
 @dataclass(slots=True)
-class _Counts:
+class Progress:
+    """Counts the rows of a run."""
+
+    total: int | None = None
     submitted: int = 0
     in_flight: int = 0
+    saving: int = 0
     done: int = 0
     failed: int = 0
     unknown: int = 0
     left: int = 0
     costs: dict[str, Decimal] = field(default_factory=dict)
+    started: float = 0.0
+    stopped: float | None = None
 
     @property
     def ended(self) -> int:
+        """Rows that have an outcome."""
         return self.done + self.failed + self.unknown
 
+    def end(self, outcome: Outcome) -> None:
+        """Count the outcome of a row."""
+        error = outcome.error
+        self.done += error is None
+        self.unknown += isinstance(error, SubmissionUnknown)
+        self.failed += error is not None and not isinstance(error, SubmissionUnknown)
+        job = outcome.job
+        if outcome.new and job is not None and not job.refunded and (cost := job.cost) is not None:
+            self.costs[cost.unit] = self.costs.get(cost.unit, Decimal(0)) + cost.amount
 
-@dataclass(frozen=True, slots=True)
-class Course:
-    """How a client carries out a bulk run.
-
-    Attributes:
-        submit: Buys a row.
-        accounts: The client's providers, by name.
-        workers: Rows that are bought at once, and jobs that are looked at at once, at most.
-    """
-
-    submit: Callable[[Request, str | None], Awaitable[TrackedJob]]
-    accounts: Mapping[str, ProviderSession]
-    workers: int
+    def statistics(self) -> BulkStatistics:
+        """How far the run has come."""
+        seconds = max((self.stopped or anyio.current_time()) - self.started, 1e-9)
+        rate = self.ended / seconds
+        known = self.total is not None and rate > 0
+        return BulkStatistics(
+            submitted=self.submitted,
+            in_flight=self.in_flight,
+            done=self.done,
+            failed=self.failed,
+            unknown=self.unknown,
+            left=self.left,
+            cost=tuple(Cost(amount, unit) for unit, amount in sorted(self.costs.items())),  # type: ignore[arg-type]  # units come from Costs
+            rate=rate,
+            eta=((self.total or 0) - self.ended - self.left) / rate if known else None,
+            saving=self.saving,
+        )
 
 
 class BulkRun:
     """A bulk run: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
 
-    Leaving the block ends the submissions and the looking. It loses nothing: jobs that were bought go on, and the
-    ledger, if there is one, knows them.
+    Leaving the block ends the submissions and the polling. It loses nothing: jobs that were submitted go on at their
+    providers, and the ledger, if there is one, has them.
     """
 
-    def __init__(self, rows: Rows, course: Course, *, in_flight: int, ordered: bool) -> None:
-        # A request is iterable, too: over its fields.
-        if isinstance(rows, Request) or not isinstance(rows, Iterable | AsyncIterable):
-            raise ConfigurationError(f"Client.map(requests) takes a list of requests or the like, not {given(rows)}")
-        count: Any = in_flight  # whatever was given
-        if not (isinstance(count, int) and count >= 1):
-            raise ConfigurationError(f"in_flight is {in_flight!r}; it must be a whole number, at least 1")
-        self._rows = rows
-        self._course = course
-        self._limit = in_flight
+    def __init__(
+        self,
+        rows: Rows,
+        submitter: Submitter,
+        sessions: Mapping[str, ProviderSession],
+        *,
+        workers: int,
+        in_flight: int,
+        ordered: bool,
+        save_to: str | os.PathLike[str] | None,
+        downloads: int,
+    ) -> None:
+        """Called by `Client.map`.
+
+        Args:
+            rows: The input.
+            submitter: Submits the rows.
+            sessions: The client's providers.
+            workers: How many rows are submitted at once, and how many jobs are polled at once, at most.
+            in_flight: How many jobs may run at once.
+            ordered: Yield outcomes in the order of the rows.
+            save_to: The directory for the results. If None, they are not saved.
+            downloads: How many results are saved at once.
+        """
+        self._source = RowSource(rows)
+        self._limit = _count("in_flight", in_flight)
+        self._downloads = _count("downloads", downloads)
+        self._submitter = submitter
+        self._sessions = sessions
+        self._workers = min(workers, in_flight)
+        self._guard = next(iter(sessions.values())).guard
+        self._call: AbstractContextManager[None] = nullcontext()
         self._ordered = ordered
-        self._counts = _Counts()
-        self._total: int | None = operator.length_hint(rows, -1) if hasattr(rows, "__len__") else None
-        self._pulled = 0
+        self._directory = None if save_to is None else Path(save_to).expanduser()
+        self._progress = Progress(self._source.total)
         self._next = 0
         self._ready: deque[Outcome] = deque()
-        self._waiting: dict[int, Outcome | None] = {}  # None: a row that was left out
-        # By job its rows: index, key, and the request if the job has another. Plain data: there may be ten thousand.
-        self._subscribed: dict[TrackedJob, tuple[tuple[int, str | None, Request | None], ...]] = {}
-        self._stopped: dict[str, KlingError] = {}
+        self._waiting: dict[int, Outcome | None] = {}  # None: a row that was not submitted
+        self._unsaved: deque[Outcome] = deque()
+        self._save = anyio.Event()
+        # By job its rows: index, key, whether it is new, and the request if the job has another one. Plain data,
+        # because there may be ten thousand.
+        self._subscribed: dict[TrackedJob, tuple[tuple[int, str | None, bool, Request | None], ...]] = {}
+        self._stopped: dict[str, KlingError] = {}  # by provider, the error that stopped the submissions
         self._error: Exception | None = None
         self._submitting = 0
-        self._started = self._ended = 0.0
-        self._reserved = 0  # room taken by submitters who wait for their row
-        self._wanting: deque[anyio.Event] = deque()  # submitters who wait for room
+        self._reserved = 0  # places taken for rows that are being pulled
+        self._wanting: deque[anyio.Event] = deque()  # tasks that wait for a place
         self._entered = self._left = False
         self._arrived = anyio.Event()
-        self._pull = anyio.Lock()
-        self._halted = False
-        self._pulling: anyio.CancelScope | None = None
-        self._iterator: Iterator[Any] | AsyncIterator[Any] = iter(())
         self._group = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
-        self._started = anyio.current_time()
-        rows = self._rows
-        self._iterator = aiter(rows) if isinstance(rows, AsyncIterable) else iter(rows)
+        if self._directory is not None:
+            await ensure_writable(self._directory)
+        self._call = self._guard.call()
+        self._call.__enter__()
+        self._progress.started = anyio.current_time()
+        self._source.start()
         await self._group.__aenter__()
         self._entered = True
-        workers = min(self._course.workers, self._limit)
-        for account in self._course.accounts.values():
-            self._group.start_soon(account.poller.run_workers, workers)
-        self._submitting = workers
-        for _ in range(self._submitting):
+        for session in self._sessions.values():
+            self._group.start_soon(session.poller.run_workers, self._workers)
+        self._submitting = self._workers
+        for _ in range(self._workers):
             self._group.start_soon(self._submit_rows)
+        if self._directory is not None:
+            for _ in range(self._downloads):
+                self._group.start_soon(self._save_results, self._directory)
         return self
 
     async def __aexit__(
@@ -207,12 +343,11 @@ class BulkRun:
             ours = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
             await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
         finally:
-            pursued, self._subscribed = self._subscribed, {}  # giving one up may be the end of another's pursuit
-            for tracked in pursued:
-                self._account(tracked).poller.unsubscribe(tracked, self)
-            if isinstance(self._iterator, AsyncGenerator):
-                with anyio.CancelScope(shield=True):
-                    await self._iterator.aclose()
+            subscribed, self._subscribed = self._subscribed, {}  # to unsubscribe from one may end another
+            for tracked in subscribed:
+                self._session(tracked).poller.unsubscribe(tracked, self)
+            self._call.__exit__(None, None, None)
+            await self._source.aclose()
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self
@@ -229,53 +364,37 @@ class BulkRun:
                 return outcome
             if self._left:
                 raise StopAsyncIteration
-            if not self._submitting and not self._counts.in_flight:
+            if not self._submitting and not self._progress.in_flight and not self._progress.saving:
                 raise self._final_error()
             await self._arrived.wait()
 
     def stop(self) -> None:
-        """Submit no more rows. The loop goes on with what is in flight, and then ends as if the input had ended.
+        """Submit no more rows. The loop goes on with the jobs in flight, and then ends as if the input had ended.
 
-        A row that is being submitted already still is. With a ledger and keys, the same run made again goes on with
+        Rows that are already being submitted still are. With a ledger and keys, the same run made again goes on with
         the rest.
         """
-        self._halted = True
-        if self._pulling is not None:
-            self._pulling.cancel()
+        self._source.stop()
         while self._wanting:
             self._wake_submitter()
 
     def statistics(self) -> BulkStatistics:
         """How far the run has come."""
-        counts = self._counts
-        seconds = max((self._ended or anyio.current_time()) - self._started, 1e-9)
-        rate = counts.ended / seconds
-        known = self._total is not None and rate > 0
-        return BulkStatistics(
-            submitted=counts.submitted,
-            in_flight=counts.in_flight,
-            done=counts.done,
-            failed=counts.failed,
-            unknown=counts.unknown,
-            left=counts.left,
-            cost=tuple(Cost(amount, unit) for unit, amount in sorted(counts.costs.items())),  # type: ignore[arg-type]  # units come from Costs
-            rate=rate,
-            eta=((self._total or 0) - counts.ended - counts.left) / rate if known else None,
-        )
+        return self._progress.statistics()
 
     def _final_error(self) -> Exception:
-        """How the iteration ends."""
-        self._ended = self._ended or anyio.current_time()
+        """Return the exception that ends the iteration."""
+        progress = self._progress
+        progress.stopped = progress.stopped or anyio.current_time()
         if self._error is not None:
-            trouble, self._error = self._error, None
-            return trouble
+            error, self._error = self._error, None
+            return error
         if self._stopped:
             cause = next(iter(self._stopped.values()))
             self._stopped = {}
-            counts = self._counts
             return BulkStopped(
-                f"the run stopped submitting: {cause.message}. {counts.done} rows are done, "
-                f"{counts.failed + counts.unknown} failed, at least {counts.left} were not submitted",
+                f"the run stopped submitting: {cause.message}. {progress.done} rows are done, "
+                f"{progress.failed + progress.unknown} failed, at least {progress.left} were not submitted",
                 cause=cause,
                 remedies=(*cause.remedies, Remedy("retry", detail="then run the same rows again")),
                 provider=cause.provider,
@@ -284,113 +403,103 @@ class BulkRun:
 
     async def _submit_rows(self) -> None:
         try:
-            while await self._room() and (row := await self._pull_row()) is not None:
-                await self._submit(*row)
-        except Exception as error:  # noqa: BLE001  # of the input: it ends the run, after what is in flight
+            while await self._take_place():
+                try:
+                    row = await self._source.pull()
+                finally:
+                    self._reserved -= 1
+                if row is None:
+                    self._wake_submitter()  # the next one finds the same
+                    break
+                await self._submit(row)
+        except Exception as error:  # noqa: BLE001  # of the input: it ends the run, after the jobs in flight
             self._error = self._error or error
         finally:
             self._submitting -= 1
             self._announce()
 
-    async def _room(self) -> bool:
-        """Wait for room for one more job, and take it. False: no more rows are to be submitted."""
+    async def _take_place(self) -> bool:
+        """Wait for a place for one more job, and take it. False if no more rows are to be submitted."""
         while True:
-            if self._halted or self._error is not None or len(self._stopped) >= len(self._course.accounts):
+            if self._source.stopped or self._error is not None or len(self._stopped) >= len(self._sessions):
                 return False
-            taken = self._counts.in_flight + self._reserved
-            if taken < self._limit and len(self._ready) + len(self._waiting) < self._limit:
+            taken = self._progress.in_flight + self._reserved
+            unread = len(self._ready) + len(self._waiting) + self._progress.saving
+            if taken < self._limit and unread < self._limit:
                 self._reserved += 1
                 return True
             turn = anyio.Event()
             self._wanting.append(turn)
             await turn.wait()
 
-    async def _pull_row(self) -> tuple[int, str | None, Request] | None:
-        """The next row; None after the last. The room that was taken for it is given back if there is none."""
-        try:
-            async with self._pull:
-                ended = True
-                with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
-                    row = await self._next_row()
-                    ended = False
-                if ended:
-                    self._wake_submitter()  # to find the same
-                    return None
-                index, self._pulled = self._pulled, self._pulled + 1
-        finally:
-            self._reserved -= 1
-        key, request = row if isinstance(row, tuple) and len(row) == _PAIR else (None, row)
-        if not isinstance(request, Request):
-            raise TypeError(
-                f"row {index} of the input is {type(row).__name__}, not a request or a pair of a key and a request"
-            )
-        return index, key, request
-
-    async def _next_row(self) -> Any:
-        if self._halted:
-            raise StopAsyncIteration
-        if isinstance(self._iterator, AsyncIterator):
-            return await anext(self._iterator)
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            raise StopAsyncIteration from None  # a StopIteration cannot leave a coroutine
-
-    async def _submit(self, index: int, key: str | None, request: Request) -> None:
+    async def _submit(self, row: _Row) -> None:
+        index, key, request = row.index, row.key, row.request
         if request.endpoint.partition("/")[0] in self._stopped:
-            self._counts.left += 1
+            self._progress.left += 1
             self._put(index, None)
             return
-        self._counts.in_flight += 1
+        self._progress.in_flight += 1
         try:
-            tracked = await self._course.submit(request, key)
+            submitted = await self._submitter.submit(await with_local_files(request), key)
         except (KlingError, ValidationError) as error:
-            self._finish(Outcome(index, key, request, error=error))
+            self._job_ended(Outcome(index, key, request, error=error))
             return
         except BaseException:
-            self._counts.in_flight -= 1
+            self._progress.in_flight -= 1
             raise
-        self._counts.submitted += 1
+        self._progress.submitted += 1
+        tracked = submitted.tracked
         rows = self._subscribed.get(tracked, ())
-        self._subscribed[tracked] = (*rows, (index, key, None if request is tracked.request else request))
+        own = None if request is tracked.request else request
+        self._subscribed[tracked] = (*rows, (index, key, submitted.new, own))
         if not rows:
-            self._account(tracked).poller.subscribe(tracked, self)
+            self._session(tracked).poller.subscribe(tracked, self)
 
     def on_done(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
-        """A job has ended, or is not pursued any more; see `Subscriber`."""
-        job = Job(tracked, self._account(tracked))
-        for index, key, request in self._subscribed.pop(tracked, ()):
-            end = job.judge(reason)
+        """A job has ended, or is not polled any more. See `Subscriber`."""
+        job = Job(tracked, self._session(tracked))
+        for index, key, new, request in self._subscribed.pop(tracked, ()):
+            end = final_outcome(job, reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = request or tracked.request  # one of them is the row's
-            self._finish(Outcome(index, key, wanted, job, result, error))
+            self._job_ended(Outcome(index, key, wanted, job, result, error, new))
 
-    def _account(self, tracked: TrackedJob) -> ProviderSession:
-        return self._course.accounts[tracked.ref.provider]
+    def _session(self, tracked: TrackedJob) -> ProviderSession:
+        return self._sessions[tracked.ref.provider]
 
-    def _finish(self, outcome: Outcome) -> None:
-        counts, error = self._counts, outcome.error
-        counts.in_flight -= 1
-        counts.done += error is None
-        counts.unknown += isinstance(error, SubmissionUnknown)
-        counts.failed += error is not None and not isinstance(error, SubmissionUnknown)
-        if (cost := self._spent(outcome.job)) is not None:
-            counts.costs[cost.unit] = counts.costs.get(cost.unit, Decimal(0)) + cost.amount
-        if isinstance(error, _STOPPING):
-            self._stopped.setdefault(outcome.request.endpoint.partition("/")[0], error)
+    def _job_ended(self, outcome: Outcome) -> None:
+        """A row is not in flight any more: save its result first if that is wanted."""
+        self._progress.in_flight -= 1
+        if isinstance(outcome.error, _STOPPING):
+            self._stopped.setdefault(outcome.request.endpoint.partition("/")[0], outcome.error)
             while self._wanting:
                 self._wake_submitter()
+        if self._directory is None or outcome.result is None:
+            self._finish(outcome)
+        else:
+            self._progress.saving += 1
+            self._unsaved.append(outcome)
+            save, self._save = self._save, anyio.Event()
+            save.set()
+        self._wake_submitter()
+
+    async def _save_results(self, directory: Path) -> None:
+        """Save results as their jobs end. Several tasks do this."""
+        while True:
+            while not self._unsaved:
+                await self._save.wait()
+            outcome = self._unsaved.popleft()
+            outcome = await _saved(outcome, directory)
+            self._progress.saving -= 1
+            self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._progress.end(outcome)
         self._put(outcome.index, outcome)
         self._wake_submitter()
 
-    def _spent(self, job: Job | None) -> Cost | None:
-        """What a job cost in the end, as far as is told."""
-        if job is None or self._course.accounts[job.ref.provider].provider.features.refunded(job.status):
-            return None
-        return job.cost
-
     def _put(self, index: int, outcome: Outcome | None) -> None:
-        """Hand an outcome to the reader, in order if that is wanted; None: the row has none."""
+        """Pass an outcome to the reader, in order if that is wanted. None if the row has none."""
         if not self._ordered:
             self._ready.extend([outcome] if outcome else [])
         else:
@@ -407,6 +516,28 @@ class BulkRun:
         self._arrived = anyio.Event()
 
     def _wake_submitter(self) -> None:
-        """Wake one submitter, for one place that has become free."""
+        """Wake one task that submits rows, for one place that has become free."""
         if self._wanting:
             self._wanting.popleft().set()
+
+
+async def _saved(outcome: Outcome, directory: Path) -> Outcome:
+    """Save the result of a row. Return its outcome with the files, or with the error."""
+    if outcome.result is None:
+        return outcome
+    try:
+        files = await outcome.result.save(directory)
+    except KlingError as error:
+        return replace(outcome, error=error)
+    except OSError as error:
+        ref = str(outcome.result.ref)
+        failure = DownloadFailed(f"the result cannot be saved to {directory}: {error.strerror or error}", ref=ref)
+        failure.__cause__ = error
+        return replace(outcome, error=failure)
+    return replace(outcome, files=tuple(files))
+
+
+def _count(name: str, value: Any) -> int:
+    if not (isinstance(value, int) and value >= 1):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, at least 1")
+    return value

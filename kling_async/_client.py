@@ -1,45 +1,45 @@
-"""The client: submits requests, hands out jobs, and closes what it opened."""
+"""The client: its public methods, and how its parts are connected."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
 
-from kling_async._bulk import BulkRun, Course, Rows
+from kling_async._bulk import BulkRun, Rows
 from kling_async._clock import Clock
-from kling_async._errors import ConfigurationError, KlingError, Remedy
-from kling_async._files.local import load
+from kling_async._concurrency import LoopGuard
+from kling_async._errors import ConfigurationError, KlingError
+from kling_async._files.local import with_local_files
 from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
-from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderStatistics, ProviderTransport
-from kling_async._job import Job, ProviderSession
+from kling_async._job import Job
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
-from kling_async._models import Event, JobRef, Result
+from kling_async._models import Cost, JobRef, Result
 from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
+from kling_async._session import ProviderSession
 from kling_async._submission.budget import Budget, BudgetStatistics
-from kling_async._submission.cancellation import finish_within_grace
 from kling_async._submission.early_deliveries import EarlyDeliveries
-from kling_async._submission.pricing import price_info
-from kling_async._submission.remedies import RecoveryAdvisor
-from kling_async._submission.submitter import AcceptedSubmission, Submitter
+from kling_async._submission.recovery import Recovery
+from kling_async._submission.remedies import RecoveryAdvisor, provider_of
+from kling_async._submission.submitter import Submitter, require_request
+from kling_async._tracking.registry import JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given, require
+from kling_async._webhooks.applier import WebhookApplier
 from kling_async._webhooks.receiver import WebhookReceiver
 from kling_async.providers import load_providers
-from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Delivery, Webhooks
@@ -54,10 +54,10 @@ class Statistics:
     """What a client has done so far.
 
     Attributes:
-        submitted: Jobs bought.
-        running: Jobs it knows to be unfinished.
-        lanes: Calls and connections, by provider.
-        budget: What is spent, reserved and left; None: the client has no budget.
+        submitted: Jobs that it submitted.
+        running: Unfinished jobs that it knows.
+        providers: Calls and connections, by provider.
+        budget: What is spent, reserved and left. None if the client has no budget.
     """
 
     submitted: int
@@ -67,21 +67,22 @@ class Statistics:
 
 
 class Client:
-    """Submits generations to their providers and follows them.
+    """Submits generations to their providers and tracks their jobs.
 
-    It runs nothing in the background, so it may be made anywhere (at import, in a FastAPI lifespan), used from any task
-    and over several event loops, on asyncio or trio. ``async with`` closes it; so does `aclose`.
+    It runs nothing in the background, so it may be made anywhere (at import, in a FastAPI lifespan) and used from any
+    task, on asyncio or trio. Several event loops may use it one after another, but not at the same time. After a fork,
+    each process needs a client of its own. ``async with`` closes it, and so does `aclose`.
 
     Args:
-        providers: The providers to use. None: every one whose key is in the environment (``RUNBLOB_API_KEY``, ...).
-        limits: Bounds of what is done to one provider.
-        polling: When to look at jobs.
-        ledger: Where submissions and their jobs are written down, so that a crash loses none:
-            ``SqliteLedger("jobs.db")``. It belongs to this client, which closes it. None: nowhere.
-        webhooks: Where providers are to report to; what arrives there is for `deliver`. None: jobs are only looked at.
-        budget: How much may be spent: ``Budget(usd=5)``; it belongs to this client. None: whatever the account has.
-        http: In place of the connection pool of this library: an ``httpx.AsyncClient`` or a transport of your own,
-            or the URL of a proxy. What you pass is yours to close.
+        providers: The providers to use. If None, every one whose key is in the environment (``RUNBLOB_API_KEY``, ...).
+        limits: Limits on the calls to each provider.
+        polling: When to poll jobs.
+        ledger: Where submissions and their jobs are stored, so that a crash loses none: ``SqliteLedger("jobs.db")``. It
+            belongs to this client, which closes it. If None, nothing is stored.
+        webhooks: The URL that providers report to. Pass what they send to `deliver`. If None, jobs are only polled.
+        budget: How much may be spent: ``Budget(usd=5)``. It belongs to this client. If None, there is no limit.
+        http: Used in place of this library's connection pool: an ``httpx.AsyncClient`` or a transport of your own, or
+            the URL of a proxy. You close what you pass.
 
     Raises:
         ConfigurationError: No provider, two of one kind, or one without a key; or an argument of the wrong kind.
@@ -103,14 +104,13 @@ class Client:
         require("Client(webhooks=...)", webhooks, Webhooks | None, "Webhooks(url, secret)")
         require("Client(budget=...)", budget, Budget | None, "a budget such as Budget(usd=5)")
         self._limits = limits or Limits()
-        self._polling = polling or Polling()
-        self._schedule = self._polling.schedule or Learned()
-        self._clock = Clock()
-        self._accounts: dict[str, ProviderSession] = {}
-        self._running: dict[str, TrackedJob] = {}  # by reference
-        self._arrival = anyio.Event()
-        self._submitted = 0
+        polling = polling or Polling()
+        schedule = polling.schedule or Learned()
+        self._learned = schedule if isinstance(schedule, Learned) else None
+        self._budget = budget
         self._closed = False
+        self._guard = LoopGuard()
+        clock = Clock()
         transports: dict[str, ProviderTransport] = {}
         for provider in _configured(providers):
             if provider.name in transports:
@@ -118,39 +118,52 @@ class Client:
                     f"two providers are {provider.display_name}; use one client for each account",
                     provider=provider.name,
                 )
-            transports[provider.name] = ProviderTransport(provider, self._limits, http, self._clock)
-        sellers = {name: transport.provider for name, transport in transports.items()}
-        self._downloads = PerLoopBackend(http, self._limits, next(iter(sellers.values())).base_url)
-        self._book = LedgerWriter(
-            ledger,
-            {name: seller.config.secret_texts for name, seller in sellers.items()},
+            transports[provider.name] = ProviderTransport(provider, self._limits, http, clock)
+        self._providers = {name: transport.provider for name, transport in transports.items()}
+        self._downloads = PerLoopBackend(http, self._limits, next(iter(self._providers.values())).base_url)
+        self._ledger = LedgerWriter(
+            ledger, {name: provider.config.secret_texts for name, provider in self._providers.items()}
         )
-        book = self._book if self._book.enabled else None
-        for name, transport in transports.items():
-            calls = self._polling.status_calls_per_minute or transport.provider.status_calls_per_minute
-            watch = Poller(transport, self._clock, None if calls is None or calls == math.inf else calls)
-            self._accounts[name] = ProviderSession(transport, watch, self._downloads, book)
-        self._budget = budget
+        stored = self._ledger if self._ledger.enabled else None
+        pollers = {
+            name: Poller(transport, clock, _status_calls(polling, transport.provider))
+            for name, transport in transports.items()
+        }
+        self._sessions = {
+            name: ProviderSession(transport, pollers[name], self._downloads, stored, self._guard)
+            for name, transport in transports.items()
+        }
         early = EarlyDeliveries(webhooks)
-        self._remedies = RecoveryAdvisor(sellers, self._clock, kept=self._book.enabled)
-        settled = budget.commit if budget else None
-        self._buyer = Submitter(self._book, transports, self._clock, self._remedies, early, settled)
-        self._deliveries = WebhookReceiver(
-            webhooks,
-            providers=sellers,
-            pollers={name: account.poller for name, account in self._accounts.items()},
-            book=self._book,
-            buyer=self._buyer,
-            remedies=self._remedies,
-            early=early,
-            adopt=self._found,
+        applier = WebhookApplier(webhooks, self._providers, pollers)
+        advisor = RecoveryAdvisor(self._providers, clock, kept=self._ledger.enabled)
+        self._registry = JobRegistry(
+            self._providers, schedule, polling.deadline, clock, self._ledger, applier if webhooks else None
         )
-        self._on_settled = self._settled  # one bound method for all jobs: each would keep one of its own
-        self._recalled = False
-        self._recalling = anyio.Lock()
+        self._submitter = Submitter(
+            transports,
+            self._ledger,
+            self._registry,
+            advisor,
+            early,
+            applier,
+            clock=clock,
+            budget=budget,
+            learned=self._learned,
+        )
+        self._recovery = Recovery(self._submitter, self._ledger, advisor, self._providers)
+        self._receiver = WebhookReceiver(
+            webhooks,
+            providers=self._providers,
+            ledger=self._ledger,
+            registry=self._registry,
+            submitter=self._submitter,
+            advisor=advisor,
+            early=early,
+            applier=applier,
+        )
 
     def __repr__(self) -> str:
-        return f"<Client {', '.join(self._accounts)}{' closed' if self._closed else ''}>"
+        return f"<Client {', '.join(self._sessions)}{' closed' if self._closed else ''}>"
 
     async def __aenter__(self) -> Self:
         self._require_open()
@@ -162,14 +175,22 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections and the ledger. Jobs go on at their providers. Closing twice is harmless."""
+        """Close the connections and the ledger. Jobs go on at their providers. Closing twice is harmless.
+
+        New calls are refused. Paid calls that were sent are waited for, for ``Limits.cancel_grace`` seconds at most.
+        """
         self._closed = True
+        if self._guard.forked:
+            return  # connections and ledger belong to the process that made the client
         with anyio.CancelScope(shield=True):
-            learned = self._learned.state() if self._learned is not None else {}
-            await self._book.aclose(learned if learned.get("ends") else None)
-            for account in self._accounts.values():
-                await account.transport.aclose()
+            for session in self._sessions.values():
+                session.transport.refuse_calls()
+            await self._submitter.drain()
+            for session in self._sessions.values():
+                await session.transport.aclose()
             await self._downloads.aclose()
+            learned = self._learned.state() if self._learned is not None else {}
+            await self._ledger.aclose(learned if learned.get("ends") else None)
 
     async def submit(self, request: Request, *, key: str | None = None) -> Job:
         """Buy one generation.
@@ -197,121 +218,84 @@ class Client:
             LedgerFailed: The ledger cannot be written; nothing was sent.
             BudgetExceeded: It would overstep the client's budget; nothing was sent.
         """
-        return self._handle(await self._submit(request, key))
+        require_request(request)
+        with self._call():
+            return self._handle((await self._submitter.submit(await with_local_files(request), key)).tracked)
 
-    async def _submit(self, request: Request, key: str | None, *, insist: bool = False) -> TrackedJob:
-        self._require_open()
-        _require_request(request)
-        account = self._account(request.endpoint)
-        if request.files:
-            request = request.with_files(await load(request.files))
-        await self._recall()
-        intent = await self._buyer.prepare(request, key)
-        async with self._buyer.exclusive(intent), self._reserved(account, request, intent, insist):
-            return await finish_within_grace(
-                partial(self._buy, account, request, intent, insist), self._limits.cancel_grace
-            )
-
-    @asynccontextmanager
-    async def _reserved(
-        self, account: ProviderSession, request: Request, intent: Submission, insist: bool
-    ) -> AsyncIterator[None]:
-        """Hold a part of the budget for a submission, unless its key is known to be bought already."""
-        if self._budget is None or (not insist and await self._buyer.key_in_use(intent)):
-            yield
-            return
-        hold = await self._budget.reserve(intent.attempt_id, price_info(account.provider, request.endpoint, request))
-        try:
-            yield
-        finally:
-            self._budget.release(hold)
-
-    async def _buy(
-        self, account: ProviderSession, request: Request, intent: Submission, insist: bool, trace: PaidCallTrace
-    ) -> TrackedJob:
-        bought = await self._buyer.submit(account.transport, request, intent, trace, force=insist)
-        tracked = await self._adopt(account, bought, request)
-        self._account_for(tracked)
-        return tracked
-
-    async def _adopt(self, account: ProviderSession, bought: AcceptedSubmission, request: Request | None) -> TrackedJob:
-        """Follow a job that was bought, now or before."""
-        events: list[Event] = []
-        if bought.report is None and bought.ref not in self._running and self._book.enabled:
-            events = await self._book.ledger.events(bought.ref)
-        if (known := self._running.get(bought.ref)) is not None:
-            if self._book.enabled and not known.recorded:  # it was only attached, and the ledger has it
-                await known.start_recording(self._book.append_events, await self._book.ledger.events(known.ref))
-            known.key = bought.key
-            self._deliveries.register(bought.attempt_id, known)
-            return known
-        new = bought.report is not None and (request is None or request.callback_url is None)
-        tracked = self._track(account, bought.ref, request, bought.started, events, reported=new)
-        tracked.key = bought.key
-        self._deliveries.register(bought.attempt_id, tracked)
-        if bought.report is not None:
-            self._submitted += 1
-            await tracked.apply(bought.report, "submit")
-            await self._deliveries.replay(tracked, bought.deliveries)
-        return tracked
-
-    async def _found(self, submission: Submission, ref: JobRef) -> TrackedJob:
-        """The job of a submission, as a webhook tells."""
-        bought = AcceptedSubmission.before(submission, ref)
-        return await self._adopt(self._account(submission.endpoint), bought, self._remedies.restored(submission))
-
-    async def run(self, request: Request, *, key: str | None = None) -> Result:
+    async def run(self, request: Request, *, key: str | None = None, timeout: float | None = None) -> Result:  # noqa: ASYNC109  # a bound on the wait
         """Submit, then wait for the result.
+
+        If the wait is cancelled, the job goes on, and `jobs` has it.
 
         Args:
             request: What to generate.
-            key: Your name for this submission.
+            key: Your key for this submission.
+            timeout: Seconds to wait for the result, after the submission. If None, until the job's deadline.
 
         Raises:
-            KlingError: As of `submit`.
-            GenerationFailed, GenerationCancelled, GenerationTimeout: How the job ended; each carries it.
+            KlingError: Same as `submit`.
+            GenerationFailed, GenerationCancelled, GenerationTimeout: How the job ended. Each has the job as ``job``.
         """
-        return await (await self.submit(request, key=key))
+        job = await self.submit(request, key=key)
+        return await job.result(timeout)
 
-    def map(self, requests: Rows, *, in_flight: int = 100, ordered: bool = False) -> BulkRun:
+    def map(
+        self,
+        requests: Rows,
+        *,
+        in_flight: int = 100,
+        ordered: bool = False,
+        save_to: str | os.PathLike[str] | None = None,
+        downloads: int = 8,
+    ) -> BulkRun:
         """Generate many: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
 
-        A row is pulled from the input only when there is room for it, so the input may be endless. One row's error is
-        its outcome's `error` and stops nothing, unless no further row can be bought.
+        A row is pulled from the input only when there is room for it, so the input may be endless. The error of one row
+        is its outcome's `error`. It does not stop the run, unless no further row can be submitted.
 
         Args:
             requests: Requests, or pairs of a key and a request, from any iterable or async iterable. With a ledger and
-                keys, a run that was interrupted is continued by the same call, and buys nothing twice.
+                keys, the same call continues a run that was interrupted, and pays for nothing twice.
             in_flight: How many jobs may run at once.
-            ordered: Yield outcomes in the order of the rows, not as they come.
+            ordered: Yield outcomes in the order of the rows. If False, in the order in which they end.
+            save_to: A directory. Results are saved there while the run goes on, and ``outcome.files`` has the paths. If
+                None, results are not saved.
+            downloads: How many results are saved at once.
 
         Returns:
-            The run. Leaving its block stops submitting; jobs that were bought go on at their providers.
+            The run. Leaving its block stops submitting. Jobs that were submitted go on at their providers.
 
         Raises:
             BulkStopped: From the loop, after the last outcome: no credits, a refused key, a spent budget or a full
-                ledger stopped the submissions; what was in flight has finished.
+                ledger stopped the submissions. The jobs in flight have finished.
         """
         self._require_open()
-        course = Course(self._submit, self._accounts, self._limits.connections)
-        return BulkRun(requests, course, in_flight=in_flight, ordered=ordered)
+        return BulkRun(
+            requests,
+            self._submitter,
+            self._sessions,
+            workers=self._limits.connections,
+            in_flight=in_flight,
+            ordered=ordered,
+            save_to=save_to,
+            downloads=downloads,
+        )
 
     def attach(self, ref: JobRef | str) -> Job:
-        """The handle to a job that exists already; no call is made, and the ledger is not told of it.
+        """Return the handle to a job that exists already. No call is made, and nothing is stored in the ledger.
 
         Args:
-            ref: Its address, or the text of it.
+            ref: Its reference, or the text of it.
 
         Raises:
-            ValueError: The text is no address.
-            TypeError: It is neither an address nor text.
+            ValueError: The text is not a reference.
+            TypeError: It is neither a reference nor text.
             ConfigurationError: The client has no such provider, or the provider no such endpoint.
         """
         self._require_open()
         ref = JobRef.of(ref)
-        account = self._account(ref.endpoint)
-        account.provider.endpoint(ref.endpoint)
-        return self._handle(self._running.get(ref) or self._track(account, ref, None, None))
+        provider_of(self._providers, ref.endpoint).endpoint(ref.endpoint)
+        return self._handle(self._registry.attach(ref))
 
     async def resume(self) -> list[Job]:
         """Take up what the ledger has unfinished, from this process or an earlier one.
@@ -328,46 +312,8 @@ class Client:
             ConfigurationError: The client has no ledger.
             LedgerFailed: It cannot be read.
         """
-        self._require_open()
-        await self._recall()
-        jobs = []
-        for submission in await self._buyer.unfinished():
-            tracked = await self._resumed(submission)
-            if tracked is not None:
-                jobs.append(self._handle(tracked))
-            else:
-                reason = self._remedies.missing(submission) or submission.reason or "its outcome is unknown"
-                advice = ", or ".join(map(str, submission.remedies))
-                facts = {"event": "not_resumed", "key": submission.key}
-                log.warning(
-                    "submission %r is not resumed: %s. Next step: %s", submission.key, reason, advice, extra=facts
-                )
-        return jobs
-
-    async def _resumed(self, submission: Submission) -> TrackedJob | None:
-        account = self._accounts.get(submission.provider)
-        if account is None or self._remedies.missing(submission):
-            return None
-        request = self._remedies.restored(submission)
-        if submission.ref is not None:
-            bought = AcceptedSubmission.before(submission, submission.ref)
-            return await self._adopt(account, bought, request)
-        if request is None:
-            return None
-        try:
-            async with self._buyer.exclusive(submission):
-                return await finish_within_grace(
-                    partial(self._settle, account, request, submission), self._limits.cancel_grace
-                )
-        except KlingError as error:
-            log.info("submission %r: %s", submission.key, error)
-            return None
-
-    async def _settle(
-        self, account: ProviderSession, request: Request, submission: Submission, trace: PaidCallTrace
-    ) -> TrackedJob | None:
-        bought = await self._buyer.recover_current(account.transport, request, submission, trace)
-        return None if bought is None else await self._adopt(account, bought, request)
+        with self._call():
+            return [self._handle(tracked) for tracked in await self._recovery.resume()]
 
     async def unresolved(self) -> list[Submission]:
         """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
@@ -378,8 +324,8 @@ class Client:
             ConfigurationError: The client has no ledger.
             LedgerFailed: It cannot be read.
         """
-        self._require_open()
-        return [s for s in await self._buyer.unfinished() if s.ref is None or self._remedies.missing(s)]
+        with self._call():
+            return await self._recovery.unresolved()
 
     async def resolve(self, key: str, ref: JobRef | str) -> Job:
         """Say that a submission whose outcome is unknown is that job.
@@ -395,203 +341,130 @@ class Client:
             KeyConflict: The ledger knows better: it is another job, or the job is another submission's.
             ConfigurationError: There is no such submission, or it cannot be that job.
         """
-        self._require_open()
-        ref = JobRef.of(ref)
-        account = self._account(ref.endpoint)
-        submission = await self._buyer.resolve(key, ref)
-        bought = AcceptedSubmission.before(submission, ref)
-        return self._handle(await self._adopt(account, bought, self._remedies.restored(submission)))
+        with self._call():
+            return self._handle(await self._recovery.resolve(key, JobRef.of(ref)))
 
-    async def forget(self, key: str) -> None:
-        """Say that a submission bought nothing, or that its job is not wanted: the key may be used again.
+    async def forget(self, key: str, *, force: bool = False) -> None:
+        """Free a key: the submission bought nothing, its job is not wanted, or its result has expired.
 
         Args:
             key: The submission's key.
+            force: Free it also if its result was saved.
 
         Raises:
-            ConfigurationError: There is no such submission, it is being sent, or its job has ended.
+            ConfigurationError: There is no such submission, it is being sent, or its result was saved.
         """
-        self._require_open()
-        await self._buyer.forget(key)
+        with self._call():
+            await self._recovery.forget(key, force=force)
 
-    async def resubmit(self, key: str, request: Request | None = None) -> Job:
-        """Submit again what failed, was refused, or may or may not have been bought. This may buy a second job.
+    async def resubmit(self, key: str, request: Request | None = None, *, force: bool = False) -> Job:
+        """Submit again what failed, was refused, or may or may not have been bought. This may pay for a second job.
 
         Where the provider recognises our id (Runware), a submission whose outcome is unknown is sent with the same one,
-        and buys at most one job all the same.
+        and buys at most one job.
 
         Args:
             key: The submission's key.
             request: The request, where the ledger has not kept all of it: inline images are kept as digests unless it
-                was made with ``keep_images=True``, and callback addresses are not kept.
+                was made with ``keep_images=True``, and callback URLs are not kept.
+            force: Pay for another job also if the submission's job is completed.
 
         Raises:
-            ConfigurationError: There is no such submission, its job still runs, or the request is needed.
+            ConfigurationError: There is no such submission, its job still runs, it is completed and `force` is False,
+                or the request is needed.
             KeyConflict: The request is another one.
-            KlingError: As of `submit`.
+            KlingError: Same as `submit`.
         """
-        self._require_open()
-        submission = await self._buyer.require(key)
-        self._account(submission.endpoint)  # which says so if it is missing
-        request = request or self._remedies.restored(submission, exact=True)
-        if request is None:
-            raise ConfigurationError(
-                f"the ledger has not kept all of the request of {key!r} (inline images, callback address)",
-                remedies=(Remedy("resubmit", key, needs_request=True),),
-            )
-        return self._handle(await self._submit(request, key, insist=True))
+        with self._call():
+            if request is not None:
+                require_request(request)
+                request = await with_local_files(request)
+            return self._handle(await self._recovery.resubmit(key, request, force=force))
 
-    async def deliver(self, delivery: Delivery) -> bool:
-        """Take in a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.
+    async def estimate(self, request: Request) -> Cost | None:
+        """Return what a request is expected to cost: the same estimate as the budget's.
 
-        With ``Webhooks(confirm=True)`` the job is looked at next, by whoever waits for it or will; else an end that it
-        tells is the job's end. It may come twice, late, or before the submission is answered; it also settles a
-        submission whose answer was lost.
+        It is the documented price, or what the provider took for the same settings if that was more. No call is made.
 
         Args:
-            delivery: The webhook, as it came.
+            request: The request.
 
         Returns:
-            Whether it concerns a job or a submission that is known here. False: acknowledge it all the same.
+            None if the price is not known before one was bought.
+        """
+        require_request(request)
+        with self._call():
+            return await self._submitter.estimate(request)
+
+    async def deliver(self, delivery: Delivery) -> bool:
+        """Process a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.
+
+        With ``Webhooks(confirm=True)`` the webhook only makes the next poll of the job urgent. With ``confirm=False`` a
+        final status in the webhook ends the job without a poll. It may come twice, late, or before the submission is
+        answered. It also resolves a submission whose answer was lost.
+
+        Args:
+            delivery: The webhook as it was received.
+
+        Returns:
+            Whether it is about a job or a submission that is known here. Acknowledge it also if False.
 
         Raises:
-            WebhookRejected: It is not authentic, too large, not readable, or about another job than its address.
-            LedgerFailed: What it tells could not be written down; let the provider try again.
+            WebhookRejected: It is not authentic, too large, not readable, or about another job than its URL.
+            LedgerFailed: It could not be recorded. Let the provider try again.
             ConfigurationError: The client expects no webhooks, or is closed.
         """
         self._require_open()
-        return await self._deliveries.receive(delivery)
+        self._guard.require_process()
+        return await self._receiver.receive(delivery)
 
     async def follow(self) -> None:
-        """Look at every unfinished job of this client, also those submitted later, until cancelled.
+        """Poll every unfinished job that was submitted or resumed here, also later ones, until cancelled.
 
-        For services that start jobs for which nobody waits. Run it as a task of your own; it never returns, and no
-        job's end makes it raise.
+        For services that start jobs for which nobody waits. Run it as a task of your own. It never returns, and the end
+        of a job does not make it raise.
         """
-        self._require_open()
         followed: set[str] = set()
-        async with anyio.create_task_group() as group:
-            while True:
-                arrival = self._arrival = anyio.Event()
-                for ref, tracked in self._running.items():
-                    if ref not in followed:
-                        followed.add(ref)
-                        group.start_soon(_follow, self._handle(tracked), followed)
-                await arrival.wait()
+        with self._call():
+            async with anyio.create_task_group() as group:
+                while True:
+                    arrival = self._registry.arrival
+                    for ref, tracked in self._registry.running.items():
+                        if ref not in followed:
+                            followed.add(ref)
+                            group.start_soon(_follow, self._handle(tracked), followed)
+                    await arrival.wait()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The unfinished jobs that this client knows, oldest first: submitted, resumed or attached here."""
-        return tuple(self._handle(tracked) for tracked in self._running.values())
+        """The unfinished jobs that this client knows: submitted, resumed or attached here, the oldest first."""
+        return tuple(self._handle(tracked) for tracked in self._registry)
 
     def statistics(self) -> Statistics:
         """What the client has done so far."""
-        transports = {name: account.transport.statistics() for name, account in self._accounts.items()}
+        providers = {name: session.transport.statistics() for name, session in self._sessions.items()}
         budget = self._budget.statistics() if self._budget is not None else None
-        return Statistics(self._submitted, len(self._running), transports, budget)
+        return Statistics(self._submitter.submitted, len(self._registry), providers, budget)
 
     def _handle(self, tracked: TrackedJob) -> Job:
-        return Job(tracked, self._accounts[tracked.ref.provider])
+        return Job(tracked, self._sessions[tracked.ref.provider])
 
-    def _track(
-        self,
-        account: ProviderSession,
-        ref: JobRef,
-        request: Request | None,
-        started: float | None,
-        events: Sequence[Event] = (),
-        *,
-        reported: bool = False,
-    ) -> TrackedJob:
-        """Follow a job, until it ends.
-
-        Args:
-            account: Where it runs.
-            ref: Its address.
-            request: What was submitted, if that is known.
-            started: When it was submitted; None: we did not.
-            events: Its log, as the ledger has it.
-            reported: Its provider was given the address of our webhooks.
-        """
-        now = self._clock.now()
-        endpoint: Endpoint[Request] = account.provider.endpoint(ref.endpoint)
-        schedule = self._schedule
-        if schedule == "documented" or (isinstance(schedule, Learned) and started is None):
-            # A law says when a job of known age will end; that of a job that was attached is not known.
-            schedule = endpoint.schedule.faster(account.provider.speed)
-        variant = f"{ref.endpoint} {endpoint.variant(request)}" if request is not None else ref.endpoint
-        law = endpoint.duration_prior(request).faster(account.provider.speed)
-        cadence = schedule.timer(variant.rstrip(), law)
-        if reported:
-            cadence = self._deliveries.timer(ref, cadence, law)
-        recorded = self._book.enabled and started is not None
-        # A clock that was set back since would put the next look, and the deadline, off by as much.
-        since = now if started is None else min(started, now)
-        tracked = TrackedJob(
-            ref,
-            cadence,
-            request=request,
-            started=since,
-            deadline=since + (self._polling.deadline or endpoint.deadline),
-            clock=self._clock,
-            record=self._book.append_events if recorded else None,
-            settled=self._on_settled,
-            submitted_here=started is not None,
-        )
-        tracked.replay(events)
-        if not tracked.ended:
-            self._running[str(ref)] = tracked
-            self._arrival.set()
-        return tracked
-
-    def _settled(self, ref: JobRef) -> None:
-        tracked = self._running.pop(ref, None)
-        if tracked is not None:
-            self._account_for(tracked)
-
-    def _account_for(self, tracked: TrackedJob) -> None:
-        """Tell the budget what is known of a job's cost."""
-        if self._budget is not None:
-            self._budget.record_cost(tracked.ref, tracked.status, tracked.cost)
-
-    @property
-    def _learned(self) -> Learned | None:
-        return self._schedule if isinstance(self._schedule, Learned) else None
-
-    async def _recall(self) -> None:
-        """Take up, once, what earlier processes have learned of durations and spent of the budget."""
-        if self._recalled:
-            return
-        async with self._recalling:
-            if not self._recalled:
-                if self._learned is not None:
-                    self._learned.restore(await self._book.load())
-                if self._budget is not None:
-                    await self._budget.load_history(await self._buyer.history())
-                self._recalled = True
-
-    def _account(self, name: str) -> ProviderSession:
-        provider = name.partition("/")[0]
-        try:
-            return self._accounts[provider]
-        except KeyError:
-            known = {kind.name: kind for kind in load_providers()}
-            message = f"this client has no provider for {name} (it has {', '.join(self._accounts)})"
-            if provider not in known:
-                message += (
-                    f"; known endpoints are {', '.join(e.name for kind in load_providers() for e in kind.endpoints)}"
-                )
-                raise ConfigurationError(message) from None
-            kind = known[provider]
-            remedies = (
-                Remedy("configure", detail=kind.env_vars[0]),
-                Remedy("configure", detail=f"pass {kind.__name__}(...)"),
-            )
-            raise ConfigurationError(message, remedies=remedies) from None
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """Surrounds a call: the client must be open, and be used by one event loop at a time."""
+        self._require_open()
+        with self._guard.call():
+            yield
 
     def _require_open(self) -> None:
         if self._closed:
             raise ConfigurationError("the client is closed; make a new one")
+
+
+def _status_calls(polling: Polling, provider: Provider) -> float | None:
+    """Return the limit on status calls per minute. None if there is none."""
+    calls = polling.status_calls_per_minute or provider.status_calls_per_minute
+    return None if calls == math.inf else calls
 
 
 def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provider]:
@@ -620,14 +493,9 @@ def _made(provider: object) -> Provider:
     raise ConfigurationError(f"Client(...) was given {given(provider)} for a provider; make one, such as {example}")
 
 
-def _require_request(request: object) -> None:
-    if not isinstance(request, Request):
-        raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given(request)}")
-
-
 async def _follow(job: Job, followed: set[str]) -> None:
     try:
         await job.wait()
     except KlingError as error:
-        log.warning("job %s is not followed any more: %s", job.ref, error)
+        log.warning("job %s is not followed any more: %s", job.ref, error, extra={"event": "not_followed"})
     followed.discard(job.ref)

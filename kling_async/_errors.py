@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from kling_async._models import Cost, Event, JobRef, Result, Status
 
 __all__ = [
-    "Answer",
     "AnswerLost",
     "BudgetExceeded",
     "BulkStopped",
@@ -60,6 +59,7 @@ __all__ = [
     "LedgerFailed",
     "ProviderUnavailable",
     "RateLimited",
+    "ReceivedAnswer",
     "Remedy",
     "SubmissionUnknown",
     "TransportFailed",
@@ -139,7 +139,7 @@ _PYTHON: Mapping[Action, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReceivedAnswer:
     """The start of an HTTP answer that could not be used, without secrets.
 
     Attributes:
@@ -327,7 +327,7 @@ class AnswerLost(KlingError):
         **facts: Same as `KlingError`.
     """
 
-    def __init__(self, message: str, *, answer: Answer | None = None, **facts: Any) -> None:
+    def __init__(self, message: str, *, answer: ReceivedAnswer | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.answer = answer
 
@@ -343,7 +343,7 @@ class SubmissionUnknown(KlingError):
             it if it was bought.
     """
 
-    def __init__(self, message: str, *, key: str = "", answer: Answer | None = None, **facts: Any) -> None:
+    def __init__(self, message: str, *, key: str = "", answer: ReceivedAnswer | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.key = key
         self.answer = answer

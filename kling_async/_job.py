@@ -5,45 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
-from kling_async._http.backend import PerLoopBackend
-from kling_async._http.transport import ProviderTransport
-from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
-from kling_async._polling.poller import DeadlinePassed, Poller
+from kling_async._polling.poller import DeadlinePassed
+from kling_async._session import ProviderSession
 from kling_async._tracking.tracked_job import TrackedJob
-from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["Job", "ProviderSession"]
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSession:
-    """One provider, and what a client has for its jobs.
-
-    Attributes:
-        lane: Where the calls go.
-        watch: Who looks at the jobs.
-        downloads: How files are fetched.
-        book: Where recorded jobs, and the places of their files, are written down; None: nowhere.
-    """
-
-    transport: ProviderTransport
-    poller: Poller
-    downloads: PerLoopBackend
-    ledger: LedgerWriter | None
-
-    @property
-    def provider(self) -> Provider:
-        """Who sells."""
-        return self.transport.provider
+__all__ = ["Job", "final_outcome"]
 
 
 class Job:
@@ -61,9 +36,9 @@ class Job:
 
     __slots__ = ("_session", "_tracked")
 
-    def __init__(self, tracked: TrackedJob, account: ProviderSession) -> None:
+    def __init__(self, tracked: TrackedJob, session: ProviderSession) -> None:
         self._tracked = tracked
-        self._session = account
+        self._session = session
 
     def __eq__(self, other: object) -> bool:
         """Whether it is a handle to the same job of the same client."""
@@ -135,6 +110,26 @@ class Job:
                 await self._until_end()
         return self.status
 
+    async def result(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109  # raises an error of its own
+        """Wait for the result, for a limited time. The same as ``await job``, apart from that.
+
+        Args:
+            timeout: Seconds to wait at most. If None, until the job's deadline.
+
+        Raises:
+            GenerationTimeout: The time is over. The job is not cancelled, and has no result yet.
+            KlingError: Same as ``await job``.
+        """
+        with anyio.move_on_after(timeout):
+            return await self._outcome()
+        raise GenerationTimeout(
+            f"the job is still {self.status} after waiting for {timeout:.0f} s; it was not cancelled",
+            job=self,
+            remedies=(Remedy("attach", ref=str(self.ref), detail="to go on waiting"),),
+            ref=str(self.ref),
+            provider=self.ref.provider,
+        )
+
     async def refresh(self) -> Status:
         """Ask the provider now, if the job has not ended.
 
@@ -145,7 +140,8 @@ class Job:
             KlingError: The provider could not be asked, for a reason that will not pass.
         """
         if not self._tracked.ended:
-            await self._session.poller.poll_now(self._tracked)
+            with self._session.guard.call():
+                await self._session.poller.poll_now(self._tracked)
         return self.status
 
     async def cancel(self) -> bool:
@@ -162,7 +158,8 @@ class Job:
         """
         if self._tracked.ended:
             return False
-        taken = await self._session.transport.run(self._session.provider.cancel(self.ref))
+        with self._session.guard.call():
+            taken = await self._session.transport.run(self._session.provider.cancel(self.ref))
         await self.refresh()
         return taken
 
@@ -173,7 +170,8 @@ class Job:
 
     async def _until_more_than(self, seen: int) -> None:
         try:
-            await self._session.poller.wait(self._tracked, seen)
+            with self._session.guard.call():
+                await self._session.poller.wait(self._tracked, seen)
         except DeadlinePassed:
             raise self._late() from None
 
@@ -192,17 +190,6 @@ class Job:
             ref=str(self.ref),
             provider=self.ref.provider,
         )
-
-    def judge(self, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:
-        """What ``await job`` returns or raises when waiting for it is over for that reason."""
-        if isinstance(reason, DeadlinePassed):
-            return self._late()
-        if reason is not None:
-            return reason
-        try:
-            return self._end()
-        except KlingError as error:
-            return error
 
     async def _outcome(self) -> Result:
         await self._until_end()
@@ -240,12 +227,12 @@ class Job:
         return event.result(self.ref, self._saver())
 
     def _saver(self) -> Downloader:
-        account = self._session
-        local = account.provider.base_url.startswith("http:")
-        saver = Downloader(account.downloads, self.ref, local, self._renew)
-        if account.ledger is None or not self._tracked.recorded:
+        session = self._session
+        local = session.provider.base_url.startswith("http:")
+        saver = Downloader(session.downloads, self.ref, local, self._renew)
+        if session.ledger is None or not self._tracked.recorded:
             return saver
-        return replace(saver, saved=account.ledger.record_file, files=account.ledger.files)
+        return replace(saver, saved=session.ledger.record_file, files=session.ledger.files)
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """The artifacts as the provider names them now; the log is not touched."""
@@ -254,6 +241,23 @@ class Job:
         if isinstance(answer, Exception):
             raise answer
         return answer.artifacts if answer is not None else ()
+
+
+def final_outcome(job: Job, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:
+    """Return what ``await job`` returns or raises when waiting for it is over for that reason.
+
+    Args:
+        job: The job.
+        reason: Why waiting for it is over. If None, it has ended.
+    """
+    if isinstance(reason, DeadlinePassed):
+        return job._late()  # noqa: SLF001  # a part of the job that its users do not need
+    if reason is not None:
+        return reason
+    try:
+        return job._end()  # noqa: SLF001  # the same
+    except KlingError as error:
+        return error
 
 
 class _Cursor:

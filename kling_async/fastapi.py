@@ -75,7 +75,7 @@ def lifespan(
 
 
 async def _follow(client: Client) -> None:
-    if client._book.enabled:  # noqa: SLF001  # a part of the library asks the client
+    if client._ledger.enabled:  # noqa: SLF001  # a part of the library asks the client
         try:
             await client.resume()
         except KlingError as error:

@@ -9,8 +9,9 @@ from pathlib import Path
 from anyio import to_thread
 
 from kling_async._errors import ConfigurationError
+from kling_async.providers._base.request import Request
 
-__all__ = ["ensure_writable", "load"]
+__all__ = ["ensure_writable", "load", "with_local_files"]
 
 
 async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
@@ -29,6 +30,16 @@ async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
         raise ConfigurationError(
             f"the reference image {error.filename} cannot be read: {error.strerror}; nothing was sent"
         ) from error
+
+
+async def with_local_files(request: Request) -> Request:
+    """Return the request with its local files replaced by their contents.
+
+    Raises:
+        ConfigurationError: One cannot be read any more.
+        pydantic.ValidationError: A file's content is not acceptable any more.
+    """
+    return request.with_files(await load(request.files)) if request.files else request
 
 
 async def ensure_writable(directory: Path) -> None:

@@ -349,6 +349,10 @@ class ProviderTransport:
         if self._closed:
             raise ConfigurationError("the client was closed before the call was made; nothing was sent")
 
+    def refuse_calls(self) -> None:
+        """Refuse new calls from now on. Those that were sent go on."""
+        self._closed = True
+
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True

@@ -32,7 +32,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from kling_async._errors import Remedy
+from kling_async._errors import ReceivedAnswer, Remedy
 from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = ["LEDGER_METHODS", "Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"]
@@ -59,21 +59,6 @@ class SubmissionState(enum.StrEnum):
 
 
 _NOTHING_BOUGHT = frozenset({SubmissionState.NOT_SUBMITTED, SubmissionState.REFUSED})
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedAnswer:
-    """The answer to a paid call that could not be understood, without secrets.
-
-    Attributes:
-        status: The HTTP status.
-        headers: The headers, by lower-case name.
-        body: The first 300 characters of the body.
-    """
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: str = ""
 
 
 @dataclass(frozen=True, slots=True)

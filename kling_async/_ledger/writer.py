@@ -134,6 +134,10 @@ class LedgerWriter:
             return ()
         return found.files if found is not None else ()
 
+    async def events(self, ref: JobRef) -> Sequence[Event]:
+        """Return the stored events of the job."""
+        return await self.ledger.events(ref)
+
     async def find(self, key: str) -> Submission | None:
         """The current attempt of that key. What is pending is stored first, so that it cannot undo a later decision.
 

@@ -16,7 +16,7 @@ A submission that does not fit waits while answers are on the way that may make 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -24,7 +24,7 @@ import anyio
 
 from kling_async._concurrency import cooperative_map
 from kling_async._errors import BudgetExceeded, ConfigurationError, Remedy
-from kling_async._ledger.protocol import Submission
+from kling_async._ledger.protocol import SpendingGroup, Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._submission.pricing import _ZERO, FALLBACK_PRICE, Amount, PriceInfo, Unit, _amount, _at_least
 
@@ -120,7 +120,8 @@ class Budget:
         self._learned: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
         self._submissions: dict[str, Reservation] = {}  # by purchase, until there is a job
         self._jobs: dict[JobRef, Reservation] = {}  # until they end
-        self._counted: set[str] = set()  # purchases of earlier runs
+        self._counted: set[str] = set()  # attempts of earlier runs
+        self._history_counted = False
         self._change: anyio.Event | None = None
 
     def __repr__(self) -> str:
@@ -214,29 +215,52 @@ class Budget:
         elif hold.pending:
             self._alter(hold, pending=False)
 
-    async def load_history(self, earlier: Iterable[tuple[Submission, PriceInfo]]) -> None:
-        """Count what earlier runs spent, as the ledger has it, and learn its prices. To be done before `reserve`."""
-        bought = [
-            (submission, wanted)
-            for submission, wanted in earlier
-            if not (submission.state.key_reusable or submission.attempt_id in self._counted)
-        ]
-        await cooperative_map(lambda one: self._learn_from(*one), bought)
-        await cooperative_map(lambda one: self._count(*one), bought)
+    async def load_history(
+        self,
+        attempts: Sequence[tuple[Submission, PriceInfo]],
+        groups: Sequence[tuple[SpendingGroup, PriceInfo]] = (),
+    ) -> None:
+        """Count what earlier runs spent, and learn its prices. To be done before `reserve`.
 
-    def _learn_from(self, submission: Submission, wanted: PriceInfo) -> None:
-        if submission.cost is not None:
-            self._learn(wanted, submission.cost)
+        Args:
+            attempts: Single attempts, such as the unfinished ones, with what is known of their prices.
+            groups: All others, grouped by what they bought.
+        """
+        reported = [(group.cost, wanted) for group, wanted in groups] + [(one.cost, wanted) for one, wanted in attempts]
+        for cost, wanted in reported:
+            if cost is not None:
+                self._learn(wanted, cost)
+        if not self._history_counted:
+            self._history_counted = True  # once, though the counting may be cancelled and begin again
+            for group, wanted in groups:
+                self._count_group(group, wanted)
+        await cooperative_map(lambda one: self._count(*one), attempts)
+
+    def _count_group(self, group: SpendingGroup, wanted: PriceInfo) -> None:
+        """Count what a group of earlier attempts spent, or may have."""
+        if group.status is Status.FAILED and wanted.refunds:
+            return
+        if group.cost is not None:
+            cost = _at_least(wanted, group.status, group.cost)
+        else:
+            cost = self.estimate(wanted) or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
+        balance = self._balances[cost.unit]
+        if group.status is not None and group.status.terminal:
+            balance.spent += cost.amount * group.count
+        else:
+            balance.reserved += cost.amount * group.count
 
     def _count(self, submission: Submission, wanted: PriceInfo) -> None:
-        """Count what an earlier submission spent, or may yet."""
-        self._counted.add(submission.attempt_id)  # once, though the counting may be cancelled and begun again
+        """Count what an earlier submission spent, or may spend."""
+        if submission.state.key_reusable or submission.attempt_id in self._counted:
+            return
+        self._counted.add(submission.attempt_id)
         if submission.ref in self._jobs or submission.attempt_id in self._submissions:
             return
-        told = submission.cost is not None
+        reported = submission.cost is not None
         known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
         estimate = known or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
-        hold = Reservation(submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, told=told)
+        hold = Reservation(submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, told=reported)
         self._balances[hold.unit].put(hold, 1)
         if submission.ref is None:
             self._submissions[submission.attempt_id] = hold

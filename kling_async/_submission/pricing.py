@@ -8,18 +8,20 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
 
 from kling_async._errors import ConfigurationError
+from kling_async._ledger.serialization import request_from_json
 from kling_async._models import Cost, Status
+from kling_async.providers import load_providers
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["Amount", "PriceInfo", "Unit", "price_info"]
+__all__ = ["NO_PRICE_FACTORS", "Amount", "PriceInfo", "Unit", "earlier_price", "price_info"]
 
 
 Unit: TypeAlias = Literal["USD", "credits"]
 Amount: TypeAlias = Decimal | float | str
 FALLBACK_PRICE: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(10)}
 """More than a single job is likely to cost."""
-_NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
+NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
 _ZERO = Decimal(0)
 
 
@@ -42,26 +44,49 @@ class PriceInfo:
     refunds: bool
 
 
-def price_info(
-    provider: Provider, endpoint: str, request: Request | None, described: Mapping[str, Any] | None = None
+def earlier_price(
+    endpoint: str, described: Mapping[str, Any], cost: Cost | None, providers: Mapping[str, Provider]
 ) -> PriceInfo:
-    """What is known of a request's price.
+    """Return what is known of the price of a request in the ledger, also of one at a provider that is not in use.
+
+    Args:
+        endpoint: The endpoint's full name.
+        described: The request as JSON values.
+        cost: What the provider reported, if it did.
+        providers: The client's providers, by name.
+    """
+    known: dict[str, Provider | type[Provider]] = {kind.name: kind for kind in load_providers()}
+    provider = (known | dict(providers)).get(endpoint.partition("/")[0])
+    endpoints = provider.endpoints if provider is not None else ()
+    sold = next((one for one in endpoints if one.name == endpoint), None)
+    if provider is None or sold is None:
+        return PriceInfo(endpoint, _settings(described), cost.unit if cost else "USD", None, refunds=False)
+    request = request_from_json(sold.request, described)
+    price = sold.price(request) if request is not None else None
+    unit = price.unit if price else provider.features.cost_unit or "USD"
+    return PriceInfo(endpoint, _settings(described), unit, price.amount if price else None, provider.features.refunds)
+
+
+def price_info(provider: Provider, request: Request) -> PriceInfo:
+    """Return what is known of a request's price.
 
     Args:
         provider: Where it goes.
-        endpoint: The endpoint's full name.
-        request: The request; None: it cannot be restored from the ledger.
-        described: Its fields as a ledger has them, in place of the request's own.
+        request: The request.
     """
-    price = provider.endpoint(endpoint).price(request) if request is not None else None
+    price = provider.endpoint(request.endpoint).price(request)
     unit = price.unit if price else provider.features.cost_unit or "USD"
-    fields = dict(request) if described is None and request is not None else described or {}
-    settings = frozenset(
+    amount = price.amount if price else None
+    return PriceInfo(request.endpoint, _settings(dict(request)), unit, amount, provider.features.refunds)
+
+
+def _settings(described: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
+    """Return the fields of a request that its price may depend on."""
+    return frozenset(
         (name, str(_count(value) if name in {"reference", "references"} else value))
-        for name, value in fields.items()
-        if name not in _NO_PRICE_FACTORS and value is not None
+        for name, value in described.items()
+        if name not in NO_PRICE_FACTORS and value is not None
     )
-    return PriceInfo(endpoint, settings, unit, price.amount if price else None, provider.features.refunds)
 
 
 def _at_least(wanted: PriceInfo, status: Status | None, told: Cost) -> Cost:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from kling_async._clock import Clock
-from kling_async._errors import Answer, Remedy, SubmissionUnknown
+from kling_async._errors import ConfigurationError, ReceivedAnswer, Remedy, SubmissionUnknown
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import JobRef
@@ -14,7 +15,9 @@ from kling_async.providers import load_providers
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["RecoveryAdvisor"]
+__all__ = ["RecoveryAdvisor", "provider_of"]
+
+T = TypeVar("T")
 
 _REPEATABLE = 3600.0  # s. No provider documents how long it recognises an id of ours. An hour covers a retry.
 
@@ -85,7 +88,7 @@ class RecoveryAdvisor:
             Remedy("forget", key, detail=absent),
         )
 
-    def unknown(self, submission: Submission, reason: str, answer: Answer | None = None) -> SubmissionUnknown:
+    def unknown(self, submission: Submission, reason: str, answer: ReceivedAnswer | None = None) -> SubmissionUnknown:
         """The error of a submission that may have bought a job."""
         provider = self._providers[submission.provider]
         ref = self.own_ref(submission)
@@ -118,3 +121,24 @@ class RecoveryAdvisor:
         if chosen is None:
             return None
         return str(JobRef(submission.provider, submission.endpoint.partition("/")[2], chosen))
+
+
+def provider_of(by_name: Mapping[str, T], endpoint: str) -> T:
+    """Return what a client has for the provider of an endpoint.
+
+    Raises:
+        ConfigurationError: It does not have that provider.
+    """
+    name = endpoint.partition("/")[0]
+    if name in by_name:
+        return by_name[name]
+    message = f"this client has no provider for {endpoint} (it has {', '.join(by_name)})"
+    kind = next((kind for kind in load_providers() if kind.name == name), None)
+    if kind is None:
+        known = ", ".join(endpoint.name for kind in load_providers() for endpoint in kind.endpoints)
+        raise ConfigurationError(f"{message}; known endpoints are {known}")
+    remedies = (
+        Remedy("configure", detail=kind.env_vars[0]),
+        Remedy("configure", detail=f"pass {kind.__name__}(...)"),
+    )
+    raise ConfigurationError(message, remedies=remedies)

@@ -1,28 +1,34 @@
-"""Buying a generation: paid at most once, and written down on the way.
+"""Submits requests: paid at most once, and recorded on the way.
 
 Theory of operation
 -------------------
-With a ledger, a submission goes through these steps; what is known after a crash is what the last one wrote:
+With a ledger, a submission goes through these steps. After a crash, the ledger has what the last finished step wrote:
 
-1. *Turn.* Submissions of one key take turns in this process. The second finds what the first has left.
-2. *Claim.* The intent is written down (``sending``). A key that is taken is not bought again: its job is handed out if
-   there is one; its outcome is settled if the provider can tell; else `SubmissionUnknown` is raised again.
-3. *Payment.* The paid call, which the lane decides to be accepted, refused, not sent or lost.
-4. *Settlement.* What became of it is written down, also when the task is cancelled, before anyone hears of it.
+1. *Lock.* Only one submission of a key is under way in this process. The next one waits, and finds what it has left.
+2. *Reserve.* The budget sets aside what the submission may cost.
+3. *Claim.* The attempt is stored (``sending``) before the paid call. A key that is in use is not paid for again: its
+   job is returned if there is one. Otherwise the outcome is recovered if the provider can tell it, or
+   `SubmissionUnknown` is raised again.
+4. *Pay.* The transport makes the paid call, and decides whether it was accepted, refused, not sent or lost.
+5. *Record.* The outcome is stored, also when the task is cancelled, before anyone is notified.
 
-A ledger that cannot be written stops step 2, so nothing more is bought; see `_ledger.writer`.
+A ledger that cannot be written fails in step 3, so nothing more is paid for. See `_ledger.writer`.
+
+The caller that is cancelled, and the client that is closed, both wait for a paid call that was sent, for
+``Limits.cancel_grace`` seconds at most.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -39,94 +45,252 @@ from kling_async._errors import (
 )
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
-from kling_async._ledger.protocol import Submission, SubmissionState
+from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
-from kling_async._models import JobRef, Status, StatusReport
+from kling_async._models import Cost, JobRef, Status, StatusReport
+from kling_async._scheduling.schedules import Learned
+from kling_async._submission.budget import Budget
+from kling_async._submission.cancellation import finish_within_grace
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
-from kling_async._submission.pricing import PriceInfo, price_info
-from kling_async._submission.remedies import RecoveryAdvisor
+from kling_async._submission.pricing import NO_PRICE_FACTORS, PriceInfo, earlier_price, price_info
+from kling_async._submission.remedies import RecoveryAdvisor, provider_of
+from kling_async._tracking.registry import AcceptedSubmission, JobRegistry
+from kling_async._tracking.tracked_job import TrackedJob
+from kling_async._validation import given
 from kling_async.providers._base.provider import Accepted, WebhookItem
 from kling_async.providers._base.request import Request
 
-__all__ = ["AcceptedSubmission", "Submitter"]
+__all__ = [
+    "DeliveryHandler",
+    "SubmittedJob",
+    "Submitter",
+    "accepted_earlier",
+    "require_request",
+    "require_resubmittable",
+]
 
-T = TypeVar("T")
+EarlierT = TypeVar("EarlierT", Submission, SpendingGroup)
 log = logging.getLogger("kling_async")
 
-# SQLite ends a text in JSON at a null, so that two keys would be one; half a surrogate pair is no text at all.
+# SQLite ends a text in JSON at a null, so two keys would be one. Half a surrogate pair cannot be stored at all.
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class AcceptedSubmission:
-    """A submission that was accepted.
+class SubmittedJob:
+    """The job of a submission.
 
     Attributes:
-        ref: Its job.
-        started: When it was sent, in POSIX seconds.
-        reading: What the provider said on accepting it; None: it was accepted before.
-        purchase: Under which it was bought; deliveries are addressed by it.
-        key: Its key.
-        letters: What was delivered about it before it was accepted.
+        tracked: The job.
+        new: Whether this call paid for it. False if it was submitted before, under the same key.
     """
 
-    ref: JobRef
-    started: float
-    report: StatusReport | None
-    attempt_id: str
-    key: str
-    deliveries: Sequence[WebhookItem] = ()
-
-    @classmethod
-    def before(cls, submission: Submission, ref: JobRef) -> AcceptedSubmission:
-        """A submission that was accepted at an earlier time."""
-        return cls(ref, submission.started.timestamp(), None, submission.attempt_id, submission.key)
+    tracked: TrackedJob
+    new: bool
 
 
 @dataclass(slots=True)
 class InFlight:
-    """A submission under way in this process."""
+    """A submission that is under way in this process."""
 
-    intent: Submission
+    submission: Submission
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
+class DeliveryHandler(Protocol):
+    """Applies what webhooks report to a job."""
+
+    async def apply(self, tracked: TrackedJob, items: Sequence[WebhookItem]) -> bool:
+        """Apply the items that are about the job. Return whether there are any."""
+        ...
+
+
 class Submitter:
-    """Buys generations for one client.
+    """Validates, reserves, claims, pays and records the submissions of one client.
 
     Args:
-        book: Where submissions are written down.
-        lanes: Where calls go, by provider.
+        transports: The client's transports, by provider.
+        ledger: Where submissions are stored.
+        registry: Where their jobs go.
+        advisor: Decides what can be done about a submission.
+        early: The callback URLs of attempts, and what is reported there before the job is known.
+        handler: Applies that once the job is known.
         clock: The client's clock.
-        remedies: Knows what can be done about a submission.
-        letterbox: The callback addresses of purchases, and what comes there early.
-        settled: Told what became of a submission, as soon as that is written down; None: nobody is.
+        budget: How much may be spent. If None, there is no limit.
+        learned: The duration model to load from the ledger. If None, there is none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the parts of a client, each by its name
         self,
-        book: LedgerWriter,
         transports: Mapping[str, ProviderTransport],
-        clock: Clock,
-        remedies: RecoveryAdvisor,
+        ledger: LedgerWriter,
+        registry: JobRegistry,
+        advisor: RecoveryAdvisor,
         early: EarlyDeliveries,
-        settled: Callable[[Submission], None] | None = None,
+        handler: DeliveryHandler,
+        *,
+        clock: Clock,
+        budget: Budget | None = None,
+        learned: Learned | None = None,
     ) -> None:
-        self._ledger = book
         self._transports = transports
-        self._clock = clock
-        self._remedies = remedies
+        self._ledger = ledger
+        self._registry = registry
+        self._advisor = advisor
         self._early = early
-        self._settled: Callable[[Submission], None] = settled or (lambda _: None)
-        self._in_flight: dict[str, InFlight] = {}
+        self._handler = handler
+        self._clock = clock
+        self._budget = budget
+        self._learned = learned
+        self._estimates = budget
+        self._in_flight: dict[str, InFlight] = {}  # by key
+        self._traces: list[PaidCallTrace] = []  # of the submissions under way
+        self._ended = anyio.Event()
+        self._history_loaded = False
+        self._loading = anyio.Lock()
+        self.submitted = 0
+        """How many jobs were paid for."""
+        if budget is not None:
+            registry.on_release = self.record_cost
 
-    async def prepare(self, request: Request, key: str | None) -> Submission:
-        """The submission of a request, as it will be written down.
+    async def submit(
+        self, request: Request, key: str | None = None, *, resubmit: bool = False, force: bool = False
+    ) -> SubmittedJob:
+        """Submit a request, unless that was done before under the same key.
 
         Args:
             request: Its local files are replaced by their content.
-            key: The user's name for it; None: it is named after its purchase.
+            key: The user's key. If None, the submission gets a key of its own.
+            resubmit: The user asked for another attempt: what failed or may have been bought is submitted again, with
+                the same id where the provider recognises that.
+            force: Pay for another attempt also if the job is completed.
+
+        Raises:
+            KeyConflict: The key was used for another request.
+            ConfigurationError: It is not to be resubmitted: see `require_resubmittable`.
+            SubmissionUnknown: A job may have been bought, now or earlier. The request is not sent again.
+            BudgetExceeded: It does not fit into the budget.
+            KlingError: It was refused or not sent. The key may be used again.
+        """
+        transport = provider_of(self._transports, request.endpoint)
+        await self.load_history()
+        intent = await self.prepare(request, key)
+        async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit):
+            if resubmit:
+                await self._reopen(transport, intent, force=force)
+
+            async def run(trace: PaidCallTrace) -> SubmittedJob:
+                accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
+                return await self._adopt(accepted, request)
+
+            return await self._finish(run)
+
+    async def _adopt(self, accepted: AcceptedSubmission, request: Request | None) -> SubmittedJob:
+        """Track the job of a submission that was accepted. From here on, nothing may lose its reference."""
+        tracked = await self._registry.adopt(accepted, request)
+        new = accepted.report is not None
+        if accepted.report is not None:
+            self.submitted += 1
+            log.info("submitted %s (key %r)", accepted.ref, accepted.key)
+            try:
+                await tracked.apply(accepted.report, "submit")
+                await self._handler.apply(tracked, accepted.deliveries)
+            except Exception:  # the job was paid for: an error of what only observes it must not hide it
+                log.exception("job %s was submitted, but its first status could not be processed", accepted.ref)
+        self.record_cost(tracked)
+        return SubmittedJob(tracked, new)
+
+    async def _finish(self, operation: _PaidOperation) -> SubmittedJob:
+        """Run a paid operation. If the caller is cancelled after the request was sent, wait for its answer first."""
+        trace = PaidCallTrace()
+        self._traces.append(trace)
+        finished: list[SubmittedJob] = []
+
+        async def run() -> SubmittedJob:
+            finished.append(await operation(trace))
+            return finished[0]
+
+        try:
+            return await finish_within_grace(run, trace, self._grace)
+        except BaseException:
+            if finished and not self._ledger.enabled:
+                ref = finished[0].tracked.ref
+                log.warning("the submission was cancelled after job %s was bought; client.attach(%r)", ref, str(ref))
+            raise
+        finally:
+            self._traces = [other for other in self._traces if other is not trace]
+            ended, self._ended = self._ended, anyio.Event()
+            ended.set()
+
+    @property
+    def _grace(self) -> float:
+        return max((transport.limits.cancel_grace for transport in self._transports.values()), default=0.0)
+
+    async def drain(self) -> None:
+        """Wait for the paid calls that were sent, for the grace period at most."""
+        with anyio.move_on_after(self._grace):
+            while any(trace.paid or trace.lost for trace in self._traces):
+                await self._ended.wait()
+
+    async def load_history(self) -> None:
+        """Load, once, what earlier processes learned about durations and spent of the budget."""
+        if self._history_loaded:
+            return
+        async with self._loading:
+            if not self._history_loaded:
+                if self._learned is not None:
+                    self._learned.restore(await self._ledger.load())
+                if self._budget is not None:
+                    await self._load_spending(self._budget)
+                self._history_loaded = True
+
+    async def estimate(self, request: Request) -> Cost | None:
+        """Return what a request is expected to cost. See `Client.estimate`."""
+        await self.load_history()
+        if self._estimates is None:
+            self._estimates = Budget(usd=math.inf, credits=math.inf)  # which only learns prices
+            await self._load_spending(self._estimates)
+        provider = provider_of(self._transports, request.endpoint).provider
+        return self._estimates.estimate(price_info(provider, request))
+
+    async def _load_spending(self, budget: Budget) -> None:
+        """Load what the ledger has of earlier prices and costs."""
+        if not self._ledger.enabled:
+            return
+        providers = {name: transport.provider for name, transport in self._transports.items()}
+
+        def priced(earlier: EarlierT) -> tuple[EarlierT, PriceInfo]:
+            return earlier, earlier_price(earlier.endpoint, earlier.request, earlier.cost, providers)
+
+        ended = await cooperative_map(priced, await self._ledger.ledger.spending(NO_PRICE_FACTORS))
+        unfinished = await cooperative_map(priced, await self._ledger.ledger.submissions(unfinished=True))
+        await budget.load_history(unfinished, ended)
+
+    @asynccontextmanager
+    async def _reserved(self, request: Request, intent: Submission, *, resubmit: bool) -> AsyncIterator[None]:
+        """Set a part of the budget aside for a submission, unless its key has a job already."""
+        if self._budget is None or (not resubmit and await self._key_in_use(intent)):
+            yield
+            return
+        provider = self._transports[intent.provider].provider
+        reservation = await self._budget.reserve(intent.attempt_id, price_info(provider, request))
+        try:
+            yield
+        finally:
+            self._budget.release(reservation)
+
+    def record_cost(self, tracked: TrackedJob) -> None:
+        """Report what is known of a job's cost to the budget."""
+        if self._budget is not None:
+            self._budget.record_cost(tracked.ref, tracked.status, tracked.cost)
+
+    async def prepare(self, request: Request, key: str | None) -> Submission:
+        """Return the submission of a request, as it will be stored.
+
+        Args:
+            request: Its local files are replaced by their content.
+            key: The user's key. If None, the key is the UUID of the attempt.
         """
         if not isinstance(key, str | None):
             raise ConfigurationError(f"the key of a submission is text, not {key!r:.80}; give str(key)")
@@ -136,7 +300,7 @@ class Submitter:
             raise ConfigurationError(
                 f"the key {key!r:.200} has a null or half a character in it, and cannot be stored; change it"
             )
-        purchase = str(uuid.uuid4())
+        attempt_id = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
         mark = ""
         if self._ledger.enabled:
@@ -145,14 +309,14 @@ class Submitter:
             def describe() -> tuple[Mapping[str, Any], str]:
                 return request_to_json(request, keep_images=keep_images), fingerprint(request)
 
-            # Hashing an image takes milliseconds, which are not the event loop's to give.
+            # Hashing an image takes milliseconds, so it is done in a thread.
             description, mark = await to_thread.run_sync(describe) if request.inline else describe()
         started = datetime.fromtimestamp(self._clock.now(), UTC)
-        return Submission(key or purchase, request.endpoint, description, mark, purchase, started)
+        return Submission(key or attempt_id, request.endpoint, description, mark, attempt_id, started)
 
     @asynccontextmanager
-    async def exclusive(self, intent: Submission) -> AsyncIterator[None]:
-        """Wait until no other submission of that key is under way, and keep others waiting meanwhile.
+    async def exclusive(self, submission: Submission) -> AsyncIterator[None]:
+        """Wait until no other submission of that key is under way, and make others wait meanwhile.
 
         Raises:
             KeyConflict: The one under way is of another request.
@@ -160,96 +324,89 @@ class Submitter:
         if not self._ledger.enabled:
             yield
             return
-        while (flight := self._in_flight.get(intent.key)) is not None:
-            _require_same(intent, flight.intent)
-            await flight.done.wait()
-        flight = self._in_flight[intent.key] = InFlight(intent)
+        while (other := self._in_flight.get(submission.key)) is not None:
+            require_same_request(submission, other.submission)
+            await other.done.wait()
+        mine = self._in_flight[submission.key] = InFlight(submission)
         try:
             yield
         finally:
-            del self._in_flight[intent.key]
-            flight.done.set()
+            del self._in_flight[submission.key]
+            mine.done.set()
 
-    async def submit(
+    def under_way(self, key: str) -> bool:
+        """Return whether a submission of that key is under way in this process."""
+        return key in self._in_flight
+
+    async def _claim_and_pay(
         self,
         transport: ProviderTransport,
         request: Request,
         intent: Submission,
         trace: PaidCallTrace,
         *,
-        force: bool = False,
+        resubmit: bool,
     ) -> AcceptedSubmission:
-        """Buy it, unless that was done before. To be called in the submission's `acquire`.
-
-        Args:
-            transport: Where the calls go.
-            request: What to buy.
-            intent: The submission.
-            trace: Told how far the paid call gets.
-            force: The user asked for a repetition: what failed or may have been bought is bought again, under its own
-                id where the provider recognises that.
-
-        Raises:
-            KeyConflict: The key was used for another request.
-            ConfigurationError: The user insists, and the job still runs.
-            SubmissionUnknown: A job may have been bought, now or earlier; it is not sent again.
-            KlingError: It was refused or not sent; the key may be used again.
-        """
         if not self._ledger.enabled:
             return await self._pay(transport, request, intent, trace)
         with anyio.CancelScope(shield=True):
-            if force:
-                await self._reopen(transport, intent)
-            taken = await self._ledger.claim(intent)
-        if taken.attempt_id == intent.attempt_id:
+            current = await self._ledger.claim(intent)
+        if current.attempt_id == intent.attempt_id:
             return await self._pay(transport, request, intent, trace)
-        _require_same(intent, taken)
-        if taken.ref is not None:
-            return AcceptedSubmission.before(taken, taken.ref)
-        return await self.recover(transport, request, taken, trace, force=force)
+        require_same_request(intent, current)
+        if current.ref is not None:
+            return accepted_earlier(current, current.ref)
+        return await self._recover(transport, request, current, trace, resubmit=resubmit)
 
-    async def recover(
+    async def recover(self, request: Request, lost: Submission) -> SubmittedJob | None:
+        """Find out the outcome of a submission whose answer was lost, where the provider has a way to.
+
+        Raises:
+            SubmissionUnknown: It has none, or it gave no answer.
+
+        Returns:
+            None if the outcome is known by now, and there is no job.
+        """
+        transport = self._transports[lost.provider]
+
+        async def run(trace: PaidCallTrace) -> SubmittedJob:
+            current = await self._ledger.find(lost.key)
+            if current is None or current.attempt_id != lost.attempt_id or current.key_reusable:
+                raise _Outdated
+            if current.ref is not None:
+                accepted = accepted_earlier(current, current.ref)
+            else:
+                accepted = await self._recover(transport, request, current, trace)
+            return await self._adopt(accepted, request)
+
+        try:
+            async with self.exclusive(lost):
+                return await self._finish(run)
+        except _Outdated:
+            return None
+
+    async def _recover(
         self,
         transport: ProviderTransport,
         request: Request,
         lost: Submission,
         trace: PaidCallTrace,
         *,
-        force: bool = False,
+        resubmit: bool = False,
     ) -> AcceptedSubmission:
-        """Find out what became of a submission whose answer was lost, where the provider gives a way. See `submit`.
-
-        Raises:
-            SubmissionUnknown: There is none, or it did not tell.
-        """
-        if transport.provider.features.client_chosen_id and (force or self._remedies.young(lost)):
-            trace.lost = True  # it was sent before under the same id: until it is accepted, it stays unknown
+        if transport.provider.features.client_chosen_id and (resubmit or self._advisor.young(lost)):
+            trace.lost = True  # it was sent before with the same id: until it is accepted, it stays unknown
             return await self._pay(transport, request, lost, trace)
         if transport.provider.features.lists_jobs:
             found = await self._search(transport, request, lost)
             if found is not None:
                 return found
-        raise self._remedies.unknown(lost, lost.reason or "the process ended while it was being sent")
-
-    async def recover_current(
-        self, transport: ProviderTransport, request: Request, lost: Submission, trace: PaidCallTrace
-    ) -> AcceptedSubmission | None:
-        """As `recover`, for a submission that was read before its `acquire` came: others may have settled it meanwhile.
-
-        Returns:
-            None: it is settled in another way; it was forgotten, say.
-        """
-        current = await self._ledger.find(lost.key)
-        if current is None or current.attempt_id != lost.attempt_id or current.key_reusable:
-            return None
-        if current.ref is not None:
-            return AcceptedSubmission.before(current, current.ref)
-        return await self.recover(transport, request, current, trace)
+        raise self._advisor.unknown(lost, lost.reason or "the process ended while it was being sent")
 
     async def _search(
         self, transport: ProviderTransport, request: Request, lost: Submission
     ) -> AcceptedSubmission | None:
-        """The job among those that the provider lists, if exactly one fits and belongs to no other submission."""
+        """Find the job in the provider's list, if exactly one fits that belongs to no other submission."""
         callback = self._early.callback_url(lost)
         candidates = await transport.run(transport.provider.search(request, callback, lost.started))
         free = [a for a in candidates if await self._ledger.ledger.find(ref=_ref(lost, a)) is None]
@@ -261,25 +418,25 @@ class Submitter:
     async def _pay(
         self, transport: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace
     ) -> AcceptedSubmission:
-        """Make the paid call, and write down what became of it.
+        """Make the paid call, and record its outcome.
 
         Args:
             transport: Where it goes.
-            request: What to buy.
+            request: What to submit.
             intent: The submission.
-            trace: Told how far the call gets. If an earlier one under the same id is `lost`, the submission stays
+            trace: Reports how far the call gets. If an earlier call with the same id was `lost`, the submission stays
                 unknown until it is accepted, whatever is answered.
         """
-        with self._early.open(intent) as letters:
+        with self._early.open(intent) as deliveries:
             flow = transport.provider.submit(request, intent.attempt_id, self._early.callback_url(intent))
             try:
                 accepted = await transport.run(flow, trace)
-            except BaseException as error:  # noqa: BLE001  # it is raised by `_lost`, unless a delivery knows better
+            except BaseException as error:  # noqa: BLE001  # `_lost` raises it, unless a webhook reported the job
                 own_id = transport.provider.client_chosen_id(request, intent.attempt_id)
                 accepted = await self._lost(
-                    transport, LostSubmission(intent, own_id, self._clock.now()), error, trace, letters
+                    transport, LostSubmission(intent, own_id, self._clock.now()), error, trace, deliveries
                 )
-            return replace(await self._accepted(intent, accepted), deliveries=letters)
+            return replace(await self._accepted(intent, accepted), deliveries=deliveries)
 
     async def _lost(
         self,
@@ -287,26 +444,26 @@ class Submitter:
         lost: LostSubmission,
         error: BaseException,
         trace: PaidCallTrace,
-        letters: Sequence[WebhookItem],
+        deliveries: Sequence[WebhookItem],
     ) -> Accepted:
-        """Write down what became of a paid call that raised, and raise it; or return what deliveries told instead."""
+        """Record the outcome of a paid call that raised, and raise its error; or return what webhooks reported."""
         intent = lost.submission
         state, reason = classify_failure(error, trace)
-        ref = identify_job(transport.provider, lost, letters) if state is SubmissionState.UNKNOWN else None
+        ref = identify_job(transport.provider, lost, deliveries) if state is SubmissionState.UNKNOWN else None
         if ref is not None:
-            log.info("submission %r: %s, but a webhook tells that it is job %s", intent.key, reason, ref)
+            log.info("submission %r: %s, but a webhook reported that it is job %s", intent.key, reason, ref)
             if isinstance(error, Exception):
                 return Accepted(ref.id, StatusReport(Status.PENDING))
             await self.accept(intent, ref)
             raise error
         with anyio.CancelScope(shield=True):
-            await self._settle(replace(intent, state=state, reason=reason))
+            answer = error.answer if isinstance(error, AnswerLost) else None
+            await self._record(replace(intent, state=state, reason=reason, answer=answer))
         if state is not SubmissionState.UNKNOWN:
             raise error
         self._early.remember(lost)
         if isinstance(error, KlingError):
-            answer = error.answer if isinstance(error, AnswerLost) else None
-            raise self._remedies.unknown(intent, reason, answer) from error
+            raise self._advisor.unknown(intent, reason, answer) from error
         log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
         raise error
 
@@ -316,140 +473,119 @@ class Submitter:
         return AcceptedSubmission(ref, intent.started.timestamp(), accepted.report, intent.attempt_id, intent.key)
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
-        """Write down that a submission has become a job: by its answer, the provider's list, a webhook, the user."""
+        """Record that a submission has a job: by its answer, the provider's list, a webhook or the user's word."""
         self._early.found(submission)
         with anyio.CancelScope(shield=True):
-            await self._settle(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+            await self._record(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
 
-    async def _settle(self, submission: Submission) -> None:
+    async def adopt(self, submission: Submission, ref: JobRef) -> TrackedJob:
+        """Track the job of a submission that was accepted earlier."""
+        accepted = accepted_earlier(submission, ref)
+        return (await self._adopt(accepted, self._advisor.restored(submission))).tracked
+
+    async def _record(self, submission: Submission) -> None:
         try:
             await self._ledger.record_outcome(submission)
         finally:
-            self._settled(submission)
+            if self._budget is not None:
+                self._budget.commit(submission)
 
-    async def key_in_use(self, intent: Submission) -> bool:
-        """Whether the submission's key is in use, so that submitting it buys nothing more."""
-        held = await self._ledger.find(intent.key) if self._ledger.enabled else None
-        return held is not None and not held.key_reusable
+    async def _key_in_use(self, intent: Submission) -> bool:
+        """Return whether the submission's key has a job or may have one, so that submitting it costs nothing more."""
+        current = await self._ledger.find(intent.key) if self._ledger.enabled else None
+        return current is not None and not current.key_reusable
 
-    async def unfinished(self) -> list[Submission]:
-        """The submissions of the ledger that need attention, without those that are under way in this process."""
-        found = [s for s in await self._ledger.unfinished() if s.key not in self._in_flight]
-        return await cooperative_map(lambda s: replace(s, remedies=self._remedies.remedies(s)), found)
-
-    async def history(self) -> list[tuple[Submission, PriceInfo]]:
-        """What the ledger has of this client's providers, with what is known of the prices."""
-        if not self._ledger.enabled:
-            return []
-        found = await cooperative_map(self._priced, await self._ledger.ledger.submissions())
-        return [priced for priced in found if priced is not None]
-
-    def _priced(self, s: Submission) -> tuple[Submission, PriceInfo] | None:
-        """The submission with what is known of its price; None: it is not of this client's providers."""
-        if self._remedies.missing(s) is not None:
-            return None
-        return s, price_info(self._transports[s.provider].provider, s.endpoint, self._remedies.restored(s), s.request)
-
-    async def require(self, key: str) -> Submission:
-        """The submission of that key.
-
-        Raises:
-            ConfigurationError: There is none, or it is under way in this process.
-        """
-        found = await self._ledger.find(key)
-        if found is None:
-            raise ConfigurationError(
-                f"the ledger has no submission {key!r}", remedies=(Remedy("retry", key, detail="check the key"),)
-            )
-        if key in self._in_flight:
-            raise ConfigurationError(
-                f"the submission {key!r} is being sent right now",
-                remedies=(Remedy("retry", key, detail="wait for its outcome"),),
-            )
-        return found
-
-    async def resolve(self, key: str, ref: JobRef) -> Submission:
-        """Take the user's word that `ref` is the job of the submission.
-
-        Raises:
-            ConfigurationError: There is no such submission, it is of another endpoint, or surely bought nothing.
-            KeyConflict: It is known to be another job, or the job to be another submission's.
-        """
-        found = await self.require(key)
-        owner = await self._ledger.ledger.find(ref=ref)
-        if owner is not None and owner.key != key:
-            raise KeyConflict(f"job {ref} belongs to the submission {owner.key!r}, so it cannot be that of {key!r}")
-        if found.ref not in {None, ref}:
-            raise KeyConflict(f"the submission {key!r} is known to be job {found.ref}, so it cannot be {ref}")
-        if ref.endpoint != found.endpoint:
-            raise ConfigurationError(f"the submission {key!r} is of {found.endpoint}, and {ref} is of {ref.endpoint}")
-        if found.key_reusable:
-            raise ConfigurationError(
-                f"the submission {key!r} bought nothing ({found.state}), so it cannot be job {ref}",
-                remedies=(Remedy("attach", key, str(ref), "to follow the job"),),
-            )
-        await self.accept(found, ref)
-        return replace(found, state=SubmissionState.ACCEPTED, ref=ref)
-
-    async def forget(self, key: str) -> None:
-        """Take the user's word that the submission bought nothing, or that its job is not wanted: its key is free.
-
-        Raises:
-            ConfigurationError: There is no such submission, or its job has ended.
-        """
-        found = await self.require(key)
-        if found.key_reusable:
-            return
-        if not found.unfinished:
-            raise ConfigurationError(
-                f"the submission {key!r} has a job that has ended ({found.ref}): nothing to forget"
-            )
-        if found.ref is not None:
-            await self._release_key(found, "forgotten")
-            return
-        self._early.found(found)
-        nothing = replace(found, state=SubmissionState.NOT_SUBMITTED, reason="forgotten")
-        await self._ledger.ledger.record_outcome(nothing)
-        self._settled(nothing)
-
-    async def _reopen(self, transport: ProviderTransport, intent: Submission) -> None:
-        """Set the key of a submission free that is to be sent again, unless it is sent again under its own id."""
-        submission = await self._ledger.ledger.find(key=intent.key)
+    async def _reopen(self, transport: ProviderTransport, intent: Submission, *, force: bool) -> None:
+        """Free the key of a submission that is to be sent again, unless it is sent again with its own id."""
+        submission = await self._ledger.find(intent.key)
         if submission is None or submission.key_reusable:
             return
-        _require_same(intent, submission)
-        if submission.ref is not None and submission.unfinished:
-            raise ConfigurationError(
-                f"the submission {submission.key!r} is job {submission.ref}, which still runs",
-                ref=str(submission.ref),
-                remedies=(
-                    Remedy("resume", submission.key, str(submission.ref), "to follow it"),
-                    Remedy("forget", submission.key, detail="if it is not wanted"),
-                ),
-            )
+        require_same_request(intent, submission)
+        require_resubmittable(submission, force=force)
         if submission.ref is not None or not transport.provider.features.client_chosen_id:
-            await self._release_key(submission, "submitted again")
+            await self.release_key(submission, "submitted again")
 
-    async def _release_key(self, submission: Submission, reason: str) -> None:
-        """Free the key. The attempt stays in the ledger, and a delivery that comes for it after all changes nothing."""
+    async def release_key(self, submission: Submission, reason: str) -> None:
+        """Free the key. The attempt stays in the ledger, and a webhook that comes for it afterwards changes nothing."""
         self._early.found(submission)
         await self._ledger.ledger.release(submission.key, submission.attempt_id, reason)
-        self._settled(replace(submission, released=reason))
+
+    async def withdraw(self, submission: Submission) -> None:
+        """Record, on the user's word, that the submission bought nothing."""
+        self._early.found(submission)
+        nothing = replace(submission, state=SubmissionState.NOT_SUBMITTED, reason="forgotten")
+        await self._ledger.ledger.record_outcome(nothing)
+        if self._budget is not None:
+            self._budget.commit(nothing)
 
 
-def _require_same(intent: Submission, other: Submission) -> None:
-    if intent.fingerprint != other.fingerprint:
+class _Outdated(Exception):
+    """The outcome of the submission is known by now, and there is no job."""
+
+
+class _PaidOperation(Protocol):
+    async def __call__(self, trace: PaidCallTrace) -> SubmittedJob: ...
+
+
+def accepted_earlier(submission: Submission, ref: JobRef) -> AcceptedSubmission:
+    """Return the submission as one that was accepted at an earlier time."""
+    return AcceptedSubmission(ref, submission.started.timestamp(), None, submission.attempt_id, submission.key)
+
+
+def require_request(request: object) -> None:
+    """Make sure that it is a request.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(request, Request):
+        raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given(request)}")
+
+
+def require_same_request(submission: Submission, other: Submission) -> None:
+    """Make sure that two submissions of one key have the same request.
+
+    Raises:
+        KeyConflict: They have different ones.
+    """
+    if submission.fingerprint != other.fingerprint:
         raise KeyConflict(
-            f"the key {intent.key!r} was used for another {other.endpoint} request at "
+            f"the key {submission.key!r} was used for another {other.endpoint} request at "
             f"{other.started.isoformat(timespec='seconds')}; nothing was sent",
-            remedies=(Remedy("change_request", intent.key, detail="the key, or submit the same request"),),
-            provider=intent.provider,
+            remedies=(Remedy("change_request", submission.key, detail="the key, or submit the same request"),),
+            provider=submission.provider,
             ref=str(other.ref) if other.ref else None,
         )
 
 
+def require_resubmittable(submission: Submission, *, force: bool) -> None:
+    """Make sure that another attempt makes sense.
+
+    Raises:
+        ConfigurationError: Its job is running, or it is completed and `force` is False.
+    """
+    if submission.ref is None or submission.key_reusable:
+        return
+    key, ref = submission.key, str(submission.ref)
+    if submission.unfinished:
+        raise ConfigurationError(
+            f"the submission {key!r} is job {ref}, which still runs",
+            ref=ref,
+            remedies=(Remedy("resume", key, ref, "to follow it"), Remedy("forget", key, detail="if it is not wanted")),
+        )
+    if submission.status is Status.COMPLETED and not force:
+        raise ConfigurationError(
+            f"the submission {key!r} is completed (job {ref}), and submitting it again pays for a second result",
+            ref=ref,
+            remedies=(
+                Remedy("attach", key, ref, "to read its result"),
+                Remedy("retry", key, detail="pass force=True to pay for another one"),
+            ),
+        )
+
+
 def classify_failure(error: BaseException, trace: PaidCallTrace) -> tuple[SubmissionState, str]:
-    """What became of a paid call that raised, and why."""
+    """Return the outcome of a paid call that raised, and the reason."""
     if isinstance(error, KlingError):
         if trace.lost or isinstance(error, AnswerLost):
             return SubmissionState.UNKNOWN, error.message

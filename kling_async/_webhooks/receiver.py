@@ -24,24 +24,19 @@ a job that ended, as a rule, long before; and a delivery that comes after all pu
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
-from math import exp
+from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakValueDictionary
 
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
-from kling_async._ledger.protocol import Submission
 from kling_async._ledger.writer import LedgerWriter
-from kling_async._models import JobRef, Status
-from kling_async._polling.poller import Poller
-from kling_async._scheduling.schedules import DurationPrior, PollTimer
+from kling_async._models import JobRef
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
 from kling_async._submission.remedies import RecoveryAdvisor
 from kling_async._submission.submitter import Submitter
+from kling_async._tracking.registry import JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import require
-from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, FallbackTimer, WebhookHealth
+from kling_async._webhooks.applier import WebhookApplier
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import MAX_BODY, Delivery, Webhooks
 
@@ -54,14 +49,14 @@ class WebhookReceiver:
     """Takes in the webhooks of one client.
 
     Args:
-        webhooks: Where they come, and what they count for; None: there are none.
+        webhooks: The client's settings. If None, it expects no webhooks.
         providers: The client's providers, by name.
-        watches: Who looks at their jobs, by provider.
-        book: Where jobs are written down.
-        buyer: Writes down what became of submissions.
-        remedies: Knows what can be done about them.
-        letterbox: Keeps what comes early.
-        adopt: Takes up the job of a submission.
+        ledger: Where submissions are stored.
+        registry: The jobs of this process.
+        submitter: Records the outcome of submissions, and tracks their jobs.
+        advisor: Decides what can be done about a submission.
+        early: Keeps what is reported before the job is known.
+        applier: Applies what is reported to a job.
     """
 
     def __init__(
@@ -69,54 +64,35 @@ class WebhookReceiver:
         webhooks: Webhooks | None,
         *,
         providers: Mapping[str, Provider],
-        pollers: Mapping[str, Poller],
-        book: LedgerWriter,
-        buyer: Submitter,
-        remedies: RecoveryAdvisor,
+        ledger: LedgerWriter,
+        registry: JobRegistry,
+        submitter: Submitter,
+        advisor: RecoveryAdvisor,
         early: EarlyDeliveries,
-        adopt: Callable[[Submission, JobRef], Awaitable[TrackedJob]],
+        applier: WebhookApplier,
     ) -> None:
         self._webhooks = webhooks
         self._providers = providers
-        self._pollers = pollers
-        self._ledger = book
-        self._submitter = buyer
-        self._remedies = remedies
+        self._ledger = ledger
+        self._registry = registry
+        self._submitter = submitter
+        self._advisor = advisor
         self._early = early
-        self._adopt = adopt
-        self._expectations = {name: WebhookHealth(poller.reschedule) for name, poller in pollers.items()}
-        self._jobs: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
-
-    def timer(self, ref: JobRef, timer: PollTimer, prior: DurationPrior) -> PollTimer:
-        """The cadence of a job that was just bought and will be reported: a backstop, where it will be."""
-        if self._webhooks is None or not self._providers[ref.provider].features.webhook:
-            return timer
-        late = self._webhooks.backstop or prior.median * exp(_LATE * prior.sigma)
-        interval = self._webhooks.backstop or min(late, _INTERVAL)
-        return FallbackTimer(timer, self._expectations[ref.provider], late, interval)
-
-    def register(self, attempt_id: str, tracked: TrackedJob) -> None:
-        """Let deliveries for the purchase go to its job from now on."""
-        if self._webhooks is not None:
-            self._jobs[attempt_id] = tracked
-
-    async def replay(self, tracked: TrackedJob, deliveries: Sequence[WebhookItem]) -> None:
-        """Take in what was delivered before the job was known."""
-        await self._tell(tracked, deliveries)
+        self._applier = applier
 
     async def receive(self, delivery: Delivery) -> bool:
         """See `Client.deliver`."""
         provider, told = self._checked(delivery)
-        self._expectations[provider.name].delivered()
+        self._applier.delivered(provider.name)
         if self._early.buffer(delivery.attempt_id, told):
             return True
-        tracked = self._jobs.get(delivery.attempt_id)
+        tracked = self._registry.find_attempt(delivery.attempt_id)
         if tracked is None:
             lost = self._early.lost(delivery.attempt_id) or await self._recorded(provider, delivery.attempt_id)
             if lost is None:
                 return False
             tracked = await self._resolved(provider, lost, told)
-        if tracked is not None and not await self._tell(tracked, told):
+        if tracked is not None and not await self._applier.apply(tracked, told):
             raise _rejected("it is about another job than its address", tracked.ref)
         await self._ledger.flush()
         return True
@@ -145,7 +121,7 @@ class WebhookReceiver:
         found = await self._ledger.ledger.find(attempt_id=attempt_id) if self._ledger.enabled else None
         if found is None or found.provider != provider.name:
             return None
-        request = None if self._remedies.missing(found) else self._remedies.restored(found)
+        request = None if self._advisor.missing(found) else self._advisor.restored(found)
         return LostSubmission(found, provider.client_chosen_id(request, attempt_id), found.started.timestamp())
 
     async def _resolved(
@@ -153,14 +129,14 @@ class WebhookReceiver:
     ) -> TrackedJob | None:
         """The job of a submission that this process does not hold; None: there is nothing to follow."""
         submission = lost.submission
-        lacking = self._remedies.missing(submission)
+        lacking = self._advisor.missing(submission)
         if lacking or not submission.unfinished:
             log.log(
                 logging.WARNING if lacking else logging.DEBUG, "a webhook changes nothing: %s", lacking or submission
             )
             return None
         if submission.ref is not None:
-            return await self._adopt(submission, submission.ref)
+            return await self._submitter.adopt(submission, submission.ref)
         ref = identify_job(provider, lost, told)
         if ref is None:
             raise _rejected("it is for a submission whose answer was lost, and does not name its job")
@@ -169,25 +145,7 @@ class WebhookReceiver:
             raise _rejected(f"it names a job of another submission than {submission.key!r}", ref)
         await self._submitter.accept(submission, ref)
         log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
-        return await self._adopt(submission, ref)
-
-    async def _tell(self, tracked: TrackedJob, told: Sequence[WebhookItem]) -> bool:
-        """Let a job know what was delivered about it, if anything was."""
-        provider = self._providers[tracked.ref.provider]
-        mine = [one for one in told if one.id is None or provider.same_job(tracked.ref.id, one.id)]
-        if self._webhooks is None or not mine or tracked.ended:
-            return bool(mine)
-        expected = isinstance(tracked.timer, FallbackTimer)
-        if isinstance(tracked.timer, FallbackTimer):
-            tracked.timer.heard = True
-        for one in mine:
-            if not self._webhooks.confirm:
-                await tracked.apply(one.report, "webhook", exact=expected)
-            elif one.report.status is Status.FAILED and one.report.has_reason:
-                tracked.reported_failure = replace(one.report, raw=None)
-        if not tracked.ended:
-            self._pollers[tracked.ref.provider].poll_soon(tracked)
-        return True
+        return await self._submitter.adopt(submission, ref)
 
 
 def _rejected(reason: str, ref: JobRef | None = None) -> WebhookRejected:

@@ -293,7 +293,7 @@ async def test_inline_jobs_travel_alone_and_the_others_together(sandbox: Sandbox
     jobs = [await client.submit(ImageO3.model_validate({"prompt": "x", **more})) for more in fields]
     sandbox.state.clock.advance(600)
     flow = provider(sandbox).poll([job.ref for job in jobs])
-    transport = client._accounts["runware"].transport
+    transport = client._sessions["runware"].transport
     reports = await transport.run(flow)
     assert [report.status for report in reports.values()] == [Status.COMPLETED] * 4  # type: ignore[union-attr]  # no errors
     assert requests(sandbox, "status") == 2

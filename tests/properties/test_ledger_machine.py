@@ -371,7 +371,7 @@ class Machine(RuleBasedStateMachine):
 
         self.run(settle())
         assert asyncio.all_tasks(self.loop) == set()
-        assert self.client._buyer._in_flight == {}
+        assert self.client._submitter._in_flight == {}
 
     @invariant()
     def no_secret_is_written_down(self) -> None:

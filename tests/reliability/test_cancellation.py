@@ -22,7 +22,7 @@ VIDEO = runblob.O3Video("a paper boat in the rain")
 
 def clean(client: Client) -> None:
     """Nothing of anybody is left in the client's lanes and watches."""
-    account = client._accounts["runblob"]
+    account = client._sessions["runblob"]
     poller, transport = account.poller, account.transport
     left = (poller._keeper, poller._leaders, poller._idle, poller._companies, poller._rounds, poller._errands)
     assert not any(left)

@@ -440,7 +440,7 @@ async def test_any_text_is_a_key(server: FakeRunBlob, tmp_path: Path, key: str) 
     await client.aclose()
     client = make(server, SqliteLedger(tmp_path / "jobs.db"))
     assert (await client.submit(VIDEO, key=key)).ref == job.ref
-    assert [s.key for s in await client._book.ledger.submissions()] == [key, f"{key} "]
+    assert [s.key for s in await client._ledger.ledger.submissions()] == [key, f"{key} "]
     assert server.bought == 2
 
 
@@ -453,7 +453,7 @@ async def test_a_key_that_cannot_be_stored_is_refused_before_anything_is_sent(
     with pytest.raises(ConfigurationError, match="cannot be stored"):
         await client.submit(VIDEO, key=key)
     assert server.requests["submit"] == 0
-    assert await client._book.ledger.submissions() == []
+    assert await client._ledger.ledger.submissions() == []
 
 
 @virtual
@@ -666,5 +666,5 @@ async def test_the_grace_of_a_cancelled_submission_is_kept_with_a_ledger_in_a_fi
         await bought.wait()
         group.cancel_scope.cancel()
     [job] = client.jobs
-    [stored] = await client._book.ledger.submissions()
+    [stored] = await client._ledger.ledger.submissions()
     assert (stored.state, stored.ref) == (SubmissionState.ACCEPTED, job.ref)

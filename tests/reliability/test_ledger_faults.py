@@ -123,10 +123,10 @@ def test_row_15_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backen
                 at(cancellation)
                 await client.submit(PHOTO, key="a")
             at(None)
-            found = await client._book.ledger.find(key="a")
+            found = await client._ledger.ledger.find(key="a")
             states.append(found.state if found else None)
-            assert client._buyer._in_flight == {}
-            transport = client._accounts["runblob"].transport
+            assert client._submitter._in_flight == {}
+            transport = client._sessions["runblob"].transport
             assert (await transport._backends.current()).concurrency.value == client._limits.connections
         return cancellation.left <= 0
 
@@ -237,7 +237,7 @@ async def test_row_18_a_full_disk_stops_submitting_and_keeps_following(
 ) -> None:
     path = tmp_path / "jobs.db"
     async with make_client(sandbox, path) as client:
-        ledger = client._book.ledger
+        ledger = client._ledger.ledger
         assert isinstance(ledger, SqliteLedger)
         jobs = [await client.submit(PHOTO, key=f"row-{row}") for row in range(10)]
         async with full_disk(ledger):
@@ -308,7 +308,7 @@ async def test_the_files_of_a_job_are_known_after_a_restart(sandbox: Sandbox, tm
         paths = await result.save(tmp_path / "out")
     began = time.time()
     async with make_client(sandbox, tmp_path / "jobs.db") as client:
-        found = await client._book.ledger.find(key="a")
+        found = await client._ledger.ledger.find(key="a")
         assert found is not None
         assert found.files == tuple(paths)
         job = await client.submit(PHOTO, key="a")
@@ -329,7 +329,7 @@ async def test_runware_settles_a_lost_submission_by_itself(sandbox: Sandbox, tmp
     [provider] = [provider for provider in sandbox.providers() if provider.name == "runware"]
     path = tmp_path / "jobs.db"
     async with Client(provider, ledger=SqliteLedger(path), limits=Limits(max_attempts=1)) as client:
-        with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) settles it"):
+        with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) to send the same id again"):
             await client.submit(request, key="a")
     sandbox.faults.remove(fault)
     async with Client(provider, ledger=SqliteLedger(path), polling=QUICK) as client:
@@ -378,7 +378,7 @@ async def test_nothing_is_bought_once_the_file_is_deleted_or_moved(sandbox: Sand
         if loss == "moved":
             (tmp_path / "elsewhere.db").rename(path)
             await client.submit(PHOTO, key="after")
-            assert (await client._book.ledger.events(running.ref))[-1].status is Status.COMPLETED
+            assert (await client._ledger.ledger.events(running.ref))[-1].status is Status.COMPLETED
 
 
 @pytest.mark.anyio

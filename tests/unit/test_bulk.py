@@ -406,7 +406,7 @@ async def test_leaving_gives_up_those_that_travel_with_a_look() -> None:
     requests = [runware.ImageO3(f"image {number}", width=1024, height=1024) for number in range(400)]
     limits = Limits(connections=2)
     async with Client(kling_async.Runware(KEY), http=transport, limits=limits, polling=polling) as client:
-        poller = client._accounts["runware"].poller
+        poller = client._sessions["runware"].poller
         for left in range(0, 140, 7):
             stuck = False
             with anyio.CancelScope():

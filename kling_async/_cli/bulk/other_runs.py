@@ -20,9 +20,7 @@ from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import money
-from kling_async._ledger.serialization import request_from_json  # reads the ledgers of others, which no client owns
-from kling_async._submission.pricing import Unit, price_info  # the budget's own idea of a price
-from kling_async.providers import ALL_PROVIDERS
+from kling_async._submission.pricing import Unit, earlier_price  # the budget's own idea of a price
 
 __all__ = ["OtherRun", "adopt_results", "other_runs", "refuse_overlap", "remaining_budget", "spent_by"]
 
@@ -119,15 +117,8 @@ def _overlap(one: Shard, other: Shard) -> bool:
 
 async def spent_by(submissions: Iterable[Submission]) -> dict[Unit, Decimal]:
     """What submissions cost or may cost, by unit, as `Budget` counts it."""
-    kinds = {kind.name: kind for kind in ALL_PROVIDERS}
     budget = Budget(usd=math.inf, credits=math.inf)
-    priced = []
-    for submission in submissions:
-        kind = kinds.get(submission.provider)
-        endpoint = next((each for each in kind.endpoints if each.name == submission.endpoint), None) if kind else None
-        if kind is not None and endpoint is not None:
-            request = request_from_json(endpoint.request, submission.request)
-            priced.append((submission, price_info(kind(), submission.endpoint, request, submission.request)))
+    priced = [(s, earlier_price(s.endpoint, s.request, s.cost, {})) for s in submissions]
     await budget.load_history(priced)
     statistics = budget.statistics()
     sums: dict[Unit, Decimal] = {}

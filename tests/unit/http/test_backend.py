@@ -370,7 +370,7 @@ async def test_a_rehearsal_is_looked_at_at_its_own_speed(sandbox: Sandbox, monke
         async with Client(account) as client:
             with anyio.fail_after(10):  # the first look at a photo would otherwise come after half a minute
                 assert (await client.run(PHOTO)).urls
-    assert Client(RunBlob("rb_key"))._accounts["runblob"].provider.speed == 1, "never for the real address"
+    assert Client(RunBlob("rb_key"))._sessions["runblob"].provider.speed == 1, "never for the real address"
 
 
 def test_a_speed_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

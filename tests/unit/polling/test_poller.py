@@ -45,7 +45,7 @@ async def rationed(server: FakeRunBlob) -> AsyncIterator[Client]:
 
 def idle(client: Client) -> bool:
     """Whether nothing is left in the watch of somebody who has gone."""
-    poller = client._accounts["runblob"].poller
+    poller = client._sessions["runblob"].poller
     left = (
         poller._keeper,
         poller._leaders,
@@ -269,7 +269,7 @@ async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, se
 @pytest.mark.parametrize("waiting", ["await", "events", "map"])
 async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: FakeRunBlob, waiting: str) -> None:
     server.duration = 5
-    poller = rationed._accounts["runblob"].poller
+    poller = rationed._sessions["runblob"].poller
     poller._rate_limiter._interval = 0.001
 
     async def one() -> None:
@@ -309,7 +309,7 @@ class CountingContest(PollQueue[TrackedJob]):
 async def test_the_watch_does_not_spin(client: Client, server: FakeRunBlob) -> None:
     """A thousand jobs take some turns of the keeper's loop a look, however long they wait."""
     server.duration = 100
-    queue = client._accounts["runblob"].poller._queue = CountingContest()
+    queue = client._sessions["runblob"].poller._queue = CountingContest()
     async with anyio.create_task_group() as group:
         for _ in range(1000):
             group.start_soon(client.run, VIDEO)

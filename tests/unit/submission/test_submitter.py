@@ -340,7 +340,8 @@ async def test_a_forgotten_submission_sets_its_key_free(server: FakeRunBlob, led
         await client.resolve("a", "runblob/o3-video/1")
     job = await client.submit(OTHER, key="a")
     await job
-    with pytest.raises(ConfigurationError, match="nothing to forget"):
+    await ledger.record_file(job.ref, 0, Path("/saved.mp4"))
+    with pytest.raises(ConfigurationError, match="has a result that was saved"):
         await client.forget("a")
     assert server.bought == 1
 

@@ -1,0 +1,38 @@
+"""What a client has for one provider."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kling_async._concurrency import LoopGuard
+from kling_async._http.backend import PerLoopBackend
+from kling_async._http.transport import ProviderTransport
+from kling_async._ledger.writer import LedgerWriter
+from kling_async._polling.poller import Poller
+from kling_async.providers._base.provider import Provider
+
+__all__ = ["ProviderSession"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSession:
+    """One provider, and what a client has for its jobs.
+
+    Attributes:
+        transport: Makes the calls.
+        poller: Polls the jobs.
+        downloads: Fetches the files.
+        ledger: Where the paths of saved files are stored. If None, there is no ledger.
+        guard: Makes sure that one event loop at a time uses the client.
+    """
+
+    transport: ProviderTransport
+    poller: Poller
+    downloads: PerLoopBackend
+    ledger: LedgerWriter | None
+    guard: LoopGuard
+
+    @property
+    def provider(self) -> Provider:
+        """The provider."""
+        return self.transport.provider
