@@ -29,7 +29,7 @@ from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Learned
 from kling_async._session import ProviderSession
-from kling_async._submission.budget import Budget, BudgetStatistics
+from kling_async._submission.budget import Budget, BudgetStatistics, account_of
 from kling_async._submission.early_deliveries import EarlyDeliveries
 from kling_async._submission.recovery import Recovery
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of
@@ -147,7 +147,7 @@ class Client:
             early,
             applier,
             clock=clock,
-            budget=budget,
+            budget=account_of(budget) if budget is not None else None,
             learned=self._learned,
         )
         self._recovery = Recovery(self._submitter, self._ledger, advisor, self._providers)

@@ -19,12 +19,15 @@ class PaidCallTrace:
         paid: A paid call was begun.
         lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
         maybe_sent: Part of it may have been written. False only on evidence: steps were seen, and none wrote.
-        hold: Told when giving up would lose something (True) and when it would not (False).
+        on_commit: Notified when giving up would lose something (True) and when it would not (False).
+        may_repeat: Asked before a paid call whose answer was lost is repeated: whether the provider surely still
+            recognises its id.
     """
 
     paid: bool = False
     lost: bool = False
     on_commit: Callable[[bool], None] = lambda _: None
+    may_repeat: Callable[[], bool] = lambda: True
     _steps: int = 0
     _written: bool = False
 

@@ -165,6 +165,8 @@ class ProviderTransport:
                 return False
             trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
             trace.begin(Effect.READ)  # nothing paid is on its way until the next attempt: it may be cancelled at once
+            if trace.lost and not trace.may_repeat():
+                return False
             if failure.throttled:
                 return 0.01  # the gate does the waiting, for all calls of the lane alike
             others += 1

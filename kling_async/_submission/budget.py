@@ -28,7 +28,7 @@ from kling_async._ledger.protocol import SpendingGroup, Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._submission.pricing import _ZERO, FALLBACK_PRICE, Amount, PriceInfo, Unit, _amount, _at_least
 
-__all__ = ["Budget", "BudgetStatistics", "Reservation"]
+__all__ = ["Budget", "BudgetAccount", "BudgetStatistics", "Reservation", "account_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class Reservation:
     """A part of the budget that one submission holds."""
 
     attempt_id: str
-    tariff: PriceInfo
+    price: PriceInfo
     unit: Unit
     amount: Decimal
     pending: bool
     """Whether its answer is on the way, which may make room."""
-    told: bool = False
+    reported: bool = False
     """Whether the amount is the provider's own word."""
     guessed: bool = False
     """Whether it is nobody's word."""
@@ -86,7 +86,7 @@ class UnitBalance:
 
     def put(self, hold: Reservation, sign: int) -> None:
         """Count a hold (1), or take it out again (-1)."""
-        if hold.told:
+        if hold.reported:
             self.spent += sign * hold.amount
         else:
             self.reserved += sign * hold.amount
@@ -98,12 +98,39 @@ class UnitBalance:
 class Budget:
     """How much a client may spend: ``Client(budget=Budget(usd=5, credits=200))``. It belongs to one client.
 
-    A unit that is not named may not be spent at all; ``math.inf`` sets no limit to it. With a ledger, what earlier runs
-    spent counts, so that an interrupted run that is continued stays within the same budget.
+    A unit that is not named may not be spent at all. ``math.inf`` sets no limit to it. With a ledger, what earlier runs
+    spent counts, at all providers, so that an interrupted run that is continued stays within the same budget.
 
     Args:
-        usd: US dollars; RunBlob, Runware and inference.sh are paid in them.
-        credits: Credits; PixelDojo is paid in them.
+        usd: US dollars.
+        credits: Credits.
+
+    Raises:
+        ConfigurationError: An amount is not a number, or is negative.
+    """
+
+    def __init__(self, usd: Amount | None = None, credits: Amount | None = None) -> None:  # noqa: A002  # the word users know
+        self._account = BudgetAccount(usd, credits)
+
+    def __repr__(self) -> str:
+        return f"<Budget {self._account}>"
+
+    def statistics(self) -> BudgetStatistics:
+        """What is spent, reserved and left."""
+        return self._account.statistics()
+
+
+def account_of(budget: Budget) -> BudgetAccount:
+    """Return the account that the library keeps behind a budget."""
+    return budget._account  # noqa: SLF001  # both are of this module
+
+
+class BudgetAccount:
+    """Reserves, counts and learns what submissions cost.
+
+    Args:
+        usd: The limit in US dollars.
+        credits: The limit in credits.
 
     Raises:
         ConfigurationError: An amount is not a number, or is negative.
@@ -124,22 +151,25 @@ class Budget:
         self._history_counted = False
         self._change: anyio.Event | None = None
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         shown = [
-            f"{Cost(purse.spent, unit)} spent and {Cost(purse.reserved, unit)} reserved of {Cost(purse.limit, unit)}"
-            for unit, purse in self._balances.items()
+            f"{Cost(balance.spent, unit)} spent and {Cost(balance.reserved, unit)} reserved of "
+            f"{Cost(balance.limit, unit)}"
+            for unit, balance in self._balances.items()
             if unit in self._named
         ]
-        return f"<Budget {', '.join(shown)}>"
+        return ", ".join(shown)
 
     def statistics(self) -> BudgetStatistics:
         """What is spent, reserved and left."""
-        purses = self._balances.items()
+        balances = self._balances.items()
         return BudgetStatistics(
-            spent=tuple(Cost(purse.spent, unit) for unit, purse in purses if purse.spent),
-            reserved=tuple(Cost(purse.reserved, unit) for unit, purse in purses if purse.reserved),
+            spent=tuple(Cost(balance.spent, unit) for unit, balance in balances if balance.spent),
+            reserved=tuple(Cost(balance.reserved, unit) for unit, balance in balances if balance.reserved),
             left=tuple(
-                Cost(purse.left, unit) for unit, purse in purses if unit in self._named and purse.limit.is_finite()
+                Cost(balance.left, unit)
+                for unit, balance in balances
+                if unit in self._named and balance.limit.is_finite()
             ),
         )
 
@@ -164,16 +194,16 @@ class Budget:
         Raises:
             BudgetExceeded: It does not fit into what is left.
         """
-        purse = self._balances[wanted.unit]
+        balance = self._balances[wanted.unit]
         while True:
             estimate = self.estimate(wanted)
             needed = estimate.amount if estimate else FALLBACK_PRICE[wanted.unit]
-            if needed > purse.reachable:
+            if needed > balance.reachable:
                 raise self._exceeded(wanted, estimate)
-            if needed <= purse.left and (estimate or not purse.guesses):
+            if needed <= balance.left and (estimate or not balance.guesses):
                 hold = Reservation(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
                 self._submissions[attempt_id] = hold
-                purse.put(hold, 1)
+                balance.put(hold, 1)
                 return hold
             self._change = self._change or anyio.Event()
             await self._change.wait()
@@ -197,14 +227,14 @@ class Budget:
         if hold is None:
             return
         if cost is not None:
-            self._learn(hold.tariff, cost)
-            self._alter(hold, pending=False, cost=_at_least(hold.tariff, status, cost))
+            self._learn(hold.price, cost)
+            self._alter(hold, pending=False, cost=_at_least(hold.price, status, cost))
         else:
             self._alter(hold, pending=False)
         if status.terminal:
             del self._jobs[ref]
             self._take_out(hold)
-            if not (status is Status.FAILED and hold.tariff.refunds):
+            if not (status is Status.FAILED and hold.price.refunds):
                 self._balances[hold.unit].spent += hold.amount
 
     def release(self, hold: Reservation) -> None:
@@ -260,7 +290,9 @@ class Budget:
         reported = submission.cost is not None
         known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
         estimate = known or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
-        hold = Reservation(submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, told=reported)
+        hold = Reservation(
+            submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, reported=reported
+        )
         self._balances[hold.unit].put(hold, 1)
         if submission.ref is None:
             self._submissions[submission.attempt_id] = hold
@@ -278,7 +310,7 @@ class Budget:
         self._balances[hold.unit].put(hold, -1)
         hold.pending = pending
         if cost is not None:
-            hold.unit, hold.amount, hold.told = cost.unit, cost.amount, True
+            hold.unit, hold.amount, hold.reported = cost.unit, cost.amount, True
         self._balances[hold.unit].put(hold, 1)
         self._wake()
 
@@ -294,7 +326,7 @@ class Budget:
             self._change = None
 
     def _exceeded(self, wanted: PriceInfo, estimate: Cost | None) -> BudgetExceeded:
-        unit, purse = wanted.unit, self._balances[wanted.unit]
+        unit, balance = wanted.unit, self._balances[wanted.unit]
         provider = wanted.endpoint.partition("/")[0]
         name = "usd" if unit == "USD" else "credits"
         if unit not in self._named:
@@ -312,8 +344,8 @@ class Budget:
             )
         )
         return BudgetExceeded(
-            f"{wanted.endpoint} {price}, and {Cost(max(purse.left, _ZERO), unit)} of the budget of "
-            f"{Cost(purse.limit, unit)} is left ({Cost(purse.spent, unit)} spent, {Cost(purse.reserved, unit)} "
+            f"{wanted.endpoint} {price}, and {Cost(max(balance.left, _ZERO), unit)} of the budget of "
+            f"{Cost(balance.limit, unit)} is left ({Cost(balance.spent, unit)} spent, {Cost(balance.reserved, unit)} "
             f"reserved); nothing was sent",
             provider=provider,
             remedies=(Remedy("raise_budget", detail=name),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
@@ -51,8 +52,12 @@ class RecoveryAdvisor:
         return request_from_json(kind, submission.request, exact=exact)
 
     def young(self, submission: Submission) -> bool:
-        """Return whether the provider surely recognises its id. A clock that was set back far makes it unsure."""
-        return abs(self._clock.now() - submission.started.timestamp()) < _REPEATABLE
+        """Return whether the provider surely recognises its id. A clock that was set back far makes it unsure.
+
+        The wall clock is asked, too: the client's clock stands still while the computer is suspended.
+        """
+        started = submission.started.timestamp()
+        return abs(self._clock.now() - started) < _REPEATABLE and time.time() - started < _REPEATABLE
 
     def remedies(self, submission: Submission) -> tuple[Remedy, ...]:
         """What the user can do about a submission that is not finished, the best first."""

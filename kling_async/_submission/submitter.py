@@ -50,7 +50,7 @@ from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Learned
-from kling_async._submission.budget import Budget
+from kling_async._submission.budget import BudgetAccount
 from kling_async._submission.cancellation import finish_within_grace
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
 from kling_async._submission.pricing import NO_PRICE_FACTORS, PriceInfo, earlier_price, price_info
@@ -131,7 +131,7 @@ class Submitter:
         handler: DeliveryHandler,
         *,
         clock: Clock,
-        budget: Budget | None = None,
+        budget: BudgetAccount | None = None,
         learned: Learned | None = None,
     ) -> None:
         self._transports = transports
@@ -171,9 +171,11 @@ class Submitter:
             ConfigurationError: It is not to be resubmitted: see `require_resubmittable`.
             SubmissionUnknown: A job may have been bought, now or earlier. The request is not sent again.
             BudgetExceeded: It does not fit into the budget.
+            pydantic.ValidationError: The request is not valid, because it was made without validation.
             KlingError: It was refused or not sent. The key may be used again.
         """
         transport = provider_of(self._transports, request.endpoint)
+        request = _validated(request)
         await self.load_history()
         intent = await self.prepare(request, key)
         async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit):
@@ -249,12 +251,12 @@ class Submitter:
         """Return what a request is expected to cost. See `Client.estimate`."""
         await self.load_history()
         if self._estimates is None:
-            self._estimates = Budget(usd=math.inf, credits=math.inf)  # which only learns prices
+            self._estimates = BudgetAccount(usd=math.inf, credits=math.inf)  # which only learns prices
             await self._load_spending(self._estimates)
         provider = provider_of(self._transports, request.endpoint).provider
         return self._estimates.estimate(price_info(provider, request))
 
-    async def _load_spending(self, budget: Budget) -> None:
+    async def _load_spending(self, budget: BudgetAccount) -> None:
         """Load what the ledger has of earlier prices and costs."""
         if not self._ledger.enabled:
             return
@@ -427,6 +429,7 @@ class Submitter:
             trace: Reports how far the call gets. If an earlier call with the same id was `lost`, the submission stays
                 unknown until it is accepted, whatever is answered.
         """
+        trace.may_repeat = lambda: self._advisor.young(intent)
         with self._early.open(intent) as deliveries:
             flow = transport.provider.submit(request, intent.attempt_id, self._early.callback_url(intent))
             try:
@@ -530,6 +533,12 @@ class _PaidOperation(Protocol):
 def accepted_earlier(submission: Submission, ref: JobRef) -> AcceptedSubmission:
     """Return the submission as one that was accepted at an earlier time."""
     return AcceptedSubmission(ref, submission.started.timestamp(), None, submission.attempt_id, submission.key)
+
+
+def _validated(request: Request) -> Request:
+    """Return the request, validated once more: ``model_copy(update=...)`` and an old pickle skip the validation."""
+    checked = type(request).model_validate(dict(request))
+    return request if checked == request else checked
 
 
 def require_request(request: object) -> None:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 
-from kling_async import Budget, Cost, Submission, inspect_ledger
+from kling_async import Cost, Submission, inspect_ledger
 from kling_async._cli.bulk.plan import OutputPaths, Task
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import money
+from kling_async._submission.budget import BudgetAccount  # the same
 from kling_async._submission.pricing import Unit, earlier_price  # the budget's own idea of a price
 
 __all__ = ["OtherRun", "adopt_results", "other_runs", "refuse_overlap", "remaining_budget", "spent_by"]
@@ -117,7 +118,7 @@ def _overlap(one: Shard, other: Shard) -> bool:
 
 async def spent_by(submissions: Iterable[Submission]) -> dict[Unit, Decimal]:
     """What submissions cost or may cost, by unit, as `Budget` counts it."""
-    budget = Budget(usd=math.inf, credits=math.inf)
+    budget = BudgetAccount(usd=math.inf, credits=math.inf)
     priced = [(s, earlier_price(s.endpoint, s.request, s.cost, {})) for s in submissions]
     await budget.load_history(priced)
     statistics = budget.statistics()

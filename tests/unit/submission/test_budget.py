@@ -42,6 +42,7 @@ from kling_async import (
     runblob,
     runware,
 )
+from kling_async._submission.budget import BudgetAccount
 from kling_async._submission.pricing import price_info
 from support import virtual_time
 from support.fake_runblob import KEY, FakeRunBlob
@@ -366,7 +367,7 @@ async def test_a_cost_that_is_told_in_part_does_not_make_room(server: FakeRunBlo
     request = runware.ImageO3("boats", width=1024, height=1024, count=20)
     part, whole = Cost(Decimal("0.028"), "USD"), Cost(Decimal("0.56"), "USD")
     price = price_info(kling_async.Runware(KEY), request)
-    budget = Budget(usd=1)
+    budget = BudgetAccount(usd=1)
     ref = JobRef("runware", "image-o3", "one")
     asked = Submission("a", request.endpoint, {}, "", "one", datetime.now(UTC))
     bought = replace(asked, state=SubmissionState.ACCEPTED, ref=ref)
