@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -192,6 +193,8 @@ def explain(error: Exception) -> Problem:
         return Problem("OutputError", f"the output cannot be written: {error}; send it to another place", UNSAVED)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
     if isinstance(error, KlingError):
+        if isinstance(error, GenerationFailed) and _by_policy(error):
+            code = REJECTED
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
         told = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
         steps = () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)  # reports name the command
@@ -211,6 +214,20 @@ def _message(error: KlingError) -> str:
     if isinstance(error, GenerationTimeout):
         return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
     return facts_of(error)
+
+
+def _by_policy(error: GenerationFailed) -> bool:
+    """Whether the job failed by the provider's content policy."""
+    from kling_async.providers import ALL_PROVIDERS  # noqa: PLC0415  # kling --help does not load the library
+
+    codes = {code: kind for provider in ALL_PROVIDERS for code, kind in provider.error_mapper.codes.items()}
+    return error.code is not None and (
+        codes.get(error.code) is ContentRejected or _POLICY_CODE.search(error.code) is not None
+    )
+
+
+_POLICY_CODE = re.compile("policy|moderation|nsfw|sensitive", re.IGNORECASE)
+"""In codes of providers that do not list theirs."""
 
 
 def is_output_error(error: BaseException | None) -> bool:

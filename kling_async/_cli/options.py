@@ -12,11 +12,23 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["AsJson", "Command", "Group", "Output", "Timeout", "options_from"]
+__all__ = ["AsJson", "Command", "FileName", "Group", "JobOutput", "Output", "Timeout", "options_from"]
 
 OptionsT = TypeVar("OptionsT")
 
 Output: TypeAlias = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")]
+JobOutput: TypeAlias = Annotated[
+    Path, typer.Option("--output", "-o", metavar="PATH", help="The output directory, or the file, such as boat.mp4.")
+]
+FileName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="File names; {key}, {index}, {id}, {endpoint} are replaced.",
+        show_default=False,
+    ),
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON lines to standard output.")]
 Timeout: TypeAlias = Annotated[
     float | None,

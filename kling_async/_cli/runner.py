@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,10 +23,13 @@ from kling_async._cli.errors import (
     is_output_error,
     print_final_message,
 )
+from kling_async._cli.file_names import Names
 from kling_async._cli.ledger import work_with
+from kling_async._cli.output.formatting import money
 from kling_async._cli.output.live import LiveReport
 from kling_async._cli.output.reports import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli.output.terminal import terminal
+from kling_async._cli.request_arguments import find
 from kling_async._client import Client
 from kling_async._errors import (
     ConfigurationError,
@@ -42,9 +45,19 @@ from kling_async._submission.budget import Budget
 from kling_async.providers._base.provider import Provider
 from kling_async.webhooks import Webhooks
 
-__all__ = ["choose_report", "collect", "destination", "handle_errors", "open_client", "patience", "run"]
+__all__ = [
+    "choose_report",
+    "collect",
+    "destination",
+    "handle_errors",
+    "open_client",
+    "patience",
+    "place_of",
+    "run",
+    "sandbox_speed",
+]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
 _SOON = 0.5  # s for which nobody wonders
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
@@ -116,7 +129,9 @@ def _tell(tell: Callable[[], None], words: Iterable[str]) -> None:
 
 
 def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:
-    """Run `work` to its end; SIGINT and SIGTERM cancel it, however often they come, unless `stop` takes them.
+    """Run `work` to its end. SIGINT, SIGTERM and SIGHUP cancel it, however often they come.
+
+    SIGINT and SIGTERM go to `stop` first. If that returns True, nothing is cancelled.
 
     The client holds a cancellation back while a paid call is on its way, so that the job's address is known before we
     leave. A raw ``KeyboardInterrupt`` would break through that, so signals are received as data.
@@ -160,19 +175,23 @@ async def _listen(
     *,
     task_status: TaskStatus[None],
 ) -> None:
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
+    received = [signal.SIGINT, signal.SIGTERM]
+    if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:  # nohup ignores it
+        received.append(_HANG_UP)
+    with anyio.open_signal_receiver(*received) as signals:
         task_status.started()
-        async for _ in signals:
-            if stop() or scope.cancel_called:
+        async for number in signals:
+            if scope.cancel_called or (number != _HANG_UP and stop()):
                 continue
             scope.cancel()
             group.start_soon(_excuse, report)
 
 
 async def _excuse(report: Report) -> None:
-    """Say why we are still there, if it takes a while."""
+    """Say why the program still runs, if it takes a while."""
     await anyio.sleep(_SOON)
-    report.say("leaving as soon as it is known what was bought; in a few seconds at most")
+    with suppress(OSError):  # the terminal may be gone
+        report.say("waiting a few seconds for the provider's answer, to know what was bought")
 
 
 def open_client(
@@ -238,25 +257,63 @@ def destination(text: Path) -> Path:
     Raises:
         CommandError: It is a file, or looks like one.
     """
+    text = text.expanduser()
     if text.is_file():
         raise CommandError(f"--output {text}: it is a file, not a directory; name the directory for the results")
     if text.suffix.lower() in _FILES and not text.is_dir():
-        raise CommandError(f"--output {text}: it names the directory for the results, their names are made for you")
+        raise CommandError(f"--output {text}: several results need a directory; name one")
     return text
 
 
-async def collect(job: Job, directory: Path, report: Report) -> None:
-    """Follow a job to its end and save what it made.
+def place_of(output: Path, name: str | None, key: str) -> Path | Names:
+    """Where ``--output`` and ``--name`` put the files of one job: a directory, or names of their own.
 
     Raises:
-        KlingError: It did not end well, or could not be saved.
+        CommandError: The names are not possible, or a file is there already.
+    """
+    output = output.expanduser()
+    if output.suffix.lower() in _FILES and not output.is_dir():
+        if name is not None:
+            raise CommandError(f"--output {output} names the file, and so does --name: leave one of them out")
+        if output.exists():
+            raise CommandError(f"--output {output}: this file exists already; choose another name")
+        return Names(output.parent, output.name, key)
+    directory = destination(output)
+    return directory if name is None else Names(directory, name, key)
+
+
+def sandbox_speed(kind: type[Provider]) -> float:
+    """How many times faster than documented the provider's jobs run: 1, except on a sandbox."""
+    return kind().config.with_environment(os.environ).speed
+
+
+async def collect(job: Job, place: Path | Names, report: Report) -> None:
+    """Follow a job to its end and save its files.
+
+    Args:
+        job: The job.
+        place: The directory for its files, or their names.
+        report: Receives what happens.
+
+    Raises:
+        KlingError: The job failed, or a file could not be saved.
     """
     try:
         async for event in job:
             report.event(job.ref, event)
         result = await job
-    except (GenerationFailed, GenerationCancelled, JobNotFound):
+    except (GenerationFailed, GenerationCancelled, JobNotFound) as error:
         report.over(job.ref)
+        if not isinstance(error, JobNotFound) and job.cost is not None:
+            refunded = find(job.ref.endpoint)[0].features.refunded(job.status)
+            report.say(f"{money(job.cost)} was {'refunded' if refunded else 'charged'} for the {job.status} job")
         raise
-    paths = await result.save(directory, progress=lambda done, total: report.saving(job.ref, done, total))
+
+    def progress(done: int, total: int | None) -> None:
+        report.saving(job.ref, done, total)
+
+    if isinstance(place, Names):
+        paths = await place.save(result, progress)  # noqa: ASYNC240  # not a method of Path
+    else:
+        paths = await result.save(place, progress=progress)
     report.saved(result, paths)

@@ -19,7 +19,7 @@ import anyio
 import typer
 
 from kling_async import Budget, Client
-from kling_async._cli.bulk.other_runs import adopt_results, refuse_overlap, remaining_budget
+from kling_async._cli.bulk.other_runs import adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, plan_of
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli.bulk.results import Results
@@ -30,6 +30,7 @@ from kling_async._cli.options import AsJson, Timeout, options_from
 from kling_async._cli.output.formatting import counted
 from kling_async._cli.request_arguments import find, parse_settings
 from kling_async._cli.runner import destination, handle_errors, open_client, patience, run
+from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async._polling.settings import Polling
 from kling_async._scheduling.schedules import Progressive
 from kling_async._submission.pricing import Unit
@@ -98,6 +99,8 @@ class _Options:
         ),
     ] = None
     timeout: Timeout = None
+    webhook_url: WebhookUrl = None
+    listen: Listen = None
     as_json: AsJson = False
 
     @property
@@ -163,11 +166,12 @@ def bulk(options: _Options) -> None:
     report = choose_bulk_report(as_json=options.as_json, directory=options.output / "files")
     with handle_errors(report):
         places, polling, amounts = options.places, options.polling, options.amounts
+        webhooks = listener(options.webhook_url, options.listen)
         results = Results(places.results)
         rows, share = _valid_rows(options, results, places, report)
         plan = plan_of(rows, results, places, retry=options.retry_failed, save=not options.no_save)
         anyio.run(refuse_overlap, plan, places, options.part)
-        limit = None
+        limit, left = None, dict[Unit, Decimal]()
         if amounts is not None:
             left, sentence = anyio.run(remaining_budget, amounts, places, options.part, share)
             limit = Budget(usd=left.get("USD"), credits=left.get("credits"))
@@ -175,13 +179,17 @@ def bulk(options: _Options) -> None:
                 report.say(sentence)
         if options.dry_run:
             estimate(plan, rows, results, report)
+            if limit is not None:
+                report.say(f"the budget: {anyio.run(budget_left, left, places)}")
             return
         save = None if options.no_save else options.downloads
-        work = BulkExecution(rows, plan, results, report, places, title=options.title, save=save, shard=options.part)
+        work = BulkExecution(
+            rows, plan, results, report, places, title=options.title, save=save, shard=options.part, listener=webhooks
+        )
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:
-                client = _client(plan, polling, limit, places)
+                client = _client(plan, polling, limit, places, webhooks)
                 run(partial(work.run, client, options.in_flight), report, stop=work.stop)
         finally:
             gc.unfreeze()
@@ -234,9 +242,12 @@ def parse_amounts(text: str) -> dict[Unit, Decimal]:
     return amounts
 
 
-def _client(plan: list[Task], polling: Polling, budget: Budget | None, places: OutputPaths) -> Client:
+def _client(
+    plan: list[Task], polling: Polling, budget: Budget | None, places: OutputPaths, listener: Listener | None
+) -> Client:
     used = {task.row.endpoint.name.partition("/")[0] for task in plan}
     kinds = [kind for kind in ALL_PROVIDERS if kind.name in used]
     for kind in kinds:
         open_client([kind], None)  # each of them needs its key
-    return open_client(kinds, None, places.ledger, polling=polling, budget=budget)
+    webhooks = listener.webhooks if listener else None
+    return open_client(kinds, None, places.ledger, polling=polling, budget=budget, webhooks=webhooks)

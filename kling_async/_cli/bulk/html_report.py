@@ -104,11 +104,22 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
     files = sum(len(record.files) for record in records)
     sums = [(f"{states['completed']:,}", f"of {len(records):,} rows"), (f"{files:,}", "files")]
     sums += [(money(cost), "spent") for cost in _costs(records)]
+    guesses = [(_TITLES.get(name, name), cost) for name, cost in _estimates(records)]
+    sums += [(f"about {money(cost)}", f"at {title}, which reports no price") for title, cost in guesses]
     failed = states["failed"] + states["refused"]
     sums += [(f"{failed:,}", "failed")] if failed else []
     taken = sorted(record.elapsed for record in records if record.elapsed is not None)
     sums += [(duration(taken[len(taken) // 2]), "median wait")] if taken else []
     return sums
+
+
+def _estimates(records: Iterable[Record]) -> list[tuple[str, Cost]]:
+    sums: dict[str, Cost] = {}
+    for record in records:
+        if (cost := record.estimated) is not None:
+            name = record.endpoint.partition("/")[0]
+            sums[name] = Cost(cost.amount + sums[name].amount, cost.unit) if name in sums else cost
+    return sorted(sums.items())
 
 
 def _costs(records: Iterable[Record]) -> list[Cost]:

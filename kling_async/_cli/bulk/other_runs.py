@@ -23,7 +23,7 @@ from kling_async._cli.output.formatting import money
 from kling_async._submission.budget import BudgetAccount  # the same
 from kling_async._submission.pricing import Unit, earlier_price  # the budget's own idea of a price
 
-__all__ = ["OtherRun", "adopt_results", "other_runs", "refuse_overlap", "remaining_budget", "spent_by"]
+__all__ = ["OtherRun", "adopt_results", "budget_left", "other_runs", "refuse_overlap", "remaining_budget", "spent_by"]
 
 _WHOLE = Shard(1, 1)
 _LEDGER = re.compile(r"ledger(?:-(\d+)-of-(\d+))?\.db")
@@ -81,8 +81,11 @@ def adopt_results(rows: Iterable[Row], results: Results, places: OutputPaths) ->
                 results.records[row.key] = record
 
 
-async def refuse_overlap(plan: Sequence[Task], places: OutputPaths, shard: Shard | None) -> None:
+async def refuse_overlap(plan: Sequence[Task], places: OutputPaths, shard: Shard | None) -> frozenset[str]:
     """Make sure that no row of the plan was or is being bought by another run of the folder.
+
+    Returns:
+        The keys that this run's own ledger has.
 
     Raises:
         CommandError: A row was, or may be at any moment. The message names the run's ledger.
@@ -108,6 +111,7 @@ async def refuse_overlap(plan: Sequence[Task], places: OutputPaths, shard: Shard
                 f"{run.ledger} has these jobs. Finish that run first (the same command "
                 f"{f'with{option}' if option else 'without --shard'}), then give this command again"
             )
+    return frozenset(own)
 
 
 def _overlap(one: Shard, other: Shard) -> bool:
@@ -156,6 +160,16 @@ async def remaining_budget(
     reasons = [f"other runs of {places.directory} spent {paid}"] if paid else []
     reasons += [f"this shard has {share:.0%} of the rows"] if share != 1 else []
     return left, f"of the budget of {_listed(amounts)}, this run may spend {_listed(left)}: {', and '.join(reasons)}"
+
+
+async def budget_left(amounts: Mapping[Unit, Decimal], places: OutputPaths) -> str:
+    """How much of this run's budget is left, in words."""
+    spent: Mapping[Unit, Decimal] = {}
+    if places.ledger is not None and places.ledger.exists():
+        bought = [one for one in (await inspect_ledger(places.ledger)).submissions if not one.state.key_reusable]
+        spent = await spent_by(bought)
+    left = {unit: max(amount - spent.get(unit, Decimal(0)), Decimal(0)) for unit, amount in amounts.items()}
+    return f"{_listed(left)} of {_listed(amounts)} is left"
 
 
 def _listed(amounts: Mapping[Unit, Decimal]) -> str:

@@ -20,7 +20,7 @@ from kling_async._cli.bulk.results import Record
 from kling_async._cli.bulk.rows import BadRow
 from kling_async._cli.errors import Problem
 from kling_async._cli.output.formatting import duration, money, printable
-from kling_async._cli.output.reports import JsonReport, PlainReport, resume_command
+from kling_async._cli.output.reports import JsonReport, PlainReport, as_json, resume_command
 from kling_async._cli.output.terminal import Display, terminal
 from kling_async._models import Cost, JobRef
 
@@ -50,7 +50,8 @@ class BulkProgress:
         states: Rows by what has become of them, those of earlier runs included.
         in_flight: Jobs that run now.
         saving: Jobs whose files are being saved now.
-        spent: What this run's jobs cost as far as providers told.
+        spent: What the jobs that this run bought cost, by unit, as far as providers report it.
+        estimated: The documented prices of the other jobs that it bought, by provider.
         begun: When the run began, as of ``time.monotonic``.
         todo: Rows that this run is about.
         ended: Of these, how many it is done with.
@@ -62,7 +63,8 @@ class BulkProgress:
     states: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
     saving: int = 0
-    spent: tuple[Cost, ...] = ()
+    spent: dict[str, Cost] = field(default_factory=dict)
+    estimated: dict[str, Cost] = field(default_factory=dict)
     begun: float = field(default_factory=time.monotonic)
     todo: int = 0
     ended: int = 0
@@ -86,11 +88,34 @@ class BulkProgress:
             return None
         return (self.todo - self.ended) * self.seconds / self.ended
 
+    def add_cost(self, record: Record) -> None:
+        """Count what a row that this run bought cost."""
+        provider = record.endpoint.partition("/")[0]
+        cost = record.reported_cost
+        if cost is not None:
+            _add(self.spent, cost.unit, cost)
+        elif record.estimated is not None:
+            _add(self.estimated, provider, record.estimated)
+
+    @property
+    def costs(self) -> list[str]:
+        """What was spent, and separately what is only estimated."""
+        guesses = self.estimated.items()
+        return [
+            *(money(cost) for cost in self.spent.values()),
+            *(f"about {money(cost)} at {name}, which reports no price" for name, cost in guesses),
+        ]
+
     def words(self) -> str:
         """The same on one line."""
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if count)
-        cost = f"; {' and '.join(money(cost) for cost in self.spent)}" if self.spent else ""
+        cost = f"; {' and '.join(self.costs)}" if self.costs else ""
         return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}"
+
+
+def _add(sums: dict[str, Cost], name: str, cost: Cost) -> None:
+    known = sums.get(name)
+    sums[name] = Cost(cost.amount + known.amount, cost.unit) if known else cost
 
 
 class BulkReport(Protocol):
@@ -235,12 +260,13 @@ class JsonBulkReport(JsonReport):
 
     def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
         """``{"type": "summary", ...}``."""
-        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent}
+        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent.values()}
         self.tell(
             type="summary",
             rows=tally.rows,
             states={state: count for state, count in tally.states.items() if count},
             spent=spent,
+            estimated={name: as_json(cost) for name, cost in tally.estimated.items()},
             seconds=round(tally.seconds, 3),
             outputs=outputs,
         )
@@ -270,8 +296,8 @@ def _counts(tally: BulkProgress) -> Iterable[Text]:
     for state, style in _STATES.items():
         if tally.states[state]:
             yield Text(f"{tally.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
-    for cost in tally.spent:
-        yield Text(money(cost), style="bold")
+    for cost in tally.costs:
+        yield Text(cost, style="bold")
 
 
 def trouble(record: Record) -> str | None:

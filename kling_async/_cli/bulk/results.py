@@ -56,6 +56,7 @@ class Record:
         elapsed: How long it took, in seconds.
         cost: Its amount as text, and its unit; None: nothing was spent in the end, or nothing is told.
         refunded: In place of `cost`, what the provider took and gave back because the job failed.
+        estimate: In place of `cost`, the documented price, where the provider reports no cost.
         before: What earlier attempts cost.
         files: Its files: ``path`` from the output directory, ``kind``, ``bytes``, ``seed``.
         urls: Where the files are (for a while), where they are not saved.
@@ -76,6 +77,7 @@ class Record:
     elapsed: float | None = None
     cost: Mapping[str, str] | None = None
     refunded: Mapping[str, str] | None = None
+    estimate: Mapping[str, str] | None = None
     before: Mapping[str, str] | None = None
     files: tuple[Mapping[str, Any], ...] = ()
     urls: tuple[str, ...] = ()
@@ -92,6 +94,16 @@ class Record:
         """What the row cost in the end, all attempts together."""
         found = [cost for cost in (_amount(self.cost), _amount(self.before)) if cost is not None]
         return Cost(sum((cost.amount for cost in found), Decimal(0)), found[0].unit) if found else None
+
+    @property
+    def reported_cost(self) -> Cost | None:
+        """What this attempt cost, as the provider reports it."""
+        return _amount(self.cost)
+
+    @property
+    def estimated(self) -> Cost | None:
+        """The documented price, where the provider reports no cost."""
+        return _amount(self.estimate)
 
     @property
     def price(self) -> Cost | None:
@@ -131,12 +143,19 @@ def record_of(before: Record, outcome: Outcome) -> Record:
         elapsed=round(last.elapsed, 1) if last and last.status.terminal else None,
         cost=None if refunded else cost,
         refunded=cost if refunded else None,
+        estimate=_estimate(before, outcome) if job and cost is None and not refunded else None,
         urls=tuple(result.urls) if isinstance(result, Result) else (),
         error={"kind": problem.kind, "message": problem.sentence, "code": getattr(error, "code", None)}
         if problem
         else None,
         retryable=isinstance(error, GenerationCancelled) or (isinstance(error, GenerationFailed) and error.retryable),
     )
+
+
+def _estimate(before: Record, outcome: Outcome) -> dict[str, str] | None:
+    if isinstance(outcome.error, GenerationFailed | GenerationCancelled):
+        return None  # nobody knows whether it was charged
+    return as_json(find(before.endpoint)[1].price(outcome.request))
 
 
 def _amount(told: Mapping[str, str] | None) -> Cost | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBu
 from kling_async._cli.bulk.results import Record, Results, record_of
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
+from kling_async._cli.webhook_listener import Listener
 from kling_async._client import Client
 from kling_async._errors import BulkStopped, DownloadFailed, KlingError
 from kling_async._files.local import ensure_writable
@@ -42,13 +44,15 @@ class BulkExecution:
     title: str
     save: int | None
     """How many results are saved at once; None: none is saved."""
-    tally: BulkProgress = field(init=False)
     shard: Shard | None = None
+    listener: Listener | None = None
+    tally: BulkProgress = field(init=False)
     begun: bool = False
     """Whether the output directory is ours."""
     halted: bool = False
     stopped: BulkStopped | None = None
     _outcomes: BulkRun | None = None
+    _bought_before: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         todo = {task.row.key for task in self.plan}
@@ -68,12 +72,12 @@ class BulkExecution:
 
     async def run(self, client: Client, in_flight: int) -> None:
         """Buy what is to be bought, and save what comes of it."""
-        async with client:
+        async with client, self.listener.receiving(client) if self.listener else nullcontext():
             await ensure_writable(self.places.directory)
             if self.places.ledger is not None:
                 await client.unresolved()  # takes the ledger, or says who has it
             # Again, now that we own our ledger: of two runs that start at once, at least one sees the other.
-            await refuse_overlap(self.plan, self.places, self.shard)
+            self._bought_before = await refuse_overlap(self.plan, self.places, self.shard)
             self.begun = True
             for task in self.plan:
                 if task.record.attempt > 1:  # so that whatever happens, the next run goes on with this attempt
@@ -123,6 +127,8 @@ class BulkExecution:
     async def _take(self, outcome: Outcome, slots: anyio.Semaphore, group: anyio.abc.TaskGroup) -> None:
         task = self.plan[outcome.index]
         record = record_of(task.record, outcome)
+        if task.key not in self._bought_before:
+            self.tally.add_cost(record)
         if outcome.result is None or self.save is None:
             state = record.state if outcome.result is None else "completed"
             self._settle(replace(record, state=state))
@@ -162,7 +168,6 @@ class BulkExecution:
         if self._outcomes is not None:
             statistics = self._outcomes.statistics()
             self.tally.in_flight = statistics.in_flight
-            self.tally.spent = statistics.cost
 
     async def _tick(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import sys
 import uuid
@@ -13,13 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from kling_async._cli.errors import CommandError
+from kling_async._cli.file_names import Names
 from kling_async._cli.interrupts import bought
 from kling_async._cli.ledger import LedgerFile
-from kling_async._cli.options import AsJson, Output, Timeout, options_from
+from kling_async._cli.options import AsJson, FileName, JobOutput, Timeout, options_from
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
-from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
+from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async._client import Client
 from kling_async._files.local import ensure_writable
@@ -55,7 +57,8 @@ class _Options:
     count: Annotated[str | None, _option("N", "How many pictures.")] = None
     reference: Annotated[list[str] | None, _option("IMAGE", "A file or a URL; may be repeated.")] = None
     setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None
-    output: Output = Path()
+    output: JobOutput = Path()
+    name: FileName = None
     as_json: AsJson = False
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and leave.")] = False
     timeout: Timeout = None
@@ -113,12 +116,13 @@ def generate(options: _Options) -> None:
             budget=Budget(usd=math.inf, credits=math.inf) if options.ledger is None else None,
             webhooks=told.webhooks if told else None,
         )
-        directory = None if options.no_wait else destination(options.output)
-        order = _Order(endpoint, request, str(uuid.uuid4()) if options.key is None else options.key)
+        key = str(uuid.uuid4()) if options.key is None else options.key
+        place = None if options.no_wait else place_of(options.output, options.name, key)
+        order = _Order(endpoint, request, key, sandbox_speed(kind))
 
         async def work() -> None:
             async with client, told.receiving(client) if told else nullcontext():
-                await order.carry_out(client, directory, report)
+                await order.carry_out(client, place, report)
 
         run(work, report)
 
@@ -132,7 +136,10 @@ def _prompt(text: str) -> str:
     if text != "-":
         return text
     try:
-        return sys.stdin.buffer.read().decode().rstrip("\r\n")
+        data = sys.stdin.buffer.read()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise CommandError("the prompt from standard input is UTF-16 text; write it as UTF-8")
+        return data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CommandError(f"the prompt from standard input is not UTF-8 text: {error}") from error
 
@@ -144,29 +151,31 @@ class _Order:
     endpoint: Endpoint[Any]
     request: Request
     key: str
+    speed: float
 
-    async def carry_out(self, client: Client, directory: Path | None, report: Report) -> None:
-        """Submit; then, where there is a directory for it, wait and save."""
-        if directory is not None:
-            await ensure_writable(directory)
+    async def carry_out(self, client: Client, place: Path | Names | None, report: Report) -> None:
+        """Submit. Then, if there is a place for the files, wait and save them."""
+        if place is not None:
+            await ensure_writable(place.directory if isinstance(place, Names) else place)
         with acceptable(self.endpoint):
             job = await bought(client.submit(self.request, key=self.key), client, self.key, report)
-        if directory is None:
+        if place is None:
             report.submitted(job.ref, job.cost)
             return
         report.begun(
-            job.ref, self.endpoint.duration_prior(self.request).median
+            job.ref, self.endpoint.duration_prior(self.request).median / self.speed
         )  # before anything is told, which may fail
         if job.cost is not None:
             fresh = "bought" if client.statistics().submitted else "it was bought before,"
             report.say(f"{fresh} for {money(job.cost)}")
-        await _collect(job, directory, report)
+        await _collect(job, place, report)
 
 
 def watch(
     ref: Annotated[str, typer.Argument(metavar="REF", help="A job's reference, such as runblob/o3-video/550e8400-...")],
     *,
-    output: Output = Path(),
+    output: JobOutput = Path(),
+    name: FileName = None,
     as_json: AsJson = False,
     timeout: Timeout = None,
 ) -> None:
@@ -182,20 +191,20 @@ def watch(
             ) from error
         kind, _ = find(address.endpoint)
         client = open_client([kind], timeout)
-        directory = destination(output)
-        run(lambda: _watch(client, address, directory, report), report)
+        place = place_of(output, name, address.id)
+        run(lambda: _watch(client, address, place, report), report)
 
 
-async def _watch(client: Client, ref: JobRef, directory: Path, report: Report) -> None:
+async def _watch(client: Client, ref: JobRef, place: Path | Names, report: Report) -> None:
     async with client:
-        await ensure_writable(directory)
+        await ensure_writable(place.directory if isinstance(place, Names) else place)
         report.begun(ref)
-        await _collect(client.attach(ref), directory, report)
+        await _collect(client.attach(ref), place, report)
 
 
-async def _collect(job: Job, directory: Path, report: Report) -> None:
+async def _collect(job: Job, place: Path | Names, report: Report) -> None:
     """Follow a job and save what it made; tell the cost where it was not known before."""
     price = job.cost
-    await collect(job, directory, report)
+    await collect(job, place, report)
     if price is None and job.cost is not None:
         report.say(f"the job cost {money(job.cost)}")

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -24,8 +25,10 @@ from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._models import Status
 from kling_async.providers import ALL_PROVIDERS
 
-__all__ = ["jobs", "standing", "unsaved"]
+__all__ = ["GIVEN_UP", "jobs", "standing", "unsaved"]
 
+GIVEN_UP = Path("(given up)")
+"""Where the ledger has a file that will not be saved."""
 _LAST = 100  # submissions that are listed where nothing else is asked for
 _PIPE = 10_000  # columns: where no terminal sets a limit, a line is a job, whole
 _HOUR, _DAY = 3600.0, 86_400.0

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
 
-from kling_async import inspect_ledger
-from kling_async._cli.commands.jobs import unsaved
+from kling_async import (
+    Client,
+    DownloadFailed,
+    Job,
+    JobRef,
+    KlingError,
+    Remedy,
+    SqliteLedger,
+    Status,
+    Submission,
+    SubmissionState,
+    inspect_ledger,
+)
+from kling_async._cli.commands.jobs import GIVEN_UP, unsaved
 from kling_async._cli.errors import UNKNOWN, CommandError, explain
 from kling_async._cli.interrupts import bought
 from kling_async._cli.ledger import HERE, LedgerFile, existing
 from kling_async._cli.options import AsJson, Output, Timeout
-from kling_async._cli.output.formatting import printable
+from kling_async._cli.output.advice import as_command
+from kling_async._cli.output.formatting import money, printable
 from kling_async._cli.output.reports import Report, take_up_command
 from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
-from kling_async._client import Client
-from kling_async._errors import KlingError
 from kling_async._files.local import ensure_writable
-from kling_async._job import Job
-from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._models import JobRef
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["resolve", "resume"]
@@ -64,6 +72,7 @@ class _Recovery:
     directory: Path
     report: Report
     code: int = 0
+    keys: dict[JobRef, str] = field(default_factory=dict)
 
     async def run(self, unsaved: list[Submission]) -> None:
         """Bring everything to its end; one job's failure is told, and spoils none of the others.
@@ -74,6 +83,7 @@ class _Recovery:
         async with self.client:
             await ensure_writable(self.directory)
             self.report.fate = "the ledger has what is unfinished, and the same command goes on with it"
+            self.keys = {submission.ref: submission.key for submission in unsaved if submission.ref is not None}
             jobs = await self.client.resume()
             jobs += [await self._ended(submission) for submission in unsaved if self._known(submission)]
             async with anyio.create_task_group() as group:
@@ -98,6 +108,9 @@ class _Recovery:
             await collect(job, self.directory, self.report)
         except KlingError as error:
             problem = explain(error)
+            if isinstance(error, DownloadFailed) and job.ref in self.keys:
+                command = as_command(Remedy("forget", self.keys[job.ref], detail="if its files have expired"))
+                problem = replace(problem, next_steps=(*problem.next_steps, command))
             self.code = self.code or problem.code
             self.report.failed(problem)
 
@@ -110,6 +123,9 @@ def resolve(
     *,
     forget: Annotated[bool, typer.Option("--forget", help="It bought nothing, or is not wanted.")] = False,
     resubmit: Annotated[bool, typer.Option("--resubmit", help="Submit it again; this may buy a second job.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --resubmit: buy a second job although the first one is completed.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     ledger: LedgerFile = None,
     as_json: AsJson = False,
@@ -127,8 +143,12 @@ def resolve(
         found = next((s for s in anyio.run(inspect_ledger, path).submissions if s.key == key), None)
         if found is None:
             raise CommandError(f"the ledger {path} has no submission {key!r:.200}; kling jobs lists what it has")
-        if resubmit and not yes:
-            _confirm(found)
+        if resubmit:
+            _confirm(found, force=force, yes=yes)
+        if forget and unsaved(found):
+            anyio.run(_give_up_files, path, found)
+            report.say(f"the files of {key} are given up; kling resume does not try to save them again")
+            return
         if forget and not yes and found.ref is not None and found.unfinished:
             risk = f"{key!r:.200} is job {found.ref}, which was bought and still runs; forgotten, its key buys another"
             _ask(risk, "Forget it?", f"To have it, run: {take_up_command(path, None)}; to forget it, say --yes")
@@ -144,13 +164,35 @@ def _address(ref: str) -> JobRef:
         raise CommandError(str(error)) from error
 
 
-def _confirm(submission: Submission) -> None:
-    """Ask before money may be spent twice: its first purchase may have been one, and the provider cannot tell.
+async def _give_up_files(path: Path, submission: Submission) -> None:
+    """Record that the files of a completed job will not be saved: their URLs have expired, or nobody wants them."""
+    if submission.ref is None or submission.latest is None:
+        return
+    ledger = SqliteLedger(path)
+    try:
+        for index in range(len(submission.latest.artifacts)):
+            await ledger.record_file(submission.ref, index, GIVEN_UP)
+    finally:
+        await ledger.aclose()
+
+
+def _confirm(submission: Submission, *, force: bool, yes: bool) -> None:
+    """Ask before money may be spent twice.
 
     Raises:
-        CommandError: The user says no, or is not there.
+        CommandError: The job is completed and `force` is False, the user says no, or there is nobody to ask.
     """
     kind, _ = find(submission.endpoint)
+    if submission.status is Status.COMPLETED:
+        cost = f", and cost {money(submission.cost)}" if submission.cost else ""
+        risk = f"{submission.key!r:.200} is job {submission.ref}, which is completed{cost}"
+        if not force:
+            raise CommandError(f"{risk}. Nothing was bought; to buy a second job, add --force")
+        if not yes:
+            _ask(f"{risk}; submitting it again buys a second job", "Buy it?", "To buy it, add --yes")
+        return
+    if yes:
+        return
     if submission.state not in {SubmissionState.UNKNOWN, SubmissionState.SENDING} or kind.features.client_chosen_id:
         return
     risk = f"{submission.key!r:.200} may have been bought ({submission.reason}); submitting it may buy a second job"

@@ -475,3 +475,28 @@ def test_a_run_does_not_start_while_another_one_may_buy_the_same_rows(
     codes = [bulk(*shard).code for shard in ((), ("--shard", "1/4"), ("--shard", "3/4"), ("--shard", "2/2"))]
     anyio.run(owner.aclose)
     assert codes == [2, 2, 2, 0], "the second half is another matter"
+
+
+def test_a_row_that_is_only_saved_again_costs_nothing(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, photos(2))
+    assert bulk("--json").objects[-1]["spent"] == {"credits": "2"}
+    (tmp_path / "out" / results(tmp_path)[0]["files"][0]["path"]).unlink()
+    assert bulk("--json").objects[-1]["spent"] == {}
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_sums_name_what_they_only_estimate(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    del sandbox
+    write(tmp_path, mixed(8))
+    answer = bulk()
+    assert "about $0.056 at inferencesh, which reports no price" in answer.err
+    assert ["about $0.056", "at inference.sh, which reports no price"] in json.loads(
+        page_data(tmp_path / "out" / "report.html")
+    )["sums"]
+
+
+def test_a_dry_run_mentions_what_is_left_of_the_budget(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    del sandbox
+    write(tmp_path, photos(4))
+    assert bulk("--budget", "3credits").code == 13
+    assert "the budget: 0 credits of 3 credits is left" in bulk("--dry-run", "--budget", "3credits").err

@@ -13,7 +13,9 @@ from PIL import Image
 
 from kling_async._cli.app import _COMMANDS
 from kling_async._cli.errors import EXITS
+from kling_async._cli.runner import sandbox_speed
 from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers.runblob import RunBlob
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, QUICK, VIDEO, Run
 
@@ -122,3 +124,42 @@ def test_help_documents_every_exit_code(kling: Run) -> None:
         assert answer.code == 0, answer
         for code, meaning in EXITS.items():
             assert re.search(rf"\b{code} +{re.escape(meaning[:40])}", answer.out), answer
+
+
+def test_output_may_name_the_file(kling: Run, sandbox: Sandbox) -> None:
+    sandbox.plan_next(duration=0)
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out/fox.png", "--timeout", "0.2")
+    assert answer.code == 0, answer
+    assert answer.out.splitlines() == ["out/fox.png"]
+    again = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out/fox.png")
+    assert again.code == 2
+    assert "exists already" in again.err
+    assert sandbox.counters.jobs_bought == 1
+
+
+def test_files_may_be_named_by_a_template(kling: Run, sandbox: Sandbox) -> None:
+    sandbox.plan_next(duration=0)
+    named = ("--ledger", "k.db", "--key", "a/fox", "--name", "{key}-{index}")
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out", *named, "--timeout", "0.2")
+    assert answer.out.splitlines() == ["out/a_fox-1.png"], answer
+    for wrong in ("{prompt}", "a/b", "{key", ".hidden"):
+        assert kling("generate", PHOTO, "a fox", "--name", wrong).code == 2
+    assert sandbox.counters.jobs_bought == 1
+
+
+@pytest.mark.parametrize(("reason", "code"), [("CONTENT_POLICY_VIOLATION", 6), ("TASK_FAILED", 1)])
+def test_a_failed_job_ends_with_its_code_and_the_fate_of_the_money(
+    kling: Run, sandbox: Sandbox, reason: str, code: int
+) -> None:
+    sandbox.plan_next(fail=reason, duration=0)
+    answer = kling("generate", VIDEO, "a fox", "--timeout", "0.2")
+    assert answer.code == code, answer
+    assert "$0.15 was refunded for the failed job" in answer.err
+
+
+def test_the_expected_time_follows_the_speed_of_the_sandbox(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    del sandbox
+    monkeypatch.setenv("KLING_SANDBOX_SPEED", "20")
+    assert sandbox_speed(RunBlob) == 20
+    monkeypatch.setenv("RUNBLOB_BASE_URL", "https://api.example.com")
+    assert sandbox_speed(RunBlob) == 1, "the provider's own servers have no other speed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,3 +76,13 @@ def test_options_that_make_no_sense_cost_nothing(kling: Run, sandbox: Sandbox, o
 def _refused(answer: Answer, words: str) -> None:
     assert answer.code == 2, answer
     assert words in " ".join(answer.err.split())
+
+
+def test_a_bulk_run_receives_webhooks(kling: Run, sandbox: Sandbox, port: int, tmp_path: Path) -> None:
+    rows = [{"endpoint": PHOTO, "prompt": f"row {n}", "resolution": "1k"} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    url = f"http://127.0.0.1:{port}"
+    answer = kling("bulk", "rows.jsonl", "-o", "out", "--webhook-url", url, "--listen", str(port))
+    assert answer.code == 0, answer
+    assert sandbox.counters.webhooks["runblob"] == 4
+    assert [delivery.status for delivery in sandbox.deliveries] == [200] * 4

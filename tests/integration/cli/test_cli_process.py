@@ -26,7 +26,7 @@ def attempt_id(sandbox: Sandbox) -> threading.Event:
     return bought
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_job_running_and_tells_how_to_go_on(
     kling: Run, sandbox: Sandbox, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -286,3 +286,34 @@ def test_advice_quotes_a_key_for_the_shell(key: str) -> None:
     told = ", or ".join(as_commands([Remedy("resubmit", key), Remedy("forget", key)]))
     for words, option in zip(re.findall(r"`([^`]*)`", told), ["--resubmit", "--forget"], strict=True):
         assert shlex.split(words) == ["kling", "resolve", key, option]
+
+
+def test_resubmitting_a_completed_job_is_refused_unless_forced(kling: Run, sandbox: Sandbox) -> None:
+    first = buy(kling, "row-1")
+    sandbox.state.clock.advance(600)
+    assert kling(*RESUME).code == 0
+    refused = kling("resolve", "row-1", "--resubmit", "--yes", *KEPT)
+    assert refused.code == 2, refused
+    assert f"'row-1' is job {first}, which is completed" in refused.err
+    assert "add --force" in refused.err
+    unasked = kling("resolve", "row-1", "--resubmit", "--force", *KEPT)
+    assert unasked.code == 2, "there is no terminal to ask at"
+    assert "add --yes" in unasked.err
+    assert sandbox.counters.jobs_bought == 1
+    assert kling("resolve", "row-1", "--resubmit", "--force", "--yes", *KEPT).code == 0
+    assert sandbox.counters.jobs_bought == 2
+
+
+def test_files_that_cannot_be_saved_any_more_can_be_given_up(kling: Run, sandbox: Sandbox) -> None:
+    sandbox.plan_next(duration=0)
+    sandbox.faults.add("html:download")
+    generate = ("generate", PHOTO, "a fox", *QUICK, *KEPT, "--key", "row-1", "-o", "out", "--timeout", "0.2")
+    assert kling(*generate).code == 10
+    again = kling(*RESUME)
+    assert again.code == 10
+    assert "`kling resolve row-1 --forget --ledger jobs.db` if its files have expired" in again.err
+    assert kling("resolve", "row-1", "--forget", *KEPT).code == 0
+    done = kling(*RESUME)
+    assert (done.code, done.out) == (0, ""), done
+    assert "(given up)" in kling("jobs", *KEPT).out
+    assert sandbox.counters.jobs_bought == 1

@@ -1,0 +1,85 @@
+"""Names that users choose for the files of a job: ``-o boat.mp4`` or ``--name "{key}-{index}"``."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from kling_async import Artifact, Result
+from kling_async._cli.errors import CommandError
+
+__all__ = ["Names"]
+
+_FIELDS = ("key", "index", "id", "endpoint")
+_UNSAFE = re.compile(r"[^\w.=@ -]+")
+_LONGEST = 120  # characters; most file systems allow 255 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of the files of one job.
+
+    Args:
+        directory: Where the files go.
+        template: A file's name. ``{key}``, ``{index}``, ``{id}`` and ``{endpoint}`` are replaced.
+        key: The submission's key.
+
+    Raises:
+        CommandError: The template has another field, or names a directory.
+    """
+
+    directory: Path
+    template: str
+    key: str
+
+    def __post_init__(self) -> None:
+        try:
+            used = {name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None}
+        except ValueError as error:
+            raise CommandError(f"--name {self.template!r:.60}: {error}") from error
+        if used - set(_FIELDS):
+            fields = ", ".join(f"{{{name}}}" for name in _FIELDS)
+            raise CommandError(f"--name {self.template!r:.60}: it may contain {fields}, and no other field")
+        if not self.template.strip() or "/" in self.template or self.template.startswith("."):
+            raise CommandError(
+                f"--name {self.template!r:.60}: it must be a file name without a directory (see --output)"
+            )
+
+    async def save(self, result: Result, progress: Callable[[int, int | None], None] | None = None) -> list[Path]:
+        """Save the files of a job under these names.
+
+        Raises:
+            DownloadFailed: One could not be saved.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        names = [self._name(result, artifact, number) for number, artifact in enumerate(result.artifacts, 1)]
+        return [
+            await artifact.save(self.directory / name, progress=progress)
+            for artifact, name in zip(result.artifacts, names, strict=True)
+        ]
+
+    def _name(self, result: Result, artifact: Artifact, number: int) -> str:
+        facts = {
+            "key": self.key,
+            "index": number,
+            "id": result.ref.id,
+            "endpoint": result.ref.endpoint.replace("/", "-"),
+        }
+        name = _UNSAFE.sub("_", self.template.format(**facts))
+        stem, dot, suffix = name.rpartition(".")
+        if not dot or not suffix.isalnum():
+            stem, suffix = name, _suffix(artifact)
+        if number > 1 and "{index}" not in self.template:
+            stem = f"{stem}-{number}"
+        return f"{stem[:_LONGEST]}.{suffix}"
+
+
+def _suffix(artifact: Artifact) -> str:
+    suffix = PurePosixPath(urlsplit(artifact.url or "").path).suffix.lstrip(".").lower()
+    if suffix.isalnum() and len(suffix) <= len("jpeg"):
+        return suffix
+    return "mp4" if artifact.kind == "video" else "png"
