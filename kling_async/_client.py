@@ -133,6 +133,7 @@ class Client:
             name: ProviderSession(transport, pollers[name], self._downloads, stored, self._guard)
             for name, transport in transports.items()
         }
+        self._webhooks = webhooks
         early = EarlyDeliveries(webhooks)
         applier = WebhookApplier(webhooks, self._providers, pollers)
         advisor = RecoveryAdvisor(self._providers, clock, kept=self._ledger.enabled)
@@ -434,6 +435,16 @@ class Client:
                             followed.add(ref)
                             group.start_soon(_follow, self._handle(tracked), followed)
                     await arrival.wait()
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger that this client was made with."""
+        return self._ledger.ledger if self._ledger.enabled else None
+
+    @property
+    def webhooks(self) -> Webhooks | None:
+        """The webhook settings that this client was made with."""
+        return self._webhooks
 
     @property
     def jobs(self) -> tuple[Job, ...]:

@@ -1,23 +1,36 @@
-"""The client in a FastAPI application: webhooks taken in, handlers given the client, events streamed to browsers.
+"""The client in a FastAPI application: webhooks, the client in handlers, public request bodies, events for browsers.
 
 ::
 
-    app = FastAPI(lifespan=lifespan(lambda: Client(webhooks=Webhooks("https://example.com/kling", secret))))
+    app = FastAPI(
+        lifespan=lifespan(lambda: Client(webhooks=Webhooks("https://example.com/kling", secret))),
+        exception_handlers=exception_handlers,
+    )
     app.include_router(router(), prefix="/kling")
+
+    @app.post("/videos", status_code=202)
+    async def submit(request: Public[runblob.O3Video], client: CurrentClient) -> dict[str, str]:
+        job = await client.submit(request)
+        return {"events": f"/videos/{job.ref}/events"}
 """
 
+import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import anyio
-from pydantic import BaseModel
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, KlingError
 from kling_async._job import Job
+from kling_async.providers._base.request import Request as KlingRequest
 
 try:
     from fastapi import APIRouter, Depends, Header, HTTPException, Request
@@ -29,16 +42,19 @@ except ModuleNotFoundError as missing:
         "pip install 'kling-async[fastapi]'"
     ) from missing
 
-from kling_async.starlette import WEBHOOK_PATH, event_response, messages, receive
+from kling_async.starlette import WEBHOOK_PATH, error_response, event_response, messages, receive
 
 __all__ = [
     "CurrentClient",
     "CurrentJob",
     "LastEventId",
+    "Public",
+    "PublicBody",
     "current_client",
     "current_job",
     "event_response",
     "event_stream",
+    "exception_handlers",
     "lifespan",
     "router",
 ]
@@ -53,11 +69,15 @@ def lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """A lifespan that opens the client, gives it to handlers (`CurrentClient`), and closes it.
 
+    The application does not start when the client's ledger cannot be used, for example because another worker has it
+    open: a ledger belongs to one process.
+
     In a lifespan of your own: ``async with lifespan(client)(app) as state: yield {**state, ...}``.
 
     Args:
-        client: The client, or what makes it: an application that is started again, as tests do, needs a new one.
-        follow: Whether jobs go on when nobody waits for them (`Client.wait`); with a ledger, also those of earlier
+        client: The client, or a function that makes it. An application that is started several times, as in tests,
+            needs a new client each time.
+        follow: Whether jobs go on when nobody waits for them (`Client.follow`). With a ledger, also those of earlier
             processes (`Client.resume`).
     """
 
@@ -65,22 +85,113 @@ def lifespan(
     async def opened(app: Any) -> AsyncIterator[Mapping[str, Any]]:
         del app
         made = client if isinstance(client, Client) else client()
-        async with made, anyio.create_task_group() as group:
-            if follow:
-                group.start_soon(_follow, made)
-            yield {_STATE: made}
-            group.cancel_scope.cancel()
+        async with made:
+            if made.ledger is not None:
+                await made.ledger.get_value("startup")  # opens it, or raises what is wrong with it
+            async with anyio.create_task_group() as group:
+                if follow:
+                    group.start_soon(_follow, made)
+                yield {_STATE: made}
+                group.cancel_scope.cancel()
 
     return opened
 
 
 async def _follow(client: Client) -> None:
-    if client._ledger.enabled:  # noqa: SLF001  # a part of the library asks the client
+    if client.ledger is not None:
         try:
             await client.resume()
         except KlingError as error:
             log.error("jobs of earlier processes are not followed: %s", error)  # noqa: TRY400  # the error says it all
     await client.follow()
+
+
+exception_handlers: dict[int | type[Exception], Any] = {KlingError: error_response}
+"""Answers for errors that handlers raise: ``FastAPI(exception_handlers=exception_handlers)``.
+
+The visitor's own errors are 400, 404, 409 or 422, too many requests are 429 with ``Retry-After``, and everything else
+is 502. The answer says nothing of paths, processes and accounts, and the error itself is logged. See
+`kling_async.starlette.public_error`.
+"""
+
+
+RequestT = TypeVar("RequestT", bound=KlingRequest)
+
+_OPERATOR_FIELDS = frozenset(
+    {
+        "app",
+        "callback_url",
+        "delivery",
+        "external_task_id",
+        "include_cost",
+        "metadata",
+        "priority",
+        "session",
+        "start_timeout",
+        "storage",
+        "ttl",
+        "upload_endpoint",
+        "webhook",
+        "webhook_url",
+    }
+)
+_IMAGE_FORMATS = "An https URL, or the image itself as a data URI: data:image/png;base64,..."
+
+
+class PublicBody:
+    """Metadata of a request class as the body of a public endpoint; see `Public`.
+
+    Args:
+        hidden: Fields that a visitor may not set.
+    """
+
+    def __init__(self, hidden: Sequence[str] | frozenset[str] = _OPERATOR_FIELDS) -> None:
+        self.hidden = frozenset(hidden)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The request's own validation, after the hidden fields are refused."""
+
+        def refuse(given: Any) -> Any:
+            names = sorted(self.hidden & set(given)) if isinstance(given, Mapping) else []
+            if names:
+                raise PydanticCustomError(
+                    "extra_forbidden", "these fields are not accepted here: {names}", {"names": ", ".join(names)}
+                )
+            return given
+
+        return core_schema.no_info_before_validator_function(refuse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The request's schema without the hidden fields, and with the forms that an image can have in JSON."""
+        shown = handler(schema)
+        described = handler.resolve_ref_schema(
+            shown
+        )  # changed where it stands: a copy would leave the original beside it
+        properties = described["properties"]
+        for name in self.hidden & set(properties):
+            del properties[name]
+        for name, field in properties.items():
+            if '"format": "path"' in json.dumps(field):
+                properties[name] = _images(field)
+        return shown
+
+
+def _images(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field for images, as a visitor can fill it: no local paths and no bytes."""
+    image = {"type": "string", "description": _IMAGE_FORMATS}
+    kept = {name: value for name, value in schema.items() if name not in {"items", "anyOf", "type"}}
+    if "items" in schema:
+        return {**kept, "type": "array", "items": image}
+    return {**kept, **image, "description": f"{schema.get('description', '')} {_IMAGE_FORMATS}".strip()}
+
+
+Public: TypeAlias = Annotated[RequestT, PublicBody()]
+"""The body of an endpoint for strangers: ``async def submit(request: Public[runblob.O3Video])``.
+
+It is the request, without the fields that belong to the operator of the service: addresses to which the provider sends
+results, where it stores them and for how long, and its app. A body with such a field is answered with 422. For another
+choice of fields: ``Annotated[runblob.O3Video, PublicBody(hidden=[...])]``.
+"""
 
 
 async def current_client(connection: HTTPConnection) -> Client:
@@ -105,7 +216,7 @@ CurrentClient: TypeAlias = Annotated[Client, Depends(current_client)]
 async def current_job(ref: str, client: CurrentClient) -> Job:
     """The dependency that gives a handler the job that the path parameter ``ref`` names, as in ``/jobs/{ref:path}``.
 
-    Whoever knows a job's reference is shown the job: check first whose it is, where that matters.
+    Everyone who knows a job's reference sees the job. If that matters, check first that it is the visitor's own.
 
     Raises:
         HTTPException: 404: it names none of this client's providers and endpoints.
@@ -113,7 +224,7 @@ async def current_job(ref: str, client: CurrentClient) -> Job:
     try:
         return client.attach(ref)
     except (ValueError, ConfigurationError) as error:
-        raise HTTPException(404) from error
+        raise HTTPException(HTTPStatus.NOT_FOUND) from error
 
 
 CurrentJob: TypeAlias = Annotated[Job, Depends(current_job)]
@@ -134,16 +245,17 @@ async def event_stream(job: Job, last_event_id: str | None = None) -> AsyncItera
                 yield event
 
     An event's ``data`` is JSON: ``ref``, ``seq``, ``status``, ``at``, ``elapsed`` (s), ``progress``, ``message``,
-    ``artifacts``, ``failures``, ``cost_unit``. A message of type ``problem`` says why the job is not followed any more.
-    The last message is of type ``end``; a page closes its ``EventSource`` at it. A browser that goes away stops
-    watching and cancels nothing. `event_response` does the same as a response, for routes of Starlette.
+    ``artifacts``, ``failures``, ``cost``. A message of type ``job-error`` says why the job is not followed any more.
+    The last message is of type ``end``; a page closes its ``EventSource`` at it. A browser that disconnects cancels
+    nothing. When the server shuts down, the stream ends, and the browser connects again. `event_response` does the same
+    as a response, for routes of Starlette.
 
     Args:
         job: The job.
         last_event_id: What the browser has already: events up to that one are left out, the end never.
     """
-    async with aclosing(messages(job, last_event_id)) as told:
-        async for message in told:
+    async with aclosing(messages(job, last_event_id)) as stream:
+        async for message in stream:
             yield ServerSentEvent(data=message.data, event=message.event, id=message.id, retry=message.retry)
 
 
@@ -154,20 +266,22 @@ class Received(BaseModel):
 
 
 class Refused(BaseModel):
-    """The answer to a webhook that was not taken in."""
+    """The answer to a webhook that was not received."""
 
     detail: str
 
 
 _REASONS = {
-    404: "It is not authentic, or not readable, or about another job than its address.",
+    400: "The sender hung up before the body was complete.",
+    404: "It is not authentic, or not readable, or about another job than its URL.",
+    408: "Its body took too long.",
     413: "It is larger than any webhook of a provider.",
-    503: "It could not be written down; try again.",
+    503: "It could not be stored; repeat it.",
 }
 _PARTS = {
     "provider": "The provider that reports.",
-    "key": "The purchase that it reports about.",
-    "token": "What proves that the address is of the client's making.",
+    "attempt_id": "The submission that it reports about.",
+    "token": "The proof that the URL was made by the client.",
 }
 
 
@@ -176,22 +290,22 @@ async def _given(client: Client) -> Client:
 
 
 def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_client) -> APIRouter:
-    """The endpoint below which `Webhooks.url` lies: include it under that path.
+    """The endpoint for webhooks: include it under the path of `Webhooks.url`.
 
-    It makes no call to a provider before it answers. What it takes in wakes whoever waits for the job;
-    ``lifespan(client, follow=True)`` waits for all of them.
+    It makes no call to a provider before it answers. A delivery wakes the tasks that wait for the job;
+    ``lifespan(client, follow=True)`` waits for all jobs.
 
     Args:
-        client: Whose jobs are reported, or a dependency that gives it: by default, the one of the `lifespan`. Tests
-            replace it: ``app.dependency_overrides[current_client] = lambda: other``.
+        client: The client that submitted the jobs, or a dependency that gives it. Defaults to the client of the
+            `lifespan`. Tests replace it: ``app.dependency_overrides[current_client] = lambda: other``.
     """
     provided = partial(_given, client) if isinstance(client, Client) else client
     made = APIRouter()
 
     @made.post(
         WEBHOOK_PATH,
-        summary="Take in a webhook",
-        response_description="It was taken in, or there is nothing to do; the provider need not try again.",
+        summary="Receive a webhook",
+        response_description="It was received, or there is nothing to do. The provider need not repeat it.",
         responses={status: {"model": Refused, "description": reason} for status, reason in _REASONS.items()},
         openapi_extra={
             # Declared by hand: FastAPI's own declaration of a parameter brings a 422 that cannot happen.
@@ -205,7 +319,7 @@ def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_
     async def receive_webhook(request: Request, client: Annotated[Client, Depends(provided)]) -> Received:
         """Called by the provider when a job changes, at the address that the submission gave it."""
         status = await receive(client, request)
-        if status != 200:  # noqa: PLR2004  # HTTP's
+        if status != HTTPStatus.OK:
             raise HTTPException(status)
         return Received()
 

@@ -1,26 +1,40 @@
-"""The client on the web, on Starlette alone: taking webhooks in, and streaming a job's events to a browser.
+"""The client in a Starlette application: webhooks, a job's events for a browser, and answers to errors.
 
-FastAPI applications use `kling_async.fastapi`, which is made of this.
+FastAPI applications use `kling_async.fastapi`, which builds on this module.
 """
 
 import json
 import logging
+import math
 import re
+import signal
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Any
 
 import anyio
 
 from kling_async._client import Client
-from kling_async._errors import ConfigurationError, KlingError, LedgerFailed, WebhookRejected
+from kling_async._errors import (
+    ConfigurationError,
+    ContentRejected,
+    InvalidRequest,
+    JobNotFound,
+    KeyConflict,
+    KlingError,
+    LedgerFailed,
+    RateLimited,
+    WebhookRejected,
+)
 from kling_async._job import Job
 from kling_async._models import Event
+from kling_async._redaction import HiddenText
 from kling_async.webhooks import MAX_BODY, Delivery
 
 try:
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
     from starlette.types import Receive, Scope, Send
@@ -29,56 +43,129 @@ except ModuleNotFoundError as missing:
         f"kling_async.starlette needs {missing.name}, which is not installed: pip install 'kling-async[fastapi]'"
     ) from missing
 
-__all__ = ["WEBHOOK_PATH", "Message", "event_response", "messages", "receive", "webhook_route"]
+__all__ = [
+    "WEBHOOK_PATH",
+    "Message",
+    "error_response",
+    "event_response",
+    "messages",
+    "public_error",
+    "receive",
+    "webhook_route",
+]
 
 log = logging.getLogger("kling_async")
 
-WEBHOOK_PATH = "/{provider}/{key}/{token}"
-"""What follows the URL of `Webhooks` in a callback address."""
+WEBHOOK_PATH = "/{provider}/{attempt_id}/{token}"
+"""What follows the URL of `Webhooks` in a callback URL."""
 
-_PING = 15.0  # s; proxies close connections on which nothing was said for a minute or less
-_NEVER = 86_400_000  # ms after which a browser that does not close an ended stream asks again
+_PING = 15.0  # s; proxies close connections that are silent for a minute or less
+_NEVER = 86_400_000  # ms after which a browser that does not close an ended stream connects again
+_BODY_TIMEOUT = 10.0  # s
+_SHUTDOWN_CHECK = 0.5  # s
 
 
 async def receive(client: Client, request: Request) -> int:
-    """Take in a webhook that came to `WEBHOOK_PATH`, and say by which HTTP status to answer it.
+    """Receive a webhook that came to `WEBHOOK_PATH`. The token is checked before the body is read.
 
     Returns:
-        200: It was taken in, or there is nothing to do. 404: It is not authentic, or not readable. 413: It is larger
-        than `MAX_BODY`. 503: It could not be written down, or the client is closing; the provider shall try again.
+        The HTTP status of the answer. 200: It was received, or there is nothing to do. 400: The sender hung up. 404: It
+        is not authentic, or not readable. 408: Its body took longer than 10 seconds. 413: It is larger than `MAX_BODY`.
+        503: It could not be stored, or the client is closing; the provider shall repeat it.
     """
-    body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > MAX_BODY:
-                return 413
-    provider, key, token = (request.path_params[name] for name in ("provider", "key", "token"))
-    delivery = Delivery(provider, key, token, bytes(body), request.headers)
+    path = request.path_params
+    delivery = Delivery(path["provider"], path["attempt_id"], HiddenText(path["token"]), b"", request.headers)
+    if client.webhooks is not None and not client.webhooks.accepts(delivery):
+        log.info("a webhook delivery was rejected: its URL was not made by this client, or the secret was replaced")
+        return HTTPStatus.NOT_FOUND
+    body = await _read_body(request)
+    if isinstance(body, HTTPStatus):
+        return body
     try:
-        await client.deliver(delivery)
+        await client.deliver(Delivery(delivery.provider, delivery.attempt_id, delivery.token, body, request.headers))
     except WebhookRejected as error:
         log.info("%s", error)
-        return 404
+        return HTTPStatus.NOT_FOUND
     except (LedgerFailed, ConfigurationError) as error:
-        log.error("a webhook was not taken in, and the provider was asked to try again: %s", error)  # noqa: TRY400  # the error says it all
-        return 503
-    return 200
+        log.error("a webhook was not stored, and the provider was asked to repeat it: %s", error)  # noqa: TRY400  # the error says it all
+        return HTTPStatus.SERVICE_UNAVAILABLE
+    return HTTPStatus.OK
+
+
+async def _read_body(request: Request) -> bytes | HTTPStatus:
+    """The body, or the status by which to answer that there is none."""
+    body = bytearray()
+    try:
+        with anyio.fail_after(_BODY_TIMEOUT):
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > MAX_BODY:
+                        return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    except TimeoutError:
+        return HTTPStatus.REQUEST_TIMEOUT
+    except ClientDisconnect:
+        log.debug("the sender of a webhook hung up before its body was complete")
+        return HTTPStatus.BAD_REQUEST
+    return bytes(body)
 
 
 def webhook_route(client: Client, prefix: str = "") -> Route:
     """The endpoint of `Webhooks` for an application on Starlette.
 
     Args:
-        client: Whose jobs are reported.
+        client: The client that submitted the jobs.
         prefix: The path of `Webhooks.url`, such as ``"/kling"``, unless the route is mounted there.
     """
 
     async def endpoint(request: Request) -> Response:
         status = await receive(client, request)
-        return JSONResponse({"status": "received"} if status == 200 else {"detail": "Not taken"}, status)  # noqa: PLR2004  # HTTP's
+        return JSONResponse({"status": "received"} if status == HTTPStatus.OK else {"detail": "Not taken"}, status)
 
     return Route(prefix + WEBHOOK_PATH, endpoint, methods=["POST"])
+
+
+_PUBLIC_ERRORS: Mapping[type[KlingError], tuple[HTTPStatus, str]] = {
+    ContentRejected: (HTTPStatus.UNPROCESSABLE_ENTITY, "The content policy does not allow this request. Change it."),
+    InvalidRequest: (HTTPStatus.BAD_REQUEST, "The request is not valid. Change it."),
+    KeyConflict: (HTTPStatus.CONFLICT, "The key was used for another request."),
+    JobNotFound: (HTTPStatus.NOT_FOUND, "There is no such job."),
+    RateLimited: (HTTPStatus.TOO_MANY_REQUESTS, "Too many requests. Try again later."),
+}
+_OUR_ERROR = (HTTPStatus.BAD_GATEWAY, "The generation service cannot be used at the moment.")
+_RETRY_AFTER = 30.0  # s, where the provider names no time
+
+
+def public_error(error: KlingError) -> tuple[HTTPStatus, dict[str, Any]]:
+    """The HTTP status and the JSON body by which a service answers an error, for readers that it does not know.
+
+    400, 409, 422: the visitor's request is at fault. 404: there is no such job. 429: too many requests. 502: everything
+    else, which the visitor cannot change. The body has ``error`` (the class), ``detail``, and ``code`` (the provider's
+    own code, for 400 and 422). It contains no path, process, account or message of a provider.
+    """
+    known = (found for kind, found in _PUBLIC_ERRORS.items() if isinstance(error, kind))
+    status, detail = next(known, _OUR_ERROR)
+    body: dict[str, Any] = {"error": type(error).__name__, "detail": detail}
+    if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY} and error.code is not None:
+        body["code"] = error.code
+    return status, body
+
+
+async def error_response(request: Request, error: Exception) -> Response:
+    """Answer a `KlingError` that a handler raised, as `public_error` says. What happened is logged for the operator.
+
+    Use it as the handler of an application: ``Starlette(exception_handlers={KlingError: error_response})``.
+    """
+    if not isinstance(error, KlingError):
+        raise error
+    status, body = public_error(error)
+    level = logging.ERROR if status == HTTPStatus.BAD_GATEWAY else logging.INFO
+    log.log(level, "%s %s is answered with %d: %s", request.method, request.url.path, status, error)
+    headers: dict[str, str] = {}
+    if isinstance(error, RateLimited):
+        after = getattr(error, "retry_after", None)
+        headers["retry-after"] = str(math.ceil(_RETRY_AFTER if after is None else after))
+    return JSONResponse(body, status, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +173,8 @@ class Message:
     """One message of a stream of Server-Sent Events.
 
     Attributes:
-        data: What is said, ready for JSON.
-        event: Its kind: None for an event of the job, ``"problem"`` or ``"end"``.
+        data: The content, ready for JSON.
+        event: Its type: None for an event of the job, ``"job-error"`` or ``"end"``.
         id: What a browser that reconnects sends as ``Last-Event-ID``.
         retry: Milliseconds after which a browser whose connection ended is to reconnect.
     """
@@ -98,32 +185,83 @@ class Message:
     retry: int | None = None
 
     def encode(self) -> bytes:
-        """The message as the standard has it (html.spec.whatwg.org, Server-sent events)."""
+        """The message in the format of the standard (html.spec.whatwg.org, Server-sent events)."""
         fields = {"event": self.event, "data": json.dumps(self.data), "id": self.id, "retry": self.retry}
         lines = [f"{name}: {value}\n" for name, value in fields.items() if value is not None]
         return "".join([*lines, "\n"]).encode()
 
 
 async def messages(job: Job, last_event_id: str | None = None) -> AsyncGenerator[Message, None]:
-    """A job's events as messages, from the one after `last_event_id` on; the end is told in any case.
+    """A job's events as messages, from the one after `last_event_id` on. The last event is always sent.
 
-    What keeps the job from being followed is a ``problem``; the last message is always ``end``, at which a page closes
-    its ``EventSource``.
+    An error that ends the stream is a ``job-error`` with the fields of `public_error`. (The name ``error`` belongs to
+    the browser, which uses it for lost connections.) The last message is ``end``, at which a page closes its
+    ``EventSource``. When the server shuts down, the stream ends without it, and the browser connects again.
     """
     seen = int(last_event_id) if last_event_id and re.fullmatch("[0-9]{1,9}", last_event_id) else -1
+    events = aiter(job)
     try:
-        async for event in job:
+        while (event := await _next_event(events)) is not None:
             if event.seq > seen or event.status.terminal:
                 yield Message(_described(job, event), id=str(event.seq))
     except KlingError as error:
-        yield Message({"ref": str(job.ref), "error": type(error).__name__, "message": str(error)}, "problem")
+        _, body = public_error(error)
+        log.warning("the events of job %s end with an error: %s", job.ref, error)
+        yield Message({"ref": str(job.ref), **body}, "job-error")
+    except _ShutDown:
+        return
     yield Message({"ref": str(job.ref), "status": job.status}, "end", retry=_NEVER)
 
 
-def event_response(job: Job, last_event_id: str | None = None, *, ping: float = _PING) -> Response:
-    """The answer that streams a job's events to a browser's ``EventSource``; see `messages`.
+class _ShutDown(Exception):  # not an error
+    """The server is shutting down."""
 
-    A browser that goes away stops watching and cancels nothing.
+
+async def _next_event(events: Any) -> Event | None:
+    """The next event. None after the last one.
+
+    Raises:
+        KlingError: The job cannot be followed any more.
+        _ShutDown: The server is shutting down.
+    """
+    event: Event | None = None
+    failure: KlingError | None = None
+    arrived = False
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_at_shutdown, group.cancel_scope)
+        try:
+            event = await anext(events, None)
+            arrived = True
+        except KlingError as error:  # a task group would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not arrived:
+        raise _ShutDown
+    return event
+
+
+async def _cancel_at_shutdown(scope: anyio.CancelScope) -> None:
+    while not _server_is_stopping():  # noqa: ASYNC110  # the server notifies nobody
+        await anyio.sleep(_SHUTDOWN_CHECK)
+    scope.cancel()
+
+
+def _server_is_stopping() -> bool:
+    """Whether uvicorn has been asked to stop.
+
+    Uvicorn waits for open streams before it ends the application's lifespan, so nothing of the application is notified.
+    Its signal handler is a method of the server, which knows.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(server, "should_exit", False))
+
+
+def event_response(job: Job, last_event_id: str | None = None, *, ping: float = _PING) -> Response:
+    """The response that streams a job's events to a browser's ``EventSource``; see `messages`.
+
+    A browser that disconnects cancels nothing.
 
     Args:
         job: The job.
@@ -139,26 +277,26 @@ class _EventResponse(Response):
     def __init__(self, job: Job, last_event_id: str | None, ping: float) -> None:  # no body to call the parent's with
         self.status_code = 200
         self.background = None
-        # Proxies must neither keep it nor wait until it is whole.
+        # Proxies must neither store it nor wait until it is complete.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
         self._messages = messages(job, last_event_id)
         self._ping = ping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the job ends or the browser goes away."""
+        """Stream until the job ends, the browser disconnects or the server shuts down."""
         del scope
-        turn = anyio.Lock()
+        lock = anyio.Lock()
 
-        async def say(text: bytes, *, more: bool = True) -> None:
-            async with turn:
+        async def write(text: bytes, *, more: bool = True) -> None:
+            async with lock:
                 await send({"type": "http.response.body", "body": text, "more_body": more})
 
         async def ping() -> None:
             while True:
                 await anyio.sleep(self._ping)
-                await say(b": ping\n\n")
+                await write(b": ping\n\n")
 
-        async def mind() -> None:
+        async def wait_for_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
             group.cancel_scope.cancel()
@@ -166,16 +304,16 @@ class _EventResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with anyio.create_task_group() as group:
             group.start_soon(ping)
-            group.start_soon(mind)
-            async with aclosing(self._messages) as told:
-                async for message in told:
-                    await say(message.encode())
-            await say(b"", more=False)
+            group.start_soon(wait_for_disconnect)
+            async with aclosing(self._messages) as stream:
+                async for message in stream:
+                    await write(message.encode())
+            await write(b"", more=False)
             group.cancel_scope.cancel()
 
 
 def _described(job: Job, event: Event) -> Mapping[str, Any]:
-    """What a browser is told of an event: not the provider's raw answer, which is not meant for it."""
+    """What a browser receives of an event. The provider's raw answer is not meant for it."""
     files = [{"kind": a.kind, "url": a.url, "expires": a.expires and a.expires.isoformat()} for a in event.artifacts]
     return {
         "ref": str(job.ref),

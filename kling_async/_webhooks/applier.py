@@ -11,7 +11,7 @@ from kling_async._polling.poller import Poller
 from kling_async._scheduling.durations import DurationPrior
 from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.tracked_job import TrackedJob
-from kling_async._webhooks.fallback_polling import _INTERVAL, _LATE, FallbackTimer, WebhookHealth
+from kling_async._webhooks.fallback_polling import FALLBACK_INTERVAL, LATE_DEVIATIONS, FallbackTimer, WebhookHealth
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import Webhooks
 
@@ -43,8 +43,8 @@ class WebhookApplier:
         """Return the poll timer of a new job: a slow one if a webhook is expected for it."""
         if self._webhooks is None or not self._providers[ref.provider].features.webhook:
             return timer
-        late = self._webhooks.backstop or prior.median * exp(_LATE * prior.sigma)
-        interval = self._webhooks.backstop or min(late, _INTERVAL)
+        late = self._webhooks.backstop or prior.median * exp(LATE_DEVIATIONS * prior.sigma)
+        interval = self._webhooks.backstop or min(late, FALLBACK_INTERVAL)
         return FallbackTimer(timer, self._health[ref.provider], late, interval)
 
     async def apply(self, tracked: TrackedJob, items: Sequence[WebhookItem]) -> bool:
@@ -62,7 +62,7 @@ class WebhookApplier:
             return bool(mine)
         expected = isinstance(tracked.timer, FallbackTimer)
         if isinstance(tracked.timer, FallbackTimer):
-            tracked.timer.heard = True
+            tracked.timer.delivered = True
         for item in mine:
             if not self._webhooks.confirm:
                 await tracked.apply(item.report, "webhook", exact=expected)

@@ -1,29 +1,29 @@
-"""What becomes of a webhook delivery: which job it is about, and what it counts for.
+"""What happens to a webhook delivery: it is checked, its job is found, and its report is applied.
 
 Theory of operation
 -------------------
-A delivery is authentic by the token of its address, which also names the purchase. The purchase is one of these:
+A delivery is authentic by the token in its URL (see `webhooks`). The URL also names the attempt, which is one of these:
 
-- *on its way*: the paid call is not answered. The delivery waits in the letterbox until it is.
-- *a job that this process holds*: what was said goes through the job's one door, like every other reading.
-- *lost*: the paid call was answered, and the answer was lost. The delivery names the job, which is accepted by that.
-- *in the ledger* of an earlier process: its job is taken up, so that what was said is recorded.
-- *over*, or of another process: there is nothing to do, and the provider need not try again.
+- *In flight*: its paid call is not answered yet. The delivery waits in `EarlyDeliveries` for the answer.
+- *A job that this process tracks*: the report is applied like every other status report.
+- *Lost*: the answer to the paid call was lost. The delivery names the job, and the submission is accepted by that.
+- *In the ledger* of an earlier process: its job is tracked again, so that the report is recorded.
+- *Ended*, or of another process: there is nothing to do, and the provider need not repeat the delivery.
 
-With ``confirm`` a delivery is no reading at all, but word that a look is worth while: the job is marked as urgent, and
-whoever waits for it looks; if nobody does, whoever waits next. So taking a delivery in makes no call and needs no task.
-Of what it says, only the reason of a failure is kept, for when a look finds the failure and no reason (RunBlob's
-photos).
+With ``confirm`` a delivery is no status report. It marks the job as one to be polled soon: a waiter polls it at once,
+and if nobody waits, the next waiter does. So receiving a delivery makes no call and needs no task. Only the reason of a
+failure is kept from it, for a poll that reports the failure without a reason (RunBlob's photos).
 
-While deliveries are expected, looks are a backstop (`FallbackTimer`): rare, and meant for the delivery that never
-comes. When several jobs in a row turn out to have ended without one, the provider's jobs are looked at as if there were
-no webhooks, until the next delivery shows that there are. They get no grace beyond the backstop's own, because it finds
-a job that ended, as a rule, long before; and a delivery that comes after all puts things right.
+While deliveries are expected, polling is a fallback (`FallbackTimer`): rare, and meant for a delivery that never comes.
+After several jobs in a row have ended without a delivery, the provider's jobs are polled as without webhooks, until the
+next delivery. A delivery that is later than the fallback poll is too late to count, but it corrects this.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,9 +44,11 @@ __all__ = ["WebhookReceiver"]
 
 log = logging.getLogger("kling_async")
 
+_REMEMBERED = 10_000  # attempts; a delivery may be repeated after its job was dropped
+
 
 class WebhookReceiver:
-    """Takes in the webhooks of one client.
+    """Receives the webhooks of one client.
 
     Args:
         webhooks: The client's settings. If None, it expects no webhooks.
@@ -79,45 +81,67 @@ class WebhookReceiver:
         self._advisor = advisor
         self._early = early
         self._applier = applier
+        self._known: deque[str] = deque(maxlen=_REMEMBERED)
+        self._warned = False
 
     async def receive(self, delivery: Delivery) -> bool:
         """See `Client.deliver`."""
-        provider, told = self._checked(delivery)
+        provider, items = self._authenticate(delivery)
         self._applier.delivered(provider.name)
-        if self._early.buffer(delivery.attempt_id, told):
+        if self._early.buffer(delivery.attempt_id, items):
             return True
         tracked = self._registry.find_attempt(delivery.attempt_id)
         if tracked is None:
             lost = self._early.lost(delivery.attempt_id) or await self._recorded(provider, delivery.attempt_id)
             if lost is None:
+                self._warn_of_unknown(delivery)
                 return False
-            tracked = await self._resolved(provider, lost, told)
-        if tracked is not None and not await self._applier.apply(tracked, told):
-            raise _rejected("it is about another job than its address", tracked.ref)
+            tracked = await self._resolved(provider, lost, items)
+        if tracked is not None and not await self._applier.apply(tracked, items):
+            raise _rejected("it is about another job than its URL", tracked.ref)
+        self._known.append(delivery.attempt_id)
         await self._ledger.flush()
         return True
 
-    def _checked(self, delivery: Delivery) -> tuple[Provider, Sequence[WebhookItem]]:
-        """Who reports, and what.
+    def _warn_of_unknown(self, delivery: Delivery) -> None:
+        """Log once that deliveries come here for submissions of another process."""
+        if self._warned or delivery.attempt_id in self._known:
+            return
+        self._warned = True
+        log.warning(
+            "an authentic webhook of %s is for a submission that this process does not know (%s), so it has no effect "
+            "here. Do several processes serve the endpoint? Each one receives only a part of the deliveries then. This "
+            "is logged once",
+            delivery.provider,
+            delivery.attempt_id,
+        )
+
+    def _authenticate(self, delivery: Delivery) -> tuple[Provider, Sequence[WebhookItem]]:
+        """The provider that reports, and its reports.
 
         Raises:
-            WebhookRejected: It is not authentic, or cannot be read.
+            WebhookRejected: The delivery is not authentic, or cannot be read.
         """
         if self._webhooks is None:
             raise ConfigurationError("this client expects no webhooks; make it with Client(webhooks=Webhooks(...))")
-        require("Client.deliver(delivery)", delivery, Delivery, "what came, as a kling_async.Delivery")
+        require("Client.deliver(delivery)", delivery, Delivery, "what was received, as a kling_async.Delivery")
         provider = self._providers.get(delivery.provider)
         if not self._webhooks.accepts(delivery) or provider is None:
-            raise _rejected("it did not come by an address of this client's making, or the secret was replaced")
+            raise _rejected("its URL was not made by this client, or the secret was replaced")
         if len(delivery.body) > MAX_BODY:
             raise _rejected(f"its body has {len(delivery.body)} bytes, more than {MAX_BODY}")
+        if not self._webhooks.accepts_signature(delivery, time.time()):
+            raise _rejected(
+                f"it is not signed with a secret of Webhooks(signing_secrets=...) for {delivery.provider}, or its time "
+                "differs from this computer's by more than five minutes"
+            )
         try:
             return provider, provider.parse_webhook(delivery.body, delivery.headers)
         except KlingError as error:
             raise _rejected(error.message) from error
 
     async def _recorded(self, provider: Provider, attempt_id: str) -> LostSubmission | None:
-        """The submission as the ledger has it, if it has."""
+        """The submission in the ledger. None if it is not there."""
         found = await self._ledger.ledger.find(attempt_id=attempt_id) if self._ledger.enabled else None
         if found is None or found.provider != provider.name:
             return None
@@ -125,9 +149,9 @@ class WebhookReceiver:
         return LostSubmission(found, provider.client_chosen_id(request, attempt_id), found.started.timestamp())
 
     async def _resolved(
-        self, provider: Provider, lost: LostSubmission, told: Sequence[WebhookItem]
+        self, provider: Provider, lost: LostSubmission, items: Sequence[WebhookItem]
     ) -> TrackedJob | None:
-        """The job of a submission that this process does not hold; None: there is nothing to follow."""
+        """The job of a submission that this process does not track. None if there is nothing to do."""
         submission = lost.submission
         lacking = self._advisor.missing(submission)
         if lacking or not submission.unfinished:
@@ -137,14 +161,14 @@ class WebhookReceiver:
             return None
         if submission.ref is not None:
             return await self._submitter.adopt(submission, submission.ref)
-        ref = identify_job(provider, lost, told)
+        ref = identify_job(provider, lost, items)
         if ref is None:
             raise _rejected("it is for a submission whose answer was lost, and does not name its job")
         owner = await self._ledger.ledger.find(ref=ref) if self._ledger.enabled else None
         if owner is not None and owner.key != submission.key:
             raise _rejected(f"it names a job of another submission than {submission.key!r}", ref)
         await self._submitter.accept(submission, ref)
-        log.warning("submission %r, whose answer was lost, is job %s, as a webhook tells", submission.key, ref)
+        log.warning("submission %r, whose answer was lost, is job %s, according to a webhook", submission.key, ref)
         return await self._submitter.adopt(submission, ref)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,28 +24,39 @@ from starlette.routing import Mount, Route
 from kling_async import (
     Client,
     ConfigurationError,
+    ContentRejected,
     Event,
+    InvalidRequest,
+    JobNotFound,
     JobRef,
+    KeyConflict,
+    KlingError,
     LedgerFailed,
     MemoryLedger,
     Polling,
     Progressive,
+    RateLimited,
     RunBlob,
     Status,
     Submission,
+    Unauthorized,
     Webhooks,
     runblob,
+    runware,
 )
 from kling_async.fastapi import (
     CurrentClient,
     CurrentJob,
     LastEventId,
+    Public,
     current_client,
     event_response,
     event_stream,
+    exception_handlers,
     lifespan,
     router,
 )
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.starlette import webhook_route
 from kling_async.webhooks import MAX_BODY
 from support.fake_runblob import KEY, FakeRunBlob
@@ -209,7 +222,7 @@ async def test_it_works_behind_a_proxy_that_strips_a_path(server: FakeRunBlob) -
         async with browsing(app, root_path="/public") as web:
             assert (await web.post(path, json=body)).status_code == 200
             assert (await web.post(path.removeprefix("/public"), json=body)).status_code == 200
-            assert "/kling/{provider}/{key}/{token}" in (await web.get("/openapi.json")).json()["paths"]
+            assert "/kling/{provider}/{attempt_id}/{token}" in (await web.get("/openapi.json")).json()["paths"]
 
 
 async def test_the_client_can_be_replaced_in_a_users_tests(server: FakeRunBlob) -> None:
@@ -233,11 +246,11 @@ async def test_openapi_says_what_the_endpoint_does(server: FakeRunBlob) -> None:
     app.include_router(router(), prefix="/kling")
     [(path, operations)] = app.openapi()["paths"].items()
     operation = operations["post"]
-    assert path == "/kling/{provider}/{key}/{token}"
-    assert set(operation["responses"]) == {"200", "404", "413", "503"}
+    assert path == "/kling/{provider}/{attempt_id}/{token}"
+    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "503"}
     assert [(each["name"], each["in"]) for each in operation["parameters"]] == [
         ("provider", "path"),
-        ("key", "path"),
+        ("attempt_id", "path"),
         ("token", "path"),
     ]
     assert "application/json" in operation["requestBody"]["content"]
@@ -331,7 +344,216 @@ async def test_a_handler_without_a_lifespan_is_told_what_is_missing(server: Fake
             await web.post("/kling/runblob/row/token", json={})
 
 
+@pytest.mark.parametrize("problem", ["in use by process 7", "is a database, but not a ledger"])
+async def test_an_application_does_not_start_with_a_ledger_that_it_cannot_use(
+    server: FakeRunBlob, problem: str
+) -> None:
+    class Taken(MemoryLedger):
+        async def get_value(self, name: str) -> Any:
+            raise ConfigurationError(f"the ledger /srv/jobs.db {problem}")
+
+    app = FastAPI(lifespan=lifespan(make_client(server, ledger=Taken())))
+    with pytest.raises(ConfigurationError, match=problem):
+        async with app.router.lifespan_context(app):
+            pass
+
+
+# What strangers send.
+
+
+async def scope_of(app: FastAPI, path: str, *messages: Any) -> tuple[list[Any], int]:
+    """Call the application as a server does; what it sent, and how many messages it received."""
+    waiting, sent = list(messages), []
+    received = 0
+
+    async def receive() -> Any:
+        nonlocal received
+        if not waiting:
+            await anyio.sleep_forever()
+        received += 1
+        return waiting.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "scheme": "https",
+        "query_string": b"",
+        "headers": [],
+        "http_version": "1.1",
+        "client": ("192.0.2.1", 1),
+        "server": ("h", 443),
+        "state": {},
+        "extensions": {},
+    }
+    await app(scope, receive, send)
+    return [message["status"] for message in sent if "status" in message], received
+
+
+async def test_the_token_is_checked_before_the_body_is_read(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        chunk = {"type": "http.request", "body": b"x", "more_body": True}
+        assert await scope_of(app, "/kling/runblob/1/wrong", chunk) == ([404], 0)
+
+
+async def test_a_body_that_takes_longer_than_ten_seconds_is_given_up(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, _ = reported(server)
+        before = anyio.current_time()
+        assert await scope_of(app, path, {"type": "http.request", "body": b"x", "more_body": True}) == ([408], 1)
+        assert anyio.current_time() - before == pytest.approx(10, abs=0.1)
+
+
+async def test_a_sender_that_hangs_up_is_no_error(server: FakeRunBlob, caplog: pytest.LogCaptureFixture) -> None:
+    async with make_client(server) as client:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        await client.submit(VIDEO)
+        path, _ = reported(server)
+        chunk = {"type": "http.request", "body": b"x", "more_body": True}
+        assert await scope_of(app, path, chunk, {"type": "http.disconnect"}) == ([400], 2)
+    assert not [record for record in caplog.records if record.name == "kling_async" and record.levelname != "DEBUG"]
+
+
+async def test_a_delivery_for_another_process_is_logged_once(
+    server: FakeRunBlob, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with make_client(server) as client, make_client(server) as other:
+        app = FastAPI()
+        app.include_router(router(client), prefix="/kling")
+        for _ in range(3):
+            await other.submit(VIDEO)
+        async with browsing(app) as web:
+            for number in range(3):
+                path, body = reported(server, number)
+                assert (await web.post(path, json=body)).status_code == 200
+    assert caplog.text.count("Do several processes serve the endpoint?") == 1
+
+
+def public_app(client: Client) -> FastAPI:
+    app = FastAPI(exception_handlers=exception_handlers)
+    app.dependency_overrides[current_client] = lambda: client
+
+    @app.post("/videos", status_code=202)
+    async def submit(request: Public[runblob.O3Video], client: CurrentClient) -> str:
+        return str((await client.submit(request)).ref)
+
+    @app.post("/images", status_code=202)
+    async def submit_image(request: Public[runware.ImageO3]) -> str:
+        return request.endpoint
+
+    return app
+
+
+async def test_a_public_body_takes_no_field_that_belongs_to_the_operator(server: FakeRunBlob) -> None:
+    async with make_client(server) as client, browsing(public_app(client)) as web:
+        good = {"prompt": "a boat", "duration": 10, "references": ["data:image/png;base64,iVBORw0KGgo="]}
+        evil = await web.post("/videos", json={**good, "callback_url": "https://evil.example/x"})
+        assert evil.status_code == 422
+        assert "callback_url" in evil.text
+        for name, value in (("upload_endpoint", "https://evil.example/x"), ("ttl", 60), ("delivery", "sync")):
+            assert (await web.post("/images", json={"prompt": "a boat", name: value})).status_code == 422
+        assert server.requests["submit"] == 0
+        assert (await web.post("/videos", json={"prompt": "a boat"})).status_code == 202
+        assert (await web.post("/videos", json={"prompt": "a boat", "duration": 7})).status_code == 422
+        [generation] = server.generations.values()
+        assert str(generation.body["callback_url"]).startswith("https://example.com/kling/")
+
+
+async def test_the_document_of_a_public_body_shows_what_a_visitor_can_send(server: FakeRunBlob) -> None:
+    async with make_client(server) as client:
+        document = public_app(client).openapi()
+    body = document["paths"]["/videos"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    while "$ref" in body:
+        body = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+    assert "callback_url" not in body["properties"]
+    assert body["required"] == ["prompt"]
+    references = json.dumps(body["properties"]["references"])
+    assert "data:image/png;base64" in references
+    assert '"format": "path"' not in json.dumps(document)
+
+
+OPERATOR = re.compile("url|webhook|callback|endpoint|ttl|app$|delivery|storage|upload|task_id|metadata")
+
+
+@pytest.mark.parametrize(
+    "endpoint", [e for provider in ALL_PROVIDERS for e in provider.endpoints], ids=lambda e: e.name
+)
+def test_no_public_body_has_a_field_by_which_results_leave(endpoint: Any) -> None:
+    shown = TypeAdapter(Public[endpoint.request]).json_schema()["properties"]
+    assert "prompt" in shown
+    assert not [name for name in shown if OPERATOR.search(name)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "body"),
+    [
+        (InvalidRequest("account 7", code="INVALID_IMAGE"), 400, {"error": "InvalidRequest", "code": "INVALID_IMAGE"}),
+        (ContentRejected("account 7"), 422, {"error": "ContentRejected"}),
+        (KeyConflict("account 7"), 409, {"error": "KeyConflict"}),
+        (JobNotFound("account 7"), 404, {"error": "JobNotFound"}),
+        (RateLimited("account 7", retry_after=12.2), 429, {"error": "RateLimited"}),
+        (LedgerFailed("/srv/jobs.db is in use by process 11346"), 502, {"error": "LedgerFailed"}),
+        (Unauthorized("the key of account 7"), 502, {"error": "Unauthorized"}),
+    ],
+)
+async def test_strangers_learn_what_to_do_and_nothing_of_the_service(
+    error: KlingError, status: int, body: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = FastAPI(exception_handlers=exception_handlers)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise error
+
+    caplog.set_level("INFO", "kling_async")
+    async with browsing(app) as web:
+        answer = await web.get("/")
+    assert answer.status_code == status
+    assert {**body, "detail": answer.json()["detail"]} == answer.json()
+    assert str(error.message) not in answer.text
+    assert str(error.message) in caplog.text
+    assert answer.headers.get("retry-after") == ("13" if status == 429 else None)
+
+
 # Events for browsers.
+
+
+async def test_a_stream_ends_without_an_end_message_when_the_server_shuts_down(
+    server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Server:
+        should_exit = False
+
+        def handle_exit(self) -> None:
+            """The handler of signals."""
+
+    running = Server()
+    monkeypatch.setattr("kling_async.starlette.signal.getsignal", lambda _: running.handle_exit)
+    async with make_client(server) as client, browsing(streaming_app(client)) as web:
+        job = await client.submit(VIDEO)
+
+        async def stop() -> None:
+            await anyio.sleep(20)
+            running.should_exit = True
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop)
+            before = anyio.current_time()
+            answer = await web.get(f"/fastapi/{job.ref}")
+            assert anyio.current_time() - before < 22
+    assert "data:" in answer.text
+    assert "event: end" not in answer.text
 
 
 def streaming_app(client: Client) -> FastAPI:
@@ -407,7 +629,7 @@ async def test_what_keeps_a_job_from_being_followed_ends_the_stream_in_words(ser
         job = await client.submit(VIDEO)
         answer = await web.get(f"/{way}/{job.ref}")
     *_, problem, end = messages(answer.text)
-    assert (problem["event"], end["event"]) == ("problem", "end")
+    assert (problem["event"], end["event"]) == ("job-error", "end")
     assert json.loads(problem["data"])["error"] == "GenerationTimeout"
 
 

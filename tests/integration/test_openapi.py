@@ -53,5 +53,5 @@ def test_the_endpoint_keeps_to_its_document(case: Any, job: Job) -> None:
 def test_a_body_that_no_provider_sends_is_refused_at_the_right_address_too(case: Any, job: Job) -> None:
     [generation] = SERVER.generations.values()
     *_, provider, key, token = str(generation.body["callback_url"]).split("/")
-    case.path_parameters = {"provider": provider, "key": key, "token": token}
+    case.path_parameters = {"provider": provider, "attempt_id": key, "token": token}
     assert case.call_and_validate().status_code in {404, 405, 413}

@@ -257,7 +257,7 @@ async def test_what_is_not_authentic_or_not_readable_is_refused(client: Client, 
     await client.submit(VIDEO)
     real, other = completed(server, 0), completed(server, 1)
     forged = {
-        "address": [
+        "URL was not made by this client": [
             replace(real, token=other.token),
             replace(real, attempt_id=other.attempt_id),
             replace(real, provider="runware"),
