@@ -194,30 +194,30 @@ class Client:
             await self._ledger.aclose(learned if learned.get("ends") else None)
 
     async def submit(self, request: Request, *, key: str | None = None) -> Job:
-        """Buy one generation.
+        """Submit one generation, which the provider charges for.
 
-        The paid call is never repeated when its outcome is unknown. Cancelling it, once it was sent, is held back until
-        the answer is there, for ``Limits.cancel_grace`` seconds at most, so that the job is not lost.
+        The paid call is never repeated when its outcome is unknown. If you cancel it after it was sent, it first waits
+        for the answer, for ``Limits.cancel_grace`` seconds at most, so that the job is not lost.
 
         Args:
-            request: What to generate; it goes to its own provider.
-            key: Your name for this submission; errors carry it. With a ledger, a key is bought once, in this process or
-                another: a second submission of the same request gives the same job.
+            request: What to generate. Its class decides the provider.
+            key: Your idempotency key for this submission. Errors carry it. With a ledger, a key is paid for once, in
+                this process or another: a second submission of the same request returns the same job.
 
         Returns:
             The job, accepted by the provider.
 
         Raises:
-            ConfigurationError: The client has no such provider, or is closed; or the key is no text.
-            TypeError: It is no request.
-            pydantic.ValidationError: A local file is not acceptable any more.
+            ConfigurationError: The client has no such provider, is closed, or the key is not text.
+            TypeError: It is not a request.
+            pydantic.ValidationError: It is not valid, or a local file is not acceptable any more.
             InvalidRequest, Unauthorized, InsufficientCredits, ContentRejected, RateLimited, ProviderUnavailable:
-                The provider refused; nothing was bought.
-            TransportFailed: The provider was not reached; nothing was bought.
-            SubmissionUnknown: The answer was lost; a job may have been bought, and it is not sent again.
-            KeyConflict: The key was used for another request; nothing was sent.
-            LedgerFailed: The ledger cannot be written; nothing was sent.
-            BudgetExceeded: It would overstep the client's budget; nothing was sent.
+                The provider refused. Nothing was bought.
+            TransportFailed: The provider was not reached. Nothing was bought.
+            SubmissionUnknown: The answer was lost. A job may have been bought, and the request is not sent again.
+            KeyConflict: The key was used for another request. Nothing was sent.
+            LedgerFailed: The ledger cannot be written. Nothing was sent.
+            BudgetExceeded: It does not fit into the client's budget. Nothing was sent.
         """
         require_request(request)
         with self._call():
@@ -299,15 +299,15 @@ class Client:
         return self._handle(self._registry.attach(ref))
 
     async def resume(self) -> list[Job]:
-        """Take up what the ledger has unfinished, from this process or an earlier one.
+        """Resume what is unfinished in the ledger, from this process or an earlier one.
 
-        Jobs that run go on under the same limits: their deadlines count from when they were submitted, and their events
-        so far are replayed. Submissions whose outcome is unknown are settled where the provider gives a way: Runware by
-        sending the same id again, inference.sh by its list of tasks. What can be neither followed nor settled stays in
-        `unresolved`, and is logged.
+        Jobs go on under the same limits: their deadlines count from when they were submitted, and their events so far
+        are replayed. Where the provider has a way to find out, submissions whose outcome is unknown are recovered:
+        Runware by sending the same id again, inference.sh by its list of tasks. All others stay in `unresolved`, and
+        are logged.
 
         Returns:
-            The jobs, in the order of their submission; wait for them as for any other.
+            The jobs, in the order of their submission. Wait for them as for any other.
 
         Raises:
             ConfigurationError: The client has no ledger.
@@ -317,9 +317,9 @@ class Client:
             return [self._handle(tracked) for tracked in await self._recovery.resume()]
 
     async def unresolved(self) -> list[Submission]:
-        """The submissions of the ledger that need you: `resume` cannot follow them, or cannot be sure to.
+        """Return the submissions that need your decision: `resume` cannot recover them, or cannot be sure to.
 
-        The ``reason`` of each says what is known of it, its ``remedies`` what can be done. No call is made.
+        The ``reason`` of each is what is known about it, and its ``remedies`` are what can be done. No call is made.
 
         Raises:
             ConfigurationError: The client has no ledger.
@@ -329,17 +329,17 @@ class Client:
             return await self._recovery.unresolved()
 
     async def resolve(self, key: str, ref: JobRef | str) -> Job:
-        """Say that a submission whose outcome is unknown is that job.
+        """Record that a submission whose outcome is unknown is that job.
 
         Args:
             key: The submission's key.
-            ref: The job's address, or the text of it.
+            ref: The job's reference, or the text of it.
 
         Returns:
-            The job, followed like any other.
+            The job.
 
         Raises:
-            KeyConflict: The ledger knows better: it is another job, or the job is another submission's.
+            KeyConflict: The ledger says that it is another job, or that the job is another submission's.
             ConfigurationError: There is no such submission, or it cannot be that job.
         """
         with self._call():
@@ -479,7 +479,7 @@ def _status_calls(polling: Polling, provider: Provider) -> float | None:
 
 
 def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provider]:
-    """The providers, their keys and addresses completed from the environment."""
+    """Return the providers, with keys and URLs from the environment."""
     if isinstance(providers, Provider):
         providers = [providers]
     if providers is None:
@@ -487,7 +487,7 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
         if not providers:
             variables = ", ".join(kind.env_vars[0] for kind in load_providers())
             raise ConfigurationError(f"no API key in the environment: set one of {variables}, or pass providers=[...]")
-    anything: Any = providers  # whatever was given
+    anything: Any = providers  # the user's value, of any type
     several = isinstance(anything, Iterable) and not isinstance(anything, str | type)
     found = [_made(provider).with_environment(os.environ) for provider in (anything if several else [anything])]
     if not found:
@@ -496,7 +496,7 @@ def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provide
 
 
 def _made(provider: object) -> Provider:
-    """The provider that it is. What is none is not repeated in the error: it may be a key."""
+    """Return the provider. An error does not show what was given instead, because that may be a key."""
     if isinstance(provider, Provider):
         return provider
     near = [kind for kind in load_providers() if provider is kind or provider == kind.name]

@@ -24,14 +24,14 @@ __all__ = ["Job", "final_outcome"]
 class Job:
     """Handle to one generation.
 
-    ``await job`` waits for the end and returns the `Result`; it may be repeated, and many tasks may do it.
-    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one; each loop has
+    ``await job`` waits for the end and returns the `Result`. It may be repeated, and many tasks may do it.
+    ``async for event in job`` yields every `Event` from the first on, and ends after the terminal one. Each loop has
     its own place in the log, so a late reader misses nothing.
 
-    A job is looked at only while somebody waits for it. Whoever stops waiting (by cancellation, say) loses nothing:
+    A job is polled only while somebody waits for it. A waiter that stops (by cancellation, for example) loses nothing:
     the job goes on at the provider, and waiting can be taken up again, here or, by its `ref`, in another process.
 
-    It holds nothing but what it points to, and is made when somebody asks: two handles to one job are equal.
+    Two handles to one job are equal.
     """
 
     __slots__ = ("_session", "_tracked")
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def ref(self) -> JobRef:
-        """The job's address; its text outlives the process."""
+        """The job's reference. Its text can be stored, and used in another process."""
         return self._tracked.ref
 
     @property
@@ -67,22 +67,22 @@ class Job:
 
     @property
     def request(self) -> Request | None:
-        """What was submitted; None for a job that was attached by its address."""
+        """What was submitted. If None, the job was attached by its reference."""
         return self._tracked.request
 
     @property
     def status(self) -> Status:
-        """Where the job stands, as far as is known; no call is made."""
+        """The last known status. No call is made."""
         return self._tracked.status
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The log so far."""
+        """The events so far."""
         return self._tracked.events
 
     @property
     def cost(self) -> Cost | None:
-        """What it costs, where the provider tells."""
+        """What the job costs, where the provider reports it."""
         return self._tracked.cost
 
     @property
@@ -97,13 +97,13 @@ class Job:
         return _Cursor(self)
 
     async def wait(self, timeout: float | None = None) -> Status:  # noqa: ASYNC109  # a bound on the wait, not an error
-        """Wait for the end, without judging it.
+        """Wait for the end, and raise nothing if the job fails.
 
         Args:
-            timeout: Seconds to wait at most; None: until the job's deadline.
+            timeout: Seconds to wait at most. If None, until the job's deadline.
 
         Returns:
-            Where the job stands then. It is not terminal if the time ran out.
+            The status then. It is not terminal if the time ran out.
         """
         with anyio.move_on_after(timeout):
             with contextlib.suppress(GenerationTimeout):
@@ -134,10 +134,10 @@ class Job:
         """Ask the provider now, if the job has not ended.
 
         Returns:
-            Where the job stands.
+            The status.
 
         Raises:
-            KlingError: The provider could not be asked, for a reason that will not pass.
+            KlingError: The provider could not be asked, and asking again would not help.
         """
         if not self._tracked.ended:
             with self._session.guard.call():
@@ -147,14 +147,14 @@ class Job:
     async def cancel(self) -> bool:
         """Ask the provider to cancel the job.
 
-        What was spent is not given back by us or, as a rule, by the provider.
+        Most providers charge for the job all the same.
 
         Returns:
-            Whether the provider took the order. False: the job had ended already.
+            Whether the provider accepted. False if the job had ended already.
 
         Raises:
-            ConfigurationError: The provider has no way to cancel; the job runs on.
-            KlingError: The order could not be given.
+            ConfigurationError: The provider has no way to cancel. The job goes on.
+            KlingError: The call failed.
         """
         if self._tracked.ended:
             return False
@@ -176,11 +176,11 @@ class Job:
             raise self._late() from None
 
     def _late(self) -> GenerationTimeout:
-        """The deadline has passed: nobody waits any more, and what is known of the duration is learned."""
+        """Return the error of a job whose deadline has passed. Its duration so far is learned, once."""
         tracked = self._tracked
         tracked.settled(self.ref)
         if tracked.submitted_here:
-            tracked.submitted_here = False  # one job teaches one thing, however many wait for it
+            tracked.submitted_here = False  # learned once, however many tasks wait for the job
             tracked.timer.observe_running(tracked.last_seen_running - tracked.started)
         return GenerationTimeout(
             f"the job is still {self.status} after {tracked.deadline - tracked.started:.0f} s, its deadline; it "
@@ -196,7 +196,7 @@ class Job:
         return self._end()
 
     def _end(self) -> Result:
-        """What came of a job that has ended: its result, or the error that says so."""
+        """Return the result of a job that has ended, or raise its error."""
         event = self._tracked.event(-1)
         facts: dict[str, Any] = {"job": self, "ref": str(self.ref), "provider": self.ref.provider}
         if event.status is Status.CANCELLED:
@@ -208,11 +208,11 @@ class Job:
         if event.status is Status.FAILED:
             reason = event.failures[0] if event.failures else None
             retryable = reason is not None and reason.retryable
-            told = reason is not None and reason.code != "unknown"
+            known = reason is not None and reason.code != "unknown"
             message = f"the generation failed: {reason or 'no reason given'}"
             if retryable:
                 remedy = Remedy("retry", detail="submit the same request again, which may succeed")
-            elif told:
+            elif known:
                 remedy = Remedy("change_request", detail="the request, because the same one would fail again")
             else:
                 message += "; whether submitting it again would help is not known"
@@ -235,7 +235,7 @@ class Job:
         return replace(saver, saved=session.ledger.record_file, files=session.ledger.files)
 
     async def _renew(self) -> tuple[Artifact, ...]:
-        """The artifacts as the provider names them now; the log is not touched."""
+        """Return the artifacts as the provider names them now. The events stay as they are."""
         answers = await self._session.transport.run(self._session.provider.poll([self.ref]))
         answer = answers.get(self.ref)
         if isinstance(answer, Exception):
@@ -261,7 +261,7 @@ def final_outcome(job: Job, reason: KlingError | DeadlinePassed | None) -> Resul
 
 
 class _Cursor:
-    """A reader's place in a job's log."""
+    """A reader's place among a job's events."""
 
     __slots__ = ("_job", "_next")
 

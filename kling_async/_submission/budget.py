@@ -1,17 +1,18 @@
-"""A cap on what a client spends: reserved before each paid call, settled from what the provider tells.
+"""A limit on what a client spends: reserved before each paid call, replaced by what the provider reports.
 
 Theory of operation
 -------------------
-Before a submission is sent, what it will cost is *reserved*: the documented price, or what the provider took for the
-same settings before. Nothing is sent that does not fit into what is left. The answer turns the reservation into what
-the provider says that it took; a refusal, or a call that was not sent, gives it back; so does a failed job where the
-provider refunds those. A submission whose outcome is unknown may have bought something, so it stays reserved.
+Before a submission is sent, its expected cost is *reserved*: the documented price, or what the provider took for the
+same settings before if that was more. A submission that does not fit into what is left is not sent. The answer replaces
+the reservation by the cost that the provider reports. The reservation is released if the call was refused or not sent,
+or if the job failed and the provider refunds failed jobs. A submission whose outcome is unknown stays reserved, because
+it may have bought something.
 
-A price that nobody knows beforehand is taken to be `FALLBACK_PRICE`, and such jobs are bought one at a time: the answer
-to the first tells the price for those that follow. So the sum never passes the limit, however many submissions are
-under way, unless a provider takes more than it documents or took before, or than that for a job.
+If a price is not known, `FALLBACK_PRICE` is reserved, and such jobs are submitted one at a time, until the first answer
+reports the price. So the sum never exceeds the limit, however many submissions are under way, unless a provider takes
+more for a job than it documents or took before, or than the fallback.
 
-A submission that does not fit waits while answers are on the way that may make room, and fails when none can.
+A submission that does not fit waits while answers are on the way that may make room. It fails when none can.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ __all__ = ["Budget", "BudgetAccount", "BudgetStatistics", "Reservation", "accoun
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatistics:
-    """Where a budget stands; one entry a unit.
+    """The state of a budget, with one entry per unit.
 
     Attributes:
-        spent: What providers took, as far as they told, less what they gave back.
-        reserved: Estimates: of submissions under way, of jobs whose price is not told yet, and of submissions whose
+        spent: What providers took, as far as they report it, without what was refunded.
+        reserved: Estimates: of submissions under way, of jobs whose price is not reported yet, and of submissions whose
             outcome is unknown.
-        left: What may still be spent; units without a limit have no entry.
+        left: What may still be spent. Units without a limit have no entry.
     """
 
     spent: tuple[Cost, ...]
@@ -49,7 +50,7 @@ class BudgetStatistics:
 
 @dataclass(slots=True)
 class Reservation:
-    """A part of the budget that one submission holds."""
+    """A part of the budget that is set aside for one submission."""
 
     attempt_id: str
     price: PriceInfo
@@ -58,22 +59,22 @@ class Reservation:
     pending: bool
     """Whether its answer is on the way, which may make room."""
     reported: bool = False
-    """Whether the amount is the provider's own word."""
+    """Whether the provider reported the amount."""
     guessed: bool = False
-    """Whether it is nobody's word."""
+    """Whether the amount is the fallback, because the price is not known."""
 
 
 @dataclass(slots=True)
 class UnitBalance:
-    """What may be spent in one unit, and what is."""
+    """The limit in one unit, and what is spent and reserved."""
 
     limit: Decimal
     spent: Decimal = _ZERO
     reserved: Decimal = _ZERO
     pending: Decimal = _ZERO
-    """The part of `reserved` about which an answer is on the way."""
+    """The part of `reserved` whose answers are on the way."""
     guesses: int = 0
-    """Answers on the way that will tell a price that nobody knows."""
+    """Answers on the way that will report a price that is not known."""
 
     @property
     def left(self) -> Decimal:
@@ -84,15 +85,15 @@ class UnitBalance:
         """What could be left when all answers are in."""
         return self.left + self.pending
 
-    def put(self, hold: Reservation, sign: int) -> None:
-        """Count a hold (1), or take it out again (-1)."""
-        if hold.reported:
-            self.spent += sign * hold.amount
+    def add(self, reservation: Reservation, sign: int) -> None:
+        """Add a reservation (1), or remove it (-1)."""
+        if reservation.reported:
+            self.spent += sign * reservation.amount
         else:
-            self.reserved += sign * hold.amount
-        if hold.pending:
-            self.guesses += sign * hold.guessed
-            self.pending += sign * hold.amount
+            self.reserved += sign * reservation.amount
+        if reservation.pending:
+            self.guesses += sign * reservation.guessed
+            self.pending += sign * reservation.amount
 
 
 class Budget:
@@ -145,7 +146,7 @@ class BudgetAccount:
             "credits": UnitBalance(_amount("credits", credits)),
         }
         self._learned: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
-        self._submissions: dict[str, Reservation] = {}  # by purchase, until there is a job
+        self._submissions: dict[str, Reservation] = {}  # by attempt, until there is a job
         self._jobs: dict[JobRef, Reservation] = {}  # until they end
         self._counted: set[str] = set()  # attempts of earlier runs
         self._history_counted = False
@@ -174,9 +175,9 @@ class BudgetAccount:
         )
 
     def estimate(self, wanted: PriceInfo) -> Cost | None:
-        """What a request is expected to cost; None: nobody knows.
+        """Return what a request is expected to cost. None if that is not known.
 
-        It is the documented price, or what the provider took for the same settings, if that was more.
+        It is the documented price, or what the provider took for the same settings if that was more.
         """
         seen = self._learned.get((wanted.endpoint, wanted.settings))
         amounts = [amount for amount in (wanted.price, seen) if amount is not None]
@@ -188,7 +189,7 @@ class BudgetAccount:
         Waits while answers are on the way that may make room.
 
         Args:
-            attempt_id: The purchase's id.
+            attempt_id: The UUID of the attempt.
             wanted: What is known of its price.
 
         Raises:
@@ -201,49 +202,51 @@ class BudgetAccount:
             if needed > balance.reachable:
                 raise self._exceeded(wanted, estimate)
             if needed <= balance.left and (estimate or not balance.guesses):
-                hold = Reservation(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None)
-                self._submissions[attempt_id] = hold
-                balance.put(hold, 1)
-                return hold
+                reservation = Reservation(
+                    attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None
+                )
+                self._submissions[attempt_id] = reservation
+                balance.add(reservation, 1)
+                return reservation
             self._change = self._change or anyio.Event()
             await self._change.wait()
 
     def commit(self, submission: Submission) -> None:
-        """Take note of what became of a submission."""
-        hold = self._submissions.get(submission.attempt_id)
-        if hold is None:
+        """Process the outcome of a submission."""
+        reservation = self._submissions.get(submission.attempt_id)
+        if reservation is None:
             return
         if submission.state.key_reusable:
             del self._submissions[submission.attempt_id]
-            self._take_out(hold)
+            self._remove(reservation)
         elif submission.ref is not None:
             self._jobs[submission.ref] = self._submissions.pop(submission.attempt_id)
         else:
-            self._alter(hold, pending=False)
+            self._alter(reservation, pending=False)
 
     def record_cost(self, ref: JobRef, status: Status, cost: Cost | None) -> None:
-        """Take note of where a job stands, and of what it costs if that was told."""
-        hold = self._jobs.get(ref)
-        if hold is None:
+        """Process the status of a job, and its cost if that was reported."""
+        reservation = self._jobs.get(ref)
+        if reservation is None:
             return
         if cost is not None:
-            self._learn(hold.price, cost)
-            self._alter(hold, pending=False, cost=_at_least(hold.price, status, cost))
+            self._learn(reservation.price, cost)
+            self._alter(reservation, pending=False, cost=_at_least(reservation.price, status, cost))
         else:
-            self._alter(hold, pending=False)
+            self._alter(reservation, pending=False)
         if status.terminal:
             del self._jobs[ref]
-            self._take_out(hold)
-            if not (status is Status.FAILED and hold.price.refunds):
-                self._balances[hold.unit].spent += hold.amount
+            self._remove(reservation)
+            if not (status is Status.FAILED and reservation.price.refunds):
+                self._balances[reservation.unit].spent += reservation.amount
 
-    def release(self, hold: Reservation) -> None:
-        """The attempt is over: what it did not come to spend is given back."""
-        if hold.pending and self._submissions.get(hold.attempt_id) is hold:  # it was never sent
-            del self._submissions[hold.attempt_id]
-            self._take_out(hold)
-        elif hold.pending:
-            self._alter(hold, pending=False)
+    def release(self, reservation: Reservation) -> None:
+        """The attempt is over: release what it did not spend."""
+        if reservation.pending and self._submissions.get(reservation.attempt_id) is reservation:  # it was never sent
+            del self._submissions[reservation.attempt_id]
+            self._remove(reservation)
+        elif reservation.pending:
+            self._alter(reservation, pending=False)
 
     async def load_history(
         self,
@@ -254,7 +257,7 @@ class BudgetAccount:
 
         Args:
             attempts: Single attempts, such as the unfinished ones, with what is known of their prices.
-            groups: All others, grouped by what they bought.
+            groups: All others, grouped by endpoint, settings, status and cost.
         """
         reported = [(group.cost, wanted) for group, wanted in groups] + [(one.cost, wanted) for one, wanted in attempts]
         for cost, wanted in reported:
@@ -290,14 +293,14 @@ class BudgetAccount:
         reported = submission.cost is not None
         known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
         estimate = known or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
-        hold = Reservation(
+        reservation = Reservation(
             submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, reported=reported
         )
-        self._balances[hold.unit].put(hold, 1)
+        self._balances[reservation.unit].add(reservation, 1)
         if submission.ref is None:
-            self._submissions[submission.attempt_id] = hold
+            self._submissions[submission.attempt_id] = reservation
             return
-        self._jobs[submission.ref] = hold
+        self._jobs[submission.ref] = reservation
         if submission.status is not None and submission.status.terminal:
             self.record_cost(submission.ref, submission.status, submission.cost)
 
@@ -306,21 +309,21 @@ class BudgetAccount:
             known = (wanted.endpoint, wanted.settings)
             self._learned[known] = max(self._learned.get(known, _ZERO), cost.amount)
 
-    def _alter(self, hold: Reservation, *, pending: bool, cost: Cost | None = None) -> None:
-        self._balances[hold.unit].put(hold, -1)
-        hold.pending = pending
+    def _alter(self, reservation: Reservation, *, pending: bool, cost: Cost | None = None) -> None:
+        self._balances[reservation.unit].add(reservation, -1)
+        reservation.pending = pending
         if cost is not None:
-            hold.unit, hold.amount, hold.reported = cost.unit, cost.amount, True
-        self._balances[hold.unit].put(hold, 1)
+            reservation.unit, reservation.amount, reservation.reported = cost.unit, cost.amount, True
+        self._balances[reservation.unit].add(reservation, 1)
         self._wake()
 
-    def _take_out(self, hold: Reservation) -> None:
-        self._balances[hold.unit].put(hold, -1)
-        hold.pending = False
+    def _remove(self, reservation: Reservation) -> None:
+        self._balances[reservation.unit].add(reservation, -1)
+        reservation.pending = False
         self._wake()
 
     def _wake(self) -> None:
-        """Let those who wait look again."""
+        """Wake the submissions that wait for room."""
         if self._change is not None:
             self._change.set()
             self._change = None

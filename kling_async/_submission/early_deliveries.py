@@ -1,8 +1,8 @@
-"""Deliveries that come before their job does.
+"""Webhooks that arrive before their job is known.
 
-A provider may call back before it has answered the submission, or when that answer is lost. The purchase has its name
-and its address before the paid call, so the delivery is recognised all the same: it is kept here until the call's
-outcome is known, and where the outcome is that nobody knows, it is the delivery that tells.
+A provider may call back before it has answered the submission, or although that answer is lost. The attempt has its
+UUID and its callback URL before the paid call, so the webhook is recognised. It is kept here until the outcome of the
+call is known. If the answer is lost, the webhook shows which job was bought.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kling_async.webhooks import Webhooks
 
 __all__ = ["EarlyDeliveries", "LostSubmission", "identify_job"]
 
-_PARKED = 64  # deliveries kept for one paid call: 20 pictures, each told three times; more tell nothing new
-_LOST = 1000  # submissions whose answer was lost that are remembered without a ledger
-_REMEMBERED = 3600.0  # s; no provider is known to repeat a delivery for longer
+_BUFFERED = 64  # webhook items kept for one paid call: 20 images, each reported three times. More add nothing.
+_LOST = 1000  # lost submissions that are remembered without a ledger
+_REMEMBERED = 3600.0  # s. No provider is known to repeat a webhook for longer.
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class LostSubmission:
 
     Attributes:
         submission: The submission.
-        own_id: Its job's id, if there is a job, where the provider lets us choose it.
+        client_chosen_id: The id of its job, if there is one, where we choose the id.
         since: When the answer was lost, in POSIX seconds.
     """
 
@@ -39,10 +39,10 @@ class LostSubmission:
 
 
 class EarlyDeliveries:
-    """The callback addresses of a client's purchases, and what came for those that are no jobs yet.
+    """The callback URLs of a client's attempts, and what was reported for those that have no job yet.
 
     Args:
-        webhooks: Where providers report to; None: nowhere.
+        webhooks: The client's settings. If None, there are no webhooks.
     """
 
     def __init__(self, webhooks: Webhooks | None) -> None:
@@ -51,14 +51,14 @@ class EarlyDeliveries:
         self._lost: dict[str, LostSubmission] = {}
 
     def callback_url(self, submission: Submission) -> str | None:
-        """Where the provider is to report about the purchase; None: nowhere."""
+        """Return the URL that the provider is to report to. None if there are no webhooks."""
         if self._webhooks is None:
             return None
         return self._webhooks.callback_url(submission.provider, submission.attempt_id)
 
     @contextmanager
     def open(self, submission: Submission) -> Iterator[list[WebhookItem]]:
-        """Keep what comes for the purchase while its paid call is on the way, in the list that this gives."""
+        """Keep what is reported for the attempt during its paid call, in the list that this yields."""
         deliveries = self._open[submission.attempt_id] = []
         self._lost.pop(submission.attempt_id, None)
         try:
@@ -66,40 +66,40 @@ class EarlyDeliveries:
         finally:
             del self._open[submission.attempt_id]
 
-    def buffer(self, attempt_id: str, told: Sequence[WebhookItem]) -> bool:
-        """Keep what was delivered, if the purchase's paid call is on the way."""
+    def buffer(self, attempt_id: str, items: Sequence[WebhookItem]) -> bool:
+        """Keep what was reported, if the attempt's paid call is under way. Return whether it is."""
         deliveries = self._open.get(attempt_id)
         if deliveries is None:
             return False
-        deliveries.extend(told[: _PARKED - len(deliveries)])
+        deliveries.extend(items[: _BUFFERED - len(deliveries)])
         return True
 
     def remember(self, lost: LostSubmission) -> None:
-        """The answer to a submission was lost: a later delivery may tell what became of it."""
+        """Remember a submission whose answer was lost: a later webhook may report its job."""
         self._lost[lost.submission.attempt_id] = lost
-        for purchase, other in list(self._lost.items()):
+        for attempt_id, other in list(self._lost.items()):
             if lost.since - other.since < _REMEMBERED and len(self._lost) <= _LOST:
                 break
-            del self._lost[purchase]
+            del self._lost[attempt_id]
 
     def lost(self, attempt_id: str) -> LostSubmission | None:
-        """The submission of that purchase, if it is one of those whose answer was lost."""
+        """Return the submission of that attempt, if its answer was lost."""
         return self._lost.get(attempt_id)
 
     def found(self, submission: Submission) -> None:
-        """It is known what became of the submission."""
+        """Forget a submission whose outcome is known by now."""
         self._lost.pop(submission.attempt_id, None)
 
 
-def identify_job(provider: Provider, lost: LostSubmission, told: Iterable[WebhookItem]) -> JobRef | None:
-    """The job that deliveries for a submission tell of; None if they name none, or several, or what cannot be one.
+def identify_job(provider: Provider, lost: LostSubmission, items: Iterable[WebhookItem]) -> JobRef | None:
+    """Return the job that the webhook items identify. None if they identify no job, several jobs, or an invalid id.
 
     Args:
-        provider: Who reports.
-        lost: Whose callback address they came by.
-        told: What they say.
+        provider: The provider that sent them.
+        lost: The submission whose callback URL they came to.
+        items: What they report.
     """
-    ids = {one.id for one in told if one.id is not None}
+    ids = {item.id for item in items if item.id is not None}
     if lost.client_chosen_id is not None:
         ids = {lost.client_chosen_id for identity in ids if provider.same_job(lost.client_chosen_id, identity)}
     try:

@@ -27,14 +27,14 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class PriceInfo:
-    """What is known of a request's price before it is bought.
+    """What is known of a request's price before it is submitted.
 
     Attributes:
         endpoint: Its full name.
-        settings: What the price may depend on: every field but the words, and how many images are referred to.
-        unit: What the provider is paid in.
-        price: The documented price; None: none is documented.
-        refunds: Whether the provider gives back what a failed job cost.
+        settings: What the price may depend on: all fields except texts, and the number of reference images.
+        unit: The unit of the price.
+        price: The documented price. None if there is none.
+        refunds: Whether the provider refunds failed jobs.
     """
 
     endpoint: str
@@ -89,12 +89,12 @@ def _settings(described: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
     )
 
 
-def _at_least(wanted: PriceInfo, status: Status | None, told: Cost) -> Cost:
-    """What a job costs, of which that much was told. Before its end that may be a part, for the files made so far."""
+def _at_least(wanted: PriceInfo, status: Status | None, reported: Cost) -> Cost:
+    """Return the least that a job costs. Before its end, the provider may report only a part."""
     ended = status is not None and status.terminal
-    if ended or wanted.price is None or wanted.unit != told.unit:
-        return told
-    return Cost(max(told.amount, wanted.price), told.unit)
+    if ended or wanted.price is None or wanted.unit != reported.unit:
+        return reported
+    return Cost(max(reported.amount, wanted.price), reported.unit)
 
 
 def _count(references: Any) -> int:

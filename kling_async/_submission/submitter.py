@@ -7,7 +7,7 @@ With a ledger, a submission goes through these steps. After a crash, the ledger 
 1. *Lock.* Only one submission of a key is under way in this process. The next one waits, and finds what it has left.
 2. *Reserve.* The budget sets aside what the submission may cost.
 3. *Claim.* The attempt is stored (``sending``) before the paid call. A key that is in use is not paid for again: its
-   job is returned if there is one. Otherwise the outcome is recovered if the provider can tell it, or
+   job is returned if there is one. Otherwise the outcome is recovered if the provider can report it, or
    `SubmissionUnknown` is raised again.
 4. *Pay.* The transport makes the paid call, and decides whether it was accepted, refused, not sent or lost.
 5. *Record.* The outcome is stored, also when the task is cancelled, before anyone is notified.
