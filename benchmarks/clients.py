@@ -66,13 +66,15 @@ async def _our_engine(url: str) -> AsyncIterator[Fetch]:
     from kling_async._http.backend import HttpBackend  # noqa: PLC0415  # the same
     from kling_async._http.limits import Limits  # noqa: PLC0415  # the same
     from kling_async._http.tls import ssl_context  # noqa: PLC0415  # the same
+    from kling_async._urls import Url  # noqa: PLC0415  # the same
 
-    engine = HttpBackend(None, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), url, ssl_context())
+    engine = HttpBackend(None, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), ssl_context())
+    target = Url.parse(url)
 
     async def fetch() -> bytes:
-        response = await engine.send("GET", url, {"Accept": "application/json"}, b"", {"retry_stale": True})
+        response = await engine.send("GET", target, {"accept": "application/json"}, extensions={"retry_stale": True})
         try:
-            return b"".join([part async for part in response.aiter_bytes()])
+            return b"".join([part async for part in response])
         finally:
             await response.aclose()
 

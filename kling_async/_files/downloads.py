@@ -13,18 +13,20 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urljoin
 
 import anyio
 from anyio import to_thread
 
 from kling_async._errors import DownloadFailed, KlingError
-from kling_async._files.partial_file import _HEAD, PartialFile, TransferBroken
+from kling_async._files.partial_file import PartialFile, TransferBroken
 from kling_async._http.backend import USER_AGENT, HttpBackend, PerLoopBackend
 from kling_async._http.response import Response, read_body
+from kling_async._media_types import HEAD_BYTES, media_type
 from kling_async._models import Artifact, JobRef, Progress
-from kling_async._urls import is_secure
+from kling_async._urls import Url
 
 __all__ = ["Downloader", "Saved"]
 
@@ -34,22 +36,12 @@ _MAX_BYTES = 2 * 1024**3  # larger than any clip on offer; a server that sends w
 _STALL = 60.0  # s without a byte
 _ATTEMPTS = 4
 _REDIRECTS = 5
-_EXPIRED = frozenset({403, 404, 410})
+_EXPIRED = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+_REDIRECTED = frozenset({301, 302, 303, 307, 308})
 _RANGE_REFUSED = 416
 _PARTIAL = 206
 _OK = 200
 _SERVER_ERROR = 500
-
-_KINDS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), "image", ".jpg"),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image", ".png"),
-    (re.compile(rb"GIF8[79]a"), "image", ".gif"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image", ".webp"),
-    (re.compile(rb"....ftypqt  ", re.DOTALL), "video", ".mov"),
-    (re.compile(rb"....ftyp(avif|avis)", re.DOTALL), "image", ".avif"),
-    (re.compile(rb"....ftyp", re.DOTALL), "video", ".mp4"),
-    (re.compile(rb"\x1aE\xdf\xa3"), "video", ".webm"),
-)
 
 
 class _Expired(Exception):
@@ -114,7 +106,7 @@ class Downloader:
 
     def _save_inline(self, artifact: Artifact, target: Path, directory: bool) -> Path:
         data = artifact.data or b""
-        path = self._final(artifact, target, directory, _kind(data[:_HEAD]))
+        path = self._final(artifact, target, directory, _extension(data[:HEAD_BYTES]))
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
             with part.open("xb") as file:
@@ -179,20 +171,18 @@ class Downloader:
             kind = self._recognised(artifact, part)
             return await part.finish(self._final(artifact, target, directory, kind))
 
-    async def _transfer(self, engine: HttpBackend, url: str, part: PartialFile, progress: Progress | None) -> None:
+    async def _transfer(self, backend: HttpBackend, address: str, part: PartialFile, progress: Progress | None) -> None:
+        url = self._judged(lambda: Url.parse(address))
         for _ in range(_REDIRECTS + 1):
-            if not is_secure(url) or (url.startswith("http:") and not self.local):
-                raise self._failed(
-                    f"the provider names {url!r:.100} as result, which is not an https address; it was not opened"
-                )
             headers = {"user-agent": USER_AGENT, "accept": "*/*", "accept-encoding": "identity"}
             if part.size:
                 headers["range"] = f"bytes={part.size}-"
             with anyio.CancelScope() as stall:
                 stall.deadline = anyio.current_time() + _STALL
-                async with engine.open("GET", url, headers) as response:
-                    if (location := self._redirected(response, url)) is not None:
-                        url = location
+                async with backend.open("GET", url, headers) as response:
+                    location = response.headers.get("location")
+                    if response.status_code in _REDIRECTED and location is not None:
+                        url = self._judged(partial(url.join, location))
                         continue
                     await self._receive(response, part, progress, stall)
             if stall.cancelled_caught:
@@ -200,10 +190,28 @@ class Downloader:
             return
         raise self._failed(f"the result's address redirects more than {_REDIRECTS} times; it was given up")
 
-    @staticmethod
-    def _redirected(response: Response, url: str) -> str | None:
-        location = response.headers.get("location")
-        return urljoin(url, location) if response.status_code in {301, 302, 303, 307, 308} and location else None
+    def _judged(self, parse: Callable[[], Url]) -> Url:
+        """The address that a provider or a server named, if it may be opened: what is judged is what is opened.
+
+        Raises:
+            DownloadFailed: It may not.
+        """
+        try:
+            url = parse()
+        except ValueError as error:
+            raise self._failed(f"the address of the result cannot be opened: {error}") from None
+        if self.local and url.on_this_machine:
+            return url
+        if url.scheme != "https" or url.private or url.user:
+            flaw = (
+                "not an https address"
+                if url.scheme != "https"
+                else "an address with a password"
+                if url.user
+                else "an address inside a private network"
+            )
+            raise self._failed(f"the address of the result is {url.origin!r:.100}, {flaw}; it was not opened")
+        return url
 
     async def _begin(self, response: Response, part: PartialFile) -> int | None:
         """Judge a response by its head, and make `part` fit it. Returns the size of the whole file, if it is told."""
@@ -218,7 +226,7 @@ class Downloader:
                 raise TransferBroken(f"the server answered HTTP {status}")
             raise self._failed(f"the result's address answered HTTP {status}; save it again later")
         # Of what is packed all the same, lengths and places mean the packed bytes, which are not what is written.
-        packed = response.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}
+        packed = response.packed
         part.lasting = not packed
         if status == _OK:
             await part.restart()
@@ -251,7 +259,7 @@ class Downloader:
         """The file's extension, told from its content."""
         if part.size == 0:
             raise TransferBroken("the file is empty")
-        found = _kind(part.head)
+        found = _extension(part.head)
         if found is None:
             shown = part.head[:60].decode("utf-8", "replace")
             raise self._failed(
@@ -273,5 +281,7 @@ class Downloader:
         return DownloadFailed(message, provider=self.ref.provider, ref=str(self.ref))
 
 
-def _kind(head: bytes) -> str | None:
-    return next((extension for signature, _, extension in _KINDS if signature.match(head)), None)
+def _extension(head: bytes) -> str | None:
+    """The extension for a file that begins so; None: it is no picture or video that a job makes."""
+    found = media_type(head)
+    return found.extension if found is not None and found.name != "svg" else None

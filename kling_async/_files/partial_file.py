@@ -11,6 +11,8 @@ from typing import IO, Self
 import anyio
 from anyio import to_thread
 
+from kling_async._media_types import HEAD_BYTES
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -18,7 +20,7 @@ except ImportError:  # Windows
 else:
     _LOCKS = True
 
-__all__ = []
+__all__ = ["PartialFile", "TransferBroken"]
 
 
 def lock_exclusively(path: Path) -> IO[bytes] | None:
@@ -62,7 +64,7 @@ class PartialFile:
                 self._file = self._path.open("x+b")
                 self.lasting = False
             self._file.seek(0)
-            self.head = self._file.read(_HEAD)
+            self.head = self._file.read(HEAD_BYTES)
             self.size = self._file.seek(0, os.SEEK_END)
 
         await to_thread.run_sync(start)
@@ -85,8 +87,8 @@ class PartialFile:
             await to_thread.run_sync(leave)
 
     async def write(self, chunk: bytes) -> None:
-        if len(self.head) < _HEAD:
-            self.head += chunk[: _HEAD - len(self.head)]
+        if len(self.head) < HEAD_BYTES:
+            self.head += chunk[: HEAD_BYTES - len(self.head)]
         await to_thread.run_sync(self._open.write, chunk)
         self.size += len(chunk)
 
@@ -127,9 +129,6 @@ class PartialFile:
     def _open(self) -> IO[bytes]:
         assert self._file is not None  # noqa: S101  # entered
         return self._file
-
-
-_HEAD = 512  # bytes that tell what a file is
 
 
 class TransferBroken(Exception):

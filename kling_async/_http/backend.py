@@ -1,105 +1,203 @@
-"""Engines: what sends a request and gives back its response, on one event loop.
+"""What sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`connection_pool`); or what the user injected, or httpx's own transport
-where a proxy is in the way. This is the only file that knows httpx, and it loads it only when it is needed: httpx loads
-its own command line program with it (click, rich) wherever that is installed.
+By default that is our own connection pool (`connection_pool`); or httpx's transport where a proxy is in the way; or
+what the user passed as ``Client(http=...)``. This file loads httpx only when it is needed: httpx loads its own command
+line program with it (click, rich) wherever that is installed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 import warnings
-import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import anyio
 import httpcore
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from kling_async._errors import ConfigurationError, UnreadableReply
+from kling_async._errors import ConfigurationError
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.limits import Limits
-from kling_async._http.proxies import environment_proxy, require_proxy
-from kling_async._http.response import _GZIP, _PIECE, Response
+from kling_async._http.proxies import Proxy, environment_proxy
+from kling_async._http.response import Response
 from kling_async._http.tls import ssl_context
+from kling_async._urls import Url
 
 if TYPE_CHECKING:
     import httpx
 
 __all__ = ["USER_AGENT", "Http", "HttpBackend", "PerLoopBackend"]
 
+log = logging.getLogger("kling_async")
+
 USER_AGENT = "kling-async"
-Http: TypeAlias = Any
+
+
+class _ClientLike(Protocol):
+    """The part of ``httpx.AsyncClient`` that is used; ``httpx2.AsyncClient`` has it as well."""
+
+    @property
+    def build_request(self) -> Callable[..., Any]: ...
+
+    @property
+    def send(self) -> Callable[..., Any]: ...
+
+
+class _TransportLike(Protocol):
+    """The part of ``httpx.AsyncBaseTransport`` that is used."""
+
+    @property
+    def handle_async_request(self) -> Callable[..., Any]: ...
+
+    async def aclose(self) -> None: ...
+
+
+Http: TypeAlias = "_ClientLike | _TransportLike | str | None"
 """What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
-or the URL of a proxy. It is typed loosely because only one of these libraries is installed for certain."""
+or the URL of a proxy. Classes of our own, because of these libraries only httpx is installed for certain."""
+
+# Of the headers that a user's client adds to every request, these are ours to decide.
+_NOT_THE_CLIENTS = frozenset(
+    {"authorization", "cookie", "content-length", "content-type", "transfer-encoding", "host", "connection"}
+) | {"proxy-authorization", "expect", "range", "if-range"}
 
 
 class HttpBackend:
-    """Sends requests on one event loop: through our own pool, or through what the user injected.
+    """Sends requests on one event loop.
 
     Attributes:
-        slots: As many as calls may be under way at once.
-        pool: Our own pool; None where another engine is in use.
+        concurrency: As many as calls may be under way at once.
+        pool: Our own pool; None where the user's client or transport is in use.
         owned: Whether it is ours to close.
     """
 
-    def __init__(self, http: Http, limits: Limits, address: str, context: ssl.SSLContext | None) -> None:
-        self._timeout = {"connect": limits.connect, "read": limits.call, "write": limits.call}
+    def __init__(self, http: Http, limits: Limits, context: ssl.SSLContext | None) -> None:
         self.concurrency = anyio.Semaphore(limits.connections, fast_acquire=True)
-        self._client: Any = None
-        self._transport: httpx.AsyncBaseTransport
-        self.owned = True
+        self.owned = http is None or isinstance(http, str)
         self.pool: ConnectionPool | None = None
-        proxy = http if isinstance(http, str) else None if http is not None else environment_proxy(address)
-        if http is None and proxy is None:
+        self._limits = limits
+        self._context = context
+        self._client: Any = None
+        self._transport: _TransportLike | None = None
+        self._proxy = Proxy.parse(http, "Client(http=...)") if isinstance(http, str) else None
+        self._routes: dict[str, Proxy | None] = {}
+        self._proxied: dict[str, _TransportLike] = {}
+        if http is None:
             self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
-            return
-        import httpx  # noqa: PLC0415  # when it is needed
-
-        if proxy is not None:
-            self._transport = httpx.AsyncHTTPTransport(
-                proxy=proxy,
-                verify=context or True,
-                limits=httpx.Limits(
-                    max_connections=limits.connections,
-                    max_keepalive_connections=limits.connections,
-                    # httpx's pool cannot keep old connections from paid calls alone, so here none grows old.
-                    keepalive_expiry=limits.paid_max_idle,
-                ),
-            )
-        elif isinstance(http, httpx.AsyncBaseTransport):
-            self._transport, self.owned = http, False
-        else:
-            self._client, self.owned = http, False
+        elif hasattr(http, "handle_async_request"):
+            self._transport = cast("_TransportLike", http)
+        elif not isinstance(http, str):
+            self._client = http
 
     async def send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes, extensions: dict[str, Any]
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        seconds: float | None = None,
+        extensions: Mapping[str, Any] | None = None,
     ) -> Response:
-        """Send a request; the response's body is still to be read, and the response to be closed."""
+        """Send a request. The response's body is still to be read, and the response to be closed.
+
+        Args:
+            method: Such as ``"GET"``.
+            url: Where to.
+            headers: All of them; what a user's client adds is not for the provider's eyes, but for a gateway's.
+            body: The body.
+            seconds: Longest silence while sending and receiving; if None, that of the limits.
+            extensions: Of the pool and of httpcore.
+        """
+        silence = self._limits.call if seconds is None else seconds
+        timeout = {"connect": self._limits.connect, "read": silence, "write": silence, "pool": None}
+        extensions = {**(extensions or {}), "timeout": timeout}
         if self._client is not None:
-            request = self._client.build_request(
-                method, url, headers=headers, content=body or None, extensions=extensions
-            )
-            response: Response = await self._client.send(request, stream=True, auth=None, follow_redirects=False)
-            return response
-        extensions = {**extensions, "timeout": self._timeout}
-        if self.pool is not None:
-            return await _send(self.pool, method, _target(url), headers, body, extensions)
+            return await self._send_by_client(method, url, headers, body, extensions)
+        proxy = self.proxy_for(url)
+        if proxy is None and self.pool is not None:
+            return await _send(self.pool, method, url, headers, body, extensions)
         import httpx  # noqa: PLC0415  # when it is needed
 
-        return await self._transport.handle_async_request(
-            httpx.Request(method, url, headers=headers, content=body or None, extensions=extensions)
-        )
+        request = httpx.Request(method, str(url), headers=headers, content=body or None, extensions=extensions)
+        transport = self._transport if proxy is None else self._through(proxy)
+        assert transport is not None  # noqa: S101  # there is a pool, a client, a transport or a proxy
+        return _wrap(await transport.handle_async_request(request))
+
+    async def _send_by_client(
+        self, method: str, url: Url, headers: Mapping[str, str], body: bytes, extensions: Mapping[str, Any]
+    ) -> Response:
+        """Send by the transport that a user's client has for the address.
+
+        The client itself decides nothing: its time-outs, redirects, authentication, cookies and parameters are for the
+        user's own calls, and an answer to a paid call must not be lost to a hook that raises.
+        """
+        client = self._client
+        if getattr(client, "is_closed", False):
+            raise ConfigurationError("the client given as http was closed; nothing was sent")
+        request = client.build_request(method, str(url), content=body or None, extensions=extensions)
+        request.url = type(request.url)(str(url))  # without the client's own parameters
+        for name in _NOT_THE_CLIENTS - ({"content-length", "transfer-encoding"} if body else set()) - {"host"}:
+            request.headers.pop(name, None)
+        request.headers.update(headers)
+        choose = getattr(client, "_transport_for_url", None)
+        if choose is None:  # not httpx, but of its shape
+            return _wrap(await client.send(request, stream=True, auth=None, follow_redirects=False))
+        hooks = getattr(client, "event_hooks", {})
+        for hook in hooks.get("request", ()):
+            try:
+                await hook(request)
+            except Exception as error:
+                raise ConfigurationError(
+                    f"a request hook of the client given as http failed: {type(error).__name__}; nothing was sent"
+                ) from error
+        response = await choose(request.url).handle_async_request(request)
+        response.request = request
+        for hook in hooks.get("response", ()):
+            try:
+                await hook(response)
+            except Exception as error:  # noqa: BLE001  # a hook must not lose the answer
+                log.warning("a response hook of the client given as http failed: %s", type(error).__name__)
+        return _wrap(response)
+
+    def proxy_for(self, url: Url) -> Proxy | None:
+        """The proxy that requests to `url` go through; None: none, or the user's client or transport decides.
+
+        Raises:
+            ConfigurationError: The environment names one that cannot be used.
+        """
+        if self.pool is None:
+            return self._proxy
+        if url.origin not in self._routes:
+            self._routes[url.origin] = environment_proxy(url)
+        return self._routes[url.origin]
+
+    def _through(self, proxy: Proxy) -> _TransportLike:
+        import httpx  # noqa: PLC0415  # when it is needed
+
+        if proxy.url not in self._proxied:
+            connections = self._limits.connections
+            self._proxied[proxy.url] = httpx.AsyncHTTPTransport(
+                proxy=proxy.url,
+                verify=self._context or True,
+                limits=httpx.Limits(
+                    max_connections=connections,
+                    max_keepalive_connections=connections,
+                    # httpx's pool cannot keep old connections from paid calls alone, so here none grows old.
+                    keepalive_expiry=self._limits.paid_max_idle,
+                ),
+            )
+        return self._proxied[proxy.url]
 
     @asynccontextmanager
-    async def open(self, method: str, url: str, headers: dict[str, str]) -> AsyncIterator[Response]:
+    async def open(self, method: str, url: Url, headers: Mapping[str, str]) -> AsyncIterator[Response]:
         """A request without a body whose answer is read while it is open."""
-        response = await self.send(method, url, headers, b"", {"retry_stale": True})
+        response = await self.send(method, url, headers, extensions={"retry_stale": True})
         try:
             yield response
         finally:
@@ -108,12 +206,14 @@ class HttpBackend:
 
     @property
     def connected(self) -> bool:
-        """Whether it has connections; of an engine that is not our pool, that is not known, and taken to be so."""
-        return self.pool is None or self.pool.statistics().connections > 0
+        """Whether it has connections. Of what is not our pool that is not known, and assumed."""
+        return bool(self._proxied) or self.pool is None or self.pool.statistics().connections > 0
 
     async def aclose(self) -> None:
-        """Close the connections; of an engine that is `owned` only."""
-        await (self.pool or self._transport).aclose()
+        """Close the connections, if it is `owned`."""
+        for transport in (*self._proxied.values(), *((self.pool,) if self.pool is not None else ())):
+            await transport.aclose()
+        self._proxied.clear()
 
 
 class _Body:
@@ -133,75 +233,35 @@ class _Body:
         return self._rest.pop()
 
 
-class _Answer:
-    """A response of our own pool. What httpx would put around it costs as much as the sending."""
-
-    def __init__(self, response: httpcore.Response) -> None:
-        self.status_code = response.status
-        self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        self._response = response
-        self._parts = aiter(cast("AsyncIterable[bytes]", response.stream))
-        packed = self.headers.get("content-encoding", "identity") in {"gzip", "x-gzip"}
-        self._unpack = zlib.decompressobj(_GZIP) if packed else None
-
-    def aiter_bytes(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._unpack is None:
-            return await anext(self._parts)
-        if not self._unpack.unconsumed_tail:
-            packed = await anext(self._parts)
-        else:
-            packed = self._unpack.unconsumed_tail
-        try:
-            return self._unpack.decompress(packed, _PIECE)  # a little at a time: whoever reads has a limit
-        except zlib.error as error:
-            raise UnreadableReply(f"the answer is not the gzip that it says it is: {error}") from error
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
-
-
 async def _send(
     pool: ConnectionPool,
     method: str,
-    target: httpcore.URL,
-    headers: dict[str, str],
+    url: Url,
+    headers: Mapping[str, str],
     body: bytes,
     extensions: dict[str, Any],
 ) -> Response:
-    host = target.host.decode("ascii")
-    host = f"[{host}]" if ":" in host else host
-    framing: dict[str | bytes, str | bytes] = {"host": host if target.port is None else f"{host}:{target.port}"}
+    """Send by our own pool. What httpx would put around it costs as much as the sending."""
+    framing: dict[str | bytes, str | bytes] = {"host": url.netloc}
     if body:
         framing["content-length"] = str(len(body))
     framing.update(headers)
+    target = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
     request = httpcore.Request(method, target, headers=framing, content=_Body(body), extensions=extensions)
-    return _Answer(await pool.handle_async_request(request))
+    response = await pool.handle_async_request(request)
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
+    return Response(response.status, pairs, aiter(cast("AsyncIterable[bytes]", response.stream)), response.aclose)
 
 
-def _target(url: str) -> httpcore.URL:
-    """The URL as httpcore wants it; httpx spells out what is not plain."""
-    if url.isascii() and " " not in url:
-        parts = urlsplit(url)
-        path = parts.path or "/"
-        return httpcore.URL(
-            scheme=parts.scheme,
-            host=parts.hostname or "",
-            port=parts.port,
-            target=f"{path}?{parts.query}" if parts.query else path,
-        )
-    import httpx  # noqa: PLC0415  # when it is needed
-
-    whole = httpx.URL(url)
-    return httpcore.URL(scheme=whole.raw_scheme, host=whole.raw_host, port=whole.port, target=whole.raw_path)
+def _wrap(response: httpx.Response) -> Response:
+    """A response of httpx, or of a library of its shape."""
+    pairs = response.headers.multi_items()
+    if response.is_stream_consumed:  # by a mock, or by a hook of the user's; it is unpacked then
+        return Response(response.status_code, pairs, response.aiter_bytes(), response.aclose, unpacked=True)
+    return Response(response.status_code, pairs, response.aiter_raw(), response.aclose)
 
 
-def _require_engine(http: Http) -> None:
+def _require_backend(http: Http) -> None:
     """Refuse what cannot carry a request."""
     import httpx  # noqa: PLC0415  # when it is needed
 
@@ -214,15 +274,15 @@ def _require_engine(http: Http) -> None:
 
 
 class PerLoopBackend:
-    """The engines of one address, one for each event loop, each made on first use."""
+    """The backends of one address, one for each event loop, each made on first use."""
 
     _end: AsyncGenerator[None, None] | None = None
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
         if isinstance(http, str):
-            require_proxy(http)
+            Proxy.parse(http, "Client(http=...)")
         elif http is not None:
-            _require_engine(http)
+            _require_backend(http)
         self._http, self._limits, self._address = http, limits, address
         self._loop: object = None
         self._making: tuple[object, anyio.Lock] | None = None
@@ -230,7 +290,7 @@ class PerLoopBackend:
         self._open: list[HttpBackend] = []  # what `_end` is to close: one of ours, or none
 
     async def current(self) -> HttpBackend:
-        """The engine of the running event loop."""
+        """The backend of the running event loop."""
         if self._backend is not None and current_token() == self._loop:
             return self._backend
         making = self._making
@@ -244,22 +304,22 @@ class PerLoopBackend:
     async def _make(self) -> HttpBackend:
         ours = self._http is None or isinstance(self._http, str)
         context = await to_thread.run_sync(ssl_context, limiter=anyio.CapacityLimiter(1)) if ours else None
-        engine = self._backend = HttpBackend(self._http, self._limits, self._address, context)
+        backend = self._backend = HttpBackend(self._http, self._limits, context)
         self._loop = current_token()
         self._end = None
-        if engine.owned:
-            self._open = [engine]
+        if backend.owned:
+            self._open = [backend]
             self._end = _closing(self._open)
             with contextlib.suppress(StopIteration):
                 self._end.__anext__().send(None)  # to its yield; it awaits nothing before
-        return engine
+        return backend
 
     def statistics(self) -> PoolStatistics | None:
         """The connections of the pool in use; None where there is no pool of ours."""
         return self._backend.pool.statistics() if self._backend and self._backend.pool else None
 
     async def aclose(self) -> None:
-        """Close the engine of the running event loop."""
+        """Close the backend of the running event loop."""
         end, self._end, self._backend = self._end, None, None
         if end is not None and current_token() == self._loop:
             await end.aclose()
@@ -269,7 +329,7 @@ class PerLoopBackend:
             return
         if self._open[0].connected:
             warnings.warn(
-                f"a Client was dropped while it had connections to {urlsplit(self._address).netloc}: close it, by "
+                f"a Client was dropped while it had connections to {Url.parse(self._address).netloc}: close it, by "
                 "`async with Client(...) as client:` or by `await client.aclose()`",
                 ResourceWarning,
                 stacklevel=1,
@@ -281,15 +341,15 @@ class PerLoopBackend:
             self._end.aclose().send(None)
 
 
-async def _closing(engines: list[HttpBackend]) -> AsyncGenerator[None, None]:
-    """Close the engines when this is closed, at the latest by the event loop at its end.
+async def _closing(backends: list[HttpBackend]) -> AsyncGenerator[None, None]:
+    """Close the backends when this is closed, at the latest by the event loop at its end.
 
-    An engine cannot outlive its loop, and a client that is used over several `asyncio.run` calls is not closed between
+    A backend cannot outlive its loop, and a client that is used over several `asyncio.run` calls is not closed between
     them. But every loop closes the async generators that were begun in it before it ends.
     """
     try:
         yield
     finally:
-        while engines:
+        while backends:
             with anyio.CancelScope(shield=True):
-                await engines.pop().aclose()
+                await backends.pop().aclose()

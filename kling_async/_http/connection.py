@@ -141,7 +141,17 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it is sound, and may carry another request: not while it is busy, if it speaks HTTP/1.1."""
-        return self.stream.connects and not self.stream.broken and self.http.is_available()
+        return self.stream.connects and not self.stream.broken and self.http.is_available() and not self._has_unread
+
+    @property
+    def _has_unread(self) -> bool:
+        """Whether the server sent more than its answer.
+
+        These bytes wait in h11's buffer, where no look at the socket finds them, and the next request would be given
+        them as its answer. httpcore and h11 have no public way to ask, so what is not found there counts as nothing.
+        """
+        state = getattr(getattr(self.http, "_connection", None), "_h11_state", None)
+        return state is not None and state.trailing_data != (b"", False)
 
     async def make_room(self) -> None:
         """Close the connection whose slot this one took."""

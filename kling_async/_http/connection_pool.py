@@ -57,6 +57,10 @@ _STREAMS_PER_CONNECTION = 100
 _LOST = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
 
 
+class PoolClosed(RuntimeError):
+    """The pool was closed before a connection was had; nothing was sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
     """What a pool holds now, and what it has done.
@@ -152,7 +156,7 @@ class ConnectionPool:
             httpcore.NetworkError: As from httpcore: `ConnectError`, `ReadError`, `WriteError`.
             httpcore.TimeoutException: As from httpcore: `ConnectTimeout`, `ReadTimeout`, `WriteTimeout`.
             httpcore.RemoteProtocolError: The server hung up, or did not answer in HTTP.
-            RuntimeError: The pool was closed; nothing was sent.
+            PoolClosed: The pool was closed; nothing was sent.
         """
         max_idle = min(request.extensions.get("max_idle", self._keepalive), self._keepalive)
         connection = await self._lease(request, max_idle)
@@ -275,7 +279,7 @@ class ConnectionPool:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise RuntimeError("The connection pool was closed; nothing was sent. Use a client that is open.")
+            raise PoolClosed("The connection pool was closed; nothing was sent. Use a client that is open.")
 
     def _redeem(self, ticket: _Ticket) -> Connection:
         self._require_open()

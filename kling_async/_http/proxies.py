@@ -1,34 +1,130 @@
-"""Which proxy a request goes through."""
+"""Which proxy a request goes through: parsed once, decided for each host."""
 
 from __future__ import annotations
 
+import importlib.util
+import ipaddress
+import os
+import re
 import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from kling_async._errors import ConfigurationError
+from kling_async._urls import Url
 
-__all__ = []
+__all__ = ["Proxy", "bypasses_proxy", "environment_proxy"]
+
+_SCHEMES = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
 
 
-def environment_proxy(address: str) -> str | None:
-    """The proxy that the environment names for `address`, by the usual variables."""
-    parts = urlsplit(address)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy's address.
+
+    Attributes:
+        url: The address, which may contain a password.
+        shown: The address without user and password.
+        source: Where it was named: a variable, or ``Client(http=...)``.
+    """
+
+    url: str
+    shown: str
+    source: str
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.shown!r}, source={self.source!r})"
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Proxy:
+        """Parse the address of a proxy. One without a scheme is an http proxy, as for other programs.
+
+        Raises:
+            ConfigurationError: It is none, or this installation cannot use it. The message never repeats the text,
+                which may contain a password.
+        """
+        given = text.strip()
+        if "://" not in given:
+            given = f"http://{given}"
+        try:
+            parts = urlsplit(given)
+            user, at, _ = parts.netloc.rpartition("@")
+            # The host is judged like that of any address, whatever the scheme.
+            origin = Url.parse(f"http://{parts.netloc.removeprefix(user + at)}")
+            port = parts.port
+        except ValueError as error:
+            raise _unusable(source, f"is not the address of a proxy: {error}") from None
+        if parts.scheme not in _SCHEMES:
+            kinds = "http, https, socks5 or socks5h"
+            raise _unusable(source, f"names a proxy of the kind {parts.scheme[:20]!r}; it must be {kinds}")
+        scheme = _SCHEMES[parts.scheme]
+        if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            raise _unusable(source, "names a SOCKS proxy, which needs one more package: pip install 'httpx[socks]'")
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        address = host if port is None else f"{host}:{port}"
+        return cls(f"{scheme}://{user}{at}{address}", f"{scheme}://{address}", source)
+
+
+def _unusable(source: str, flaw: str) -> ConfigurationError:
+    remedy = "" if source.startswith("Client") else "; correct or unset the variable, or name the host in NO_PROXY"
+    return ConfigurationError(f"{source} {flaw}; a proxy looks like http://proxy.example:3128{remedy}")
+
+
+def environment_proxy(url: Url) -> Proxy | None:
+    """The proxy that the environment (or the system's settings) names for an address; None: it is reached directly.
+
+    Raises:
+        ConfigurationError: The environment names one that cannot be used.
+    """
     proxies = urllib.request.getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
+    scheme = url.scheme if proxies.get(url.scheme) else "all"
+    named = proxies.get(scheme)
+    if not named:
+        return None
+    if (exceptions := proxies.get("no")) is not None:
+        if bypasses_proxy(url, exceptions):
+            return None
+    elif not urllib.request.getproxies_environment() and urllib.request.proxy_bypass(url.host):
+        return None  # the settings of macOS or Windows
+    return Proxy.parse(named, _variable(f"{scheme}_proxy", os.environ))
 
 
-def require_proxy(url: str) -> None:
-    """Refuse what is no proxy's URL, without repeating it: it may carry a password."""
-    import httpx  # noqa: PLC0415  # when it is needed
+def _variable(name: str, environment: Mapping[str, str]) -> str:
+    return next((each for each in (name, name.upper()) if environment.get(each)), name.upper())
 
+
+def bypasses_proxy(url: Url, exceptions: str) -> bool:
+    """Whether ``NO_PROXY`` excepts an address.
+
+    Its entries are separated by commas or blanks. Each is ``*``, a host (which stands for the hosts below it as well,
+    with or without a leading dot or ``*.``), an IP address, or a network such as ``10.0.0.0/8``. A port may follow.
+    """
+    return any(_excepts(entry, url) for entry in re.split(r"[\s,]+", exceptions.strip().lower()) if entry)
+
+
+def _excepts(entry: str, url: Url) -> bool:
+    entry = entry.rpartition("://")[2]
+    if entry == "*":
+        return True
+    if "/" in entry:
+        network = _network(entry)
+        return network is not None and url.address is not None and url.address in network
+    host, port = entry, ""
+    if match := re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d{1,5})", entry):
+        host, port = match.groups()
+    host = host.strip("[]").removeprefix("*").strip(".")
+    if not host or (port and int(port) != url.port):
+        return False
+    if url.address is not None:
+        network = _network(host)
+        return network is not None and url.address in network
+    return url.host == host or url.host.endswith(f".{host}")
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    """The network that an entry names; an address is a network of one."""
     try:
-        proxy = httpx.Proxy(url)
-    except (ValueError, httpx.InvalidURL):
-        proxy = None
-    if proxy is None or not proxy.url.host:
-        raise ConfigurationError(
-            "the text given as Client(http=...) is not the URL of a proxy; one looks like http://proxy.example:3128 "
-            "(also https, socks5, socks5h)"
-        )
+        return ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
+    except ValueError:
+        return None

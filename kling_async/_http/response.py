@@ -1,33 +1,142 @@
-"""A response whose body is read in pieces."""
+"""An HTTP response, whichever backend it comes from: its headers by the standard, its body unpacked and in pieces."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 import anyio
 
-__all__ = ["Response", "read_body"]
+from kling_async._errors import UnreadableReply
 
+__all__ = ["Response", "header_values", "join_headers", "read_body"]
 
-_GZIP = 16 + zlib.MAX_WBITS
 _PIECE = 256 * 1024  # bytes that are unpacked at once
+_CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
-class Response(Protocol):
-    """The part of a response, of whichever engine, that is used."""
+def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by lower-case name. A header that is repeated is one list (RFC 9110, 5.3)."""
+    joined: dict[str, str] = {}
+    for given, value in pairs:
+        name = given.lower()
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
 
-    status_code: int
-    headers: Any
 
-    def aiter_bytes(self) -> AsyncIterator[bytes]:
-        """The decoded body, piece by piece."""
-        ...
+def header_values(headers: Mapping[str, str], name: str) -> list[str]:
+    """The members of a header that is a list of words: lower case, without parameters and empty members."""
+    members = (member.partition(";")[0].strip().lower() for member in headers.get(name, "").split(","))
+    return [member for member in members if member]
+
+
+class Response:
+    """A response whose body is still to be read. It must be closed.
+
+    Args:
+        status: The status code.
+        headers: Name and value of each header, in the order in which they came.
+        parts: The body as it came, piece by piece.
+        close: Gives the connection back.
+        unpacked: Whether `parts` are unpacked already.
+
+    Attributes:
+        status_code: The status code.
+        headers: Header values by lower-case name.
+        packed: Whether the body came packed, so that lengths in the headers are not those of its content.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        headers: Iterable[tuple[str, str]],
+        parts: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+        *,
+        unpacked: bool = False,
+    ) -> None:
+        self.status_code = status
+        self.headers = join_headers(headers)
+        codings = [coding for coding in header_values(self.headers, "content-encoding") if coding != "identity"]
+        self.packed = bool(codings)
+        self._parts = parts
+        self._close = close
+        self._codings: Sequence[str] = () if unpacked else codings
+        self._unpackers: list[_Unpacker] | None = None
+        self._ready: Iterator[bytes] = iter(())
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._codings:
+            return await anext(self._parts)
+        if self._unpackers is None:
+            self._unpackers = [_Unpacker(coding) for coding in reversed(self._codings)]
+        while True:
+            try:
+                piece = next(self._ready, None)
+            except zlib.error as error:
+                raise UnreadableReply(
+                    f"the answer is not the {self._codings[-1]} that it says it is: {error}"
+                ) from error
+            if piece is not None:
+                return piece
+            try:
+                packed = await anext(self._parts)
+            except StopAsyncIteration:
+                if not all(unpacker.complete for unpacker in self._unpackers):
+                    raise UnreadableReply("the packed answer ends in the middle") from None
+                raise
+            self._ready = _unpack(self._unpackers, packed)
 
     async def aclose(self) -> None:
         """Give the connection back."""
-        ...
+        await self._close()
+
+
+class _Unpacker:
+    """One coding of a body. A gzip body may consist of several members (RFC 1952, 2.2)."""
+
+    def __init__(self, coding: str) -> None:
+        if coding not in _CODINGS:
+            raise UnreadableReply(f"the answer is packed as {coding[:40]!r}, which was not asked for")
+        self._window = _CODINGS[coding]
+        self._member = zlib.decompressobj(self._window)
+        self._begun = False
+        self._members = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether no member is cut off."""
+        return not self._begun
+
+    def unpack(self, packed: bytes) -> Iterator[bytes]:
+        while packed:
+            if not self._begun and self._members and not packed.lstrip(b"\0"):
+                return  # padding after the last member
+            self._begun = True
+            piece = self._member.decompress(packed, _PIECE)  # a little at a time: whoever reads has a limit
+            if piece:
+                yield piece
+            packed = self._member.unconsumed_tail
+            while not packed and len(piece) == _PIECE and not self._member.eof:
+                piece = self._member.decompress(b"", _PIECE)
+                if piece:
+                    yield piece
+            if self._member.eof:
+                packed = self._member.unused_data
+                self._member, self._begun = zlib.decompressobj(self._window), False
+                self._members += 1
+
+
+def _unpack(unpackers: Sequence[_Unpacker], packed: bytes) -> Iterator[bytes]:
+    first, *others = unpackers
+    for piece in first.unpack(packed):
+        if others:
+            yield from _unpack(others, piece)
+        else:
+            yield piece
 
 
 async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
@@ -37,8 +146,8 @@ async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]
     them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
     """
     failure: Exception | None = None
-    with anyio.CancelScope() as report:
-        async for part in response.aiter_bytes():
+    with anyio.CancelScope() as reading:
+        async for part in response:
             if failure is not None:
                 continue
             try:
@@ -46,6 +155,6 @@ async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]
                     await take(part)
             except Exception as error:  # noqa: BLE001  # raised below
                 failure = error
-                report.cancel()
+                reading.cancel()
     if failure is not None:
         raise failure

@@ -1,4 +1,4 @@
-"""Back-pressure: what to do when a provider says "not now"."""
+"""Throttling: what to do when a provider says "not now"."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 import anyio
 
 from kling_async._clock import Clock
-from kling_async._errors import (
-    UnreadableReply,
-)
+from kling_async._errors import UnreadableReply
 from kling_async._exchange import Reply
 
-__all__ = []
+__all__ = ["Throttle", "retry_after"]
 
 
 @dataclass(slots=True)
 class Throttle:
-    """The pause of a lane after "too many calls", and the slow way back.
+    """The pause of all calls to a provider after "too many calls", and the slow way back.
 
     After a pause, calls leave one by one, `spacing` seconds apart; each success brings them closer, each new refusal
     doubles the distance.
@@ -31,7 +29,12 @@ class Throttle:
     strikes: int = 0
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
-    FIRST, LONGEST, CLOSEST, WIDEST = 1.0, 120.0, 0.01, 5.0
+    FIRST, LONGEST, CLOSEST, WIDEST = 1.0, 120.0, 0.01, 5.0  # s
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next call may leave."""
+        return max(0.0, self.until - self.clock.now())
 
     async def wait(self) -> None:
         """Wait until a call may leave."""
@@ -43,7 +46,10 @@ class Throttle:
             await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
     def on_refusal(self, retry_after: float | None) -> None:
-        """The provider said "not now": pause, for as long as it said if it did."""
+        """The provider said "not now": pause for as long as it said, if it did, but at most `LONGEST`.
+
+        A longer hint ends the call that received it (see `ProviderTransport`), and need not hold up all others.
+        """
         if self.clock.now() >= self.until:
             # Calls that left before the pause and are refused during it say nothing new, however many they are.
             self.strikes += 1
@@ -59,21 +65,22 @@ class Throttle:
             self.spacing = self.spacing * 0.9 if self.spacing > self.CLOSEST else 0.0
 
 
-_LONGEST_HINT = 86400.0  # s; what is longer is no number to reckon with
+_LONGEST_HINT = 86400.0  # s; what is longer is no hint but a mistake
 
 
 def retry_after(reply: Reply, now: float) -> float | None:
-    """Seconds that the provider wants to be left alone: from the header (seconds or date) or the body."""
-    header = reply.headers.get("retry-after", "").strip()
-    if header:
-        try:
-            return min(max(0.0, float(header)), _LONGEST_HINT)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now)
-        except (ValueError, OverflowError):
-            pass
+    """Seconds that the provider wants to be left alone; None: it does not say.
+
+    They stand in ``retry-after-ms`` (milliseconds), in ``retry-after`` (seconds, or a date by the provider's own clock,
+    which its ``date`` header shows), or in the body.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        given = reply.headers.get(name, "").partition(",")[0].strip()
+        if (hint := _hint(given, unit)) is not None:
+            return hint
+    if (date := _date(reply.headers.get("retry-after", ""))) is not None:
+        there = _date(reply.headers.get("date", ""))
+        return _bounded(date - (now if there is None else there))
     try:
         body = reply.json()
     except UnreadableReply:
@@ -82,5 +89,23 @@ def retry_after(reply: Reply, now: float) -> float | None:
         for name in ("retry_after", "retryAfter", "retry_after_seconds"):
             value = place.get(name) if isinstance(place, dict) else None
             if isinstance(value, int | float) and not isinstance(value, bool):
-                return float(min(max(0, value), _LONGEST_HINT))
+                return _bounded(value)
     return None
+
+
+def _hint(text: str, unit: float) -> float | None:
+    try:
+        return _bounded(float(text) / unit)
+    except ValueError:
+        return None
+
+
+def _date(text: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(text.strip()[:100]).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def _bounded(seconds: float) -> float | None:
+    return max(0.0, float(seconds)) if seconds <= _LONGEST_HINT else None

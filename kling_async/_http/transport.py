@@ -1,35 +1,37 @@
-"""The transport pool: one lane per provider, through which every call to that provider goes.
+"""Every call to one provider goes through one `ProviderTransport`.
 
 Theory of operation
 -------------------
-A *lane* performs flows. For each `Call` a flow yields, it waits at the gate (a provider that said "too many" pauses the
-whole lane, and calls then come back slowly), sends the call, reads the whole reply under a total deadline and a size
-cap, and decides what became of it:
+The transport runs flows. For each `Call` that a flow yields, it waits at the throttle (after "too many calls" all calls
+to the provider pause, and then come back slowly), sends the call, reads the whole reply under a total deadline and a
+size limit, and decides what became of it:
 
 =========  =====================================================================================================
 not sent   The connection was never made, or nothing had been written to it. Sent again, whatever the effect.
-refused    A complete answer in the provider's own error shape. Handed to the flow, which raises the typed error.
-           "Not now" (429; 503 in the provider's own words) pauses the lane and is sent again.
+refused    A complete answer whose status says so (`_status_codes`). The flow raises the typed error. "Not now" (429;
+           503 in the provider's own words) pauses all calls and is sent again, unless the provider names a time that
+           is longer than the limits allow to wait.
 answered   A complete, readable answer with success status. Handed to the flow.
 lost       Everything else. READ and WRITE calls are sent again. A PAID call is sent again only if the provider
            recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
 =========  =====================================================================================================
 
-A call that succeeds at once meets no retry machinery; stamina enters after a first failure. Repetitions of READs draw
-on a quota that only successes refill, so that a burst of 5xx under thousands of pollers does not become a storm.
+Whether a request was sent is told by the steps that httpcore reports (`paid_call`) and by one table of errors
+(`failures`). Retries of READ calls draw on a quota that only successes refill, so that a burst of 5xx while thousands
+of jobs are polled does not become a storm.
 
-Underneath is an engine (`backend`). This is the only file that knows stamina. What stamina logs of a repetition, or
-counts in Prometheus, is decided by its hooks. There is one set of them for the whole program, and (as of 26.1) none for
-a single call, so they are the program's, and are left alone here.
+This is the only file that knows stamina. What stamina itself logs of a retry is decided by its hooks, which belong to
+the whole program. It is silent unless the program configures logging. Our own record says what, why and how long.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import stamina
@@ -48,16 +50,22 @@ from kling_async._errors import (
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._http.backend import USER_AGENT, Http, HttpBackend, PerLoopBackend
 from kling_async._http.connection_pool import PoolStatistics
+from kling_async._http.failures import Sent, forget_frames, was_sent
 from kling_async._http.limits import Limits
-from kling_async._http.paid_call import PaidCallTrace, was_never_sent
+from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.response import Response, read_body
 from kling_async._http.throttle import Throttle, retry_after
+from kling_async._redaction import HiddenText
+from kling_async._status_codes import Meaning, meaning_of
+from kling_async._urls import Url
 from kling_async.providers._base.provider import Provider
 
 __all__ = ["ProviderStatistics", "ProviderTransport"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
+# Without a handler, Python prints warnings of a logger to the terminal, and those of stamina are a bare event name.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 class RetryableFailure(Exception):
@@ -65,26 +73,26 @@ class RetryableFailure(Exception):
 
     Attributes:
         error: What to raise when it is not.
-        patient: It failed because the provider said "not now", which may last.
+        throttled: It failed because the provider said "not now", which may last.
     """
 
-    def __init__(self, error: KlingError, *, patient: bool = False) -> None:
+    def __init__(self, error: KlingError, *, throttled: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
-        self.throttled = patient
+        self.throttled = throttled
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatistics:
-    """What one lane has done so far.
+    """What was sent to one provider so far.
 
     Attributes:
-        calls: Calls sent, repetitions included.
-        repeated: Calls sent again after a failure.
-        refused: "Not now" answers.
+        calls: Calls sent, retries included.
+        retried: Calls sent again after a failure.
+        throttled: "Not now" answers.
         lost: Paid calls whose answer was lost.
-        paused: Whether the lane waits because the provider said so.
-        connections: The pool's state; None where the user's own engine is in use.
+        paused: Whether calls wait because the provider said so.
+        connections: The pool's state; None where the user's own client or transport is in use.
     """
 
     calls: int
@@ -96,12 +104,12 @@ class ProviderStatistics:
 
 
 class ProviderTransport:
-    """Everything that goes to one provider.
+    """Sends everything that goes to one provider.
 
     Args:
         provider: Whose calls these are.
         limits: The bounds.
-        http: What the user injected, or None.
+        http: What the user passed as ``Client(http=...)``, or None.
         clock: The client's clock.
     """
 
@@ -115,12 +123,14 @@ class ProviderTransport:
         self._quota = float(limits.retry_budget)
         self._counts = {"calls": 0, "retried": 0, "throttled": 0, "lost": 0}
 
-    async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None) -> T:
+    async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None, *, retry: bool = True) -> T:
         """Run a flow to its end.
 
         Args:
             flow: What to run.
-            trace: Told how far its paid call got; read it when the flow is cancelled.
+            trace: Records how far its paid call got. Read it when the flow is cancelled.
+            retry: Whether a call that failed may be sent again. False for a caller that counts every call itself, such
+                as the poller under a rate limit.
 
         Raises:
             AnswerLost: A paid call was sent and its outcome is not known.
@@ -131,7 +141,7 @@ class ProviderTransport:
         try:
             call = next(flow)
             while True:
-                reply = await self.call(call, trace)
+                reply = await self.call(call, trace, retry=retry)
                 call = flow.send(reply)
         except StopIteration as end:
             value: T = end.value
@@ -141,7 +151,7 @@ class ProviderTransport:
                 self._warn(call, reply, "cannot be used")
             if trace.paid:
                 self._counts["lost"] += 1
-                raise self._lost(error.message) from error
+                raise self._lost(error.message, reply) from error
             raise
         except AnswerLost:
             self._counts["lost"] += 1
@@ -149,18 +159,20 @@ class ProviderTransport:
         finally:
             flow.close()
 
-    async def call(self, call: Call, trace: PaidCallTrace) -> Reply:
-        """Make one call, again where that is safe and may help; the reply may be a refusal that is final."""
-        try:
-            return await self._attempt(call, trace)
-        except RetryableFailure as failed:
-            first = failed
-        others = 0
-        # The alternative to one more repetition of a paid call is a submission whose outcome nobody knows.
+    async def call(self, call: Call, trace: PaidCallTrace, *, retry: bool = True) -> Reply:
+        """Make one call, again where that is safe and may help. The reply may be a refusal that is final."""
+        if not retry:
+            try:
+                return await self._attempt(call, trace, retry_stale=False)
+            except RetryableFailure as failure:
+                raise failure.error from failure.__cause__
+        failed = 0
+        begin = self._clock.now()
+        # The alternative to one more attempt of a paid call is a submission whose outcome nobody knows.
         attempts = self.limits.max_attempts * (2 if call.repeatable else 1)
 
         def again(failure: Exception) -> bool | float:
-            nonlocal others
+            nonlocal failed
             if not isinstance(failure, RetryableFailure):
                 return False
             trace.lost = trace.lost or isinstance(failure.error, AnswerLost)
@@ -168,146 +180,263 @@ class ProviderTransport:
             if trace.lost and not trace.may_repeat():
                 return False
             if failure.throttled:
-                return 0.01  # the gate does the waiting, for all calls of the lane alike
-            others += 1
-            return others < attempts and (call.effect is Effect.PAID or self._take_retry_token())
+                return self._waits_for_provider(call, failure.error, begin)
+            failed += 1
+            if failed >= attempts or not (call.effect is Effect.PAID or self._take_retry_token()):
+                return False
+            wait: float = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (failed - 1)) + random.uniform(0, _JITTER)  # noqa: S311
+            log.info("%s is sent again in %.1f s: %s", _shown(call), wait, failure)
+            return wait
 
         try:
-            async for attempt in stamina.retry_context(
-                on=again,
-                attempts=None,
-                timeout=self.limits.throttle_timeout,
-                wait_initial=0.2,
-                wait_max=10.0,
-                wait_jitter=0.5,
-            ):
+            async for attempt in stamina.retry_context(on=again, attempts=None, timeout=self.limits.throttle_timeout):
                 with attempt:
-                    if attempt.num == 1:
-                        raise first
-                    self._counts["retried"] += 1
+                    if attempt.num > 1:
+                        self._counts["retried"] += 1
                     return await self._attempt(call, trace)
         except RetryableFailure as failure:
             raise failure.error from failure.__cause__
         raise AssertionError("stamina ends with a return or an exception")
 
+    def _waits_for_provider(self, call: Call, error: KlingError, begin: float) -> bool | float:
+        """Whether to wait after "not now": not beyond what the limits allow. The throttle does the waiting."""
+        hint = getattr(error, "retry_after", None)
+        if hint is not None and self._clock.now() - begin + hint > self.limits.throttle_timeout:
+            return False
+        level = logging.WARNING if call.effect is Effect.PAID else logging.INFO
+        log.log(level, "%s waits for %.0f s: %s", _shown(call), self._throttle.pause, error)
+        return 0.01
+
     def _take_retry_token(self) -> bool:
-        """Take one repetition from the lane's quota."""
+        """Take one retry from the quota."""
         if self._quota < 1:
             return False
         self._quota -= 1
         return True
 
-    async def _attempt(self, call: Call, trace: PaidCallTrace) -> Reply:
+    async def _attempt(self, call: Call, trace: PaidCallTrace, *, retry_stale: bool = True) -> Reply:
         """Make the call once.
 
         Raises:
-            _Again: It failed in a way that allows to make it again.
+            RetryableFailure: It failed in a way that allows to make it again.
             KlingError: It failed for good.
         """
         trace.begin(Effect.READ)
         await self._throttle.wait()
-        engine = await self._backends.current()
+        backend = await self._backends.current()
         self._require_open()
+        url = self._url(call)
+        backend.proxy_for(url)  # a proxy that cannot be used is found before anything counts as sent
+        seconds = call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD
+        extensions: dict[str, Any] = {"retry_stale": retry_stale}
+        if call.effect is Effect.PAID:
+            extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
+        begin = anyio.current_time()
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
-            async with engine.concurrency:
+            async with backend.concurrency:
                 await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
                 self._require_open()
                 trace.begin(call.effect)
                 self._counts["calls"] += 1
-                with anyio.fail_after(call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD):
-                    reply = await self._exchange(engine, call, trace)
+                begin = anyio.current_time()
+                if call.effect is Effect.PAID:
+                    reply = await self._exchange_paid(backend, call, url, seconds, extensions)
+                else:
+                    with anyio.fail_after(seconds):
+                        reply = await self._exchange(backend, call, url, seconds, extensions)
         except ConfigurationError:
             raise
         except KlingError as error:
             raise self._classify_failure(call, error, sent=True) from error
         except Exception as error:
-            # Any engine's error lands here: httpx's, httpx2's, aiohttp's behind httpx, plain OS errors.
-            reached = not was_never_sent(error)
-            reason = (
-                "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
-            )
-            where = f"{self.provider.display_name} at {_host(call, self.provider)}"
-            failure = TransportFailed(
-                f"the connection to {where} broke before the answer was whole: {reason}"
-                if reached
-                else f"{where} could not be reached: {reason}; check the network and the address"
-            )
-            raise self._classify_failure(call, failure, sent=reached and trace.may_have_been_sent) from error
+            # Errors of any backend: of httpx, httpx2, aiohttp behind httpx, and plain ones of the operating system.
+            forget_frames(error)
+            sent = was_sent(error)
+            log.debug("%s: %s after %.0f ms", _shown(call), type(error).__name__, _milliseconds(begin))
+            raise self._classify_failure(
+                call,
+                self._transport_failed(backend, url, error, sent),
+                sent=sent is not Sent.NO and trace.may_have_been_sent,
+            ) from error
+        request_id = self.provider.errors.redact(reply.headers.get("x-request-id", "-"), _LONGEST_ID)
+        log.debug("%s: HTTP %d in %.0f ms, request id %s", _shown(call), reply.status, _milliseconds(begin), request_id)
         return self._classify_reply(call, reply)
 
-    async def _exchange(self, engine: HttpBackend, call: Call, trace: PaidCallTrace) -> Reply:
-        own = self.provider.is_own(call.url)
+    def _url(self, call: Call) -> Url:
+        """Where a call goes.
+
+        Raises:
+            ConfigurationError: It is no address; nothing was sent.
+        """
+        own = call.url.startswith("/")
+        try:
+            return Url.parse(self.provider.base_url + _escaped(call.url) if own else call.url)
+        except ValueError as error:
+            what = f"the address of {self.provider.display_name}" if own else "the address that a call goes to"
+            raise ConfigurationError(
+                f"{what} cannot be opened: {error}; nothing was sent", provider=self.provider.name
+            ) from None
+
+    async def _exchange_paid(
+        self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
+    ) -> Reply:
+        """Make a paid exchange, and judge the deadline only after what had arrived by then was read.
+
+        A process that was stopped (a laptop that slept, ``docker pause``) finds its deadline passed and the answer in
+        the socket at the same moment.
+        """
+        replies: list[Reply] = []
+        failure: Exception | None = None
+
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                await anyio.sleep(seconds)
+                await anyio.sleep(_LAST_LOOK)
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            try:
+                # The backend's own time-out must not be the first to fire.
+                replies.append(await self._exchange(backend, call, url, seconds + 2 * _LAST_LOOK, extensions))
+            except Exception as error:  # noqa: BLE001  # raised below, and not as a group
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not replies:
+            raise TimeoutError
+        return replies[0]
+
+    async def _exchange(
+        self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
+    ) -> Reply:
         headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
         headers.update(call.headers)
-        if own:
-            headers.update(self.provider.credentials())
-        extensions: dict[str, Any] = {"retry_stale": True}
-        if call.effect is Effect.PAID:
-            extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
-        url = self.provider.base_url + call.url if call.url.startswith("/") else call.url
-        response = await engine.send(call.method, url, headers, call.body, extensions)
+        if self.provider.is_own(call.url):
+            headers.update(self._credentials())
+        response = await backend.send(call.method, url, headers, call.body, seconds=seconds, extensions=extensions)
         try:
             content = await _read(response, call.max_bytes)
         finally:
             with anyio.CancelScope(shield=True):
                 await response.aclose()
-        return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
+        return Reply(response.status_code, response.headers, content)
+
+    def _credentials(self) -> dict[str, str]:
+        return {name: HiddenText(value) for name, value in self.provider.credentials().items()}
+
+    def _transport_failed(self, backend: HttpBackend, url: Url, error: Exception, sent: Sent) -> TransportFailed:
+        where = f"{self.provider.display_name} at {url.netloc}"
+        reason = "no answer in time" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
+        reason = self.provider.errors.redact(reason)
+        if sent is not Sent.NO:
+            return TransportFailed(f"the connection to {where} broke before the answer was whole: {reason}")
+        proxy = backend.proxy_for(url)
+        if proxy is None:
+            return TransportFailed(f"{where} could not be reached: {reason}; check the network and the address")
+        # What the library says of a proxy may contain its address, and that a password.
+        reason = reason.replace(proxy.url, proxy.shown)
+        return TransportFailed(
+            f"{where} could not be reached through the proxy {proxy.shown}: {reason}; nothing was sent; check "
+            f"{proxy.source}"
+        )
 
     def _classify_reply(self, call: Call, reply: Reply) -> Reply:
-        """The reply if it is final; else why it is not."""
-        if reply.ok:
+        """The reply if it is final; else why it is not.
+
+        Raises:
+            RetryableFailure: The call may be made again.
+            KlingError: It failed for good.
+        """
+        refusal = None if reply.ok else self.provider.errors.parse_error(reply)
+        meaning = meaning_of(reply.status, stated=refusal is not None)
+        if meaning is Meaning.SERVED:
             self._throttle.on_success()
             self._quota = min(self._quota + 0.1, self.limits.retry_budget)
-            if call.json and reply.status != _NO_CONTENT:
+            if call.json and reply.status != HTTPStatus.NO_CONTENT:
                 try:
                     reply.json()
                 except UnreadableReply as error:
                     self._warn(call, reply, "cannot be read")
-                    raise self._classify_failure(call, error, sent=True) from error
+                    raise self._classify_failure(call, error, sent=True, reply=reply) from error
             return reply
-        refusal = self.provider.errors.parse_error(reply)
-        if reply.status == _TOO_MANY or (reply.status == _UNAVAILABLE and refusal is not None):
-            return self._not_now(reply, refusal)
-        if reply.status in _PASSING or reply.status >= _SERVER_ERROR:
-            self._warn(call, reply, "reports a passing fault")
-            fault = refusal or self.provider.errors.make_error(
-                reply.status, None, "a gateway's answer, not the provider's"
-            )
-            raise self._classify_failure(call, fault, sent=True)
-        if call.effect is Effect.PAID and refusal is None:
-            self._warn(call, reply, "refuses a paid call in words that are not the provider's")
-            raise self._classify_failure(call, self.provider.errors.make_error(reply.status, None, None), sent=True)
-        self._throttle.on_success()
-        return reply
+        if meaning is Meaning.THROTTLED:
+            return self._throttled(reply, refusal)
+        if meaning is Meaning.MOVED:
+            raise self._moved(call, reply)
+        if meaning is Meaning.REFUSED:
+            if refusal is None:
+                self._warn(call, reply, "is a refusal in words that are not the provider's")
+            self._throttle.on_success()
+            return reply
+        self._warn(call, reply, "does not say what became of the call")
+        fault = refusal or self.provider.errors.make_error(reply.status, None, reply.excerpt())
+        raise self._classify_failure(call, fault, sent=True, reply=reply)
 
-    def _not_now(self, reply: Reply, refusal: KlingError | None) -> Reply:
+    def _moved(self, call: Call, reply: Reply) -> ConfigurationError:
+        """The error for a redirect. It is not followed: the API key would go to an address that nobody chose."""
+        name = self.provider.display_name
+        try:
+            target = self._url(call).join(reply.headers.get("location", ""))
+        except ValueError:
+            target = None
+        path = call.url.partition("?")[0]
+        if target is not None and target.target.partition("?")[0].endswith(path):
+            base = target.origin + target.target.partition("?")[0].removesuffix(path)
+            remedy = f"if that address is right, set {self.provider.identity().url_variable}={self.provider.errors.redact(base)}"
+        else:
+            remedy = f"check {self.provider.identity().url_variable}, or the base_url that was passed"
+        shown = self.provider.errors.redact(f"{target.origin}{target.target}") if target is not None else "no usable address"
+        bought = " Nothing was bought." if call.effect is Effect.PAID else ""
+        return ConfigurationError(
+            f"{name} redirects {call.method} {path} to {shown}, and redirects are not followed because the API key "
+            f"would go with them; {remedy}.{bought}",
+            provider=self.provider.name,
+            http_status=reply.status,
+        )
+
+    def _throttled(self, reply: Reply, refusal: KlingError | None) -> Reply:
         self._counts["throttled"] += 1
         after = retry_after(reply, self._clock.now())
-        error = refusal or self.provider.errors.make_error(reply.status, None, None)
+        error = refusal or self.provider.errors.make_error(reply.status, None, reply.excerpt())
         if isinstance(error, RateLimited | ProviderUnavailable):
             error.retry_after = after
         else:
-            # A refusal that waiting does not lift, dressed as one that it does (an empty account, say).
+            # A refusal that waiting does not lift, in the form of one that it does (an empty account, say).
             return reply
         self._throttle.on_refusal(after)
-        raise RetryableFailure(error, patient=True)
+        raise RetryableFailure(error, throttled=True)
 
-    def _classify_failure(self, call: Call, error: KlingError, *, sent: bool) -> KlingError | RetryableFailure:
+    def _classify_failure(
+        self, call: Call, error: KlingError, *, sent: bool, reply: Reply | None = None
+    ) -> KlingError | RetryableFailure:
         """What to raise for a call that got no usable answer."""
         error.provider = self.provider.name
-        if call.effect is not Effect.PAID or not sent or call.repeatable:
-            return RetryableFailure(self._lost(error.message) if sent and call.effect is Effect.PAID else error)
-        return self._lost(error.message)
+        if call.effect is not Effect.PAID or not sent:
+            return RetryableFailure(error)
+        # A provider's "try again later" is no advice here.
+        clear = reply is None or isinstance(error, UnreadableReply)
+        lost = self._lost(error.message if clear else "the answer does not say whether a job was bought", reply)
+        return RetryableFailure(lost) if call.repeatable else lost
 
-    def _lost(self, reason: str) -> AnswerLost:
-        return AnswerLost(reason, provider=self.provider.name)
+    def _lost(self, reason: str, reply: Reply | None = None) -> AnswerLost:
+        """The error for a paid call whose outcome is unknown, with what came back of it."""
+        if reply is None:
+            return AnswerLost(reason, provider=self.provider.name)
+        return AnswerLost(
+            f"{reason}; the answer was HTTP {reply.status}, {self.provider.errors.redact(reply.excerpt())}",
+            provider=self.provider.name,
+            http_status=reply.status,
+            request_id=self.provider.errors.redact(reply.headers.get("x-request-id", ""), _LONGEST_ID) or None,
+        )
 
     def _warn(self, call: Call, reply: Reply, what: str) -> None:
         # The key is looked for in more than is shown, so that no part of it is left at the end.
         head = self.provider.errors.redact(repr(reply.content[:4096]), 120)
-        log.warning("%s %s: HTTP %d %s: %s", call.method, call.url.partition("?")[0], reply.status, what, head)
+        log.warning("%s: the answer (HTTP %d) %s: %s", _shown(call), reply.status, what, head)
 
     async def stream(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
         """Open a stream of lines and pass each on, until the provider closes it.
@@ -319,30 +448,28 @@ class ProviderTransport:
         """
         await self._throttle.wait()
         self._counts["calls"] += 1
-        engine = await self._backends.current()
-        headers = {"user-agent": USER_AGENT, **call.headers, **self.provider.credentials()}
+        backend = await self._backends.current()
+        url = self._url(call)
+        headers = {"user-agent": USER_AGENT, **call.headers, **self._credentials()}
         try:
-            async with (
-                engine.concurrency,
-                engine.open(call.method, self.provider.base_url + call.url, headers) as response,
-            ):
-                if response.status_code != _OK:
-                    content = await _read(response, call.max_bytes)
-                    reply = Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, content)
-                    if reply.status == _TOO_MANY:
+            async with backend.concurrency, backend.open(call.method, url, headers) as response:
+                if response.status_code != HTTPStatus.OK:
+                    reply = Reply(response.status_code, response.headers, await _read(response, call.max_bytes))
+                    if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
                         self._throttle.on_refusal(retry_after(reply, self._clock.now()))
                     self.provider.errors.expect_json(reply)
                 await _pass_on(response, call.max_bytes, line)
         except KlingError:
             raise
         except Exception as error:
+            forget_frames(error)
+            reason = self.provider.errors.redact(f"{type(error).__name__} {error}".rstrip())
             raise TransportFailed(
-                f"the stream from {self.provider.display_name} broke off: {type(error).__name__} {error}".rstrip(),
-                provider=self.provider.name,
+                f"the stream from {self.provider.display_name} broke off: {reason}", provider=self.provider.name
             ) from error
 
     def statistics(self) -> ProviderStatistics:
-        """What the lane has done so far."""
+        """What was sent so far."""
         paused = bool(self._throttle.spacing)
         return ProviderStatistics(**self._counts, paused=paused, connections=self._backends.statistics())
 
@@ -398,14 +525,26 @@ async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitab
         await line(rest.decode("utf-8", "replace").strip())
 
 
-_OK = 200
-_NO_CONTENT = 204
-_TOO_MANY = 429
-_UNAVAILABLE = 503
-_SERVER_ERROR = 500
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
-_PASSING = frozenset({408, 425})
+_LAST_LOOK = 0.1  # s in which an answer is read that had arrived when the deadline of a paid call passed
+_LONGEST_ID = 100  # characters of a request id
+_FIRST_WAIT = 0.2  # s; doubled with each attempt
+_LONGEST_WAIT = 10.0  # s
+_JITTER = 0.5  # s
 
 
-def _host(call: Call, provider: Provider) -> str:
-    return urlsplit(provider.base_url if call.url.startswith("/") else call.url).netloc
+def _shown(call: Call) -> str:
+    """The call as it is named in the log: without its query, which may contain what nobody should see."""
+    return f"{call.method} {call.url.partition('?')[0]}"
+
+
+def _milliseconds(begin: float) -> float:
+    return (anyio.current_time() - begin) * 1000
+
+
+def _escaped(path: str) -> str:
+    """A path of the provider with what no address may contain percent-encoded."""
+    return "".join(f"%{ord(c):02X}" if c == "\\" or ord(c) <= ord(" ") or ord(c) == _DELETE else c for c in path)
+
+
+_DELETE = 0x7F

@@ -86,7 +86,8 @@ class ErrorMapper:
 
     def request_id(self, reply: Reply) -> str | None:
         """The provider's id of the HTTP request, for its support."""
-        return next((reply.headers[name] for name in self.request_id_headers if name in reply.headers), None)
+        given = next((reply.headers[name] for name in self.request_id_headers if name in reply.headers), None)
+        return given and self.redact(given, _LONGEST_ID)
 
     def make_error(
         self, http_status: int | None, code: str | None, message: str | None, *, request_id: str | None = None
@@ -135,7 +136,7 @@ class ErrorMapper:
         """
         if not reply.ok:
             raise self.parse_error(reply) or self.make_error(
-                reply.status, None, None, request_id=self.request_id(reply)
+                reply.status, None, reply.excerpt(), request_id=self.request_id(reply)
             )
         return reply.json()
 
@@ -295,6 +296,7 @@ def job_id(value: Any) -> str:
 
 _MAX_UNRECOGNIZED = 200  # characters of a text that is not understood
 _MAX_MESSAGE = 1000  # characters of a message about a job, which may be a whole traceback
+_LONGEST_ID = 100  # characters of a request id
 _BY_STATUS: Mapping[int, type[KlingError]] = {
     HTTPStatus.BAD_REQUEST: InvalidRequest,
     HTTPStatus.UNAUTHORIZED: Unauthorized,

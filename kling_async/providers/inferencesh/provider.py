@@ -85,7 +85,7 @@ class InferenceShErrors(ErrorMapper):
         """
         data = super().expect_json(reply)
         if isinstance(data, dict) and data.get("success") is False:
-            raise self.parse_error(reply) or self.make_error(reply.status, None, None)
+            raise self.parse_error(reply) or self.make_error(reply.status, None, reply.excerpt())
         return unwrapped(data)
 
     def read_error(self, data: Any) -> tuple[str | None, str | None] | None:
@@ -241,7 +241,7 @@ class InferenceSh(Provider):
         if reply.status == _CONFLICT or (error is not None and error.code == "invalid_transition"):
             return False
         if error is not None or not reply.ok:
-            raise error or self.errors.make_error(reply.status, None, None)
+            raise error or self.errors.make_error(reply.status, None, reply.excerpt())
         return True
 
     def stream(self, ref: JobRef) -> Stream:

@@ -135,7 +135,7 @@ class Runware(Provider):
         if any(text(row, "code") == TAKEN for row in errors):
             return StatusReport(Status.PENDING)
         if not reply.ok:
-            raise self.errors.parse_error(reply) or self.errors.make_error(reply.status, None, None)
+            raise self.errors.parse_error(reply) or self.errors.make_error(reply.status, None, reply.excerpt())
         if not rows and not errors:
             raise self.errors.unreadable("it says nothing of the task that was sent")
         if not rows and "status" not in errors[0]:
@@ -183,7 +183,7 @@ class Runware(Provider):
         if not silent:
             return found
         errors = {
-            uuid: self._refused(strays[0], reply) if strays else self.errors.make_error(reply.status, None, None)
+            uuid: self._refused(strays[0], reply) if strays else self.errors.make_error(reply.status, None, reply.excerpt())
             for uuid in silent
         }
         spoiled = reply.ok or reply.status in _SPOILED

@@ -219,7 +219,7 @@ async def test_a_refused_connection_of_an_injected_engine_is_tried_again(kind: s
 
 def test_what_is_no_engine_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="dict is none of them"):
-        Client(RunBlob("rb_key"), http={})
+        Client(RunBlob("rb_key"), http={})  # type: ignore[arg-type]  # that is the point
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
