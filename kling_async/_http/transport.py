@@ -372,24 +372,25 @@ class ProviderTransport:
                 self._warn(call, reply, "is a refusal in words that are not the provider's")
             self._throttle.on_success()
             return reply
-        self._warn(call, reply, "does not say what became of the call")
+        paid = call.effect is Effect.PAID
+        self._warn(call, reply, "does not say what became of the call" if paid else "reports a fault that may pass")
         fault = refusal or self.provider.errors.make_error(reply.status, None, reply.excerpt())
         raise self._classify_failure(call, fault, sent=True, reply=reply)
 
     def _moved(self, call: Call, reply: Reply) -> ConfigurationError:
         """The error for a redirect. It is not followed: the API key would go to an address that nobody chose."""
-        name = self.provider.display_name
+        name, variable = self.provider.display_name, self.provider.identity().url_variable
+        redact = self.provider.errors.redact
         try:
             target = self._url(call).join(reply.headers.get("location", ""))
         except ValueError:
             target = None
         path = call.url.partition("?")[0]
+        remedy = f"check {variable}, or the base_url that was passed"
         if target is not None and target.target.partition("?")[0].endswith(path):
             base = target.origin + target.target.partition("?")[0].removesuffix(path)
-            remedy = f"if that address is right, set {self.provider.identity().url_variable}={self.provider.errors.redact(base)}"
-        else:
-            remedy = f"check {self.provider.identity().url_variable}, or the base_url that was passed"
-        shown = self.provider.errors.redact(f"{target.origin}{target.target}") if target is not None else "no usable address"
+            remedy = f"if that address is right, set {variable}={redact(base)}"
+        shown = redact(f"{target.origin}{target.target}") if target is not None else "no usable address"
         bought = " Nothing was bought." if call.effect is Effect.PAID else ""
         return ConfigurationError(
             f"{name} redirects {call.method} {path} to {shown}, and redirects are not followed because the API key "

@@ -183,7 +183,9 @@ class Runware(Provider):
         if not silent:
             return found
         errors = {
-            uuid: self._refused(strays[0], reply) if strays else self.errors.make_error(reply.status, None, reply.excerpt())
+            uuid: self._refused(strays[0], reply)
+            if strays
+            else self.errors.make_error(reply.status, None, reply.excerpt())
             for uuid in silent
         }
         spoiled = reply.ok or reply.status in _SPOILED
