@@ -319,7 +319,9 @@ async def test_a_retry_is_in_the_log_with_its_reason(caplog: pytest.LogCaptureFi
 
 async def test_the_frames_of_the_network_library_are_not_kept_with_an_error() -> None:
     """They have the key and the body as local variables."""
-    error: BaseException | None = await outcome(Line(httpx.ReadError("reset")), call(Effect.PAID))
+    failed = await outcome(Line(httpx.ReadError("reset")), call(Effect.PAID))
+    assert isinstance(failed, AnswerLost)
+    error: BaseException | None = failed
     while error is not None:
         if type(error).__module__.startswith("httpx"):
             assert error.__traceback__ is None or all(
