@@ -182,11 +182,7 @@ class ProviderTransport:
             if failure.throttled:
                 return self._waits_for_provider(call, failure.error, begin)
             failed += 1
-            if failed >= attempts or not (call.effect is Effect.PAID or self._take_retry_token()):
-                return False
-            wait: float = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (failed - 1)) + random.uniform(0, _JITTER)  # noqa: S311
-            log.info("%s is sent again in %.1f s: %s", _shown(call), wait, failure)
-            return wait
+            return failed < attempts and self._waits_to_retry(call, failed, failure)
 
         try:
             async for attempt in stamina.retry_context(on=again, attempts=None, timeout=self.limits.throttle_timeout):
@@ -197,6 +193,14 @@ class ProviderTransport:
         except RetryableFailure as failure:
             raise failure.error from failure.__cause__
         raise AssertionError("stamina ends with a return or an exception")
+
+    def _waits_to_retry(self, call: Call, failed: int, failure: Exception) -> bool | float:
+        """How long to wait after that many failures; False if the quota of retries is used up."""
+        if call.effect is not Effect.PAID and not self._take_retry_token():
+            return False
+        wait: float = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (failed - 1)) + random.uniform(0, _JITTER)  # noqa: S311
+        log.info("%s is sent again in %.1f s: %s", _shown(call), wait, failure)
+        return wait
 
     def _waits_for_provider(self, call: Call, error: KlingError, begin: float) -> bool | float:
         """Whether to wait after "not now": not beyond what the limits allow. The throttle does the waiting."""
