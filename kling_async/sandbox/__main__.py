@@ -13,6 +13,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from kling_async.sandbox.emulator.jobs import DIRECTIVES
+from kling_async.sandbox.faults.catalog import Fault
 from kling_async.sandbox.server.sandbox import Sandbox
 
 
@@ -26,10 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
             seed=options.seed,
             port=options.port,
             scale=options.scale,
-            rate_limit=options.rate_limit,
+            rate_limit="documented" if options.rate_limit is None else options.rate_limit or None,
             credits=options.credits,
             lifetime=options.lifetime,
         )
+        for option in options.option:
+            sandbox.set_option(option)
         for fault in options.fault:
             sandbox.faults.add(fault)
         with sandbox:
@@ -50,13 +54,31 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _epilog() -> str:
+    """All faults and directives, for `--help`."""
+    faults = [f"  {fault:22}{fault.description}" for fault in Fault]
+    directives = [f"  {text:30}{effect}" for text, effect in DIRECTIVES.items()]
+    return "\n".join(["faults (NAME:KIND:OPTION=VALUE):", *faults, "", "directives in a prompt:", *directives])
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kling_async.sandbox", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m kling_async.sandbox",
+        description=__doc__,
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (default: any free one)")
     parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
-    parser.add_argument("--seed", type=int, default=0, help="decides ids, durations and pictures")
+    parser.add_argument(
+        "--seed", type=int, help="decides keys, ids, durations and pictures (default: random keys, else as with 0)"
+    )
     parser.add_argument("--scale", type=float, help="size of results relative to what was asked")
-    parser.add_argument("--rate-limit", type=int, help="status calls allowed in 60 simulated seconds")
+    parser.add_argument(
+        "--rate-limit",
+        type=int,
+        help="status calls allowed in 60 simulated seconds, 0: no limit (default: what each provider documents)",
+    )
     parser.add_argument("--credits", type=float, help="what each account can spend")
     parser.add_argument("--lifetime", type=float, help="simulated seconds that results can be downloaded for")
     parser.add_argument(
@@ -65,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FAULT",
         help="such as accept-then-reset:submit:every=10",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="PROVIDER.NAME=VALUE",
+        help="how a provider answers where its versions differ, such as inferencesh.progress=yes",
     )
     parser.add_argument("--until-eof", action="store_true", help="end when standard input closes")
     return parser

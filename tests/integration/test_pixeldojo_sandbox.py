@@ -328,3 +328,23 @@ def test_the_webhook_is_the_job_object_and_is_understood(
     assert delivered.id == job
     assert delivered.report.status is (Status.FAILED if fail else Status.COMPLETED)
     assert len(delivered.report.artifacts) == (0 if fail else 1)
+
+
+def test_models_and_openapi_describe_the_api() -> None:
+    with Sandbox(speed=0) as sandbox:
+        base = sandbox.base_url("pixeldojo")
+
+        def get(url: str) -> httpx.Response:
+            return httpx.get(url, trust_env=False)
+
+        [listed] = get(f"{base}/models").json()["models"]
+        assert listed["apiId"] == "kling-image"
+        assert "inputSchema" in get(f"{base}/models?detailed=true").json()["models"][0]
+        assert get(f"{base}/models?modality=video").json()["models"] == []
+        schema = get(f"{base}/models/kling-image/schema").json()
+        assert get(f"{base}/models/kling-image").json()["inputSchema"] == schema
+        assert schema["required"] == ["prompt"]
+        assert get(f"{base}/models/kling-video/schema").status_code == 404
+        described = get(f"{sandbox.url}/pixeldojo/api/openapi").json()
+        assert described["servers"] == [{"url": base}]
+        assert "/models/kling-image/run" in described["paths"]

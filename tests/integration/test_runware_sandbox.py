@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import queue
+import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -531,3 +534,52 @@ def test_a_reference_of_ours_is_a_reference() -> None:
     for identity in ("~20", "~1i", ""):
         text = f"runware/image-o3/{uuid.uuid4()}{identity}"
         assert str(JobRef.parse(text)) == text
+
+
+def test_an_image_with_a_ttl_can_be_downloaded_for_so_long(world: Sandbox, post: Any) -> None:
+    sent = task(ttl=60, deliveryMethod="async")
+    post(sent)
+    [job] = world.state.jobs.values()
+    world.state.clock.advance(job.ends - world.state.clock.now() + 59)
+    url = world.state.file_url(job, job.files[0])
+    assert httpx.get(url, trust_env=False).status_code == 200
+    world.state.clock.advance(2)
+    assert httpx.get(url, trust_env=False).status_code == 403
+
+
+def test_an_upload_endpoint_gets_every_image_with_put(world: Sandbox, post: Any) -> None:
+    received: queue.Queue[tuple[str, str, bytes]] = queue.Queue()
+
+    class Store(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            received.put((self.path, self.headers["Content-Type"], body))
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as store:
+        threading.Thread(target=store.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{store.server_port}/bucket/x?signature=1"
+        sent = task(uploadEndpoint=url, numberResults=2, outputFormat="PNG", deliveryMethod="async")
+        assert post(sent).status_code == 200
+        world.state.clock.advance(1000)
+        uploads = [received.get(timeout=20) for _ in range(2)]
+        store.shutdown()
+    [job] = world.state.jobs.values()
+    expected = {httpx.get(world.state.file_url(job, file), trust_env=False).content for file in job.files}
+    assert {body for *_, body in uploads} == expected
+    assert {(path, kind) for path, kind, _ in uploads} == {("/bucket/x?signature=1", "image/png")}
+
+
+def test_an_image_upload_may_name_a_delivery_method(post: Any) -> None:
+    """The official Python package sends `deliveryMethod` with every task."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    upload = {"taskType": "imageUpload", "taskUUID": str(uuid.uuid4()), "deliveryMethod": "sync"}
+    reply = post({**upload, "image": data_uri_of(file.getvalue())})
+    assert reply.status_code == 200
+    [row] = reply.json()["data"]
+    assert row["imageUUID"] == str(uuid.UUID(row["imageUUID"]))

@@ -33,13 +33,21 @@ class _Options:
     speed: Annotated[
         float, typer.Option(metavar="FACTOR", min=0, max=3600, help="Simulated seconds that pass in one second.")
     ] = 1.0
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides keys, ids, durations and pictures.")] = 0
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Decides keys, ids, durations and pictures. Without it, the keys are random."),
+    ] = None
     scale: Annotated[
         float | None,
         typer.Option(metavar="FACTOR", min=0.01, max=1, help="Size of results relative to what was asked."),
     ] = None
     rate_limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Status calls allowed in 60 simulated seconds (RunBlob: 60).")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Status calls allowed in 60 simulated seconds; 0: no limit. [default: what each provider documents]",
+        ),
     ] = None
     credit: Annotated[
         float | None,
@@ -70,7 +78,7 @@ class _Options:
             seed=self.seed,
             port=self.port,
             scale=self.scale,
-            rate_limit=self.rate_limit,
+            rate_limit="documented" if self.rate_limit is None else self.rate_limit or None,
             credits=self.credit,
             lifetime=self.lifetime,
         )

@@ -1,4 +1,4 @@
-"""What really happened: the judge of every test."""
+"""Counts of what the emulated providers received and did. Tests judge a client by them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Counters:
-    """What the providers saw. Written by the server, read by tests, from any thread.
+    """What the providers received and did. Written by the server, read by tests, from any thread.
 
     Args:
         bought: Jobs accepted (and paid for), by provider.
@@ -17,10 +17,11 @@ class Counters:
         refused: Answers with a 4xx or 5xx status, by provider and status.
         faults: Faults that were injected, by name.
         webhooks: Webhook deliveries attempted, by provider.
+        uploads: Result files sent to an upload URL of the customer, by provider.
         connections: Connections accepted since the start.
         open_connections: Connections open now.
         peak_connections: The most connections that were ever open at once.
-        renders: Result files that were really drawn.
+        renders: Result files that were drawn.
     """
 
     bought: Counter[str] = field(default_factory=Counter)
@@ -28,6 +29,7 @@ class Counters:
     refused: Counter[tuple[str, int]] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     webhooks: Counter[str] = field(default_factory=Counter)
+    uploads: Counter[str] = field(default_factory=Counter)
     connections: int = 0
     open_connections: int = 0
     peak_connections: int = 0
@@ -51,6 +53,7 @@ class Counters:
             "refused": {f"{provider}/{status}": count for (provider, status), count in self.refused.items()},
             "faults": dict(self.faults),
             "webhooks": dict(self.webhooks),
+            "uploads": dict(self.uploads),
             "connections": self.connections,
             "open_connections": self.open_connections,
             "peak_connections": self.peak_connections,

@@ -136,7 +136,9 @@ class Order:
         price: In the provider's unit.
         params: Whatever else the emulation wants to find again on the job.
         callback_url: Where the customer wants to be told of the end.
-        id: The job's id if the customer chose it; None: the state chooses.
+        id: The job's id if the customer chose it. If None, the state chooses one.
+        lifetime: Simulated seconds that the results can be downloaded for. If None, as long as all others.
+        upload_url: Where to send the result files with PUT. If None, nowhere.
     """
 
     account: Account
@@ -148,6 +150,8 @@ class Order:
     params: Mapping[str, Any] = field(default_factory=dict)
     callback_url: str | None = None
     id: str | None = None
+    lifetime: float | None = None
+    upload_url: str | None = None
 
 
 @dataclass(slots=True)
@@ -204,6 +208,14 @@ class UnknownDirectiveError(OrderError):
 
 
 _NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
+#: What a `[sandbox: ...]` directive in a prompt can ask for, and its effect.
+DIRECTIVES: Mapping[str, str] = MappingProxyType(
+    {
+        "[sandbox: fail=CODE]": "The job fails with that code, in the provider's words.",
+        "[sandbox: duration=SECONDS]": "The job takes that many simulated seconds.",
+        "[sandbox: stuck]": "The job never ends.",
+    }
+)
 _DIRECTIVE = re.compile(r"\[sandbox:([^\]]*)\]")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import secrets
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class ProviderState:
     Args:
         clock: The simulated time. If None, the real time.
         seed: Decides ids, durations and pictures: the same orders give the same jobs.
+        secret: Decides the API keys. If None, they are random.
         lifetime: Simulated seconds that a result can be downloaded for. If None, there is no limit.
         counters: Counts what happens. If None, the state has its own.
         faults: The faults that new jobs may have. If None, they have none.
@@ -45,6 +47,7 @@ class ProviderState:
         clock: Clock | None = None,
         seed: int = 0,
         *,
+        secret: str | None = None,
         lifetime: float | None = None,
         counters: Counters | None = None,
         faults: FaultRegistry | None = None,
@@ -53,6 +56,7 @@ class ProviderState:
     ) -> None:
         self.clock = clock or Clock()
         self.seed = seed
+        self._secret = secret or secrets.token_hex(16)
         self.lifetime = lifetime
         self.counters = counters or Counters()
         self.faults = faults or FaultRegistry(seed)
@@ -66,8 +70,8 @@ class ProviderState:
         self._subscribers: list[Callable[[Job], None]] = []
 
     def secret(self, label: str) -> str:
-        """32 hexadecimal characters, by seed: API keys that tests can search logs for."""
-        return hashlib.sha256(f"{self.seed}|{label}".encode()).hexdigest()[:32]
+        """32 hexadecimal characters that belong to a label, such as an API key."""
+        return hashlib.sha256(f"{self._secret}|{label}".encode()).hexdigest()[:32]
 
     def open_account(self, account: Account) -> Account:
         """Add an account."""
@@ -164,7 +168,8 @@ class ProviderState:
     def downloadable(self, job: Job, file: File, edition: int) -> bool:
         """Whether this edition of a file's URL works now."""
         now = self.clock.now()
-        alive = self.lifetime is None or now < file.ready + self.lifetime
+        lifetime = self.lifetime if job.order.lifetime is None else job.order.lifetime
+        alive = lifetime is None or now < file.ready + lifetime
         done = file.ready <= now and file.failure is None and not job.failure and job.cancelled is None
         return edition == job.edition and alive and done
 

@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: the catalogue of faults, and the switchboard that says whom each one hits."""
+"""The faults that the sandbox can simulate, and the registry that decides which requests they affect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -18,53 +18,62 @@ Hint = Literal["seconds", "date", "body", "absent", "unreadable"]
 class Fault(StrEnum):
     """Everything that the sandbox can do wrong. The value is the name in text form."""
 
+    description: str
+
+    def __new__(cls, name: str, description: str = "") -> Self:
+        """Make a member out of its name and a sentence for users."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.description = description
+        return member
+
     # The connection.
-    reset_before_reading = "reset-before-reading"  # RST before the body is read; nothing was done
-    accept_then_reset = "accept-then-reset"  # done, then RST instead of the answer
-    idle_drop = "idle-drop"  # connections are closed after idling `seconds`
+    reset_before_reading = "reset-before-reading", "The connection is reset before the body is read; nothing was done."
+    accept_then_reset = "accept-then-reset", "The request is carried out, then the connection is reset."
+    idle_drop = "idle-drop", "Connections are closed after they were idle for `seconds`."
     # Refusals: nothing was done, unless `accepted`.
-    rate_limited = "rate-limited"  # 429, with `hint`
-    unavailable = "unavailable"  # 503, with `hint`
-    server_error = "server-error"  # 500, or `status`
-    # Answers: done, but what comes back cannot be used.
-    truncated_json = "truncated-json"  # the first half of the body
-    cut_off = "cut-off"  # the first half of the body under the Content-Length of the whole, then the end
-    html = "html"  # a web page with status 200
-    empty_json = "empty-json"  # `{}`
-    wrong_types = "wrong-types"  # texts become numbers and numbers texts
-    unknown_status = "unknown-status"  # a status word (or number) from the future
-    drip = "drip"  # one byte every `seconds`
-    delay = "delay"  # the answer comes after `seconds`
-    huge_body = "huge-body"  # the answer behind `size` bytes of white space
-    huge_headers = "huge-headers"  # a header of `size` bytes
+    rate_limited = "rate-limited", "429 with a `hint` when to try again."
+    unavailable = "unavailable", "503 with a `hint` when to try again."
+    server_error = "server-error", "500, or `status`."
+    # Answers: the request is carried out, but the answer cannot be used.
+    truncated_json = "truncated-json", "Only the first half of the body."
+    cut_off = "cut-off", "The first half of the body under the Content-Length of the whole, then the connection ends."
+    html = "html", "A web page with status 200."
+    empty_json = "empty-json", "The body is `{}`."
+    wrong_types = "wrong-types", "Texts become numbers, and numbers become texts."
+    unknown_status = "unknown-status", "A status word (or number) that no client knows."
+    drip = "drip", "One byte every `seconds`."
+    delay = "delay", "The answer comes after `seconds`."
+    huge_body = "huge-body", "The answer stands behind `size` bytes of white space."
+    huge_headers = "huge-headers", "A header of `size` bytes."
     # Jobs.
-    not_found_at_first = "not-found-at-first"  # the first `polls` status calls after submit get a 404
-    stuck = "stuck"  # the job never ends
+    not_found_at_first = "not-found-at-first", "The first `polls` status calls after the submission get 404."
+    stuck = "stuck", "The job never ends."
     # Downloads.
-    wrong_content = "wrong-content"  # a web page under the file's content type
-    empty_file = "empty-file"  # zero bytes
-    short_file = "short-file"  # half the file under the Content-Length of the whole
-    expired = "expired"  # the address is dead from now on (`status`); a fresh status answer has a new one
+    wrong_content = "wrong-content", "A web page under the content type of the file."
+    empty_file = "empty-file", "Zero bytes."
+    short_file = "short-file", "Half of the file under the Content-Length of the whole."
+    expired = "expired", "The URL stops working (403, or `status`); a new status report has another one."
     # Webhooks.
-    webhook_early = "webhook-early"  # the job ends at once, and the delivery overtakes the submit answer
-    webhook_late = "webhook-late"  # `seconds` (simulated) after the end
-    webhook_twice = "webhook-twice"
-    webhook_out_of_order = "webhook-out-of-order"  # one that says "processing" follows the last
-    webhook_forged = "webhook-forged"  # strangers' deliveries precede the real one
-    webhook_never = "webhook-never"
+    webhook_early = "webhook-early", "The job ends at once, and its webhook comes before the submit response."
+    webhook_late = "webhook-late", "The webhook comes `seconds` (simulated) after the end."
+    webhook_twice = "webhook-twice", "The webhook is sent twice."
+    webhook_out_of_order = "webhook-out-of-order", "A webhook with the status `processing` follows the last one."
+    webhook_forged = "webhook-forged", "Forged webhooks come before the real one."
+    webhook_never = "webhook-never", "No webhook is sent."
 
 
 _JOB = {Fault.not_found_at_first, Fault.stuck, Fault.webhook_early}
 _DOWNLOAD = {Fault.wrong_content, Fault.empty_file, Fault.short_file, Fault.expired}
 _WEBHOOK = {fault for fault in Fault if fault.startswith("webhook-")} - _JOB
 _IN_JSON = {Fault.empty_json, Fault.wrong_types, Fault.unknown_status}
-#: Kinds that are no requests to a provider's API; a fault hits them only if made for them or told to.
+#: Kinds that are not requests to a provider's API. A fault affects them only if it is made for them, or names them.
 _BESIDE_THE_API = {"download", "webhook", "job"}
 _KINDS = ("submit", "status", "cancel", "list", "upload", "stream", "download")
 
 
 class FaultOptions(TypedDict, total=False):
-    """The options of `Switchboard.add`; see `Rule`."""
+    """The options of `FaultRegistry.add`; see `Rule`."""
 
     provider: str
     kind: str
@@ -83,25 +92,25 @@ class FaultOptions(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Rule:
-    """One fault, whom it hits, and how.
+    """One fault, the requests that it affects, and its options.
 
     Args:
-        fault: What goes wrong.
-        provider: Whose requests; None: anybody's.
-        kind: Which requests: `submit`, `status`, `cancel`, `list`, `upload`, `stream`, `download`; None: what
-            the fault is made for, otherwise every request to a provider's API.
-        every: Only every so-maniest of them.
-        times: At most so many of them; None: no end.
-        skip: Not the first so many of them.
-        probability: Each of them with this chance, by the seed; None: certainly.
-        seconds: `rate-limited`, `unavailable`: the wait to ask for; `drip`: the pause between two bytes;
-            `delay`: before the answer; `idle-drop`: how long a connection may idle (all of them real);
-            `webhook-late`: after the end (simulated).
-        hint: How the wait is told: `Retry-After` in `seconds` or as a `date`, in the JSON `body`, `absent`,
-            or `unreadable`.
+        fault: The fault.
+        provider: The provider whose requests it affects. If None, every provider.
+        kind: The kind of request: `submit`, `status`, `cancel`, `list`, `upload`, `stream`, `download`. If None, the
+            kind that the fault is made for, otherwise every request to a provider's API.
+        every: Affect only every n-th of these requests.
+        times: Affect at most this many. If None, there is no limit.
+        skip: Leave the first ones alone.
+        probability: Affect each with this probability, decided by the seed. If None, affect all.
+        seconds: For `rate-limited` and `unavailable`, the wait in the hint; for `drip`, the pause between two bytes;
+            for `delay`, the time before the answer; for `idle-drop`, how long a connection may be idle (all in real
+            seconds). For `webhook-late`, the time after the end of the job (simulated).
+        hint: The form of the wait: a `Retry-After` header in `seconds` or as a `date`, a field of the JSON `body`,
+            `absent`, or `unreadable`.
         status: HTTP status of `server-error` (500) and `expired` (403).
-        bare: Refusals: a gateway's page instead of the provider's own error.
-        accepted: Refusals: the request was carried out all the same.
+        bare: For refusals, the page of a gateway instead of the provider's own error.
+        accepted: For refusals, carry the request out although it is refused.
         size: Bytes of `huge-body` and `huge-headers`.
         polls: Status calls of `not-found-at-first`.
     """
@@ -126,7 +135,7 @@ class Rule:
     def __post_init__(self) -> None:
         made_for = self._made_for()
         if made_for is not None and self.kind not in {None, made_for}:
-            raise ValueError(f"{self.fault} happens to {made_for}s, not to {self.kind}: leave the kind out")
+            raise ValueError(f"{self.fault} affects {made_for}s, not {self.kind} requests: leave the kind out")
         if self.kind not in {None, made_for, *_KINDS}:
             raise ValueError(f"{self.fault}: kind {self.kind} is unknown; there are {', '.join(_KINDS)}")
         if self.fault in _IN_JSON and self.kind == "download":
@@ -134,21 +143,21 @@ class Rule:
         if self.probability is not None and not 0 <= self.probability <= 1:
             raise ValueError(f"{self.fault}: probability={self.probability} is not between 0 and 1")
         if self.seconds is not None and not 0 <= self.seconds < math.inf:
-            raise ValueError(f"{self.fault}: seconds={self.seconds} is not a wait; give 0 or more")
+            raise ValueError(f"{self.fault}: seconds={self.seconds} is not a duration; give 0 or more")
         if self.every < 1 or self.skip < 0 or (self.times is not None and self.times < 1):
             raise ValueError(f"{self.fault}: every and times are 1 or more, skip is 0 or more")
         if self.hint not in get_args(Hint):
             raise ValueError(f"{self.fault}: hint={self.hint} is unknown; there are {', '.join(get_args(Hint))}")
 
     def matches(self, provider: str, kind: str) -> bool:
-        """Whether a request of that kind is one of those that the rule counts."""
+        """Whether the rule counts requests of that kind at that provider."""
         if self.provider not in {None, provider} or self.fault is Fault.idle_drop:
             return False
         made_for = self._made_for() or self.kind
         return kind not in _BESIDE_THE_API if made_for is None else kind == made_for
 
     def due(self, rng: random.Random) -> bool:
-        """Count one matching request; whether it is hit."""
+        """Count one matching request. Returns whether the fault affects it."""
         self.seen += 1
         spent = self.times is not None and self.injected >= self.times
         if spent or self.seen <= self.skip or (self.seen - self.skip) % self.every:
@@ -159,7 +168,7 @@ class Rule:
         return True
 
     def as_dict(self) -> dict[str, Any]:
-        """The rule as plain JSON, with what it has done so far."""
+        """The rule as plain JSON, with its counts so far."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def _made_for(self) -> str | None:
@@ -171,12 +180,12 @@ class Rule:
 
 
 def parse(text: str) -> Rule:
-    """Read a fault's text form: `accept-then-reset:submit:every=10`, `rate-limited:status:times=3,hint=date`.
+    """Parse the text form of a fault: `accept-then-reset:submit:every=10`, `rate-limited:status:times=3,hint=date`.
 
     The name, then the kind (if any), then options of `Rule` as `name=value`, separated by colons or commas.
 
     Raises:
-        ValueError: It is not one; the message lists what there is.
+        ValueError: The text is not a fault; the message lists what exists.
     """
     name, *words = text.strip().replace(",", ":").split(":")
     try:
@@ -225,10 +234,10 @@ _WORDS = {bool: "yes or no", int: "a whole number", float: "a number", str: "a t
 
 
 class FaultRegistry:
-    """The faults that are switched on. Change it from any thread, at any time.
+    """The active faults. Change them from any thread, at any time.
 
     Args:
-        seed: Decides which requests a `probability` hits.
+        seed: Decides which requests a `probability` affects.
         providers: Names that a rule may give.
     """
 
@@ -239,18 +248,18 @@ class FaultRegistry:
 
     @property
     def rules(self) -> Sequence[Rule]:
-        """What is switched on, in the order in which it was added."""
+        """The active faults, in the order in which they were added."""
         return self._rules
 
     def add(self, fault: Fault | Rule | str, **options: Unpack[FaultOptions]) -> Rule:
-        """Switch a fault on. Where several hit one request, the one that was added first does.
+        """Switch a fault on. If several affect one request, the one that was added first is applied.
 
         Args:
             fault: A fault, a text form (see `parse`), or a rule.
-            options: Whom it hits and how, see `Rule`; only with a fault.
+            options: See `Rule`. Only with a `Fault`.
 
         Raises:
-            ValueError: No such fault or option, or options that contradict each other.
+            ValueError: There is no such fault or option, or the options contradict each other.
         """
         if isinstance(fault, Fault):
             unknown = [option for option in options if option not in FaultOptions.__annotations__]
@@ -269,21 +278,21 @@ class FaultRegistry:
         return rule
 
     def remove(self, rule: Rule) -> None:
-        """Switch one off; harmless if it is off."""
+        """Switch one off. Does nothing if it is off."""
         self._rules = tuple(other for other in self._rules if other is not rule)
 
     def clear(self) -> None:
-        """Switch everything off."""
+        """Switch all faults off."""
         self._rules = ()
 
     def draw(self, provider: str, kind: str) -> Rule | None:
-        """The fault that hits this request, if one does."""
+        """The fault that affects this request, or None."""
         for rule in self._rules:
             if rule.matches(provider, kind) and rule.due(self._rng):
                 return rule
         return None
 
     def idle_limit(self) -> float | None:
-        """Real seconds after which idle connections are dropped; None: no such fault."""
+        """Real seconds after which idle connections are closed, or None without such a fault."""
         limits = [rule.seconds or 0.0 for rule in self._rules if rule.fault is Fault.idle_drop]
         return min(limits, default=None)

@@ -33,6 +33,7 @@ class Operation:
             verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.
         path: Starlette path pattern below the emulation's base URL, such as `/jobs/{job_id}`; may be empty.
+        outside_base: The path is not below the `base_path`, but below the part of it that comes before the version.
         endpoint: What answers. The body is already read: `await request.body()` costs nothing.
     """
 
@@ -40,19 +41,21 @@ class Operation:
     method: str
     path: str
     endpoint: Endpoint
+    outside_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A provider's habit of calling back.
+    """How a provider sends webhooks.
 
     Args:
-        moments: The simulated moments at which a job's deliveries are due (one at the end, or one per file);
-            infinite ones never come.
-        body: The JSON of the delivery with that index, made when it is sent.
-        running: The JSON of a delivery that says that the job still runs, which comes only out of order.
+        moments: The simulated moments at which a job's deliveries are due (one at the end, or one per file).
+            Infinite ones are never sent.
+        body: The JSON of the delivery with that index (or an awaitable of it), made when it is sent.
+        running: The JSON of a delivery with the status of a running job, which is sent only out of order.
         pauses: Simulated seconds before each further attempt after an answer that is not 2xx.
-        timeout: Real seconds to wait for the customer's answer.
+        timeout: Real seconds to wait for the answer.
+        headers: More headers for a delivery, such as its signature.
     """
 
     moments: Callable[[Job], Sequence[float]]
@@ -60,6 +63,7 @@ class Webhook:
     running: Callable[[Job], Any]
     pauses: Sequence[float]
     timeout: float = 30.0
+    headers: Callable[[Job, bytes], Mapping[str, str]] = lambda _job, _body: {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Emulation:
         options: How it speaks where the provider's versions differ; an object that tests may change. None: nothing to
             choose.
         base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
+        rate_limit: Status calls a minute that the provider documents. If None, it documents no limit.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Emulation:
     webhook: Webhook | None = None
     options: Any = None
     base_path: str = ""
+    rate_limit: int | None = None
 
 
 def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -88,6 +88,29 @@ class _Api:
         except _RefusedError as error:
             return reply(error.body, error.status)
 
+    async def models(self, request: Request) -> Response:
+        """`GET /models`: what can be generated, with the schema if `detailed=true`."""
+        wanted = request.query_params.get("modality", "image")
+        detailed = request.query_params.get("detailed") == "true"
+        shown = [_described(detailed=detailed)] if wanted == "image" else []
+        return reply({"models": shown, "total": len(shown)})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /models/{apiId}`."""
+        if request.path_params["model"] != _MODEL:
+            return reply(_RefusedError(404, "model_not_found", "No such model").body, 404)
+        return reply(_described(detailed=True))
+
+    async def schema(self, request: Request) -> Response:
+        """`GET /models/{apiId}/schema`: the JSON schema of the body of a submission."""
+        if request.path_params["model"] != _MODEL:
+            return reply(_RefusedError(404, "model_not_found", "No such model").body, 404)
+        return reply(_Submission.model_json_schema())
+
+    async def openapi(self, request: Request) -> Response:
+        """`GET /api/openapi`: the API in OpenAPI's words."""
+        return reply(_openapi(f"{request.url.scheme}://{request.url.netloc}/pixeldojo/api/v1"))
+
     async def _sell(self, request: Request) -> Response:
         account = self._account(request)
         if (model := request.path_params["model"]) != _MODEL:
@@ -159,6 +182,10 @@ def emulate(state: ProviderState) -> Emulation:
         operations=[
             Operation("submit", "POST", "/models/{model}/run", api.submit),
             Operation("status", "GET", "/jobs/{job_id}", api.status),
+            Operation("list", "GET", "/models", api.models),
+            Operation("list", "GET", "/models/{model}", api.model),
+            Operation("list", "GET", "/models/{model}/schema", api.schema),
+            Operation("list", "GET", "/openapi", api.openapi, outside_base=True),
         ],
         error_body=error_body,
         client=_client,
@@ -170,6 +197,34 @@ def emulate(state: ProviderState) -> Emulation:
         ),
         base_path="/api/v1",
     )
+
+
+def _described(*, detailed: bool) -> dict[str, Any]:
+    model: dict[str, Any] = {
+        "apiId": _MODEL,
+        "name": "Kling Image",
+        "modality": "image",
+        "creditCost": _number(_PRICE),
+        "runUrl": f"/api/v1/models/{_MODEL}/run",
+    }
+    return model | {"inputSchema": _Submission.model_json_schema()} if detailed else model
+
+
+def _openapi(server: str) -> dict[str, Any]:
+    body = {"content": {"application/json": {"schema": _Submission.model_json_schema()}}}
+    job = {"name": "jobId", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "PixelDojo API", "version": "1"},
+        "servers": [{"url": server}],
+        "components": {"securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"apiKey": []}],
+        "paths": {
+            "/models": {"get": {"responses": {"200": {"description": "The models"}}}},
+            f"/models/{_MODEL}/run": {"post": {"requestBody": body, "responses": {"202": {"description": "The job"}}}},
+            "/jobs/{jobId}": {"get": {"parameters": [job], "responses": {"200": {"description": "The job"}}}},
+        },
+    }
 
 
 def _client(api_key: str, base_url: str) -> Provider:

@@ -1,10 +1,10 @@
 """RunBlob's emulation: Kling O3 photo and video, as documented at docs.runblob.io/api-reference/kling.
 
-Where its pages disagree, each endpoint speaks as its own page does: the photo page has `{"success": false,
-"message": CODE}`, the video page `{"detail": CODE}`. Malformed bodies get FastAPI's 422 list on both, a wrong
-key what the authentication page says, and a missing one on the video endpoints what the video page says. The
-pages for polling give no reason for a failure, a sibling page gives `message`: here the video answers carry
-it and the photo answers do not.
+Where its pages disagree, each endpoint answers as its own page says: the photo page has `{"success": false, "message":
+CODE}`, the video page `{"detail": CODE}`. The example clients of both pages read `detail`, so it stands in every error.
+It is always a text; the list that FastAPI makes of a malformed body stands in `errors`. A wrong key is answered as on
+the authentication page, a missing one on the video endpoints as on the video page. The pages for polling give no reason
+for a failure, a related page gives `message`: here the video answers have it and the photo answers do not.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ _VIDEO_PRICE = Decimal("0.1500")  # for 5 s; longer clips in proportion
 
 _PIXELS = {"1k": 1024, "2k": 2048, "4k": 4096}  # side of a square; other ratios keep the area
 _SHORT_SIDE = {"kling_o3": 720, "kling_o3_pro": 1080}
+_MODES = {"std": "kling_o3", "pro": "kling_o3_pro"}
 _FORMATS = {"photo": {"JPEG", "PNG", "WEBP"}, "video": {"JPEG", "PNG", "WEBP", "GIF"}}
 _DURATIONS = {"5", "10", "15"}
 _MAX_IMAGES = {"photo": 10, "video": 5}
@@ -72,6 +73,7 @@ class _Video(_Submission):
     # Plain strings: these two have error codes of their own.
     duration: str = "5"
     model: str = "kling_o3"
+    mode: Literal["std", "pro"] | None = None  # an older name of the model, in the examples of the page
     aspect_ratio: Literal["16:9", "9:16", "1:1"] = "16:9"
     keep_original_sound: bool = True
 
@@ -134,7 +136,7 @@ class _Page:
 
     def error(self, code: str) -> dict[str, Any]:
         """An error as this page shows it."""
-        return {"detail": code} if self.name == "video" else {"success": False, "message": code}
+        return {"detail": code} if self.name == "video" else {"success": False, "message": code, "detail": code}
 
     def callback(self, job: Job, phase: Phase) -> dict[str, Any]:
         """The body of the webhook for a job in that phase."""
@@ -161,7 +163,7 @@ class _Page:
         if self.name == "video" and authorization is None:
             raise _RefusedError(401, {"detail": "Missing credentials"})
         problem = "Missing API key" if authorization is None else "Invalid API key"
-        raise _RefusedError(401, {"error": "Unauthorized", "message": problem})
+        raise _RefusedError(401, {"error": "Unauthorized", "message": problem, "detail": problem})
 
     def _read(self, body: bytes) -> _Photo | _Video:
         try:
@@ -184,14 +186,14 @@ class _Page:
             durations, price = _PHOTO_DURATION, _PHOTO_PRICE
             params |= {"model": "kling_o3_photo", "display": "kling_o3_photo"}
         else:
-            seconds, pro = int(sent.duration), sent.model == "kling_o3_pro"
+            seconds, pro = int(sent.duration), _model(sent) == "kling_o3_pro"
             width, height = _video_size(sent)
             media = Clip(width, height, seconds, sent.prompt)
             documented = CLIP_DURATIONS[seconds]
             durations = DurationRange(documented.median * (_PRO if pro else 1), documented.sigma, limit=_GIVES_UP)
             price = _VIDEO_PRICE * seconds / 5 * (_PRO_PRICE if pro else 1)
             tier = "pro" if pro else "std"
-            params |= {"model": sent.model, "display": f"kling-o3-video-{seconds}s-{tier}"}
+            params |= {"model": _model(sent), "display": f"kling-o3-video-{seconds}s-{tier}"}
         return Order(
             account=account,
             endpoint=f"o3-{self.name}",
@@ -229,6 +231,7 @@ def emulate(state: ProviderState) -> Emulation:
         ],
         error_body=error_body,
         client=_client,
+        rate_limit=60,
         webhook=Webhook(
             moments=lambda job: [job.ends],
             body=lambda job, _: page_of(job).callback(job, job.phase(job.ends)),
@@ -245,24 +248,31 @@ def _client(api_key: str, base_url: str) -> Provider:
 
 
 def _malformed(kind: str, message: str) -> _RefusedError:
-    """FastAPI's answer to a body that cannot be read at all."""
-    return _RefusedError(422, {"detail": [{"type": kind, "loc": ["body"], "msg": message}]})
+    """The answer to a body that cannot be read at all."""
+    return _unprocessable([{"type": kind, "loc": ["body"], "msg": message}])
 
 
 def _invalid(error: ValidationError) -> _RefusedError:
-    """FastAPI's answer to fields of a wrong name, type or value."""
-    detail = [
+    """The answer to fields of a wrong name, type or value."""
+    problems = [
         {"type": item["type"], "loc": ["body", *item["loc"]], "msg": item["msg"]}
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    return _RefusedError(422, {"detail": detail})
+    return _unprocessable(problems)
+
+
+def _unprocessable(problems: list[dict[str, Any]]) -> _RefusedError:
+    """A 422 that the example clients of the pages can show: `detail` is a text, FastAPI's list stands in `errors`."""
+    places = (".".join(str(part) for part in problem["loc"][1:]) or "body" for problem in problems)
+    text = "; ".join(f"{place}: {problem['msg']}" for place, problem in zip(places, problems, strict=True))
+    return _RefusedError(422, {"detail": text, "success": False, "message": "INVALID_PARAMETERS", "errors": problems})
 
 
 def _unacceptable(sent: _Photo | _Video, page: str) -> str | None:
     """RunBlob's code for a submission that is well formed and still not served."""
     if isinstance(sent, _Video) and sent.duration not in _DURATIONS:
         return "INVALID_DURATION"
-    if isinstance(sent, _Video) and sent.model not in _SHORT_SIDE:
+    if isinstance(sent, _Video) and _model(sent) not in _SHORT_SIDE:
         return "INVALID_MODEL"
     if "callback_url" in sent.model_fields_set and not _callable(sent.callback_url):
         return "INVALID_PARAMETERS"
@@ -297,8 +307,16 @@ def _photo_size(sent: _Photo) -> tuple[int, int]:
     return _with_area(_PIXELS[sent.img_resolution] ** 2, _ratio(sent.aspect_ratio))
 
 
+def _model(sent: _Video) -> str:
+    """The model that is asked for, whether by `model` or by `mode`. Contradictions name no model."""
+    if sent.mode is None:
+        return sent.model
+    model = _MODES[sent.mode]
+    return model if "model" not in sent.model_fields_set or sent.model == model else ""
+
+
 def _video_size(sent: _Video) -> tuple[int, int]:
-    short = _SHORT_SIDE[sent.model]
+    short = _SHORT_SIDE[_model(sent)]
     across, down = _ratio(sent.aspect_ratio)
     return short * across // min(across, down), short * down // min(across, down)
 

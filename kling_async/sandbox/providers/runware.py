@@ -1,11 +1,10 @@
 """Runware's emulation: Kling Image O3 and image upload, as documented at runware.ai/docs/platform.
 
-One address takes arrays of tasks, and every task of an array has its own outcome: `data` and `errors` come
-together at HTTP 200; where nothing but refusals came out, the status is that of the first. Where the pages are
-silent: an array with something that is no task, or with a `taskUUID` that is none, is refused as a whole at 400
-without naming the culprit (the harsher reading); a running task has no rows until it leaves the queue; and a
-`sync` answer that takes longer than gateways wait is lost to a 504 while the task goes on. Not played: the PUT
-to an `uploadEndpoint`, and the end of a URL by `ttl`.
+One URL takes arrays of tasks, and every task of an array has its own outcome: `data` and `errors` come together at
+HTTP 200. If all tasks were refused, the status is that of the first. Where the pages are silent, the emulation decides:
+an array with an element that is not a task, or with an invalid `taskUUID`, is refused as a whole with 400 and does not
+name the element. A running task has no rows until it leaves the queue. A `sync` answer that takes longer than a gateway
+waits becomes a 504 while the task continues. An `uploadEndpoint` gets each image with PUT when it is ready.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsEr
 from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
 from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, File, Job, Order, Phase, Picture, UnknownDirectiveError
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
-from kling_async.sandbox.media.render import draw_picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
@@ -116,6 +114,7 @@ class _Upload(_Wire):
     task_type: Literal["imageUpload"] = Field(alias="taskType")
     task_uuid: str = Field(alias="taskUUID")
     image: str
+    delivery: Literal["sync", "async"] = Field(default="sync", alias="deliveryMethod")
 
 
 class _RefusedError(Exception):
@@ -278,6 +277,8 @@ class _Address:
                 "checked": sent.safety.check or sent.safety.mode != "none",
             },
             callback_url=sent.webhook or None,
+            lifetime=sent.ttl or None,
+            upload_url=sent.upload or None,
             id=sent.task_uuid,
         )
         try:
@@ -317,15 +318,15 @@ class _Address:
             row["NSFWContent"] = False
         return row
 
-    def callback(self, job: Job, index: int) -> dict[str, Any]:
+    async def callback(self, job: Job, index: int) -> dict[str, Any]:
         """The body of the webhook about one image."""
         file = job.files[index]
         code = _failure(job, file)
         if code is not None:
             return {"errors": [_error(job, code)]}
         row = self.image(job, file)
-        if job.order.params["output"] != "URL" and isinstance(file.media, Picture):
-            row |= _inline(job, file, draw_picture(file.media))
+        if job.order.params["output"] != "URL":
+            row |= _inline(job, file, await self.state.draw(file))
         return {"data": [row]}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from starlette.datastructures import Headers
 from starlette.routing import Route, Router
 
 from kling_async.sandbox.emulator.jobs import UnknownDirectiveError
@@ -12,6 +13,8 @@ from kling_async.sandbox.faults.inject import Exchange, inject
 from kling_async.sandbox.providers.emulation import Emulation, Operation, reply
 from kling_async.sandbox.server import cdn as _cdn
 from kling_async.sandbox.server.admin import Admin
+from kling_async.sandbox.server.origin import is_foreign_page, is_local_host
+from kling_async.sandbox.server.status_page import status_page
 from kling_async.sandbox.server.webhooks import WebhookSender
 
 if TYPE_CHECKING:
@@ -37,19 +40,31 @@ class App:
     def __init__(self, state: ProviderState, emulations: Sequence[Emulation]) -> None:
         self.state = state
         self.faults = state.faults
+        self._emulations = {each.name: each for each in emulations}
         self.sender = WebhookSender(state, {each.name: each.webhook for each in emulations if each.webhook})
         self._router = Router(
             [
                 *(self._route(emulation, operation) for emulation in emulations for operation in emulation.operations),
                 Route("/cdn/{name}", self._download, methods=["GET"]),
                 *Admin(state).routes(),
+                Route("/", self._status, methods=["GET"]),
             ],
             redirect_slashes=False,
             default=_nothing_here,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request, unless a web page of another site sent it."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if not is_local_host(headers):
+                detail = "The sandbox answers only to the host 127.0.0.1 or localhost."
+                await reply({"detail": detail}, HTTPStatus.MISDIRECTED_REQUEST)(scope, receive, send)
+                return
+            if scope["path"].startswith("/_sandbox") and is_foreign_page(headers):
+                detail = "The sandbox cannot be controlled by web pages."
+                await reply({"detail": detail}, HTTPStatus.FORBIDDEN)(scope, receive, send)
+                return
         await self._router(scope, receive, send)
 
     def keep_alive(self) -> float:
@@ -60,6 +75,9 @@ class App:
     async def background(self) -> None:
         """What the server's loop does besides answering: it delivers webhooks."""
         await self.sender.run()
+
+    async def _status(self, _: Request) -> Response:
+        return status_page(self.state, self._emulations)
 
     def _route(self, emulation: Emulation, operation: Operation) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -72,7 +90,7 @@ class App:
                     response = await operation.endpoint(request)
                 except UnknownDirectiveError as error:
                     return reply({"detail": str(error)}, 400)
-                await self.sender.wait_for_early_deliveries()
+                await self.sender.send_before_answer()
                 return response
 
             def error_body(status: int, retry_after: float | None) -> Any:
@@ -80,7 +98,8 @@ class App:
 
             return await self._serve(emulation.name, kind, Exchange(request, answer, error_body, _nothing))
 
-        path = f"/{emulation.name}{emulation.base_path}{operation.path}"
+        base = emulation.base_path.rpartition("/")[0] if operation.outside_base else emulation.base_path
+        path = f"/{emulation.name}{base}{operation.path}"
         return Route(path, endpoint, methods=[operation.method])
 
     async def _download(self, request: Request) -> Response:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-import secrets
 import socket
 import threading
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_type_hints
 
 import anyio.to_thread
+from pydantic import TypeAdapter, ValidationError
 
 from kling_async.sandbox.emulator.accounts import Account
 from kling_async.sandbox.emulator.clock import Clock
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kling_async.sandbox.server.webhooks import Delivery
 
 _HOST = "127.0.0.1"
+_JITTER = 0.05  # real seconds by which the arrival of paced status calls may vary
 _START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
 
 
@@ -42,12 +43,13 @@ class Sandbox:
     Args:
         speed: Simulated seconds per real second: 60 makes a minute pass in a second; 0 stops the clock, which
             then moves by `sandbox.state.clock.advance(seconds)` alone.
-        seed: Decides ids, durations and pictures: equal seeds and orders give equal jobs. None: a fresh one.
+        seed: Decides API keys, ids, durations and pictures: equal seeds and orders give equal jobs. If None, the API
+            keys are random, and everything else is the same as with 0.
         port: TCP port on 127.0.0.1; 0: any free one.
         scale: Size of results relative to what was asked; None: pictures whole, video at half width and
             height, which is quick to make. `scale=1.0` makes both whole.
-        rate_limit: Status calls allowed in any 60 simulated seconds, per key; a number for every provider or a
-            mapping by provider (RunBlob documents 60). None: not rationed.
+        rate_limit: Status calls allowed in any 60 simulated seconds, per key: a number for every provider, a mapping by
+            provider, or what each provider documents (RunBlob: 60). If None, there is no limit.
         credits: What each account can spend, in its provider's unit; a number or a mapping by provider.
             None: no end.
         lifetime: Simulated seconds that a result can be downloaded for (RunBlob documents 24 h). None: for
@@ -61,31 +63,40 @@ class Sandbox:
         self,
         *,
         speed: float = 1.0,
-        seed: int | None = 0,
+        seed: int | None = None,
         port: int = 0,
         scale: float | None = None,
-        rate_limit: int | Mapping[str, int] | None = None,
+        rate_limit: int | Mapping[str, int] | Literal["documented"] | None = "documented",
         credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
         lifetime: float | None = None,
     ) -> None:
-        seed = secrets.randbits(32) if seed is None else seed
         counters = Counters()
         self._renderer = Renderer(scale, counters)
         self.state = ProviderState(
             Clock(speed),
-            seed,
+            seed or 0,
+            secret=None if seed is None else str(seed),
             lifetime=lifetime,
             counters=counters,
-            faults=FaultRegistry(seed, emulated_providers()),
+            faults=FaultRegistry(seed or 0, emulated_providers()),
             renderer=self._renderer,
             cdn=lambda: f"{self.url}/cdn",
         )
         self._emulations = build_emulations(self.state)
         for name, emulation in self._emulations.items():
             limit = credits.get(name) if isinstance(credits, Mapping) else credits
-            polls = rate_limit.get(name) if isinstance(rate_limit, Mapping) else rate_limit
+            if rate_limit == "documented":
+                polls = emulation.rate_limit
+            else:
+                polls = rate_limit.get(name) if isinstance(rate_limit, Mapping) else rate_limit
             self.state.open_account(
-                Account(name, emulation.api_key, None if limit is None else Decimal(str(limit)), polls)
+                Account(
+                    name,
+                    emulation.api_key,
+                    None if limit is None else Decimal(str(limit)),
+                    polls,
+                    jitter=_JITTER * speed,
+                )
             )
         self._app = App(self.state, tuple(self._emulations.values()))
         self._port = port
@@ -143,6 +154,27 @@ class Sandbox:
             KeyError: No such provider.
         """
         return self._emulations[provider].options
+
+    def set_option(self, text: str) -> None:
+        """Change one of the `options` by its text form, such as `inferencesh.progress=yes`.
+
+        Raises:
+            ValueError: There is no such provider or option, or the value does not fit.
+        """
+        path, _, value = text.partition("=")
+        provider, _, name = path.partition(".")
+        known = {name: each.options for name, each in self._emulations.items() if each.options is not None}
+        options = known.get(provider)
+        hints = get_type_hints(type(options)) if options is not None else {}
+        if name not in hints:
+            names = sorted(
+                f"{owner}.{option}" for owner, all_ in known.items() for option in get_type_hints(type(all_))
+            )
+            raise ValueError(f"unknown option {path!r}; there are: {', '.join(names)}")
+        try:
+            setattr(options, name, TypeAdapter(hints[name]).validate_python(value))
+        except ValidationError as error:
+            raise ValueError(f"{text!r}: {error.errors()[0]['msg']}") from error
 
     def providers(self) -> list[Provider]:
         """Provider objects for `Client(...)`, with the sandbox's keys and addresses."""

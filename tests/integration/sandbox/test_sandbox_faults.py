@@ -74,7 +74,7 @@ def test_a_reset_is_a_real_one(sandbox: Sandbox, fault: Fault) -> None:
     """The kernel reports ECONNRESET, not an orderly end."""
     sandbox.faults.add(fault)
     with socket.create_connection(("127.0.0.1", int(sandbox.url.rpartition(":")[2])), timeout=20) as sock:
-        sock.sendall(f"GET /runblob{VIDEO}/generations/1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        sock.sendall(f"GET /runblob{VIDEO}/generations/1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
 
@@ -82,7 +82,7 @@ def test_a_reset_is_a_real_one(sandbox: Sandbox, fault: Fault) -> None:
 def test_idle_connections_are_dropped_in_an_orderly_way_after_the_time_set(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.idle_drop, seconds=0.05)
     with socket.create_connection(("127.0.0.1", int(sandbox.url.rpartition(":")[2])), timeout=20) as sock:
-        sock.sendall(b"GET /_sandbox/counters HTTP/1.1\r\nHost: x\r\n\r\n")
+        sock.sendall(b"GET /_sandbox/counters HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         received = b""
         while piece := sock.recv(65536):
             received += piece
@@ -115,7 +115,7 @@ def test_refusals_speak_the_providers_own_words_and_buy_nothing(
     video = _submit(client)
     photo = client.post(f"{PHOTO}/generate", json={"prompt": "a fox"})
     assert (video.status_code, video.json()) == (status, {"detail": code})
-    assert (photo.status_code, photo.json()) == (status, {"success": False, "message": code})
+    assert (photo.status_code, photo.json()) == (status, {"success": False, "message": code, "detail": code})
     assert "retry-after" not in video.headers
     assert sandbox.counters.jobs_bought == 0
 
@@ -338,13 +338,13 @@ def test_the_text_form(text: str, rule: Rule) -> None:
         ("drip:bare=maybe", "bare=maybe is not yes or no"),
         ("drip:every=0", "every and times are 1 or more"),
         ("drip:hint=shout", "hint=shout is unknown; there are seconds, date, body, absent, unreadable"),
-        ("expired:submit", "expired happens to downloads, not to submit"),
+        ("expired:submit", "expired affects downloads, not submit"),
         ("drip:sumbit", "kind sumbit is unknown; there are submit, status, cancel, list, upload, stream, download"),
         ("server-error:job", "kind job is unknown; there are submit, status"),
         ("drip:webhook", "kind webhook is unknown; there are submit, status"),
         ("wrong-types:download", "wrong-types changes JSON, and a download is a file: use wrong-content"),
         ("drip:probability=2", "probability=2.0 is not between 0 and 1"),
-        ("drip:seconds=-1", "seconds=-1.0 is not a wait"),
+        ("drip:seconds=-1", "seconds=-1.0 is not a duration"),
     ],
 )
 def test_a_text_that_is_no_fault_is_told_what_there_is(text: str, complaint: str) -> None:

@@ -121,7 +121,7 @@ def test_a_stuck_job_never_ends(client: httpx.Client, sandbox: Sandbox, bought: 
     ("page", "body"),
     [
         (VIDEO, {"detail": "GENERATION_NOT_FOUND"}),
-        (PHOTO, {"success": False, "message": "GENERATION_NOT_FOUND"}),
+        (PHOTO, {"success": False, "message": "GENERATION_NOT_FOUND", "detail": "GENERATION_NOT_FOUND"}),
     ],
 )
 def test_an_unknown_generation_is_404_in_the_pages_own_envelope(
@@ -139,11 +139,11 @@ def test_a_video_is_not_found_among_the_photos(client: httpx.Client, bought: Buy
     ("page", "authorization", "body"),
     [
         (VIDEO, None, {"detail": "Missing credentials"}),
-        (PHOTO, None, {"error": "Unauthorized", "message": "Missing API key"}),
-        (VIDEO, "Bearer wrong", {"error": "Unauthorized", "message": "Invalid API key"}),
-        (PHOTO, "Bearer wrong", {"error": "Unauthorized", "message": "Invalid API key"}),
-        (VIDEO, "Basic {key}", {"error": "Unauthorized", "message": "Invalid API key"}),
-        (VIDEO, "{key}", {"error": "Unauthorized", "message": "Invalid API key"}),
+        (PHOTO, None, {"error": "Unauthorized", "message": "Missing API key", "detail": "Missing API key"}),
+        (VIDEO, "Bearer wrong", {"error": "Unauthorized", "message": "Invalid API key", "detail": "Invalid API key"}),
+        (PHOTO, "Bearer wrong", {"error": "Unauthorized", "message": "Invalid API key", "detail": "Invalid API key"}),
+        (VIDEO, "Basic {key}", {"error": "Unauthorized", "message": "Invalid API key", "detail": "Invalid API key"}),
+        (VIDEO, "{key}", {"error": "Unauthorized", "message": "Invalid API key", "detail": "Invalid API key"}),
     ],
 )
 def test_without_a_good_key_every_call_is_401(
@@ -168,7 +168,7 @@ def test_a_revoked_key_is_401_from_then_on(client: httpx.Client, sandbox: Sandbo
     ("page", "body"),
     [
         (VIDEO, {"detail": "INSUFFICIENT_CREDITS"}),
-        (PHOTO, {"success": False, "message": "INSUFFICIENT_CREDITS"}),
+        (PHOTO, {"success": False, "message": "INSUFFICIENT_CREDITS", "detail": "INSUFFICIENT_CREDITS"}),
     ],
 )
 def test_without_credits_402_and_nothing_is_bought(
@@ -197,7 +197,7 @@ def test_a_failed_job_gives_its_credits_back_when_it_ends(connect: Callable[[San
     ("page", "body"),
     [
         (VIDEO, {"detail": "RATE_LIMIT_EXCEEDED"}),
-        (PHOTO, {"success": False, "message": "RATE_LIMIT_EXCEEDED"}),
+        (PHOTO, {"success": False, "message": "RATE_LIMIT_EXCEEDED", "detail": "RATE_LIMIT_EXCEEDED"}),
     ],
 )
 def test_status_calls_are_rationed_per_key_over_all_jobs(
@@ -284,3 +284,28 @@ def test_every_documented_value_is_accepted(client: httpx.Client) -> None:
             body = {"prompt": "x" * 2500, "aspect_ratio": ratio, "model": model}
             full = {**body, "keep_original_sound": False, "callback_url": "https://example.com/hook"}
             assert client.post(f"{VIDEO}/generate", json=full).status_code == 201
+
+
+@pytest.mark.parametrize(("mode", "model", "price"), [("std", "kling_o3", "0.1500"), ("pro", "kling_o3_pro", "0.3000")])
+def test_mode_is_another_name_of_the_model(
+    client: httpx.Client, sandbox: Sandbox, mode: str, model: str, price: str
+) -> None:
+    for fields in ({"mode": mode}, {"mode": mode, "model": model}):
+        answer = client.post(f"{VIDEO}/generate", json={"prompt": "a fox", **fields})
+        assert (answer.status_code, answer.json()["price"]) == (201, price)
+    assert {job.order.params["model"] for job in sandbox.state.jobs.values()} == {model}
+
+
+@pytest.mark.parametrize("page", [VIDEO, PHOTO])
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({}, 422), ({"prompt": "x", "callback_url": "no"}, 400), ({"prompt": "x", "img_resolution": "8k"}, 422)],
+)
+def test_every_error_has_a_detail_that_can_be_shown(
+    client: httpx.Client, page: str, fields: dict[str, str], status: int
+) -> None:
+    """The example clients of both pages raise `Error(body.detail)`."""
+    answer = client.post(f"{page}/generate", json=fields)
+    assert answer.status_code == status
+    assert isinstance(answer.json()["detail"], str)
+    assert answer.json()["detail"]

@@ -88,6 +88,14 @@ def test_failures_have_the_recorded_shape(
     assert answer.get("message") == recorded["json"].get("message")
 
 
+def _as_on_the_page(answer: httpx.Response) -> dict[str, Any]:
+    """The body without the `detail` that the sandbox adds for the example clients, where the page does not have it."""
+    body: dict[str, Any] = answer.json()
+    if body.get("detail") == body.get("message"):
+        del body["detail"]
+    return body
+
+
 @pytest.mark.parametrize(
     ("name", "page", "fields"),
     [
@@ -103,7 +111,7 @@ def test_failures_have_the_recorded_shape(
 def test_refusals_are_the_recorded_ones(client: httpx.Client, name: str, page: str, fields: dict[str, Any]) -> None:
     answer = client.post(f"{PAGES[page]}/generate", json={"prompt": "a fox", **fields})
     _, recorded = _exchange(name)
-    assert (answer.status_code, answer.json()) == (recorded["status"], recorded["json"])
+    assert (answer.status_code, _as_on_the_page(answer)) == (recorded["status"], recorded["json"])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def test_refusals_for_now_are_the_recorded_ones(sandbox: Sandbox, client: httpx.
     sandbox.faults.add(fault)
     call, recorded = _exchange(name)
     answer = client.request(call["method"], call["url"], json=call.get("json"))
-    assert (answer.status_code, answer.json()) == (recorded["status"], recorded["json"])
+    assert (answer.status_code, _as_on_the_page(answer)) == (recorded["status"], recorded["json"])
 
 
 @pytest.mark.parametrize(
@@ -129,14 +137,14 @@ def test_strangers_hear_the_recorded_words(sandbox: Sandbox, name: str, headers:
     call, recorded = _exchange(name)
     url = sandbox.base_url("runblob") + call["url"]
     answer = httpx.request(call["method"], url, json=call.get("json"), headers=headers, trust_env=False)
-    assert (answer.status_code, answer.json()) == (recorded["status"], recorded["json"])
+    assert (answer.status_code, _as_on_the_page(answer)) == (recorded["status"], recorded["json"])
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_unknown_jobs_are_denied_in_the_recorded_words(client: httpx.Client, page: str) -> None:
     call, recorded = _exchange(f"{page}-poll-not-found")
     answer = client.get(call["url"])
-    assert (answer.status_code, answer.json()) == (recorded["status"], recorded["json"])
+    assert (answer.status_code, _as_on_the_page(answer)) == (recorded["status"], recorded["json"])
 
 
 @pytest.mark.parametrize("page", PAGES)

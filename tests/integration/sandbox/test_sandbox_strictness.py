@@ -26,7 +26,7 @@ PHOTO = "/v1/kling/o3-photo"
         (VIDEO, {"prompt": 5}, "string_type", "prompt"),
         (VIDEO, {"prompt": None}, "string_type", "prompt"),
         (VIDEO, {"prompt": "x", "duration": 5}, "string_type", "duration"),
-        (VIDEO, {"prompt": "x", "mode": "pro"}, "extra_forbidden", "mode"),
+        (VIDEO, {"prompt": "x", "mode": "best"}, "literal_error", "mode"),
         (VIDEO, {"prompt": "x", "seed": 1}, "extra_forbidden", "seed"),
         (VIDEO, {"prompt": "x", "img_resolution": "4k"}, "extra_forbidden", "img_resolution"),
         (PHOTO, {"prompt": "x", "duration": "5"}, "extra_forbidden", "duration"),
@@ -41,25 +41,25 @@ PHOTO = "/v1/kling/o3-photo"
         (VIDEO, {"prompt": "x", "callback_url": None}, "string_type", "callback_url"),
     ],
 )
-def test_fields_of_a_wrong_name_type_or_value_get_the_422_list(
+def test_fields_of_a_wrong_name_type_or_value_get_422_with_a_text_and_a_list(
     client: httpx.Client, sandbox: Sandbox, page: str, fields: dict[str, Any], kind: str, field: str
 ) -> None:
     answer = client.post(f"{page}/generate", json=fields)
     assert answer.status_code == 422
-    (problem,) = answer.json()["detail"]
+    (problem,) = answer.json()["errors"]
     assert (problem["type"], problem["loc"]) == (kind, ["body", field])
-    assert problem["msg"]
+    assert answer.json()["detail"] == f"{field}: {problem['msg']}"  # the example clients of the pages show this text
     assert sandbox.counters.jobs_bought == 0
 
 
 def test_a_wrong_element_is_named_by_its_index(client: httpx.Client) -> None:
     answer = client.post(f"{VIDEO}/generate", json={"prompt": "x", "images_url": ["https://a.example/x", 3]})
-    assert [problem["loc"] for problem in answer.json()["detail"]] == [["body", "images_url", 1]]
+    assert [problem["loc"] for problem in answer.json()["errors"]] == [["body", "images_url", 1]]
 
 
 @pytest.mark.parametrize(
     ("page", "envelope"),
-    [(VIDEO, lambda code: {"detail": code}), (PHOTO, lambda code: {"success": False, "message": code})],
+    [(VIDEO, lambda code: {"detail": code}), (PHOTO, lambda code: {"success": False, "message": code, "detail": code})],
 )
 @pytest.mark.parametrize(
     ("fields", "code"),
@@ -97,6 +97,7 @@ def test_unacceptable_values_get_their_code_in_the_pages_own_envelope(
         ({"duration": "05"}, "INVALID_DURATION"),
         ({"model": "kling_o3_photo"}, "INVALID_MODEL"),
         ({"model": "pro"}, "INVALID_MODEL"),
+        ({"model": "kling_o3", "mode": "pro"}, "INVALID_MODEL"),
         ({"images_url": ["https://example.com/a.png"] * 6}, "TOO_MANY_IMAGES"),
     ],
 )
@@ -128,7 +129,7 @@ def test_half_an_image_is_no_image(client: httpx.Client, data_uri: Callable[...,
     whole = data_uri("png", side=100)
     half = whole[: len(whole) // 8 * 4 + len("data:image/png;base64,") % 4]
     answer = client.post(f"{PHOTO}/generate", json={"prompt": "x", "images_base64": [half]})
-    assert answer.json() == {"success": False, "message": "INVALID_IMAGE"}
+    assert answer.json() == {"success": False, "message": "INVALID_IMAGE", "detail": "INVALID_IMAGE"}
 
 
 def test_ten_megabytes_are_the_limit_for_one_image(client: httpx.Client, data_uri: Callable[..., str]) -> None:
@@ -155,7 +156,7 @@ def test_bodies_that_are_no_json_object_get_422(
 ) -> None:
     answer = client.post(f"{VIDEO}/generate", content=content, headers={"Content-Type": content_type})
     assert answer.status_code == 422
-    assert [problem["type"] for problem in answer.json()["detail"]] == [kind]
+    assert [problem["type"] for problem in answer.json()["errors"]] == [kind]
 
 
 def test_a_misspelt_directive_is_refused_with_what_there_is(client: httpx.Client, sandbox: Sandbox) -> None:
