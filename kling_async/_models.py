@@ -187,7 +187,9 @@ class Failure:
     retryable: bool = False
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}" if self.message and self.message != self.code else self.code
+        if not self.message:
+            return self.code
+        return self.message if self.message.startswith(self.code) else f"{self.code}: {self.message}"
 
 
 class Saver(Protocol):

@@ -29,14 +29,15 @@ from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import Identity, ProviderConfig, Secret
-from kling_async.providers._base.endpoint import Endpoint, Features
+from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import ImageRule, Reference, References, data_uri, decode_data_uri, sniff
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
-from kling_async.providers._base.request import CallbackUrl, Prompt, Request, as_number
+from kling_async.providers._base.request import AnyPrompt, CallbackUrl, Prompt, Request, Text, as_number, plain_text
 
 __all__ = [
     "Accepted",
+    "AnyPrompt",
     "Artifact",
     "Call",
     "CallbackUrl",
@@ -56,6 +57,7 @@ __all__ = [
     "JobNotFound",
     "JobRef",
     "KlingError",
+    "Price",
     "Progressive",
     "Prompt",
     "Provider",
@@ -71,6 +73,7 @@ __all__ = [
     "Status",
     "StatusReport",
     "Stream",
+    "Text",
     "Unauthorized",
     "UnreadableReply",
     "WebhookItem",
@@ -79,6 +82,7 @@ __all__ = [
     "decode_data_uri",
     "job_id",
     "path_id",
+    "plain_text",
     "sniff",
     "webhook_job_id",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import re
@@ -277,7 +278,7 @@ def bare(annotation: Any) -> set[Any]:
     return set(typing.get_args(annotation)) if origin is Literal else {annotation}
 
 
-REFERENCES = set(typing.get_args(Reference))
+REFERENCES = {str, Path, bytes}
 CONCEPTS: Mapping[str, Any] = {
     "prompt": lambda kinds: kinds == {str},
     "negative_prompt": lambda kinds: kinds == {str},
@@ -330,6 +331,70 @@ def test_a_stored_request_can_be_submitted_again(endpoint: Endpoint[Any]) -> Non
         assert endpoint.request.model_validate(json.loads(json.dumps(request.describe(inline=True)))) == request
     for name in endpoint.request.model_fields:
         assert f"{name}" in (endpoint.request.__doc__ or ""), f"{name} is not documented"
+
+
+@every_endpoint
+def test_every_field_describes_itself_for_help_and_for_the_json_schema(endpoint: Endpoint[Any]) -> None:
+    """With a sentence, which must not be lost between the class, its docstring, its signature and its JSON schema."""
+    request = endpoint.request
+    properties = request.model_json_schema()["properties"]
+    parameters = inspect.signature(request).parameters
+    for name, info in request.model_fields.items():
+        assert info.description is not None, name
+        assert info.description[-1] in ".)", name
+        assert properties[name]["description"] == info.description
+        assert " ".join(info.description.split()) in " ".join((request.__doc__ or "").split())
+        assert "Annotated" not in str(parameters[name])
+        assert (parameters[name].default is inspect.Parameter.empty) == info.is_required()
+    assert list(parameters)[-1] == list(properties)[-1] == "callback_url"
+    assert "Args:" not in request.model_json_schema()["description"]
+
+
+@every_endpoint
+def test_help_and_dir_of_a_request_show_what_a_user_needs(endpoint: Endpoint[Any]) -> None:
+    shown = {*dir(endpoint.request)}
+    assert {"endpoint", "model_validate", "model_json_schema", "validated", "describe"} <= shown
+    assert not {name for name in shown if name.startswith("_") or name in {"model_construct", "parse_obj", "copy"}}
+
+
+@every_endpoint
+def test_a_copy_that_was_never_checked_is_checked_by_validated(endpoint: Endpoint[Any]) -> None:
+    good = recorded_requests(endpoint)[0]
+    assert good.validated() == good
+    for wrong in (good.model_copy(update={"prompt": "  "}), endpoint.request.model_construct(), pickled(good)):
+        with pytest.raises(ValidationError):
+            wrong.validated()
+
+
+def pickled(request: Any) -> Any:
+    """A pickle of an earlier version, in which a field had another type."""
+    old = pickle.loads(pickle.dumps(request))  # noqa: S301  # our own
+    old.__dict__["prompt"] = 5
+    return old
+
+
+@every_endpoint
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t\u2003", "a \ud83d boat"])
+def test_a_blank_prompt_and_half_a_character_are_refused(endpoint: Endpoint[Any], prompt: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        endpoint.request.model_validate({**dict(recorded_requests(endpoint)[0]), "prompt": prompt})
+    assert [error["loc"] for error in refused.value.errors()] == [("prompt",)]
+
+
+@every_endpoint
+def test_every_price_says_where_it_comes_from(endpoint: Endpoint[Any]) -> None:
+    price = endpoint.price(recorded_requests(endpoint)[0])
+    assert price is not None
+    assert price.source
+    assert price.date is not None
+    assert price.amount > 0
+
+
+@every_provider
+@pytest.mark.parametrize("address", ["https://a.example/\0", "https://a.example\\@b.example", "https://a b.example"])
+def test_an_address_with_characters_of_no_address_is_refused(kind: type[Provider], address: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not plain"):
+        kind(KEY, address)
 
 
 @every_endpoint

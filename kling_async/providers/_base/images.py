@@ -4,37 +4,103 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    GetPydanticSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, GetPydanticSchema
+from pydantic_core import PydanticCustomError, core_schema
 
+from kling_async._media_types import HEAD_BYTES, media_type
 from kling_async._urls import _scheme_and_host, is_url
-
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)  # the same class, by a public way
 
 __all__ = ["ImageRule", "Reference", "References", "data_uri", "decode_data_uri", "sniff"]
 
 
-Reference: TypeAlias = str | Path | bytes
+def to_reference(value: Any) -> Any:
+    """An image in any of the usual forms, as text, `Path` or bytes.
+
+    Raises:
+        PydanticCustomError: It is no image, or a file that cannot be read.
+    """
+    if isinstance(value, str | bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, os.PathLike):
+        return _expanded(Path(value))
+    if callable(getattr(value, "read", None)):  # an open file, BytesIO
+        return _read(value)
+    if callable(getattr(value, "save", None)) and hasattr(value, "getbands"):  # a PIL image
+        content = io.BytesIO()
+        value.save(content, "PNG")
+        return content.getvalue()
+    kind = type(value).__name__
+    raise PydanticCustomError(
+        "reference_type",
+        "an image is a URL or data URI (text), pathlib.Path(...) of a local file, its bytes, an open binary file or a "
+        "PIL image, not an object of type {kind}",
+        {"kind": kind},
+    )
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise PydanticCustomError(
+            "reference_path", "{path}: {error}", {"path": str(path), "error": str(error)}
+        ) from None
+
+
+def _read(file: Any) -> bytes:
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:
+        raise PydanticCustomError(
+            "reference_file", "the file cannot be read: {error}", {"error": str(error)}
+        ) from error
+    if not isinstance(content, bytes):
+        raise PydanticCustomError("reference_file", "the file is open as text; open it with mode 'rb'")
+    return content
+
+
+def _text_schema(description: str) -> dict[str, Any]:
+    return {"type": "string", "description": description}
+
+
+_IN_JSON = "An http(s) URL of an image, or the image as a data URI (data:image/png;base64,...)."
+
+
+class _ReferenceSchema:
+    """One image for pydantic: any of the usual forms in, one clear error, text in the JSON schema."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(to_reference, handler(source))
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
+        del schema, handler
+        return _text_schema(_IN_JSON)
+
+
+Reference: TypeAlias = Annotated[str | Path | bytes, _ReferenceSchema]
 """An image: a URL or data URI (str, never a path), a local file (Path), or its content (bytes)."""
 
 
 def _several(value: Any) -> Any:
-    if isinstance(value, str | Path | bytes):
-        raise PydanticCustomError("tuple_type", "give a list, even of one image: references=[...]")
+    single = isinstance(value, str | bytes | bytearray | memoryview | os.PathLike)
+    if single or hasattr(value, "read") or hasattr(value, "getbands"):
+        return [value]
+    if not isinstance(value, list | tuple | Sequence):
+        raise PydanticCustomError("references_type", "give a list of images: references=[...]")
     return value
 
 
@@ -43,24 +109,21 @@ References: TypeAlias = Annotated[
     GetPydanticSchema(lambda _, schema: schema(tuple[Reference, ...])),  # frozen and hashable, whatever was given
     BeforeValidator(_several),
 ]
-"""Images, as a list, tuple or the like; kept as a tuple."""
-_SIGNATURES: Mapping[str, re.Pattern[bytes]] = {
-    "jpeg": re.compile(rb"\xff\xd8\xff"),
-    "png": re.compile(rb"\x89PNG\r\n\x1a\n"),
-    "gif": re.compile(rb"GIF8[79]a"),
-    "webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
-}
-_HEAD = 16  # bytes; the longest signature has 12
+"""Images, as a list, tuple or the like, or a single one. They are kept as a tuple."""
+_HEAD = HEAD_BYTES
 _MIB = 1024 * 1024
+_CONVERT = "convert it to JPEG or PNG first"
+_CONVERT_WITH = {"heic": " (Pillow reads it with the package pillow-heif)", "svg": " (it has no pixels: render it)"}
 
 
 def sniff(head: bytes) -> str | None:
-    """The image format that the first bytes of a file show: ``jpeg``, ``png``, ``gif``, ``webp`` or None."""
-    return next((name for name, signature in _SIGNATURES.items() if signature.match(head)), None)
+    """The image format that the first bytes of a file show, such as ``jpeg`` or ``heic``. None if it is no image."""
+    found = media_type(head)
+    return found.name if found is not None and found.kind == "image" else None
 
 
 def data_uri(content: bytes) -> str:
-    """The image as a data URI, its type told from its content."""
+    """The image as a data URI. Its content decides the type."""
     return f"data:image/{sniff(content[:_HEAD])};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -69,10 +132,10 @@ class ImageRule:
     """What an endpoint accepts as reference images; a validator for a field of references.
 
     Attributes:
-        formats: Names as `sniff` gives them. Decided by content, never by file name.
-        most: How many at most.
-        max_bytes: Largest size of one.
-        uniform: All must be URLs, or none.
+        formats: Names as `sniff` gives them. The content decides, never the file name.
+        most: Largest number of images.
+        max_bytes: Largest size of one image, in bytes.
+        uniform: Whether URLs and inline images exclude each other in one request.
         uuids: Whether a bare UUID (an image uploaded before) is accepted.
     """
 
@@ -102,7 +165,7 @@ class ImageRule:
     def check(self, reference: Reference, label: str) -> None:
         """Check one reference; `label` names it in the message."""
         if isinstance(reference, Path):
-            self._check_file(reference, f"{label} ({reference})")
+            self._check_file(reference, f"{label} ({str(reference)[:200]})")
         elif isinstance(reference, bytes):
             self._check_content(reference[:_HEAD], len(reference), label)
         elif reference.startswith("data:"):
@@ -118,16 +181,20 @@ class ImageRule:
             )
 
     def _check_file(self, path: Path, label: str) -> None:
-        if path.is_dir():
-            raise ValueError(f"{label} is a directory; an image file is needed")
         try:
-            size = path.stat().st_size
-            if not path.is_file():  # opening a pipe or a device may block for ever
-                raise ValueError(f"{label} is not a regular file; an image file is needed")
+            found = path.stat()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise ValueError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if stat.S_ISDIR(found.st_mode):
+            raise ValueError(f"{label} is a directory; an image file is needed")
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe or a device may block for ever
+            raise ValueError(f"{label} is not a regular file; an image file is needed")
+        size = found.st_size
+        try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
-        except OSError as error:
-            raise ValueError(f"{label} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise ValueError(f"{label} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         self._check_content(head, size, label)
 
     def _check_content(self, head: bytes, size: int, label: str) -> None:
@@ -135,14 +202,14 @@ class ImageRule:
             raise ValueError(f"{label} is empty")
         if size > self.max_bytes:
             # Rounded up: one byte too many must not read as "10.0 MiB; at most 10 MiB".
-            shown = math.ceil(size / _MIB * 10) / 10
-            raise ValueError(f"{label} has {shown} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
+            mebibytes = math.ceil(size / _MIB * 10) / 10
+            raise ValueError(f"{label} has {mebibytes} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
         found = sniff(head)
         if found not in self.formats:
-            raise ValueError(
-                f"{label} is {'a ' + found.upper() if found else 'not an image'} by its content; "
-                f"allowed are {', '.join(name.upper() for name in self.formats)}"
-            )
+            allowed = ", ".join(name.upper() for name in self.formats)
+            remedy = f"; {_CONVERT}{_CONVERT_WITH.get(found, '')}" if found else ""
+            shown = f"{'an' if found in {'avif', 'svg'} else 'a'} {found.upper()}" if found else "not an image"
+            raise ValueError(f"{label} is {shown} by its content; allowed are {allowed}{remedy}")
 
 
 def decode_data_uri(uri: str, label: str) -> bytes:

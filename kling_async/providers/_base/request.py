@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
+import textwrap
+import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeAlias,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -14,12 +29,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     StringConstraints,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from kling_async._redaction import NOT_KEPT
 from kling_async._urls import is_secure
@@ -30,10 +46,38 @@ if TYPE_CHECKING:
 else:
     ModelMetaclass = type(BaseModel)  # the same class, by a public way
 
-__all__ = ["CallbackUrl", "Prompt", "Request", "as_number"]
+__all__ = ["AnyPrompt", "CallbackUrl", "Prompt", "Request", "Text", "as_number", "plain_text"]
 
-Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2500)]
-"""1 to 2 500 characters: the limit that RunBlob, Runware and inference.sh document alike."""
+
+def plain_text(value: str) -> str:
+    """The text itself, if it can be sent.
+
+    Raises:
+        PydanticCustomError: It has half of a surrogate pair, which no encoding can carry.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "text_encoding",
+            "the character at position {position} is half of a surrogate pair and cannot be sent; remove it",
+            {"position": error.start},
+        ) from None
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise PydanticCustomError("blank_prompt", "the prompt is blank; say what to generate")
+    return plain_text(value)
+
+
+Text: TypeAlias = Annotated[str, AfterValidator(plain_text)]
+"""Any text that can be sent."""
+AnyPrompt: TypeAlias = Annotated[str, StringConstraints(min_length=1), AfterValidator(_not_blank)]
+"""Text that is not blank, of any length."""
+Prompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=2500), AfterValidator(_not_blank)]
+"""1 to 2 500 characters, not all blank: the limit that RunBlob, Runware and inference.sh document alike."""
 
 
 def as_number(value: Any) -> Any:
@@ -42,19 +86,26 @@ def as_number(value: Any) -> Any:
 
 
 def _callback(value: str) -> str:
-    if not is_secure(value):
+    if not is_secure(plain_text(value)):
         raise ValueError("the callback address must be an https:// URL (http:// only to this machine)")
     return value
 
 
 CallbackUrl: TypeAlias = Annotated[str, AfterValidator(_callback)]
 """An https URL that the provider is to call; plain http only to this machine."""
-_GIVEN: dict[frozenset[str], set[str]] = {}
 
 
 @dataclass_transform(kw_only_default=False, frozen_default=True, field_specifiers=(Field,))
 class _RequestType(ModelMetaclass):
-    """Tells type checkers that a request may be made by position, which pydantic's own metaclass denies."""
+    """The class of request classes.
+
+    It tells type checkers that a request may be made by position, which pydantic's own metaclass denies. And it lists
+    the names of a class without pydantic's machinery, so that ``help(runblob.O3Video)`` fits on a page.
+    """
+
+    def __dir__(cls) -> list[str]:  # noqa: N805  # a metaclass: its self is a class
+        hidden = {*dir(BaseModel)} - _SHOWN
+        return sorted(name for name in super().__dir__() if name not in hidden and not name.startswith("_"))
 
 
 class Request(BaseModel, metaclass=_RequestType):
@@ -75,8 +126,8 @@ class Request(BaseModel, metaclass=_RequestType):
     callback_url: CallbackUrl | None = Field(
         default=None,
         kw_only=True,
-        description="Where the provider is to report the end (https). None: the client's own webhook address, "
-        "if it has one.",
+        description="https URL to which the provider sends a webhook when the job ends. If None, the client's own "
+        "webhook address, if it has one.",
     )
 
     def __init__(self, /, *values: Any, **fields: Any) -> None:
@@ -92,10 +143,35 @@ class Request(BaseModel, metaclass=_RequestType):
             fields[name] = value
         super().__init__(**fields)
 
-    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002  # pydantic's signature
-        """Share what pydantic keeps of which fields were given; a set a request is much where there are thousands."""
-        given = self.__pydantic_fields_set__
-        object.__setattr__(self, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), set(given)))
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the class a signature with plain types, and a docstring with a line for each field."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.__signature__ = _signature(cls)
+        if cls.model_fields and "Args:" not in (cls.__doc__ or ""):
+            cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nArgs:\n{_field_lines(cls)}\n"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
+        """The schema: the fields describe themselves, so the docstring's lines about them are left out."""
+        found = handler.resolve_ref_schema(handler(schema))
+        found["description"] = (cls.__doc__ or "").partition("\n\nArgs:")[0]
+        properties = found.get("properties", {})
+        for name in Request.model_fields:
+            if name in properties:
+                properties[name] = properties.pop(name)  # to the end
+        return found
+
+    def validated(self) -> Self:
+        """The same request, validated again.
+
+        ``model_copy(update=...)``, ``model_construct`` and old pickles make requests that were never checked. The
+        client calls this before it buys.
+
+        Raises:
+            pydantic.ValidationError: A field is missing or not acceptable.
+        """
+        return type(self).model_validate(dict(self))
 
     @classmethod
     def _own(cls) -> list[str]:
@@ -220,3 +296,45 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return value
+
+
+_SHOWN = frozenset(
+    {"model_copy", "model_dump", "model_dump_json", "model_fields", "model_json_schema", "model_validate"}
+)
+"""The names of pydantic's base class that a user of a request needs."""
+
+
+def _signature(cls: type[BaseModel]) -> inspect.Signature:
+    """How a request is made: own fields by position or name, the rest by name, with plain types and defaults."""
+    parameters = []
+    for name, info in cls.model_fields.items():
+        by_name = name in Request.model_fields
+        kind = inspect.Parameter.KEYWORD_ONLY if by_name else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        default = inspect.Parameter.empty if info.is_required() else info.get_default(call_default_factory=True)
+        parameters.append(inspect.Parameter(name, kind, default=default, annotation=_plain_type(info.annotation)))
+    parameters.sort(key=lambda parameter: parameter.kind)
+    # Not validated: a required field may follow one with a default where the provider's order asks for it.
+    return inspect.Signature(parameters, __validate_parameters__=False)
+
+
+def _plain_type(annotation: Any) -> Any:
+    """A type as a reader wants it: without pydantic's metadata."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _plain_type(args[0])
+    if not args or origin is Literal:
+        return annotation
+    plain = tuple(_plain_type(arg) for arg in args)
+    if origin in {Union, types.UnionType}:
+        return Union[plain]  # noqa: UP007  # made at run time
+    return origin[plain]
+
+
+def _field_lines(cls: type[BaseModel]) -> str:
+    """The fields with their descriptions, as the section of a docstring."""
+    lines = []
+    for name, info in sorted(cls.model_fields.items(), key=lambda item: item[0] in Request.model_fields):
+        default = "" if info.is_required() else f" Defaults to {info.get_default(call_default_factory=True)!r}."
+        text = f"{name}: {info.description or ''}{default}"
+        lines.append(textwrap.fill(text, 116, initial_indent="    ", subsequent_indent="        "))
+    return "\n".join(lines)

@@ -16,7 +16,7 @@ and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -32,10 +32,10 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Cost, JobRef, StatusReport
+from kling_async._models import JobRef, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_secure, is_url
-from kling_async.providers._base.endpoint import Endpoint, Features
+from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import decode_data_uri, sniff
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
@@ -84,6 +84,9 @@ class InferenceShErrors(ErrorMapper):
             KlingError: The reply is a refusal (the oldest envelope refuses at HTTP 200 too), or cannot be read.
         """
         data = super().expect_json(reply)
+        inner = data.get("data") if isinstance(data, dict) else None
+        if isinstance(inner, dict) and webhook_job_id(inner.get("id")) is not None:
+            return unwrapped(data)  # a task that has an id exists, whatever else is said
         if isinstance(data, dict) and data.get("success") is False:
             raise self.parse_error(reply) or self.make_error(reply.status, None, reply.excerpt())
         return unwrapped(data)
@@ -133,7 +136,13 @@ class InferenceSh(Provider):
             deadline=900.0,
             duration_prior=lambda _: DurationPrior(24.0, 0.545),
             variant=lambda request: f"resolution={request.resolution}",
-            price=lambda request: Cost(Decimal("0.028") * request.count, "USD"),
+            price=lambda request: Price(
+                Decimal("0.028") * request.count,
+                "USD",
+                estimated=True,  # inference.sh reports no price in its answers
+                source="inference.sh, page of the app klingai/image-o1",
+                date=date(2026, 11, 27),
+            ),
         ),
     )
     error_mapper: ClassVar[type[ErrorMapper]] = InferenceShErrors

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from kling_async.providers._base.images import ImageRule, Reference
-from kling_async.providers._base.request import Prompt, Request, as_number
+from kling_async.providers._base.request import Prompt, Request, Text, as_number
 
 __all__ = ["ImageO1"]
 
@@ -38,29 +38,50 @@ class ImageO1(Request):
     """One picture by Kling Image O1.
 
     Source: the page of the app ``klingai/image-o1`` and its input schema.
-
-    Args:
-        prompt: 1 to 2 500 characters.
-        reference: One image (JPEG or PNG, 10 MiB: what Kling, to which the app passes it, accepts). An inline one is
-            uploaded to inference.sh first.
-        negative_prompt: What to avoid. The app accepts it and, by its source, does not forward it to Kling.
-        aspect_ratio: One of the documented ratios.
-        resolution: ``1k`` or ``2k``.
-        count: 1 to 9. It is billed per image, although the app returns one: for more, submit more requests.
-        app: The app, which may be pinned to a version and a function: ``klingai/image-o1@abc123:run``.
-        callback_url: Where inference.sh is to report the end (https).
     """
 
     endpoint: ClassVar[str] = "inferencesh/image-o1"
     wire_names: ClassVar[Mapping[str, str]] = {"image": "reference", "n": "count", "webhook": "callback_url"}
 
-    prompt: Prompt
-    reference: OneReference | None = None
-    negative_prompt: str | None = None
-    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = "16:9"
-    resolution: Literal["1k", "2k"] = "1k"
-    count: Annotated[int, BeforeValidator(as_number), Field(strict=True, ge=1, le=9)] = 1
-    app: AppName = "klingai/image-o1"
+    prompt: Prompt = Field(description="What the picture shows. 1 to 2 500 characters.")
+    reference: OneReference | None = Field(
+        default=None,
+        description="One reference image, JPEG or PNG, at most 10 MiB. A local one is uploaded to inference.sh first.",
+    )
+    negative_prompt: Text | None = Field(
+        default=None,
+        description="What to avoid. The app accepts it and, by its source, does not pass it on to Kling.",
+    )
+    aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = Field(
+        default="16:9", description="Width to height."
+    )
+    resolution: Literal["1k", "2k"] = Field(
+        default="1k", description="Size of the picture: 1k or 2k (about 1 000 or 2 000 pixels a side)."
+    )
+    count: Annotated[int, BeforeValidator(as_number)] = Field(
+        default=1,
+        strict=True,
+        ge=1,
+        le=9,
+        description="Number of pictures that are billed, 1 to 9. The app returns one picture whatever the number, so "
+        "more than 1 needs bill_extra=True. For several pictures submit several requests.",
+    )
+    app: AppName = Field(
+        default="klingai/image-o1",
+        description="The app, optionally pinned to a version and a function: klingai/image-o1@abc123:run.",
+    )
+    bill_extra: bool = Field(
+        default=False, description="Allow a count above 1, although the app returns one picture and bills all."
+    )
+
+    @model_validator(mode="after")
+    def _one_is_returned(self) -> Self:
+        if self.count > 1 and not self.bill_extra:
+            raise ValueError(
+                f"count={self.count} would be billed {self.count} times, and the app returns one picture; submit "
+                "several requests, or pass bill_extra=True"
+            )
+        return self
 
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:

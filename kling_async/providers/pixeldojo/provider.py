@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -40,7 +41,7 @@ from kling_async._errors import (
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
-from kling_async.providers._base.endpoint import Endpoint, Features
+from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
 from kling_async.providers.pixeldojo.request import ImageV3
@@ -88,12 +89,12 @@ class PixelDojo(Provider):
     """PixelDojo, https://pixeldojo.ai. Environment: ``PIXELDOJO_API_KEY``, ``PIXELDOJO_BASE_URL``.
 
     Args:
-        api_key: As of `Provider`.
-        base_url: As of `Provider`.
+        api_key: Same as `Provider`.
+        base_url: Same as `Provider`.
         count_field: What the API calls the number of images; its pages disagree.
 
     Raises:
-        ConfigurationError: As of `Provider`.
+        ConfigurationError: Same as `Provider`.
     """
 
     name: ClassVar[str] = "pixeldojo"
@@ -109,7 +110,12 @@ class PixelDojo(Provider):
             deadline=300.0,  # none is documented; five times "up to a minute"
             duration_prior=lambda _: _DURATION,
             variant=lambda request: f"resolution={request.resolution} count={request.count}",
-            price=lambda request: Cost(Decimal(request.count), "credits"),
+            price=lambda request: Price(
+                Decimal(request.count),
+                "credits",
+                source="pixeldojo.ai/api-platform/kling-image",
+                date=date(2026, 11, 27),
+            ),
         ),
     )
     error_mapper: ClassVar[type[ErrorMapper]] = PixelDojoErrors
@@ -166,7 +172,7 @@ class PixelDojo(Provider):
 
     def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
         said = data.get("status")
-        status = _STATUSES.get(said) if isinstance(said, str) else None
+        status = _STATUSES.get(said.strip().lower()) if isinstance(said, str) else None
         cost = _credits(data.get("creditCost"))
         if status is Status.COMPLETED:
             artifacts = tuple(dict.fromkeys(_artifacts(data)))
@@ -177,7 +183,8 @@ class PixelDojo(Provider):
             code, message = self.errors.read_error(data) or (None, None)
             failure = Failure(code or "unknown", message, retryable=code in _RETRYABLE)
             return StatusReport(status, message=message or code, failures=(failure,), cost=cost, raw=data)
-        oddity = None if status else f"the status {said!r}"
+        beside = "" if status or next(_artifacts(data), None) is None else " beside a result"
+        oddity = None if status else f"the status {said!r}{beside}"
         return StatusReport(status, cost=cost, unrecognized=oddity, raw=data)
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
 from kling_async._errors import (
@@ -28,7 +30,7 @@ from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_url
-from kling_async.providers._base.endpoint import Endpoint, Features
+from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import data_uri
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
@@ -52,6 +54,23 @@ def _video_duration(request: O3Video | None) -> DurationPrior:
         return DurationPrior.from_range(120, 420)
     prior = _VIDEO_DURATIONS[request.duration]
     return prior if request.model == "kling_o3" else DurationPrior(prior.median * _PRO_FACTOR, prior.sigma)
+
+
+def _estimate(amount: Decimal) -> Price:
+    """A price from an example answer. RunBlob publishes no price list, and reports the price of each job it accepts."""
+    return Price(
+        amount,
+        "USD",
+        estimated=True,
+        source="docs.runblob.io/api-reference/kling, example answers",
+        date=date(2026, 11, 27),
+    )
+
+
+def _video_price(request: O3Video) -> Price:
+    # The example is 5 s of kling_o3. Price by the second, and twice as much for pro ("about 2x price").
+    amount = Decimal("0.15") * request.duration / 5
+    return _estimate(amount * (2 if request.model == "kling_o3_pro" else 1))
 
 
 class RunBlobErrors(ErrorMapper):
@@ -104,6 +123,7 @@ class RunBlob(Provider):
             deadline=900.0,
             duration_prior=_video_duration,
             variant=lambda request: f"duration={request.duration} model={request.model}",
+            price=_video_price,
         ),
         Endpoint(
             O3Photo,
@@ -111,6 +131,7 @@ class RunBlob(Provider):
             deadline=300.0,
             duration_prior=lambda _: _PHOTO_DURATION,
             variant=lambda request: f"resolution={request.resolution}",
+            price=lambda _: _estimate(Decimal("0.05")),
         ),
     )
     error_mapper: ClassVar[type[ErrorMapper]] = RunBlobErrors
@@ -159,7 +180,7 @@ class RunBlob(Provider):
 
     def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
         said = data.get("status")
-        status = _STATUSES.get(said) if isinstance(said, str) else None
+        status = _STATUSES.get(said.strip().lower()) if isinstance(said, str) else None
         message = data.get("message")
         message = message if isinstance(message, str) and message else None
         if status is Status.COMPLETED:
@@ -172,7 +193,8 @@ class RunBlob(Provider):
             code, words = _code(message) if message else (None, None)
             failure = Failure(code or "unknown", words, retryable=code in _RETRYABLE)
             return StatusReport(status, message=message, failures=(failure,), raw=data)
-        oddity = None if status else f"the status {said!r}"
+        beside = " beside a result" if data.get("video_url") or data.get("image_url") else ""
+        oddity = None if status else f"the status {said!r}{beside}"
         return StatusReport(status, message=message, unrecognized=oddity, raw=data)
 
 

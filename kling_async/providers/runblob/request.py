@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from kling_async.providers._base.images import ImageRule, References
 from kling_async.providers._base.request import Prompt, Request, as_number
@@ -40,50 +40,58 @@ class O3Photo(_RunBlobRequest):
     """One picture by Kling O3.
 
     Source: ``docs.runblob.io/api-reference/kling/o3-photo-generate``.
-
-    Args:
-        prompt: 1 to 2 500 characters.
-        references: Up to 10 images (JPEG, PNG, WEBP; 10 MiB each): all URLs, or all inline.
-        resolution: ``1k``, ``2k`` or ``4k``.
-        aspect_ratio: ``auto`` or one of the documented ratios.
-        prefer_multi_shots: Several variations inside one picture; experimental.
-        callback_url: Where RunBlob is to report the end (https).
     """
 
     endpoint: ClassVar[str] = "runblob/o3-photo"
     wire_names: ClassVar[Mapping[str, str]] = {"img_resolution": "resolution"}
 
-    prompt: Prompt
-    references: PhotoReferences = ()
-    resolution: Literal["1k", "2k", "4k"] = "4k"
-    aspect_ratio: Literal["auto", "1:1", "9:16", "2:3", "3:4", "4:3", "3:2", "16:9", "21:9"] = "1:1"
-    prefer_multi_shots: bool = False
+    prompt: Prompt = Field(description="What the picture shows. 1 to 2 500 characters.")
+    references: PhotoReferences = Field(
+        default=(),
+        description="Reference images: at most 10, JPEG, PNG or WEBP, 10 MiB each. All are URLs, or all are inline "
+        "(files, bytes, data URIs).",
+    )
+    resolution: Literal["1k", "2k", "4k"] = Field(
+        default="4k", description="Size of the picture: 1k, 2k or 4k (about 1 000, 2 000 or 4 000 pixels a side)."
+    )
+    aspect_ratio: Literal["auto", "1:1", "9:16", "2:3", "3:4", "4:3", "3:2", "16:9", "21:9"] = Field(
+        default="1:1", description="Width to height. With auto, the model decides."
+    )
+    prefer_multi_shots: bool = Field(
+        default=False, description="Whether the model may put several variations into one picture. Experimental."
+    )
 
 
 class O3Video(_RunBlobRequest):
     """One clip by Kling O3.
 
     Source: ``docs.runblob.io/api-reference/kling/o3-video-generate``.
-
-    Args:
-        prompt: 1 to 2 500 characters.
-        references: Up to 5 images (JPEG, PNG, GIF, WEBP; 10 MiB each): all URLs, or all inline.
-        duration: Length of the clip in seconds: 5, 10 or 15.
-        aspect_ratio: ``16:9``, ``9:16`` or ``1:1``.
-        model: ``kling_o3`` (720p) or ``kling_o3_pro`` (1080p, about twice the price). The older ``mode`` (``std``,
-            ``pro``) is accepted in its place.
-        keep_original_sound: Whether the sound of the source is kept.
-        callback_url: Where RunBlob is to report the end (https).
     """
 
     endpoint: ClassVar[str] = "runblob/o3-video"
 
-    prompt: Prompt
-    references: VideoReferences = ()
-    duration: Annotated[Literal[5, 10, 15], BeforeValidator(as_number)] = 5
-    aspect_ratio: Literal["16:9", "9:16", "1:1"] = "16:9"
-    model: Literal["kling_o3", "kling_o3_pro"] = "kling_o3"
-    keep_original_sound: bool = True
+    prompt: Prompt = Field(description="What the clip shows. 1 to 2 500 characters.")
+    references: VideoReferences = Field(
+        default=(),
+        description="Reference images: at most 5, JPEG, PNG, GIF or WEBP, 10 MiB each. All are URLs, or all are inline "
+        "(files, bytes, data URIs).",
+    )
+    duration: Annotated[Literal[5, 10, 15], BeforeValidator(as_number)] = Field(
+        default=5, description="Length of the clip in seconds: 5, 10 or 15."
+    )
+    aspect_ratio: Literal["16:9", "9:16", "1:1"] = Field(
+        default="16:9", description="Width to height: 16:9 (landscape), 9:16 (portrait) or 1:1 (square)."
+    )
+    model: Literal["kling_o3", "kling_o3_pro"] = Field(
+        default="kling_o3",
+        description="kling_o3 makes 720p. kling_o3_pro makes 1080p at about twice the price. The older field mode "
+        "(std, pro) is accepted in its place.",
+    )
+    keep_original_sound: bool = Field(
+        default=True,
+        description="Whether the sound of a source video is kept. RunBlob documents the field, although this endpoint "
+        "takes no source video, so it has no known effect.",
+    )
 
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -31,10 +32,10 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Cost, JobRef, Status, StatusReport
+from kling_async._models import JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import ProviderConfig
-from kling_async.providers._base.endpoint import Endpoint, Features
+from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import data_uri
 from kling_async.providers._base.provider import Provider, WebhookItem
@@ -55,6 +56,11 @@ __all__ = ["Runware"]
 
 
 _USD_PER_IMAGE = {"1k": Decimal("0.028"), "2k": Decimal("0.028"), "4k": Decimal("0.056")}
+
+
+def _price(request: ImageO3) -> Price:
+    amount = _USD_PER_IMAGE[request.resolution] * request.count
+    return Price(amount, "USD", source="runware.ai/docs/models/klingai-image-o3", date=date(2026, 11, 27))
 
 
 class RunwareErrors(ErrorMapper):
@@ -80,7 +86,7 @@ class Runware(Provider):
     display_name: ClassVar[str] = "Runware"
     default_url: ClassVar[str] = "https://api.runware.ai"
     env_vars: ClassVar[tuple[str, str]] = ("RUNWARE_API_KEY", "RUNWARE_BASE_URL")
-    # 50: the documents name no maximum for the array; providers.md 2.6 advises 20 to 50.
+    # 50: the documents name no maximum for the array.
     features: ClassVar[Features] = Features(webhook=True, batch=50, client_chosen_id=True, cost_unit="USD")
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
@@ -89,7 +95,7 @@ class Runware(Provider):
             deadline=1200.0,
             duration_prior=lambda _: DurationPrior(24, 0.545),
             variant=lambda request: f"resolution={request.resolution} count={request.count}",
-            price=lambda request: Cost(_USD_PER_IMAGE[request.resolution] * request.count, "USD"),
+            price=_price,
         ),
     )
 
@@ -130,6 +136,10 @@ class Runware(Provider):
             KlingError: The task was refused.
         """
         rows, errors = entries(reply.json())
+        named = {uuid for row in errors if (uuid := text(row, "taskUUID"))}
+        if named and task.uuid not in named and not any(text(row, "taskUUID") == task.uuid for row in rows):
+            # The answer to another call: it proves neither a refusal nor an acceptance.
+            raise self.errors.unreadable("it names another task, and not the one that was sent")
         rows = [row for row in rows if text(row, "taskUUID") == task.uuid]
         errors = [row for row in errors if text(row, "taskUUID") in {task.uuid, None}]
         if any(text(row, "code") == TAKEN for row in errors):

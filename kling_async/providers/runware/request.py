@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kling_async._urls import is_secure
 from kling_async.providers._base.images import ImageRule, References, sniff
-from kling_async.providers._base.request import Prompt, Request, as_number
+from kling_async.providers._base.request import Prompt, Request, as_number, plain_text
 
 __all__ = ["CONSTANTS", "FORMATS", "SIZES", "ImageO3"]
 
@@ -44,7 +44,7 @@ def _our_format(value: Any) -> Any:
 
 
 def _secure(value: str) -> str:
-    if not is_secure(value):
+    if not is_secure(plain_text(value)):
         raise ValueError("the upload endpoint must be an https:// URL (http:// only to this machine)")
     return value
 
@@ -59,25 +59,6 @@ class ImageO3(Request):
     ``taskUUID`` is dropped: every purchase gets a fresh one.
 
     Source: ``runware.ai/docs/models/klingai-image-o3``.
-
-    Args:
-        prompt: 1 to 2 500 characters.
-        references: Up to 10 images (JPEG, PNG, WEBP; 10 MiB each), also as the UUID of one uploaded to Runware.
-        width: Pixels; with `height` one of the 24 documented pairs.
-        height: Pixels.
-        resolution: ``1k``, ``2k`` or ``4k``.
-        aspect_ratio: One of the documented ratios.
-        count: How many pictures, 1 to 20, each with its own seed.
-        output_type: ``URL``, or the pictures themselves in every answer (``base64Data``, ``dataURI``): then jobs cannot
-            be asked about together, so it is for few pictures.
-        output_format: ``jpeg``, ``png`` or ``webp``; Runware's own ``JPG``, ``PNG`` and ``WEBP`` are accepted too.
-        output_quality: 20 to 99.
-        upload_endpoint: A presigned URL to which Runware is to PUT the pictures as raw bytes.
-        safety: ``fast`` lets Runware check the pictures; what it found is in `Artifact.flagged`.
-        ttl: Seconds for which URLs are to work, at least 60; only with output type ``URL``.
-        include_cost: Let Runware tell what the job cost.
-        delivery: ``async``: accepted at once, then polled. ``sync``: the submission waits for the pictures.
-        callback_url: Where Runware is to report each picture (https).
     """
 
     endpoint: ClassVar[str] = "runware/image-o3"
@@ -93,21 +74,53 @@ class ImageO3(Request):
         "webhookURL": "callback_url",
     }
 
-    prompt: Prompt
-    references: Annotated[References, AfterValidator(ImageRule(most=10, uuids=True))] = ()
-    width: int = 1024
-    height: int = 1024
-    resolution: Resolution = "1k"
-    aspect_ratio: AspectRatio = "1:1"
-    count: Annotated[int, Field(ge=1, le=20)] = 1
-    output_type: Literal["URL", "base64Data", "dataURI"] = "URL"
-    output_format: Annotated[Literal["jpeg", "png", "webp"], BeforeValidator(_our_format)] = "jpeg"
-    output_quality: Annotated[int, Field(ge=20, le=99)] = 95
-    upload_endpoint: Annotated[str, AfterValidator(_secure)] | None = None
-    safety: Literal["none", "fast"] = "none"
-    ttl: Annotated[int, Field(ge=60)] | None = None
-    include_cost: bool = True
-    delivery: Literal["async", "sync"] = "async"
+    prompt: Prompt = Field(description="What the pictures show. 1 to 2 500 characters.")
+    references: Annotated[References, AfterValidator(ImageRule(most=10, uuids=True))] = Field(
+        default=(),
+        description="Reference images: at most 10, JPEG, PNG or WEBP, 10 MiB each. Also the UUID of an image that was "
+        "uploaded to Runware.",
+    )
+    width: int = Field(
+        default=1024, description="Width in pixels. Together with height one of the 24 documented pairs."
+    )
+    height: int = Field(
+        default=1024, description="Height in pixels. Together with width one of the 24 documented pairs."
+    )
+    resolution: Resolution = Field(
+        default="1k",
+        description="Size of a picture: 1k, 2k or 4k (about 1 000, 2 000 or 4 000 pixels a side). In place of width "
+        "and height.",
+    )
+    aspect_ratio: AspectRatio = Field(
+        default="1:1", description="Width to height. With resolution, in place of width and height."
+    )
+    count: int = Field(default=1, ge=1, le=20, description="Number of pictures, 1 to 20. Each has its own seed.")
+    output_type: Literal["URL", "base64Data", "dataURI"] = Field(
+        default="URL",
+        description="URL, or the pictures themselves in every answer (base64Data, dataURI). Then jobs cannot be polled "
+        "together, so it is for few pictures.",
+    )
+    output_format: Annotated[Literal["jpeg", "png", "webp"], BeforeValidator(_our_format)] = Field(
+        default="jpeg", description="File format of the pictures. Runware's JPG, PNG and WEBP are accepted too."
+    )
+    output_quality: int = Field(default=95, ge=20, le=99, description="Quality of the compression, 20 to 99.")
+    upload_endpoint: Annotated[str, AfterValidator(_secure)] | None = Field(
+        default=None, description="Presigned https URL to which Runware sends the pictures as raw bytes with PUT."
+    )
+    safety: Literal["none", "fast"] = Field(
+        default="none",
+        description="With fast, Runware checks the pictures for unsafe content. The result is in Artifact.flagged.",
+    )
+    ttl: Annotated[int, Field(ge=60)] | None = Field(
+        default=None,
+        description="Seconds for which the URLs of the pictures work, at least 60. Only with output type URL.",
+    )
+    include_cost: bool = Field(default=True, description="Whether Runware reports the cost of the job.")
+    delivery: Literal["async", "sync"] = Field(
+        default="async",
+        description="With async, the submission is accepted at once and the job is polled. With sync, the submission "
+        "waits for the pictures.",
+    )
 
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def entries(data: Any) -> tuple[list[Row], list[Row]]:
         rows = _objects(data)
     good: list[Row] = []
     for row in rows:
-        failed = row.get("status") in _FAILED or row.get("code") or row.get("error")
+        failed = _word(row) in _FAILED or row.get("code") or row.get("error")
         (stated if failed else good).append(row)
     return good, [{**row, **(row["error"] if isinstance(row.get("error"), dict) else {})} for row in stated]
 
@@ -144,7 +144,7 @@ def status_report(task: Task, answer: Answer) -> StatusReport:
     failures = tuple(_failure(row) for row in _distinct(answer.errors))
     running = [row for row in answer.rows if not _is_made(row)]
     finished = len(made) + len(failures)
-    words = [row.get("status") for row in running]
+    words = [_word(row) for row in running]
     odd = [word for word in words if word not in _STATUSES]
     status: Status | None = None
     if _ended(task, finished, failed=bool(failures), running=bool(running)):
@@ -190,8 +190,14 @@ def text(row: Row, name: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _is_made(row: Row) -> bool:
+def _word(row: Row) -> Any:
+    """The status of a row, without regard to case."""
     status = row.get("status")
+    return status.strip().lower() if isinstance(status, str) else status
+
+
+def _is_made(row: Row) -> bool:
+    status = _word(row)
     return status == "success" or (status is None and not row.keys().isdisjoint({"imageURL", *_INLINE}))
 
 

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from kling_async import InferenceSh, InsufficientCredits, InvalidRequest, JobNotFound, KlingError, Status, inferencesh
+from kling_async._errors import UnreadableReply
 from kling_async._exchange import Call, Effect, Reply
 from kling_async._models import JobRef, StatusReport
 from kling_async.providers._base.provider import Accepted
@@ -79,14 +80,15 @@ def test_defaults_are_the_app_s_own() -> None:
 
 
 def test_fields_go_by_position_in_the_order_of_the_design() -> None:
-    request = ImageO1("a boat", "https://example.com/a.png", "fog", "1:1", "2k", 3)
+    request = ImageO1("a boat", "https://example.com/a.png", "fog", "1:1", "2k", 1, "klingai/image-o1:run")
     assert request == ImageO1(
         prompt="a boat",
         reference="https://example.com/a.png",
         negative_prompt="fog",
         aspect_ratio="1:1",
         resolution="2k",
-        count=3,
+        count=1,
+        app="klingai/image-o1:run",
     )
 
 
@@ -147,7 +149,7 @@ def test_what_is_outside_of_the_limits_is_refused_naming_the_field(field: str, v
     ],
 )
 def test_what_is_just_inside_is_accepted(field: str, value: Any) -> None:
-    accepted = getattr(ImageO1.model_validate({"prompt": "a boat", field: value}), field)
+    accepted = getattr(ImageO1.model_validate({"prompt": "a boat", "bill_extra": True, field: value}), field)
     assert str(accepted) == str(value), "a number that is spelled as text is that number"
 
 
@@ -168,13 +170,42 @@ def test_a_local_file_is_checked_before_anything_is_sent(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "native",
     [
-        {"prompt": "a boat", "image": "https://example.com/a.png", "n": 2},
-        {"input": {"prompt": "a boat", "image": "https://example.com/a.png", "n": 2}},
-        {"app": "klingai/image-o1", "input": {"prompt": "a boat", "image": "https://example.com/a.png", "n": 2}},
+        {"prompt": "a boat", "image": "https://example.com/a.png", "n": 1},
+        {"input": {"prompt": "a boat", "image": "https://example.com/a.png", "n": 1}},
+        {"app": "klingai/image-o1", "input": {"prompt": "a boat", "image": "https://example.com/a.png", "n": 1}},
     ],
 )
 def test_the_provider_s_own_json_validates(native: Mapping[str, Any]) -> None:
-    assert ImageO1.model_validate(native) == ImageO1("a boat", "https://example.com/a.png", count=2)
+    assert ImageO1.model_validate(native) == ImageO1("a boat", "https://example.com/a.png", count=1)
+
+
+@pytest.mark.parametrize("fields", [{"count": 2}, {"n": "2"}, {"input": {"prompt": "a boat", "n": 9}}])
+def test_a_count_that_is_billed_for_nothing_is_refused_unless_insisted_on(fields: Mapping[str, Any]) -> None:
+    request = {} if "input" in fields else {"prompt": "a boat"}
+    with pytest.raises(ValidationError, match=r"would be billed \d times, and the app returns one picture"):
+        ImageO1.model_validate({**request, **fields})
+    assert ImageO1.model_validate({**request, **fields, "bill_extra": True}).count > 1
+
+
+def test_a_submission_with_an_id_was_accepted_whatever_else_the_answer_says() -> None:
+    flow = InferenceSh("key").submit(ImageO1("a boat"), "attempt", None)
+    next(flow)
+    body = {"success": False, "error": {"code": "internal"}, "data": {"id": "task-9", "status": 2}}
+    with pytest.raises(StopIteration) as done:
+        flow.send(Reply(200, content=json.dumps(body).encode()))
+    assert done.value.value.id == "task-9"
+
+
+def test_an_end_without_an_id_proves_nothing() -> None:
+    ref = JobRef("inferencesh", "image-o1", "task-9")
+    flow = InferenceSh("key").poll([ref])
+    end = Reply(
+        200, content=json.dumps({"status": "completed", "output": {"image": "https://evil.example/x"}}).encode()
+    )
+    next(flow)
+    flow.send(end)
+    with pytest.raises(UnreadableReply, match="does not name the job"):
+        flow.send(end)
 
 
 def test_a_whole_run_keeps_its_pinned_app_and_its_webhook() -> None:
@@ -199,9 +230,9 @@ def test_contradictory_json_is_refused(native: Mapping[str, Any], reason: str) -
 
 def test_the_price_is_per_image_asked_for() -> None:
     [endpoint] = InferenceSh.endpoints
-    cost = endpoint.price(ImageO1("a boat", count=9))
+    cost = endpoint.price(ImageO1("a boat", count=9, bill_extra=True))
     assert cost is not None
-    assert (cost.amount, cost.unit) == (Decimal("0.252"), "USD")
+    assert (cost.amount, cost.unit, cost.estimated) == (Decimal("0.252"), "USD", True)
 
 
 # Submitting.

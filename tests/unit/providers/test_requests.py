@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from kling_async import Request, inferencesh, pixeldojo, runblob, runware
@@ -51,12 +53,74 @@ def test_references_are_given_in_any_list_and_kept_as_a_tuple(
 
 
 @pytest.mark.parametrize("kind", SEVERAL)
-@pytest.mark.parametrize(
-    "single", [Path("boat.png"), "https://img.example/boat.png", PNG], ids=["path", "url", "bytes"]
-)
-def test_one_image_in_place_of_a_list_is_refused_in_so_many_words(kind: Callable[..., Any], single: object) -> None:
-    errors = refused(lambda: kind("a boat", references=single))
-    assert errors == {"references": ("tuple_type", "give a list, even of one image: references=[...]")}
+def test_a_single_image_needs_no_list(kind: Callable[..., Any], tmp_path: Path) -> None:
+    boat = tmp_path / "boat.png"
+    boat.write_bytes(PNG)
+    for single in (boat, "https://img.example/boat.png", PNG):
+        assert kind("a boat", references=single).references == (single,)
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_images_come_as_open_files_buffers_and_pictures(
+    kind: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boat = tmp_path / "boat.png"
+    boat.write_bytes(PNG)
+    with boat.open("rb") as file:
+        assert kind("a boat", references=file).references == (PNG,)
+    assert kind("a boat", references=[io.BytesIO(PNG), bytearray(PNG)]).references == (PNG, PNG)
+    [picture] = kind("a boat", references=[Image.new("CMYK", (8, 8)).convert("RGB")]).references
+    assert picture.startswith(b"\x89PNG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert kind("a boat", references=Path("~/boat.png")).files == [boat]
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+@pytest.mark.parametrize("wrong", [5, {"a": 1}, [5], [None], [["https://a.example"]]], ids=repr)
+def test_what_is_no_image_gives_one_clear_error(kind: Callable[..., Any], wrong: object) -> None:
+    [(place, (code, message))] = refused(lambda: kind("a boat", references=wrong)).items()
+    assert place.startswith("references")
+    assert code in {"references_type", "reference_type"}
+    assert "give a list of images" in message or "an image is a URL or data URI" in message
+
+
+def test_a_file_that_is_open_as_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "boat.txt"
+    path.write_text("boat")
+    with path.open() as file:
+        assert refused(lambda: runblob.O3Photo("a boat", references=[file]))["references.0"][1].endswith("mode 'rb'")  # type: ignore[list-item]
+
+
+FORMATS = {
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1",
+    "TIFF": b"II*\0\x08\0\0\0",
+    "BMP": b"BM\x9a\0\0\0\0\0\0\0\x7a\0\0\0\x6c\0\0\0",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_image_of_another_format_is_named_with_what_to_do(name: str) -> None:
+    [(_, message)] = refused(lambda: runblob.O3Photo("a boat", references=[FORMATS[name] + bytes(64)])).values()
+    assert f" {name} by its content" in message
+    assert "convert it to JPEG or PNG first" in message
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b"], ids=["long", "NUL"])
+def test_a_path_that_cannot_exist_is_refused_like_one_that_does_not(path: str) -> None:
+    [(_, message)] = refused(lambda: runblob.O3Photo("a boat", references=[Path(path)])).values()
+    assert "cannot be read" in message
+
+
+def test_half_a_character_is_refused_in_every_text() -> None:
+    for make in (
+        lambda: inferencesh.ImageO1("a boat", negative_prompt="\ud83d"),
+        lambda: pixeldojo.ImageV3("a boat", negative_prompt="\ud83d"),
+        lambda: runblob.O3Photo("a boat", callback_url="https://a.example/\ud83d"),
+        lambda: runware.ImageO3("a boat", upload_endpoint="https://a.example/\ud83d"),
+    ):
+        assert refused(make)
 
 
 def test_a_list_in_place_of_one_image_is_refused_in_so_many_words() -> None:

@@ -26,6 +26,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Effect, Reply
+from kling_async._models import JobRef
 from kling_async.providers._base.request import Request
 
 MIB = 1024 * 1024
@@ -236,7 +237,7 @@ def test_gif_is_for_videos_only() -> None:
     assert runblob.O3Video("a fox", references=(GIF,)).references == (GIF,)
     assert refused(runblob.O3Photo, references=(GIF,)) == (
         "references",
-        "reference 1 is a GIF by its content; allowed are JPEG, PNG, WEBP",
+        "reference 1 is a GIF by its content; allowed are JPEG, PNG, WEBP; convert it to JPEG or PNG first",
     )
 
 
@@ -410,3 +411,24 @@ def test_an_error_never_repeats_the_key() -> None:
     assert isinstance(error, Unauthorized)
     assert key not in f"{error} {error!r} {error.code}"
     assert "[the key]" in str(error)
+
+
+@pytest.mark.parametrize("word", ["COMPLETED", "Completed", " completed "])
+def test_status_words_are_read_in_any_case(word: str) -> None:
+    ref = JobRef("runblob", "o3-photo", "7")
+    flow = runblob.RunBlob("key").poll([ref])
+    next(flow)
+    body = {"generation_id": 7, "status": word, "image_url": "https://cdn.example/a.png"}
+    with pytest.raises(StopIteration) as done:
+        flow.send(Reply(200, content=json.dumps(body).encode()))
+    assert done.value.value[ref].status == "completed"
+
+
+def test_an_unknown_word_beside_a_result_is_reported_as_such() -> None:
+    ref = JobRef("runblob", "o3-photo", "7")
+    flow = runblob.RunBlob("key").poll([ref])
+    next(flow)
+    body = {"generation_id": "7", "status": "ready", "image_url": "https://cdn.example/a.png"}
+    with pytest.raises(StopIteration) as done:
+        flow.send(Reply(200, content=json.dumps(body).encode()))
+    assert done.value.value[ref].unrecognized == "the status 'ready' beside a result"

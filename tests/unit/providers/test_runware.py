@@ -28,6 +28,7 @@ from kling_async._errors import (
     ProviderUnavailable,
     RateLimited,
     Unauthorized,
+    UnreadableReply,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Event, JobRef, StatusReport
@@ -650,3 +651,15 @@ async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> No
     assert left
     assert {job for job, waiter in waiters.items() if waiter.cancelled()} == set(left)
     assert all(job.status is Status.COMPLETED for job in waiters if job not in left)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 422])
+def test_an_answer_about_another_task_is_no_refusal(status: int) -> None:
+    """It belongs to another call. The task is sent again under the same id, and its own answer decides."""
+    flow = Runware("key").submit(ImageO3("a boat"), KEY, None)
+    next(flow)
+    other = {"code": "invalidPrompt", "message": "no", "taskUUID": "11111111-1111-4111-8111-111111111111"}
+    repeated = flow.send(answer(errors=[other], status=status))
+    assert repeated.repeatable
+    with pytest.raises(UnreadableReply, match="names another task"):
+        flow.send(answer(errors=[other], status=status))
