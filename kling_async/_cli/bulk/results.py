@@ -155,7 +155,8 @@ def record_of(before: Record, outcome: Outcome) -> Record:
 def _estimate(before: Record, outcome: Outcome) -> dict[str, str] | None:
     if isinstance(outcome.error, GenerationFailed | GenerationCancelled):
         return None  # nobody knows whether it was charged
-    return as_json(find(before.endpoint)[1].price(outcome.request))
+    price = find(before.endpoint)[1].price(outcome.request)
+    return as_json(price.cost if price is not None else None)
 
 
 def _amount(told: Mapping[str, str] | None) -> Cost | None:
