@@ -6,7 +6,6 @@ import base64
 import binascii
 import io
 import math
-import os
 import re
 import stat
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ def to_reference(value: Any) -> Any:
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    if isinstance(value, os.PathLike):
+    if hasattr(value, "__fspath__"):
         return _expanded(Path(value))
     if callable(getattr(value, "read", None)):  # an open file, BytesIO
         return _read(value)
@@ -96,7 +95,7 @@ Reference: TypeAlias = Annotated[str | Path | bytes, _ReferenceSchema]
 
 
 def _several(value: Any) -> Any:
-    single = isinstance(value, str | bytes | bytearray | memoryview | os.PathLike)
+    single = isinstance(value, str | bytes | bytearray | memoryview) or hasattr(value, "__fspath__")
     if single or hasattr(value, "read") or hasattr(value, "getbands"):
         return [value]
     if not isinstance(value, list | tuple | Sequence):
