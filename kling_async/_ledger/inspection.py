@@ -35,14 +35,12 @@ class LedgerContents:
         submissions: The chosen submissions, oldest first.
         total: How many submissions fulfil the conditions, without `last`.
         unfinished: How many submissions of the whole ledger need attention (`Submission.unfinished`).
-        unsaved: How many completed jobs of the whole ledger have files that were not saved.
         owner: The process that has the ledger open (``"?"`` if it has just opened it). None if no process has.
     """
 
     submissions: list[Submission]
     total: int
     unfinished: int
-    unsaved: int
     owner: str | None
 
 
@@ -100,7 +98,7 @@ async def inspect_ledger(
                 version = file_version(file, connection)
                 owner = (recorded_owner(file) or "?") if is_owned(file) else None
                 if not version:
-                    return LedgerContents([], 0, 0, 0, owner)
+                    return LedgerContents([], 0, 0, owner)
                 if version < len(MIGRATIONS):
                     raise ConfigurationError(
                         f"the ledger {file} was written by an older version of kling_async; open it once with a client "
@@ -108,12 +106,12 @@ async def inspect_ledger(
                     )
                 submissions = select_last(connection, condition, values, last)
                 total = count(connection, condition, values)
-                left, lacking = count(connection, UNFINISHED), count(connection, UNSAVED)
+                left = count(connection, UNFINISHED)
         except sqlite3.Error as error:
             raise explained(file, error) from error
         if owner is None:
             submissions = [_abandoned(submission) for submission in submissions]
-        return LedgerContents(submissions, total, left, lacking, owner)
+        return LedgerContents(submissions, total, left, owner)
 
     return await to_thread.run_sync(read)
 

@@ -55,7 +55,7 @@ log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
-_PAGE = 500  # submissions looked at in one operation
+_PAGE = 500  # attempts read in one operation
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class SqliteLedger:
         return operation.value
 
     def _run(self) -> None:
-        """The thread: group after group, until told to stop."""
+        """The thread: it commits group after group, until the queue says stop."""
         file: File | None = None
         identity: Identity | None = None
         stop = False
@@ -206,7 +206,7 @@ class SqliteLedger:
                     file = file or File(self.path, identity)
                     identity = file.identity
                     _commit(file, operations)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the tasks that wait must hear of it
+            except Exception as error:  # noqa: BLE001  # every error must reach the tasks that wait
                 for operation in operations:
                     operation.error = explained(self.path, error)
                 if file is not None:

@@ -1,4 +1,4 @@
-"""What the ledger's file is told and asked: its tables, its statements, and its rows as submissions and events.
+"""The tables of the ledger's file, its statements, and its rows as submissions and events.
 
 All operations of one kind in a group are one SQL statement over a JSON array. `sqlite3` lets go of the interpreter's
 lock around each step of a statement, and under a busy event loop it takes milliseconds to get it back: a statement for
@@ -242,32 +242,37 @@ _COMPARABLE = f"""CASE WHEN json_valid(s.request) THEN (
 
 
 def spending(connection: sqlite3.Connection, ignored_fields: Collection[str]) -> list[SpendingGroup]:
-    """Groups of attempts that bought something, or may have. See `Ledger.spending`."""
+    """Groups of attempts that bought something, or may have. See `Ledger.spending`.
+
+    The unfinished ones are left out at the end, by groups: so the last event of each job is read only once.
+    """
     rows = connection.execute(
-        f"""SELECT endpoint, request, iif(ref IS NULL, NULL, coalesce(event ->> '$.status', 'pending')) AS status,
-                event ->> '$.cost.amount' AS amount, event ->> '$.cost.unit' AS unit, count(*)
-            FROM (SELECT s.endpoint, s.request, s.ref, {_COMPARABLE} AS comparable,
-                    (SELECT iif(json_valid(event), event, NULL) FROM events WHERE ref = s.ref
-                        ORDER BY seq DESC LIMIT 1) AS event
-                FROM attempts s WHERE s.state NOT IN ('not-submitted', 'refused') AND NOT ({UNFINISHED}))
-            GROUP BY endpoint, comparable, status, amount, unit""",  # noqa: S608  # constants
+        f"""SELECT endpoint, (SELECT request FROM attempts WHERE number = first), has_job, last_event, count
+            FROM (SELECT s.endpoint, min(s.number) AS first, {_COMPARABLE} AS comparable, s.ref IS NOT NULL AS has_job,
+                    (SELECT terminal || iif(json_valid(event),
+                        json_extract(event, '$.status', '$.cost.amount', '$.cost.unit'), '[null, null, null]')
+                        FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1) AS last_event,
+                    s.current AND s.released IS NULL AS holds_key, count(*) AS count
+                FROM attempts s WHERE s.state NOT IN ('not-submitted', 'refused')
+                GROUP BY s.endpoint, comparable, has_job, last_event, holds_key)
+            WHERE NOT holds_key OR last_event LIKE '1%'""",  # noqa: S608  # constants
         (json.dumps(list(ignored_fields)),),
     )
     return [_spending_group(*row) for row in rows]
 
 
-def _spending_group(
-    endpoint: str, request: str, status: str | None, amount: str | None, unit: Any, count: int
-) -> SpendingGroup:
+def _spending_group(endpoint: str, request: str, has_job: int, last_event: str | None, count: int) -> SpendingGroup:
     """The group in a row. What cannot be read of it is left out."""
     fields: Mapping[str, Any] = {}
     with suppress(ValueError, TypeError, RecursionError):
         fields = _object(request)
+    stored: list[Any] = json.loads(last_event[1:]) if last_event else [None, None, None]
+    status, amount, unit = stored
     cost = None
     with suppress(ArithmeticError, ValueError, TypeError):
         cost = Cost(Decimal(amount), unit) if amount is not None else None
-    known = Status(status) if status in set(Status) else None
-    return SpendingGroup(endpoint, fields, known, cost, count)
+    known = Status(status) if status in set(Status) else Status.PENDING
+    return SpendingGroup(endpoint, fields, known if has_job else None, cost, count)
 
 
 def page(connection: sqlite3.Connection, condition: str, after: int, size: int) -> tuple[list[Submission], int | None]:
@@ -277,15 +282,15 @@ def page(connection: sqlite3.Connection, condition: str, after: int, size: int) 
         connection: Where they are.
         condition: Which ones; an expression of ours.
         after: The row number at which the page before ended; 0: there is none before.
-        size: How many submissions are looked at.
+        size: How many attempts are read.
 
     Returns:
         The submissions, and the row number at which the page ends; None: there are no further ones. A submission keeps
         its number and none is deleted, so pages leave none out and give none twice, whatever is written between them.
     """
-    looked_at = "SELECT number FROM attempts WHERE number > ? ORDER BY number LIMIT ?"
+    examined = "SELECT number FROM attempts WHERE number > ? ORDER BY number LIMIT ?"
     count, last = connection.execute(
-        f"SELECT count(*), max(number) FROM ({looked_at})",  # noqa: S608  # constants
+        f"SELECT count(*), max(number) FROM ({examined})",  # noqa: S608  # constants
         (after, size),
     ).fetchone()
     found = select(connection, f"s.number > ? AND s.number <= ? AND ({condition})", after, last) if count else []

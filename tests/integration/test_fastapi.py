@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -687,3 +690,47 @@ def test_without_the_extra_its_name_is_told(module: str, missing: str) -> None:
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: kling_async.{module} needs {missing}")
     assert "pip install 'kling-async[fastapi]'" in last
+
+
+STREAMING_APP = """
+import sys
+import uvicorn
+from collections.abc import AsyncIterator
+from fastapi import FastAPI
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from kling_async import Client, RunBlob, runblob
+from kling_async.fastapi import CurrentClient, CurrentJob, event_stream, lifespan
+from support.fake_runblob import KEY, FakeRunBlob
+
+app = FastAPI(lifespan=lifespan(lambda: Client(RunBlob(KEY), http=FakeRunBlob(duration=1000))))
+
+@app.get("/start")
+async def start(client: CurrentClient) -> str:
+    return str((await client.submit(runblob.O3Video("a boat"))).ref)
+
+@app.get("/events/{ref:path}", response_class=EventSourceResponse)
+async def events(job: CurrentJob) -> AsyncIterator[ServerSentEvent]:
+    async for event in event_stream(job):
+        yield event
+
+uvicorn.run(app, fd=int(sys.argv[1]), log_level="warning")
+"""
+
+
+def test_uvicorn_ends_at_sigterm_while_a_stream_is_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        command = [sys.executable, "-c", STREAMING_APP, str(listener.fileno())]
+        paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": paths}
+        with subprocess.Popen(command, pass_fds=[listener.fileno()], env=environment) as process:
+            try:
+                ref = httpx.get(f"{url}/start", timeout=30).json()
+                with httpx.stream("GET", f"{url}/events/{ref}", timeout=30) as stream:
+                    lines = stream.iter_lines()
+                    assert next(lines).startswith("data:")
+                    process.terminate()
+                    assert "event: end" not in list(lines)
+                process.wait(10)
+            finally:
+                process.kill()

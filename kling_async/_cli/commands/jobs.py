@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,10 +64,10 @@ def jobs(
     """
     report = choose_report(as_json=as_lines, directory=None)
     with handle_errors(report):
-        contents = anyio.run(inspect_ledger, existing(ledger))
-        found = [s for s in contents.submissions if s.unfinished or not unfinished]
-        shown = (0 if as_lines else _LAST) if last is None else last
-        chosen = found[-shown:]  # -0: all of them
+        path = existing(ledger)
+        shown = (None if as_lines else _LAST) if last is None else last or None
+        contents = anyio.run(partial(inspect_ledger, path, unfinished=unfinished, last=shown))
+        chosen = contents.submissions
         now = datetime.now(UTC)
         if as_lines:
             for submission in chosen:
@@ -74,9 +75,11 @@ def jobs(
             return
         if chosen:
             _show(_table(chosen, now))
-        if last is None and len(chosen) < len(found):
-            report.say(f"These are the last {len(chosen)} of {len(found):,}; --last 0 lists all.")
-        _advise(contents.submissions, contents.owner, report)
+        if last is None and len(chosen) < contents.total:
+            report.say(f"These are the last {len(chosen)} of {contents.total:,}; --last 0 lists all.")
+        recent = anyio.run(partial(inspect_ledger, path, unsaved=True, since=now - 2 * timedelta(seconds=_DAY)))
+        waiting = contents.unfinished + sum(unsaved(submission) for submission in recent.submissions)
+        _advise(waiting, contents.owner, report)
 
 
 def _show(table: Table) -> None:
@@ -88,14 +91,13 @@ def _show(table: Table) -> None:
         print(line.rstrip())  # noqa: T201  # what was asked for
 
 
-def _advise(submissions: Iterable[Submission], owner: str | None, report: Report) -> None:
+def _advise(waiting: int, owner: str | None, report: Report) -> None:
     """What there is to be done, on standard error."""
     if owner is not None:
         report.say(f"In use by process {owner}, which follows its jobs." if owner != "?" else "In use.")
         return
-    waiting = [s for s in submissions if s.unfinished or unsaved(s)]
     if waiting:
-        report.say(f"{len(waiting)} to be finished: `kling resume` follows and saves them, and says what it cannot.")
+        report.say(f"{waiting} to be finished: `kling resume` follows and saves them, and says what it cannot.")
     else:
         report.say("Nothing is left to be done.")
 

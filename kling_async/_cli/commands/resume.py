@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +55,8 @@ def resume(
     report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
     with handle_errors(report):
         path = existing(ledger)
-        left = [s for s in anyio.run(inspect_ledger, path).submissions if s.unfinished or unsaved(s)]
+        contents = anyio.run(partial(inspect_ledger, path, unfinished=True, unsaved=True))
+        left = [s for s in contents.submissions if s.unfinished or unsaved(s)]
         if not left:
             report.say("Nothing is left to be done.")
             return
@@ -140,7 +142,7 @@ def resolve(
             raise CommandError("say one thing of it: its REF, --forget or --resubmit")
         path = existing(ledger)
         address = None if ref is None else _address(ref)
-        found = next((s for s in anyio.run(inspect_ledger, path).submissions if s.key == key), None)
+        found = next(iter(anyio.run(partial(inspect_ledger, path, key=key)).submissions), None)
         if found is None:
             raise CommandError(f"the ledger {path} has no submission {key!r:.200}; kling jobs lists what it has")
         if resubmit:
