@@ -35,7 +35,7 @@ FLOORS: dict[str, int] = {
     "_submission": 5,
     "_polling": 5,
     "_files": 5,
-    "_session": 5,
+    "_session": 6,
     "_bulk": 6,
     "_job": 6,
     "_webhooks": 6,

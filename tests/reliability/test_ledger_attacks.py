@@ -129,7 +129,7 @@ async def lose(server: FakeRunBlob, ledger: Ledger, key: str) -> None:
 
 @virtual
 @pytest.mark.parametrize("backwards", [60.0, 86_400.0])
-async def test_a_clock_set_back_between_runs_delays_no_look(
+async def test_a_clock_set_back_between_runs_delays_no_poll(
     server: FakeRunBlob, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, backwards: float
 ) -> None:
     """The job's times lie in the future then: neither the next look nor the deadline waits for them."""
@@ -205,7 +205,7 @@ class Mortal(MemoryLedger):
 
 
 @virtual
-async def test_a_process_that_dies_between_any_two_steps_loses_no_job_and_buys_none_twice(
+async def test_a_process_that_dies_between_any_two_steps_loses_no_job_and_pays_none_twice(
     server: FakeRunBlob,
 ) -> None:
     """Before and after each write to the ledger and each call to the provider: the next process settles it."""
@@ -385,7 +385,7 @@ async def test_a_key_whose_job_failed_is_that_job(server: FakeRunBlob, ledger: M
 
 
 @virtual
-async def test_a_key_whose_deadline_passed_is_that_job_and_takes_a_look(
+async def test_a_key_whose_deadline_passed_gives_its_job_and_one_poll(
     server: FakeRunBlob, ledger: MemoryLedger
 ) -> None:
     client = make(server, ledger, polling=Polling(schedule=Progressive(5.0), deadline=20))
@@ -564,7 +564,7 @@ async def ledgers_closed() -> AsyncIterator[None]:
         await OPENED.pop().aclose()
 
 
-async def test_a_torn_page_is_told_and_nothing_is_bought(server: FakeRunBlob, tmp_path: Path) -> None:
+async def test_a_torn_page_is_reported_and_nothing_is_submitted(server: FakeRunBlob, tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs.db")
     for number in range(200):
         await ledger.claim(submission(f"key {number}"))
@@ -580,7 +580,7 @@ async def test_a_torn_page_is_told_and_nothing_is_bought(server: FakeRunBlob, tm
         await inspect_ledger(tmp_path / "jobs.db")
 
 
-async def test_a_directory_where_nothing_can_be_made_is_told_and_nothing_is_bought(
+async def test_a_directory_that_cannot_be_written_is_reported_and_nothing_is_submitted(
     server: FakeRunBlob, tmp_path: Path
 ) -> None:
     (tmp_path / "jobs.db-lock").mkdir()  # as root, a test cannot forbid itself to write
@@ -596,7 +596,7 @@ async def test_a_directory_where_nothing_can_be_made_is_told_and_nothing_is_boug
 # Looking without owning
 
 
-async def test_looking_changes_nothing_and_tells_who_owns_it(tmp_path: Path) -> None:
+async def test_inspecting_changes_nothing_and_names_the_owner(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     ledger = SqliteLedger(path)
     await ledger.claim(submission())
@@ -618,7 +618,7 @@ async def test_what_nobody_sends_any_more_is_seen_as_unknown(tmp_path: Path) -> 
     assert (seen.state, seen.reason) == (SubmissionState.UNKNOWN, "the process ended while it was being sent")
 
 
-async def test_looking_at_what_is_no_ledger_of_ours_is_told(tmp_path: Path) -> None:
+async def test_inspecting_a_file_that_is_no_ledger_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no ledger"):
         await inspect_ledger(tmp_path / "none.db")
     ledger = SqliteLedger(tmp_path / "jobs.db")
@@ -631,7 +631,7 @@ async def test_looking_at_what_is_no_ledger_of_ours_is_told(tmp_path: Path) -> N
         await inspect_ledger(tmp_path / "jobs.db")
 
 
-async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_path: Path) -> None:
+async def test_a_late_outcome_of_an_old_attempt_does_not_replace_the_newer_one(tmp_path: Path) -> None:
     """Both are written in one transaction, the stale one last."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     new = dataclasses.replace(submission(), attempt_id="new")
@@ -645,7 +645,7 @@ async def test_a_stale_word_about_an_old_purchase_pushes_out_no_newer_one(tmp_pa
     await ledger.aclose()
 
 
-async def test_the_grace_of_a_cancelled_submission_is_kept_with_a_ledger_in_a_file(
+async def test_a_cancelled_submission_has_its_grace_with_a_ledger_in_a_file(
     server: FakeRunBlob, tmp_path: Path
 ) -> None:
     """Cancelled while the answer is on its way: the id is caught, written, and found by the next process."""

@@ -219,7 +219,7 @@ async def test_no_credits_stop_the_run_and_lose_nothing(client: Client, server: 
     assert server.requests["submit"] < 60
 
 
-async def test_the_same_key_twice_in_one_run_is_one_purchase(server: FakeRunBlob) -> None:
+async def test_the_same_key_twice_in_one_run_is_paid_once(server: FakeRunBlob) -> None:
     same = [("twin", runblob.O3Video("the same"))] * 2
     client = Client(kling_async.RunBlob(KEY), http=server, ledger=MemoryLedger())
     async with client, client.map(same) as outcomes:
@@ -320,7 +320,7 @@ async def test_a_job_of_a_run_may_be_awaited_as_well(client: Client, server: Fak
     assert [round(at) for at in generation.looks] == [5, 10, 20, 35, 50, 65]
 
 
-async def test_two_runs_at_once_share_the_looking(client: Client, server: FakeRunBlob) -> None:
+async def test_two_runs_at_once_share_the_polls(client: Client, server: FakeRunBlob) -> None:
     found: list[list[Outcome]] = []
 
     async def run() -> None:
@@ -357,7 +357,7 @@ async def test_a_ration_holds_in_a_run(server: FakeRunBlob) -> None:
     assert all(outcome.result for outcome in outcomes)
 
 
-async def test_progress_is_told_as_data(client: Client) -> None:
+async def test_progress_is_reported_as_data(client: Client) -> None:
     async with client.map(rows(40), in_flight=10) as outcomes:
         seen = [outcomes.statistics() async for _ in outcomes]
         last = outcomes.statistics()
@@ -378,7 +378,7 @@ async def test_a_run_that_was_left_has_ended(client: Client) -> None:
     assert [outcome async for outcome in outcomes] == []
 
 
-async def test_what_was_not_sent_when_the_block_is_left_is_not_bought(server: FakeRunBlob) -> None:
+async def test_rows_not_sent_when_the_block_is_left_are_not_submitted(server: FakeRunBlob) -> None:
     """Submissions that wait for a connection are withdrawn; the one that was sent is caught."""
     server.latency = 1.0
     async with Client(kling_async.RunBlob(KEY), http=server, limits=kling_async.Limits(connections=1)) as client:
@@ -390,7 +390,7 @@ async def test_what_was_not_sent_when_the_block_is_left_is_not_bought(server: Fa
         assert client.statistics().running == 3
 
 
-async def test_leaving_gives_up_those_that_travel_with_a_look() -> None:
+async def test_leaving_unsubscribes_jobs_that_are_polled_in_one_batch() -> None:
     """Jobs of a look that was not made yet: to give up the first is the end of those whose deadline has passed."""
 
     async def answer(request: httpx.Request) -> httpx.Response:

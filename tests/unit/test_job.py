@@ -50,19 +50,19 @@ async def test_a_job_is_awaited_and_gives_its_result(client: Client, server: Fak
     assert server.bought == 1
 
 
-async def test_video_is_looked_at_on_the_documented_schedule(client: Client, server: FakeRunBlob) -> None:
+async def test_video_is_polled_on_the_documented_schedule(client: Client, server: FakeRunBlob) -> None:
     server.duration = 100
     await client.run(VIDEO)
     assert looks(server) == [5, 10, 20, 35, 50, 65, 80, 95, 110]
 
 
-async def test_a_photo_is_looked_at_every_five_seconds(client: Client, server: FakeRunBlob) -> None:
+async def test_a_photo_is_polled_every_five_seconds(client: Client, server: FakeRunBlob) -> None:
     server.duration = 22
     await client.run(O3Photo(prompt="a boat"))
     assert looks(server) == [5, 10, 15, 20, 25]
 
 
-async def test_by_default_looks_are_timed_by_a_law_that_is_learned(server: FakeRunBlob) -> None:
+async def test_by_default_polls_are_timed_by_a_learned_duration_model(server: FakeRunBlob) -> None:
     """Fewer looks than the documented schedule, from the first job on, and closer to the end after a few."""
     server.duration = 147
     lags: list[float] = []
@@ -86,7 +86,7 @@ async def test_events_tell_the_story_once_and_in_order(client: Client) -> None:
     assert tuple(events) == job.events
 
 
-async def test_late_readers_replay_and_many_readers_share_the_looks(client: Client, server: FakeRunBlob) -> None:
+async def test_late_readers_replay_and_many_readers_share_the_polls(client: Client, server: FakeRunBlob) -> None:
     job = await client.submit(VIDEO)
     logs: list[list[Event]] = []
 
@@ -131,7 +131,7 @@ async def test_a_cancelled_waiter_loses_nothing(client: Client, server: FakeRunB
     assert looks(server) == [5, 10, 20, 35, 50, 65]
 
 
-async def test_nobody_waits_nobody_looks(client: Client, server: FakeRunBlob) -> None:
+async def test_a_job_is_not_polled_while_nobody_waits(client: Client, server: FakeRunBlob) -> None:
     await client.submit(VIDEO)
     await anyio.sleep(1000)
     assert server.requests["poll"] == 0
@@ -185,7 +185,7 @@ async def test_wait_is_bounded_and_judges_nothing(client: Client, server: FakeRu
     assert await job.wait() is Status.FAILED
 
 
-async def test_refresh_looks_now(client: Client, server: FakeRunBlob) -> None:
+async def test_refresh_polls_now(client: Client, server: FakeRunBlob) -> None:
     job = await client.submit(VIDEO)
     await anyio.sleep(30)
     assert job.status is Status.PENDING
@@ -193,7 +193,7 @@ async def test_refresh_looks_now(client: Client, server: FakeRunBlob) -> None:
     assert looks(server) == [30]
 
 
-async def test_an_attached_job_is_looked_at_at_once(client: Client, server: FakeRunBlob) -> None:
+async def test_an_attached_job_is_polled_at_once(client: Client, server: FakeRunBlob) -> None:
     ref = str((await client.submit(VIDEO)).ref)
     await anyio.sleep(100)
     async with Client(kling_async.RunBlob(KEY), http=server) as other:
@@ -230,7 +230,7 @@ async def test_not_found_right_after_the_submission_is_forgiven(client: Client, 
     assert server.bought == 1
 
 
-async def test_a_lasting_not_found_is_told(client: Client, server: FakeRunBlob) -> None:
+async def test_a_lasting_not_found_is_raised(client: Client, server: FakeRunBlob) -> None:
     job = await client.submit(VIDEO)
     server.generations.clear()
     start = anyio.current_time()
@@ -239,7 +239,7 @@ async def test_a_lasting_not_found_is_told(client: Client, server: FakeRunBlob) 
     assert 50 < anyio.current_time() - start < 90
 
 
-async def test_looks_that_fail_are_not_jobs_that_fail(client: Client, server: FakeRunBlob) -> None:
+async def test_failed_polls_do_not_fail_the_job(client: Client, server: FakeRunBlob) -> None:
     async def trouble(request: httpx.Request) -> httpx.Response | None:
         if request.method == "GET" and server.requests["poll"] < 30:
             raise httpx.ReadTimeout("slow", request=request)
@@ -251,7 +251,7 @@ async def test_looks_that_fail_are_not_jobs_that_fail(client: Client, server: Fa
     assert [event.status for event in job.events] == [Status.PENDING, Status.COMPLETED]
 
 
-async def test_a_provider_that_stays_away_is_told_after_a_while(client: Client, server: FakeRunBlob) -> None:
+async def test_a_provider_that_stays_unreachable_is_raised_after_a_while(client: Client, server: FakeRunBlob) -> None:
     job = await client.submit(VIDEO)
 
     async def gone(request: httpx.Request) -> httpx.Response | None:
@@ -266,7 +266,7 @@ async def test_a_provider_that_stays_away_is_told_after_a_while(client: Client, 
     assert (await job).urls, "the job is not lost"
 
 
-async def test_a_revoked_key_is_told_at_once(client: Client, server: FakeRunBlob) -> None:
+async def test_a_revoked_key_is_raised_at_once(client: Client, server: FakeRunBlob) -> None:
     job = await client.submit(VIDEO)
 
     async def revoked(_: httpx.Request) -> httpx.Response | None:

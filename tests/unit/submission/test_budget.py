@@ -139,7 +139,7 @@ async def test_a_job_of_unknown_price_goes_alone(server: FakeRunBlob) -> None:
     assert max(most) == 9
 
 
-async def test_no_job_of_unknown_price_is_bought_with_little_left(server: FakeRunBlob) -> None:
+async def test_no_job_of_unknown_price_is_submitted_when_little_is_left(server: FakeRunBlob) -> None:
     async with make(server, Budget(usd="0.99")) as client:
         with pytest.raises(BudgetExceeded, match=r"may be up to \$1, and \$0.99 of the budget"):
             await client.submit(clip())
@@ -228,7 +228,7 @@ async def test_a_rerun_counts_what_earlier_runs_spent(server: FakeRunBlob) -> No
     assert [type(end).__name__ for end in ends].count("BudgetExceeded") == 7
 
 
-async def test_rows_bought_earlier_are_had_when_the_budget_is_spent(server: FakeRunBlob) -> None:
+async def test_rows_submitted_earlier_give_their_results_when_the_budget_is_spent(server: FakeRunBlob) -> None:
     ledger = MemoryLedger()
     first = make(server, Budget(usd=1), ledger)
     job = await first.submit(clip(), key="row")
@@ -362,7 +362,7 @@ async def test_what_was_spent_before_is_counted_once_though_the_counting_was_can
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-async def test_a_cost_that_is_told_in_part_does_not_make_room(server: FakeRunBlob, restarted: bool) -> None:
+async def test_a_cost_that_is_reported_in_part_does_not_make_room(server: FakeRunBlob, restarted: bool) -> None:
     """Runware tells of each image what it cost, as it is made: of twenty, one at first."""
     request = runware.ImageO3("boats", width=1024, height=1024, count=20)
     part, whole = Cost(Decimal("0.028"), "USD"), Cost(Decimal("0.56"), "USD")

@@ -118,7 +118,7 @@ class Losing:
 # One key, one purchase
 
 
-async def test_a_key_submitted_twice_is_one_purchase_and_one_job(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_a_key_submitted_twice_is_paid_once_and_is_one_job(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     client = make(server, ledger)
     first = await client.submit(VIDEO, key="row-17")
     assert await client.submit(VIDEO, key="row-17") == first
@@ -130,7 +130,7 @@ async def test_a_key_submitted_twice_is_one_purchase_and_one_job(server: FakeRun
     assert (server.bought, server.requests["submit"]) == (1, 1)
 
 
-async def test_a_key_submitted_by_many_tasks_at_once_is_one_purchase(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_a_key_submitted_by_many_tasks_at_once_is_paid_once(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     client = make(server, ledger)
     jobs: list[Job] = []
 
@@ -145,7 +145,7 @@ async def test_a_key_submitted_by_many_tasks_at_once_is_one_purchase(server: Fak
     assert (server.bought, server.requests["submit"]) == (1, 1)
 
 
-async def test_a_key_submitted_again_after_a_restart_is_one_purchase(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_a_key_submitted_again_after_a_restart_is_paid_once(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     first = await make(server, ledger).submit(VIDEO, key="row-17")
     await anyio.sleep(30)
     second = await make(server, ledger).submit(VIDEO, key="row-17")
@@ -155,7 +155,7 @@ async def test_a_key_submitted_again_after_a_restart_is_one_purchase(server: Fak
     assert (server.bought, server.requests["submit"]) == (1, 1)
 
 
-async def test_submissions_without_a_key_are_bought_each(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_each_submission_without_a_key_is_paid(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     client = make(server, ledger)
     assert await client.submit(VIDEO) != await client.submit(VIDEO)
     assert server.bought == 2
@@ -356,7 +356,7 @@ async def test_a_running_job_that_is_forgotten_is_not_resumed(server: FakeRunBlo
     assert (found.released, found.ref, found.unfinished) == ("forgotten", job.ref, False)
 
 
-async def test_a_resubmission_buys_again_because_the_user_said_so(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_a_resubmission_pays_again_on_request(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     Losing(server)
     client = make(server, ledger)
     with pytest.raises(SubmissionUnknown):
@@ -382,7 +382,9 @@ async def test_a_failed_job_is_submitted_again(server: FakeRunBlob, ledger: Memo
     assert server.bought == 2
 
 
-async def test_resubmitting_needs_what_was_not_kept(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_resubmitting_needs_the_request_if_the_ledger_lacks_a_part(
+    server: FakeRunBlob, ledger: MemoryLedger
+) -> None:
     requests = {
         "image": O3Video("a boat", references=(PNG,)),
         "callback": O3Video("a boat", callback_url="https://app.test/hook?token=s3cret"),
@@ -444,7 +446,7 @@ async def test_a_deadline_counts_from_the_submission_over_a_restart(server: Fake
     assert server.requests["poll"] == 1
 
 
-async def test_a_job_that_ended_meanwhile_takes_one_look(server: FakeRunBlob, ledger: MemoryLedger) -> None:
+async def test_a_resumed_job_that_ended_meanwhile_needs_one_poll(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     await make(server, ledger).submit(VIDEO)
     await anyio.sleep(5000)
     [job] = await make(server, ledger).resume()
@@ -567,7 +569,9 @@ async def test_where_our_id_is_known_a_lost_answer_is_sent_again_at_once(ledger:
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-async def test_where_our_id_is_known_resuming_settles_what_was_lost(ledger: MemoryLedger, accepted: bool) -> None:
+async def test_resume_recovers_a_lost_submission_where_the_provider_recognises_our_id(
+    ledger: MemoryLedger, accepted: bool
+) -> None:
     server = _Server()
     Losing(server, times=8, accepted=accepted)
     with pytest.raises(SubmissionUnknown, match=r"client\.resume\(\) to send the same id again"):
@@ -580,7 +584,7 @@ async def test_where_our_id_is_known_resuming_settles_what_was_lost(ledger: Memo
     assert server.bought == 1
 
 
-async def test_after_a_lost_answer_a_refusal_or_an_unreachable_provider_settles_nothing(ledger: MemoryLedger) -> None:
+async def test_after_a_lost_answer_a_refusal_or_an_unreachable_provider_leaves_it_unknown(ledger: MemoryLedger) -> None:
     """The first attempt may have bought; what the repetition met does not undo that."""
     for key, ending in {
         "a": httpx.ConnectError("down"),
@@ -654,7 +658,7 @@ async def test_a_lost_submission_is_found_in_the_providers_list(ledger: MemoryLe
 
 
 @pytest.mark.parametrize("grace", [0.0, 5.0])
-async def test_cancelled_at_any_moment_the_ledger_never_denies_a_purchase(server: FakeRunBlob, grace: float) -> None:
+async def test_cancelled_at_any_moment_the_ledger_never_denies_a_paid_job(server: FakeRunBlob, grace: float) -> None:
     """Row 15: for each moment of a submission, what was bought is accepted or unknown, and what is free was not."""
     states = set()
     for moment in range(60):
