@@ -1,27 +1,27 @@
-"""What the client holds of one job: its log of events, and when it was looked at.
+"""One job, as this process knows it: its event log, and those who wait for it.
 
-Many tasks may wait on a trail; one of them at a time does the looking (`poller`), the others read the log. A waiter
-that is cancelled loses nothing: the log stays, and the next waiter goes on from it.
+Many tasks may wait for a job. One of them at a time polls it (`_polling`); the others read the log. A waiter that is
+cancelled loses nothing: the log stays, and the next waiter continues from it.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import anyio
 
 from kling_async._clock import Clock
-from kling_async._errors import KlingError
 from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
 from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.packed_events import Packed, pack, unpack
+from kling_async._tracking.poll_state import PollState
 from kling_async._tracking.transitions import STATUS_ORDER, advance
 from kling_async.providers._base.request import Request
 
-__all__ = ["TrackedJob"]
+__all__ = ["EndListener", "TrackedJob"]
 
 log = logging.getLogger("kling_async")
 
@@ -29,20 +29,31 @@ Record = Callable[[JobRef, Event], Awaitable[None]]
 """Makes an event durable before it is published."""
 
 
-class TrackedJob:
-    """The log of one job.
+class EndListener(Protocol):
+    """Somebody who is notified of a job's end without waiting for it."""
+
+    def on_end(self, tracked: TrackedJob) -> None:
+        """The job has ended."""
+
+
+class TrackedJob(PollState):
+    """The event log of one job.
 
     Args:
         ref: The job.
-        cadence: When to look at it.
-        request: What was submitted; None for a job that was attached by its address.
+        timer: When to poll it.
+        request: What was submitted. None for a job that was attached by its reference.
         started: POSIX time of the submission.
         deadline: POSIX time at which waiting for it ends.
         clock: The client's clock.
-        record: Makes an event durable; None: nothing does.
-        settled: Told when waiting for the job is over: it ended, or its deadline passed.
-        fresh: Whether we submitted it, so that `started` is true, its duration can be learned from, and a provider
-            that does not know it yet is forgiven.
+        record: Makes an event durable. If None, events are kept in memory only.
+        settled: Called when waiting for the job is over: it ended, or its deadline passed.
+        submitted_here: Whether we submitted it (see `PollState`).
+
+    Attributes:
+        key: The key of its submission. None if it is not known.
+        listener: Notified of the end.
+        reported_failure: The failure that a webhook reported. It counts once a poll says that the job failed.
     """
 
     __slots__ = (
@@ -54,24 +65,11 @@ class TrackedJob:
         "_log",
         "_record",
         "_status",
-        "being_polled",
-        "deadline",
-        "failing_since",
         "key",
-        "last_polled",
-        "last_seen_running",
-        "on_end",
-        "poll_error",
-        "poll_granted",
-        "poll_now",
+        "listener",
         "reported_failure",
         "request",
         "settled",
-        "started",
-        "stream_failures",
-        "submitted_here",
-        "timer",
-        "wait_error",
     )
 
     def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
@@ -87,48 +85,26 @@ class TrackedJob:
         settled: Callable[[JobRef], None] = lambda _: None,
         submitted_here: bool = True,
     ) -> None:
-        self._address = str(ref)
-        self.timer = timer
+        super().__init__(timer, started, deadline, submitted_here=submitted_here)
         self.request = request
-        self.started = started
-        self.deadline = deadline
         self.settled = settled
-        self.submitted_here = submitted_here
         self.key: str | None = None
-        """The key of its submission, where it is known."""
+        self.listener: EndListener | None = None
+        self.reported_failure: StatusReport | None = None
+        self._address = str(ref)
         self._log: tuple[Packed, ...] = ()
         self._status = Status.PENDING
-        self.last_seen_running = started
-        """When a look last said "not yet": the job ended later than this."""
-        self.last_polled = started
-        """When it was last looked at, whatever came of it."""
-        self.poll_now = not submitted_here
-        """Whether a look is due now, whatever the cadence says."""
-        self.being_polled = False
-        """Whether a task is doing the looking."""
-        self.poll_granted = False
-        """Whether the next look has been awarded to it."""
-        self.failing_since: float | None = None
-        self.on_end: Callable[[TrackedJob], None] | None = None
-        """Told when the job has ended, for those who do not wait for it."""
-        self.poll_error: KlingError | None = None
-        """Why looking at it makes no sense now; raised to whoever waits, and cleared by the next good look."""
-        self.wait_error: Exception | None = None
-        """How the last wait that did the looking ended without the job's end, for those who waited beside it."""
-        self.stream_failures = 0
-        self.reported_failure: StatusReport | None = None
-        """The failure that a webhook told, which is not believed until a look says that the job failed."""
         self._clock = clock
         self._record = record
         self._changed: anyio.Event | None = None
         self._lock: anyio.Lock | None = None
 
     def __repr__(self) -> str:
-        return f"<Trail {self.ref} {self.status}, {self.count} events>"
+        return f"<TrackedJob {self.ref} {self.status}, {self.count} events>"
 
     @property
     def ref(self) -> JobRef:
-        """The job, made anew from plain text; see `_tracking.packed_events`."""
+        """The job's reference, made from plain text each time (see `packed_events`)."""
         return str.__new__(JobRef, self._address)
 
     @property
@@ -142,22 +118,22 @@ class TrackedJob:
         return tuple(map(unpack, self._log))
 
     def event(self, place: int) -> Event:
-        """The event at that place of the log."""
+        """The event at this index of the log."""
         return unpack(self._log[place])
 
     @property
     def latest(self) -> Event | None:
-        """The last event; None before the first."""
+        """The last event. None before the first."""
         return self.event(-1) if self._log else None
 
     @property
     def status(self) -> Status:
-        """Where the job stands, as far as is known."""
+        """The job's last known status."""
         return self._status
 
     @property
     def cost(self) -> Cost | None:
-        """What it costs, where the provider tells."""
+        """What it costs, if the provider reports that."""
         latest = self.latest
         return latest.cost if latest else None
 
@@ -170,34 +146,14 @@ class TrackedJob:
         """Whether a wait is over: the job has more than `seen` events, or has ended."""
         return len(self._log) > seen or self.ended
 
-    def raise_poll_error(self) -> None:
-        """Raise why looking at it makes no sense, once."""
-        if self.poll_error is not None:
-            error, self.poll_error = self.poll_error, None
-            raise error
-
-    def due(self) -> float:
-        """When it is to be looked at next: as its cadence wants it, when its deadline comes, and at once if urgent."""
-        if self.poll_now:
-            return self.last_polled
-        due = self.started + self.timer.next_poll(self.last_polled - self.started)
-        return min(due, self.deadline) if self.last_polled < self.deadline else due
-
-    def priority(self, now: float) -> float:
-        """What a look at it is worth: the lag expected since the last; infinite when it must be made now."""
-        if self.poll_now or now >= self.deadline:
-            return math.inf
-        return self.timer.expected_lag(self.last_polled - self.started, now - self.started)
-
     def replay(self, events: Iterable[Event]) -> None:
-        """Take in the log as a ledger has it, before anything else."""
+        """Take over the events that a ledger has, before anything else."""
         self._log = ()
         for event in events:
             self._append(replace(event, source="ledger"))
         latest = self.latest
         if latest is not None:
-            known = min(latest.at.timestamp(), self._clock.now())  # the clock may have been set back since
-            self.last_seen_running = self.last_polled = max(self.started, known)
+            self.resume_from(min(latest.at.timestamp(), self._clock.now()))  # the clock may have been set back since
 
     @property
     def recorded(self) -> bool:
@@ -209,11 +165,11 @@ class TrackedJob:
         self._status = event.status
 
     async def start_recording(self, record: Record, known: Sequence[Event]) -> None:
-        """Have the log recorded from now on, after what is recorded of the job already.
+        """Record the log from now on, after the events that are recorded already.
 
         Args:
             record: Makes an event durable.
-            known: The log as the ledger has it.
+            known: The events that the ledger has.
         """
         if self._record is not None:
             return
@@ -225,10 +181,10 @@ class TrackedJob:
                 self._end()
             self.wake()
             return
-        told = known[-1] if known else None
-        news = told is None or STATUS_ORDER[latest.status] > STATUS_ORDER[told.status]
-        # Readers have seen our numbers, and the ledger goes on with its own.
-        shift = (told.seq + 1 if told else 0) - latest.seq - (not news)
+        last = known[-1] if known else None
+        news = last is None or STATUS_ORDER[latest.status] > STATUS_ORDER[last.status]
+        # Readers have seen our numbers, and the ledger continues with its own.
+        shift = (last.seq + 1 if last else 0) - latest.seq - (not news)
 
         async def renumbered(ref: JobRef, event: Event) -> None:
             await record(ref, replace(event, seq=event.seq + shift))
@@ -241,19 +197,20 @@ class TrackedJob:
                     await renumbered(self.ref, latest)
 
     async def apply(self, report: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
-        """Take in what was said about the job; the one way into the log.
+        """Apply a status report. This is the only way into the log.
 
         Args:
-            report: What was said.
-            source: Where.
-            exact: It was said at the moment it became true (a webhook, a stream), so its time can be learned from.
+            report: What the provider reported.
+            source: How it was reported.
+            exact: Whether it was reported at the moment it became true (a webhook, a stream), so that its time can be
+                learned from.
 
         Returns:
-            The event that it amounted to, now in the log (and durable, with a ledger); None if it was no news.
+            The new event, which is in the log (and durable, with a ledger). None if the report changed nothing.
         """
         if report.unrecognized:
             log.warning(
-                "job %s: the provider said %s, which is not understood; the job goes on",
+                "job %s: the provider reported %s, which is not understood; the job goes on",
                 self.ref,
                 report.unrecognized,
             )
@@ -271,7 +228,7 @@ class TrackedJob:
 
     def _advance(self, report: StatusReport, source: Source, now: float) -> Event | None:
         if self.reported_failure is not None and report.status is Status.FAILED and not report.has_reason:
-            # Some providers tell the reason in the webhook alone; that the job failed is confirmed by this reading.
+            # Some providers give the reason in the webhook alone. This report confirms that the job failed.
             message = report.message or self.reported_failure.message
             report = replace(report, message=message, failures=self.reported_failure.failures)
         return advance(self.latest, report, source=source, at=now, started=self.started)
@@ -282,34 +239,25 @@ class TrackedJob:
         self._append(event)
         if event.status.terminal:
             if self.submitted_here:
-                self._learn(event, now, exact=exact)
+                self.learn(now, completed=event.status is Status.COMPLETED, exact=exact)
             self._end()
         self.wake()
         return event
 
     def _end(self) -> None:
-        """Tell those who do not wait that the job has ended."""
+        """Notify those who do not wait that the job has ended."""
         self.settled(self.ref)
-        if self.on_end is not None:
-            self.on_end(self)
-
-    def _learn(self, event: Event, now: float, *, exact: bool) -> None:
-        """Tell the cadence how long the job took. How long it took to fail says only that it was not done before."""
-        last = self.last_seen_running - self.started
-        if event.status is Status.COMPLETED:
-            age = now - self.started
-            self.timer.observe_end(age if exact else last, age)
-        else:
-            self.timer.observe_running(last)
+        if self.listener is not None:
+            self.listener.on_end(self)
 
     async def change(self) -> None:
-        """Wait for news: an event, trouble, or the grant of a look. It may also return without."""
+        """Wait for a change: an event, an error, or the grant of a poll. It may also return without one."""
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()
 
     def wake(self) -> None:
-        """Let everyone who waits have another look at the log."""
+        """Let all who wait look at the log again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -44,17 +44,9 @@ async def rationed(server: FakeRunBlob) -> AsyncIterator[Client]:
 
 
 def idle(client: Client) -> bool:
-    """Whether nothing is left in the watch of somebody who has gone."""
+    """Whether the poller holds nothing of those who have gone."""
     poller = client._sessions["runblob"].poller
-    left = (
-        poller._keeper,
-        poller._leaders,
-        poller._companies,
-        poller._subscribers,
-        poller._rounds,
-        poller._errands,
-        poller._runners,
-    )
+    left = (poller._election, poller._workers, poller._batches, poller._subscribed, poller._granted, poller._resting)
     return not any(left) and len(poller._queue) == 0
 
 
@@ -321,14 +313,14 @@ async def test_an_award_calls_one_of_those_who_patrol(
 ) -> None:
     """A hundred rest, and one look is one errand: the ninety-nine others are not woken to find nothing to do."""
     rests = 0
-    rest = Poller._called
+    rest = Poller._rest
 
     async def counted(poller: Poller) -> None:
         nonlocal rests
         rests += 1
         await rest(poller)
 
-    monkeypatch.setattr(Poller, "_called", counted)
+    monkeypatch.setattr(Poller, "_rest", counted)
     server.duration = 100
     requests = (runblob.O3Video(f"clip {number}") for number in range(500))
     async with client.map(requests, in_flight=500) as outcomes:
@@ -340,7 +332,7 @@ async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
     client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two runs share those who patrol. One run is cancelled, and one of its own is called before they all have gone."""
-    call = Poller._call
+    call = Poller._call_bulk_worker
     server.duration = 30
     scope = anyio.CancelScope()
 
@@ -355,7 +347,7 @@ async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
                 async for _ in leaving:
                     pass
 
-    monkeypatch.setattr(Poller, "_call", cancelled)
+    monkeypatch.setattr(Poller, "_call_bulk_worker", cancelled)
     async with anyio.create_task_group() as group:
         group.start_soon(leave)
         async with client.map([VIDEO]) as staying:

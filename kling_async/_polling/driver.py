@@ -1,0 +1,75 @@
+"""The election of a driver: one of those who wait runs a loop for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["DriverElection", "Voter"]
+
+
+class Voter(Protocol):
+    """Somebody who waits, and may be called to drive."""
+
+    def wake(self) -> None:
+        """End the wait: the voter looks again at what there is to do."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the voter was given something else to do, and has not begun it."""
+
+
+VoterT = TypeVar("VoterT", bound=Voter)
+
+
+class DriverElection(Generic[VoterT]):
+    """Makes sure that somebody drives as long as anybody waits, and never two at once.
+
+    Everybody follows the same rule: drive if nobody does (`driver` is None), else rest (`resting`). When the driver stops,
+    one of those who rest is woken. If that one leaves before it drives, it wakes another on its way out.
+    """
+
+    def __init__(self) -> None:
+        self._driver: VoterT | None = None
+        self._resting: dict[VoterT, None] = {}
+
+    @property
+    def driver(self) -> VoterT | None:
+        """Who drives now. None if nobody does."""
+        return self._driver
+
+    def __bool__(self) -> bool:
+        return self._driver is not None or bool(self._resting)
+
+    @contextmanager
+    def driving(self, voter: VoterT) -> Iterator[None]:
+        """Drive within this block, which only somebody enters who saw that nobody drives."""
+        self._driver = voter
+        try:
+            yield
+        finally:
+            self._driver = None
+            self.call()
+
+    @contextmanager
+    def resting(self, voter: VoterT) -> Iterator[None]:
+        """Wait within this block, ready to be called."""
+        self._resting[voter] = None
+        try:
+            yield
+        finally:
+            del self._resting[voter]
+
+    def wake_driver(self) -> None:
+        """Let the driver look again at what there is to do. Nothing happens if nobody drives."""
+        if self._driver is not None:
+            self._driver.wake()
+
+    def call(self) -> None:
+        """Wake one of those who rest, if nobody drives. Whoever stops waiting calls, because it may have been the one."""
+        if self._driver is None:
+            for voter in self._resting:
+                if not voter.busy:
+                    voter.wake()
+                    break

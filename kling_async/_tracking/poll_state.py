@@ -1,0 +1,107 @@
+"""When a job was polled, and when it is to be polled next.
+
+It is one object with the job's log (`TrackedJob` extends it), because a job in flight is to be few objects. Only the
+`_polling` package writes it; a test enforces that.
+"""
+
+from __future__ import annotations
+
+import math
+
+from kling_async._errors import KlingError
+from kling_async._scheduling.schedules import PollTimer
+
+__all__ = ["PollState"]
+
+
+class PollState:
+    """What the poller knows of one job. All times are POSIX seconds.
+
+    Args:
+        timer: When to poll it.
+        started: When it was submitted.
+        deadline: When waiting for it ends.
+        submitted_here: Whether we submitted it. Then `started` is true, its duration can be learned from, and a provider
+            that does not know it yet is asked again.
+
+    Attributes:
+        last_polled: When it was last polled, whatever the answer.
+        last_seen_running: When it was last known to run. It ended later than this.
+        poll_now: Whether a poll is due now, whatever the timer says.
+        poll_granted: Whether the next poll was granted to it and is not sent yet.
+        being_polled: Whether a task is its worker.
+        poll_error: The permanent error of the last poll. It is raised to those who wait, once, and cleared by the next
+            successful poll.
+        wait_error: How the last wait of a worker ended without news, for those who waited beside it.
+        failing_since: When polls began to fail without a success between. None if the last one succeeded.
+        stream_failures: How often in a row a stream closed without an event.
+    """
+
+    __slots__ = (
+        "being_polled",
+        "deadline",
+        "failing_since",
+        "last_polled",
+        "last_seen_running",
+        "poll_error",
+        "poll_granted",
+        "poll_now",
+        "started",
+        "stream_failures",
+        "submitted_here",
+        "timer",
+        "wait_error",
+    )
+
+    def __init__(self, timer: PollTimer, started: float, deadline: float, *, submitted_here: bool) -> None:
+        self.timer = timer
+        self.started = started
+        self.deadline = deadline
+        self.submitted_here = submitted_here
+        self.last_polled = started
+        self.last_seen_running = started
+        self.poll_now = not submitted_here
+        self.poll_granted = False
+        self.being_polled = False
+        self.poll_error: KlingError | None = None
+        self.wait_error: Exception | None = None
+        self.failing_since: float | None = None
+        self.stream_failures = 0
+
+    def due(self) -> float:
+        """When it is polled next: when its timer says so, at its deadline, and at once if `poll_now`."""
+        if self.poll_now:
+            return self.last_polled
+        due = self.started + self.timer.next_poll(self.last_polled - self.started)
+        return min(due, self.deadline) if self.last_polled < self.deadline else due
+
+    def priority(self, now: float) -> float:
+        """What a poll is worth: the lag expected since the last one. Infinite if it must be sent now."""
+        if self.poll_now or now >= self.deadline:
+            return math.inf
+        return self.timer.expected_lag(self.last_polled - self.started, now - self.started)
+
+    def resume_from(self, known: float) -> None:
+        """Take over what an earlier process knew: the job ran at that time."""
+        self.last_seen_running = self.last_polled = max(self.started, known)
+
+    def raise_poll_error(self) -> None:
+        """Raise the permanent error of the last poll, once."""
+        if self.poll_error is not None:
+            error, self.poll_error = self.poll_error, None
+            raise error
+
+    def learn(self, now: float, *, completed: bool, exact: bool) -> None:
+        """Teach the timer how long the job took. A failure tells only that the job was not done before.
+
+        Args:
+            now: When we learned of the end.
+            completed: Whether the job completed.
+            exact: Whether the job ended at this moment, not some time since the last poll.
+        """
+        last = self.last_seen_running - self.started
+        if completed:
+            age = now - self.started
+            self.timer.observe_end(age if exact else last, age)
+        else:
+            self.timer.observe_running(last)
