@@ -26,8 +26,8 @@ VoterT = TypeVar("VoterT", bound=Voter)
 class DriverElection(Generic[VoterT]):
     """Makes sure that somebody drives as long as anybody waits, and never two at once.
 
-    Everybody follows the same rule: drive if nobody does (`driver` is None), else rest (`resting`). When the driver stops,
-    one of those who rest is woken. If that one leaves before it drives, it wakes another on its way out.
+    Everybody follows the same rule: drive if nobody does (`driver` is None), else rest (`resting`). When the driver
+    stops, one of those who rest is woken. If that one leaves before it drives, it wakes another on its way out.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,10 @@ class DriverElection(Generic[VoterT]):
             self._driver.wake()
 
     def call(self) -> None:
-        """Wake one of those who rest, if nobody drives. Whoever stops waiting calls, because it may have been the one."""
+        """Wake one of those who rest, if nobody drives.
+
+        Whoever stops waiting calls this, because it may have been the one that was woken.
+        """
         if self._driver is None:
             for voter in self._resting:
                 if not voter.busy:

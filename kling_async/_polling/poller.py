@@ -12,8 +12,8 @@ There is one poller for each provider. Jobs that are waited for stand in its `Po
 the job with the highest priority, and wakes the worker that serves this job, which sends the status call. When the
 driver stops waiting, for whatever reason, another worker takes over.
 
-So ten thousand waiting jobs hold one timer, and the rate limit is spent in the order of the priorities. Where one status
-call can ask about several jobs, those that are due soon travel with the one that is due now.
+So ten thousand waiting jobs hold one timer, and the rate limit is spent in the order of the priorities. Where one
+status call can ask about several jobs, those that are due soon travel with the one that is due now.
 
 What a status call is and what its answer means stands in `status_call`. When a worker follows a stream instead stands
 in `stream_follower`. When a call is allowed stands in `rate_limiter`.
@@ -277,7 +277,11 @@ class Poller:
         if self._election.driver is None:
             with self._election.driving(worker):
                 await self._drive(worker, idle)
-            return
+        else:
+            await self._rest(worker)
+
+    async def _rest(self, worker: _Worker) -> None:
+        """Wait until there is something to do, ready to be called to drive or to poll."""
         if isinstance(worker, _BulkWorker):
             self._resting[worker] = None
         try:

@@ -21,8 +21,8 @@ class PollState:
         timer: When to poll it.
         started: When it was submitted.
         deadline: When waiting for it ends.
-        submitted_here: Whether we submitted it. Then `started` is true, its duration can be learned from, and a provider
-            that does not know it yet is asked again.
+        submitted_here: Whether we submitted it. Then `started` is true, its duration can be learned from, and a
+            provider that does not know it yet is asked again.
 
     Attributes:
         last_polled: When it was last polled, whatever the answer.

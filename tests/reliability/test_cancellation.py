@@ -21,13 +21,11 @@ VIDEO = runblob.O3Video("a paper boat in the rain")
 
 
 def clean(client: Client) -> None:
-    """Nothing of anybody is left in the client's lanes and watches."""
+    """Nothing of anybody is left in the client's transports and pollers."""
     account = client._sessions["runblob"]
     poller, transport = account.poller, account.transport
-    left = (poller._keeper, poller._leaders, poller._idle, poller._companies, poller._rounds, poller._errands)
+    left = (poller._election, poller._workers, poller._batches, poller._subscribed, poller._granted, poller._resting)
     assert not any(left)
-    assert not poller._subscribers
-    assert not poller._runners
     assert len(poller._queue) == poller._rate_limiter._callers == poller._stream_follower._open == 0
     engine = transport._backends._backend
     assert engine is None or engine.concurrency.value == 3

@@ -414,7 +414,7 @@ async def test_leaving_unsubscribes_jobs_that_are_polled_in_one_batch() -> None:
                     await anyio.sleep(12)
                     stuck = True
                     await anyio.sleep(left)
-            assert not poller._subscribers
+            assert not poller._subscribed
 
 
 async def test_a_run_that_was_not_begun_says_how(client: Client, server: FakeRunBlob) -> None:

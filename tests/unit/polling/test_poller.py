@@ -308,17 +308,17 @@ async def test_the_watch_does_not_spin(client: Client, server: FakeRunBlob) -> N
     assert queue.turns <= 8 * server.requests["poll"]
 
 
-async def test_an_award_calls_one_of_those_who_patrol(
+async def test_a_granted_poll_wakes_one_bulk_worker(
     client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred rest, and one look is one errand: the ninety-nine others are not woken to find nothing to do."""
+    """A hundred workers rest, and one poll is work for one: the others are not woken to find nothing to do."""
     rests = 0
     rest = Poller._rest
 
-    async def counted(poller: Poller) -> None:
+    async def counted(poller: Poller, worker: Any) -> None:
         nonlocal rests
         rests += 1
-        await rest(poller)
+        await rest(poller, worker)
 
     monkeypatch.setattr(Poller, "_rest", counted)
     server.duration = 100
@@ -328,10 +328,10 @@ async def test_an_award_calls_one_of_those_who_patrol(
     assert rests <= server.requests["poll"] + 2 * 100
 
 
-async def test_an_errand_is_run_though_the_one_who_is_called_leaves(
+async def test_a_granted_poll_is_sent_though_the_worker_that_is_called_leaves(
     client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two runs share those who patrol. One run is cancelled, and one of its own is called before they all have gone."""
+    """Two runs share their workers. One run is cancelled, and one of its workers is called before all have gone."""
     call = Poller._call_bulk_worker
     server.duration = 30
     scope = anyio.CancelScope()
