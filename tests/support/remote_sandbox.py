@@ -9,11 +9,10 @@ import urllib.request
 from types import TracebackType
 from typing import Any, Self
 
+from kling_async.providers import ALL_PROVIDERS
 from support.cli_process import PATIENCE, spawn
 
 __all__ = ["RemoteSandbox"]
-
-_VARIABLES = {"runblob": "RUNBLOB", "runware": "RUNWARE", "inferencesh": "INFERENCE", "pixeldojo": "PIXELDOJO"}
 
 
 class RemoteSandbox:
@@ -30,9 +29,10 @@ class RemoteSandbox:
         assert self._process.stdout is not None
         told = json.loads(self._process.stdout.readline())
         self._url = told["url"]
-        for provider, prefix in _VARIABLES.items():
-            self.environment[f"{prefix}_API_KEY"] = told["providers"][provider]["api_key"]
-            self.environment[f"{prefix}_BASE_URL"] = told["providers"][provider]["base_url"]
+        for kind in ALL_PROVIDERS:
+            if kind.name in told["providers"]:
+                played = told["providers"][kind.name]
+                self.environment |= zip(kind.env_vars, (played["api_key"], played["base_url"]), strict=True)
         return self
 
     def __exit__(
