@@ -112,7 +112,7 @@ class Webhooks:
             )
         object.__setattr__(self, "secret", secrets)
         require("Webhooks(confirm=...)", self.confirm, bool, "True or False")
-        backstop: Any = self.backstop  # whatever was given
+        backstop: Any = self.backstop  # not checked yet
         if backstop is not None and not (isinstance(backstop, int | float) and backstop > 0):
             raise ConfigurationError(f"Webhooks(backstop={backstop!r}): it must be a number greater than 0")
         require("Webhooks(signing_secrets=...)", self.signing_secrets, Mapping, "secrets by provider")

@@ -219,7 +219,7 @@ class Ledger(Protocol):
     async def spending(self, ignored_fields: Collection[str] = ()) -> list[SpendingGroup]:
         """All attempts that bought something, or may have, except those that are `Submission.unfinished`.
 
-        They are grouped, so that the list stays short whatever the ledger's size. Two attempts are in one group if
+        They are grouped, so that the list of a large ledger stays short. Two attempts are in one group if
         endpoint, status, cost and request are equal. Of the request, the named fields are ignored. So are addresses and
         contents of images: only their number counts.
         """

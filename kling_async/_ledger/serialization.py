@@ -1,4 +1,4 @@
-"""Events and requests as JSON and back, for whoever stores them. Pure; no secret passes."""
+"""Events and requests as JSON and back. Pure: no I/O, and no secret in the result."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def request_to_json(request: Request, *, keep_images: bool) -> Mapping[str, Any]
 
 
 def request_from_json(kind: type[RequestT], description: Mapping[str, Any], *, exact: bool = False) -> RequestT | None:
-    """The request that was stored; None: it cannot be made again from what was kept.
+    """The request that was stored. None if it cannot be made again from what was kept.
 
     Args:
         kind: Its class.

@@ -204,7 +204,7 @@ def _identity(path: Path) -> Identity | None:
 
 
 def lock_of(path: Path) -> Path:
-    """The lock's file: one for a ledger, by whatever link it is reached."""
+    """The lock's file: the same for every link to the ledger."""
     whole = path.resolve()
     return whole.with_name(f"{whole.name}-lock")
 

@@ -285,8 +285,8 @@ def page(connection: sqlite3.Connection, condition: str, after: int, size: int) 
         size: How many attempts are read.
 
     Returns:
-        The submissions, and the row number at which the page ends; None: there are no further ones. A submission keeps
-        its number and none is deleted, so pages leave none out and give none twice, whatever is written between them.
+        The submissions, and the row number at which the page ends (None for the last page). An attempt keeps its number
+        and none is deleted, so pages leave none out and give none twice, also if others write between them.
     """
     examined = "SELECT number FROM attempts WHERE number > ? ORDER BY number LIMIT ?"
     count, last = connection.execute(
@@ -310,7 +310,7 @@ def events(connection: sqlite3.Connection, ref: JobRef) -> list[Event]:
 
 
 def get_value(connection: sqlite3.Connection, name: str) -> Any:
-    """The value that is kept under a name; None: there is none."""
+    """The value stored under a name. None if there is none."""
     row = connection.execute("SELECT value FROM stored_values WHERE name = ?", (name,)).fetchone()
     return json.loads(row[0]) if row else None
 
