@@ -5,8 +5,11 @@ Everything is decided by the description (`Picture`, `Clip`): equal descriptions
 
 from __future__ import annotations
 
+import array
+import contextlib
 import functools
 import io
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -19,6 +22,9 @@ from kling_async.sandbox.media.scene import Scene
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
     from kling_async.sandbox.emulator.jobs import Clip, Picture
@@ -26,11 +32,41 @@ if TYPE_CHECKING:
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _FPS = 24
-_CANVAS = 1280  # px of the longer side up to which shapes are drawn; larger pictures enlarge them, not the text
+_SOUND_RATE = 8000  # samples a second; divisible by 5, so that equal parts make a second
+_LOUDNESS = 1500  # of 32767, for each of three notes
+_CANVAS = 512  # px of the longer side up to which shapes are drawn; larger pictures enlarge them, not the text
 _TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side; the largest that fits
 _TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
 _LEADING = 1.28  # height of a line in font sizes
 _LEGIBLE = 9  # px; smaller text is not worth drawing
+_FONT_FOLDERS = [
+    "/usr/share/fonts",
+    "/usr/local/share/fonts",
+    "~/.fonts",
+    "~/.local/share/fonts",
+    "/Library/Fonts",
+    "/System/Library/Fonts",
+    "C:/Windows/Fonts",
+]
+_FONT_NAMES = [
+    "notosanscjk",
+    "notosanssc",
+    "sourcehansans",
+    "wqy",
+    "droidsansfallback",
+    "arialunicode",
+    "pingfang",
+    "msyh",
+    "hiragino",
+    "unifont",
+    "notoemoji",
+    "symbola",
+    "seguiemj",
+    "dejavusans.",
+    "notosansregular",
+    "arial.",
+]
+_UNASSIGNED = chr(0x10FFFF)  # a character that no font has: it is drawn as the box for missing ones
 _INK = (255, 255, 255, 245)
 _PANEL = (8, 10, 18, 118)
 
@@ -74,10 +110,39 @@ def draw_clip(clip: Clip, scale: float = 1.0) -> bytes:
             stream = cast("VideoStream", output.add_stream(encoder, rate=_FPS, options=options))
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
+            sound = _sound_stream(output, container)
             for image in _frames(clip, size):
                 output.mux(stream.encode(_frame(image)))
             output.mux(stream.encode())
+            for packet in _sound(clip, sound):
+                output.mux(packet)
         return path.read_bytes()
+
+
+def _sound_stream(output: OutputContainer, container: str) -> AudioStream:
+    """The sound track; encoders of this kind are part of every build of PyAV."""
+    codec = "aac" if container == "mp4" else "libopus"
+    return cast("AudioStream", output.add_stream(codec, rate=_SOUND_RATE, layout="mono"))
+
+
+def _sound(clip: Clip, stream: AudioStream) -> Iterator[list[Packet[Any]]]:
+    """A quiet chord of three notes that the prompt decides."""
+    root = 110 * 2 ** (sum(clip.prompt.encode()) % 12 / 12)
+    chunk = _SOUND_RATE // 5
+    # All periods fit into one second, so one second of samples is computed and repeated.
+    second = array.array("h", bytes(2 * _SOUND_RATE))
+    for index in range(_SOUND_RATE):
+        angle = math.tau * index / _SOUND_RATE
+        second[index] = round(_LOUDNESS * sum(math.sin(angle * round(root * ratio)) for ratio in (1, 1.25, 1.5)))
+    samples = second.tobytes()
+    for index in range(math.ceil(clip.seconds * _SOUND_RATE / chunk)):
+        frame = av.AudioFrame(format="s16", layout="mono", samples=chunk)
+        start = 2 * chunk * (index % 5)
+        frame.planes[0].update(samples[start : start + 2 * chunk])
+        frame.sample_rate = _SOUND_RATE
+        frame.pts = index * chunk
+        yield stream.encode(frame)
+    yield stream.encode(None)
 
 
 def clip_extension() -> str:
@@ -101,11 +166,11 @@ def _encoder() -> tuple[str, str, dict[str, str]]:
 def _shots(picture: Picture, width: int, height: int) -> Image.Image:
     """The scene, or several of the same prompt side by side."""
     if picture.shots == 1:
-        return Scene(picture.prompt, picture.seed, width, height).frame(0.3, 0.0)
+        return Scene(picture.prompt, picture.seed, width, height, still=True).frame(0.3, 0.0)
     image = Image.new("RGB", (width, height))
     half = max(1, width // 2), max(1, height // 2)
     for shot in range(picture.shots):
-        scene = Scene(picture.prompt, picture.seed + shot, width - half[0], height - half[1])
+        scene = Scene(picture.prompt, picture.seed + shot, width - half[0], height - half[1], still=True)
         image.paste(scene.frame(0.1 + 0.25 * shot, 0.0), (shot % 2 * half[0], shot // 2 * half[1]))
     return image
 
@@ -137,7 +202,7 @@ def _caption(text: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, 
     room = width - 2 * (margin + padding)
     for share in _TEXT_SIZES:
         points = max(_LEGIBLE, round(short * share))
-        font = ImageFont.load_default(points)
+        font = _font(text, points)
         most = max(1, int(height * _TEXT_HEIGHT / (points * _LEADING)))
         lines = _wrapped(text, font, room, most)
         if len(lines) <= most:
@@ -152,6 +217,33 @@ def _caption(text: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, 
     for row, line in enumerate(lines):
         draw.text((padding, padding + row * points * _LEADING), line, font=font, fill=_INK)
     return pane, (margin, height - margin - pane.height)
+
+
+def _font(text: str, points: int) -> _Font:
+    """A font that can show the text: Pillow's own, or for other scripts one of this machine, if it has one."""
+    if text.isascii():
+        return ImageFont.load_default(points)
+    wanted = {char for char in text if not char.isspace() and not char.isascii()}
+    for name in _installed_fonts():
+        with contextlib.suppress(OSError):
+            font = ImageFont.truetype(name, points)
+            missing = bytes(font.getmask(_UNASSIGNED))
+            if all(bytes(font.getmask(char)) != missing for char in wanted):
+                return font
+    return ImageFont.load_default(points)
+
+
+@functools.cache
+def _installed_fonts() -> tuple[str, ...]:
+    """The font files of this machine with the best coverage first: pan-Unicode, CJK, emoji, then the common ones."""
+    files = [path for folder in _FONT_FOLDERS for path in Path(folder).expanduser().rglob("*.[to]t[cf]")]
+
+    def rank(path: Path) -> int:
+        name = path.name.lower().replace("-", "").replace(" ", "")
+        return next((place for place, part in enumerate(_FONT_NAMES) if part in name), len(_FONT_NAMES))
+
+    ranked = sorted(files, key=lambda path: (rank(path), path.name))
+    return tuple(str(path) for path in ranked if rank(path) < len(_FONT_NAMES))
 
 
 def _wrapped(text: str, font: _Font, room: int, most: int) -> list[str]:

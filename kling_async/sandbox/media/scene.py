@@ -1,4 +1,4 @@
-"""A landscape that moves: sky, sun, drifting lights and ridges in colours taken from the prompt."""
+"""A landscape that moves: sky, sun, drifting lights and ridges. The prompt decides colours and forms."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 Colour: TypeAlias = tuple[int, int, int]
 
-_DUSK = (0.5, 0.9)  # hues of the upper sky: from teal over blue to plum
-_GLOW = (-0.08, 0.14)  # hues of the horizon: from rose over orange to straw
-_RIDGES = 6
+_CONTRAST = (0.25, 0.6)  # distance on the colour circle between the upper sky and the horizon
+_RIDGES = (3, 7)  # at least and at most
+_RUGGED = (0.4, 1.6)  # height of the ridges, from plains to peaks
+_DAYLIGHT = (0.16, 0.75)  # brightness of the upper sky, from night to day
 _LIGHTS = 14
 _NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves; the farthest moves a tenth of it
 _SMOOTH = 2  # ridges are drawn so many times larger, then reduced: edges without steps
@@ -24,19 +25,25 @@ class Scene:
     """The landscape of one prompt.
 
     Args:
-        prompt: Decides the colours.
+        prompt: Decides the colours, and how many and how high the ridges are.
         seed: Decides the shapes.
         width: Pixels.
         height: Pixels.
+        still: Only the first second is drawn, which needs less of each ridge.
     """
 
-    def __init__(self, prompt: str, seed: int, width: int, height: int) -> None:
+    def __init__(self, prompt: str, seed: int, width: int, height: int, *, still: bool = False) -> None:
         self._size = width, height
+        self._span = 2 if still else 3  # picture widths of a ridge
         palette = random.Random(hashlib.sha256(prompt.encode()).digest())  # noqa: S311 - a drawing
         shapes = random.Random(seed)  # noqa: S311 - a drawing
-        hue, warmth = palette.uniform(*_DUSK), palette.uniform(*_GLOW)
+        hue = palette.random()
+        warmth = hue + palette.uniform(*_CONTRAST)
+        self._rugged = palette.uniform(*_RUGGED)
+        self._count = palette.randint(*_RIDGES)
+        light = palette.uniform(*_DAYLIGHT)
         self.accent = _colour(warmth, 0.5, 1.0)
-        dusk, glow = _colour(hue, 0.62, 0.36), _colour(warmth, 0.45, 0.98)
+        dusk, glow = _colour(hue, 0.62, light), _colour(warmth, 0.45, 0.55 + 0.43 * light / _DAYLIGHT[1])
         self._sky = _gradient(self._size, dusk, _mix(_colour(hue, 0.42, 0.72), glow, 0.3), glow)
         self._sun = _glow(round(min(width, height) * 0.62), _colour(warmth + 0.03, 0.16, 1.0))
         self._sun_path = shapes.uniform(0.12, 0.3), shapes.uniform(0.7, 0.88), shapes.uniform(0.1, 0.2)
@@ -49,7 +56,7 @@ class Scene:
             )
             for _ in range(_LIGHTS)
         ]
-        self._ridges = [self._ridge(index, hue, glow, shapes) for index in range(_RIDGES)]
+        self._ridges = [self._ridge(index, hue, glow, shapes) for index in range(self._count)]
 
     def frame(self, share: float, seconds: float) -> Image.Image:
         """The landscape at one moment.
@@ -66,7 +73,7 @@ class Scene:
         y = round(height * (0.46 - lift * math.sin(math.pi * (0.15 + 0.7 * share)))) - radius
         image.paste(self._sun, (x, y), self._sun)
         for index, (shade, mask) in enumerate(self._ridges):
-            pace = _NEAR_SPEED * 0.1 ** (1 - index / (_RIDGES - 1))
+            pace = _NEAR_SPEED * 0.1 ** (1 - index / (self._count - 1))
             offset = round(seconds * pace * width) % (2 * width)
             image.paste(shade, mask=mask.crop((offset, 0, offset + width, height)))
         for across, down, speed, sprite in self._lights:
@@ -76,15 +83,15 @@ class Scene:
         return image
 
     def _ridge(self, index: int, hue: float, glow: Colour, shapes: random.Random) -> tuple[Image.Image, Image.Image]:
-        """A ridge's colours, and its outline over three widths, of which the third repeats the first."""
+        """A ridge's colours, and its outline: three widths, of which the third repeats the first, or two if still."""
         width, height = self._size
-        near = index / (_RIDGES - 1)
+        near = index / (self._count - 1)
         base = height * (0.5 + 0.42 * near)
         waves = [
             (
                 count,
                 shapes.uniform(0, math.tau),
-                height * (0.05 + 0.05 * near) * shapes.uniform(0.5, 1.1) / count**0.6,
+                self._rugged * height * (0.05 + 0.05 * near) * shapes.uniform(0.5, 1.1) / count**0.6,
             )
             for count in (1, 2, 3, 5, 8, 13, 21)
         ]
@@ -94,11 +101,11 @@ class Scene:
                 x * _SMOOTH,
                 _SMOOTH * (base - sum(tall * math.sin(math.pi * count * x / width + at) for count, at, tall in waves)),
             )
-            for x in range(0, 3 * width + step, step)
+            for x in range(0, self._span * width + step, step)
         ]
-        mask = Image.new("L", (3 * width * _SMOOTH, height * _SMOOTH))
-        ImageDraw.Draw(mask).polygon([*outline, (3 * width * _SMOOTH, height * 9), (0, height * 9)], fill=255)
-        mask = mask.resize((3 * width, height), Image.Resampling.BOX)
+        mask = Image.new("L", (self._span * width * _SMOOTH, height * _SMOOTH))
+        ImageDraw.Draw(mask).polygon([*outline, (self._span * width * _SMOOTH, height * 9), (0, height * 9)], fill=255)
+        mask = mask.resize((self._span * width, height), Image.Resampling.BOX)
         top = _mix(glow, _colour(hue, 0.7, 0.1), 0.25 + 0.72 * near)
         mist = _mix(top, glow, 0.35 * (1 - near) + 0.06)
         return _gradient(self._size, top, top, mist), mask

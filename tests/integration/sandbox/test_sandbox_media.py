@@ -174,3 +174,27 @@ def test_a_file_is_drawn_once_and_only_when_it_is_wanted(connect: Connect) -> No
         assert len(bodies) == 1
         assert sandbox.counters.renders == 1
         assert sandbox.counters.requests["runblob", "download"] == 17
+
+
+def test_different_prompts_give_different_pictures() -> None:
+    colours = set()
+    for prompt in ("a tram in Lisbon", "a lighthouse", "a boat", "a fox in the snow"):
+        with Image.open(io.BytesIO(draw_picture(Picture(64, 64, "png", prompt)))) as image:
+            colours.add(image.convert("RGB").getpixel((32, 2)))
+    assert len(colours) == 4
+
+
+def test_a_clip_has_a_sound_track_as_long_as_its_pictures() -> None:
+    with av.open(io.BytesIO(draw_clip(Clip(64, 64, 5, "a fox"))), "r") as video:
+        [sound] = video.streams.audio
+        assert sound.duration is not None
+        assert sound.time_base is not None
+        assert float(sound.duration * sound.time_base) == pytest.approx(5, abs=0.1)
+        samples = b"".join(bytes(frame.planes[0]) for frame in video.decode(sound))
+    assert samples.strip(b"\0")  # not silent
+
+
+@pytest.mark.parametrize("prompt", ["一只狐狸在雪地里", "a fox \N{FOX FACE}", "лиса", "\ufffe"])
+def test_prompts_in_every_script_are_drawn(prompt: str) -> None:
+    with Image.open(io.BytesIO(draw_picture(Picture(96, 96, "png", prompt)))) as image:
+        assert image.size == (96, 96)
