@@ -18,6 +18,7 @@ from kling_async._cli.options import Command, Group
 __all__ = ["app", "run"]
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
+_SEE_EXITS = "Exit codes: kling --help"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -30,30 +31,28 @@ class _Listed(NamedTuple):
 
 
 _COMMANDS = {
-    "demo": _Listed("commands.demo", "Make a video and some pictures at once, on a local sandbox: no key, no cost."),
-    "generate": _Listed("commands.generate", "Buy one generation, follow it, and save what it made.", _EPILOG),
+    "demo": _Listed("commands.demo", "Make a video and some images on a local sandbox: no key, no cost."),
+    "generate": _Listed("commands.generate", "Buy one generation, wait for it, and save the files.", _SEE_EXITS),
     "watch": _Listed(
-        "commands.generate", "Follow a job that exists already, and save what it made. Nothing is bought.", _EPILOG
+        "commands.generate", "Wait for an existing job and save its files. Nothing is bought.", _SEE_EXITS
     ),
     "bulk": _Listed(
         "bulk.command",
-        "Buy every row of a file once, and save what comes of it. The same command again continues.",
-        _EPILOG,
+        "Buy every row of a file once, and save the results. The same command again continues.",
+        _SEE_EXITS,
     ),
     "jobs": _Listed(
         "commands.jobs",
-        "List what a ledger has: each submission, where its job stands, what it cost, where its files are.",
+        "List the submissions of a ledger: status, cost and files.",
     ),
-    "resume": _Listed(
-        "commands.resume", "Follow everything that a ledger has unfinished to its end, and save what was made.", _EPILOG
-    ),
+    "resume": _Listed("commands.resume", "Wait for all unfinished jobs of a ledger, and save their files.", _SEE_EXITS),
     "resolve": _Listed(
         "commands.resume",
-        "Say what became of a submission whose outcome is not known: it is job REF, it is nothing, or try again.",
-        _EPILOG,
+        "Decide about a submission with an unknown outcome: it is job REF, forget it, or submit it again.",
+        _SEE_EXITS,
     ),
-    "sandbox": _Listed("commands.sandbox", "Serve a local stand-in for every provider until Ctrl-C: no key, no cost."),
-    "endpoints": _Listed("commands.endpoints", "List the known endpoints with their fields."),
+    "sandbox": _Listed("commands.sandbox", "Run a local imitation of all providers until Ctrl-C: no key, no cost."),
+    "endpoints": _Listed("commands.endpoints", "List the endpoints with their fields."),
 }
 
 
@@ -94,9 +93,11 @@ def _version(value: bool) -> None:  # as typer calls it
 @app.callback()
 def kling(
     *,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
-    """Kling images and video, from every provider that sells them.
+    """Kling images and video from several providers.
 
     Try it without a key: kling demo
     """

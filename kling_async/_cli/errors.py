@@ -61,23 +61,23 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE, the same
 _NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 EXITS: Mapping[int, str] = {
-    0: "done",
-    FAILED: "the generation failed; of a bulk run: some rows did",
-    USAGE: "usage, or a request that is not acceptable: nothing was bought",
+    0: "success",
+    FAILED: "the generation failed; in a bulk run, some rows failed",
+    USAGE: "wrong usage or an invalid request; nothing was bought",
     NO_KEY: "no API key, or the provider does not accept it",
-    CREDITS: "the account cannot pay",
-    TIMED_OUT: "timed out; the job's reference is printed, and how to go on",
+    CREDITS: "the account has not enough credits",
+    TIMED_OUT: "timed out; the job goes on, and its reference is printed",
     REJECTED: "refused by the provider's content policy",
     NOT_FOUND: "the provider does not know the job",
-    UNREACHABLE: "the provider cannot be reached, or cannot serve now",
-    UNKNOWN: "the answer to a submission was lost: a job may have been bought",
-    UNSAVED: "the result could not be saved, or told; the job is kept",
+    UNREACHABLE: "the provider cannot be reached or is not available",
+    UNKNOWN: "the answer to a submission was lost; a job may have been bought",
+    UNSAVED: "a result could not be saved or printed; the job is not lost",
     CANCELLED: "the job was cancelled at the provider",
     LEDGER: "the ledger cannot be read or written; nothing was bought without it",
-    BUDGET: "the budget is spent; what was in flight has finished",
-    FAULT: "a fault of this program; what was bought is told, and goes on at its provider",
-    INTERRUPTED: "interrupted; what was bought is told, and goes on at its provider",
-    PIPE_CLOSED: "whoever read the output has left; what was bought goes on all the same",
+    BUDGET: "the budget is spent; running jobs were waited for",
+    FAULT: "an internal error; jobs that were bought are listed, and go on",
+    INTERRUPTED: "interrupted; jobs that were bought are listed, and go on",
+    PIPE_CLOSED: "the output was closed; jobs that were bought go on",
 }
 """Every exit code of the program, and what it means."""
 
@@ -200,10 +200,9 @@ def explain(error: Exception) -> Problem:
         steps = () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)  # reports name the command
         return Problem(type(error).__name__, _message(error), code, error.ref, facts=told, next_steps=steps)
     if code == FAULT:
-        words = (
-            f"{type(error).__name__}: {error}. This is a fault of kling; {TRACEBACK}=1 in the environment shows where"
-        )
-        return Problem(type(error).__name__, words, code)
+        kind = type(error).__name__
+        words = f"{kind}: {error}. This is an internal error of kling; {TRACEBACK}=1 in the environment shows where"
+        return Problem(kind, words, code)
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     return Problem(type(error).__name__, f"{name}{words or type(error).__name__}", code)

@@ -23,7 +23,7 @@ LedgerFile: TypeAlias = Annotated[
         "--ledger",
         metavar="FILE",
         envvar=_VARIABLE,
-        help="Durable record of what is bought, so that a crash loses none of it.",
+        help="Durable record of submissions and jobs; a crash loses none.",
     ),
 ]
 

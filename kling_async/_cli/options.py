@@ -16,7 +16,7 @@ __all__ = ["AsJson", "Command", "FileName", "Group", "JobOutput", "Output", "Tim
 
 OptionsT = TypeVar("OptionsT")
 
-Output: TypeAlias = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")]
+Output: TypeAlias = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory.")]
 JobOutput: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", metavar="PATH", help="The output directory, or the file, such as boat.mp4.")
 ]
@@ -34,7 +34,7 @@ Timeout: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
-        help="Stop waiting for a job after this time; it goes on.",
+        help="Stop waiting for a job after this time; the job goes on.",
         show_default="the endpoint's own",
     ),
 ]

@@ -228,7 +228,7 @@ def open_client(
         try:
             kind().with_environment({kind.env_vars[0]: os.environ[kind.env_vars[0]]})
         except ConfigurationError as error:
-            raise CommandError(error.message, code=NO_KEY) from error
+            raise CommandError(f"{error.message}; check {kind.env_vars[0]}", code=NO_KEY) from error
     work_with(ledger)
     kept = None if ledger is None else SqliteLedger(ledger)
     return Client(

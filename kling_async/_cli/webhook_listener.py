@@ -21,10 +21,10 @@ __all__ = ["Listen", "Listener", "WebhookUrl", "listener"]
 
 WebhookUrl: TypeAlias = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Be told of the end: the public address that leads to --listen."),
+    typer.Option(metavar="URL", help="Receive webhooks: the public URL that leads to --listen."),
 ]
 Listen: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="[HOST:]PORT", help="Where to receive what is sent to --webhook-url.")
+    str | None, typer.Option(metavar="[HOST:]PORT", help="Where webhooks for --webhook-url arrive.")
 ]
 
 _TICK = 0.01  # s between two looks whether the server is up, which takes a few of them

@@ -46,15 +46,15 @@ class _Options:
     """What ``kling bulk`` is told."""
 
     rows: Annotated[
-        str, typer.Argument(metavar="FILE", help="JSONL, CSV or Parquet; - reads JSONL from standard input.")
+        str, typer.Argument(metavar="FILE", help="JSONL, CSV, Parquet or text; - reads JSONL from standard input.")
     ]
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where all that comes of it goes.")]
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory.")]
     endpoint: Annotated[
         str | None, typer.Option(metavar="ENDPOINT", help="For rows that name none, such as runblob/o3-video.")
     ] = None
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME", help="jsonl, csv or parquet.", show_default="by the file's name"),
+        typer.Option("--format", metavar="NAME", help="jsonl, csv, parquet or txt.", show_default="by the file's name"),
     ] = None
     setting: Annotated[
         list[str] | None,
@@ -68,34 +68,37 @@ class _Options:
     )
     budget: Annotated[
         str | None,
-        typer.Option(metavar="AMOUNT", help="Spend at most this, such as 5usd, 200credits or 5usd,200credits."),
+        typer.Option(
+            metavar="AMOUNT", help="Spend at most this, such as 5usd or 5usd,200credits; all runs of DIR together."
+        ),
     ] = None
-    in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Jobs that run at once.")] = 100
-    downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Results that are saved at once.")] = 8
-    no_save: Annotated[bool, typer.Option("--no-save", help="Save no files; results.jsonl has their addresses.")] = (
-        False
-    )
+    in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Number of jobs at the same time.")] = 100
+    downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Number of downloads at the same time.")] = 8
+    no_save: Annotated[bool, typer.Option("--no-save", help="Save no files; results.jsonl has their URLs.")] = False
     shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts, by a digest of the rows' keys.")
+        str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for several machines.")
     ] = None
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Buy again what failed for a reason that may pass, or was refused.")
+        bool, typer.Option("--retry-failed", help="Submit retryable failures and refused rows again.")
     ] = False
     ledger: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What was bought is written down here.", show_default="DIR/ledger.db"),
+        typer.Option(metavar="FILE", help="Durable record of the submissions.", show_default="DIR/ledger.db"),
     ] = None
     no_ledger: Annotated[
-        bool, typer.Option("--no-ledger", help="Keep none: a run that is killed forgets the jobs that it has bought.")
+        bool, typer.Option("--no-ledger", help="Keep no ledger. If the run is killed, its jobs are lost.")
     ] = False
     poll: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.05, help="Look at each job this often.", show_default="when it pays"),
+        typer.Option(metavar="SECONDS", min=0.05, help="Polling interval.", show_default="adaptive"),
     ] = None
     status_calls: Annotated[
         float | None,
         typer.Option(
-            metavar="N", min=0, help="Looks in a minute at each provider; 0: any number.", show_default="as documented"
+            metavar="N",
+            min=0,
+            help="Status calls per minute at each provider; 0: no limit.",
+            show_default="as documented",
         ),
     ] = None
     timeout: Timeout = None
@@ -152,14 +155,14 @@ class _Options:
 
 @options_from(_Options)
 def bulk(options: _Options) -> None:
-    """Buy every row of a file once, and save what comes of it. The same command again continues.
+    """Buy every row of a file once, and save the results. The same command again continues.
 
-    The columns are the fields of the requests (see kling endpoints), endpoint, and, if you like, key, the row's name;
-    or request, the provider's own JSON. References are URLs, or paths from the file's directory; in CSV with | between
-    them.
+    The columns are endpoint, the fields of the request (see kling endpoints), and optionally key, the row's name.
+    Instead of the fields, the column request may hold the provider's own JSON. References are URLs, or paths relative
+    to the file; in CSV, | separates them.
 
-    Every row is checked before anything is paid for. Ctrl-C once stops buying and waits for what is in flight; twice
-    leaves at once.
+    Every row is checked before anything is bought. The first Ctrl-C stops new jobs and waits for the running ones. The
+    second one exits at once.
 
     kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
     """

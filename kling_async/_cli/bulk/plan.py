@@ -139,7 +139,7 @@ def estimate(
         else:
             spent = entry["cost"].amount if entry["cost"] else Decimal(0)
             entry["cost"] = Cost(spent + price.amount, price.unit)
-    report.say(f"{len(rows)} rows are good, {len(rows) - len(plan)} of them are done; nothing was bought")
+    report.say(f"{len(rows)} valid rows, {len(rows) - len(plan)} of them done; nothing was bought")
     if isinstance(report, JsonBulkReport):
         told = {name: {**entry, "cost": entry["cost"] and str(entry["cost"])} for name, entry in sums.items()}
         report.tell(type="dry-run", rows=len(rows), todo=len(plan), endpoints=told)
@@ -148,7 +148,7 @@ def estimate(
     for title in ("Endpoint", "Rows", "Estimate", ""):
         table.add_column(title, justify="right" if title in {"Rows", "Estimate"} else "left")
     for name, entry in sums.items():
-        unpriced = f"{entry['unpriced']} without a price before they are bought" if entry["unpriced"] else ""
+        unpriced = f"{entry['unpriced']} price unknown until the first purchase" if entry["unpriced"] else ""
         table.add_row(
             name,
             f"{entry['rows']:,}",

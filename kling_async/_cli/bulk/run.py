@@ -66,7 +66,7 @@ class BulkExecution:
         if self.halted or self._outcomes is None:
             return False
         self.halted = True
-        self.report.say("stopping: what is in flight is waited for (Ctrl-C again leaves at once)")
+        self.report.say("stopping: waiting for the running jobs (Ctrl-C again exits at once)")
         self._outcomes.stop()
         return True
 

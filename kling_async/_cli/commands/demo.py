@@ -47,9 +47,9 @@ _PROMPTS = (
 def demo(
     *,
     speed: Annotated[
-        float, typer.Option(metavar="FACTOR", min=1, max=3600, help="Simulated seconds that pass in one second.")
+        float, typer.Option(metavar="FACTOR", min=1, max=3600, help="How many times faster than real time.")
     ] = 60.0,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save the results.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory.")] = Path(
         "kling-demo"
     ),
     as_json: AsJson = False,
@@ -57,9 +57,9 @@ def demo(
         bool, typer.Option("--keep", help="Keep the sandbox running afterwards, to try other commands on.")
     ] = False,
 ) -> None:
-    """Make a video and some pictures at once, on a local sandbox: no key, no cost.
+    """Make a video and some images on a local sandbox: no key, no cost.
 
-    The sandbox answers as the providers do and takes the time that they document, divided by --speed.
+    The sandbox answers as the providers do. It takes the time that they document, divided by --speed.
     """
     report = choose_report(as_json=as_json, directory=None, resumable=False)
     with handle_errors(report):
@@ -92,7 +92,9 @@ class _Demo:
         polling = Polling(schedule=looks, status_calls_per_minute=math.inf)
         async with self.sandbox:
             providers = self.sandbox.providers()
-            self.report.say(f"On a sandbox, {self.sandbox.url}: nothing is bought, and {self.speed:g} s pass in one.")
+            self.report.say(
+                f"On a sandbox, {self.sandbox.url}: nothing is bought, and time runs {self.speed:g} times faster."
+            )
             async with Client(providers, polling=polling) as client, anyio.create_task_group() as group:
                 for endpoint, request in programme(providers):
                     group.start_soon(self._make, client, endpoint, request)

@@ -1,49 +1,82 @@
-"""``kling endpoints``: what can be asked for, and how."""
+"""``kling endpoints``: the endpoints with their fields, allowed values, prices and times."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kling_async import Cost
 from kling_async._cli.options import AsJson
-from kling_async._cli.output.formatting import printable
+from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._cli.request_arguments import fields, find
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers._base.endpoint import Endpoint  # for annotations
 
 __all__ = ["endpoints"]
 
 
 def endpoints(
-    endpoint: Annotated[
-        str | None, typer.Argument(metavar="ENDPOINT", help="One of them; all, if none is named.")
-    ] = None,
+    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="One endpoint. Defaults to all.")] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """List the known endpoints with their fields."""
+    """List the endpoints with their fields."""
     report = choose_report(as_json=as_json, directory=None)
     with handle_errors(report):
         chosen = [find(endpoint)] if endpoint else [(kind, each) for kind in ALL_PROVIDERS for each in kind.endpoints]
         console = Console(highlight=False)
         for kind, each in chosen:
             if as_json:
-                told = {"type": "endpoint", "endpoint": each.name, "schema": each.request.model_json_schema()}
-                print(json.dumps(told))  # noqa: T201  # what was asked for
+                facts = {"type": "endpoint", "endpoint": each.name, "schema": each.request.model_json_schema()}
+                price = _price(each)
+                facts |= {"price": str(price) if price else None, "typical_seconds": _typical(each)}
+                print(json.dumps(facts))  # noqa: T201  # what was asked for
                 continue
             summary = (each.request.__doc__ or "").partition("\n")[0]
             if each is not chosen[0][1]:
                 console.print()
             console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {kind.env_vars[0]}"))
+            console.print(f"  {_facts(each)}", soft_wrap=True)
             table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
             table.add_column(no_wrap=True, style="green", min_width=20)
             table.add_column()
             for field in fields(each):
                 default = "" if field.default is None else f" [{field.default}]"
-                table.add_row(Text(field.option), Text.assemble(printable(field.meaning), (default, "dim")))
+                allowed = _allowed(each, field.name, field.meaning)
+                table.add_row(Text(field.option), Text.assemble(printable(field.meaning), allowed, (default, "dim")))
             console.print(table)
+
+
+def _price(endpoint: Endpoint[Any]) -> Cost | None:
+    """The documented price with the default settings. If None, it is not documented."""
+    return endpoint.price(endpoint.request.model_validate({"prompt": "a prompt"}))
+
+
+def _typical(endpoint: Endpoint[Any]) -> float:
+    """The documented seconds for a job, at most with the default settings."""
+    return round(endpoint.duration_prior(None).median, 1)
+
+
+def _facts(endpoint: Endpoint[Any]) -> str:
+    price = _price(endpoint)
+    cost = f"{money(price)} with the defaults" if price else "known after the first purchase"
+    typical, deadline = duration(_typical(endpoint)), duration(endpoint.deadline)
+    return f"Price: {cost}. Usual time: up to {typical}. Default timeout: {deadline}."
+
+
+def _allowed(endpoint: Endpoint[Any], name: str, meaning: str) -> str:
+    """The values or limits that the field's schema has, and its description lacks."""
+    schema = endpoint.request.model_json_schema()["properties"].get(name, {})
+    values = [str(value) for value in schema.get("enum", ())]
+    if values and not all(value in meaning for value in values):
+        return f" One of {', '.join(values)}."
+    longest = schema.get("maxLength")
+    if longest is not None and str(longest) not in meaning.replace(",", "").replace(" ", ""):
+        return f" At most {longest:,} characters."
+    return ""

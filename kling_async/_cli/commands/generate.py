@@ -49,23 +49,25 @@ class _Options:
         str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
     ]
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")]
-    duration: Annotated[str | None, _option("SECONDS", "Length of the clip.")] = None
+    duration: Annotated[str | None, _option("SECONDS", "Length of the video.")] = None
     aspect_ratio: Annotated[str | None, _option("W:H", "Such as 16:9.")] = None
     resolution: Annotated[str | None, _option("SIZE", "Such as 2k.")] = None
     model: Annotated[str | None, _option("NAME", "Variant of the model.")] = None
     negative_prompt: Annotated[str | None, _option("TEXT", "What to avoid.")] = None
-    count: Annotated[str | None, _option("N", "How many pictures.")] = None
-    reference: Annotated[list[str] | None, _option("IMAGE", "A file or a URL; may be repeated.")] = None
+    count: Annotated[str | None, _option("N", "Number of images.")] = None
+    reference: Annotated[list[str] | None, _option("IMAGE", "A reference image: a file or a URL; may be repeated.")] = (
+        None
+    )
     setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None
     output: JobOutput = Path()
     name: FileName = None
     as_json: AsJson = False
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and leave.")] = False
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and exit.")] = False
     timeout: Timeout = None
     ledger: LedgerFile = None
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="NAME", help="Your name for it: with a ledger, a name is bought once."),
+        typer.Option("--key", metavar="NAME", help="Idempotency key: with a ledger, each key is bought once."),
     ] = None
     webhook_url: WebhookUrl = None
     listen: Listen = None
@@ -97,7 +99,7 @@ class _Options:
 
 @options_from(_Options)
 def generate(options: _Options) -> None:
-    """Buy one generation, follow it, and save what it made.
+    """Buy one generation, wait for it, and save the files.
 
     kling generate runblob/o3-video "a paper boat in the rain" --duration 10 --reference boat.jpg -o out/
     """
@@ -179,7 +181,7 @@ def watch(
     as_json: AsJson = False,
     timeout: Timeout = None,
 ) -> None:
-    """Follow a job that exists already, and save what it made. Nothing is bought."""
+    """Wait for an existing job and save its files. Nothing is bought."""
     report = choose_report(as_json=as_json, directory=output)
     with handle_errors(report):
         try:

@@ -47,20 +47,18 @@ def jobs(
     *,
     ledger: LedgerFile = None,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Only those that still run, or of which it is not known.")
+        bool, typer.Option("--unfinished", help="Only unfinished ones: running jobs and unknown outcomes.")
     ] = False,
     last: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=0, help="Only the N submitted last; 0: all.", show_default=f"{_LAST}, and with --json all"
-        ),
+        typer.Option(metavar="N", min=0, help="Only the last N; 0: all.", show_default=f"{_LAST}, and with --json all"),
     ] = None,
     as_lines: AsJson = False,
 ) -> None:
-    """List what a ledger has: each submission, where its job stands, what it cost, where its files are.
+    """List the submissions of a ledger: status, cost and files.
 
-    What was submitted last comes last. No key is needed and no call is made. It may be used while another program works
-    with the ledger. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    The newest comes last. It needs no API key and makes no call, and works while another program uses the ledger. The
+    ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
     """
     report = choose_report(as_json=as_lines, directory=None)
     with handle_errors(report):
@@ -99,7 +97,7 @@ def _advise(waiting: int, owner: str | None, report: Report) -> None:
     if waiting:
         report.say(f"{waiting} to be finished: `kling resume` follows and saves them, and says what it cannot.")
     else:
-        report.say("Nothing is left to be done.")
+        report.say("All jobs are done.")
 
 
 def standing(submission: Submission) -> str:

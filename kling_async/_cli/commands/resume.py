@@ -47,10 +47,10 @@ def resume(
     as_json: AsJson = False,
     timeout: Timeout = None,
 ) -> None:
-    """Follow everything that a ledger has unfinished to its end, and save what was made.
+    """Wait for all unfinished jobs of a ledger, and save their files.
 
-    What may have been bought is settled where the provider gives a way, and else reported with the ways out. Nothing is
-    bought twice. The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    A submission with an unknown outcome is looked up where the provider allows it. Otherwise it is listed with what you
+    can do. Nothing is bought twice. The ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
     """
     report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
     with handle_errors(report):
@@ -58,7 +58,7 @@ def resume(
         contents = anyio.run(partial(inspect_ledger, path, unfinished=True, unsaved=True))
         left = [s for s in contents.submissions if s.unfinished or unsaved(s)]
         if not left:
-            report.say("Nothing is left to be done.")
+            report.say("All jobs are done.")
             return
         client = open_client(ALL_PROVIDERS, timeout, path)
         recovery = _Recovery(client, destination(output), report)
@@ -120,10 +120,12 @@ class _Recovery:
 def resolve(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The submission's key; kling jobs lists them.")],
     ref: Annotated[
-        str | None, typer.Argument(metavar="REF", help="The job that it has become, as you found it at the provider.")
+        str | None, typer.Argument(metavar="REF", help="Its job, as the provider's website shows it.")
     ] = None,
     *,
-    forget: Annotated[bool, typer.Option("--forget", help="It bought nothing, or is not wanted.")] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="It bought nothing, or its job or files are not wanted.")
+    ] = False,
     resubmit: Annotated[bool, typer.Option("--resubmit", help="Submit it again; this may buy a second job.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="With --resubmit: buy a second job although the first one is completed.")
@@ -132,14 +134,14 @@ def resolve(
     ledger: LedgerFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what became of a submission whose outcome is not known: it is job REF, it is nothing, or try again.
+    """Decide about a submission with an unknown outcome: it is job REF, forget it, or submit it again.
 
-    The ledger is the one of --ledger or KLING_LEDGER, else kling.db in the working directory.
+    The ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
     """
     report = choose_report(as_json=as_json, directory=Path(), ledger=ledger or HERE)
     with handle_errors(report):
         if (ref is not None) + forget + resubmit != 1:
-            raise CommandError("say one thing of it: its REF, --forget or --resubmit")
+            raise CommandError("give one of these: the REF of its job, --forget or --resubmit")
         path = existing(ledger)
         address = None if ref is None else _address(ref)
         found = next(iter(anyio.run(partial(inspect_ledger, path, key=key)).submissions), None)
@@ -156,7 +158,7 @@ def resolve(
             _ask(risk, "Forget it?", f"To have it, run: {take_up_command(path, None)}; to forget it, say --yes")
         kind, _ = find(found.endpoint)
         client = open_client([kind], None, path)
-        run(lambda: _resolve(client, found, address, report, forget=forget), report)
+        run(lambda: _resolve(client, found, address, report, forget=forget, force=force), report)
 
 
 def _address(ref: str) -> JobRef:
@@ -213,7 +215,9 @@ def _ask(risk: str, question: str, otherwise: str) -> None:
         raise CommandError("nothing was done")
 
 
-async def _resolve(client: Client, submission: Submission, ref: JobRef | None, report: Report, *, forget: bool) -> None:
+async def _resolve(
+    client: Client, submission: Submission, ref: JobRef | None, report: Report, *, forget: bool, force: bool
+) -> None:
     async with client:
         if forget:
             await client.forget(submission.key)
@@ -222,5 +226,5 @@ async def _resolve(client: Client, submission: Submission, ref: JobRef | None, r
             job = await client.resolve(submission.key, ref)
             report.say(f"{submission.key} is {job.ref}; see how it ends with: {report.command(job.ref)}")
         else:
-            job = await bought(client.resubmit(submission.key), client, submission.key, report)
+            job = await bought(client.resubmit(submission.key, force=force), client, submission.key, report)
             report.submitted(job.ref, job.cost)

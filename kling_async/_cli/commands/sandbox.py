@@ -31,11 +31,11 @@ class _Options:
         int, typer.Option(metavar="PORT", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes any free one.")
     ] = 8765
     speed: Annotated[
-        float, typer.Option(metavar="FACTOR", min=0, max=3600, help="Simulated seconds that pass in one second.")
+        float, typer.Option(metavar="FACTOR", min=0, max=3600, help="How many times faster than real time.")
     ] = 1.0
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Decides keys, ids, durations and pictures. Without it, the keys are random."),
+        typer.Option(metavar="N", help="Seed of keys, ids, durations and images. By default, keys are random."),
     ] = None
     scale: Annotated[
         float | None,
@@ -51,16 +51,17 @@ class _Options:
     ] = None
     credit: Annotated[
         float | None,
-        typer.Option("--credits", metavar="AMOUNT", min=0, help="What each account can spend, in its provider's unit."),
+        typer.Option("--credits", metavar="AMOUNT", min=0, help="Credit of each account, in its provider's unit."),
     ] = None
     lifetime: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0, help="Simulated seconds that a result can be downloaded for."),
+        typer.Option(metavar="SECONDS", min=0, help="Simulated seconds until result URLs expire."),
     ] = None
     fault: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FAULT", help="What goes wrong, such as accept-then-reset:submit:every=10; may be repeated."
+            metavar="FAULT",
+            help="A fault to simulate, such as accept-then-reset:submit:every=10; --fault help lists all.",
         ),
     ] = None
     as_json: AsJson = False
@@ -92,9 +93,9 @@ class _Options:
 
 @options_from(_Options)
 def sandbox(options: _Options) -> None:
-    """Serve a local stand-in for every provider until Ctrl-C: no key, no cost.
+    """Run a local imitation of all providers until Ctrl-C: no key, no cost.
 
-    It prints the environment variables that send kling (and every program of this library) there.
+    It prints the environment variables that lead kling, and all programs with this library, to the sandbox.
     """
     report = choose_report(as_json=options.as_json, directory=None, resumable=False)
     with handle_errors(report):

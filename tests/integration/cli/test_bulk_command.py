@@ -121,11 +121,11 @@ def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_p
     write(tmp_path, mixed(8))
     answer = bulk("--dry-run")
     assert answer.code == 0
-    assert "8 rows are good, 0 of them are done" in answer.err
+    assert "8 valid rows, 0 of them done" in answer.err
     words = " ".join(answer.out.split())
     assert "runware/image-o3 2 $0.056" in words
     assert "pixeldojo/image-v3 2 2 credits" in words
-    assert "runblob/o3-photo 2 unknown 2 without a price" in words
+    assert "runblob/o3-photo 2 unknown 2 price unknown" in words
     assert sandbox.counters.requests == {}
     [told] = bulk("--dry-run", "--json").objects
     assert told["endpoints"]["inferencesh/image-o1"] == {"rows": 2, "unpriced": 0, "cost": "$0.056"}
@@ -428,7 +428,7 @@ def photos(count: int) -> list[dict[str, Any]]:
 def test_a_run_of_the_whole_file_joins_the_results_of_its_shards(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     write(tmp_path, photos(8))
     assert [bulk("--shard", f"{n}/2").code for n in (1, 2)] == [0, 0]
-    assert "8 of them are done" in bulk("--dry-run").err
+    assert "8 of them done" in bulk("--dry-run").err
     assert bulk().code == 0
     assert [record["line"] for record in results(tmp_path)] == list(range(1, 9))
     assert states(tmp_path) == ["completed"] * 8

@@ -137,7 +137,7 @@ def test_a_wait_for_the_answer_to_a_paid_call_is_explained(sandbox: Sandbox, tmp
     [job] = sandbox.state.jobs.values()
     assert answer.code == 130, answer
     assert answer.err.splitlines() == [
-        "leaving as soon as it is known what was bought; in a few seconds at most",
+        "waiting a few seconds for the provider's answer, to know what was bought",
         "interrupted",
         f"job {VIDEO}/{job.id} goes on at its provider; see how it ends with:",
         f"  kling watch {VIDEO}/{job.id}",

@@ -147,7 +147,7 @@ def test_one_failure_spoils_none_of_the_others(kling: Run, sandbox: Sandbox) -> 
     assert "goes on at its provider" not in answer.err
     after = kling(*RESUME)
     assert (after.code, after.out) == (0, ""), after
-    assert "Nothing is left" in after.err
+    assert "All jobs are done" in after.err
 
 
 def test_resolve_takes_the_users_word_for_the_job(kling: Run, sandbox: Sandbox) -> None:
@@ -204,8 +204,8 @@ def test_resubmitting_what_may_have_been_bought_takes_a_yes(kling: Run, sandbox:
         (["generate", VIDEO, "x", "--key", "a"], ["--key", "--ledger"]),
         (["generate", VIDEO, "x", *KEPT, "--key", ""], ["key", "is empty"]),
         (["generate", VIDEO, "x", "--ledger", "no/where.db"], ["no/where.db", "there is no directory"]),
-        (["resolve", "a", *KEPT], ["one thing", "--forget", "--resubmit"]),
-        (["resolve", "a", f"{PHOTO}/x", "--forget", *KEPT], ["one thing"]),
+        (["resolve", "a", *KEPT], ["give one of these", "--forget", "--resubmit"]),
+        (["resolve", "a", f"{PHOTO}/x", "--forget", *KEPT], ["give one of these"]),
         (["resolve", "nobody", "--forget", *KEPT], ["no submission 'nobody'", "kling jobs"]),
         (["resolve", "row-1", "foo", *KEPT], ["'foo' is not a job reference"]),
     ],
