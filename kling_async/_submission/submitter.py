@@ -218,7 +218,8 @@ class Submitter:
         except BaseException:
             if finished and not self._ledger.enabled:
                 ref = finished[0].tracked.ref
-                log.warning("the submission was cancelled after job %s was bought; client.attach(%r)", ref, str(ref))
+                message = "the submission was cancelled after job %s was bought; client.attach(%r)"
+                log.warning(message, ref, str(ref), extra={"event": "bought_while_cancelled"})
             raise
         finally:
             self._traces = [other for other in self._traces if other is not trace]

@@ -271,8 +271,8 @@ class _Warnings(logging.Handler):
         self._report.warn(f"{record.levelname.lower()}: {_message(record)}")
 
 
-_REPORTED_OTHERWISE = frozenset({"poll_failed_for_good", "not_resumed"})
-"""Warnings that repeat what the report shows in full: an error that is raised, and `Client.unresolved`."""
+_REPORTED_OTHERWISE = frozenset({"poll_failed_for_good", "not_resumed", "bought_while_cancelled"})
+"""Warnings about what the report shows in full: a raised error, `Client.unresolved`, the jobs that go on."""
 
 
 def _message(record: logging.LogRecord) -> str:
