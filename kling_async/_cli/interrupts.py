@@ -34,9 +34,9 @@ async def bought(submission: Awaitable[Job], client: Client, key: str, report: R
             report.begun(job.ref)
         if not client.jobs:
             with anyio.CancelScope(shield=True):
-                report.fate = await _doubt(client, key) or report.fate
+                report.interrupt_note = await _doubt(client, key) or report.interrupt_note
         raise
-    report.fate = None
+    report.interrupt_note = None
     return job
 
 

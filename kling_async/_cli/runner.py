@@ -114,7 +114,7 @@ def handle_errors(report: Report) -> Iterator[None]:
             _tell(partial(report.failed, problem), words)
         raise typer.Exit(problem.code) from None
     except KeyboardInterrupt:
-        _tell(report.interrupted, [report.parting(), *report.hints()])
+        _tell(report.interrupted, [report.farewell(), *report.hints()])
         raise typer.Exit(INTERRUPTED) from None
 
 

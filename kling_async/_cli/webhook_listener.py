@@ -28,7 +28,7 @@ Listen: TypeAlias = Annotated[
 ]
 
 _TICK = 0.01  # s between two looks whether the server is up, which takes a few of them
-_LAST_WORDS = 1  # s that answers get that are being given when the program ends
+_GRACE = 1  # s that answers get that are being given when the program ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Listener:
         # Whatever path the address has, and whether or not a proxy on the way takes it off.
         app = Starlette(routes=[webhook_route(client), webhook_route(client, "/{path:path}")])
         config = uvicorn.Config(
-            app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=_LAST_WORDS
+            app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE
         )
         server = Server(config)
 

@@ -85,7 +85,7 @@ def plan_of(rows: Sequence[Row], results: Results, places: OutputPaths, *, retry
             plan.append(Task(row, fresh))
         elif known.digest != row.digest:
             plan.append(Task(row, replace(fresh, attempt=known.attempt)))
-        elif not _settled(known, places, retry=retry, save=save):
+        elif not _is_done(known, places, retry=retry, save=save):
             plan.append(Task(row, _again(fresh, known)))
     return plan
 
@@ -97,7 +97,7 @@ def _again(fresh: Record, known: Record) -> Record:
     return replace(fresh, attempt=known.attempt, before=known.before)
 
 
-def _settled(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> bool:
+def _is_done(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> bool:
     """Whether nothing is to be done about a row of which an earlier run tells."""
     if known.state == "waiting":
         return False

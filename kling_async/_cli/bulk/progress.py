@@ -24,7 +24,7 @@ from kling_async._cli.output.reports import JsonReport, PlainReport, as_json, re
 from kling_async._cli.output.terminal import Display, terminal
 from kling_async._models import Cost, JobRef
 
-__all__ = ["BulkProgress", "BulkReport", "choose_bulk_report", "trouble"]
+__all__ = ["BulkProgress", "BulkReport", "choose_bulk_report", "error_line"]
 
 _SHOWN = 20  # bad rows that are told to a human
 _ALIKE = 3  # rows of which the same error is told
@@ -124,7 +124,7 @@ class BulkReport(Protocol):
     def bad(self, rows: Sequence[BadRow]) -> None:
         """Rows that are not acceptable."""
 
-    def watch(self, tally: BulkProgress) -> None:
+    def watch(self, progress: BulkProgress) -> None:
         """Tell of it from now on."""
 
     def row(self, record: Record) -> None:
@@ -133,7 +133,7 @@ class BulkReport(Protocol):
     def tick(self) -> None:
         """Some time has passed."""
 
-    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
+    def done(self, progress: BulkProgress, outputs: Sequence[Path]) -> None:
         """The run is over, and these files tell of it."""
 
 
@@ -142,7 +142,7 @@ class PlainBulkReport(PlainReport):
 
     def __init__(self, resume: Callable[[JobRef], str]) -> None:
         super().__init__(resume)
-        self._tally: BulkProgress | None = None
+        self._progress: BulkProgress | None = None
         self._told = time.monotonic()
         self._reasons: Counter[str] = Counter()
 
@@ -153,13 +153,13 @@ class PlainBulkReport(PlainReport):
         if len(rows) > _SHOWN:
             self.say(f"... and {len(rows) - _SHOWN} more")
 
-    def watch(self, tally: BulkProgress) -> None:
+    def watch(self, progress: BulkProgress) -> None:
         """Tell of it from now on."""
-        self._tally = tally
+        self._progress = progress
 
     def row(self, record: Record) -> None:
         """Its error, if it has one; the same of many rows (a provider is down, say) is told of the first few."""
-        if record.error is None or (text := trouble(record)) is None:
+        if record.error is None or (text := error_line(record)) is None:
             return
         reason = str(record.error["message"])
         self._reasons[reason] += 1
@@ -168,17 +168,17 @@ class PlainBulkReport(PlainReport):
 
     def tick(self) -> None:
         """How far the run is, once in a while."""
-        if self._tally is not None and time.monotonic() - self._told >= _EVERY:
+        if self._progress is not None and time.monotonic() - self._told >= _EVERY:
             self._told = time.monotonic()
-            left = f"; about {duration(self._tally.eta)} left" if self._tally.eta else ""
-            self.say(f"{self._tally.words()}{left}")
+            left = f"; about {duration(self._progress.eta)} left" if self._progress.eta else ""
+            self.say(f"{self._progress.words()}{left}")
 
-    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
+    def done(self, progress: BulkProgress, outputs: Sequence[Path]) -> None:
         """What came of it, and the files that tell more."""
         for reason, count in self._reasons.items():
             if count > _ALIKE:
                 self.say(f"... and {count - _ALIKE:,} more rows: {reason}")
-        self.say(tally.words())
+        self.say(progress.words())
         for path in outputs:
             self.product(str(path))
 
@@ -205,9 +205,9 @@ class LiveBulkReport(PlainBulkReport):
         """Words for a human, above the display."""
         self._display.say(text)
 
-    def watch(self, tally: BulkProgress) -> None:
+    def watch(self, progress: BulkProgress) -> None:
         """Show it from now on."""
-        super().watch(tally)
+        super().watch(progress)
         self._display.start()
 
     def row(self, record: Record) -> None:
@@ -216,27 +216,27 @@ class LiveBulkReport(PlainBulkReport):
     def tick(self) -> None:
         """The display refreshes itself."""
 
-    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
+    def done(self, progress: BulkProgress, outputs: Sequence[Path]) -> None:
         """The display stands still, and the files follow."""
         self._display.stop()
         for path in outputs:
             self.product(str(path))
-        del tally
+        del progress
 
     def _drawn(self) -> RenderableType:
-        tally = self._tally
-        if tally is None:
+        progress = self._progress
+        if progress is None:
             return Text("")
         bar = Table.grid(padding=(0, 2, 0, 0))
         bar.add_row(
-            ProgressBar(total=max(tally.rows, 1), completed=tally.settled, width=40, complete_style="green"),
-            Text(f"{tally.settled:,} of {tally.rows:,} rows", style="bold"),
-            Text(duration(tally.seconds), style="dim"),
-            Text(f"{tally.ended * 60 / max(tally.seconds, 1e-3):,.0f} rows/min", style="dim"),
-            Text(f"about {duration(tally.eta)} left" if tally.eta else "", style="dim"),
+            ProgressBar(total=max(progress.rows, 1), completed=progress.settled, width=40, complete_style="green"),
+            Text(f"{progress.settled:,} of {progress.rows:,} rows", style="bold"),
+            Text(duration(progress.seconds), style="dim"),
+            Text(f"{progress.ended * 60 / max(progress.seconds, 1e-3):,.0f} rows/min", style="dim"),
+            Text(f"about {duration(progress.eta)} left" if progress.eta else "", style="dim"),
         )
-        counts = Text("  ").join(_counts(tally))
-        errors = [Text(f"  {text}", style="red", no_wrap=True, overflow="ellipsis") for text in tally.errors]
+        counts = Text("  ").join(_counts(progress))
+        errors = [Text(f"  {text}", style="red", no_wrap=True, overflow="ellipsis") for text in progress.errors]
         return Group(bar, counts, *errors)
 
 
@@ -248,7 +248,7 @@ class JsonBulkReport(JsonReport):
         for row in rows:
             self.tell(type="bad-row", **asdict(row))
 
-    def watch(self, tally: BulkProgress) -> None:
+    def watch(self, progress: BulkProgress) -> None:
         """Nothing: rows are told as they end."""
 
     def row(self, record: Record) -> None:
@@ -258,16 +258,16 @@ class JsonBulkReport(JsonReport):
     def tick(self) -> None:
         """Nothing: programs count for themselves."""
 
-    def done(self, tally: BulkProgress, outputs: Sequence[Path]) -> None:
+    def done(self, progress: BulkProgress, outputs: Sequence[Path]) -> None:
         """``{"type": "summary", ...}``."""
-        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in tally.spent.values()}
+        spent: dict[str, Decimal] = {cost.unit: cost.amount.normalize() + 0 for cost in progress.spent.values()}
         self.tell(
             type="summary",
-            rows=tally.rows,
-            states={state: count for state, count in tally.states.items() if count},
+            rows=progress.rows,
+            states={state: count for state, count in progress.states.items() if count},
             spent=spent,
-            estimated={name: as_json(cost) for name, cost in tally.estimated.items()},
-            seconds=round(tally.seconds, 3),
+            estimated={name: as_json(cost) for name, cost in progress.estimated.items()},
+            seconds=round(progress.seconds, 3),
             outputs=outputs,
         )
 
@@ -289,18 +289,18 @@ def choose_bulk_report(*, as_json: bool, directory: Path) -> PlainBulkReport | J
     return LiveBulkReport(console, resume) if console else PlainBulkReport(resume)
 
 
-def _counts(tally: BulkProgress) -> Iterable[Text]:
-    yield Text(f"{tally.in_flight:,} in flight", style="cyan")
-    if tally.saving:
-        yield Text(f"{tally.saving:,} saving", style="cyan")
+def _counts(progress: BulkProgress) -> Iterable[Text]:
+    yield Text(f"{progress.in_flight:,} in flight", style="cyan")
+    if progress.saving:
+        yield Text(f"{progress.saving:,} saving", style="cyan")
     for state, style in _STATES.items():
-        if tally.states[state]:
-            yield Text(f"{tally.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
-    for cost in tally.costs:
+        if progress.states[state]:
+            yield Text(f"{progress.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
+    for cost in progress.costs:
         yield Text(cost, style="bold")
 
 
-def trouble(record: Record) -> str | None:
+def error_line(record: Record) -> str | None:
     """What went wrong with a row, on one line; None: nothing."""
     if record.error is None or record.state == "completed":
         return None

@@ -17,7 +17,7 @@ from kling_async._bulk import BulkRun, Outcome
 from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
-from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBulkReport, trouble
+from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBulkReport, error_line
 from kling_async._cli.bulk.results import Record, Results, record_of
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
@@ -46,7 +46,7 @@ class BulkExecution:
     """How many results are saved at once; None: none is saved."""
     shard: Shard | None = None
     listener: Listener | None = None
-    tally: BulkProgress = field(init=False)
+    progress: BulkProgress = field(init=False)
     begun: bool = False
     """Whether the output directory is ours."""
     halted: bool = False
@@ -58,7 +58,7 @@ class BulkExecution:
         todo = {task.row.key for task in self.plan}
         known = self.results.records
         states: Counter[str] = Counter("waiting" if row.key in todo else known[row.key].state for row in self.rows)
-        self.tally = BulkProgress(len(self.rows), states, todo=len(todo))
+        self.progress = BulkProgress(len(self.rows), states, todo=len(todo))
 
     def stop(self) -> bool:
         """Buy no more. False: that was said before, or there is nothing to wait for."""
@@ -86,12 +86,12 @@ class BulkExecution:
                 await self._buy(client, in_flight)
             finally:
                 with anyio.CancelScope(shield=True):
-                    self.report.fate = await self._fate(client)
+                    self.report.interrupt_note = await self._interrupt_note(client)
 
     async def _buy(self, client: Client, in_flight: int) -> None:
         requests = [(task.key, task.row.request) for task in self.plan]
         async with client.map(requests, in_flight=in_flight) as self._outcomes, anyio.create_task_group() as group:
-            self.report.watch(self.tally)
+            self.report.watch(self.progress)
             group.start_soon(self._tick)
             slots = anyio.Semaphore(self.save or 1)
             try:
@@ -104,7 +104,7 @@ class BulkExecution:
             self._count()
             group.cancel_scope.cancel()
 
-    async def _fate(self, client: Client) -> str:
+    async def _interrupt_note(self, client: Client) -> str:
         """What is to be said if the run is interrupted: what it has bought, and how to go on."""
         ledger, running = self.places.ledger, client.jobs
         advice = "The same command goes on"
@@ -119,7 +119,7 @@ class BulkExecution:
             return f"{_sums(client, unknown)}{lists}. {advice}"
         for job in running:
             self.report.begun(job.ref)
-        unknown = self.tally.states["unknown"] + max(self.tally.in_flight - len(running), 0)
+        unknown = self.progress.states["unknown"] + max(self.progress.in_flight - len(running), 0)
         if running or unknown:
             advice = "No ledger has them (--no-ledger): look at the account before you give the same command again"
         return f"{_sums(client, unknown)}. {advice}"
@@ -128,25 +128,25 @@ class BulkExecution:
         task = self.plan[outcome.index]
         record = record_of(task.record, outcome)
         if task.key not in self._bought_before:
-            self.tally.add_cost(record)
+            self.progress.add_cost(record)
         if outcome.result is None or self.save is None:
             state = record.state if outcome.result is None else "completed"
-            self._settle(replace(record, state=state))
+            self._record(replace(record, state=state))
             return
         await slots.acquire()
-        self.tally.saving += 1
+        self.progress.saving += 1
         group.start_soon(self._save, outcome.result, record, slots)
 
     async def _save(self, result: Result, record: Record, slots: anyio.Semaphore) -> None:
         try:
             paths = await result.save(self.places.directory / "files")
             files = tuple(self._file(artifact, path) for artifact, path in zip(result.artifacts, paths, strict=True))
-            self._settle(replace(record, state="completed", files=files, urls=()))
+            self._record(replace(record, state="completed", files=files, urls=()))
         except DownloadFailed as error:
             problem = explain(error)
-            self._settle(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
+            self._record(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
         finally:
-            self.tally.saving -= 1
+            self.progress.saving -= 1
             slots.release()
 
     def _file(self, artifact: Artifact, path: Path) -> dict[str, Any]:
@@ -154,20 +154,20 @@ class BulkExecution:
         told = {"path": place, "kind": artifact.kind, "bytes": path.stat().st_size, "seed": artifact.seed}
         return {name: fact for name, fact in told.items() if fact is not None}
 
-    def _settle(self, record: Record) -> None:
+    def _record(self, record: Record) -> None:
         """A row has come to its end, for this run."""
         self.results.add(record)
-        self.tally.states["waiting"] -= 1
-        self.tally.states[record.state] += 1
-        self.tally.ended += 1
-        if (text := trouble(record)) is not None:
-            self.tally.errors.append(text)
+        self.progress.states["waiting"] -= 1
+        self.progress.states[record.state] += 1
+        self.progress.ended += 1
+        if (text := error_line(record)) is not None:
+            self.progress.errors.append(text)
         self.report.row(record)
 
     def _count(self) -> None:
         if self._outcomes is not None:
             statistics = self._outcomes.statistics()
-            self.tally.in_flight = statistics.in_flight
+            self.progress.in_flight = statistics.in_flight
 
     async def _tick(self) -> None:
         while True:
@@ -185,10 +185,10 @@ class BulkExecution:
         records = [
             replace(known[row.key], line=row.line) if row.key in known else record_before(row) for row in self.rows
         ]
-        seconds = self.tally.seconds if self.plan else 0.0
+        seconds = self.progress.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
-        self.tally.over = True
-        self.report.done(self.tally, [path for path in (self.places.results, self.places.page) if path.exists()])
+        self.progress.over = True
+        self.report.done(self.progress, [path for path in (self.places.results, self.places.page) if path.exists()])
 
     def code(self) -> int:
         """The exit code.
@@ -200,7 +200,7 @@ class BulkExecution:
             problem = explain(self.stopped)
             self.report.failed(problem)
             return problem.code
-        states = self.tally.states
+        states = self.progress.states
         if self.halted and states["waiting"]:
             raise KeyboardInterrupt
         if states["unknown"] and self.places.ledger is not None:

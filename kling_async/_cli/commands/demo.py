@@ -33,8 +33,8 @@ __all__ = ["demo", "programme"]
 
 _PICTURES = 2
 _SMALL = {"resolution": "1k"}  # where it can be chosen: enough to look at, and drawn in a moment
-_SHORTEST = 0.05  # s between two looks, however fast time runs
-_LOOKS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule; divided by the speed
+_SHORTEST = 0.05  # s between two polls, however fast time runs
+_INTERVALS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule; divided by the speed
 _PROMPTS = (
     "a paper boat in the rain, seen from a child's height",
     "a lighthouse above a sea of clouds at dawn",
@@ -88,8 +88,8 @@ class _Demo:
     async def run(self, *, keep: bool) -> None:
         """Make everything; then end, or keep the sandbox for the user."""
         await ensure_writable(self.directory)
-        looks = Progressive(*(max(interval / self.speed, _SHORTEST) for interval in _LOOKS))
-        polling = Polling(schedule=looks, status_calls_per_minute=math.inf)
+        schedule = Progressive(*(max(interval / self.speed, _SHORTEST) for interval in _INTERVALS))
+        polling = Polling(schedule=schedule, status_calls_per_minute=math.inf)
         async with self.sandbox:
             providers = self.sandbox.providers()
             self.report.say(
@@ -99,7 +99,7 @@ class _Demo:
                 for endpoint, request in programme(providers):
                     group.start_soon(self._make, client, endpoint, request)
             self.finished = True
-            self.report.settled()
+            self.report.stop_drawing()
             if keep:
                 self.report.say("The sandbox goes on; Ctrl-C ends it. To send it jobs from another terminal:")
                 for line in exports(self.sandbox):

@@ -84,7 +84,7 @@ class _Recovery:
         """
         async with self.client:
             await ensure_writable(self.directory)
-            self.report.fate = "the ledger has what is unfinished, and the same command goes on with it"
+            self.report.interrupt_note = "the ledger has what is unfinished, and the same command goes on with it"
             self.keys = {submission.ref: submission.key for submission in unsaved if submission.ref is not None}
             jobs = await self.client.resume()
             jobs += [await self._ended(submission) for submission in unsaved if self._known(submission)]

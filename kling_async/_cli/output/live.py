@@ -20,7 +20,7 @@ from kling_async._models import Event, JobRef, Result, Status
 
 __all__ = ["LiveReport"]
 
-_LOOKS = {
+_MARKS = {
     Status.PENDING: ("○", "yellow"),
     Status.PROCESSING: ("●", "cyan"),
     Status.COMPLETED: ("✓", "green"),
@@ -75,7 +75,7 @@ class LiveReport(PlainReport):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.settled()
+        self.stop_drawing()
         super().__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
@@ -118,7 +118,7 @@ class LiveReport(PlainReport):
         files = f"{len(paths)} files, " if len(paths) > 1 else ""
         self._rows[result.ref].outcome = f"saved {files}{size(sum(path.stat().st_size for path in paths))}"
 
-    def settled(self) -> None:
+    def stop_drawing(self) -> None:
         """The table stands still, and what the user asked for follows."""
         self._display.stop()
         for text in self._products:
@@ -136,7 +136,7 @@ class LiveReport(PlainReport):
         if room >= _SHARE:
             table.add_column("Progress", no_wrap=True, overflow="ellipsis", max_width=room)
         for ref, row in list(self._rows.items()):
-            mark, colour = _LOOKS[row.status]
+            mark, colour = _MARKS[row.status]
             cells: list[RenderableType] = [
                 Text(ref.endpoint, no_wrap=True, overflow="ellipsis"),
                 Text(f"{mark} {row.status}", style=colour),
@@ -150,7 +150,7 @@ class LiveReport(PlainReport):
 
 def _progress(row: _Row, *, bar: bool) -> RenderableType:
     if row.status.terminal:
-        return Text(printable(row.outcome), style=_LOOKS[row.status][1] if row.status is not Status.COMPLETED else "")
+        return Text(printable(row.outcome), style=_MARKS[row.status][1] if row.status is not Status.COMPLETED else "")
     share = row.share()
     if share is None:
         return Text("")

@@ -40,7 +40,7 @@ class Report:
         resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
     """
 
-    fate: str | None = "nothing was bought"
+    interrupt_note: str | None = "nothing was bought"
     """What an interruption now means for the user's money, and what to do; None: the jobs that go on are named."""
 
     def __init__(self, resume: Callable[[JobRef], str] | None = None) -> None:
@@ -72,7 +72,7 @@ class Report:
         del expected
         self._unfinished[ref] = Status.PENDING
         if self._resume:
-            self.fate = None
+            self.interrupt_note = None
 
     def event(self, ref: JobRef, event: Event) -> None:
         """A job changed."""
@@ -104,7 +104,7 @@ class Report:
         """There is nothing to go on with."""
         self._unfinished.pop(ref, None)
 
-    def settled(self) -> None:
+    def stop_drawing(self) -> None:
         """All jobs have ended; what follows are words."""
 
     def command(self, ref: JobRef) -> str:
@@ -117,9 +117,9 @@ class Report:
             return []
         return [(ref, status, self._resume(ref)) for ref, status in self._unfinished.items()]
 
-    def parting(self) -> str:
+    def farewell(self) -> str:
         """What is said when the user wants out."""
-        return f"interrupted; {self.fate}" if self.fate else "interrupted"
+        return f"interrupted; {self.interrupt_note}" if self.interrupt_note else "interrupted"
 
     def hints(self, ref: str | None = None) -> list[str]:
         """The same in words, of that job or of all; the commands on lines of their own, to be copied."""
@@ -127,8 +127,8 @@ class Report:
         for job, status, command in self.left():
             if ref in {None, str(job)}:
                 saving = f"is {status} and not saved; save it"
-                fate = saving if status.terminal else "goes on at its provider; see how it ends"
-                commands.setdefault(command, []).append(f"job {job} {fate} with:")
+                outcome = saving if status.terminal else "goes on at its provider; see how it ends"
+                commands.setdefault(command, []).append(f"job {job} {outcome} with:")
         return [line for command, lines in commands.items() for line in (*lines, f"  {command}")]
 
 
@@ -182,7 +182,7 @@ class PlainReport(Report):
 
     def interrupted(self) -> None:
         """What was bought, and how to go on if there is anything to go on with."""
-        self.say(self.parting())
+        self.say(self.farewell())
         for hint in self.hints():
             self.say(hint)
 
@@ -247,7 +247,7 @@ class JsonReport(Report):
 
     def interrupted(self) -> None:
         """``{"type": "interrupted", ...}``: what was bought, and the jobs that go on."""
-        self.tell(type="interrupted", message=self.parting(), exit_code=INTERRUPTED, **self._unfinished_fields())
+        self.tell(type="interrupted", message=self.farewell(), exit_code=INTERRUPTED, **self._unfinished_fields())
 
     def _unfinished_fields(self, ref: str | None = None) -> dict[str, Any]:
         left = [

@@ -164,7 +164,7 @@ class Case:
             submission = self.client.submit(runblob.O3Video("x"), key="row 1")
             await bought(submission, self.client, "row 1", self.report)
         await self.client.aclose()
-        return "\n".join([self.report.parting(), *self.report.hints()])
+        return "\n".join([self.report.farewell(), *self.report.hints()])
 
 
 @pytest.mark.anyio
