@@ -55,7 +55,8 @@ def endpoints(
 
 def _price(endpoint: Endpoint[Any]) -> Cost | None:
     """The documented price with the default settings. If None, it is not documented."""
-    return endpoint.price(endpoint.request.model_validate({"prompt": "a prompt"}))
+    price = endpoint.price(endpoint.request.model_validate({"prompt": "a prompt"}))
+    return Cost(price.amount, price.unit) if price else None
 
 
 def _typical(endpoint: Endpoint[Any]) -> float:
