@@ -125,7 +125,7 @@ def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_p
     words = " ".join(answer.out.split())
     assert "runware/image-o3 2 $0.056" in words
     assert "pixeldojo/image-v3 2 2 credits" in words
-    assert "runblob/o3-photo 2 unknown 2 price unknown" in words
+    assert "runblob/o3-photo 2 $0.10" in words
     assert sandbox.counters.requests == {}
     [told] = bulk("--dry-run", "--json").objects
     assert told["endpoints"]["inferencesh/image-o1"] == {"rows": 2, "unpriced": 0, "cost": "$0.056"}
