@@ -79,6 +79,7 @@ from kling_async._submission.budget import (
 )
 from kling_async.providers import (
     inferencesh,
+    kling,
     pixeldojo,
     runblob,
     runware,
@@ -88,6 +89,9 @@ from kling_async.providers._base.request import (
 )
 from kling_async.providers.inferencesh import (
     InferenceSh,
+)
+from kling_async.providers.kling import (
+    Kling,
 )
 from kling_async.providers.pixeldojo import (
     PixelDojo,
@@ -130,6 +134,7 @@ __all__ = [
     "JobNotFound",
     "JobRef",
     "KeyConflict",
+    "Kling",
     "KlingError",
     "Learned",
     "Ledger",
@@ -162,6 +167,7 @@ __all__ = [
     "Webhooks",
     "inferencesh",
     "inspect_ledger",
+    "kling",
     "pixeldojo",
     "runblob",
     "runware",

@@ -43,6 +43,7 @@ class Call:
         repeatable: For PAID calls: the provider recognises a repetition by an id that we chose, so a call whose
             answer was lost may be sent again.
         json: The answer is JSON; an answer with success status that is not JSON is unreadable.
+        slot: For PAID calls of a provider that bounds running jobs: what it counts them by.
         timeout: Seconds from start to the last byte of the answer; None: the lane's own limit.
         max_bytes: The largest decoded body that is accepted.
     """
@@ -54,6 +55,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     repeatable: bool = False
     json: bool = True
+    slot: str = ""
     timeout: float | None = None
     max_bytes: int = 16 * MIB
 

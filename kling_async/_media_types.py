@@ -25,14 +25,15 @@ class MediaType:
     """
 
     name: str
-    kind: Literal["image", "video"]
+    kind: Literal["image", "video", "audio"]
     extension: str
     mime: str
     signature: re.Pattern[bytes]
 
 
 def _type(name: str, mime: str, extension: str, signature: bytes) -> MediaType:
-    kind: Literal["image", "video"] = "image" if mime.startswith("image/") else "video"
+    kinds: dict[str, Literal["image", "video", "audio"]] = {"image": "image", "video": "video", "audio": "audio"}
+    kind = kinds[mime.partition("/")[0]]
     return MediaType(name, kind, extension, mime, re.compile(signature, re.DOTALL))
 
 
@@ -53,8 +54,11 @@ _TYPES = (
         ".svg",
         rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml[^>]*+>\s*+)?(?:<!--(?:(?!-->).)*+-->\s*+)*+(?:<!DOCTYPE\s+svg[^>]*+>\s*+)?<svg[\s>]",
     ),
+    _type("m4a", "audio/mp4", ".m4a", rb"....ftypM4A"),
     _type("mov", "video/quicktime", ".mov", rb"....ftypqt  "),
     _type("mp4", "video/mp4", ".mp4", rb"....ftyp"),
+    _type("wav", "audio/wav", ".wav", rb"RIFF....WAVE"),
+    _type("mp3", "audio/mpeg", ".mp3", rb"ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]"),
     _type("webm", "video/webm", ".webm", rb"\x1aE\xdf\xa3"),
 )
 

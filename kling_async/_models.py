@@ -216,7 +216,7 @@ class Artifact(_Savable):
     ``await client.attach(result.ref)`` gives a result that can.
 
     Attributes:
-        kind: ``"image"`` or ``"video"``.
+        kind: ``"image"``, ``"video"`` or ``"audio"``.
         url: Where the file is, until it expires; None when the provider sent the file itself.
         data: The file itself, where the provider sent it inline.
         id: The provider's id of the file, if it has one.
@@ -226,7 +226,7 @@ class Artifact(_Savable):
         index: Its position among the job's files, from 0.
     """
 
-    kind: Literal["image", "video"]
+    kind: Literal["image", "video", "audio"]
     url: str | None = None
     data: bytes | None = field(default=None, repr=False)
     id: str | None = None

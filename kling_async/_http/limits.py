@@ -22,6 +22,7 @@ class Limits:
         call: Seconds from sending a call to the last byte of its answer; large uploads get more.
         attempts: How often a call that failed is made at most, the first time included.
         patience: Seconds for which a call waits and tries again while the provider says "not now".
+        slot_timeout: Seconds without one free slot after which a submission that waits for one gives up.
         retry_quota: Repetitions of READ calls that a lane may make beyond one for every ten successes.
         grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
         unreachable: Seconds without one successful look after which waiting for a job raises the last error.
@@ -34,6 +35,7 @@ class Limits:
     call: float = 60.0
     max_attempts: int = 4
     throttle_timeout: float = 300.0
+    slot_timeout: float = 900.0
     retry_budget: int = 100
     cancel_grace: float = 5.0
     poll_failure_timeout: float = 180.0

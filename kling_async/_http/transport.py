@@ -54,6 +54,7 @@ from kling_async._http.failures import Sent, forget_frames, was_sent
 from kling_async._http.limits import Limits
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.response import Response, read_body
+from kling_async._http.slots import NoFreeSlot, SlotQueue
 from kling_async._http.throttle import Throttle, retry_after
 from kling_async._redaction import HiddenText
 from kling_async._status_codes import Meaning, meaning_of
@@ -119,6 +120,7 @@ class ProviderTransport:
         self._backends = PerLoopBackend(http, limits, provider.base_url)
         self._closed = False
         self._throttle = Throttle(clock)
+        self._slots = SlotQueue(clock, limits.slot_timeout, lambda: self.provider.speed)
         self._clock = clock
         self._quota = float(limits.retry_budget)
         self._counts = {"calls": 0, "retried": 0, "throttled": 0, "lost": 0}
@@ -138,9 +140,15 @@ class ProviderTransport:
         """
         trace = trace or PaidCallTrace()
         reply = None
+        paid = False
         try:
             call = next(flow)
             while True:
+                if call.effect is Effect.PAID:
+                    paid = True
+                elif paid:
+                    # The flow reads what became of its paid call. Until it knows, the submission's outcome is unknown.
+                    trace.lost = True
                 reply = await self.call(call, trace, retry=retry)
                 call = flow.send(reply)
         except StopIteration as end:
@@ -161,6 +169,18 @@ class ProviderTransport:
 
     async def call(self, call: Call, trace: PaidCallTrace, *, retry: bool = True) -> Reply:
         """Make one call, again where that is safe and may help. The reply may be a refusal that is final."""
+        if call.slot:
+            return await self._slots.run(call.slot, lambda: self._ask_for_slot(call, trace, retry=retry))
+        return await self._call(call, trace, retry=retry)
+
+    async def _ask_for_slot(self, call: Call, trace: PaidCallTrace, *, retry: bool) -> Reply:
+        try:
+            return await self._call(call, trace, retry=retry)
+        except NoFreeSlot:
+            trace.begin(Effect.READ)  # it was refused: nothing paid is on its way while it waits
+            raise
+
+    async def _call(self, call: Call, trace: PaidCallTrace, *, retry: bool) -> Reply:
         if not retry:
             try:
                 return await self._attempt(call, trace, retry_stale=False)
@@ -367,6 +387,9 @@ class ProviderTransport:
                     self._warn(call, reply, "cannot be read")
                     raise self._classify_failure(call, error, sent=True, reply=reply) from error
             return reply
+        if call.slot and refusal is not None and refusal.code in self.provider.errors.no_slot_codes:
+            self._counts["throttled"] += 1
+            raise NoFreeSlot(refusal)
         if meaning is Meaning.THROTTLED:
             return self._throttled(reply, refusal)
         if meaning is Meaning.MOVED:

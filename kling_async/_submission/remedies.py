@@ -20,8 +20,6 @@ __all__ = ["RecoveryAdvisor", "provider_of"]
 
 T = TypeVar("T")
 
-_REPEATABLE = 3600.0  # s. No provider documents how long it recognises an id of ours. An hour covers a retry.
-
 
 class RecoveryAdvisor:
     """Decides which recovery actions are available for a submission: resume, resolve, resubmit or forget.
@@ -57,7 +55,8 @@ class RecoveryAdvisor:
         The wall clock is asked, too: the client's clock stands still while the computer is suspended.
         """
         started = submission.started.timestamp()
-        return abs(self._clock.now() - started) < _REPEATABLE and time.time() - started < _REPEATABLE
+        recognised = self._providers[submission.provider].features.client_id_lifetime
+        return abs(self._clock.now() - started) < recognised and time.time() - started < recognised
 
     def remedies(self, submission: Submission) -> tuple[Remedy, ...]:
         """What the user can do about a submission that is not finished, the best first."""
@@ -73,7 +72,7 @@ class RecoveryAdvisor:
         if submission.state is SubmissionState.ACCEPTED:
             return (Remedy("resume", key, str(submission.ref)), Remedy("forget", key, detail="if it is not wanted"))
         whole = self.restored(submission, exact=True) is not None
-        own_id = provider.features.client_chosen_id
+        own_id = provider.deduplicates(submission.endpoint)
         unwanted = Remedy("forget", key, detail="if it is not wanted")
         if own_id and self.young(submission) and whole:
             again = Remedy("resume", key, detail="to send the same id again, which buys at most one job")
@@ -122,6 +121,8 @@ class RecoveryAdvisor:
         if self.missing(submission):
             return None
         provider = self._providers[submission.provider]
+        if not provider.deduplicates(submission.endpoint):
+            return None
         chosen = provider.client_chosen_id(self.restored(submission), submission.attempt_id)
         if chosen is None:
             return None

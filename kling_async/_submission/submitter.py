@@ -397,7 +397,10 @@ class Submitter:
         *,
         resubmit: bool = False,
     ) -> AcceptedSubmission:
-        if transport.provider.features.client_chosen_id and (resubmit or self._advisor.young(lost)):
+        if transport.provider.deduplicates(lost.endpoint) and (resubmit or self._advisor.young(lost)):
+            known = await transport.run(transport.provider.find(request, lost.attempt_id))
+            if known is not None:
+                return await self._accepted(lost, known)
             trace.lost = True  # it was sent before with the same id: until it is accepted, it stays unknown
             return await self._pay(transport, request, lost, trace)
         if transport.provider.features.lists_jobs:
@@ -506,7 +509,7 @@ class Submitter:
             return
         require_same_request(intent, submission)
         require_resubmittable(submission, force=force)
-        if submission.ref is not None or not transport.provider.features.client_chosen_id:
+        if submission.ref is not None or not transport.provider.deduplicates(submission.endpoint):
             await self.release_key(submission, "submitted again")
 
     async def release_key(self, submission: Submission, reason: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ALL_PROVIDERS", "BUILT_IN", "ENTRY_POINT_GROUP", "find_provider", "load_providers"]
 
 BUILT_IN: Mapping[str, str] = {
+    "kling": "Kling",
     "runblob": "RunBlob",
     "runware": "Runware",
     "inferencesh": "InferenceSh",

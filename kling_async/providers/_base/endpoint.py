@@ -83,6 +83,8 @@ class Features:
         batch: The number of jobs that one status call can ask about.
         lists_jobs: Whether it lists the account's jobs. Then a submission whose answer was lost can be searched for.
         client_chosen_id: Whether we choose the job's id. Then a submission whose answer was lost is recovered.
+        client_id_lifetime: Seconds for which it surely recognises an id of ours. Few document it. An hour covers a
+            retry.
         cost_unit: The unit of the costs that it reports. None if it reports none.
         status_calls_per_minute: Its limit on status calls over all jobs of a key. None if it states none.
         refunds: Whether it gives back the cost of a failed job.
@@ -94,6 +96,7 @@ class Features:
     batch: int = 1
     lists_jobs: bool = False
     client_chosen_id: bool = False
+    client_id_lifetime: float = 3600.0
     cost_unit: Literal["USD", "credits"] | None = None
     status_calls_per_minute: float | None = None
     refunds: bool = False

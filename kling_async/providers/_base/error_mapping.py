@@ -51,6 +51,8 @@ class ErrorMapper:
 
     codes: ClassVar[Mapping[str, type[KlingError]]] = {}
     """The class of error for each code that the provider documents."""
+    no_slot_codes: ClassVar[frozenset[str]] = frozenset()
+    """Codes that say that the account runs as many jobs as it may, so that a submission waits for one to end."""
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
     """Headers, in lower case, that carry the provider's id of an HTTP request."""
 

@@ -223,6 +223,24 @@ class Provider(abc.ABC):
         return ()
         yield  # makes this a flow without calls
 
+    def deduplicates(self, endpoint: str) -> bool:
+        """Whether a submission to that endpoint may be sent again under the same id of ours.
+
+        By default `features.client_chosen_id`. A provider overrides it if some of its endpoints take no id.
+        """
+        del endpoint
+        return self.features.client_chosen_id
+
+    def find(self, request: Any, attempt_id: str) -> Flow[Accepted | None]:
+        """Read the job that an attempt bought by the id that we chose. It is asked before an attempt is sent again.
+
+        Returns:
+            None: the provider knows no such job, or has no way to read one by our id.
+        """
+        del request, attempt_id
+        return None
+        yield  # makes this a flow without calls
+
     def client_chosen_id(self, request: Any, attempt_id: str) -> str | None:
         """The id of the job that an attempt buys, where we choose it. None if the provider chooses.
 
