@@ -11,7 +11,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
-from kling_async._models import Cost
+from kling_async.providers._base.endpoint import Price
 from kling_async.providers.kling.legacy import (
     Avatar,
     ExpandImage,
@@ -71,13 +71,17 @@ _IMAGE_4K = Decimal("0.056")
 _SERIES_AUTO = 9  # pictures that `auto` makes at most
 
 
-def price(request: Any) -> Cost | None:
+def price(request: Any) -> Price | None:
     """The list price of a request. None if it is not listed.
 
-    Where the length is not known before, it is the most that it can be.
+    Where the length is not known before, it is the most that it can be, and an estimate.
     """
     amount = _amount(request)
-    return Cost(amount, "USD") if amount is not None else None
+    if amount is None:
+        return None
+    longest = isinstance(request, MotionControl | Avatar)
+    longest = longest or (isinstance(request, OmniImage) and request.series == "auto")
+    return Price(amount, "USD", longest, "kling.ai/document-api, pricing", PRICES_READ_ON)
 
 
 def _amount(request: Any) -> Decimal | None:
