@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, GetPydanticSchema, StringConstraints, model_validator
 
 from kling_async.providers._base.images import References
 from kling_async.providers._base.request import Prompt, Request, as_number
@@ -18,7 +18,7 @@ from kling_async.providers.kling.models import (
     require,
     unknown_model,
 )
-from kling_async.providers.kling.video import Id, ModelName, Several
+from kling_async.providers.kling.video import Id, ModelName
 
 __all__ = [
     "Avatar",
@@ -38,6 +38,9 @@ __all__ = [
 Ratio: TypeAlias = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"]
 Count: TypeAlias = Annotated[int, BeforeValidator(as_number), Field(ge=1, le=9)]
 ElementId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
+ElementIds: TypeAlias = Annotated[
+    Sequence[ElementId], GetPydanticSchema(lambda _, schema: schema(tuple[ElementId, ...]))
+]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Part: TypeAlias = Annotated[float, Field(ge=0, le=2)]
 Volume: TypeAlias = Annotated[float, Field(ge=0, le=2)]
@@ -112,7 +115,7 @@ class OmniImage(LegacyRequest):
     aspect_ratio: Literal[Ratio, "auto"] | None = None
     count: Count = 1
     series: Annotated[Literal[2, 3, 4, 5, 6, 7, 8, 9, "auto"], BeforeValidator(as_number)] | None = None
-    element_ids: Several[ElementId] = ()
+    element_ids: ElementIds = ()
     watermark: bool = False
 
     @classmethod
@@ -197,7 +200,7 @@ class ImageGeneration(LegacyRequest):
     likeness: Literal["subject", "face"] | None = None
     image_fidelity: Share | None = None
     human_fidelity: Share | None = None
-    element_ids: Several[ElementId] = ()
+    element_ids: ElementIds = ()
     watermark: bool = False
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 
 from kling_async._urls import is_url
-from kling_async.providers._base.images import ImageRule, Reference, References, decode_data_uri
+from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri
 
 __all__ = [
     "LegacyImage",
@@ -123,7 +123,6 @@ LegacyImage: TypeAlias = Annotated[
     Reference, AfterValidator(_one(ImageRule(formats=("jpeg", "png"), max_bytes=LEGACY_BYTES)))
 ]
 """Same as `NewImage`, of at most 10 MB."""
-SeveralImages: TypeAlias = References
 
 
 def _ending(url: str) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    StringConstraints,
+    model_validator,
+)
 
 from kling_async.providers._base.images import Reference, References
 from kling_async.providers._base.request import Request, as_number
@@ -25,23 +32,12 @@ Seconds: TypeAlias = Annotated[int, BeforeValidator(as_number), Field(ge=1, le=6
 Ratio: TypeAlias = Literal["16:9", "9:16", "1:1"]
 
 
-def _listed(value: Any) -> Any:
-    if isinstance(value, str):
-        raise PydanticCustomError("tuple_type", "give a list, even of one")
-    return value
-
-
 _SHOT = re.compile(r"\s*shot\s+(\d+)\s*,\s*(\d+)\s*,\s*([^;]*);?", re.IGNORECASE)
 _FIRST_SHOT = re.compile(r"\s*shot\s+1\s*,\s*\d+\s*,", re.IGNORECASE)
 _MENTION = re.compile(r"(?<![\w.@])@(\w[\w-]*)")
 _MOST_SHOTS = 6
 _SHOT_WORDS = 512
 _LIMITED_BY_MODEL = ("resolution", "duration", "audio", "multi_shot")
-
-
-ItemT = TypeVar("ItemT")
-Several: TypeAlias = Annotated[Sequence[ItemT], AfterValidator(tuple), BeforeValidator(_listed)]
-"""Several values, as a list, tuple or the like. They are kept as a tuple, so that a request can be hashed."""
 
 
 class Element(BaseModel):
@@ -73,6 +69,13 @@ class Voice(BaseModel):
 
     id: Id
     name: Name
+
+
+# Given as any sequence, kept as a tuple, so that a request can be hashed.
+Elements: TypeAlias = Annotated[Sequence[Element], GetPydanticSchema(lambda _, schema: schema(tuple[Element, ...]))]
+Voices: TypeAlias = Annotated[Sequence[Voice], GetPydanticSchema(lambda _, schema: schema(tuple[Voice, ...]))]
+Names: TypeAlias = Annotated[Sequence[Name], GetPydanticSchema(lambda _, schema: schema(tuple[Name, ...]))]
+Settings: TypeAlias = Annotated[Sequence[Setting], GetPydanticSchema(lambda _, schema: schema(tuple[Setting, ...]))]
 
 
 class VideoRequest(Request):
@@ -280,7 +283,7 @@ class TextToVideo(VideoRequest):
     audio: Literal["native", "off"] | None = None
     multi_shot: bool | None = None
     watermark: bool = False
-    omit: Several[Setting] = ()
+    omit: Settings = ()
 
     def _check_inputs(self, known: VideoModel) -> None:
         del known
@@ -327,10 +330,10 @@ class ImageToVideo(VideoRequest):
     duration: Seconds = 5
     audio: Literal["native", "off"] | None = None
     multi_shot: bool | None = None
-    elements: Several[Element] = ()
-    voices: Several[Voice] = ()
+    elements: Elements = ()
+    voices: Voices = ()
     watermark: bool = False
-    omit: Several[Setting] = ()
+    omit: Settings = ()
 
     def named(self) -> Iterator[str]:
         """The elements and voices."""
@@ -421,8 +424,8 @@ class OmniVideo(VideoRequest):
     last_frame: NewImage | None = None
     feature_video: VideoUrl | None = None
     base_video: VideoUrl | None = None
-    elements: Several[Element] = ()
-    reference_names: Several[Name] = ()
+    elements: Elements = ()
+    reference_names: Names = ()
     model: ModelName = "kling-3.0-omni"
     resolution: Literal["720p", "1080p", "4k"] = "720p"
     duration: Seconds = 5
@@ -430,7 +433,7 @@ class OmniVideo(VideoRequest):
     audio: Literal["native", "original", "off"] | None = None
     multi_shot: bool | None = None
     watermark: bool = False
-    omit: Several[Setting] = ()
+    omit: Settings = ()
 
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -563,12 +566,12 @@ class MotionControl(VideoRequest):
     motion_video: VideoUrl
     prompt: LongPrompt | None = None
     character_orientation: Literal["image", "video"] = "video"
-    elements: Several[Element] = ()
+    elements: Elements = ()
     model: ModelName = "kling-3.0"
     resolution: Literal["720p", "1080p", "4k"] = "720p"
     audio: Literal["original", "off"] | None = None
     watermark: bool = False
-    omit: Several[Setting] = ()
+    omit: Settings = ()
 
     @classmethod
     def quiet(cls, data: Mapping[str, Any]) -> str:
