@@ -1,0 +1,140 @@
+"""The sandbox's Kling, on real sockets: as strict as the documents, and understood by the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from kling_async import (
+    Client,
+    GenerationFailed,
+    InvalidRequest,
+    Kling,
+    Polling,
+    Progressive,
+    RateLimited,
+    Request,
+    SqliteLedger,
+    Status,
+    kling,
+)
+from kling_async._http.limits import Limits
+from kling_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.asyncio
+IMAGE = "https://x.example/a.png"
+VIDEO = "https://x.example/a.mp4"
+QUICK = Polling(schedule=Progressive(0.01), status_calls_per_minute=1e9)
+REQUESTS: list[Request] = [
+    kling.TextToVideo("a lamp"),
+    kling.ImageToVideo("a lamp", IMAGE),
+    kling.OmniVideo("@image_1 glows", references=[IMAGE]),
+    kling.MotionControl(IMAGE, VIDEO),
+    kling.OmniImage("a lamp", count=2),
+    kling.ImageGeneration("a lamp"),
+    kling.MultiImageToImage([IMAGE]),
+    kling.ExpandImage(IMAGE, up=0.5),
+    kling.VirtualTryOn(IMAGE, IMAGE),
+    kling.Avatar(IMAGE, audio_id="7"),
+    kling.LipSync(3000, VIDEO, audio_id="7"),
+    kling.TextToAudio("rain"),
+    kling.VideoToAudio(VIDEO),
+    kling.TextToSpeech("hello"),
+    kling.Effects("hug", [IMAGE]),
+]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(speed=5000) as running:
+        yield running
+
+
+def client_of(sandbox: Sandbox, **more: Any) -> Client:
+    provider = Kling(sandbox.api_key("kling"), sandbox.base_url("kling"))
+    provider.speed = 5000
+    return Client(provider, polling=QUICK, **more)
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: type(request).__name__)
+async def test_every_endpoint_makes_its_files(sandbox: Sandbox, request_: Request) -> None:
+    async with client_of(sandbox) as client:
+        result = await client.run(request_)
+    assert result.urls
+    assert sandbox.counters.bought["kling"] == 1
+
+
+async def test_a_failure_has_its_reason(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        with pytest.raises(GenerationFailed, match="RISK_CONTROL"):
+            await client.run(kling.TextToVideo("a lamp [sandbox: fail=RISK_CONTROL]"))
+
+
+async def test_a_task_is_followed_by_klings_own_number(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        job = await client.submit(kling.OmniImage("a lamp"))
+        await job
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer {sandbox.api_key('kling')}"}) as api:
+            answer = (await api.get(f"{sandbox.base_url('kling')}/tasks?external_task_ids={job.ref.id}")).json()
+        attached = client.attach(f"kling/omni-image/{answer['data'][0]['id']}")
+        assert (await attached).urls
+        assert attached.status is Status.COMPLETED
+
+
+async def test_the_sandbox_refuses_what_the_documents_do(sandbox: Sandbox) -> None:
+    headers = {"authorization": f"Bearer {sandbox.api_key('kling')}"}
+    async with httpx.AsyncClient(base_url=sandbox.base_url("kling"), headers=headers) as api:
+
+        async def code(method: str, path: str, body: Any = None) -> tuple[int, str]:
+            answer = await api.request(method, path, json=body)
+            return answer.json()["code"], answer.json()["message"]
+
+        no_ratio = {"contents": [{"type": "prompt", "text": "a"}]}
+        assert (await code("POST", "/omni-video/kling-3.0-omni", no_ratio))[0] == 1201
+        assert (await code("GET", "/tasks?task_ids=" + ",".join(map(str, range(21)))))[0] == 1201
+        assert (await api.get("/tasks?task_ids=7")).json()["data"] == []
+        mine = {"prompt": "a", "options": {"external_task_id": "mine"}}
+        assert (await code("POST", "/text-to-video/kling-3.0", mine))[0] == 0
+        again = {"prompt": "a", "external_task_id": "mine"}
+        assert await code("POST", "/v1/images/omni-image", again) == (
+            1201,
+            "external_task_id mine already exists",
+        )
+        assert (await code("POST", "/text-to-video/kling-9", {"prompt": "a"}))[0] == 1203
+
+
+async def test_an_unknown_model_is_klings_to_refuse(sandbox: Sandbox) -> None:
+    async with client_of(sandbox) as client:
+        with pytest.raises(InvalidRequest, match="1203"):
+            await client.submit(kling.TextToVideo("a lamp", model="kling-9"))
+
+
+async def test_submissions_wait_for_slots(sandbox: Sandbox) -> None:
+    sandbox.options("kling").slots = 1
+    async with client_of(sandbox) as client, client.map([kling.TextToVideo(f"lamp {n}") for n in range(4)]) as run:
+        outcomes = [outcome async for outcome in run]
+    assert [outcome.error for outcome in outcomes] == [None] * 4
+    assert sandbox.counters.bought["kling"] == 4
+
+
+async def test_a_submission_without_a_slot_gives_up(sandbox: Sandbox) -> None:
+    sandbox.options("kling").slots = 0
+    async with client_of(sandbox, limits=Limits(slot_timeout=0.01)) as client:
+        with pytest.raises(RateLimited, match="all slots of the account are taken"):
+            await client.submit(kling.TextToVideo("a lamp"))
+
+
+async def test_a_lost_submission_is_found_by_its_id(sandbox: Sandbox, tmp_path: Any) -> None:
+    """Also a long time later, by another process."""
+    requests = [kling.TextToVideo(f"lamp {n}") for n in range(3)]
+    async with client_of(sandbox, ledger=SqliteLedger(tmp_path / "ledger.db")) as client:
+        for number, request in enumerate(requests):
+            await client.submit(request, key=f"k{number}")
+    async with client_of(sandbox, ledger=SqliteLedger(tmp_path / "ledger.db")) as client:
+        jobs = [await client.submit(request, key=f"k{number}") for number, request in enumerate(requests)]
+        assert all([(await job).urls for job in jobs])
+        assert await client.unresolved() == []
+    assert sandbox.counters.bought["kling"] == 3
