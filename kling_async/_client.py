@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
@@ -17,6 +17,7 @@ from kling_async._bulk import BulkRun, Rows
 from kling_async._clock import Clock
 from kling_async._concurrency import LoopGuard
 from kling_async._errors import ConfigurationError, KlingError
+from kling_async._exchange import Flow
 from kling_async._files.local import with_local_files
 from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
@@ -162,6 +163,20 @@ class Client:
             early=early,
             applier=applier,
         )
+
+    if not TYPE_CHECKING:  # type checkers would take every misspelt method for one that is found here
+
+        def __getattr__(self, name: str) -> Any:
+            """The account of the provider of that name, such as `client.kling`, where it has more than jobs."""
+            session = self.__dict__.get("_sessions", {}).get(name)
+            account = session and session.provider.account(lambda flow: self._run(session.transport, flow))
+            if account is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return account
+
+    async def _run(self, transport: ProviderTransport, flow: Flow[Any]) -> Any:
+        with self._call():
+            return await transport.run(flow)
 
     def __repr__(self) -> str:
         return f"<Client {', '.join(self._sessions)}{' closed' if self._closed else ''}>"

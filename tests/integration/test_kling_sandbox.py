@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -138,3 +139,15 @@ async def test_a_lost_submission_is_found_by_its_id(sandbox: Sandbox, tmp_path: 
         assert all([(await job).urls for job in jobs])
         assert await client.unresolved() == []
     assert sandbox.counters.bought["kling"] == 3
+
+
+async def test_the_account_has_elements_voices_and_money(sandbox: Sandbox) -> None:
+    now = datetime.now(UTC)
+    async with client_of(sandbox) as client:
+        account = kling.KlingAccount.of(client)
+        assert await account.elements.list() == await account.voices.list(presets=True) == []
+        await account.voices.delete({"voice_id": "7"})
+        assert (await account.balance())["currency"] == "USD"
+        assert "code" in await account.costs(now - timedelta(days=1), now)
+        with pytest.raises(AttributeError, match="no attribute 'runblob'"):
+            _ = vars(type(client))["__getattr__"](client, "runblob")

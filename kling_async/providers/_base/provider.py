@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -222,6 +222,14 @@ class Provider(abc.ABC):
         del request, callback_url, since
         return ()
         yield  # makes this a flow without calls
+
+    def account(self, run: Callable[[Flow[Any]], Awaitable[Any]]) -> Any:
+        """What an account has besides jobs, as an object with awaitable methods: ``client.NAME``. None if nothing.
+
+        Args:
+            run: Runs a flow.
+        """
+        del run
 
     def deduplicates(self, endpoint: str) -> bool:
         """Whether a submission to that endpoint may be sent again under the same id of ours.

@@ -1,5 +1,6 @@
 """Kling's own API. The request classes, and the provider."""
 
+from kling_async.providers.kling.account import KlingAccount, KlingCollection
 from kling_async.providers.kling.legacy import (
     Avatar,
     Effects,
@@ -24,6 +25,8 @@ __all__ = [
     "ImageGeneration",
     "ImageToVideo",
     "Kling",
+    "KlingAccount",
+    "KlingCollection",
     "LipSync",
     "MotionControl",
     "MultiImageToImage",

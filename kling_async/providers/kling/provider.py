@@ -13,7 +13,7 @@ Wire facts: ``kling.ai/document-api`` and public reports of calls with a paid ac
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import SecretStr
@@ -27,6 +27,7 @@ from kling_async.providers._base.credentials import ProviderConfig, Secret
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.error_mapping import ErrorMapper
 from kling_async.providers._base.provider import Accepted, Provider, WebhookItem, path_id
+from kling_async.providers.kling.account import KlingAccount
 from kling_async.providers.kling.errors import TOKEN_EXPIRED, TOKEN_TOO_NEW, KlingErrors
 from kling_async.providers.kling.legacy import (
     Avatar,
@@ -185,6 +186,10 @@ class Kling(Provider):
     def client_chosen_id(self, request: Any, attempt_id: str) -> str | None:
         """The attempt's UUID. None for text to speech."""
         return None if isinstance(request, TextToSpeech) else attempt_id
+
+    def account(self, run: Callable[[Flow[Any]], Awaitable[Any]]) -> KlingAccount:
+        """Elements, voices and money."""
+        return KlingAccount(run, self.errors)
 
     def submit(self, request: Any, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One paid POST under an id of ours. "Already exists" means that Kling has it, which a read confirms."""
