@@ -96,7 +96,8 @@ def build(endpoint: Endpoint[Any], prompt: str, references: Sequence[str], given
     Raises:
         CommandError: The request is not valid. The message names the field, the value and what is allowed.
     """
-    values: dict[str, Any] = {"prompt": prompt, **given}
+    words = {"prompt": prompt} if prompt or "prompt" in endpoint.request.model_fields else {}
+    values: dict[str, Any] = {**words, **given}
     require_words(values)
     if references:
         values |= images(endpoint, [_image(reference) for reference in references])

@@ -119,12 +119,21 @@ class _Demo:
 
 
 def programme(providers: Sequence[Provider]) -> list[tuple[Endpoint[Any], Request]]:
-    """One job at every endpoint of the providers, and at least two pictures; each with a prompt of its own."""
-    endpoints = [endpoint for provider in providers for endpoint in provider.endpoints]
-    videos = [endpoint for endpoint in endpoints if "duration" in endpoint.request.model_fields]
-    pictures = [endpoint for endpoint in endpoints if endpoint not in videos]
+    """One video and one picture of each provider, and at least two pictures; each with a prompt of its own."""
+    videos, pictures = [], []
+    for provider in providers:
+        found = [endpoint for endpoint in provider.endpoints if _needs_only_words(endpoint)]
+        moving = [endpoint for endpoint in found if {"duration", "aspect_ratio"} <= set(endpoint.request.model_fields)]
+        still = [endpoint for endpoint in found if "aspect_ratio" in endpoint.request.model_fields]
+        videos += moving[:1]
+        pictures += [endpoint for endpoint in still if endpoint not in moving][:1]
     pictures = list(islice(cycle(pictures), max(len(pictures), _PICTURES)))
     return [(endpoint, _request(endpoint, text)) for endpoint, text in zip([*videos, *pictures], cycle(_PROMPTS))]
+
+
+def _needs_only_words(endpoint: Endpoint[Any]) -> bool:
+    needed = {name for name, info in endpoint.request.model_fields.items() if info.is_required()}
+    return needed == {"prompt"}
 
 
 def _request(endpoint: Endpoint[Any], prompt: str) -> Request:
