@@ -137,6 +137,10 @@ def _needs_only_words(endpoint: Endpoint[Any]) -> bool:
 
 
 def _request(endpoint: Endpoint[Any], prompt: str) -> Request:
-    chosen = {name: value for name, value in _SMALL.items() if name in endpoint.request.model_fields}
+    fields = endpoint.request.model_fields
+    # Videos are measured in lines ("720p"), and their default is the smallest.
+    chosen = {
+        name: value for name, value in _SMALL.items() if name in fields and not str(fields[name].default).endswith("p")
+    }
     request: Request = endpoint.request.model_validate({"prompt": prompt, **chosen})
     return request
