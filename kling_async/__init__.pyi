@@ -81,6 +81,7 @@ from kling_async.providers import (
     inferencesh,
     kling,
     pixeldojo,
+    replicate,
     runblob,
     runware,
 )
@@ -95,6 +96,9 @@ from kling_async.providers.kling import (
 )
 from kling_async.providers.pixeldojo import (
     PixelDojo,
+)
+from kling_async.providers.replicate import (
+    Replicate,
 )
 from kling_async.providers.runblob import (
     RunBlob,
@@ -150,6 +154,7 @@ __all__ = [
     "RateLimited",
     "ReceivedAnswer",
     "Remedy",
+    "Replicate",
     "Request",
     "Result",
     "RunBlob",
@@ -169,6 +174,7 @@ __all__ = [
     "inspect_ledger",
     "kling",
     "pixeldojo",
+    "replicate",
     "runblob",
     "runware",
 ]

@@ -22,6 +22,7 @@ BUILT_IN: Mapping[str, str] = {
     "runware": "Runware",
     "inferencesh": "InferenceSh",
     "pixeldojo": "PixelDojo",
+    "replicate": "Replicate",
 }
 """The package of each built-in provider and the name of its class, in the order in which users see them."""
 ENTRY_POINT_GROUP = "kling_async.providers"
