@@ -10,9 +10,11 @@ Wire facts: docs/providers/replicate.md. Where sources disagree or none tells:
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -47,6 +49,18 @@ _DEADLINE = 2100.0  # s; a prediction runs for at most 30 minutes, and may wait 
 _SKEW = timedelta(minutes=2)  # between our clock and Replicate's
 _PAGES = 10  # of 100 predictions each, when a lost submission is searched for
 _DURATION = DurationPrior.from_range(60, 360)
+_USD_A_SECOND = {False: Decimal("0.168"), True: Decimal("0.252")}  # kling-v3-video, without and with audio
+
+
+def _price(request: ReplicateRequest) -> Price | None:
+    """About twice the list price, reported by users. Replicate publishes no table for the other models."""
+    if type(request) is not V3Video:
+        return None
+    amount = _USD_A_SECOND[request.generate_audio] * request.duration
+    return Price(amount, "USD", estimated=True, source="github.com/pollinations/pollinations/pull/15176", date=_READ)
+
+
+_READ = dt.date(2026, 11, 27)
 
 
 def _variant(request: ReplicateRequest) -> str:
@@ -82,7 +96,9 @@ class Replicate(Provider):
     env_vars: ClassVar[tuple[str, str]] = ("REPLICATE_API_TOKEN", "REPLICATE_BASE_URL")
     features: ClassVar[Features] = Features(webhook=True, cancel=True, lists_jobs=True, status_calls_per_minute=3000)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = tuple(
-        Endpoint(kind, Progressive(5), deadline=_DEADLINE, duration_prior=lambda _: _DURATION, variant=_variant)
+        Endpoint(
+            kind, Progressive(5), deadline=_DEADLINE, duration_prior=lambda _: _DURATION, variant=_variant, price=_price
+        )
         for kind in (V3Video, V3OmniVideo, O1Video, V25TurboVideo, V21Video, V20Video, LipSync, Request)
     )
     error_mapper: ClassVar[type[ErrorMapper]] = ReplicateErrors
@@ -104,7 +120,7 @@ class Replicate(Provider):
         for name in request.reference_fields:
             if name in given:
                 given[name] = yield from self._as_urls(given[name])
-        payload: dict[str, Any] = {"input": given}
+        payload: dict[str, Any] = {"input": _wire(given)}
         callback = request.callback_url or callback_url
         if callback:
             payload |= {"webhook": callback, "webhook_events_filter": ["start", "completed"]}
@@ -158,7 +174,7 @@ class Replicate(Provider):
 
     def search(self, request: ReplicateRequest, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
         """Search the list of predictions for those of the same model with the same input, made since then."""
-        wanted = request.model_input()
+        wanted = _wire(request.model_input())
         callback = request.callback_url or callback_url
         begin = since - _SKEW
         query = urlencode({"created_after": begin.astimezone(UTC).isoformat().replace("+00:00", "Z")})
@@ -192,7 +208,9 @@ class Replicate(Provider):
         given = row.get("input")
         if not isinstance(given, Mapping):  # removed an hour after the end
             return False
-        images = set(request.reference_fields)  # they may have been uploaded, and have other URLs there
+        images = {
+            _WIRE.get(name, name) for name in request.reference_fields
+        }  # they may have been uploaded, and have other URLs there
         return {n: v for n, v in given.items() if n not in images} == {
             n: v for n, v in wanted.items() if n not in images
         } and given.keys() & images == wanted.keys() & images
@@ -237,6 +255,14 @@ class Replicate(Provider):
                 return StatusReport(Status.COMPLETED, message=words, raw=data)
             raise self.errors.unreadable("it says succeeded and has no output file", ref)
         return StatusReport(Status.COMPLETED, artifacts=artifacts, lifetime=_LIFETIME, raw=data)
+
+
+_WIRE = {"references": "reference_images", "speech": "text"}
+
+
+def _wire(given: Mapping[str, Any]) -> dict[str, Any]:
+    """An input by Replicate's names."""
+    return {_WIRE.get(name, name): value for name, value in given.items()}
 
 
 _STATUSES: Mapping[str, Status] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema, JsonValue, model_validator
@@ -76,7 +76,8 @@ class ReplicateRequest(BaseRequest):
 
     model_name: ClassVar[str] = ""
     """The model on Replicate, ``owner/name``."""
-    reference_fields: ClassVar[tuple[str, ...]] = ("start_image", "end_image", "reference_images")
+    reference_fields: ClassVar[tuple[str, ...]] = ("start_image", "end_image", "references")
+    wire_names: ClassVar[Mapping[str, str]] = {"webhook": "callback_url"}
 
     cancel_after: Annotated[int, Field(ge=5, le=86_400)] | None = Field(
         default=None,
@@ -95,7 +96,7 @@ class ReplicateRequest(BaseRequest):
         return self.model_name
 
     def model_input(self) -> dict[str, Any]:
-        """The model's input. What changes the price is always in it."""
+        """The model's input, by our names. What changes the price is always in it."""
         left_out = {"callback_url", "cancel_after"}
         return {
             name: value
@@ -192,8 +193,9 @@ class V3OmniVideo(V3Video):
 
     endpoint: ClassVar[str] = "replicate/kling-v3-omni-video"
     model_name: ClassVar[str] = "kwaivgi/kling-v3-omni-video"
+    wire_names: ClassVar[Mapping[str, str]] = {"reference_images": "references", "webhook": "callback_url"}
 
-    reference_images: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = ()
+    references: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = ()
     reference_video: Annotated[MediaUrl | None, Field(description=_VIDEO_HELP)] = None
     video_reference_type: Annotated[Literal["feature", "base"] | None, Field(description=_TYPE_HELP)] = None
     keep_original_sound: Annotated[bool | None, Field(description=_SOUND_HELP)] = None
@@ -212,6 +214,7 @@ class O1Video(ReplicateRequest):
 
     endpoint: ClassVar[str] = "replicate/kling-o1"
     model_name: ClassVar[str] = "kwaivgi/kling-o1"
+    wire_names: ClassVar[Mapping[str, str]] = {"reference_images": "references", "webhook": "callback_url"}
 
     prompt: Annotated[AnyPrompt, Field(description="What the video shows.")]
     duration: Annotated[
@@ -221,7 +224,7 @@ class O1Video(ReplicateRequest):
     aspect_ratio: Annotated[AspectRatio, Field(description=_RATIO_HELP)] = "16:9"
     start_image: Annotated[Image | None, Field(description=_START_HELP)] = None
     end_image: Annotated[Image | None, Field(description=_END_HELP)] = None
-    reference_images: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = ()
+    references: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = ()
     reference_video: Annotated[MediaUrl | None, Field(description=_VIDEO_HELP)] = None
     video_reference_type: Annotated[Literal["feature", "base"] | None, Field(description=_TYPE_HELP)] = None
     keep_original_sound: Annotated[bool | None, Field(description=_SOUND_HELP)] = None
@@ -237,7 +240,7 @@ class O1Video(ReplicateRequest):
 
 
 def _check_video_references(request: V3OmniVideo | O1Video) -> None:
-    images, video = len(request.reference_images), request.reference_video
+    images, video = len(request.references), request.reference_video
     if video is not None and images > _BESIDE_A_VIDEO:
         raise ValueError(f"{images} reference images were given; beside a reference video at most 4 are allowed")
     if video is None and (request.video_reference_type is not None or request.keep_original_sound is not None):
@@ -309,27 +312,28 @@ class V20Video(ReplicateRequest):
 
 
 class LipSync(ReplicateRequest):
-    """A video whose speaker's lips follow a text or a sound (``kwaivgi/kling-lip-sync``).
+    """A video whose speaker's lips follow words or a sound (``kwaivgi/kling-lip-sync``).
 
-    Give `text` or `audio_file`. Source: docs/providers/replicate.md, section 3.
+    Give `speech` or `audio_file`. Source: docs/providers/replicate.md, section 3.
     """
 
     endpoint: ClassVar[str] = "replicate/kling-lip-sync"
     model_name: ClassVar[str] = "kwaivgi/kling-lip-sync"
+    wire_names: ClassVar[Mapping[str, str]] = {"text": "speech", "webhook": "callback_url"}
     reference_fields: ClassVar[tuple[str, ...]] = ()
 
     video: Annotated[MediaUrl, Field(description="URL of the video that shows the speaker.")]
-    text: Annotated[Text | None, Field(description="What is spoken. Not with `audio_file`.")] = None
+    speech: Annotated[Text | None, Field(description="The words that are spoken. Not with `audio_file`.")] = None
     audio_file: Annotated[MediaUrl | None, Field(description="URL of the sound that is spoken.")] = None
-    voice_id: Annotated[Text | None, Field(description="The voice for `text`, one of Replicate's list.")] = None
+    voice_id: Annotated[Text | None, Field(description="The voice for `speech`, one of Replicate's list.")] = None
     voice_speed: Annotated[
         float | None, Field(gt=0, description="Speed of the voice. If None, Replicate's own default.")
     ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.text is None) == (self.audio_file is None):
-            raise ValueError("give text or audio_file, and not both")
+        if (self.speech is None) == (self.audio_file is None):
+            raise ValueError("give speech or audio_file, and not both")
         return self
 
 
