@@ -476,6 +476,15 @@ def test_an_id_that_is_no_text_makes_no_reference(identity: Any) -> None:
 
 # The README.
 
+FEW = 3  # endpoints that fit into a row
+
+
+def _listed(kind: type[Provider]) -> str:
+    """The endpoints by name, or how many there are and where they are described."""
+    if len(kind.endpoints) <= FEW:
+        return ", ".join(f"`{endpoint.name}`" for endpoint in kind.endpoints)
+    return f"[{len(kind.endpoints)} endpoints](docs/providers/{kind.name}.md), such as `{kind.endpoints[0].name}`"
+
 
 def features_table() -> str:
     """What every provider offers, as the README shows it."""
@@ -498,7 +507,7 @@ def features_table() -> str:
         rows.append(
             (
                 kind.display_name,
-                ", ".join(f"`{endpoint.name}`" for endpoint in kind.endpoints),
+                _listed(kind),
                 *("yes" if offered else "no" for offered in (features.webhook, features.stream, features.cancel)),
                 str(features.batch),
                 "yes" if features.client_chosen_id else "no",
