@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from kling_async._cli.startup import exit_on_sigint
+from kling_async._cli.interrupts import exit_on_sigint
 
 __all__ = ["main"]
 

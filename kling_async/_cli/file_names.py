@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from kling_async import Artifact, Result
 from kling_async._cli.errors import CommandError
+from kling_async._files.local import ensure_writable  # tries it before anything is paid for, as the library does
 
-__all__ = ["Names"]
+__all__ = ["Names", "ensure_writable", "prepare"]
 
 _FIELDS = ("key", "index", "id", "endpoint")
 _UNSAFE = re.compile(r"[^\w.=@ -]+")
@@ -76,6 +77,15 @@ class Names:
         if number > 1 and "{index}" not in self.template:
             stem = f"{stem}-{number}"
         return f"{stem[:_LONGEST]}.{suffix}"
+
+
+async def prepare(place: Path | Names) -> None:
+    """Make the directory for the files of a job, and make sure that files can be written there.
+
+    Raises:
+        ConfigurationError: They cannot.
+    """
+    await ensure_writable(place.directory if isinstance(place, Names) else place)
 
 
 def _suffix(artifact: Artifact) -> str:

@@ -1,21 +1,56 @@
-"""A purchase that the user interrupts: what has become of it is found out before the program leaves."""
+"""Interrupts: before a command begins, and during the paid call.
+
+This is the first module that is loaded, and an impatient user presses Ctrl-C while the program is being loaded. So it
+imports nothing that takes time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import os
+import signal
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
 
-import anyio
+if TYPE_CHECKING:
+    from kling_async import Client, Job
+    from kling_async._cli.output.reports import Report
 
-from kling_async._cli.output.advice import as_commands
-from kling_async._cli.output.reports import Report
-from kling_async._client import Client
-from kling_async._errors import KlingError
-from kling_async._job import Job
+__all__ = ["exit_on_sigint", "submit_or_note"]
 
-__all__ = ["bought"]
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_STANDARD_ERROR = 2
+_MAYBE = (
+    "a job may have been bought: look at the provider's account, follow the job with `kling watch REF` if it is there, "
+    "and generate it again only if it is not"
+)
 
 
-async def bought(submission: Awaitable[Job], client: Client, key: str, report: Report) -> Job:
+@contextmanager
+def exit_on_sigint() -> Iterator[None]:
+    """End the process at SIGINT, in one sentence, until a command begins and answers it itself.
+
+    There is nothing to be cleaned up yet; and an exception out of the middle of an import is not sure to arrive.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, say, by a shell that put us in the background
+        yield
+        return
+    signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(_STANDARD_ERROR, b"interrupted; nothing was bought\n")  # the file object may be in use just now
+    os._exit(_INTERRUPTED)
+
+
+async def submit_or_note(submission: Awaitable[Job], client: Client, key: str, report: Report) -> Job:
     """The job that a submission buys. Interrupted, the report is told what it may have bought.
 
     Args:
@@ -25,8 +60,10 @@ async def bought(submission: Awaitable[Job], client: Client, key: str, report: R
         report: Tells of it when the program leaves.
 
     Raises:
-        KlingError: As of `Client.submit`.
+        KlingError: Same as `Client.submit`.
     """
+    import anyio  # noqa: PLC0415  # this module is the first that is loaded
+
     try:
         job = await submission
     except anyio.get_cancelled_exc_class():
@@ -41,7 +78,10 @@ async def bought(submission: Awaitable[Job], client: Client, key: str, report: R
 
 
 async def _doubt(client: Client, key: str) -> str | None:
-    """What may have been bought, and what to do about it; None: it is certain that nothing was."""
+    """What may have been bought, and what to do about it. If None, it is certain that nothing was bought."""
+    from kling_async import KlingError  # noqa: PLC0415  # the same
+    from kling_async._cli.output.advice import as_commands  # noqa: PLC0415  # the same
+
     budget = client.statistics().budget
     if budget is not None:
         return _MAYBE if budget.spent or budget.reserved else None
@@ -50,9 +90,3 @@ async def _doubt(client: Client, key: str) -> str | None:
     except KlingError as error:
         return f"a job may have been bought, and the ledger cannot tell: {error}"
     return f"a job may have been bought. Next: {', or '.join(as_commands(found[0].remedies))}" if found else None
-
-
-_MAYBE = (
-    "a job may have been bought: look at the provider's account, follow the job with `kling watch REF` if it is there, "
-    "and generate it again only if it is not"
-)

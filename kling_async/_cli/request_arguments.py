@@ -16,12 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from kling_async import Request
 from kling_async._cli.errors import CommandError
-from kling_async._urls import is_url
+from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.provider import Provider
-from kling_async.providers._base.request import Request
+from kling_async.providers.base import Endpoint, Provider
 
 __all__ = [
     "NAMED",
@@ -33,6 +32,7 @@ __all__ = [
     "fields",
     "find",
     "images",
+    "is_url",
     "is_uuid",
     "known",
     "parse_settings",

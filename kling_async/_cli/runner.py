@@ -13,6 +13,19 @@ import anyio
 import typer
 from anyio.abc import TaskGroup, TaskStatus
 
+from kling_async import (
+    Budget,
+    Client,
+    ConfigurationError,
+    GenerationCancelled,
+    GenerationFailed,
+    Job,
+    JobNotFound,
+    JobRef,
+    Polling,
+    SqliteLedger,
+    Webhooks,
+)
 from kling_async._cli.errors import (
     INTERRUPTED,
     NO_KEY,
@@ -30,20 +43,7 @@ from kling_async._cli.output.live import LiveReport
 from kling_async._cli.output.reports import JsonReport, PlainReport, Report, resume_command, take_up_command
 from kling_async._cli.output.terminal import terminal
 from kling_async._cli.request_arguments import find
-from kling_async._client import Client
-from kling_async._errors import (
-    ConfigurationError,
-    GenerationCancelled,
-    GenerationFailed,
-    JobNotFound,
-)
-from kling_async._job import Job
-from kling_async._ledger.sqlite import SqliteLedger
-from kling_async._models import JobRef
-from kling_async._polling.settings import Polling
-from kling_async._submission.budget import Budget
-from kling_async.providers._base.provider import Provider
-from kling_async.webhooks import Webhooks
+from kling_async.providers.base import Provider
 
 __all__ = [
     "choose_report",

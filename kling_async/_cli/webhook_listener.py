@@ -12,10 +12,8 @@ from typing import Annotated, TypeAlias
 import anyio
 import typer
 
+from kling_async import Client, ConfigurationError, Webhooks
 from kling_async._cli.errors import CommandError
-from kling_async._client import Client
-from kling_async._errors import ConfigurationError
-from kling_async.webhooks import Webhooks
 
 __all__ = ["Listen", "Listener", "WebhookUrl", "listener"]
 

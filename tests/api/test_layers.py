@@ -147,6 +147,31 @@ def test_pure_floors_do_no_io_and_libraries_stay_in_their_rooms(module: str, pat
             assert room(module) in HOMES[head], f"{module} imports {name}, which belongs to {HOMES[head]}"
 
 
+PRIVATE_IMPORTS_OF_THE_PROGRAM = {
+    ("_cli.bulk.other_runs", "_submission.budget"),
+    ("_cli.bulk.other_runs", "_submission.pricing"),
+    ("_cli.commands.sandbox", "providers._base.credentials"),
+    ("_cli.file_names", "_files.local"),
+    ("_cli.request_arguments", "_urls"),
+}
+"""Modules of the program, and the private modules that they import. The reason stands beside each import."""
+
+
+def test_the_program_is_written_against_the_public_api() -> None:
+    found = set()
+    for module, path in modules():
+        if room(module) != "_cli":
+            continue
+        for name, _ in imports(path):
+            package, _, rest = name.partition(".")
+            private = any(part.startswith("_") for part in rest.split("."))
+            if package == "kling_async" and private and room(rest) != "_cli":
+                found.add((module, rest))
+                line = next(line for line in path.read_text("utf-8").splitlines() if f"from {name} import" in line)
+                assert "  # " in line, f"{module} imports {name} without a reason"
+    assert found == PRIVATE_IMPORTS_OF_THE_PROGRAM
+
+
 def test_importing_the_library_loads_no_optional_dependency() -> None:
     script = "import sys; from kling_async import *; print(*{name.partition('.')[0] for name in sys.modules})"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

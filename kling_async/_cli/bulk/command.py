@@ -18,8 +18,8 @@ from typing import Annotated
 import anyio
 import typer
 
-from kling_async import Budget, Client
-from kling_async._cli.bulk.other_runs import adopt_results, budget_left, refuse_overlap, remaining_budget
+from kling_async import Budget, Client, Polling, Progressive
+from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, plan_of
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
 from kling_async._cli.bulk.results import Results
@@ -31,9 +31,6 @@ from kling_async._cli.output.formatting import counted
 from kling_async._cli.request_arguments import find, parse_settings
 from kling_async._cli.runner import destination, handle_errors, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
-from kling_async._polling.settings import Polling
-from kling_async._scheduling.schedules import Progressive
-from kling_async._submission.pricing import Unit
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["bulk", "parse_amounts"]

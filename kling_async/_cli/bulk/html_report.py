@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from kling_async import Cost
 from kling_async._cli.atomic_file import written_anew
 from kling_async._cli.bulk.results import Record
 from kling_async._cli.output.formatting import duration, money, printable
-from kling_async._models import Cost
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["write_page"]

@@ -20,10 +20,19 @@ from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import money
-from kling_async._submission.budget import BudgetAccount  # the same
-from kling_async._submission.pricing import Unit, earlier_price  # the budget's own idea of a price
+from kling_async._submission.budget import BudgetAccount  # sums the spending of other ledgers by the budget's rules
+from kling_async._submission.pricing import Unit, earlier_price  # the same
 
-__all__ = ["OtherRun", "adopt_results", "budget_left", "other_runs", "refuse_overlap", "remaining_budget", "spent_by"]
+__all__ = [
+    "OtherRun",
+    "Unit",
+    "adopt_results",
+    "budget_left",
+    "other_runs",
+    "refuse_overlap",
+    "remaining_budget",
+    "spent_by",
+]
 
 _WHOLE = Shard(1, 1)
 _LEDGER = re.compile(r"ledger(?:-(\d+)-of-(\d+))?\.db")

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kling_async import Cost
 from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport
 from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import BadRow, Row, Shard
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import as_json
-from kling_async._models import Cost
 
 __all__ = ["OutputPaths", "Task", "conflicts", "estimate", "plan_of", "record_before"]
 

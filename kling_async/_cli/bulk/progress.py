@@ -16,13 +16,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kling_async import Cost, JobRef
 from kling_async._cli.bulk.results import Record
 from kling_async._cli.bulk.rows import BadRow
 from kling_async._cli.errors import Problem
 from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._cli.output.reports import JsonReport, PlainReport, as_json, resume_command
 from kling_async._cli.output.terminal import Display, terminal
-from kling_async._models import Cost, JobRef
 
 __all__ = ["BulkProgress", "BulkReport", "choose_bulk_report", "error_line"]
 

@@ -14,21 +14,22 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from kling_async._bulk import Outcome
-from kling_async._cli.atomic_file import unwritten, written_anew
-from kling_async._cli.errors import explain
-from kling_async._cli.output.reports import as_json
-from kling_async._cli.request_arguments import find
-from kling_async._errors import (
+from kling_async import (
     ContentRejected,
+    Cost,
     GenerationCancelled,
     GenerationFailed,
     GenerationTimeout,
     InvalidRequest,
     KeyConflict,
+    Outcome,
+    Result,
     SubmissionUnknown,
 )
-from kling_async._models import Cost, Result
+from kling_async._cli.atomic_file import unwritten, written_anew
+from kling_async._cli.errors import explain
+from kling_async._cli.output.reports import as_json
+from kling_async._cli.request_arguments import find
 
 __all__ = ["Record", "Results", "State", "record_of"]
 

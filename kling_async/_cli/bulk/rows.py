@@ -28,9 +28,17 @@ from pydantic import ValidationError
 
 from kling_async import Request
 from kling_async._cli.errors import CommandError
-from kling_async._cli.request_arguments import acceptable, decoded, field_names, find, images, is_uuid, require_words
-from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
-from kling_async.providers._base.endpoint import Endpoint  # for annotations
+from kling_async._cli.request_arguments import (
+    acceptable,
+    decoded,
+    field_names,
+    find,
+    images,
+    is_url,
+    is_uuid,
+    require_words,
+)
+from kling_async.providers.base import Endpoint
 
 __all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "read_cells"]
 

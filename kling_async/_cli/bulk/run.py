@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from kling_async._bulk import BulkRun, Outcome
+from kling_async import Artifact, BulkRun, BulkStopped, Client, DownloadFailed, KlingError, Outcome, Result
 from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
@@ -21,11 +21,8 @@ from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBu
 from kling_async._cli.bulk.results import Record, Results, record_of
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
+from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.webhook_listener import Listener
-from kling_async._client import Client
-from kling_async._errors import BulkStopped, DownloadFailed, KlingError
-from kling_async._files.local import ensure_writable
-from kling_async._models import Artifact, Result
 
 __all__ = ["BulkExecution"]
 

@@ -12,19 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
+from kling_async import Client, KlingError, Polling, Progressive, Request
 from kling_async._cli.commands.sandbox import exports
 from kling_async._cli.errors import explain
+from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import choose_report, collect, destination, handle_errors, run
-from kling_async._client import Client
-from kling_async._errors import KlingError
-from kling_async._files.local import ensure_writable
-from kling_async._polling.settings import Polling
-from kling_async._scheduling.schedules import Progressive
-from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.provider import Provider
-from kling_async.providers._base.request import Request
+from kling_async.providers.base import Endpoint, Provider
 
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox

@@ -16,7 +16,7 @@ from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._cli.request_arguments import fields, find
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers._base.endpoint import Endpoint  # for annotations
+from kling_async.providers.base import Endpoint
 
 __all__ = ["endpoints"]
 

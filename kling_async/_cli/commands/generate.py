@@ -13,9 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from kling_async import Budget, Client, Job, JobRef, Request
 from kling_async._cli.errors import CommandError
-from kling_async._cli.file_names import Names
-from kling_async._cli.interrupts import bought
+from kling_async._cli.file_names import Names, prepare
+from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, Timeout, options_from
 from kling_async._cli.output.formatting import money
@@ -23,13 +24,7 @@ from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
 from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
-from kling_async._client import Client
-from kling_async._files.local import ensure_writable
-from kling_async._job import Job
-from kling_async._models import JobRef
-from kling_async._submission.budget import Budget
-from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.request import Request
+from kling_async.providers.base import Endpoint
 
 __all__ = ["generate", "watch"]
 
@@ -158,9 +153,9 @@ class _Order:
     async def carry_out(self, client: Client, place: Path | Names | None, report: Report) -> None:
         """Submit. Then, if there is a place for the files, wait and save them."""
         if place is not None:
-            await ensure_writable(place.directory if isinstance(place, Names) else place)
+            await prepare(place)
         with acceptable(self.endpoint):
-            job = await bought(client.submit(self.request, key=self.key), client, self.key, report)
+            job = await submit_or_note(client.submit(self.request, key=self.key), client, self.key, report)
         if place is None:
             report.submitted(job.ref, job.cost)
             return
@@ -199,7 +194,7 @@ def watch(
 
 async def _watch(client: Client, ref: JobRef, place: Path | Names, report: Report) -> None:
     async with client:
-        await ensure_writable(place.directory if isinstance(place, Names) else place)
+        await prepare(place)
         report.begun(ref)
         await _collect(client.attach(ref), place, report)
 

@@ -16,14 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import inspect_ledger
+from kling_async import Status, Submission, SubmissionState, inspect_ledger
 from kling_async._cli.ledger import LedgerFile, existing
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, money, printable
 from kling_async._cli.output.reports import Report, as_json
 from kling_async._cli.runner import choose_report, handle_errors
-from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._models import Status
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["GIVEN_UP", "jobs", "standing", "unsaved"]

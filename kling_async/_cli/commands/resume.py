@@ -26,7 +26,8 @@ from kling_async import (
 )
 from kling_async._cli.commands.jobs import GIVEN_UP, unsaved
 from kling_async._cli.errors import UNKNOWN, CommandError, explain
-from kling_async._cli.interrupts import bought
+from kling_async._cli.file_names import ensure_writable
+from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import HERE, LedgerFile, existing
 from kling_async._cli.options import AsJson, Output, Timeout
 from kling_async._cli.output.advice import as_command
@@ -34,7 +35,6 @@ from kling_async._cli.output.formatting import money, printable
 from kling_async._cli.output.reports import Report, take_up_command
 from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
-from kling_async._files.local import ensure_writable
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["resolve", "resume"]
@@ -226,5 +226,5 @@ async def _resolve(
             job = await client.resolve(submission.key, ref)
             report.say(f"{submission.key} is {job.ref}; see how it ends with: {report.command(job.ref)}")
         else:
-            job = await bought(client.resubmit(submission.key, force=force), client, submission.key, report)
+            job = await submit_or_note(client.resubmit(submission.key, force=force), client, submission.key, report)
             report.submitted(job.ref, job.cost)

@@ -15,7 +15,7 @@ from kling_async._cli.options import AsJson, options_from
 from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import choose_report, handle_errors, run
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers._base.credentials import SPEED_VARIABLE
+from kling_async.providers._base.credentials import SPEED_VARIABLE  # read by the providers, not set by users
 
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kling_async import Event, JobRef, Result, Status
 from kling_async._cli.output.formatting import duration, printable, size
 from kling_async._cli.output.reports import PlainReport
 from kling_async._cli.output.terminal import Display
-from kling_async._models import Event, JobRef, Result, Status
 
 __all__ = ["LiveReport"]
 

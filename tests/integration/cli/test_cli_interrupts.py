@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from kling_async import Budget, Client, Limits, MemoryLedger, RunBlob, runblob
-from kling_async._cli.interrupts import bought
+from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.output.reports import Report, resume_command
 from kling_async.sandbox import Sandbox
 from support.cli_process import PATIENCE, PROGRAM, VIDEO, Answer, Run, finish, spawn
@@ -162,7 +162,7 @@ class Case:
         """What is said then."""
         with anyio.move_on_after(after):
             submission = self.client.submit(runblob.O3Video("x"), key="row 1")
-            await bought(submission, self.client, "row 1", self.report)
+            await submit_or_note(submission, self.client, "row 1", self.report)
         await self.client.aclose()
         return "\n".join([self.report.farewell(), *self.report.hints()])
 

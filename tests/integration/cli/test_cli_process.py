@@ -307,7 +307,7 @@ def test_what_needs_no_command_loads_none_and_no_library(argument: str) -> None:
     )
     *_, modules = answer.err.splitlines()
     rooms = {"kling_async._cli", "kling_async._errors", "kling_async._models"}
-    names = ("app", "options", "errors", "startup", "output", "output.advice", "output.formatting")
+    names = ("app", "options", "errors", "interrupts", "output", "output.advice", "output.formatting")
     parts = {f"kling_async._cli.{name}" for name in names}
     assert set(modules.split()) == rooms | parts
 
