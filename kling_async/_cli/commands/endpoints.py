@@ -54,7 +54,10 @@ def endpoints(
 
 
 def _price(endpoint: Endpoint[Any]) -> Cost | None:
-    """The documented price with the default settings. If None, it is not documented."""
+    """The documented price with the default settings. If None, it is not documented, or a request needs inputs."""
+    needed = {name for name, info in endpoint.request.model_fields.items() if info.is_required()}
+    if needed != {"prompt"}:
+        return None
     price = endpoint.price(endpoint.request.model_validate({"prompt": "a prompt"}))
     return Cost(price.amount, price.unit) if price else None
 
@@ -66,7 +69,7 @@ def _typical(endpoint: Endpoint[Any]) -> float:
 
 def _facts(endpoint: Endpoint[Any]) -> str:
     price = _price(endpoint)
-    cost = f"{money(price)} with the defaults" if price else "known after the first purchase"
+    cost = f"{money(price)} with the defaults" if price else "depends on the request"
     typical, deadline = duration(_typical(endpoint)), duration(endpoint.deadline)
     return f"Price: {cost}. Usual time: up to {typical}. Default timeout: {deadline}."
 
