@@ -229,7 +229,8 @@ class Job:
     def _saver(self) -> Downloader:
         session = self._session
         local = session.provider.base_url.startswith("http:")
-        saver = Downloader(session.downloads, self.ref, local, self._renew)
+        ended = self.events[-1].at if self.status.terminal else None
+        saver = Downloader(session.downloads, self.ref, local, self._renew, ended=ended)
         if session.ledger is None or not self._tracked.recorded:
             return saver
         return replace(saver, saved=session.ledger.record_file, files=session.ledger.files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -199,6 +199,14 @@ class Saver(Protocol):
         """Save to the file `target`, or into `target` as a directory (made if need be) under a name of its own."""
         ...
 
+    async def read(self, artifact: Artifact) -> bytes:
+        """Return the content of the whole file."""
+        ...
+
+    def stream(self, artifact: Artifact) -> AsyncIterator[bytes]:
+        """Return the content of the whole file, piece by piece."""
+        ...
+
 
 class _Savable:
     """Holds how an artifact is saved. It is no field: a pickle and ``dataclasses.asdict`` are without it."""
@@ -272,13 +280,45 @@ class Artifact(_Savable):
             DownloadFailed: It could not be had or written; the job is kept, and saving may be tried again.
             RuntimeError: It was pickled, or belongs to an event.
         """
+        return await self._ready().save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
+
+    async def read(self) -> bytes:
+        """Download the file into memory.
+
+        It has the checks, limits and further attempts of `save`: what is returned is the whole file.
+
+        Returns:
+            The content of the file.
+
+        Raises:
+            DownloadFailed: It could not be had. The job is kept, and reading may be tried again.
+            RuntimeError: It was pickled, or belongs to an event.
+        """
+        return await self._ready().read(self)
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """Download the file and iterate over its content, such as to upload it to an object store.
+
+        It has the checks, limits and further attempts of `save`. So the file is first downloaded as a whole, and no
+        piece of a broken file is ever returned. A large file is kept in a temporary file without a name meanwhile.
+
+        Returns:
+            The content in pieces of at most 256 KiB.
+
+        Raises:
+            DownloadFailed: It could not be had. It is raised before the first piece.
+            RuntimeError: It was pickled, or belongs to an event.
+        """
+        return self._ready().stream(self)
+
+    def _ready(self) -> Saver:
         saver: Saver | None = getattr(self, "_saver", None)
         if saver is None:
             raise RuntimeError(
                 "this artifact was pickled, or belongs to an event, so it has no client to be saved with; "
                 "take it from the result of `await job`, or of `await client.attach(ref)` for the job's ref"
             )
-        return await saver.save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
+        return saver
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,12 @@ def garbled(draw: st.DrawFn, value: Any) -> bytes:
 class Saver:
     async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         return target
+
+    async def read(self, artifact: Artifact) -> bytes:
+        return artifact.data or b""
+
+    async def stream(self, artifact: Artifact) -> AsyncIterator[bytes]:
+        yield artifact.data or b""
 
 
 def sound(value: Any) -> None:

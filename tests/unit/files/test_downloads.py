@@ -7,11 +7,15 @@ import gzip
 import os
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -21,6 +25,7 @@ import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Result
 from kling_async._files.downloads import Downloader
 from kling_async._files.local import ensure_writable
+from kling_async._files.names import bounded_name
 from kling_async._http.backend import PerLoopBackend
 from kling_async._http.limits import Limits
 from support.cancel_at_step import cancelled_at
@@ -29,6 +34,7 @@ pytestmark = pytest.mark.anyio
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + os.urandom(300_000)
 Reply = tuple[int, dict[str, str], bytes]
+Way = Callable[[Artifact], Awaitable[bytes]]
 
 
 class Cdn(ThreadingHTTPServer):
@@ -39,6 +45,9 @@ class Cdn(ThreadingHTTPServer):
         requests: Path and range of each request.
         piece: Bytes that are sent at once.
         hold: While it is not set, an answer stops after its first piece.
+        etag: The validator of its file. If empty, it has none.
+        trickle: Seconds between two bytes. If 0, an answer is sent at once.
+        conditions: The ``If-Range`` of each request.
     """
 
     daemon_threads = True
@@ -50,6 +59,9 @@ class Cdn(ThreadingHTTPServer):
         self.hold = threading.Event()
         self.hold.set()
         self.started = threading.Event()
+        self.etag = '"one"'
+        self.trickle = 0.0
+        self.conditions: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -66,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, start))
         status, headers, body = self.server.answer(self.path, start) or whole(start)
         self.send_response(status)
-        for name, value in ({"content-length": str(len(body))} | headers).items():
+        self.server.conditions.append(self.headers.get("if-range"))
+        for name, value in ({"content-length": str(len(body)), "etag": self.server.etag} | headers).items():
             if value:
                 self.send_header(name, value)
         self.end_headers()
@@ -75,6 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.started.set()
         self.server.hold.wait(20)
         try:
+            for byte in body[1000:] if self.server.trickle else b"":
+                self.wfile.write(bytes([byte]))
+                time.sleep(self.server.trickle)
             self.wfile.write(body[1000:])
         except OSError:
             self.close_connection = True
@@ -390,3 +406,273 @@ async def test_an_engine_of_the_users_is_used_without_his_credentials(cdn: Cdn, 
         path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
         assert path.read_bytes() == PICTURE
     assert "authorization" not in seen[0].headers
+
+
+OTHER = b"\x89PNG\r\n\x1a\n" + os.urandom(len(PICTURE) - 8)
+
+
+def broken_first(cdn: Cdn, headers: dict[str, str] | None = None) -> None:
+    """The first transfer breaks off after 200 000 bytes."""
+
+    def answer(_: str, start: int) -> Reply | None:
+        if start or len(cdn.requests) > 1:
+            return None
+        return 200, {"content-length": str(len(PICTURE))} | (headers or {}), PICTURE[:200_000]
+
+    cdn.answer = answer
+
+
+async def test_a_part_is_continued_under_the_condition_that_the_file_is_the_same(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
+    broken_first(cdn)
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert cdn.conditions == [None, '"one"']
+    assert files(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("obeys", [True, False], ids=["server obeys If-Range", "server does not know If-Range"])
+async def test_a_file_that_changed_at_the_server_is_begun_again(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, obeys: bool
+) -> None:
+    def answer(_: str, start: int) -> Reply:
+        if len(cdn.requests) == 1:
+            return 200, {"content-length": str(len(PICTURE))}, PICTURE[:200_000]
+        if start and not obeys:
+            place = f"bytes {start}-{len(OTHER) - 1}/{len(OTHER)}"
+            return 206, {"content-range": place, "etag": '"two"'}, OTHER[start:]
+        return 200, {"etag": '"two"'}, OTHER
+
+    cdn.answer = answer
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == OTHER
+    assert files(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"one"', "one"], ids=["none", "weak", "malformed"])
+async def test_without_a_strong_validator_the_file_is_begun_again(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, etag: str
+) -> None:
+    cdn.etag = etag
+    broken_first(cdn)
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert [start for _, start in cdn.requests] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("modified", "starts"), [(-60.0, [0, 200_000]), (0.5, [0, 0])], ids=["a minute old", "of this second"]
+)
+async def test_last_modified_is_a_validator_once_its_second_is_over(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, modified: float, starts: list[int]
+) -> None:
+    cdn.etag = ""
+    date = formatdate(time.time() + modified, usegmt=True)
+    broken_first(cdn, {"last-modified": date})
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert [start for _, start in cdn.requests] == starts
+    assert cdn.conditions[1] == (date if starts[1] else None)
+
+
+async def left_part(cdn: Cdn, engines: PerLoopBackend, folder: Path) -> tuple[Path, Path]:
+    """Let a save fail in a way that leaves its part and the note beside it."""
+    cdn.answer = lambda _, start: (
+        (200, {"content-length": str(len(PICTURE))}, PICTURE[:200_000]) if not start else (503, {}, b"")
+    )
+    with pytest.raises(DownloadFailed):
+        await artifact(engines, f"{cdn.url}/a").save(f"{folder}/")
+    note, part = sorted(folder.iterdir(), key=lambda path: -len(path.name))
+    cdn.requests.clear()
+    cdn.answer = lambda _path, _start: None
+    return part, note
+
+
+async def test_the_next_save_continues_the_part(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
+    await left_part(cdn, engines, tmp_path)
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert cdn.requests == [("/a", 200_000)]
+    assert files(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("flaw", ["no note", "longer", "unreadable", "link"])
+async def test_a_part_without_a_true_note_is_not_continued(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, flaw: str
+) -> None:
+    folder = tmp_path / "out"
+    part, note = await left_part(cdn, engines, folder)
+    if flaw == "longer":
+        part.write_bytes(part.read_bytes() + b"x")
+    elif flaw == "unreadable":
+        note.write_bytes(b"[" * 3000)
+    else:
+        elsewhere = note.rename(tmp_path / "elsewhere")
+        if flaw == "link":
+            note.symlink_to(elsewhere)
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{folder}/")
+    assert path.read_bytes() == PICTURE
+    assert cdn.requests == [("/a", 0)]
+    assert files(folder) == [path.name]
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "directory", "pipe"])
+async def test_what_somebody_put_in_the_place_of_the_part_is_left_alone(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "out"
+    part, note = await left_part(cdn, engines, folder)
+    part.unlink()
+    note.unlink()
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    if kind == "link":
+        part.symlink_to(victim)
+    elif kind == "hard link":
+        part.hardlink_to(victim)
+    elif kind == "directory":
+        part.mkdir()
+    else:
+        os.mkfifo(part)
+    path = await artifact(engines, f"{cdn.url}/a").save(f"{folder}/")
+    assert path.read_bytes() == PICTURE
+    assert path.is_file()
+    assert not path.is_symlink()
+    assert victim.read_bytes() == b"precious"
+    assert files(folder) == sorted([part.name, path.name])
+
+
+def ended(engines: PerLoopBackend, url: str, seconds: float) -> tuple[Artifact, list[None]]:
+    """An artifact of a job that ended so long ago, and how often its URL was renewed."""
+    renewals: list[None] = []
+
+    async def renew() -> tuple[Artifact, ...]:
+        renewals.append(None)
+        return (Artifact("image", url),)
+
+    at = datetime.now(UTC) - timedelta(seconds=seconds)
+    saver = Downloader(engines, JobRef("runblob", "o3-photo", "job-1"), local=True, renew=renew, ended=at)
+    return Artifact("image", url).saved_by(saver), renewals
+
+
+async def test_a_file_that_is_not_there_yet_is_waited_for(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
+    cdn.answer = lambda _path, _start: (404, {}, b"") if len(cdn.requests) < 3 else None
+    one, renewals = ended(engines, f"{cdn.url}/a", 1.0)
+    before = time.monotonic()
+    path = await one.save(f"{tmp_path}/")
+    assert path.read_bytes() == PICTURE
+    assert time.monotonic() - before > 1.4  # the waits grow: 0.5 s, 1 s
+    assert renewals == []
+
+
+async def test_half_a_minute_after_the_end_a_missing_file_is_expired(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
+) -> None:
+    cdn.answer = lambda _path, _start: (404, {}, b"")
+    one, renewals = ended(engines, f"{cdn.url}/a", 29.3)
+    with pytest.raises(DownloadFailed, match="asking for a new URL did not help"):
+        await one.save(f"{tmp_path}/")
+    assert len(renewals) == 1
+    assert len(cdn.requests) == 4  # at once, after 0.5 s, at the end of the half minute, and the new URL
+
+
+@pytest.mark.parametrize("status", [404, 503, 429])
+async def test_the_wait_that_a_file_store_asks_for_is_obeyed(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, status: int
+) -> None:
+    cdn.answer = lambda _path, _start: (status, {"retry-after": "2"}, b"") if len(cdn.requests) < 2 else None
+    one, _ = ended(engines, f"{cdn.url}/a", 1.0)
+    before = time.monotonic()
+    await one.save(f"{tmp_path}/")
+    assert time.monotonic() - before > 1.9
+
+
+async def test_a_wait_that_is_too_long_is_reported_at_once(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
+    cdn.answer = lambda _path, _start: (503, {"retry-after": "3600"}, b"")
+    with pytest.raises(DownloadFailed, match="asks to wait 3600 s"):
+        await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert len(cdn.requests) == 1
+
+
+async def test_a_long_id_makes_a_short_name(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
+    paths = [
+        await artifact(engines, f"{cdn.url}/a", identity="x" * 199 + end, data=data).save(f"{tmp_path}/")
+        for end, data in (("1", None), ("2", PICTURE))
+    ]
+    assert len(set(paths)) == 2
+    assert all(len(os.fsencode(path.name)) <= 132 for path in paths)
+    assert all(path.read_bytes() == PICTURE for path in paths)
+
+
+def test_a_bounded_name_counts_bytes_and_keeps_names_apart() -> None:
+    names = {bounded_name("\N{SNOWMAN}" * 100 + end, 128) for end in ("", "1", "2")}
+    assert len(names) == 3
+    assert all(len(name.encode()) <= 128 for name in names)
+    assert bounded_name("short", 128) == "short"
+
+
+async def test_an_inline_file_takes_any_name_that_the_file_system_takes(
+    engines: PerLoopBackend, tmp_path: Path
+) -> None:
+    target = tmp_path / ("\N{SNOWMAN}" * 85)
+    assert (await artifact(engines, None, data=PICTURE).save(target)).read_bytes() == PICTURE
+    assert files(tmp_path) == [target.name]
+
+
+async def test_a_transfer_that_is_too_slow_is_broken_off(
+    cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that trickle in reset the wait for the next one, and do not extend the whole time."""
+    monkeypatch.setattr("kling_async._files.downloads._STALL", 0.4)
+    monkeypatch.setattr("kling_async._files.downloads._ATTEMPTS", 1)
+    cdn.trickle = 0.1
+    before = time.monotonic()
+    with pytest.raises(DownloadFailed, match="less than 20000 bytes a second"):
+        await artifact(engines, f"{cdn.url}/a").save(f"{tmp_path}/")
+    assert time.monotonic() - before < 5.0
+
+
+async def pieces(one: Artifact) -> bytes:
+    return b"".join([piece async for piece in one.stream()])
+
+
+@pytest.mark.parametrize("way", [Artifact.read, pieces], ids=["read", "stream"])
+@pytest.mark.parametrize("in_memory", [1000, 8 * 1024**2])
+async def test_a_file_is_read_without_a_file_of_the_users(
+    cdn: Cdn, engines: PerLoopBackend, monkeypatch: pytest.MonkeyPatch, way: Way, in_memory: int
+) -> None:
+    monkeypatch.setattr("kling_async._files.downloads._IN_MEMORY", in_memory)
+    broken_first(cdn)
+    assert await way(artifact(engines, f"{cdn.url}/a")) == PICTURE
+    assert cdn.conditions == [None, '"one"']
+    assert await way(artifact(engines, None, data=PICTURE)) == PICTURE
+
+
+@pytest.mark.parametrize("way", [Artifact.read, pieces], ids=["read", "stream"])
+async def test_reading_checks_the_same_as_saving(
+    cdn: Cdn, engines: PerLoopBackend, monkeypatch: pytest.MonkeyPatch, way: Way
+) -> None:
+    one = artifact(engines, f"{cdn.url}/a")
+    cdn.answer = lambda _path, _start: (200, {}, b"<html>gone</html>")
+    with pytest.raises(DownloadFailed, match="begins with"):
+        await way(one)
+    cdn.answer = lambda _path, _start: (200, {"content-length": str(len(PICTURE))}, PICTURE[:2000])
+    monkeypatch.setattr("kling_async._files.downloads._ATTEMPTS", 1)
+    with pytest.raises(DownloadFailed, match="attempts were made"):
+        await way(one)
+    cdn.answer = lambda _path, _start: None
+    monkeypatch.setattr("kling_async._files.downloads._MAX_BYTES", 100_000)
+    with pytest.raises(DownloadFailed, match="larger than"):
+        await way(one)
+    with pytest.raises(DownloadFailed, match="not an https address"):
+        await way(artifact(engines, "http://192.0.2.1/x"))
+    with pytest.raises(RuntimeError, match="was pickled"):
+        await way(Artifact("image", f"{cdn.url}/a"))
+
+
+async def test_a_stream_that_is_left_early_leaves_nothing(cdn: Cdn, engines: PerLoopBackend) -> None:
+    stream = artifact(engines, f"{cdn.url}/a").stream()
+    async with aclosing(cast("AsyncGenerator[bytes, None]", stream)):
+        assert PICTURE.startswith(await anext(stream))
+    assert (await engines.current()).concurrency.value == Limits().connections
