@@ -134,6 +134,8 @@ class Client:
             name: ProviderSession(transport, pollers[name], self._downloads, stored, self._guard)
             for name, transport in transports.items()
         }
+        if webhooks is not None:
+            webhooks = webhooks.with_environment(_secret_variables(self._providers.values()), os.environ)
         self._webhooks = webhooks
         early = EarlyDeliveries(webhooks)
         applier = WebhookApplier(webhooks, self._providers, pollers)
@@ -525,3 +527,12 @@ async def _follow(job: Job, followed: set[str]) -> None:
     except KlingError as error:
         log.warning("job %s is not followed any more: %s", job.ref, error, extra={"event": "not_followed"})
     followed.discard(job.ref)
+
+
+def _secret_variables(providers: Iterable[Provider]) -> dict[str, str]:
+    """The environment variables of the secrets that sign webhooks, by provider."""
+    return {
+        provider.name: provider.webhook_secret_variable
+        for provider in providers
+        if provider.webhook_secret_variable is not None
+    }

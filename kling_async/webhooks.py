@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,6 +83,7 @@ class Webhooks:
             row have ended without a delivery, polling is as without webhooks, until the next delivery.
         signing_secrets: Secrets from the providers' consoles (``whsec_...``), by provider. Deliveries of these
             providers must be signed. Several secrets for one provider are all accepted, so that one can be replaced.
+            The client takes those that are not given from the environment (``KLING_WEBHOOK_SECRET``, ...).
 
     Raises:
         ConfigurationError: The address or a secret is not acceptable.
@@ -127,6 +128,24 @@ class Webhooks:
                     f"({_SIGNING_PREFIX} and base64); copy it from the provider's console"
                 )
         object.__setattr__(self, "signing_secrets", signing)
+
+    def with_environment(self, variables: Mapping[str, str], environment: Mapping[str, str]) -> Webhooks:
+        """The same webhooks, with the signing secrets that were not given and that the environment has.
+
+        Args:
+            variables: The name of the environment variable for each provider that signs, such as
+                ``{"kling": "KLING_WEBHOOK_SECRET"}``. A variable may hold several secrets, separated by commas.
+            environment: The environment.
+
+        Raises:
+            ConfigurationError: A variable does not hold secrets of Standard Webhooks.
+        """
+        found = {
+            provider: [secret.strip() for secret in environment[variable].split(",") if secret.strip()]
+            for provider, variable in variables.items()
+            if provider not in self.signing_secrets and environment.get(variable)
+        }
+        return replace(self, signing_secrets={**self.signing_secrets, **found}) if found else self
 
     def callback_url(self, provider: str, attempt_id: str) -> str:
         """Where `provider` reports about the submission `attempt_id`."""

@@ -78,6 +78,8 @@ class Provider(abc.ABC):
     """The provider's own address."""
     env_vars: ClassVar[tuple[str, str]]
     """The environment variables of the API key and of the address."""
+    webhook_secret_variable: ClassVar[str | None] = None
+    """The environment variable of the secret that signs its webhooks by Standard Webhooks. None if it does not sign."""
     other_secrets: ClassVar[tuple[tuple[Secret, ...], ...]] = ()
     """Sets of secrets that serve in place of the API key, such as an access key with its secret key."""
     endpoints: ClassVar[tuple[Endpoint[Any], ...]]

@@ -106,6 +106,7 @@ class Kling(Provider):
     display_name: ClassVar[str] = "Kling"
     default_url: ClassVar[str] = _HOSTS["global"]
     env_vars: ClassVar[tuple[str, str]] = ("KLING_API_KEY", "KLING_BASE_URL")
+    webhook_secret_variable: ClassVar[str | None] = "KLING_WEBHOOK_SECRET"  # noqa: S105  # its name, not its value
     other_secrets: ClassVar[tuple[tuple[Secret, ...], ...]] = (
         (Secret("api_key", "KLINGAI_API_KEY"),),
         (Secret("access_key", "KLING_ACCESS_KEY"), Secret("secret_key", "KLING_SECRET_KEY")),

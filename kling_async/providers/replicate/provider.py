@@ -94,6 +94,7 @@ class Replicate(Provider):
     display_name: ClassVar[str] = "Replicate"
     default_url: ClassVar[str] = "https://api.replicate.com/v1"
     env_vars: ClassVar[tuple[str, str]] = ("REPLICATE_API_TOKEN", "REPLICATE_BASE_URL")
+    webhook_secret_variable: ClassVar[str | None] = "REPLICATE_WEBHOOK_SECRET"  # noqa: S105  # its name, not its value
     features: ClassVar[Features] = Features(webhook=True, cancel=True, lists_jobs=True, status_calls_per_minute=3000)
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = tuple(
         Endpoint(
