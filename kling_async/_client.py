@@ -430,11 +430,11 @@ class Client:
         Raises:
             WebhookRejected: It is not authentic, too large, not readable, or about another job than its URL.
             LedgerFailed: It could not be recorded. Let the provider try again.
-            ConfigurationError: The client expects no webhooks, or is closed.
+            ConfigurationError: The client expects no webhooks, is closed, or is being used by the event loop of another
+                thread.
         """
-        self._require_open()
-        self._guard.require_process()
-        return await self._receiver.receive(delivery)
+        with self._call():
+            return await self._receiver.receive(delivery)
 
     async def follow(self) -> None:
         """Poll every unfinished job that was submitted or resumed here, also later ones, until cancelled.

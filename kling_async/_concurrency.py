@@ -75,7 +75,13 @@ class LoopGuard:
                 if _runs(self._loop):
                     raise ConfigurationError(
                         "the client is being used by another event loop, in another thread",
-                        remedies=(Remedy("configure", detail="make one client for each event loop"),),
+                        remedies=(
+                            Remedy(
+                                "configure",
+                                detail="make one client for each event loop, or call this one on its own event loop, "
+                                "for example with asyncio.run_coroutine_threadsafe",
+                            ),
+                        ),
                     )
                 self._calls = 0  # the other event loop was stopped in the middle of its calls
             self._loop = loop

@@ -178,7 +178,7 @@ class Job:
     def _late(self) -> GenerationTimeout:
         """Return the error of a job whose deadline has passed. Its duration so far is learned, once."""
         tracked = self._tracked
-        tracked.settled(self.ref)
+        tracked.release()
         if tracked.submitted_here:
             tracked.submitted_here = False  # learned once, however many tasks wait for the job
             tracked.timer.observe_running(tracked.last_seen_running - tracked.started)
@@ -237,11 +237,8 @@ class Job:
 
     async def _renew(self) -> tuple[Artifact, ...]:
         """Return the artifacts as the provider names them now. The events stay as they are."""
-        answers = await self._session.transport.run(self._session.provider.poll([self.ref]))
-        answer = answers.get(self.ref)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer.artifacts if answer is not None else ()
+        report = await self._session.poller.ask(self.ref)
+        return report.artifacts if report is not None else ()
 
 
 def final_outcome(job: Job, reason: KlingError | DeadlinePassed | None) -> Result | KlingError:

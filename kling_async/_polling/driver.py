@@ -13,7 +13,7 @@ class Voter(Protocol):
     """Somebody who waits, and may be called to drive."""
 
     def wake(self) -> None:
-        """End the wait: the voter looks again at what there is to do."""
+        """End the wait: the voter checks again what there is to do."""
 
     @property
     def busy(self) -> bool:
@@ -62,14 +62,14 @@ class DriverElection(Generic[VoterT]):
             del self._resting[voter]
 
     def wake_driver(self) -> None:
-        """Let the driver look again at what there is to do. Nothing happens if nobody drives."""
+        """Let the driver check again what there is to do. Nothing happens if nobody drives."""
         if self._driver is not None:
             self._driver.wake()
 
     def call(self) -> None:
         """Wake one of those who rest, if nobody drives.
 
-        Whoever stops waiting calls this, because it may have been the one that was woken.
+        Everybody who stops waiting calls this, because it may have been the one that was woken.
         """
         if self._driver is None:
             for voter in self._resting:

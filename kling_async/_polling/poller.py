@@ -2,15 +2,15 @@
 
 Theory of operation
 -------------------
-There is no background task. Whoever waits for a job calls `Poller.wait`. One of the tasks that wait for the same job is
-the job's *worker*; the others sleep until the job's event log changes. A bulk run brings workers of its own
+There is no background task. A task that waits for a job calls `Poller.wait`. One of the tasks that wait for the same
+job is the job's *worker*. The others sleep until the job's event log changes. A bulk run brings workers of its own
 (`run_workers`), which serve all jobs that the run subscribed, so that no task waits for each of them. A waiter is a
 worker with one job, and a bulk worker is a worker with many: both do the same.
 
 There is one poller for each provider. Jobs that are waited for stand in its `PollQueue`. One of the workers is the
 *driver* (`DriverElection`). It sleeps until the next job is due and the rate limit allows a call, *grants* the poll to
 the job with the highest priority, and wakes the worker that serves this job, which sends the status call. When the
-driver stops waiting, for whatever reason, another worker takes over.
+driver stops waiting, another worker takes over.
 
 So ten thousand waiting jobs hold one timer, and the rate limit is spent in the order of the priorities. Where one
 status call can ask about several jobs, those that are due soon travel with the one that is due now.
@@ -35,6 +35,7 @@ from anyio.lowlevel import checkpoint
 from kling_async._clock import Clock
 from kling_async._errors import KlingError
 from kling_async._http.transport import ProviderTransport
+from kling_async._models import JobRef, StatusReport
 from kling_async._polling.driver import DriverElection
 from kling_async._polling.rate_limiter import RateLimiter
 from kling_async._polling.status_call import StatusCaller, copy_error
@@ -45,7 +46,7 @@ from kling_async._tracking.tracked_job import TrackedJob
 __all__ = ["DeadlinePassed", "Poller", "Subscriber"]
 
 _EARLY = 0.5  # part of the longest wait by which a job's poll may come early when it travels with another
-_LINGER = 0.02  # s for which a poll that is due waits for others, where one call asks about several jobs
+_GATHER = 0.02  # s for which a poll that is due waits for others, where one call asks about several jobs
 _UNSERVED = 8  # granted polls that may wait for a worker; more would hold up the loop in bursts
 _GRANTS = 8  # in a row, before other tasks have their turn
 
@@ -55,7 +56,7 @@ class DeadlinePassed(Exception):
 
 
 class Subscriber(Protocol):
-    """One who has jobs polled without waiting for each."""
+    """Somebody who has jobs polled without waiting for each."""
 
     def on_done(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """Notified once of each job: that it has ended (None), or why it is polled no more."""
@@ -75,11 +76,11 @@ class _JobWorker:
         return self.tracked.poll_granted
 
     def wake(self) -> None:
-        """Let all who wait for the job look at it again."""
+        """Let all who wait for the job check it again."""
         self.tracked.wake()
 
     async def change(self) -> None:
-        """Wait for news of the job, the grant of a poll, or the call to drive."""
+        """Wait for an event of the job, the grant of a poll, or the call to drive."""
         await self.tracked.change()
 
 
@@ -122,7 +123,7 @@ class Poller:
         self._clock = clock
         self._queue: PollQueue[TrackedJob] = PollQueue()
         self._rate_limiter = RateLimiter(calls_per_minute, clock)
-        self._status_caller = StatusCaller(transport, clock)
+        self._status_caller = StatusCaller(transport, clock, retry=not self._rate_limiter.limited)
         self._stream_follower = StreamFollower(transport, clock, self._status_caller, self._rate_limiter)
         self._features = transport.provider.features
         self._election: DriverElection[_Worker] = DriverElection()
@@ -133,6 +134,7 @@ class Poller:
         self._resting: dict[_BulkWorker, None] = {}  # bulk workers without work; the last one is called first
         self._deadlines: list[tuple[float, int, TrackedJob]] = []  # where calls are limited: see `_next_grant`
         self._limited: dict[TrackedJob, int] = {}  # the number of each job's entry in it
+        self._urgent: list[tuple[float, int, TrackedJob]] = []  # the same, by when each may be polled before others
         self._order = count()
 
     # What users of the poller call.
@@ -173,8 +175,23 @@ class Poller:
         await self._send(tracked)
         tracked.raise_poll_error()
 
+    async def ask(self, ref: JobRef) -> StatusReport | None:
+        """Return what the provider reports of a job, as soon as the rate limit allows, and change nothing.
+
+        Raises:
+            KlingError: The call failed.
+        """
+        await self._rate_limiter.acquire()
+        return await self._status_caller.ask(ref)
+
     def poll_soon(self, tracked: TrackedJob) -> None:
-        """Have the job polled before all others, by whoever waits for it or will."""
+        """Have the job polled before all others, as far as the share of urgent polls allows it.
+
+        There is at most one such poll in each interval of the job's schedule. It is sent by those who wait for the job,
+        now or later.
+        """
+        if tracked.poll_now:
+            return
         tracked.poll_now = True
         if tracked in self._queue:
             self._enqueue(tracked)
@@ -228,7 +245,7 @@ class Poller:
     # What a worker does: poll when that was granted, else drive, else rest.
 
     async def _poll_until_news(self, tracked: TrackedJob, seen: int) -> None:
-        """Poll one job until there is news. Poll it once where a stream is the better way to wait."""
+        """Poll one job until it has an event. Poll it once where a stream is the better way to wait."""
         began = self._clock.now()
         tracked.poll_now = tracked.poll_now or began >= tracked.deadline
         self._enqueue(tracked)
@@ -273,7 +290,7 @@ class Poller:
                     self._continue(tracked)  # also for a job of another run, when this one ends
 
     async def _drive_or_rest(self, worker: _Worker, idle: Callable[[], bool]) -> None:
-        """Drive for as long as `idle` says that the worker has nothing else to do; rest if another one drives."""
+        """Drive for as long as the worker has nothing else to do (`idle`). Rest if another one drives."""
         if self._election.driver is None:
             with self._election.driving(worker):
                 await self._drive(worker, idle)
@@ -299,18 +316,18 @@ class Poller:
 
     async def _drive(self, worker: _Worker, idle: Callable[[], bool]) -> None:
         """Grant polls when they are due and allowed."""
-        lingered = self._features.batch == 1
+        gathered = self._features.batch == 1
         grants = 0
         while idle():
             now = self._clock.now()
             wait = max(self._queue.next_due(), self._rate_limiter.next_allowed) - now
             if wait > 0:
-                lingered = self._features.batch == 1
+                gathered = self._features.batch == 1
                 with anyio.move_on_after(wait if wait < math.inf else None):
                     await worker.change()
-            elif not lingered:
-                lingered = True
-                await anyio.sleep(_LINGER)
+            elif not gathered:
+                gathered = True
+                await anyio.sleep(_GATHER)
             elif len(self._granted) >= _UNSERVED:
                 await worker.change()  # all bulk workers are busy; more grants would not be polls
             elif (tracked := self._next_grant(now)) is not None:
@@ -331,8 +348,35 @@ class Poller:
                 continue
             del self._limited[tracked]
             if tracked in self._queue:
+                if not tracked.confirmed:
+                    tracked.poll_now = True  # its priority does not jump, but its wait must come to an end
+                    self._enqueue_urgent(tracked)
                 self._queue.enter(tracked)
-        return self._queue.pop_most_urgent(now)
+        return self._take_urgent(now) or self._queue.pop_most_urgent(now)
+
+    def _take_urgent(self, now: float) -> TrackedJob | None:
+        """The job that is polled next because it is urgent. It leaves the queue."""
+        while self._urgent and self._urgent[0][0] <= now:
+            tracked = self._urgent[0][2]
+            urgent = self._is_urgent(tracked) and tracked.next_urgent <= now
+            if urgent and not self._rate_limiter.take_urgent(now):
+                return None
+            heappop(self._urgent)
+            if urgent:
+                self._queue.leave(tracked)
+                return tracked
+        return None
+
+    def _is_urgent(self, tracked: TrackedJob) -> bool:
+        return tracked.poll_now and tracked in self._queue
+
+    def _enqueue_urgent(self, tracked: TrackedJob) -> None:
+        """Let the job come before others. The entries of jobs that left go once they are the greater part."""
+        if len(self._urgent) > 2 * len(self._queue) + 16:
+            last = {id(entry[2]): entry for entry in self._urgent if self._is_urgent(entry[2])}
+            self._urgent = list(last.values())
+            heapify(self._urgent)
+        heappush(self._urgent, (tracked.next_urgent, next(self._order), tracked))
 
     def _grant(self, tracked: TrackedJob, now: float) -> None:
         """Let the worker that serves the job poll it."""
@@ -428,6 +472,8 @@ class Poller:
         if self._rate_limiter.limited and tracked not in self._limited:
             number = self._limited[tracked] = next(self._order)
             heappush(self._deadlines, (tracked.deadline, number, tracked))
+        if self._rate_limiter.limited and tracked.poll_now and tracked.confirmed:
+            self._enqueue_urgent(tracked)
         if self._queue.next_due() < before:
             self._election.wake_driver()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,17 +14,18 @@ __all__ = ["Polling"]
 
 @dataclass(frozen=True, slots=True)
 class Polling:
-    """When to look at jobs.
+    """When to poll jobs.
 
     Attributes:
-        schedule: The times of the looks. ``Learned(lag_per_look=0.5)`` looks when the lag expected since the last look
-            is worth a look, here half a second; it starts from the times that the provider documents and learns from
-            each job that ends. ``Progressive(5, 5, 10, 15)`` looks after those intervals, the last repeated.
-            ``"documented"``: the intervals that the provider documents for the endpoint. None: ``Learned()``.
-        deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. None: the
+        schedule: When each job is polled. ``Learned(lag_per_poll=0.5)`` polls when the expected lag since the last poll
+            is worth a poll, here half a second. It starts from the durations that the provider documents and learns
+            from each job that ends. ``Progressive(5, 5, 10, 15)`` polls after those intervals, and the last one
+            repeats. ``"documented"`` stands for the intervals that the provider documents for the endpoint. Defaults to
+            ``Learned()``.
+        deadline: Seconds after submission at which waiting for a job ends with `GenerationTimeout`. Defaults to the
             endpoint's own.
-        status_calls_per_minute: Ration of status calls over all jobs of one provider. None: the provider's own, if it
-            states one; ``math.inf``: no ration.
+        status_calls_per_minute: The limit on status calls over all jobs of one provider. Defaults to the limit that the
+            provider states, if it states one. With ``math.inf`` there is no limit.
     """
 
     schedule: Schedule | Literal["documented"] | None = None
@@ -35,6 +37,11 @@ class Polling:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ConfigurationError(f"Polling({name}={value!r}): it must be a number greater than 0")
+        if self.deadline == math.inf:
+            raise ConfigurationError(
+                "Polling(deadline=inf): waiting for a job must end at some time; pass a large number of seconds, such "
+                "as 86400 for a day"
+            )
         usable = self.schedule in (None, "documented") or hasattr(self.schedule, "timer")
         if not usable or isinstance(self.schedule, type):
             raise ConfigurationError(

@@ -1,8 +1,11 @@
-"""One look: a status call about one or several jobs, and what its answer means for each of them.
+"""One poll: a status call about one or several jobs, and what its answer means for each of them.
 
-A look that fails is not a job that failed: the job is looked at again later, until looks have failed without a break
-for `Limits.poll_failure_timeout` seconds. "Not found" is forgiven for a while after the submission: providers answer it
-before their own database has caught up.
+A poll that fails is not a job that failed: the job is polled again later, until polls have failed for
+`Limits.poll_failure_timeout` seconds without a success between. "Not found" is no failure for a while after the
+submission, because providers answer it before their own database has caught up.
+
+Where the provider limits status calls, the transport does not send one again after a failure: the repetition would not
+be counted. The job is polled again in its turn.
 """
 
 from __future__ import annotations
@@ -29,49 +32,63 @@ _FORGIVEN = 60.0  # s after submission for which "not found" means "not yet"
 
 
 class StatusCaller:
-    """Makes the status calls of one lane.
+    """Makes the status calls to one provider.
 
     Args:
-        lane: Where they go.
+        transport: Where they go.
         clock: The client's clock.
+        retry: Whether the transport may send a failed call again. False where calls are limited.
     """
 
-    def __init__(self, transport: ProviderTransport, clock: Clock) -> None:
+    def __init__(self, transport: ProviderTransport, clock: Clock, *, retry: bool) -> None:
         self._transport = transport
         self._clock = clock
-        self._failure_logged = False  # a look has failed since the last good one: said once, not once a job
+        self._retry = retry
+        self._failure_logged = False  # a poll has failed since the last success: one warning, not one for each job
 
     def in_time(self, tracked: TrackedJob) -> anyio.CancelScope:
-        """Bounds a look: a provider that lets the lane wait must not let the job's deadline pass unnoticed."""
+        """Bound a poll, so that the job's deadline is noticed while the provider makes calls wait."""
         return anyio.move_on_after(max(tracked.deadline - self._clock.now(), 0.0) + self._transport.limits.call)
 
-    async def poll(self, tracked_jobs: Iterable[TrackedJob]) -> None:
-        """Make one status call about these jobs, and let each know what is said of it.
+    async def ask(self, ref: JobRef) -> StatusReport | None:
+        """Make one status call about a job, and return what is reported.
 
-        What makes no sense to ask again is the job's `poll_error` then.
+        Raises:
+            KlingError: The call failed.
+        """
+        answer = (await self._transport.run(self._transport.provider.poll([ref]), retry=self._retry)).get(ref)
+        if isinstance(answer, KlingError):
+            raise answer
+        return answer
+
+    async def poll(self, tracked_jobs: Iterable[TrackedJob]) -> None:
+        """Make one status call about these jobs, and apply what is reported of each.
+
+        If polling a job again would not help, the error becomes its `poll_error`.
         """
         now = self._clock.now()
         asked = {tracked.ref: tracked for tracked in tracked_jobs}
         for each in asked.values():
-            each.last_polled, each.poll_now = now, False
+            each.begin_poll(now)
         answers: Mapping[JobRef, StatusReport | KlingError]
         try:
-            answers = await self._transport.run(self._transport.provider.poll(list(asked)))
+            answers = await self._transport.run(self._transport.provider.poll(list(asked)), retry=self._retry)
         except KlingError as error:
             answers = {ref: copy_error(error) for ref in asked}
         for ref, tracked in asked.items():
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
-                self._stumble(tracked, answer, now)
+                self._record_failure(tracked, answer, now)
                 continue
             tracked.failing_since = tracked.poll_error = None
             self._failure_logged = False
             if answer is not None:
+                tracked.confirm()
                 await tracked.apply(answer, "poll")
             tracked.last_seen_running = now
 
-    def _stumble(self, tracked: TrackedJob, error: KlingError, now: float) -> None:
-        """A look failed: decide whether those who wait should hear of it."""
+    def _record_failure(self, tracked: TrackedJob, error: KlingError, now: float) -> None:
+        """Note that a poll failed, and decide whether the error is raised to those who wait."""
         if tracked.ended:  # meanwhile, by a webhook
             return
         tracked.failing_since = now if tracked.failing_since is None else tracked.failing_since
@@ -81,21 +98,24 @@ class StatusCaller:
         else:
             lasting = now - tracked.failing_since >= self._transport.limits.poll_failure_timeout
             final = lasting or isinstance(error, Unauthorized | ConfigurationError)
-        said = logging.INFO if self._failure_logged and not final else logging.WARNING
+        level = logging.INFO if self._failure_logged and not final else logging.WARNING
         self._failure_logged = True
         event = {"event": "poll_failed_for_good" if final else "poll_failed"}
-        log.log(said, "a look at job %s failed%s: %s", tracked.ref, "" if final else ", it goes on", error, extra=event)
+        goes_on = "" if final else " and is repeated later"
+        log.log(level, "the poll of job %s failed%s: %s", tracked.ref, goes_on, error, extra=event)
         if final:
             if tracked.submitted_here:
                 error.message += "; the job was bought and is not lost"
                 error.remedies = (Remedy("attach", ref=str(tracked.ref), detail="to go on"), *error.remedies)
             tracked.poll_error = error
             tracked.failing_since = None
+            if isinstance(error, JobNotFound):
+                tracked.release()  # nothing would come of polling it again, whoever asks
             tracked.wake()
 
 
 def copy_error(error: ErrorT) -> ErrorT:
-    """A copy for one of several jobs or tasks: each names its own job, and is raised on its own."""
+    """Return a copy for one of several jobs or tasks: each names its own job, and is raised on its own."""
     copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     return copied

@@ -13,6 +13,9 @@ from kling_async._scheduling.schedules import PollTimer
 
 __all__ = ["PollState"]
 
+_UNCONFIRMED = 1e9  # s by which the priority of a job that is not confirmed is lower
+_LONGEST_INTERVAL = 15.0  # s; where webhooks are expected, the timer's own interval may be minutes
+
 
 class PollState:
     """What the poller knows of one job. All times are POSIX seconds.
@@ -27,7 +30,10 @@ class PollState:
     Attributes:
         last_polled: When it was last polled, whatever the answer.
         last_seen_running: When it was last known to run. It ended later than this.
+        confirmed: Whether the job is known to exist: it was submitted here, or the provider has reported on it. Other
+            jobs rank below all of these.
         poll_now: Whether a poll is due now, whatever the timer says.
+        next_urgent: Before this time no poll is urgent: an urgent one was sent, and its interval is not over.
         poll_granted: Whether the next poll was granted to it and is not sent yet.
         being_polled: Whether a task is its worker.
         poll_error: The permanent error of the last poll. It is raised to those who wait, once, and cleared by the next
@@ -39,10 +45,12 @@ class PollState:
 
     __slots__ = (
         "being_polled",
+        "confirmed",
         "deadline",
         "failing_since",
         "last_polled",
         "last_seen_running",
+        "next_urgent",
         "poll_error",
         "poll_granted",
         "poll_now",
@@ -60,7 +68,9 @@ class PollState:
         self.submitted_here = submitted_here
         self.last_polled = started
         self.last_seen_running = started
+        self.confirmed = submitted_here
         self.poll_now = not submitted_here
+        self.next_urgent = -math.inf
         self.poll_granted = False
         self.being_polled = False
         self.poll_error: KlingError | None = None
@@ -69,17 +79,35 @@ class PollState:
         self.stream_failures = 0
 
     def due(self) -> float:
-        """When it is polled next: when its timer says so, at its deadline, and at once if `poll_now`."""
-        if self.poll_now:
+        """When it is polled next: when its timer says so, at its deadline, and as soon as allowed if `poll_now`."""
+        if self.poll_now and self.next_urgent <= self.last_polled:
             return self.last_polled
         due = self.started + self.timer.next_poll(self.last_polled - self.started)
+        if self.poll_now:
+            due = min(due, self.next_urgent)
         return min(due, self.deadline) if self.last_polled < self.deadline else due
 
     def priority(self, now: float) -> float:
-        """What a poll is worth: the lag expected since the last one. Infinite if it must be sent now."""
-        if self.poll_now or now >= self.deadline:
+        """What a poll is worth: the lag expected since the last one. Infinite at its deadline.
+
+        Anybody can attach to a reference that does not exist. So a job that is not confirmed ranks below all that are.
+        """
+        if not self.confirmed:
+            return now - self.last_polled - _UNCONFIRMED
+        if now >= self.deadline:
             return math.inf
         return self.timer.expected_lag(self.last_polled - self.started, now - self.started)
+
+    def begin_poll(self, now: float) -> None:
+        """Note that it is polled now. If that was urgent, the next poll is not before the interval is over."""
+        if self.poll_now:
+            age = now - self.started
+            self.next_urgent = now + min(self.timer.next_poll(age) - age, _LONGEST_INTERVAL)
+        self.last_polled, self.poll_now = now, False
+
+    def confirm(self) -> None:
+        """Note that the job exists."""
+        self.confirmed = True
 
     def resume_from(self, known: float) -> None:
         """Take over what an earlier process knew: the job ran at that time."""

@@ -1,7 +1,7 @@
 """The jobs that one client knows.
 
-A job that was submitted or resumed stays in the registry until it ends or its deadline passes. A job that was only
-attached by its reference stays for as long as somebody holds its handle or waits for it.
+A job that was submitted or resumed stays in the registry until it ends, its deadline passes, or the provider does not
+know it. A job that was only attached by its reference stays for as long as somebody holds its handle or waits for it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,6 @@ class JobRegistry:
         self._attached: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
         self._by_attempt: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
         self._arrival = anyio.Event()
-        self._released = self.release  # one bound method for all jobs: each would keep one of its own
         self.on_release: Callable[[TrackedJob], None] = lambda _: None
         """Notified when a job that was submitted has ended, or its deadline has passed."""
 
@@ -155,6 +154,7 @@ class JobRegistry:
             known = self._track(accepted.ref, request, accepted.started, events, reported=reported)
         elif self._store.enabled and not known.recorded:  # it was only attached, and the ledger has it
             await known.start_recording(self._store.append_events, await self._store.events(known.ref))
+        known.confirm()
         known.key = accepted.key
         if self._timers is not None:
             self._by_attempt[accepted.attempt_id] = known
@@ -166,7 +166,7 @@ class JobRegistry:
         return known
 
     def release(self, ref: JobRef) -> None:
-        """Remove a job that has ended, or whose deadline has passed."""
+        """Remove a job that has ended, whose deadline has passed, or that the provider does not know."""
         self._attached.pop(str(ref), None)
         tracked = self._running.pop(str(ref), None)
         if tracked is not None:
@@ -205,7 +205,7 @@ class JobRegistry:
             deadline=since + (self._deadline or endpoint.deadline),
             clock=self._clock,
             record=self._store.append_events if self._store.enabled and started is not None else None,
-            settled=self._released,
+            owner=self,
             submitted_here=started is not None,
         )
         tracked.replay(events)

@@ -21,7 +21,7 @@ from kling_async._tracking.poll_state import PollState
 from kling_async._tracking.transitions import STATUS_ORDER, advance
 from kling_async.providers._base.request import Request
 
-__all__ = ["EndListener", "TrackedJob"]
+__all__ = ["EndListener", "JobOwner", "TrackedJob"]
 
 log = logging.getLogger("kling_async")
 
@@ -33,7 +33,14 @@ class EndListener(Protocol):
     """Somebody who is notified of a job's end without waiting for it."""
 
     def on_end(self, tracked: TrackedJob) -> None:
-        """The job has ended."""
+        """Take note that the job has ended."""
+
+
+class JobOwner(Protocol):
+    """Who keeps the job while it is tracked: the registry."""
+
+    def release(self, ref: JobRef) -> None:
+        """Keep the job no longer."""
 
 
 class TrackedJob(PollState):
@@ -47,7 +54,7 @@ class TrackedJob(PollState):
         deadline: POSIX time at which waiting for it ends.
         clock: The client's clock.
         record: Makes an event durable. If None, events are kept in memory only.
-        settled: Called when waiting for the job is over: it ended, or its deadline passed.
+        owner: Keeps the job until it ends. If None, nobody does.
         submitted_here: Whether we submitted it (see `PollState`).
 
     Attributes:
@@ -63,13 +70,13 @@ class TrackedJob(PollState):
         "_clock",
         "_lock",
         "_log",
+        "_owner",
         "_record",
         "_status",
         "key",
         "listener",
         "reported_failure",
         "request",
-        "settled",
     )
 
     def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
@@ -82,12 +89,12 @@ class TrackedJob(PollState):
         deadline: float,
         clock: Clock,
         record: Record | None = None,
-        settled: Callable[[JobRef], None] = lambda _: None,
+        owner: JobOwner | None = None,
         submitted_here: bool = True,
     ) -> None:
         super().__init__(timer, started, deadline, submitted_here=submitted_here)
         self.request = request
-        self.settled = settled
+        self._owner = owner
         self.key: str | None = None
         self.listener: EndListener | None = None
         self.reported_failure: StatusReport | None = None
@@ -246,9 +253,14 @@ class TrackedJob(PollState):
 
     def _end(self) -> None:
         """Notify those who do not wait that the job has ended."""
-        self.settled(self.ref)
+        self.release()
         if self.listener is not None:
             self.listener.on_end(self)
+
+    def release(self) -> None:
+        """Track the job no longer: it has ended, its deadline has passed, or the provider does not know it."""
+        if self._owner is not None:
+            self._owner.release(self.ref)
 
     async def change(self) -> None:
         """Wait for a change: an event, an error, or the grant of a poll. It may also return without one."""

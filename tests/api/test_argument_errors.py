@@ -297,3 +297,8 @@ def test_what_is_no_proxy_is_refused_when_the_client_is_made(proxy: str) -> None
 )
 def test_proxies_are_accepted(proxy: str) -> None:
     assert "runblob" in repr(Client(RunBlob(KEY), http=proxy))
+
+
+def test_a_deadline_without_end_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="must end at some time; pass a large number of seconds"):
+        Polling(deadline=math.inf)

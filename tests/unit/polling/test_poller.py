@@ -1,4 +1,4 @@
-"""The hand-over of looking between those who wait, in virtual time: nobody sleeps for ever, nobody looks in vain."""
+"""How those who wait share the polling, in virtual time: nobody sleeps for ever, and nobody polls without need."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def rationed(server: FakeRunBlob) -> AsyncIterator[Client]:
+async def limited(server: FakeRunBlob) -> AsyncIterator[Client]:
     async with Client(kling_async.RunBlob(KEY), http=server, polling=Polling(schedule="documented")) as made:
         yield made
 
@@ -58,8 +58,8 @@ def identity(request: httpx.Request) -> str:
     return request.url.path.rpartition("/")[2]
 
 
-async def test_a_run_that_ends_leaves_the_watch_to_those_who_wait(client: Client, server: FakeRunBlob) -> None:
-    """While a bulk run is under way its patrol keeps the watch; leaving its block hands that over."""
+async def test_when_a_bulk_run_ends_a_task_that_waits_becomes_the_driver(client: Client, server: FakeRunBlob) -> None:
+    """While a bulk run is under way, one of its workers drives. A task that waits takes over when the run ends."""
     server.duration = 300
     [job] = await submit(client, 1)
     server.duration = 20
@@ -74,8 +74,8 @@ async def test_a_run_that_ends_leaves_the_watch_to_those_who_wait(client: Client
     assert idle(client)
 
 
-async def test_looks_that_were_awarded_to_a_run_that_ended_block_nobody(server: FakeRunBlob) -> None:
-    """More looks wait for somebody to make them than may; then those who would have made them go."""
+async def test_polls_that_were_granted_to_a_run_that_ended_block_nobody(server: FakeRunBlob) -> None:
+    """As many granted polls wait for a worker as may. Then the workers leave."""
     async with Client(
         kling_async.RunBlob(KEY), http=server, polling=Polling(**FREE), limits=Limits(connections=2)
     ) as client:
@@ -99,7 +99,7 @@ async def test_looks_that_were_awarded_to_a_run_that_ended_block_nobody(server: 
 
 
 async def test_a_run_that_ends_loses_no_job_of_another_run(client: Client, server: FakeRunBlob) -> None:
-    """Runs share the looking: a look that one makes for the other is not lost when the one ends."""
+    """Runs share their workers: a poll that one run sends for the other is not lost when the one ends."""
     outcomes: list[kling_async.Outcome] = []
 
     async def long() -> None:
@@ -112,7 +112,7 @@ async def test_a_run_that_ends_loses_no_job_of_another_run(client: Client, serve
             await anyio.sleep(0.01)
             group.start_soon(long)
             server.latency = 2
-            await anyio.sleep(11.5)  # in the middle of the looks at 10 s
+            await anyio.sleep(11.5)  # in the middle of the polls at 10 s
         server.latency = 0.05
         await anyio.sleep(400)
         group.cancel_scope.cancel()
@@ -120,8 +120,8 @@ async def test_a_run_that_ends_loses_no_job_of_another_run(client: Client, serve
     assert idle(client)
 
 
-async def test_a_look_that_takes_long_holds_up_no_other_job(client: Client, server: FakeRunBlob) -> None:
-    """Somebody always keeps the watch, also when the one asked first is busy with a look of its own."""
+async def test_a_slow_poll_delays_no_other_job(client: Client, server: FakeRunBlob) -> None:
+    """Somebody always drives, also when the first driver is busy with a poll of its own."""
     first, second, third = await submit(client, 3)
     slow = {first.ref.id, second.ref.id}
 
@@ -134,13 +134,11 @@ async def test_a_look_that_takes_long_holds_up_no_other_job(client: Client, serv
     async with anyio.create_task_group() as group:
         for job in (first, second, third):
             group.start_soon(job.wait)
-    looks = [round(at) for at in server.generations[third.ref.id].looks]
-    assert looks == [5, 10, 20, 35, 50, 65]
+    polls = [round(at) for at in server.generations[third.ref.id].looks]
+    assert polls == [5, 10, 20, 35, 50, 65]
 
 
-async def test_everyone_who_waits_hears_at_once_that_the_provider_stays_away(
-    client: Client, server: FakeRunBlob
-) -> None:
+async def test_an_unreachable_provider_is_raised_to_all_who_wait(client: Client, server: FakeRunBlob) -> None:
     [job] = await submit(client, 1)
 
     async def gone(request: httpx.Request) -> httpx.Response | None:
@@ -148,21 +146,21 @@ async def test_everyone_who_waits_hears_at_once_that_the_provider_stays_away(
 
     server.intercept = gone
     start = anyio.current_time()
-    heard: list[float] = []
+    raised: list[float] = []
 
     async def wait() -> None:
         with pytest.raises(kling_async.TransportFailed):
             await job
-        heard.append(anyio.current_time() - start)
+        raised.append(anyio.current_time() - start)
 
     async with anyio.create_task_group() as group:
         for _ in range(5):
             group.start_soon(wait)
-    assert len(heard) == 5
-    assert max(heard) < 300
+    assert len(raised) == 5
+    assert max(raised) < 300
 
 
-async def test_everyone_who_waits_hears_of_the_deadline_by_one_look(client: Client, server: FakeRunBlob) -> None:
+async def test_one_poll_at_the_deadline_ends_the_wait_of_all(client: Client, server: FakeRunBlob) -> None:
     server.duration = 10_000
     [job] = await submit(client, 1)
     errors: list[GenerationTimeout] = []
@@ -180,8 +178,8 @@ async def test_everyone_who_waits_hears_of_the_deadline_by_one_look(client: Clie
     assert sum(at >= 899 for at in generation.looks) == 1
 
 
-async def test_an_end_that_is_heard_of_during_a_look_outweighs_its_failure(client: Client, server: FakeRunBlob) -> None:
-    """A webhook tells the end while a look is under way which then fails for good."""
+async def test_an_end_that_is_reported_during_a_poll_outweighs_its_failure(client: Client, server: FakeRunBlob) -> None:
+    """A webhook reports the end during a poll, which then fails for good."""
     [job] = await submit(client, 1)
     artifact = kling_async.Artifact("video", "https://cdn.runblob.test/x")
 
@@ -194,10 +192,10 @@ async def test_an_end_that_is_heard_of_during_a_look_outweighs_its_failure(clien
     assert server.requests["poll"] == 1
 
 
-async def test_a_refresh_is_served_while_hundreds_compete(rationed: Client, server: FakeRunBlob) -> None:
-    """Who asks for a look now comes next, under a ration of one a second that is never free."""
+async def test_a_refresh_is_served_while_hundreds_compete(limited: Client, server: FakeRunBlob) -> None:
+    """A refresh comes next, although other jobs compete for every call that the limit of one a second allows."""
     server.duration = 500
-    jobs = await submit(rationed, 300)
+    jobs = await submit(limited, 300)
     async with anyio.create_task_group() as group:
         for job in jobs[:299]:
             group.start_soon(job.wait)
@@ -211,11 +209,11 @@ async def test_a_refresh_is_served_while_hundreds_compete(rationed: Client, serv
         await anyio.sleep(60)
         assert server.requests["poll"] - before == pytest.approx(60, abs=2)
         group.cancel_scope.cancel()
-    assert idle(rationed)
+    assert idle(limited)
 
 
 async def test_deadlines_are_kept_while_hundreds_compete(server: FakeRunBlob) -> None:
-    """A ration of one a second, 300 jobs, five of them with an earlier deadline: they hear of it in time."""
+    """One status call a second is allowed, and five of 300 jobs have an earlier deadline."""
     server.duration = 2000
     late: list[float] = []
     async with Client(kling_async.RunBlob(KEY), http=server, polling=Polling(schedule="documented")) as client:
@@ -236,7 +234,7 @@ async def test_deadlines_are_kept_while_hundreds_compete(server: FakeRunBlob) ->
         assert idle(client)
 
 
-async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, server: FakeRunBlob) -> None:
+async def test_throttled_polls_keep_the_deadline(client: Client, server: FakeRunBlob) -> None:
     """The provider refuses every status call for hours: the wait ends at the deadline all the same."""
     jobs = await submit(client, 50)
 
@@ -259,13 +257,13 @@ async def test_a_lane_that_is_told_to_wait_keeps_the_deadline(client: Client, se
 
 
 @pytest.mark.parametrize("waiting", ["await", "events", "map"])
-async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: FakeRunBlob, waiting: str) -> None:
+async def test_finished_jobs_leave_nothing_behind(limited: Client, server: FakeRunBlob, waiting: str) -> None:
     server.duration = 5
-    poller = rationed._sessions["runblob"].poller
+    poller = limited._sessions["runblob"].poller
     poller._rate_limiter._interval = 0.001
 
     async def one() -> None:
-        job = await rationed.submit(VIDEO)
+        job = await limited.submit(VIDEO)
         if waiting == "await":
             await job
         else:
@@ -273,23 +271,23 @@ async def test_finished_jobs_leave_nothing_behind(rationed: Client, server: Fake
                 pass
 
     if waiting == "map":
-        async with rationed.map([VIDEO] * 300) as outcomes:
+        async with limited.map([VIDEO] * 300) as outcomes:
             assert len([outcome async for outcome in outcomes]) == 300
         del outcomes
     else:
         async with anyio.create_task_group() as group:
             for _ in range(300):
                 group.start_soon(one)
-    assert idle(rationed)
-    assert rationed.jobs == ()
+    assert idle(limited)
+    assert limited.jobs == ()
     await checkpoint()
     gc.collect()
     left = sum(isinstance(thing, TrackedJob) for thing in gc.get_objects())
-    assert left <= 50, "a few may stay until the heaps are swept"
+    assert left <= 50, "a few may stay until the heaps are cleaned"
 
 
-class CountingContest(PollQueue[TrackedJob]):
-    """Counts how often it is asked: once a turn of the keeper's loop, and once a job that enters."""
+class CountingQueue(PollQueue[TrackedJob]):
+    """Counts how often it is asked: once in each turn of the driver's loop, and once for each job that enters."""
 
     turns = 0
 
@@ -298,10 +296,10 @@ class CountingContest(PollQueue[TrackedJob]):
         return super().next_due()
 
 
-async def test_the_watch_does_not_spin(client: Client, server: FakeRunBlob) -> None:
-    """A thousand jobs take some turns of the keeper's loop a look, however long they wait."""
+async def test_the_driver_does_not_spin(client: Client, server: FakeRunBlob) -> None:
+    """A thousand jobs take a few turns of the driver's loop for each poll, however long they wait."""
     server.duration = 100
-    queue = client._sessions["runblob"].poller._queue = CountingContest()
+    queue = client._sessions["runblob"].poller._queue = CountingQueue()
     async with anyio.create_task_group() as group:
         for _ in range(1000):
             group.start_soon(client.run, VIDEO)
@@ -355,3 +353,128 @@ async def test_a_granted_poll_is_sent_though_the_worker_that_is_called_leaves(
     assert scope.cancel_called
     assert [round(at) for at in next(iter(server.generations.values())).looks] == [5, 10, 20, 35]
     assert idle(client)
+
+
+async def bought_lags(client: Client, server: FakeRunBlob, strangers: int) -> list[float]:
+    """Buy 8 jobs, let strangers ask about jobs that do not exist, and return how late each bought end was known."""
+    server.duration = 60
+    lags: list[float] = []
+
+    async def buy() -> None:
+        job = await client.submit(VIDEO)
+        created = server.generations[job.ref.id].created
+        await job
+        lags.append(anyio.current_time() - created - 60)
+
+    async def read(number: int) -> None:
+        job = client.attach(f"runblob/o3-video/00000000-0000-4000-8000-{number:012}")
+        with anyio.move_on_after(5), pytest.raises(kling_async.JobNotFound):
+            await job
+
+    async with anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(buy)
+        await anyio.sleep(1)
+        for start in range(0, strangers, 10):
+            for number in range(start, start + 10):
+                group.start_soon(read, number)
+            await anyio.sleep(2)
+    return sorted(lags)
+
+
+async def test_jobs_that_nobody_has_confirmed_do_not_delay_bought_jobs(server: FakeRunBlob) -> None:
+    """300 strangers attach to jobs that do not exist, and leave after 5 s. One status call a second is allowed."""
+    lags = []
+    for strangers in (0, 300):
+        polling = Polling(schedule="documented")
+        async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as client:
+            lags.append(await bought_lags(client, server, strangers))
+            assert idle(client)
+            assert client.jobs == ()
+    without, beside = lags
+    assert len(beside) == len(without) == 8
+    assert max(beside) <= max(without) + 2
+
+
+async def test_repeated_webhooks_for_one_job_do_not_delay_other_jobs(limited: Client, server: FakeRunBlob) -> None:
+    """379 webhooks come for one job. Each interval of its schedule has one urgent poll at most."""
+    server.duration = 60
+    jobs = await submit(limited, 10)
+    lags: list[float] = []
+
+    async def wait(job: Job) -> None:
+        await job
+        lags.append(anyio.current_time() - server.generations[job.ref.id].created - 60)
+
+    poller = limited._sessions["runblob"].poller
+    async with anyio.create_task_group() as group:
+        for job in jobs:
+            group.start_soon(wait, job)
+        await anyio.sleep(0.1)
+        for _ in range(379):
+            poller.poll_soon(jobs[0]._tracked)
+            await anyio.sleep(0.1)
+    assert len(server.generations[jobs[0].ref.id].looks) <= 12
+    assert max(lags) < 15 + 10
+
+
+async def test_urgent_polls_leave_half_of_the_rate_limit(limited: Client, server: FakeRunBlob) -> None:
+    """A hundred tasks refresh jobs again and again. The polls by schedule go on."""
+    server.duration = 500
+    jobs = await submit(limited, 60)
+    refreshed = 0
+
+    async def refresh(job: Job) -> None:
+        nonlocal refreshed
+        while True:
+            await job.refresh()
+            refreshed += 1
+
+    async with anyio.create_task_group() as group:
+        for job in jobs:
+            group.start_soon(job.wait)
+        for job in (*jobs, *jobs[:40]):
+            group.start_soon(refresh, job)
+        await anyio.sleep(60)
+        before, refreshed = server.requests["poll"], 0
+        await anyio.sleep(60)
+        assert server.requests["poll"] - before == pytest.approx(60, abs=2)
+        assert refreshed == pytest.approx(30, abs=2)
+        group.cancel_scope.cancel()
+    assert idle(limited)
+
+
+async def test_a_job_that_the_provider_does_not_know_is_polled_no_more(client: Client, server: FakeRunBlob) -> None:
+    """`Client.follow` gives up a job that is not found. A later submission does not make it ask again."""
+    [job] = await submit(client, 1)
+    del server.generations[job.ref.id]
+    async with anyio.create_task_group() as group:
+        group.start_soon(client.follow)
+        await anyio.sleep(120)
+        assert client.jobs == ()
+        before = server.requests["poll"]
+        server.duration = 1000
+        await submit(client, 5)
+        await anyio.sleep(4)
+        assert server.requests["poll"] == before
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("failure", ["HTTP 500", "reset"])
+async def test_failed_status_calls_are_repeated_within_the_rate_limit(
+    limited: Client, server: FakeRunBlob, failure: str
+) -> None:
+    """A hundred jobs are polled for 30 s. The provider allows one status call a second, and all of them fail."""
+    jobs = await submit(limited, 100)
+
+    async def fail(request: httpx.Request) -> httpx.Response | None:
+        if failure == "reset":
+            raise httpx.ReadError("reset by peer", request=request)
+        return httpx.Response(500, json={"error": "INTERNAL_ERROR"})
+
+    server.intercept = fail
+    with anyio.move_on_after(30):
+        async with anyio.create_task_group() as group:
+            for job in jobs:
+                group.start_soon(job.wait)
+    assert 25 <= server.requests["poll"] <= 31

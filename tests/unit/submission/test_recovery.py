@@ -33,6 +33,7 @@ from kling_async import (
     SubmissionUnknown,
 )
 from kling_async.providers.runblob import O3Video
+from kling_async.webhooks import Delivery
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -323,6 +324,8 @@ def test_a_client_that_one_event_loop_uses_is_refused_to_another(server: FakeRun
         assert waiting.wait(10)
         with pytest.raises(ConfigurationError, match="another event loop"):
             asyncio.run(client.submit(VIDEO))
+        with pytest.raises(ConfigurationError, match="run_coroutine_threadsafe"):
+            asyncio.run(client.deliver(Delivery("runblob", "key", "token", b"{}")))
     finally:
         done.set()
         thread.join()
