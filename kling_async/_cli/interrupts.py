@@ -64,11 +64,13 @@ async def submit_or_note(submission: Awaitable[Job], client: Client, key: str, r
     """
     import anyio  # noqa: PLC0415  # this module is the first that is loaded
 
+    from kling_async._cli.output.events import JobStarted  # noqa: PLC0415  # the same
+
     try:
         job = await submission
     except anyio.get_cancelled_exc_class():
         for job in client.jobs:  # the id came, and its handle was lost with the cancellation
-            report.begun(job.ref)
+            report.emit(JobStarted(job.ref))
         if not client.jobs:
             with anyio.CancelScope(shield=True):
                 report.interrupt_note = await _doubt(client, key) or report.interrupt_note

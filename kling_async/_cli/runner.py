@@ -38,10 +38,13 @@ from kling_async._cli.errors import (
 )
 from kling_async._cli.file_names import Names
 from kling_async._cli.ledger import work_with
+from kling_async._cli.output.events import FileProgress, FilesSaved, JobChanged, JobOver
 from kling_async._cli.output.formatting import money
-from kling_async._cli.output.live import LiveReport
-from kling_async._cli.output.reports import JsonReport, PlainReport, Report, resume_command, take_up_command
+from kling_async._cli.output.json_lines import JsonRenderer
+from kling_async._cli.output.live import LiveRenderer
+from kling_async._cli.output.reports import Report, resume_command, take_up_command
 from kling_async._cli.output.terminal import terminal
+from kling_async._cli.output.text import TextRenderer
 from kling_async._cli.request_arguments import find
 from kling_async.providers.base import Provider
 
@@ -81,9 +84,9 @@ def choose_report(
 
     follow = resume if resumable else None
     if as_json:
-        return JsonReport(follow)
+        return Report(JsonRenderer(), follow)
     console = terminal()
-    return LiveReport(console, follow) if console else PlainReport(follow)
+    return Report(LiveRenderer(console, show_refs=resumable) if console else TextRenderer(), follow)
 
 
 @contextmanager
@@ -300,20 +303,20 @@ async def collect(job: Job, place: Path | Names, report: Report) -> None:
     """
     try:
         async for event in job:
-            report.event(job.ref, event)
+            report.emit(JobChanged(job.ref, event))
         result = await job
     except (GenerationFailed, GenerationCancelled, JobNotFound) as error:
-        report.over(job.ref)
+        report.emit(JobOver(job.ref))
         if not isinstance(error, JobNotFound) and job.cost is not None:
             refunded = find(job.ref.endpoint)[0].features.refunded(job.status)
             report.say(f"{money(job.cost)} was {'refunded' if refunded else 'charged'} for the {job.status} job")
         raise
 
     def progress(done: int, total: int | None) -> None:
-        report.saving(job.ref, done, total)
+        report.emit(FileProgress(job.ref, done, total))
 
     if isinstance(place, Names):
         paths = await place.save(result, progress)  # noqa: ASYNC240  # not a method of Path
     else:
         paths = await result.save(place, progress=progress)
-    report.saved(result, paths)
+    report.emit(FilesSaved(result, paths))

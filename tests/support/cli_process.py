@@ -49,10 +49,12 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
 
 
 def environment_of(sandbox: Sandbox) -> dict[str, str]:
-    """What leads the program to a sandbox, at every provider."""
+    """What leads the program to a sandbox, at every provider that it emulates."""
+    emulated = {provider.name for provider in sandbox.providers()}
     return {
         variable: value
         for kind in ALL_PROVIDERS
+        if kind.name in emulated
         for variable, value in zip(
             kind.env_vars, (sandbox.api_key(kind.name), sandbox.base_url(kind.name)), strict=True
         )

@@ -18,18 +18,19 @@ from typing import Annotated
 import anyio
 import typer
 
-from kling_async import Budget, Client, Polling, Progressive
+from kling_async import Budget, Client, Polling, Progressive, SqliteLedger, inspect_ledger
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
-from kling_async._cli.bulk.plan import OutputPaths, Task, conflicts, estimate, plan_of
-from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport, choose_bulk_report
+from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, Timeout, options_from
+from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
+from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import find, parse_settings
-from kling_async._cli.runner import destination, handle_errors, open_client, patience, run
+from kling_async._cli.runner import choose_report, destination, handle_errors, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async.providers import ALL_PROVIDERS
 
@@ -163,7 +164,7 @@ def bulk(options: _Options) -> None:
 
     kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
     """
-    report = choose_bulk_report(as_json=options.as_json, directory=options.output / "files")
+    report = choose_report(as_json=options.as_json, directory=options.output / "files")
     with handle_errors(report):
         places, polling, amounts = options.places, options.polling, options.amounts
         webhooks = listener(options.webhook_url, options.listen)
@@ -178,7 +179,8 @@ def bulk(options: _Options) -> None:
             if sentence:
                 report.say(sentence)
         if options.dry_run:
-            estimate(plan, rows, results, report)
+            sums = anyio.run(_estimates, plan, results, places)
+            report.emit(Estimated(len(rows), len(plan), sums))
             if limit is not None:
                 report.say(f"the budget: {anyio.run(budget_left, left, places)}")
             return
@@ -198,9 +200,7 @@ def bulk(options: _Options) -> None:
         raise typer.Exit(work.code())
 
 
-def _valid_rows(
-    options: _Options, results: Results, places: OutputPaths, report: PlainBulkReport | JsonBulkReport
-) -> tuple[list[Row], Decimal]:
+def _valid_rows(options: _Options, results: Results, places: OutputPaths, report: Report) -> tuple[list[Row], Decimal]:
     """The rows of the file or shard, and their share of all rows.
 
     Raises:
@@ -217,7 +217,7 @@ def _valid_rows(
     adopt_results(good, results, places)
     bad += conflicts(good, results, places)
     if bad:
-        report.bad(bad)
+        report.emit(RowsRejected(bad))
         raise CommandError(f"{counted(len({row.line for row in bad}), 'row')} not valid; nothing was bought")
     if not good and options.part is None:
         raise CommandError(f"{options.title} has no rows; nothing was bought")
@@ -240,6 +240,19 @@ def parse_amounts(text: str) -> dict[Unit, Decimal]:
             raise CommandError(f"--budget {text!r:.40}: it names {name} twice")
         amounts[name] = Decimal(found[1] or found[3])
     return amounts
+
+
+async def _estimates(plan: list[Task], results: Results, places: OutputPaths) -> dict[str, EndpointEstimate]:
+    """What the plan would cost. It needs no key, and takes no ledger from a run that is active."""
+    used = {task.row.endpoint.name.partition("/")[0] for task in plan}
+    providers = [kind("a key, which is not sent") for kind in ALL_PROVIDERS if kind.name in used]
+    if not providers:
+        return {}
+    ledger = None
+    if places.ledger is not None and places.ledger.exists() and (await inspect_ledger(places.ledger)).owner is None:
+        ledger = SqliteLedger(places.ledger)
+    async with Client(providers, ledger=ledger) as client:
+        return await estimates(plan, client, results.prices())
 
 
 def _client(

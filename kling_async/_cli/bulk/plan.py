@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from kling_async import Cost
-from kling_async._cli.bulk.progress import JsonBulkReport, PlainBulkReport
+from kling_async import Client, Cost
 from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import BadRow, Row, Shard
-from kling_async._cli.output.formatting import money
-from kling_async._cli.output.reports import as_json
+from kling_async._cli.output.formatting import as_json, money
 
-__all__ = ["OutputPaths", "Task", "conflicts", "estimate", "plan_of", "record_before"]
+__all__ = ["EndpointEstimate", "OutputPaths", "Task", "conflicts", "estimates", "plan_of", "record_before"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,36 +116,59 @@ def record_before(row: Row) -> Record:
     )
 
 
-def estimate(
-    plan: Sequence[Task], rows: Sequence[Row], results: Results, report: PlainBulkReport | JsonBulkReport
-) -> None:
-    """Tell what it would cost, by endpoint: by documented prices, else by what rows of earlier runs cost."""
-    seen = results.prices()
-    sums: dict[str, dict[str, Any]] = {}
+@dataclass(slots=True)
+class EndpointEstimate:
+    """What the rows of one endpoint would cost.
+
+    Attributes:
+        rows: How many rows would be bought.
+        unpriced: For how many of these no price is known.
+        cost: The sum for the others.
+        estimated: Whether the sum has a price that no provider states as binding.
+    """
+
+    rows: int = 0
+    unpriced: int = 0
+    cost: Cost | None = None
+    estimated: bool = False
+
+    def add(self, cost: Cost | None, *, estimated: bool) -> None:
+        """Count one row."""
+        self.rows += 1
+        if cost is None:
+            self.unpriced += 1
+            return
+        self.cost = Cost(cost.amount + (self.cost.amount if self.cost else 0), cost.unit)
+        self.estimated = self.estimated or estimated
+
+    def words(self) -> str:
+        """The sum in words."""
+        if self.cost is None:
+            return "unknown"
+        return f"{'about ' if self.estimated else ''}{money(self.cost)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        cost = str(self.cost) if self.cost else None
+        return {"rows": self.rows, "unpriced": self.unpriced, "cost": cost, "estimated": self.estimated}
+
+
+async def estimates(plan: Sequence[Task], client: Client, prices: Mapping[str, Cost]) -> dict[str, EndpointEstimate]:
+    """What the plan would cost, by endpoint.
+
+    The figures are those of the budget: the documented price, or what the ledger says that the same settings cost, if
+    that was more. Where neither is known, it is what rows of earlier runs cost at most.
+
+    Args:
+        plan: The rows that would be bought.
+        client: Estimates requests. It has the providers of all rows, and the run's ledger.
+        prices: What rows of earlier runs cost at most, by endpoint.
+    """
+    sums: dict[str, EndpointEstimate] = {}
     for task in plan:
-        name = task.row.endpoint.name
-        price = task.row.endpoint.price(task.row.request) or seen.get(name)
-        entry = sums.setdefault(name, {"rows": 0, "unpriced": 0, "cost": None})
-        entry["rows"] += 1
-        if price is None:
-            entry["unpriced"] += 1
-        else:
-            spent = entry["cost"].amount if entry["cost"] else Decimal(0)
-            entry["cost"] = Cost(spent + price.amount, price.unit)
-    report.say(f"{len(rows)} valid rows, {len(rows) - len(plan)} of them done; nothing was bought")
-    if isinstance(report, JsonBulkReport):
-        told = {name: {**entry, "cost": entry["cost"] and str(entry["cost"])} for name, entry in sums.items()}
-        report.tell(type="dry-run", rows=len(rows), todo=len(plan), endpoints=told)
-        return
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    for title in ("Endpoint", "Rows", "Estimate", ""):
-        table.add_column(title, justify="right" if title in {"Rows", "Estimate"} else "left")
-    for name, entry in sums.items():
-        unpriced = f"{entry['unpriced']} price unknown until the first purchase" if entry["unpriced"] else ""
-        table.add_row(
-            name,
-            f"{entry['rows']:,}",
-            money(entry["cost"]) if entry["cost"] else "unknown",
-            Text(unpriced, style="dim"),
-        )
-    Console(highlight=False).print(table)
+        name, request = task.row.endpoint.name, task.row.request
+        documented = task.row.endpoint.price(request)
+        sure = documented is not None and not documented.estimated
+        cost = await client.estimate(request) or prices.get(name)
+        sums.setdefault(name, EndpointEstimate()).add(cost, estimated=not sure)
+    return sums

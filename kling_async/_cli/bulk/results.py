@@ -28,7 +28,7 @@ from kling_async import (
 )
 from kling_async._cli.atomic_file import unwritten, written_anew
 from kling_async._cli.errors import explain
-from kling_async._cli.output.reports import as_json
+from kling_async._cli.output.formatting import as_json, printable
 from kling_async._cli.request_arguments import find
 
 __all__ = ["Record", "Results", "State", "record_of"]
@@ -110,6 +110,13 @@ class Record:
     def price(self) -> Cost | None:
         """What the provider took for this attempt, be it that it was given back."""
         return _amount(self.cost or self.refunded)
+
+    @property
+    def error_line(self) -> str | None:
+        """What went wrong, on one line. If None, nothing did."""
+        if self.error is None or self.state == "completed":
+            return None
+        return f"line {self.line}: {self.state}: {printable(self.error['message'])}"
 
     def whole(self, directory: Path, *, save: bool) -> bool:
         """Whether all its files are where they were saved, as large as they were.

@@ -17,11 +17,13 @@ from kling_async import Artifact, BulkRun, BulkStopped, Client, DownloadFailed, 
 from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
-from kling_async._cli.bulk.progress import BulkProgress, JsonBulkReport, PlainBulkReport, error_line
+from kling_async._cli.bulk.progress import BulkProgress
 from kling_async._cli.bulk.results import Record, Results, record_of
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
 from kling_async._cli.file_names import ensure_writable
+from kling_async._cli.output.events import JobStarted, RowDone, RunDone, RunProgressed, RunStarted
+from kling_async._cli.output.reports import Report
 from kling_async._cli.webhook_listener import Listener
 
 __all__ = ["BulkExecution"]
@@ -36,7 +38,7 @@ class BulkExecution:
     rows: Sequence[Row]
     plan: Sequence[Task]
     results: Results
-    report: PlainBulkReport | JsonBulkReport
+    report: Report
     places: OutputPaths
     title: str
     save: int | None
@@ -88,7 +90,7 @@ class BulkExecution:
     async def _buy(self, client: Client, in_flight: int) -> None:
         requests = [(task.key, task.row.request) for task in self.plan]
         async with client.map(requests, in_flight=in_flight) as self._outcomes, anyio.create_task_group() as group:
-            self.report.watch(self.progress)
+            self.report.emit(RunStarted(self.progress))
             group.start_soon(self._tick)
             slots = anyio.Semaphore(self.save or 1)
             try:
@@ -115,7 +117,7 @@ class BulkExecution:
             lists = f"; `{_listing(ledger)}` lists them" if running or unknown else ""
             return f"{_sums(client, unknown)}{lists}. {advice}"
         for job in running:
-            self.report.begun(job.ref)
+            self.report.emit(JobStarted(job.ref))
         unknown = self.progress.states["unknown"] + max(self.progress.in_flight - len(running), 0)
         if running or unknown:
             advice = "No ledger has them (--no-ledger): look at the account before you give the same command again"
@@ -157,9 +159,9 @@ class BulkExecution:
         self.progress.states["waiting"] -= 1
         self.progress.states[record.state] += 1
         self.progress.ended += 1
-        if (text := error_line(record)) is not None:
+        if (text := record.error_line) is not None:
             self.progress.errors.append(text)
-        self.report.row(record)
+        self.report.emit(RowDone(record))
 
     def _count(self) -> None:
         if self._outcomes is not None:
@@ -169,7 +171,7 @@ class BulkExecution:
     async def _tick(self) -> None:
         while True:
             self._count()
-            self.report.tick()
+            self.report.emit(RunProgressed())
             await anyio.sleep(_TICK)
 
     def conclude(self) -> None:
@@ -185,7 +187,8 @@ class BulkExecution:
         seconds = self.progress.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
         self.progress.over = True
-        self.report.done(self.progress, [path for path in (self.places.results, self.places.page) if path.exists()])
+        outputs = [path for path in (self.places.results, self.places.page) if path.exists()]
+        self.report.emit(RunDone(self.progress, outputs))
 
     def code(self) -> int:
         """The exit code.

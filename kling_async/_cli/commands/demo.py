@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
+from pydantic import ValidationError
 
 from kling_async import Client, KlingError, Polling, Progressive, Request
 from kling_async._cli.commands.sandbox import exports
 from kling_async._cli.errors import explain
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.options import AsJson
+from kling_async._cli.output.events import AllJobsEnded, JobStarted
 from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import choose_report, collect, destination, handle_errors, run
 from kling_async.providers.base import Endpoint, Provider
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["demo", "programme"]
 
 _PICTURES = 2
-_SMALL = {"resolution": "1k"}  # where it can be chosen: enough to look at, and drawn in a moment
+_SMALL = "1k"  # the resolution, where it can be chosen: large enough to see, and drawn in a moment
+_VIDEO = re.compile("to-video|o3-video|omni-video|v3-video")
+_PICTURE = re.compile("photo|image")
 _SHORTEST = 0.05  # s between two polls, however fast time runs
 _INTERVALS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule; divided by the speed
 _PROMPTS = (
@@ -94,7 +99,7 @@ class _Demo:
                 for endpoint, request in programme(providers):
                     group.start_soon(self._make, client, endpoint, request)
             self.finished = True
-            self.report.stop_drawing()
+            self.report.emit(AllJobsEnded())
             if keep:
                 self.report.say("The sandbox goes on; Ctrl-C ends it. To send it jobs from another terminal:")
                 for line in exports(self.sandbox):
@@ -105,7 +110,7 @@ class _Demo:
         """One job; its failure is told, and spoils none of the others."""
         try:
             job = await client.submit(request)
-            self.report.begun(job.ref, endpoint.duration_prior(request).median / self.speed)
+            self.report.emit(JobStarted(job.ref, endpoint.duration_prior(request).median / self.speed))
             await collect(job, self.directory, self.report)
         except KlingError as error:
             problem = explain(error)
@@ -114,28 +119,24 @@ class _Demo:
 
 
 def programme(providers: Sequence[Provider]) -> list[tuple[Endpoint[Any], Request]]:
-    """One video and one picture of each provider, and at least two pictures; each with a prompt of its own."""
-    videos, pictures = [], []
+    """One video and one picture of each provider that has them, and at least two pictures, each with its own prompt."""
+    videos: list[Endpoint[Any]] = []
+    pictures: list[Endpoint[Any]] = []
     for provider in providers:
-        found = [endpoint for endpoint in provider.endpoints if _needs_only_words(endpoint)]
-        moving = [endpoint for endpoint in found if {"duration", "aspect_ratio"} <= set(endpoint.request.model_fields)]
-        still = [endpoint for endpoint in found if "aspect_ratio" in endpoint.request.model_fields]
-        videos += moving[:1]
-        pictures += [endpoint for endpoint in still if endpoint not in moving][:1]
+        simple = [endpoint for endpoint in provider.endpoints if _request(endpoint, _PROMPTS[0]) is not None]
+        videos += [endpoint for endpoint in simple if _VIDEO.search(endpoint.name)][:1]
+        pictures += [endpoint for endpoint in simple if _PICTURE.search(endpoint.name)][:1]
     pictures = list(islice(cycle(pictures), max(len(pictures), _PICTURES)))
-    return [(endpoint, _request(endpoint, text)) for endpoint, text in zip([*videos, *pictures], cycle(_PROMPTS))]
+    jobs = [(endpoint, _request(endpoint, text)) for endpoint, text in zip([*videos, *pictures], cycle(_PROMPTS))]
+    return [(endpoint, request) for endpoint, request in jobs if request is not None]
 
 
-def _needs_only_words(endpoint: Endpoint[Any]) -> bool:
-    needed = {name for name, info in endpoint.request.model_fields.items() if info.is_required()}
-    return needed == {"prompt"}
-
-
-def _request(endpoint: Endpoint[Any], prompt: str) -> Request:
-    fields = endpoint.request.model_fields
-    # Videos are measured in lines ("720p"), and their default is the smallest.
-    chosen = {
-        name: value for name, value in _SMALL.items() if name in fields and not str(fields[name].default).endswith("p")
-    }
-    request: Request = endpoint.request.model_validate({"prompt": prompt, **chosen})
+def _request(endpoint: Endpoint[Any], prompt: str) -> Request | None:
+    """A request of a prompt alone. If None, the endpoint needs more, such as an image."""
+    known = endpoint.request.model_json_schema()["properties"].get("resolution", {})
+    chosen = {"resolution": _SMALL} if _SMALL in str(known) else {}
+    try:
+        request: Request = endpoint.request.model_validate({"prompt": prompt, **chosen})
+    except ValidationError:
+        return None
     return request

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -54,11 +55,12 @@ def endpoints(
 
 
 def _price(endpoint: Endpoint[Any]) -> Cost | None:
-    """The documented price with the default settings. If None, it is not documented, or a request needs inputs."""
-    needed = {name for name, info in endpoint.request.model_fields.items() if info.is_required()}
-    if needed != {"prompt"}:
+    """The documented price with the default settings. If None, it depends on the request or is not documented."""
+    try:
+        request = endpoint.request.model_validate({"prompt": "a prompt"})
+    except ValidationError:  # it needs more than a prompt, and its price may depend on that
         return None
-    price = endpoint.price(endpoint.request.model_validate({"prompt": "a prompt"}))
+    price = endpoint.price(request)
     return Cost(price.amount, price.unit) if price else None
 
 

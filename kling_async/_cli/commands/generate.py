@@ -19,6 +19,7 @@ from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, Timeout, options_from
+from kling_async._cli.output.events import JobStarted
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
@@ -159,9 +160,8 @@ class _Order:
         if place is None:
             report.submitted(job.ref, job.cost)
             return
-        report.begun(
-            job.ref, self.endpoint.duration_prior(self.request).median / self.speed
-        )  # before anything is told, which may fail
+        expected = self.endpoint.duration_prior(self.request).median / self.speed
+        report.emit(JobStarted(job.ref, expected))  # before anything is shown, which may fail
         if job.cost is not None:
             fresh = "bought" if client.statistics().submitted else "it was bought before,"
             report.say(f"{fresh} for {money(job.cost)}")
@@ -195,7 +195,7 @@ def watch(
 async def _watch(client: Client, ref: JobRef, place: Path | Names, report: Report) -> None:
     async with client:
         await prepare(place)
-        report.begun(ref)
+        report.emit(JobStarted(ref))
         await _collect(client.attach(ref), place, report)
 
 

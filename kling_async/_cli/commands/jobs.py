@@ -19,8 +19,8 @@ from rich.text import Text
 from kling_async import Status, Submission, SubmissionState, inspect_ledger
 from kling_async._cli.ledger import LedgerFile, existing
 from kling_async._cli.options import AsJson
-from kling_async._cli.output.formatting import duration, money, printable
-from kling_async._cli.output.reports import Report, as_json
+from kling_async._cli.output.formatting import as_json, duration, money, printable
+from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
 

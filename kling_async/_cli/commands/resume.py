@@ -31,6 +31,7 @@ from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import HERE, LedgerFile, existing
 from kling_async._cli.options import AsJson, Output, Timeout
 from kling_async._cli.output.advice import as_command
+from kling_async._cli.output.events import JobStarted, JobUnresolved
 from kling_async._cli.output.formatting import money, printable
 from kling_async._cli.output.reports import Report, take_up_command
 from kling_async._cli.request_arguments import find
@@ -93,7 +94,7 @@ class _Recovery:
                     group.start_soon(self._finish, job)
             for submission in await self.client.unresolved():
                 self.code = self.code or UNKNOWN
-                self.report.unresolved(submission)
+                self.report.emit(JobUnresolved(submission))
 
     def _known(self, submission: Submission) -> bool:
         return submission.provider in self.client.statistics().providers
@@ -105,7 +106,7 @@ class _Recovery:
         return await self.client.resolve(submission.key, submission.ref)
 
     async def _finish(self, job: Job) -> None:
-        self.report.begun(job.ref)
+        self.report.emit(JobStarted(job.ref))
         try:
             await collect(job, self.directory, self.report)
         except KlingError as error:

@@ -1,24 +1,38 @@
-"""The live table: every job with its status, its age, and how far it is."""
+"""Events on a terminal: a table of jobs or the progress of a bulk run, drawn anew as things change, and lines above."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import Event, JobRef, Result, Status
+from kling_async import JobRef, Status
+from kling_async._cli.output.events import (
+    AllJobsEnded,
+    FileProgress,
+    FilesSaved,
+    JobChanged,
+    JobStarted,
+    ReportEvent,
+    RowDone,
+    RunDone,
+    RunProgressed,
+    RunStarted,
+)
 from kling_async._cli.output.formatting import duration, printable, size
-from kling_async._cli.output.reports import PlainReport
 from kling_async._cli.output.terminal import Display
+from kling_async._cli.output.text import TextRenderer, print_product
 
-__all__ = ["LiveReport"]
+if TYPE_CHECKING:
+    from kling_async._cli.bulk.progress import BulkProgress
+
+__all__ = ["LiveRenderer"]
 
 _MARKS = {
     Status.PENDING: ("○", "yellow"),
@@ -26,6 +40,15 @@ _MARKS = {
     Status.COMPLETED: ("✓", "green"),
     Status.FAILED: ("✗", "red"),
     Status.CANCELLED: ("✗", "magenta"),
+}
+_STATES = {
+    "completed": "green",
+    "failed": "red",
+    "refused": "red",
+    "unknown": "yellow",
+    "running": "cyan",
+    "unsaved": "magenta",
+    "waiting": "dim",
 }
 _ALMOST = 0.95  # an estimate never says that a job is done
 _BAR = 16  # columns
@@ -45,6 +68,15 @@ class _Row:
     ended: float | None = None
     outcome: str = ""
 
+    def change(self, change: JobChanged) -> None:
+        event = change.event
+        self.status, self.progress = event.status, event.progress
+        if event.status.terminal:
+            self.ended = time.monotonic()
+            self.outcome = str(event.failures[0]) if event.failures and event.status is Status.FAILED else ""
+        if event.status is Status.COMPLETED:
+            self.outcome = "saving"
+
     def age(self) -> float:
         return (self.ended or time.monotonic()) - self.begun
 
@@ -58,72 +90,70 @@ class _Row:
         return share, f"~{share:.0%}"
 
 
-class LiveReport(PlainReport):
-    """A table that follows the jobs, on standard error; paths and references still go to standard output.
+class LiveRenderer:
+    """Draws on standard error. Paths and references still go to standard output.
 
     Args:
         console: A terminal behind standard error.
-        resume: The command that goes on with a job; None: nothing does, the jobs end with the program.
+        show_refs: Show the full reference of each job that starts, because the job outlives the program.
     """
 
-    def __init__(self, console: Console, resume: Callable[[JobRef], str] | None = None) -> None:
-        super().__init__(resume)
+    def __init__(self, console: Console, *, show_refs: bool) -> None:
+        self._show_refs = show_refs
         self._rows: dict[JobRef, _Row] = {}
+        self._progress: BulkProgress | None = None
         self._products: list[str] = []
-        self._display = Display(console, self._table)
+        self._display = Display(console, self._drawn)
+        self._lines = TextRenderer(say=self._display.say, product=self._product)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop_drawing()
-        super().__exit__(kind, error, trace)
+    def render(self, event: ReportEvent) -> None:
+        """Draw an event, or show it as a line above."""
+        match event:
+            case JobStarted(ref, expected) if self._progress is None:
+                if self._show_refs:
+                    self._display.say(str(ref))
+                self._rows[ref] = _Row(time.monotonic(), expected)
+                self._display.start()
+            case JobChanged(ref):
+                self._rows[ref].change(event)
+            case FileProgress(ref):
+                self._rows[ref].outcome = _saving(event)
+            case FilesSaved(result):
+                self._rows[result.ref].outcome = _saved(event)
+                self._lines.render(event)
+            case AllJobsEnded():
+                self.close()
+            case RunStarted() | RunProgressed() | RowDone() | RunDone():
+                self._render_run(event)
+            case _:
+                self._lines.render(event)
 
-    def say(self, text: str) -> None:
-        """Words for a human, above the table."""
-        self._display.say(text)
+    def close(self) -> None:
+        """Let the drawing stand still, and print the lines that the user asked for."""
+        self._display.stop()
+        for text in self._products:
+            print_product(text)
+        self._products.clear()
 
-    def product(self, text: str) -> None:
-        """A line of what the user asked for; it comes when the table is done, which may stand on the same terminal."""
+    def _product(self, text: str) -> None:
+        """Print a line of what the user asked for, after the drawing: both may be on the same terminal."""
         if self._display.moving:
             self._products.append(text)
         else:
-            super().product(text)
+            print_product(text)
 
-    def begun(self, ref: JobRef, expected: float | None = None) -> None:
-        """A row for the job; its full address is shown once if it outlives us, to be at hand whatever happens."""
-        super().begun(ref, expected)
-        if self._resume:
-            self.say(str(ref))
-        self._rows[ref] = _Row(time.monotonic(), expected)
-        self._display.start()
+    def _render_run(self, event: RunStarted | RunProgressed | RowDone | RunDone) -> None:
+        match event:  # the display shows the rows and their progress
+            case RunStarted(progress):
+                self._progress = progress
+                self._display.start()
+            case RunDone(_, outputs):
+                self.close()
+                for path in outputs:
+                    self._product(str(path))
 
-    def event(self, ref: JobRef, event: Event) -> None:
-        """A job changed."""
-        self._unfinished[ref] = event.status
-        row = self._rows[ref]
-        row.status, row.progress = event.status, event.progress
-        if event.status.terminal:
-            row.ended = time.monotonic()
-            row.outcome = str(event.failures[0]) if event.failures and event.status is Status.FAILED else ""
-        if event.status is Status.COMPLETED:
-            row.outcome = "saving"
-
-    def saving(self, ref: JobRef, done: int, total: int | None) -> None:
-        """A part of a job's file has arrived."""
-        self._rows[ref].outcome = f"saving {size(done)}{f' of {size(total)}' if total else ''}"
-
-    def saved(self, result: Result, paths: Sequence[Path]) -> None:
-        """A job's files are on the disk."""
-        super().saved(result, paths)
-        files = f"{len(paths)} files, " if len(paths) > 1 else ""
-        self._rows[result.ref].outcome = f"saved {files}{size(sum(path.stat().st_size for path in paths))}"
-
-    def stop_drawing(self) -> None:
-        """The table stands still, and what the user asked for follows."""
-        self._display.stop()
-        for text in self._products:
-            super().product(text)
-        self._products.clear()
+    def _drawn(self) -> RenderableType:
+        return self._table() if self._progress is None else _bulk(self._progress)
 
     def _table(self) -> RenderableType:
         """The jobs. Where it is narrow, the bars go first, then how far the jobs are; then names are cut."""
@@ -148,6 +178,15 @@ class LiveReport(PlainReport):
         return table
 
 
+def _saving(event: FileProgress) -> str:
+    return f"saving {size(event.done)}{f' of {size(event.total)}' if event.total else ''}"
+
+
+def _saved(event: FilesSaved) -> str:
+    files = f"{len(event.paths)} files, " if len(event.paths) > 1 else ""
+    return f"saved {files}{size(sum(path.stat().st_size for path in event.paths))}"
+
+
 def _progress(row: _Row, *, bar: bool) -> RenderableType:
     if row.status.terminal:
         return Text(printable(row.outcome), style=_MARKS[row.status][1] if row.status is not Status.COMPLETED else "")
@@ -161,3 +200,28 @@ def _progress(row: _Row, *, bar: bool) -> RenderableType:
         ProgressBar(total=1.0, completed=share[0], width=_BAR, complete_style="cyan"), Text(share[1], style="dim")
     )
     return grid
+
+
+def _bulk(progress: BulkProgress) -> RenderableType:
+    bar = Table.grid(padding=(0, 2, 0, 0))
+    bar.add_row(
+        ProgressBar(total=max(progress.rows, 1), completed=progress.settled, width=40, complete_style="green"),
+        Text(f"{progress.settled:,} of {progress.rows:,} rows", style="bold"),
+        Text(duration(progress.seconds), style="dim"),
+        Text(f"{progress.ended * 60 / max(progress.seconds, 1e-3):,.0f} rows/min", style="dim"),
+        Text(f"about {duration(progress.eta)} left" if progress.eta else "", style="dim"),
+    )
+    counts = Text("  ").join(_counts(progress))
+    errors = [Text(f"  {text}", style="red", no_wrap=True, overflow="ellipsis") for text in progress.errors]
+    return Group(bar, counts, *errors)
+
+
+def _counts(progress: BulkProgress) -> Iterable[Text]:
+    yield Text(f"{progress.in_flight:,} in flight", style="cyan")
+    if progress.saving:
+        yield Text(f"{progress.saving:,} saving", style="cyan")
+    for state, style in _STATES.items():
+        if progress.states[state]:
+            yield Text(f"{progress.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
+    for cost in progress.costs:
+        yield Text(cost, style="bold")

@@ -103,7 +103,7 @@ def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, 
     assert [line["line"] for line in told if line["type"] == "bad-row"] == list(range(4, 54))
 
 
-def test_the_same_error_of_many_rows_is_told_of_the_first_few(
+def test_the_same_error_of_many_rows_is_shown_for_the_first_few(
     bulk: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNBLOB_API_KEY", "wrong")
@@ -113,7 +113,7 @@ def test_the_same_error_of_many_rows_is_told_of_the_first_few(
     lines = [line for line in answer.err.splitlines() if "does not accept the API key" in line]
     assert [line.partition(":")[0].partition(" ")[0] for line in lines] == ["line", "line", "line", "...", "error"]
     assert lines[3].startswith("... and 5 more rows: RunBlob does not accept the API key")
-    assert "the run has stopped buying: RunBlob does not accept" in lines[4]
+    assert "the run stopped: RunBlob does not accept" in lines[4]
     assert sandbox.counters.jobs_bought == 0
 
 
@@ -125,10 +125,11 @@ def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_p
     words = " ".join(answer.out.split())
     assert "runware/image-o3 2 $0.056" in words
     assert "pixeldojo/image-v3 2 2 credits" in words
-    assert "runblob/o3-photo 2 $0.10" in words
+    assert "runblob/o3-photo 2 about $0.10" in words
     assert sandbox.counters.requests == {}
     [told] = bulk("--dry-run", "--json").objects
-    assert told["endpoints"]["inferencesh/image-o1"] == {"rows": 2, "unpriced": 0, "cost": "$0.056"}
+    sums = {"rows": 2, "unpriced": 0, "cost": "$0.056", "estimated": True}
+    assert told["endpoints"]["inferencesh/image-o1"] == sums
 
 
 def test_a_dry_run_needs_no_key(bulk: Run, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 import typer
 
 from kling_async import JobRef
-from kling_async._cli.output.reports import PlainReport, resume_command
+from kling_async._cli.output.events import JobStarted
+from kling_async._cli.output.reports import Report, resume_command
+from kling_async._cli.output.text import TextRenderer
 from kling_async._cli.runner import handle_errors
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, QUICK, VIDEO, Run, environment
@@ -203,8 +205,8 @@ def test_a_fault_of_the_program_is_told_with_the_jobs_that_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has paid must learn of it, and whoever looks for the fault must see where it is."""
-    report = PlainReport(lambda ref: resume_command(ref, None))
-    report.begun(JobRef("runblob", "o3-video", "a"))
+    report = Report(TextRenderer(), lambda ref: resume_command(ref, None))
+    report.emit(JobStarted(JobRef("runblob", "o3-video", "a")))
     with pytest.raises(typer.Exit) as told, handle_errors(report):
         raise ZeroDivisionError("by nothing")
     assert told.value.exit_code == 70

@@ -16,6 +16,7 @@ import pytest
 from kling_async import Budget, Client, Limits, MemoryLedger, RunBlob, runblob
 from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.output.reports import Report, resume_command
+from kling_async._cli.output.text import TextRenderer
 from kling_async.sandbox import Sandbox
 from support.cli_process import PATIENCE, PROGRAM, VIDEO, Answer, Run, finish, spawn
 from support.fake_runblob import KEY, FakeRunBlob
@@ -156,7 +157,7 @@ class Case:
             ledger=MemoryLedger() if kept else None,
             budget=None if kept else Budget(usd=math.inf, credits=math.inf),
         )
-        self.report = Report(lambda ref: resume_command(ref, None))
+        self.report = Report(TextRenderer(), lambda ref: resume_command(ref, None))
 
     async def interrupt(self, after: float = 1.0) -> str:
         """What is said then."""

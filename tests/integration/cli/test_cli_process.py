@@ -306,7 +306,7 @@ def test_what_needs_no_command_loads_none_and_no_library(argument: str) -> None:
         "print(*(name for name in sys.modules if name.startswith('kling_async.')), file=sys.stderr)"
     )
     *_, modules = answer.err.splitlines()
-    rooms = {"kling_async._cli", "kling_async._errors", "kling_async._models"}
+    rooms = {"kling_async._cli", "kling_async._errors", "kling_async._models", "kling_async.providers"}
     names = ("app", "options", "errors", "interrupts", "output", "output.advice", "output.formatting")
     parts = {f"kling_async._cli.{name}" for name in names}
     assert set(modules.split()) == rooms | parts

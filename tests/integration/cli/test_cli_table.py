@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from kling_async import Event, JobRef, Status
-from kling_async._cli.output.live import LiveReport
+from kling_async._cli.output.events import JobChanged, JobStarted
+from kling_async._cli.output.live import LiveRenderer
+from kling_async._cli.output.reports import Report
 
 REFS = [JobRef("runblob", "o3-video", "a"), JobRef("inferencesh", "image-o1", "b")]
 
@@ -17,14 +19,14 @@ REFS = [JobRef("runblob", "o3-video", "a"), JobRef("inferencesh", "image-o1", "b
 def screen(width: int) -> list[str]:
     """What stands in the table of two jobs: one half done, of the other nothing is told."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
-    report = LiveReport(console)
-    with report:
+    renderer = LiveRenderer(console, show_refs=False)
+    with Report(renderer) as report:
         for ref in REFS:
-            report.begun(ref, expected=60.0)
-        report.event(REFS[0], _event(Status.PROCESSING, progress=0.5))
+            report.emit(JobStarted(ref, expected=60.0))
+        report.emit(JobChanged(REFS[0], _event(Status.PROCESSING, progress=0.5)))
         paper = Console(file=io.StringIO(), width=width)
         with paper.capture() as shown:
-            paper.print(report._table())
+            paper.print(renderer._table())
     return shown.get().splitlines()
 
 
