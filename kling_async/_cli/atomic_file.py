@@ -1,38 +1,30 @@
-"""Files that are written anew: the old one stays until the new one is whole."""
+"""Files of a run that are replaced as a whole: the old one stays until the new one is complete."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from kling_async._cli.errors import UNSAVED, CommandError
+from kling_async._files.atomic import written_atomically  # replaces a file as the library does
 
 __all__ = ["unwritten", "written_anew"]
 
 
 @contextmanager
 def written_anew(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the place of `path` at once when it is whole.
+    """Open a file to write, which takes the place of `path` when the block ends without an error.
 
     Raises:
-        CommandError: It cannot be written; what was there before is there still.
+        CommandError: It cannot be written. What was there before is still there.
     """
-    beside = path.with_name(f".{path.name}.new")
     try:
-        with beside.open("wb") as file:
+        with written_atomically(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            beside.unlink()
-        if isinstance(error, OSError):
-            raise unwritten(path, error) from error
-        raise
+    except OSError as error:
+        raise unwritten(path, error) from error
 
 
 def unwritten(path: Path, error: OSError) -> CommandError:

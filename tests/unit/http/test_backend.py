@@ -26,6 +26,7 @@ import respx
 from kling_async import (
     Client,
     ConfigurationError,
+    KlingError,
     Limits,
     MemoryLedger,
     Polling,
@@ -398,3 +399,48 @@ async def test_a_file_that_the_ledger_has_is_not_fetched_again(sandbox: Sandbox,
             path.unlink()
     assert fetched == [1, 1, 2, 3]
     assert sandbox.counters.jobs_bought == 1
+
+
+class RefusingProxy(BaseHTTPRequestHandler):
+    """A proxy that wants other credentials."""
+
+    asked: list[str]
+    protocol_version = "HTTP/1.1"
+
+    def refuse(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(407)
+        self.send_header("proxy-authenticate", 'Basic realm="office"')
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    do_CONNECT = do_POST = refuse  # noqa: N815  # the names that the base class calls
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("scheme", ["https", "http"])
+async def test_a_proxy_that_refuses_its_credentials_buys_nothing(scheme: str) -> None:
+    """For https the proxy refuses the tunnel, for http it answers the call in the place of the provider."""
+    RefusingProxy.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusingProxy) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            address = f"http://me:hidden@127.0.0.1:{server.server_port}"
+            runblob_there = RunBlob("rb_key", f"{scheme}://127.0.0.1:9/v1")
+            async with Client(
+                runblob_there, http=address, limits=Limits(max_attempts=1), ledger=MemoryLedger()
+            ) as client:
+                with pytest.raises(KlingError, match="407") as raised:
+                    await client.submit(PHOTO)
+                assert await client.unresolved() == []
+        finally:
+            server.shutdown()
+            thread.join()
+    assert not isinstance(raised.value, SubmissionUnknown)
+    assert "hidden" not in str(raised.value)
+    assert len(RefusingProxy.asked) == 1

@@ -140,6 +140,22 @@ class TestKeeping:
             await fetch(pool, A, max_idle=100.0)
         assert network.requests_per_socket() == {0: 1, 1: 1}
 
+    @pytest.mark.parametrize(
+        "surplus",
+        [b"\r\n", OK, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"x"],
+        ids=["a line break", "a second answer", "a 408", "one byte"],
+    )
+    async def test_a_connection_on_which_more_than_the_answer_came_carries_no_further_request(
+        self, network: FakeNetwork, surplus: bytes
+    ) -> None:
+        """The surplus would be taken for the answer to the next request."""
+        network.answer = lambda received: OK + surplus if received.target == "/1" else OK
+        async with ConnectionPool(network_backend=network) as pool:
+            assert await fetch(pool, "https://a.test/1") == b"ok"
+            assert await post(pool, "https://a.test/2", b"paid") == b"ok"
+            assert await fetch(pool, "https://a.test/3") == b"ok"
+        assert [received.socket for received in network.received] == [0, 1, 1]
+
     async def test_a_server_that_closes_after_its_answer_is_obeyed(self, network: FakeNetwork) -> None:
         network.answer = lambda _: OK_AND_CLOSE
         async with ConnectionPool(network_backend=network) as pool:

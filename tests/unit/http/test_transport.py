@@ -561,3 +561,49 @@ async def test_statistics_count_calls_repetitions_and_losses() -> None:
             await client.submit(runblob.O3Photo("a boat"))
         counted = client.statistics().providers["runblob"]
     assert (counted.calls, counted.retried, counted.throttled, counted.lost) == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("effect", Effect)
+async def test_a_request_hook_that_raises_sends_nothing(effect: Effect) -> None:
+    """The hook is the user's own mistake, so the call is not made again either."""
+    asked: list[httpx.Request] = []
+    line = Line(answer(200))
+
+    async def refuse(request: httpx.Request) -> None:
+        asked.append(request)
+        raise ValueError("secret")
+
+    async with httpx.AsyncClient(transport=line, event_hooks={"request": [refuse]}) as http:
+        made = ProviderTransport(RunBlob(KEY), Limits(), http, Clock())
+        with pytest.raises(ConfigurationError, match=r"request hook .* ValueError; nothing was sent") as raised:
+            await made.call(call(effect), PaidCallTrace())
+    assert "secret" not in str(raised.value)
+    assert (len(asked), line.requests) == (1, [])
+
+
+async def test_a_response_hook_that_raises_does_not_lose_the_answer_of_a_paid_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    line = Line(answer(201))
+
+    async def fail(response: httpx.Response) -> None:
+        await response.aread()
+        response.raise_for_status()
+        raise ValueError("secret")
+
+    async with httpx.AsyncClient(transport=line, event_hooks={"response": [fail]}) as http:
+        reply = await ProviderTransport(RunBlob(KEY), Limits(), http, Clock()).call(call(Effect.PAID), PaidCallTrace())
+    assert (reply.status, reply.json(), len(line.requests)) == (201, FINE, 1)
+    assert "a response hook of the client given as http failed: ValueError" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_request_hooks_of_a_users_client_change_what_is_sent() -> None:
+    line = Line(answer(201))
+
+    async def sign(request: httpx.Request) -> None:
+        request.headers["x-gateway"] = "signed"
+
+    async with httpx.AsyncClient(transport=line, event_hooks={"request": [sign]}) as http:
+        await ProviderTransport(RunBlob(KEY), Limits(), http, Clock()).call(call(Effect.PAID), PaidCallTrace())
+    assert line.requests[0].headers["x-gateway"] == "signed"
