@@ -144,7 +144,7 @@ class Downloader:
             spool.close()
 
     async def _there(self, artifact: Artifact, folder: Path) -> Path | None:
-        """The file, if it was saved in that directory before, and is still there: under its name it is whole."""
+        """Return the file, if it was saved in that directory before and is still there."""
         known = await self.files(self.ref) if self.files is not None else ()
         for path in known:
             same = path.stem == self._stem(artifact) and path.parent == await anyio.Path(folder).absolute()
@@ -197,7 +197,7 @@ class Downloader:
                 wait = max(_FIRST_WAIT * 2 ** (attempt - 1), error.retry_after or 0.0)
                 if attempt == _ATTEMPTS:
                     raise self._failed(
-                        f"{error}; {_ATTEMPTS} attempts were made. Save it again to continue where it stopped"
+                        f"{error}; {_ATTEMPTS} attempts were made. Try again later; a save continues where it can"
                     ) from error
                 if wait > _LONGEST_WAIT:
                     raise self._failed(f"{error} and asks to wait {wait:.0f} s; save it again after that") from error
@@ -217,12 +217,12 @@ class Downloader:
             await anyio.sleep(wait)
 
     async def _renewed(self, artifact: Artifact, reason: str) -> Artifact:
-        """The same file under a fresh URL."""
+        """Return the same file with a fresh URL."""
         try:
             artifacts = await self.renew()
         except KlingError as error:
             raise self._failed(f"{reason}, and asking for a new URL failed: {error}") from error
-        # Where files have ids they tell them apart: we number files as they become known, the provider as it likes.
+        # An id identifies a file better than its index: the provider may number its files in another order.
         for fresh in artifacts:
             if fresh.id == artifact.id and (artifact.id is not None or fresh.index == artifact.index):
                 return fresh
@@ -278,7 +278,9 @@ class Downloader:
         raise self._failed(f"the result's address redirects more than {_REDIRECTS} times; it was given up")
 
     def _judged(self, parse: Callable[[], Url]) -> Url:
-        """The address that a provider or a server named, if it may be opened: what is judged is what is opened.
+        """Return the address that a provider or a server named, if it may be opened.
+
+        The address that is checked is the one that is opened.
 
         Raises:
             DownloadFailed: It may not.
@@ -301,7 +303,7 @@ class Downloader:
         return url
 
     async def _begin(self, response: Response, part: Sink) -> int | None:
-        """Judge a response by its head, and make `part` fit it. Returns the size of the whole file, if it is known."""
+        """Check the head of a response, and make `part` fit it. Returns the size of the whole file, if it is known."""
         status = response.status_code
         if status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
             return await self._whole(response, part) if status == HTTPStatus.OK else await self._rest(response, part)
@@ -377,7 +379,7 @@ class Downloader:
 
     def _stem(self, artifact: Artifact) -> str:
         identity = re.sub(r"[^A-Za-z0-9._-]", "_", self.ref.id)
-        if identity != self.ref.id:  # two ids must not become one name
+        if identity != self.ref.id:  # so that two ids do not get one name
             identity += f"-{hashlib.sha256(self.ref.id.encode()).hexdigest()[:8]}"
         number = f"-{artifact.index}" if artifact.index else ""
         return (

@@ -15,7 +15,7 @@ __all__ = ["ensure_writable", "load", "with_local_files"]
 
 
 async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
-    """The contents of local files, read off the event loop.
+    """Return the contents of local files. They are read in a thread.
 
     Raises:
         ConfigurationError: One cannot be read any more.
@@ -43,7 +43,7 @@ async def with_local_files(request: Request) -> Request:
 
 
 async def ensure_writable(directory: Path) -> None:
-    """Make the directory if need be and prove that files can be written there: before something is paid for.
+    """Make the directory if it does not exist, and test that files can be written there before anything is paid for.
 
     Raises:
         ConfigurationError: They cannot.
@@ -53,7 +53,7 @@ async def ensure_writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / f".kling-{os.getpid()}.probe"
         probe.touch()
-        probe.unlink(missing_ok=True)  # another run of this process proves the same
+        probe.unlink(missing_ok=True)  # another task of this process tests the same
 
     try:
         await to_thread.run_sync(prove)

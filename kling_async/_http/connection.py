@@ -1,4 +1,4 @@
-"""What the pool holds: one httpcore connection with its socket, and the shelf of idle ones."""
+"""What the pool keeps: one httpcore connection with its socket, and the collection of idle ones."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ Origin = tuple[bytes, bytes, int]  # scheme, host, port: httpcore.Origin cannot 
 
 
 def origin_of(url: httpcore.URL) -> Origin:
-    """Tell where a URL connects to, with the scheme's default port filled in.
+    """Return where a URL connects to, with the scheme's default port filled in.
 
     Raises:
         httpcore.UnsupportedProtocol: The URL is neither http nor https.
@@ -28,19 +28,18 @@ def origin_of(url: httpcore.URL) -> Origin:
 
 
 class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
-    """The network of one connection: dials once, then is the stream.
+    """The network of one connection: it connects once, and then is the stream.
 
-    It knows what httpcore does not tell: which socket is open, even if the request was cancelled between
-    connecting and the end of the TLS handshake, where httpcore drops the socket without closing it.
+    It knows which socket is open. httpcore does not: if a request is cancelled between connecting and the end of the
+    TLS handshake, httpcore drops the socket without closing it.
 
-    And it keeps one HTTP/2 request from ruining the others on the connection: a write may carry frames of
-    them all, so it is shielded from the cancellation of the one that does the writing. It is bounded by the
-    write timeout, and by the size of a frame.
+    It also protects the other requests of an HTTP/2 connection. A write may carry frames of all of them, so it is
+    shielded from the cancellation of the request that writes. The write timeout and the size of a frame bound it.
 
     Attributes:
-        multiplexed: Whether HTTP/2 was agreed on (or is known beforehand).
-        heard: Whether any byte came since this was last cleared.
-        torn: Whether a write was broken off all the same, by an error or by `asyncio.Task.cancel`, which no
+        multiplexed: Whether HTTP/2 was agreed on, or is known beforehand.
+        received: Whether any byte came since this was last cleared.
+        broken: Whether a write was broken off all the same, by an error or by `asyncio.Task.cancel`, which no
             shield stops. Frames are missing then, and no request on the connection can count on an answer.
     """
 
@@ -59,7 +58,7 @@ class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
     @property
     def _connected(self) -> httpcore.AsyncNetworkStream:
         if self._stream is None:
-            raise RuntimeError("A wire was used before it was dialled: this is a bug in the pool.")
+            raise RuntimeError("A stream was used before it was connected. This is a bug in the pool.")
         return self._stream
 
     async def connect_tcp(
@@ -87,14 +86,14 @@ class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
         return self
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # the same
-        """Receive, and remember that something was heard."""
+        """Receive, and record that a byte came."""
         data = await self._connected.read(max_bytes, timeout)
         if data:
             self.received = True
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
-        """Send, and remember if it was broken off."""
+        """Send, and record whether the write was broken off."""
         try:
             if self.multiplexed:
                 with anyio.CancelScope(shield=True):
@@ -111,7 +110,7 @@ class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
             await self._stream.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """As httpcore's streams: `ssl_object`, `is_readable`, `socket`, ..."""
+        """Same as for httpcore's streams: `ssl_object`, `is_readable`, `socket`, ..."""
         return self._connected.get_extra_info(info)
 
 
@@ -147,8 +146,8 @@ class Connection:
     def _has_unread(self) -> bool:
         """Whether the server sent more than its answer.
 
-        These bytes wait in h11's buffer, where no look at the socket finds them, and the next request would be given
-        them as its answer. httpcore and h11 have no public way to ask, so what is not found there counts as nothing.
+        These bytes are in h11's buffer. The socket does not show them, and the next request would take them for its
+        answer. httpcore and h11 have no public way to ask. If their private attributes are missing, nothing is found.
         """
         state = getattr(getattr(self.http, "_connection", None), "_h11_state", None)
         return state is not None and state.trailing_data != (b"", False)
@@ -160,7 +159,7 @@ class Connection:
             await displaced.aclose()
 
     async def aclose(self) -> None:
-        """Close every socket it answers for, shielded; one that does not close cleanly is gone as well."""
+        """Close its sockets, shielded from cancellation. A socket that does not close cleanly is gone as well."""
         with anyio.CancelScope(shield=True):
             await self.make_room()
             with contextlib.suppress(Exception):
@@ -185,18 +184,18 @@ class IdleConnections:
         self._by_age[connection] = None
 
     def put_back(self, connection: Connection) -> None:
-        """Add a connection that was taken but not used, at the old end: no fresher one may hide behind it."""
+        """Add a connection that was taken but not used, at the old end, so that it stands before no newer one."""
         self._by_origin.setdefault(connection.origin, deque()).appendleft(connection)
         self._by_age[connection] = None
         self._by_age.move_to_end(connection, last=False)
 
     def newest(self, origin: Origin) -> Connection | None:
-        """Look at the connection of an origin that was used last."""
+        """Return the connection of an origin that was used last, without taking it."""
         kept = self._by_origin.get(origin)
         return kept[-1] if kept else None
 
     def oldest(self) -> Connection | None:
-        """Look at the connection that has idled longest."""
+        """Return the connection that has idled longest, without taking it."""
         return next(iter(self._by_age), None)
 
     def pop_newest(self, origin: Origin) -> Connection:

@@ -1,37 +1,38 @@
-"""A bounded, first-come-first-served pool of httpcore connections, O(1) per request.
+"""A bounded pool of httpcore connections: first come, first served, and O(1) per request.
 
-Theory of operation
-===================
+How it works
+============
 
-TLS, HTTP/1.1, HTTP/2, timeouts and network errors are httpcore's: the pool only decides which connection
-carries which request. A connection is at any moment in exactly one place:
+httpcore does TLS, HTTP/1.1, HTTP/2, timeouts and network errors. The pool only decides which connection carries which
+request. A connection is at any moment in exactly one state:
 
-- *leased*: held by one request, from the decision that gave it until the response is closed or anything
-  fails. A new connection is leased before it is dialled; dialling is the first thing its request does.
-- *shared* (HTTP/2): held by the requests it carries; the pool may add more.
-- *idle*: held by the pool. Per origin the last one in is the first one out; over all origins they stand in
-  order of age.
-- *doomed*: given up, but not closed yet. The task that doomed it closes it, right after the decision.
-- *displaced*: given up for a new connection, which took its slot and closes it before dialling.
+- *leased*: it belongs to one request, from the decision until the response is closed or anything fails. A new
+  connection is leased before it connects. To connect is the first thing that its request does.
+- *shared* (HTTP/2): it belongs to the requests that it carries. The pool may add more.
+- *idle*: it belongs to the pool. Per origin, the last one in is the first one out. Over all origins they are in order
+  of age.
+- *doomed*: it is given up, but not closed yet. The task that gave it up closes it right after the decision.
+- *displaced*: it is given up for a new connection, which took its slot and closes it before it connects.
 
-The bound. All but the displaced ones count against `limit`. A slot is free only once its connection has been
-closed, and a displaced connection is closed before its successor dials: never more than `limit` sockets.
+The bound. All connections but the displaced ones count against `limit`. A slot is free only when its connection has
+been closed, and a displaced connection is closed before its successor connects. So there are never more than `limit`
+sockets.
 
-The queue. Requests that find no connection wait in one queue over all origins, and nobody overtakes: who
-comes while others wait goes to the end. Whatever may help (a response ended, a connection was closed, a
-waiter gave up, a new connection turned out to be HTTP/2) serves the head of the queue as long as it can be
-served; it can be while any connection is idle, because an idle one of another origin is displaced.
+The queue. Requests that find no connection wait in one queue over all origins. A request that comes while others wait
+goes to the end. Some changes help: a response ended, a connection was closed, a waiter gave up, a new connection turned
+out to be HTTP/2. Each of them serves the head of the queue as long as it can be served. It can be served while any
+connection is idle, because an idle connection of another origin is displaced.
 
-Why O(1). The newest idle connection of an origin is one end of that origin's deque, the oldest of all is the
-first of an ordered dict, and a waiter leaves the queue by key. Expired connections are looked for at the old
-end only, and each is found once in its life. Of all idle sockets only the one about to be used is asked (one
-system call) whether its server has hung up. Nothing walks over connections or waiters, except `aclose`.
+Why O(1). The newest idle connection of an origin is one end of that origin's deque. The oldest of all is the first of
+an ordered dict. A waiter leaves the queue by key. Expired connections are searched at the old end only, and each is
+found once in its life. Of all idle sockets, only the one about to be used is asked whether its server has closed it,
+which costs one system call. Only `aclose` iterates over connections or waiters.
 
-Why no lock. A pool belongs to one event loop. A decision is a plain function: it reads and changes the state
-without awaiting, so no other task sees it half made. I/O comes after, on connections which the decision gave
-to this task alone, and however that I/O ends, by cancellation too, another plain function puts the state
-right before the exception goes on. A grant is part of the decision that frees a connection: a waiter that is
-cancelled between grant and wake-up owns a connection, and passes it on.
+Why no lock. A pool belongs to one event loop. A decision is a plain function: it reads and changes the state without
+awaiting, so no other task sees a state between two. I/O comes after it, on connections that the decision gave to this
+task alone. However that I/O ends, also by cancellation, another plain function corrects the state before the exception
+goes on. The decision that frees a connection also grants it to a waiter. A waiter that is cancelled between the grant
+and its wake-up owns a connection, and passes it on.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ import httpcore
 
 from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
 
-# As `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
+# A value of `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
 _NONE_KEPT = 0.0
 
 # What httpcore announces as its own maximum. It would queue streams beyond that, without a bound on the wait.
@@ -58,12 +59,12 @@ _LOST = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
 
 
 class PoolClosed(RuntimeError):
-    """The pool was closed before a connection was had; nothing was sent."""
+    """The pool was closed before the request had a connection. Nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """What a pool holds now, and what it has done.
+    """What a pool has now, and what it has done.
 
     Attributes:
         connections: Connections that count against the limit: `idle + in_use`, and `opened - closed`.
@@ -148,7 +149,7 @@ class ConnectionPool:
         self._closed = False
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        """Send a request; its connection comes back when the response's stream is exhausted or closed.
+        """Send a request. Its connection comes back when the response's stream is exhausted or closed.
 
         Raises:
             httpcore.PoolTimeout: No connection within `timeout["pool"]`; nothing was sent.
@@ -172,7 +173,7 @@ class ConnectionPool:
         return await self._send(request, await self._lease(request, _NONE_KEPT))
 
     def statistics(self) -> PoolStatistics:
-        """Count connections and requests, as of now."""
+        """Count the connections and requests of this moment."""
         return PoolStatistics(
             connections=len(self._connections),
             idle=len(self._idle),
@@ -184,7 +185,7 @@ class ConnectionPool:
         )
 
     async def aclose(self) -> None:
-        """Close every connection, busy ones too; waiting requests fail, and so do later ones. Idempotent."""
+        """Close every connection, also busy ones. Waiting requests and later ones fail. Idempotent."""
         self._closed = True
         self._doomed.extend(self._connections)
         self._idle = IdleConnections()
@@ -213,7 +214,7 @@ class ConnectionPool:
     # I/O. What happens between two awaits is decided by the plain functions further down.
 
     async def _lease(self, request: httpcore.Request, max_idle: float) -> Connection:
-        """Get a connection that may be sent on, dialled or not; the caller owes its return."""
+        """Return a connection that may be sent on, connected or not. The caller must give it back."""
         self._require_open()
         ticket = _Ticket(origin_of(request.url), max_idle)
         try:
@@ -291,7 +292,7 @@ class ConnectionPool:
         return ticket.connection
 
     def _assign(self, ticket: _Ticket) -> bool:
-        """Give the ticket a connection, if one can be had now."""
+        """Give the ticket a connection, if one is available now."""
         now = anyio.current_time()
         self._doom_expired(now)
         ticket.connection = self._take_shared(ticket, now) or self._take_idle(ticket, now)
@@ -403,7 +404,7 @@ class ConnectionPool:
 
 
 class _ResponseStream:
-    """The body of a response; gives the connection back at its end, on failure, or when closed."""
+    """The body of a response. It gives the connection back at its end, on failure, or when closed."""
 
     def __init__(
         self, stream: Iterable[bytes] | AsyncIterable[bytes], connection: Connection, pool: ConnectionPool
@@ -440,7 +441,7 @@ class _ResponseStream:
 
 
 async def _close(stream: AsyncIterable[bytes]) -> None:
-    """Close what has a way to be closed: httpcore's streams and generators do, a mocked body may not."""
+    """Close a body that can be closed. Streams and generators of httpcore can be, and a mocked body may not."""
     close = getattr(stream, "aclose", None)
     if close is not None:
         await close()

@@ -1,4 +1,4 @@
-"""Whether a request was sent, told by the error that ended it.
+"""Whether a request was sent, according to the error that ended it.
 
 This is the one table of errors. It goes by the names of classes, base classes included, because httpx, httpcore and
 their successors share them, and because only one of these libraries is installed for certain.

@@ -14,18 +14,18 @@ class Limits:
     """Bounds of what one client does to one provider.
 
     Attributes:
-        connections: Open connections per provider at most. Jobs are never bounded: 100 connections serve 10 000.
-        keepalive: Seconds that an idle connection is kept; longer than the longest interval between looks.
-        paid_idle: A paid call never travels on a connection that has idled longer than this many seconds: a server
-            that drops idle connections would make its outcome unknown.
+        connections: Most open connections per provider. It does not bound jobs: 100 connections serve 10 000 jobs.
+        keepalive: Seconds for which an idle connection is kept. It is longer than the longest interval between polls.
+        paid_max_idle: Most seconds for which a connection may have idled before it carries a paid call. A server that
+            drops idle connections would make the outcome of the call unknown.
         connect: Seconds to connect, TLS included.
-        call: Seconds from sending a call to the last byte of its answer; large uploads get more.
-        attempts: How often a call that failed is made at most, the first time included.
-        patience: Seconds for which a call waits and tries again while the provider says "not now".
+        call: Seconds from sending a call to the last byte of its answer. Large uploads get more.
+        max_attempts: How often a call that fails is made at most, the first time included.
+        throttle_timeout: Seconds for which a call waits and tries again while the provider says "not now".
         slot_timeout: Seconds without one free slot after which a submission that waits for one gives up.
-        retry_quota: Repetitions of READ calls that a lane may make beyond one for every ten successes.
-        grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
-        unreachable: Seconds without one successful look after which waiting for a job raises the last error.
+        retry_budget: Retries of READ calls to one provider beyond one retry for every ten successes.
+        cancel_grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
+        poll_failure_timeout: Seconds without one successful poll after which waiting for a job raises the last error.
     """
 
     connections: int = 100

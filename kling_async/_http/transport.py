@@ -16,7 +16,7 @@ lost       Everything else. READ and WRITE calls are sent again. A PAID call is 
            recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
 =========  =====================================================================================================
 
-Whether a request was sent is told by the steps that httpcore reports (`paid_call`) and by one table of errors
+Whether a request was sent is decided by the steps that httpcore reports (`paid_call`) and by one table of errors
 (`failures`). Retries of READ calls draw on a quota that only successes refill, so that a burst of 5xx while thousands
 of jobs are polled does not become a storm.
 
@@ -318,13 +318,13 @@ class ProviderTransport:
 
             async def watch() -> None:
                 await anyio.sleep(seconds)
-                await anyio.sleep(_LAST_LOOK)
+                await anyio.sleep(_LAST_READ)
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
             try:
                 # The backend's own time-out must not be the first to fire.
-                replies.append(await self._exchange(backend, call, url, seconds + 2 * _LAST_LOOK, extensions))
+                replies.append(await self._exchange(backend, call, url, seconds + 2 * _LAST_READ, extensions))
             except Exception as error:  # noqa: BLE001  # raised below, and not as a group
                 failure = error
             group.cancel_scope.cancel()
@@ -554,7 +554,7 @@ async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitab
 
 
 _SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
-_LAST_LOOK = 0.1  # s in which an answer is read that had arrived when the deadline of a paid call passed
+_LAST_READ = 0.1  # s in which an answer is read that had arrived when the deadline of a paid call passed
 _LONGEST_ID = 100  # characters of a request id
 _FIRST_WAIT = 0.2  # s; doubled with each attempt
 _LONGEST_WAIT = 10.0  # s
