@@ -148,7 +148,7 @@ class Poller:
                 failed for long.
         """
         before = tracked.wait_error
-        while not tracked.has_news(seen):
+        while not tracked.has_changed(seen):
             if tracked.being_polled:
                 await tracked.change()
                 continue
@@ -157,7 +157,7 @@ class Poller:
             tracked.being_polled = True
             try:
                 if not await self._stream_follower.follow(tracked, seen):
-                    await self._poll_until_news(tracked, seen)
+                    await self._poll_until_changed(tracked, seen)
             except (KlingError, DeadlinePassed) as error:
                 tracked.wait_error = copy_error(error)
                 raise
@@ -244,18 +244,18 @@ class Poller:
 
     # What a worker does: poll when that was granted, else drive, else rest.
 
-    async def _poll_until_news(self, tracked: TrackedJob, seen: int) -> None:
+    async def _poll_until_changed(self, tracked: TrackedJob, seen: int) -> None:
         """Poll one job until it has an event. Poll it once where a stream is the better way to wait."""
         began = self._clock.now()
         tracked.poll_now = tracked.poll_now or began >= tracked.deadline
         self._enqueue(tracked)
         worker = self._workers[tracked] = _JobWorker(tracked)
         try:
-            while not tracked.has_news(seen):
+            while not tracked.has_changed(seen):
                 if tracked.poll_granted:
                     await self._send_granted(tracked)
                     tracked.raise_poll_error()
-                    if not tracked.has_news(seen) and self._clock.now() >= tracked.deadline:
+                    if not tracked.has_changed(seen) and self._clock.now() >= tracked.deadline:
                         raise DeadlinePassed
                     if self._features.stream:
                         return

@@ -95,7 +95,7 @@ class StreamFollower:
         if failure is not None:
             raise failure
         tracked.raise_poll_error()
-        if tracked.has_news(seen):
+        if tracked.has_changed(seen):
             return True
         # The first close after an event is followed by a poll at once, further ones by a poll on schedule.
         tracked.poll_now = tracked.poll_now or tracked.stream_failures == 1
@@ -104,7 +104,7 @@ class StreamFollower:
     async def _check(self, tracked: TrackedJob, seen: int, opened: _OpenStream) -> None:
         """Wait while a stream is open, and poll the job whenever the stream is silent for too long."""
         quiet = _START
-        while not tracked.has_news(seen) and tracked.poll_error is None and not opened.closed:
+        while not tracked.has_changed(seen) and tracked.poll_error is None and not opened.closed:
             left = tracked.deadline - self._clock.now()
             if left <= 0:
                 return

@@ -1,25 +1,24 @@
-"""How long a job takes: a lognormal law, learned from ends that are known only to an interval.
+"""How long a job takes: a lognormal distribution, learned from ends that are known only to an interval.
 
-Theory. A job's duration is taken as lognormal, ``ln T ~ N(mu, sigma^2)``, with `mu` and `sigma` unknown. The
-belief about them is a weight on every cell of a fixed grid: the prior (the documented times) plus the
-*evidence*, a sum of log-likelihoods. A completion is known only to lie in ``(last look that said no, first
-that said yes]``, and that interval's probability is its likelihood. Midpoints would be simpler and are wrong:
-they make the law follow the looks that it caused itself. A job given up while it ran says ``T > t``. A
-webhook or a stream gives a time, taken as a narrow interval.
+Theory. A job's duration is taken as lognormal, ``ln T ~ N(mu, sigma^2)``, with `mu` and `sigma` unknown. What is
+believed about them is a weight on every cell of a fixed grid: the prior (the documented durations) plus the *evidence*,
+a sum of log-likelihoods. A completion is known only to lie in ``(last poll before it, first poll after it]``, and the
+probability of that interval is its likelihood. Midpoints would be simpler and are wrong: the distribution would then
+follow the polls that it caused itself. A job that was given up while it ran says ``T > t``. A webhook or a stream
+reports a time, which is taken as a narrow interval.
 
-Jobs that still run are evidence too: when a hundred start together, the first to end are the short ones, and
-a law learned from them alone would have the other ninety looked at all the time. So each job is counted at the
-age at which it was last seen running, and says ``T > age`` until it ends.
+Jobs that still run are evidence too. When a hundred start together, the first to end are the short ones, and a
+distribution learned from them alone would have the other ninety polled all the time. So each job is counted at the age
+at which it was last seen running, and says ``T > age`` until it ends.
 
-The evidence is a sum, so the order of completions cannot matter; it is multiplied by `_MEMORY` before each
-new term, so that a provider that became slower is believed after some dozens of jobs. Every likelihood has a
-tenth of a very wide law mixed in: one absurd duration carries bounded evidence, and no sequence can
-empty the grid.
+The evidence is a sum, so the order of completions cannot matter. It is multiplied by `_MEMORY` before each new term, so
+that the model follows a provider that becomes slower after some dozens of jobs. Every likelihood is mixed with a tenth
+of a very wide distribution: one absurd duration is bounded evidence, and no sequence can empty the grid.
 
-Looking needs the *predictive* law, a mixture of the cells. Given sigma, the belief about mu is close to
-normal, so each sigma contributes one lognormal with the same two moments, and nine of them make the survival
-function S. It is tabulated when there is news enough, together with its integral, and then every question that a
-cadence asks is a search in a sorted list.
+Polling needs the *predictive* distribution, a mixture of the cells. Given sigma, the weights of mu are close to normal,
+so each sigma contributes one lognormal with the same two moments, and nine of them make the survival function S. It is
+tabulated together with its integral, whenever enough has been observed since the last time. Then every question of a
+schedule is a search in a sorted list.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _MEMORY = 0.995  # weight of the evidence after each later end: the last 200 ends count
-# How far documents are believed: about ln median as Student's t with 3 degrees of freedom, whose tails let even
-# the first job be looked at sensibly if they are wrong by a factor of two; about ln sigma as a normal.
+# How far the documented durations are trusted. ln median has Student's t with 3 degrees of freedom. With its tails,
+# even the first job is polled sensibly if the documents are wrong by a factor of two. ln sigma is normal.
 _MEDIAN_SPREAD = 0.3
 _SIGMA_SPREAD = 0.5
-_OUTLIERS = 0.1  # share of jobs that follow no law (a stuck queue), and how wide they scatter
+_OUTLIERS = 0.1  # share of jobs outside the distribution (a queue that hangs), and how wide they scatter
 _OUTLIER_SIGMA = 1.5
-_RESOLUTION = 0.01  # ends closer than this, relatively, are told apart by no cell of the grid
-_FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is one
-_RECENT = 64  # ends kept for `ends`: replaying them gives the law back within a percent
+_RESOLUTION = 0.01  # relative; the grid cannot distinguish ends that are closer
+_FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is the same
+_RECENT = 64  # ends kept for `ends`: replaying them restores the model within a percent
 
 _PITCH = 0.06  # of the grid in mu
 _REACH = 40  # cells on either side of the prior median: a factor of 11
@@ -54,18 +53,18 @@ _BELIEF = tuple(
     for ratio in _RATIOS
 )
 _GRAIN = _PITCH**2 / 12  # variance of mu inside a cell
-# The predictive law is made anew when an eighth of the ends, or of the running jobs, is news to it.
-_NEWS = 8
+# The predictive distribution is computed again when an eighth of the ends, or of the running jobs, is new to it.
+_RENEWAL = 8
 _MOVES = 32  # jobs that grew older, at least, before that is done for their sake
 _MANY = 8  # jobs running at once, at least, before that is done for their sake
-_NEGLIGIBLE = 1e-3  # a sigma with less weight than this is left out of the predictive law
+_NEGLIGIBLE = 1e-3  # a sigma with less weight than this is left out of the predictive distribution
 
-_NODES = tuple(-4.5 + 9.0 * step / 79 for step in range(80))  # of the tabulated law, in standard deviations
+_NODES = tuple(-4.5 + 9.0 * step / 79 for step in range(80))  # of the table, in standard deviations
 
 
 @dataclass(frozen=True, slots=True)
 class DurationPrior:
-    """A lognormal law of a job's duration.
+    """A lognormal distribution of a job's duration.
 
     Args:
         median: Half of the jobs take longer, in seconds.
@@ -81,15 +80,15 @@ class DurationPrior:
 
     def __post_init__(self) -> None:
         if not (isfinite(self.median) and self.median > 0 and isfinite(self.sigma) and self.sigma > 0):
-            raise ValueError(f"a law needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
+            raise ValueError(f"it needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
 
     def faster(self, factor: float) -> DurationPrior:
-        """The same law for a provider that is `factor` times as fast."""
+        """Return the same for a provider that is `factor` times as fast."""
         return DurationPrior(self.median / factor, self.sigma)
 
     @classmethod
     def from_range(cls, shortest: float, longest: float) -> DurationPrior:
-        """The law of a document that says "shortest to longest" seconds: the middle 80 % of the jobs."""
+        """Return the one for "shortest to longest" seconds in a document: the middle 80 % of the jobs."""
         return cls(sqrt(shortest * longest), log(longest / shortest) / (2 * 1.2815515655446004))
 
 
@@ -97,19 +96,19 @@ class DurationPrior:
 class Observation:
     """What is known of one job's end: it lies in ``(after, by]`` seconds after submission.
 
-    ``after == by`` is an exact time; ``by == inf`` a job that was given up at `after`, still running.
+    If they are equal, the time is exact. If `by` is infinite, the job was given up at `after`, still running.
     """
 
     after: float
     by: float
 
     def plain(self) -> list[float | None]:
-        """As JSON, to a hundredth of a second; null for `inf`."""
+        """Return it as JSON, to a hundredth of a second, with null for infinity."""
         return [round(self.after, 2), None if self.by == inf else round(self.by, 2)]
 
     @classmethod
     def read(cls, plain: object) -> Observation | None:
-        """What `plain` wrote; None for anything else."""
+        """Return what `plain` wrote. None for anything else."""
         match plain:
             case [int() | float() as after, int() | float() | None as by]:
                 return cls(float(after), inf if by is None else float(by))
@@ -117,15 +116,15 @@ class Observation:
 
 
 class SurvivalCurve:
-    """A law of durations as a table: S(t), the chance to last longer than t, and the lag that waiting costs.
+    """A distribution of durations as a table: S(t), the chance to last longer than t, and the lag that waiting costs.
 
     Args:
-        parts: The lognormal laws that it mixes, as (weight, mean of ln T, standard deviation of ln T); the
+        parts: The lognormal distributions that it mixes, as (weight, mean of ln T, standard deviation of ln T). The
             weights sum to 1.
 
     Attributes:
         median: Half of the jobs take longer, in seconds.
-        guard: The 97th percentile, in seconds; a job that runs longer is not governed by the law.
+        cutoff: The 97th percentile, in seconds. The distribution does not fit a job that runs longer.
     """
 
     __slots__ = ("_area", "_chance", "_times", "cutoff", "median")
@@ -151,7 +150,7 @@ class SurvivalCurve:
         self.cutoff = self.quantile(0.97)
 
     def _at(self, t: float) -> tuple[int, float, float]:
-        """The number of nodes up to `t`, S(t), and the integral of S from 0 to `t`."""
+        """Return the number of nodes up to `t`, S(t), and the integral of S from 0 to `t`."""
         index = bisect_right(self._times, t)
         if index == 0:
             return 0, 1.0, t
@@ -163,7 +162,7 @@ class SurvivalCurve:
         return index, here, area + (t - start) * (chance + here) / 2
 
     def quantile(self, share: float) -> float:
-        """The time by which this share of the jobs has ended, in seconds."""
+        """Return the time by which this share of the jobs has ended, in seconds."""
         wanted = 1 - share
         index = min(bisect_right(self._chance, -wanted, key=lambda chance: -chance), len(self._times) - 1)
         high, low = self._chance[index - 1], self._chance[index]
@@ -171,13 +170,13 @@ class SurvivalCurve:
         return self._times[index - 1] + part * (self._times[index] - self._times[index - 1])
 
     def lag(self, last: float, now: float) -> float:
-        """Expected seconds by which a job not finished at `last` has been finished, unseen, at `now`."""
+        """Return the expected seconds at `now` since the end of a job that ran at `last`."""
         _, chance, area = self._at(last)
         _, _, until = self._at(now)
         return min(max(now - last - (until - area) / chance, 0.0), now - last)
 
     def time_for_lag(self, last: float, lag: float) -> float:
-        """The time at which the lag expected since `last` reaches `lag` seconds: `Survival.lag` inverted."""
+        """Return the time at which the expected lag since `last` reaches `lag` seconds: the inverse of `lag`."""
         index, chance, area = self._at(last)
         target = last + lag - area / chance
         times, areas = self._times, self._area
@@ -189,7 +188,7 @@ class SurvivalCurve:
         missing = max(target - start + gone / chance, 0.0)
         if found == len(times):
             return start + missing / max(1 - here / chance, 1e-9)
-        # Between two nodes S is a line, so the lag is a quadratic; this form of its root cannot cancel.
+        # Between two nodes S is a line, so the lag is a quadratic. This form of its root cannot cancel.
         falling = (here - self._chance[found]) / (times[found] - start) if times[found] > start else 0.0
         linear = 1 - here / chance
         root = linear + sqrt(linear * linear + 2 * missing * falling / chance)
@@ -197,10 +196,10 @@ class SurvivalCurve:
 
 
 class DurationModel:
-    """What is believed about one kind of job's law, and the `SurvivalCurve` that follows from it.
+    """What is believed about the durations of one variant, and the `SurvivalCurve` that follows from it.
 
     Args:
-        prior: The documented law: the centre of the grid, and all that is known before the first end.
+        prior: The documented durations: the centre of the grid, and all that is known before the first end.
         memory: What is left of the weight of an end after each later one.
     """
 
@@ -209,8 +208,8 @@ class DurationModel:
     def __init__(self, prior: DurationPrior, *, memory: float = _MEMORY) -> None:
         self._prior = prior
         self._memory = memory
-        self._running = [0] * len(_OFFSETS)  # how many jobs still run, by age on the grid; 0 is none
-        self._moves = 0  # of jobs between ages, since the predictive law was made
+        self._running = [0] * len(_OFFSETS)  # how many jobs still run, by age on the grid. Place 0 is not used
+        self._moves = 0  # of jobs between ages, since the predictive distribution was computed
         self._ends = 0  # since then
         self._sigmas = tuple(prior.sigma * ratio for ratio in _RATIOS)
         self._evidence = [[0.0] * len(_OFFSETS) for _ in _RATIOS]
@@ -219,23 +218,23 @@ class DurationModel:
 
     @property
     def ends(self) -> Sequence[Observation]:
-        """The most recent ends, oldest first: what is worth keeping of a law."""
+        """The most recent ends, oldest first: what is worth keeping of a model."""
         return tuple(self._recent)
 
     @property
     def survival(self) -> SurvivalCurve:
-        """The predictive law of a job; the same object until there is news worth making another."""
+        """The predictive distribution. It is the same object until enough was observed to compute another."""
         if self._survival is None:
             self._moves = self._ends = 0
             self._survival = SurvivalCurve(self._parts())
         return self._survival
 
     def running(self, age: int, last: float) -> int:
-        """Take note that a job was still running at `last`.
+        """Note that a job was still running at `last`.
 
         Args:
-            age: What this method last returned for the same job; 0 if it never did.
-            last: Seconds since submission; 0.0 takes the job out.
+            age: What this method last returned for the same job. 0 if it never did.
+            last: Seconds since submission. With 0.0, the job is taken out.
 
         Returns:
             The job's age on the grid.
@@ -247,26 +246,26 @@ class DurationModel:
             self._running[now] += 1
             self._running[0] = 0
             self._moves += 1
-            # A job's own age would tell twice on its looks, here and in their condition; among many, hardly.
+            # A job's own age would count twice for its polls, here and in their condition. Among many that is little.
             if self._moves >= _MOVES:
                 jobs = sum(self._running)
-                if jobs >= _MANY and self._moves >= jobs // _NEWS:
+                if jobs >= _MANY and self._moves >= jobs // _RENEWAL:
                     self._survival = None
         return now
 
     def observe(self, ends: Iterable[Observation]) -> None:
-        """Take ends as evidence. Those that say nothing (no number, or still running at 0 s) are ignored."""
+        """Take ends as evidence. Those without meaning (no number, or still running at 0 s) are ignored."""
         for end in ends:
             if not isfinite(end.after) or not end.by > -inf or (end.after <= 0 and end.by == inf):
                 continue
             self._recent.append(end)
             self._add(*self._bounds(end))
             self._ends += 1
-            if self._ends >= len(self._recent) // _NEWS:
+            if self._ends >= len(self._recent) // _RENEWAL:
                 self._survival = None
 
     def _bounds(self, end: Observation) -> tuple[float, float]:
-        """An end as an interval of ln(T / prior median), at least as wide as the grid can resolve."""
+        """Return an end as an interval of ln(T / prior median), at least as wide as the grid can resolve."""
         after, by = sorted((self._log(end.after), self._log(end.by)))
         after, by = min(after, _FARTHEST), max(by, -_FARTHEST)
         if by == inf or by - after >= 2 * _RESOLUTION:
@@ -275,7 +274,7 @@ class DurationModel:
         return middle - _RESOLUTION, middle + _RESOLUTION
 
     def _log(self, seconds: float) -> float:
-        """ln(T / prior median), of any float."""
+        """Return ln(T / prior median), of any float."""
         if not seconds > 0:  # not a number, too
             return -inf
         if seconds == inf:
@@ -294,7 +293,7 @@ class DurationModel:
             ]
 
     def _parts(self) -> list[tuple[float, float, float]]:
-        """One lognormal per sigma: its weight, and mean and standard deviation of ln T in seconds."""
+        """Return one lognormal for each sigma: its weight, and mean and standard deviation of ln T in seconds."""
         scores = [
             self._with_running([belief + gained for belief, gained in zip(*rows, strict=True)], sigma)
             for *rows, sigma in zip(_BELIEF, self._evidence, self._sigmas, strict=True)

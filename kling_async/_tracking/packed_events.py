@@ -1,8 +1,8 @@
-"""A job's events at rest.
+"""A job's events in the form in which they are kept.
 
-CPython's garbage collector goes through every object that may refer to another, and holds up the program meanwhile:
-with ten thousand jobs in flight that is the event loop's longest stall (`benchmarks.jobs`). A tuple of plain values is
-nothing to it. So an event is kept as one, until it has files or failures, and made again when somebody reads it.
+CPython's garbage collector visits every object that may refer to another, and stops the program meanwhile. With ten
+thousand jobs in flight this is the longest stall of the event loop (`benchmarks.jobs`). The collector skips a tuple of
+plain values. So an event without files and failures is kept as such a tuple, and made again when somebody reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Packed: TypeAlias = "Event | tuple[Any, ...]"
 
 
 def pack(event: Event) -> Packed:
-    """The event as plain values; itself, if it has more to it."""
+    """Return the event as plain values. Return the event itself if it holds more than these."""
     if event.artifacts or event.failures or event.raw is not None:
         return event
     return (
@@ -36,7 +36,7 @@ def pack(event: Event) -> Packed:
 
 
 def unpack(packed: Packed) -> Event:
-    """The event that was packed."""
+    """Return the event that was packed."""
     if isinstance(packed, Event):
         return packed
     seq, status, at, elapsed, source, progress, message, step, *amounts = packed

@@ -38,7 +38,7 @@ class PollState:
         being_polled: Whether a task is its worker.
         poll_error: The permanent error of the last poll. It is raised to those who wait, once, and cleared by the next
             successful poll.
-        wait_error: How the last wait of a worker ended without news, for those who waited beside it.
+        wait_error: How the last wait of a worker ended without an event, for those who waited beside it.
         failing_since: When polls began to fail without a success between. None if the last one succeeded.
         stream_failures: How often in a row a stream closed without an event.
     """

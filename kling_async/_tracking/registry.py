@@ -34,7 +34,7 @@ class AcceptedSubmission:
     Attributes:
         ref: Its job.
         started: When it was sent, in POSIX seconds.
-        report: What the provider said on accepting it. None if it was accepted earlier.
+        report: What the provider reported on accepting it. None if it was accepted earlier.
         attempt_id: The UUID of the attempt. Webhooks are addressed by it.
         key: Its key.
         deliveries: What webhooks reported about it before it was accepted.

@@ -149,7 +149,7 @@ class TrackedJob(PollState):
         """Whether the job has ended."""
         return self.status.terminal
 
-    def has_news(self, seen: int) -> bool:
+    def has_changed(self, seen: int) -> bool:
         """Whether a wait is over: the job has more than `seen` events, or has ended."""
         return len(self._log) > seen or self.ended
 
@@ -189,9 +189,9 @@ class TrackedJob(PollState):
             self.wake()
             return
         last = known[-1] if known else None
-        news = last is None or STATUS_ORDER[latest.status] > STATUS_ORDER[last.status]
+        newer = last is None or STATUS_ORDER[latest.status] > STATUS_ORDER[last.status]
         # Readers have seen our numbers, and the ledger continues with its own.
-        shift = (last.seq + 1 if last else 0) - latest.seq - (not news)
+        shift = (last.seq + 1 if last else 0) - latest.seq - (not newer)
 
         async def renumbered(ref: JobRef, event: Event) -> None:
             await record(ref, replace(event, seq=event.seq + shift))
@@ -199,7 +199,7 @@ class TrackedJob(PollState):
         self._record = renumbered
         self._lock = anyio.Lock()
         async with self._lock:
-            if news:
+            if newer:
                 with anyio.CancelScope(shield=True):
                     await renumbered(self.ref, latest)
 
@@ -269,7 +269,7 @@ class TrackedJob(PollState):
         await self._changed.wait()
 
     def wake(self) -> None:
-        """Let all who wait look at the log again."""
+        """Let all who wait check the log again."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -1,17 +1,17 @@
-"""The one door through which everything said about a job enters its log.
+"""How a status report changes a job: the only way into its event log.
 
 Theory of operation
 -------------------
-Submit answers, polls, stream lines, webhook bodies and ledger entries are all *readings*: claims, made once, that may
-repeat, arrive late, or contradict each other. `advance` compares a reading with the latest *event*, which is the whole
-of what is known, and answers with the next event, or with None when the reading says nothing new. So:
+The answer to a submission, a poll, a line of a stream, a webhook and an entry of the ledger all become *status
+reports*. Reports may come twice, late, or contradict each other. `advance` compares a report with the latest *event*,
+which holds all that is known. It returns the next event, or None if the report changes nothing. So:
 
-- A status only rises (`STATUS_ORDER`); within a status the provider's own steps only rise; progress only grows; files
-  only accumulate. A late or repeated reading changes nothing.
-- A terminal status is absorbing: whatever comes after it is dropped, so the first end that is heard is the end.
-- A reading whose status is not understood leaves the status alone.
+- A status only rises (`STATUS_ORDER`). Within a status the provider's own steps only rise, progress only grows, and
+  files are only added. A late or repeated report changes nothing.
+- A terminal status is final. Later reports are dropped, so the first end that is reported is the end.
+- A report with a status that is not understood does not change the status.
 
-Any order, repetition or loss of readings that include the end leads to the same end, and the log is monotone.
+The reports may come in any order, several times, or in part: if the end is among them, the job comes to the same end.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ STATUS_ORDER = {
 
 
 def advance(latest: Event | None, report: StatusReport, *, source: Source, at: float, started: float) -> Event | None:
-    """The event that `report` amounts to, or None if it changes nothing.
+    """Return the event that follows from a status report. None if the report changes nothing.
 
     Args:
-        latest: The job's last event; None if it has none yet.
-        report: What was said.
-        source: Where it was said.
-        at: When, in POSIX seconds.
+        latest: The job's last event. None if it has none yet.
+        report: What was reported.
+        source: How it was reported.
+        at: When it was reported, in POSIX seconds.
         started: When the job was submitted, in POSIX seconds.
     """
     when = datetime.fromtimestamp(at, UTC)
@@ -56,15 +56,15 @@ def advance(latest: Event | None, report: StatusReport, *, source: Source, at: f
 
 
 def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
-    """The fields of `base` that `report` changes; None if it brings no news."""
+    """Return the fields of `base` that the report changes. None if it changes nothing."""
     if base.status.terminal:
         return None
     status = report.status or base.status
     step = report.step if report.status else max(base.step, 0)
-    said, known = (STATUS_ORDER[status], step), (STATUS_ORDER[base.status], base.step)
+    reported, known = (STATUS_ORDER[status], step), (STATUS_ORDER[base.status], base.step)
     progress = max((part for part in (base.progress, report.progress) if part is not None), default=None)
     artifacts = _union(base.artifacts, report.artifacts)
-    if not (said > known or progress != base.progress or len(artifacts) > len(base.artifacts)):
+    if not (reported > known or progress != base.progress or len(artifacts) > len(base.artifacts)):
         return None
     changes: dict[str, Any] = {
         "progress": progress,
@@ -73,10 +73,10 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
         "cost": report.cost or base.cost,
         "balance": report.balance or base.balance,
     }
-    if said > known:
+    if reported > known:
         changes |= {"status": status, "step": step}
-    if said >= known:
-        # Words belong to the stage they were said about: a late reading must not put old ones on a new stage.
+    if reported >= known:
+        # A message belongs to the status it came with: a late report must not put an old message on a new status.
         changes["message"] = report.message
     if status.terminal:
         changes["raw"] = report.raw
@@ -84,7 +84,7 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
 
 
 def _union(known: tuple[Artifact, ...], named: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
-    """The files known and the ones newly named, numbered in the order in which they became known."""
+    """Return the known files and the new ones, numbered in the order in which they became known."""
     files = {artifact.identity: artifact for artifact in known}
     for artifact in named:
         files.setdefault(artifact.identity, replace(artifact, index=len(files)))

@@ -273,7 +273,7 @@ def test_an_address_is_text(kind: Any, address: Any) -> None:
 def test_schedules_are_made_of_times(wait: Any) -> None:
     with pytest.raises(ValueError, match="a schedule needs positive finite intervals in seconds, got"):
         Progressive(5, wait)
-    with pytest.raises(ValueError, match="lag_per_look is seconds of lag, positive and finite, got"):
+    with pytest.raises(ValueError, match="lag_per_poll is seconds of lag, positive and finite, got"):
         Learned(wait)
 
 

@@ -80,7 +80,7 @@ def test_any_order_and_repetition_ends_alike(reports: list[StatusReport], end: S
 
 
 @given(st.lists(running | ending, max_size=10))
-def test_repeating_a_story_adds_nothing(reports: list[StatusReport]) -> None:
+def test_repeated_reports_add_nothing(reports: list[StatusReport]) -> None:
     once, again = log(reports), log([*reports, *reports])
     assert again == once or not once[-1].status.terminal
     if once and once[-1].status.terminal:
@@ -92,7 +92,7 @@ def test_an_unknown_status_first_is_pending() -> None:
     assert (event.status, event.seq, event.elapsed) == (Status.PENDING, 0, 0.0)
 
 
-def test_a_late_reading_puts_no_old_words_on_a_new_stage() -> None:
+def test_a_late_report_puts_no_old_message_on_a_new_status() -> None:
     events = log(
         [
             StatusReport(Status.PROCESSING, step=1, message="preparing"),
@@ -119,7 +119,7 @@ costs = st.none() | st.builds(
 
 
 @given(st.lists(running | ending), costs, costs)
-def test_an_event_at_rest_is_the_same_event(
+def test_an_event_that_was_packed_is_the_same_event(
     reports: list[StatusReport], cost: Cost | None, balance: Cost | None
 ) -> None:
     for event in log([replace(report, cost=cost, balance=balance, raw={"a": 1}) for report in reports]):
@@ -128,7 +128,7 @@ def test_an_event_at_rest_is_the_same_event(
         assert (str(again.cost), str(again.balance), again.raw) == (str(event.cost), str(event.balance), event.raw)
 
 
-def test_an_event_at_rest_is_no_work_for_the_garbage_collector() -> None:
+def test_a_packed_event_is_skipped_by_the_garbage_collector() -> None:
     reports = [
         StatusReport(Status.PENDING, cost=Cost(Decimal("0.15"), "USD")),
         StatusReport(Status.PROCESSING, message="now"),

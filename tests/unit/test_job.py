@@ -75,7 +75,7 @@ async def test_by_default_polls_are_timed_by_a_learned_duration_model(server: Fa
     assert sum(lags[10:]) < sum(lags[:10])
 
 
-async def test_events_tell_the_story_once_and_in_order(client: Client) -> None:
+async def test_each_event_comes_once_and_in_order(client: Client) -> None:
     job = await client.submit(VIDEO)
     events = await collect(job)
     assert [event.seq for event in events] == [0, 1, 2]
@@ -176,7 +176,7 @@ async def test_deadlines_are_the_documented_ones(
     assert anyio.current_time() - start == pytest.approx(limit, abs=1)
 
 
-async def test_wait_is_bounded_and_judges_nothing(client: Client, server: FakeRunBlob) -> None:
+async def test_wait_is_bounded_and_raises_nothing(client: Client, server: FakeRunBlob) -> None:
     server.failure = "API_ERROR"
     job = await client.submit(VIDEO)
     start = anyio.current_time()
@@ -294,13 +294,13 @@ async def test_an_unknown_status_word_keeps_the_job_running(
     assert "paused" in caplog.text
 
 
-async def test_cancelling_says_honestly_that_it_cannot(client: Client) -> None:
+async def test_cancel_is_refused_where_the_provider_cannot(client: Client) -> None:
     job = await client.submit(VIDEO)
     with pytest.raises(kling_async.ConfigurationError, match="no way to cancel"):
         await job.cancel()
 
 
-async def test_status_calls_are_rationed_over_all_jobs(client: Client, server: FakeRunBlob) -> None:
+async def test_the_limit_on_status_calls_holds_over_all_jobs(client: Client, server: FakeRunBlob) -> None:
     """RunBlob: 60 status calls a minute for all jobs of a key (docs: kling/o3-photo-status)."""
     server.duration = 120
     start = anyio.current_time()
@@ -312,7 +312,7 @@ async def test_status_calls_are_rationed_over_all_jobs(client: Client, server: F
     assert all(generation.looks for generation in server.generations.values())
 
 
-async def test_the_ration_can_be_changed(server: FakeRunBlob) -> None:
+async def test_the_limit_on_status_calls_can_be_changed(server: FakeRunBlob) -> None:
     server.duration = 120
     polling = Polling(status_calls_per_minute=float("inf"), schedule=Progressive(1))
     async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as client:

@@ -169,7 +169,7 @@ def test_looks_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox
     answer = kling("watch", ref, "--timeout", "0.5", *form)
     assert answer.code == 5, answer
     [warning] = [line for line in answer.err.splitlines() if line.startswith("warning: ")]
-    assert re.match(f"warning: a look at job {ref} failed, it goes on: .*HTTP 418", warning)
+    assert re.match(f"warning: the poll of job {ref} failed and is repeated later: .*HTTP 418", warning)
     assert "warning" not in answer.out
 
 

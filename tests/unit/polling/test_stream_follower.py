@@ -157,7 +157,7 @@ def told(job: Job) -> list[tuple[Source, str | None, int]]:
     return [(event.source, event.message or event.status, round(event.elapsed)) for event in job.events]
 
 
-async def test_a_job_that_is_awaited_is_heard_to_its_end_on_one_stream(client: Client, server: FakeInferenceSh) -> None:
+async def test_an_awaited_job_is_followed_to_its_end_on_one_stream(client: Client, server: FakeInferenceSh) -> None:
     job = await client.submit(REQUEST)
     result = await job
     assert result.urls == [OUTPUT["image"]]
@@ -188,7 +188,7 @@ async def test_ten_minutes_of_heartbeats_are_no_failure(client: Client, server: 
     assert len(server.looks) == 19, "one check for every 30 s of silence"
 
 
-async def test_a_stream_that_stays_open_and_tells_nothing_costs_little_time(
+async def test_a_stream_that_stays_open_and_reports_nothing_costs_little_time(
     client: Client, server: FakeInferenceSh
 ) -> None:
     server.deaf = True
@@ -198,8 +198,8 @@ async def test_a_stream_that_stays_open_and_tells_nothing_costs_little_time(
     assert told(job)[-1] == ("poll", "completed", 30)
 
 
-async def test_a_webhook_is_heard_beside_a_deaf_stream(server: FakeInferenceSh) -> None:
-    """It leads to a look at once, whoever is listening to the stream."""
+async def test_a_webhook_counts_beside_a_silent_stream(server: FakeInferenceSh) -> None:
+    """It leads to a poll at once, although a task follows the stream."""
     server.deaf, server.plan = True, {"queued": 0, "running": 1, "completed": 20}
     webhooks = Webhooks("https://example.com", "an old and very secret secret")
     async with Client(InferenceSh("inf_made_up"), http=server, webhooks=webhooks) as client:
@@ -214,7 +214,7 @@ async def test_a_webhook_is_heard_beside_a_deaf_stream(server: FakeInferenceSh) 
     assert told(job)[-1] == ("poll", "completed", 20)
 
 
-async def test_deaf_for_ten_minutes_ends_well_too(client: Client, server: FakeInferenceSh) -> None:
+async def test_a_stream_that_is_silent_for_ten_minutes_does_no_harm(client: Client, server: FakeInferenceSh) -> None:
     server.deaf, server.plan = True, {"queued": 0, "running": 1, "completed": 600}
     job = await client.submit(REQUEST)
     await job
@@ -226,7 +226,7 @@ async def test_deaf_for_ten_minutes_ends_well_too(client: Client, server: FakeIn
 async def test_an_end_that_came_before_the_stream_was_open_is_not_missed(
     client: Client, server: FakeInferenceSh
 ) -> None:
-    """A stream without a first line that tells where the job stands is helped by a look."""
+    """If the first line of a stream does not report the status, a poll does."""
     server.snapshot = False
     job = await client.submit(REQUEST)
     server.plan = {"queued": 0, "completed": 0}
@@ -234,7 +234,7 @@ async def test_an_end_that_came_before_the_stream_was_open_is_not_missed(
     assert told(job)[-1] == ("poll", "completed", 2)
 
 
-async def test_changes_are_heard_without_a_first_line_too(client: Client, server: FakeInferenceSh) -> None:
+async def test_changes_are_reported_without_a_first_line_too(client: Client, server: FakeInferenceSh) -> None:
     server.snapshot = False
     job = await client.submit(REQUEST)
     await job
@@ -245,7 +245,7 @@ async def test_changes_are_heard_without_a_first_line_too(client: Client, server
 async def test_a_stream_that_closes_is_opened_again_without_losing_or_repeating_an_event(
     client: Client, server: FakeInferenceSh, *, breaks: bool
 ) -> None:
-    """Progress gives the budget back: more closes than the budget has, each after an event."""
+    """Each event sets the count of failures back: there are more closes than are allowed, each after an event."""
     server.plan = {name: 3.0 * number for number, name in enumerate(STAGES)}
     server.close_after, server.breaks, server.heartbeat = 2, breaks, 100.0
     job = await client.submit(REQUEST)
@@ -256,7 +256,7 @@ async def test_a_stream_that_closes_is_opened_again_without_losing_or_repeating_
     assert round(job.events[-1].elapsed) == 15
 
 
-async def test_when_the_budget_is_used_up_looks_alone_go_on(client: Client, server: FakeInferenceSh) -> None:
+async def test_after_several_failed_streams_a_job_is_only_polled(client: Client, server: FakeInferenceSh) -> None:
     server.close_after, server.plan = 0, {"queued": 0, "running": 1, "completed": 60}
     job = await client.submit(REQUEST)
     await job
@@ -276,7 +276,7 @@ async def test_a_server_without_streams_is_polled(client: Client, server: FakeIn
     assert len(server.streams) == 5
 
 
-async def test_a_stream_refused_as_too_many_pauses_the_lane(client: Client, server: FakeInferenceSh) -> None:
+async def test_a_throttled_stream_pauses_all_calls(client: Client, server: FakeInferenceSh) -> None:
     server.stream_status = 429
     job = await client.submit(REQUEST)
     await job
@@ -285,7 +285,7 @@ async def test_a_stream_refused_as_too_many_pauses_the_lane(client: Client, serv
 
 
 async def test_more_jobs_than_streams_are_served_all_the_same(server: FakeInferenceSh) -> None:
-    """Half of the connections stay free of streams; who gets none is polled."""
+    """Half of the connections are kept free of streams. A job without a stream is polled."""
     async with Client(InferenceSh("inf_made_up"), http=server, limits=Limits(connections=4)) as client:
         jobs = [await client.submit(REQUEST) for _ in range(6)]
         async with anyio.create_task_group() as group:
@@ -306,7 +306,7 @@ async def test_a_refused_key_ends_the_wait_with_its_own_error(client: Client, se
     assert server.looks == [2]
 
 
-async def test_looks_that_fail_beside_a_stream_do_not_end_it(client: Client, server: FakeInferenceSh) -> None:
+async def test_polls_that_fail_beside_a_stream_do_not_end_it(client: Client, server: FakeInferenceSh) -> None:
     server.plan = {"queued": 0, "running": 1, "completed": 100}
     job = await client.submit(REQUEST)
     server.look_status = 500
@@ -354,7 +354,7 @@ async def test_many_readers_share_one_stream(client: Client, server: FakeInferen
     assert (server.most_streams, len(server.streams)) == (1, 1)
 
 
-async def test_a_line_that_is_none_breaks_the_stream_and_not_the_job(client: Client, server: FakeInferenceSh) -> None:
+async def test_an_unreadable_line_ends_the_stream_and_not_the_job(client: Client, server: FakeInferenceSh) -> None:
     job = await client.submit(REQUEST)
     server.garbled = True
     await job

@@ -50,9 +50,9 @@ def poller(schedule: Learned, ended: float, prior: DurationPrior = CLIP) -> list
     return looks
 
 
-class TestLaw:
+class TestDurationPrior:
     @pytest.mark.parametrize(("median", "sigma"), [(0.0, 0.1), (-1.0, 0.1), (inf, 0.1), (nan, 0.1), (1.0, 0.0)])
-    def test_refuses_what_is_no_law(self, median: float, sigma: float) -> None:
+    def test_a_prior_that_is_no_distribution_is_refused(self, median: float, sigma: float) -> None:
         with pytest.raises(ValueError, match="positive finite"):
             DurationPrior(median, sigma)
 
@@ -63,16 +63,16 @@ class TestLaw:
 
 
 class TestProgressive:
-    def test_looks_after_each_interval_and_repeats_the_last(self) -> None:
+    def test_polls_after_each_interval_and_repeats_the_last(self) -> None:
         assert looks_of(Progressive(5, 5, 10, 15).timer(KEY, CLIP), 6) == [5, 10, 20, 35, 50, 65]
 
     def test_first_comes_before_the_intervals(self) -> None:
         assert looks_of(Progressive(5, 5, 10, 15, first=10).timer(KEY, CLIP), 6) == [10, 15, 20, 30, 45, 60]
 
-    def test_a_late_look_shifts_the_later_ones(self) -> None:
+    def test_a_late_poll_shifts_the_later_ones(self) -> None:
         assert Progressive(5, 5, 10, 15).timer(KEY, CLIP).next_poll(12.0) == 22.0
 
-    def test_an_old_job_is_not_looked_at_as_if_it_were_new(self) -> None:
+    def test_an_old_job_is_not_polled_as_if_it_were_new(self) -> None:
         assert Progressive(5, 5, 10, 15).timer(KEY, CLIP).next_poll(600.0) == 615.0
 
     def test_learns_nothing(self) -> None:
@@ -83,7 +83,7 @@ class TestProgressive:
         assert looks_of(schedule.timer(KEY, CLIP), 9) == before
 
     @pytest.mark.parametrize("intervals", [(), (0.0,), (5.0, -1.0), (inf,), (nan,)])
-    def test_refuses_intervals_that_are_none(self, intervals: tuple[float, ...]) -> None:
+    def test_intervals_that_cannot_be_waited_are_refused(self, intervals: tuple[float, ...]) -> None:
         with pytest.raises(ValueError, match="positive finite intervals"):
             Progressive(*intervals)
 
@@ -91,14 +91,14 @@ class TestProgressive:
         assert Progressive(5, 15, first=3) == Progressive(5, 15, first=3) != Progressive(5, 15)
 
 
-class TestSurvival:
+class TestSurvivalCurve:
     LOGNORMAL = SurvivalCurve([(1.0, log(147.0), 0.158)])
 
     @pytest.mark.parametrize(("share", "score"), [(0.03, -1.8808), (0.5, 0.0), (0.97, 1.8808)])
-    def test_quantiles_are_those_of_the_law(self, share: float, score: float) -> None:
+    def test_quantiles_are_those_of_the_distribution(self, share: float, score: float) -> None:
         assert self.LOGNORMAL.quantile(share) == pytest.approx(147.0 * exp(0.158 * score), rel=2e-3)
 
-    def test_lag_is_the_mean_of_what_a_late_look_costs(self) -> None:
+    def test_lag_is_the_mean_of_what_a_late_poll_costs(self) -> None:
         """Against jobs drawn from the law, of those still running at 130 s."""
         random = Random(8)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(40_000)]
@@ -115,7 +115,7 @@ class TestSurvival:
         st.floats(0.0, 0.97),
         st.floats(1e-3, 100.0),
     )
-    def test_reach_inverts_lag(self, parts: list[tuple[float, float, float]], age: float, lag: float) -> None:
+    def test_time_for_lag_inverts_lag(self, parts: list[tuple[float, float, float]], age: float, lag: float) -> None:
         total = sum(weight for weight, _, _ in parts)
         survival = SurvivalCurve([(weight / total, mean, sd) for weight, mean, sd in parts])
         last = survival.quantile(age)
@@ -134,7 +134,7 @@ class TestSurvival:
         assert 0.0 <= before <= waited
 
 
-class TestPosterior:
+class TestDurationModel:
     @given(st.lists(st.tuples(HOSTILE, HOSTILE), max_size=12), LAWS)
     @example([(0.0, 0.0)] * 12, CLIP)
     @example([(inf, inf)] * 12, CLIP)
@@ -166,7 +166,7 @@ class TestPosterior:
         assert one.survival.median == pytest.approx(other.survival.median, rel=0.01)
 
     @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
-    def test_finds_the_law_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
+    def test_finds_the_distribution_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
         random = Random(3)
         law = DurationModel(DurationPrior(147.0 * wrong, 0.158))
         for _ in range(100):
@@ -183,7 +183,7 @@ class TestPosterior:
         assert plain.survival.median != disturbed.survival.median
         assert plain.survival.median == pytest.approx(disturbed.survival.median, rel=0.01)
 
-    def test_the_predictive_law_is_made_anew_for_the_first_ends_and_then_for_every_few(self) -> None:
+    def test_the_predictive_distribution_is_computed_again_after_the_first_ends_and_then_after_every_few(self) -> None:
         law = DurationModel(CLIP)
         priors = [law.survival]
         for _ in range(128):
@@ -230,9 +230,9 @@ class TestPosterior:
 class TestLearned:
     @given(LAWS, LAMBDAS, st.lists(st.tuples(HOSTILE, HOSTILE), max_size=6), st.lists(SECONDS, max_size=20))
     def test_steps_stay_within_their_clamps(
-        self, prior: DurationPrior, lag_per_look: float, ends: list[tuple[float, float]], ages: list[float]
+        self, prior: DurationPrior, lag_per_poll: float, ends: list[tuple[float, float]], ages: list[float]
     ) -> None:
-        schedule = Learned(lag_per_look)
+        schedule = Learned(lag_per_poll)
         for after, by in ends:
             schedule.timer(KEY, prior).observe_end(after, by)
         law = DurationModel(prior)
@@ -255,7 +255,7 @@ class TestLearned:
         json.dumps(schedule.state(), allow_nan=False)
 
     @given(st.floats(0.0, 3000.0), st.floats(0.0, 3000.0), st.floats(0.0, 100.0))
-    def test_a_claim_never_falls_and_grows_by_at_most_a_second_a_second(
+    def test_a_priority_never_falls_and_grows_by_at_most_a_second_a_second(
         self, last: float, waited: float, more: float
     ) -> None:
         timer = Learned().timer(KEY, CLIP)
@@ -263,7 +263,7 @@ class TestLearned:
         assert -1e-6 <= grown <= more + 1e-6
 
     @pytest.mark.parametrize("last", [0.0, 100.0, 200.0, 500.0, 5000.0])
-    def test_a_job_is_due_when_it_claims_lambda(self, last: float) -> None:
+    def test_a_job_is_due_when_its_priority_is_lambda(self, last: float) -> None:
         timer = Learned(0.5).timer(KEY, CLIP)
         assert timer.expected_lag(last, timer.next_poll(last)) == pytest.approx(0.5, rel=1e-3)
 
@@ -275,16 +275,16 @@ class TestLearned:
         second = timer.next_poll(timer.next_poll(guard))
         assert (second - timer.next_poll(guard)) / (timer.next_poll(guard) - guard) == pytest.approx(1.3)
 
-    def test_a_look_out_of_turn_does_not_bring_the_first_one_forward(self) -> None:
+    def test_a_poll_out_of_turn_does_not_bring_the_first_one_forward(self) -> None:
         timer = Learned().timer(KEY, CLIP)
         assert timer.next_poll(3.0) == pytest.approx(timer.next_poll(0.0), rel=0.02)
 
-    def test_dearer_looks_are_fewer(self) -> None:
+    def test_a_larger_lag_per_poll_means_fewer_polls(self) -> None:
         numbers = [len(looks_until(Learned(price).timer(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
         assert numbers[0] > numbers[1] > numbers[2] >= 1
 
     @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
-    def test_after_twenty_ends_halves_the_looks_and_the_lag_of_the_documented_schedule(self, wrong: float) -> None:
+    def test_after_twenty_ends_halves_the_polls_and_the_lag_of_the_documented_schedule(self, wrong: float) -> None:
         """The figure that `benchmarks/cadence` measures in full."""
         random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
@@ -297,7 +297,7 @@ class TestLearned:
         assert looks <= 0.57 * their_looks
         assert lag <= 0.5 * their_lag
 
-    def test_keys_learn_apart(self) -> None:
+    def test_each_variant_learns_on_its_own(self) -> None:
         schedule = Learned()
         poller(schedule, 80.0)
         fresh = Learned().timer("another", CLIP).next_poll(0.0)
@@ -312,10 +312,10 @@ class TestLearned:
             schedule.timer(KEY, CLIP).observe_end(140.0, 145.0)
         assert dropped.timer(KEY, CLIP).next_poll(0.0) == clean.timer(KEY, CLIP).next_poll(0.0)
 
-    @pytest.mark.parametrize("lag_per_look", [0.0, -1.0, inf, nan])
-    def test_refuses_a_lambda_that_is_none(self, lag_per_look: float) -> None:
-        with pytest.raises(ValueError, match="lag_per_look"):
-            Learned(lag_per_look)
+    @pytest.mark.parametrize("lag_per_poll", [0.0, -1.0, inf, nan])
+    def test_a_lag_per_poll_that_is_no_time_is_refused(self, lag_per_poll: float) -> None:
+        with pytest.raises(ValueError, match="lag_per_poll"):
+            Learned(lag_per_poll)
 
 
 class TestState:
@@ -384,24 +384,24 @@ class Runner(Generic[NameT]):
         return (self.submitted if self.last is None else self.last) - self.submitted
 
 
-def awarded(queue: PollQueue[Runner[NameT]], now: float) -> NameT | None:
+def popped(queue: PollQueue[Runner[NameT]], now: float) -> NameT | None:
     winner = queue.pop_most_urgent(now)
     return None if winner is None else winner.name
 
 
-class TestContest:
-    def test_nobody_is_due_before_their_next_look(self) -> None:
+class TestPollQueue:
+    def test_no_job_is_due_before_its_next_poll(self) -> None:
         queue = PollQueue[Runner[str]]()
         timer = Progressive(10).timer(KEY, CLIP)
         queue.enter(Runner("late", timer, submitted=5.0))
         queue.enter(Runner("early", timer, submitted=0.0))
         assert queue.next_due() == 10.0
-        assert awarded(queue, 9.9) is None
-        assert [awarded(queue, 10.0), awarded(queue, 10.0)] == ["early", None]
+        assert popped(queue, 9.9) is None
+        assert [popped(queue, 10.0), popped(queue, 10.0)] == ["early", None]
         assert queue.next_due() == 15.0
         assert len(queue) == 1
 
-    def test_an_empty_contest_is_never_due(self) -> None:
+    def test_an_empty_queue_is_never_due(self) -> None:
         assert PollQueue[Runner[str]]().next_due() == inf
         assert PollQueue[Runner[str]]().pop_most_urgent(1e9) is None
 
@@ -410,32 +410,32 @@ class TestContest:
         queue = PollQueue[Runner[str]]()
         queue.enter(Runner("young", schedule.timer(KEY, CLIP), submitted=70.0))
         queue.enter(Runner("ripe", schedule.timer(KEY, CLIP), submitted=0.0, last=100.0))
-        assert [awarded(queue, 200.0), awarded(queue, 200.0)] == ["ripe", "young"]
+        assert [popped(queue, 200.0), popped(queue, 200.0)] == ["ripe", "young"]
 
-    def test_price_is_the_claim_that_won(self) -> None:
+    def test_price_is_the_priority_of_the_last_job(self) -> None:
         queue = PollQueue[Runner[str]]()
         timer = Learned(0.5).timer(KEY, CLIP)
         queue.enter(Runner("job", timer, submitted=1000.0))
-        assert awarded(queue, 1000.0 + timer.next_poll(0.0)) == "job"
+        assert popped(queue, 1000.0 + timer.next_poll(0.0)) == "job"
         assert queue.price == pytest.approx(0.5, rel=1e-6)
 
-    def test_a_job_that_left_is_not_awarded(self) -> None:
+    def test_a_job_that_left_is_not_polled(self) -> None:
         queue = PollQueue[Runner[str]]()
         timer = Progressive(1).timer(KEY, CLIP)
         for name in ("one", "two"):
             queue.enter(Runner(name, timer, submitted=0.0))
         queue.leave(Runner("one", timer, 0.0))
         queue.leave(Runner("unknown", timer, 0.0))
-        assert [awarded(queue, 5.0), awarded(queue, 5.0)] == ["two", None]
+        assert [popped(queue, 5.0), popped(queue, 5.0)] == ["two", None]
         assert queue.next_due() == inf
 
     def test_entering_again_replaces(self) -> None:
         queue = PollQueue[Runner[str]]()
         for _ in range(2):
             queue.enter(Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0))
-        assert [awarded(queue, 5.0), awarded(queue, 5.0)] == ["one", None]
+        assert [popped(queue, 5.0), popped(queue, 5.0)] == ["one", None]
 
-    def test_a_claim_that_jumped_is_heard_when_the_job_enters_again(self) -> None:
+    def test_a_priority_that_jumped_counts_when_the_job_enters_again(self) -> None:
         """As the poller does for a job whose deadline has passed."""
 
         class Urgent:
@@ -451,10 +451,10 @@ class TestContest:
         queue = PollQueue[Runner[int]]()
         for job in range(20):
             queue.enter(Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)))
-        assert awarded(queue, 100.0) == 0
+        assert popped(queue, 100.0) == 0
         queue.enter(Runner(19, Urgent(), submitted=19.0, last=60.0))
-        assert awarded(queue, 100.0) == 19
-        assert awarded(queue, 100.0) == 1
+        assert popped(queue, 100.0) == 19
+        assert popped(queue, 100.0) == 1
 
     def test_jobs_that_come_and_go_leave_nothing_behind(self) -> None:
         queue = PollQueue[Runner[int]]()
@@ -465,11 +465,11 @@ class TestContest:
         assert len(queue) == 0
         assert len(queue._waiting) + len(queue._due) <= 64
 
-    def test_companions_are_the_soonest_due_and_leave_as_well(self) -> None:
+    def test_a_batch_has_the_jobs_that_are_due_earliest_and_takes_them_out(self) -> None:
         queue = PollQueue[Runner[int]]()
         for job in range(6):
             queue.enter(Runner(job, Progressive(10).timer(KEY, CLIP), submitted=float(job)))
-        assert awarded(queue, 10.0) == 0
+        assert popped(queue, 10.0) == 0
         assert [each.name for each in queue.pop_batch(13.0, room=2)] == [1, 2]
         assert [each.name for each in queue.pop_batch(13.0, room=9)] == [3]
         assert queue.pop_most_urgent(15.0) is not None
@@ -480,7 +480,7 @@ class TestContest:
         st.lists(st.tuples(st.floats(0.0, 300.0), st.floats(0.0, 1.0)), min_size=1, max_size=30),
         st.lists(st.floats(0.0, 20.0), min_size=1, max_size=30),
     )
-    def test_each_award_is_the_highest_claim(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
+    def test_each_poll_goes_to_the_highest_priority(self, jobs: list[tuple[float, float]], gaps: list[float]) -> None:
         """The lazy heap agrees with asking every job, whatever the moments of asking."""
         schedule = Learned()
         queue = PollQueue[Runner[int]]()
@@ -496,14 +496,14 @@ class TestContest:
                 for job, (timer, submitted, last) in bids.items()
                 if submitted + timer.next_poll(last - submitted) <= now
             }
-            winner = awarded(queue, now)
+            winner = popped(queue, now)
             assert (winner is None) == (not claims)
             if winner is not None:
                 assert claims[winner] == pytest.approx(max(claims.values()), abs=1e-6)
                 assert queue.price == pytest.approx(claims[winner])
                 del bids[winner]
 
-    def test_nobody_starves_when_looks_are_far_too_few(self) -> None:
+    def test_every_job_is_polled_when_polls_are_far_too_few(self) -> None:
         """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
         queue = PollQueue[Runner[int]]()
         timers = [Learned().timer(KEY, CLIP) for _ in range(200)]
@@ -511,7 +511,7 @@ class TestContest:
             queue.enter(Runner(job, timer, submitted=float(job % 40)))
         last: dict[int, float] = {}
         for now in range(300, 3000):
-            winner = awarded(queue, float(now))
+            winner = popped(queue, float(now))
             assert winner is not None
             assert now - last.get(winner, 300.0) <= 400.0
             last[winner] = float(now)
@@ -519,7 +519,7 @@ class TestContest:
         assert len(last) == 200
         assert min(last.values()) > 2400
 
-    def test_few_claims_are_computed_per_award(self) -> None:
+    def test_few_priorities_are_computed_per_poll(self) -> None:
         """1 000 jobs, all due: finding the highest claim does not ask each of them."""
         asked = 0
 
@@ -543,8 +543,8 @@ class TestContest:
         queue = PollQueue[Runner[int]]()
         for job in range(1000):
             queue.enter(Runner(job, Counting(schedule.timer(KEY, CLIP)), submitted=random.uniform(0.0, 200.0)))
-        assert awarded(queue, 400.0) is not None
+        assert popped(queue, 400.0) is not None
         asked = 0
         for second in range(500):
-            assert awarded(queue, 400.0 + second) is not None
+            assert popped(queue, 400.0 + second) is not None
         assert asked < 500 * 20
