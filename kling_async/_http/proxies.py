@@ -38,7 +38,9 @@ class Proxy:
 
     @classmethod
     def parse(cls, text: str, source: str) -> Proxy:
-        """Parse the address of a proxy. One without a scheme is an http proxy, as for other programs.
+        """Parse the address of a proxy. ``host:port`` without a scheme is an http proxy, as for other programs.
+
+        A text with neither scheme nor port is refused: it may be a key that has come into the wrong place.
 
         Raises:
             ConfigurationError: It is none, or this installation cannot use it. The message never repeats the text,
@@ -58,6 +60,8 @@ class Proxy:
         if parts.scheme not in _SCHEMES:
             kinds = "http, https, socks5 or socks5h"
             raise _unusable(source, f"names a proxy of the kind {parts.scheme[:20]!r}; it must be {kinds}")
+        if port is None and "://" not in text:
+            raise _unusable(source, "is not the address of a proxy: it has neither a scheme nor a port")
         scheme = _SCHEMES[parts.scheme]
         if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
             raise _unusable(source, "names a SOCKS proxy, which needs one more package: pip install 'httpx[socks]'")

@@ -32,6 +32,7 @@ from support.fake_runblob import KEY, FakeRunBlob
 
 PROVIDERS: list[Any] = [RunBlob, Runware, InferenceSh, PixelDojo]
 SECRET = "a-key-that-nobody-may-see"
+STRONG = "a secret that is long enough for a test"
 
 
 @pytest.mark.parametrize("request_", ["a boat", runblob.O3Photo, {"prompt": "a boat"}, None], ids=repr)
@@ -169,9 +170,9 @@ async def test_what_may_be_in_flight_is_a_whole_number(in_flight: Any) -> None:
 
 @pytest.mark.anyio
 async def test_a_delivery_is_one() -> None:
-    async with Client(RunBlob(KEY), http=FakeRunBlob(), webhooks=Webhooks("https://a.test", "s" * 16)) as client:
+    async with Client(RunBlob(KEY), http=FakeRunBlob(), webhooks=Webhooks("https://a.test", STRONG)) as client:
         with pytest.raises(
-            ConfigurationError, match=r"Client.deliver\(delivery\) takes what came, .*, not .* type dict"
+            ConfigurationError, match=r"Client.deliver\(delivery\) takes what was received, .*, not .* type dict"
         ):
             await client.deliver({"status": "completed"})  # type: ignore[arg-type]  # the mistake
 
@@ -195,7 +196,7 @@ async def test_a_directory_is_no_ledger(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", [5, None, b"https://a.test", ["https://a.test"]], ids=range(4))
 def test_the_address_of_webhooks_is_text(url: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Webhooks\(url=\.\.\.\) takes an address, such as https://.*, not"):
-        Webhooks(url, "s" * 16)
+        Webhooks(url, STRONG)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_secrets_are_texts(secret: Any) -> None:
 @pytest.mark.parametrize("confirm", ["no", 0, 1, None])
 def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Webhooks\(confirm=\.\.\.\) takes True or False, not"):
-        Webhooks("https://a.test", "s" * 16, confirm=confirm)
+        Webhooks("https://a.test", STRONG, confirm=confirm)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
         (lambda: kling_async.Budget(usd="five"), r"Budget\(usd='five'\): it must be an amount, such as Budget\(usd=5"),
         (lambda: kling_async.Budget(credits=-1), r"Budget\(credits=-1\): it must be an amount, such as Budget\(cre"),
         (lambda: Polling(schedule=5), r"Polling\(schedule=5\): it must be Learned\(\), Prog"),  # type: ignore[arg-type]
-        (lambda: kling_async.Webhooks("https://a.test", "s" * 16, backstop="9"), r"a number greater than 0"),  # type: ignore[arg-type]
+        (lambda: kling_async.Webhooks("https://a.test", STRONG, backstop="9"), r"a number greater than 0"),  # type: ignore[arg-type]
     ],
     ids=range(14),
 )
@@ -283,17 +284,15 @@ def test_a_key_of_a_provider_is_text(kind: Any) -> None:
         kind(5)
 
 
-@pytest.mark.parametrize(
-    "proxy", [f"ftp://user:{SECRET}@proxy.example", "proxy.example:3128", "http://", "http://[::1", ""]
-)
+@pytest.mark.parametrize("proxy", [f"ftp://user:{SECRET}@proxy.example", "proxy.example", "http://", "http://[::1", ""])
 def test_what_is_no_proxy_is_refused_when_the_client_is_made(proxy: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not the URL of a proxy; one looks like http://") as caught:
+    with pytest.raises(ConfigurationError, match=r"a proxy looks like http://proxy\.example:3128") as caught:
         Client(RunBlob(KEY), http=proxy)
     assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "proxy", ["http://proxy.example:3128", "https://user:word@proxy.example", "socks5://[::1]:1080"]
+    "proxy", ["http://proxy.example:3128", "https://user:word@proxy.example", "proxy.example:3128"]
 )
 def test_proxies_are_accepted(proxy: str) -> None:
     assert "runblob" in repr(Client(RunBlob(KEY), http=proxy))
