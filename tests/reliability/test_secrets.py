@@ -36,7 +36,7 @@ from support.fake_runblob import KEY as RUNBLOB_KEY
 from support.fake_runblob import FakeRunBlob
 from support.samples import KEY, PURCHASE, SAMPLES, Sample, drive
 
-ADDRESS = Webhooks("https://app.test/kling", "s3cret-" * 4).callback_url("runblob", PURCHASE)
+ADDRESS = Webhooks("https://app.test/kling", "s3cret-and-no-other-text").callback_url("runblob", PURCHASE)
 TOKEN = ADDRESS.rpartition("/")[2]
 ECHOES = {
     "plain": ADDRESS,
@@ -206,7 +206,7 @@ async def test_nothing_that_a_program_writes_has_a_secret(
         http=server,
         polling=quick,
         ledger=SqliteLedger(tmp_path / "jobs.db"),
-        webhooks=Webhooks("https://app.test/kling", "s3cret-" * 4, backstop=0.001, confirm=False),
+        webhooks=Webhooks("https://app.test/kling", "s3cret-and-no-other-text", backstop=0.001, confirm=False),
     )
     async with client:
         for prompt in ("refused", "garbled", "failed", "completed"):
