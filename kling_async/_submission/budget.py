@@ -8,9 +8,9 @@ the reservation by the cost that the provider reports. The reservation is releas
 or if the job failed and the provider refunds failed jobs. A submission whose outcome is unknown stays reserved, because
 it may have bought something.
 
-If a price is not known, `FALLBACK_PRICE` is reserved, and such jobs are submitted one at a time, until the first answer
-reports the price. So the sum never exceeds the limit, however many submissions are under way, unless a provider takes
-more for a job than it documents or took before, or than the fallback.
+If a price is not known, twice its estimate is reserved, or `FALLBACK_PRICE` where there is no estimate. Such jobs are
+submitted one at a time, until the first answer reports the price. So the sum never exceeds the limit, however many
+submissions are under way, unless a provider takes more for a job than it documents or took before, or than this.
 
 A submission that does not fit waits while answers are on the way that may make room. It fails when none can.
 """
@@ -27,7 +27,7 @@ from kling_async._concurrency import cooperative_map
 from kling_async._errors import BudgetExceeded, ConfigurationError, Remedy
 from kling_async._ledger.protocol import SpendingGroup, Submission
 from kling_async._models import Cost, JobRef, Status
-from kling_async._submission.pricing import _ZERO, FALLBACK_PRICE, Amount, PriceInfo, Unit, _amount, _at_least
+from kling_async._submission.pricing import _ZERO, Amount, PriceInfo, Unit, _amount, _at_least
 
 __all__ = ["Budget", "BudgetAccount", "BudgetStatistics", "Reservation", "account_of"]
 
@@ -175,10 +175,18 @@ class BudgetAccount:
         )
 
     def estimate(self, wanted: PriceInfo) -> Cost | None:
-        """Return what a request is expected to cost. None if that is not known.
+        """Return what a request is expected to cost. None if nothing is known.
 
-        It is the documented price, or what the provider took for the same settings if that was more.
+        It is the documented price, or what the provider took for the same settings if that was more. Where the provider
+        documents no price, it is an estimate.
         """
+        known = self._known(wanted)
+        if known is None and wanted.expected is not None:
+            return Cost(wanted.expected, wanted.unit)
+        return known
+
+    def _known(self, wanted: PriceInfo) -> Cost | None:
+        """Return the documented or learned price. None if there is only an estimate, or nothing."""
         seen = self._learned.get((wanted.endpoint, wanted.settings))
         amounts = [amount for amount in (wanted.price, seen) if amount is not None]
         return Cost(max(amounts), wanted.unit) if amounts else None
@@ -197,14 +205,12 @@ class BudgetAccount:
         """
         balance = self._balances[wanted.unit]
         while True:
-            estimate = self.estimate(wanted)
-            needed = estimate.amount if estimate else FALLBACK_PRICE[wanted.unit]
+            known = self._known(wanted)
+            needed = known.amount if known else wanted.reserve
             if needed > balance.reachable:
-                raise self._exceeded(wanted, estimate)
-            if needed <= balance.left and (estimate or not balance.guesses):
-                reservation = Reservation(
-                    attempt_id, wanted, wanted.unit, needed, pending=True, guessed=estimate is None
-                )
+                raise self._exceeded(wanted, known)
+            if needed <= balance.left and (known or not balance.guesses):
+                reservation = Reservation(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=known is None)
                 self._submissions[attempt_id] = reservation
                 balance.add(reservation, 1)
                 return reservation
@@ -276,7 +282,7 @@ class BudgetAccount:
         if group.cost is not None:
             cost = _at_least(wanted, group.status, group.cost)
         else:
-            cost = self.estimate(wanted) or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
+            cost = self.estimate(wanted) or Cost(wanted.reserve, wanted.unit)
         balance = self._balances[cost.unit]
         if group.status is not None and group.status.terminal:
             balance.spent += cost.amount * group.count
@@ -292,7 +298,7 @@ class BudgetAccount:
             return
         reported = submission.cost is not None
         known = _at_least(wanted, submission.status, submission.cost) if submission.cost else self.estimate(wanted)
-        estimate = known or Cost(FALLBACK_PRICE[wanted.unit], wanted.unit)
+        estimate = known or Cost(wanted.reserve, wanted.unit)
         reservation = Reservation(
             submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, reported=reported
         )
@@ -341,10 +347,8 @@ class BudgetAccount:
         price = (
             f"costs {estimate}"
             if estimate
-            else (
-                f"has a price that is not known before one was bought, and may be up to "
-                f"{Cost(FALLBACK_PRICE[unit], unit)}"
-            )
+            else f"has a price that is not known before the first answer, and {Cost(wanted.reserve, unit)} is reserved "
+            "for it"
         )
         return BudgetExceeded(
             f"{wanted.endpoint} {price}, and {Cost(max(balance.left, _ZERO), unit)} of the budget of "

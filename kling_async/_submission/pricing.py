@@ -11,6 +11,7 @@ from kling_async._errors import ConfigurationError
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import Cost, Status
 from kling_async.providers import load_providers
+from kling_async.providers._base.endpoint import Price
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
@@ -23,6 +24,7 @@ FALLBACK_PRICE: Mapping[Unit, Decimal] = {"USD": Decimal(1), "credits": Decimal(
 """More than a single job is likely to cost."""
 NO_PRICE_FACTORS = frozenset({"prompt", "negative_prompt", "callback_url"})
 _ZERO = Decimal(0)
+_MARGIN = 2  # estimates are last known prices, and prices change
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class PriceInfo:
         settings: What the price may depend on: all fields except texts, and the number of reference images.
         unit: The unit of the price.
         price: The documented price. None if there is none.
+        expected: An estimate of the price, where the provider documents none and reports it with the answer.
         refunds: Whether the provider refunds failed jobs.
     """
 
@@ -42,6 +45,12 @@ class PriceInfo:
     unit: Unit
     price: Decimal | None
     refunds: bool
+    expected: Decimal | None = None
+
+    @property
+    def reserve(self) -> Decimal:
+        """What is reserved while the price is not known: twice the estimate, or `FALLBACK_PRICE`."""
+        return FALLBACK_PRICE[self.unit] if self.expected is None else self.expected * _MARGIN
 
 
 def earlier_price(
@@ -63,8 +72,7 @@ def earlier_price(
         return PriceInfo(endpoint, _settings(described), cost.unit if cost else "USD", None, refunds=False)
     request = request_from_json(sold.request, described)
     price = sold.price(request) if request is not None else None
-    unit = price.unit if price else provider.features.cost_unit or "USD"
-    return PriceInfo(endpoint, _settings(described), unit, price.amount if price else None, provider.features.refunds)
+    return _info(endpoint, _settings(described), provider, price)
 
 
 def price_info(provider: Provider, request: Request) -> PriceInfo:
@@ -75,9 +83,21 @@ def price_info(provider: Provider, request: Request) -> PriceInfo:
         request: The request.
     """
     price = provider.endpoint(request.endpoint).price(request)
-    unit = price.unit if price else provider.features.cost_unit or "USD"
-    amount = price.amount if price else None
-    return PriceInfo(request.endpoint, _settings(dict(request)), unit, amount, provider.features.refunds)
+    return _info(request.endpoint, _settings(dict(request)), provider, price)
+
+
+def _info(
+    endpoint: str,
+    settings: frozenset[tuple[str, str]],
+    provider: Provider | type[Provider],
+    price: Price | None,
+) -> PriceInfo:
+    features = provider.features
+    if price is None:
+        return PriceInfo(endpoint, settings, features.cost_unit or "USD", None, features.refunds)
+    if price.estimated and features.cost_unit is not None:  # the answer will report it
+        return PriceInfo(endpoint, settings, price.unit, None, features.refunds, expected=price.amount)
+    return PriceInfo(endpoint, settings, price.unit, price.amount, features.refunds)
 
 
 def _settings(described: Mapping[str, Any]) -> frozenset[tuple[str, str]]:
