@@ -11,17 +11,24 @@ import typer
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with
 
-__all__ = ["HERE", "LedgerFile", "existing", "work_with"]
+__all__ = ["HERE", "LedgerFile", "existing", "expanded", "work_with"]
 
 _VARIABLE = "KLING_LEDGER"
 HERE = Path("kling.db")
 """The ledger that is taken where none is named."""
+
+
+def expanded(path: Path | None) -> Path | None:
+    """The path with the home directory in place of ``~``, where the shell does not replace it."""
+    return path and path.expanduser()
+
 
 LedgerFile: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         "--ledger",
         metavar="FILE",
+        callback=expanded,
         envvar=_VARIABLE,
         help="Durable record of submissions and jobs; a crash loses none.",
     ),

@@ -290,19 +290,23 @@ def sandbox_speed(kind: type[Provider]) -> float:
     return kind().config.with_environment(os.environ).speed
 
 
-async def collect(job: Job, place: Path | Names, report: Report) -> None:
+async def collect(job: Job, place: Path | Names, report: Report, *, replay: bool = True) -> None:
     """Follow a job to its end and save its files.
 
     Args:
         job: The job.
         place: The directory for its files, or their names.
         report: Receives what happens.
+        replay: Report all events of a job that has ended already. Otherwise only the last one is reported.
 
     Raises:
         KlingError: The job failed, or a file could not be saved.
     """
+    ended = job.status.terminal
     try:
         async for event in job:
+            if ended and not replay and not event.status.terminal:
+                continue
             report.emit(JobChanged(job.ref, event))
         result = await job
     except (GenerationFailed, GenerationCancelled, JobNotFound) as error:

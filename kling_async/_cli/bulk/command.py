@@ -25,6 +25,7 @@ from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.errors import CommandError
+from kling_async._cli.ledger import expanded
 from kling_async._cli.options import AsJson, Timeout, options_from
 from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
@@ -81,7 +82,9 @@ class _Options:
     ] = False
     ledger: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Durable record of the submissions.", show_default="DIR/ledger.db"),
+        typer.Option(
+            metavar="FILE", callback=expanded, help="Durable record of the submissions.", show_default="DIR/ledger.db"
+        ),
     ] = None
     no_ledger: Annotated[
         bool, typer.Option("--no-ledger", help="Keep no ledger. If the run is killed, its jobs are lost.")
@@ -112,7 +115,7 @@ class _Options:
     @property
     def source(self) -> Path | None:
         """The file; None: standard input."""
-        return None if self.rows == "-" else Path(self.rows)
+        return None if self.rows == "-" else Path(self.rows).expanduser()
 
     @property
     def title(self) -> str:

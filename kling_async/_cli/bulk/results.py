@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
 
 from kling_async import (
     ContentRejected,
@@ -27,7 +29,7 @@ from kling_async import (
     SubmissionUnknown,
 )
 from kling_async._cli.atomic_file import unwritten, written_anew
-from kling_async._cli.errors import explain
+from kling_async._cli.errors import CommandError, explain
 from kling_async._cli.output.formatting import as_json, printable
 from kling_async._cli.request_arguments import find
 
@@ -184,6 +186,9 @@ def _state(error: Exception) -> State:
     return "running" if getattr(error, "ref", None) else "waiting"  # not reached, not now: the next run tries again
 
 
+_RECORD = TypeAdapter(Record)
+
+
 class Results:
     """The file of results, read and written.
 
@@ -192,6 +197,7 @@ class Results:
 
     Raises:
         OSError: It cannot be read.
+        CommandError: A line is JSON, and not a record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,8 +205,14 @@ class Results:
         self.records: dict[str, Record] = {}
         self._file: FileIO | None = None
         if path.exists():
-            for line in path.read_bytes().split(b"\n"):
-                record = _read(line)
+            for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+                try:
+                    record = _read(line)
+                except ValueError as error:
+                    raise CommandError(
+                        f"{path}, line {number}: it is not a record of kling bulk ({error}); correct the line or "
+                        "remove it. Nothing was bought"
+                    ) from error
                 if record is not None:
                     self.records[record.key] = record
 
@@ -262,10 +274,23 @@ def _line(record: Record) -> bytes:
 
 
 def _read(line: bytes) -> Record | None:
-    """The record of a line; None: it is torn or empty."""
+    """The record of a line. If None, the line is empty, or only a part of it was written.
+
+    Raises:
+        ValueError: It is JSON, and not a record.
+    """
     try:
-        told = json.loads(line)
-        known = {item.name: told[item.name] for item in fields(Record) if item.name in told}
-        return Record(**known | {name: tuple(known[name]) for name in ("files", "urls") if name in known})
-    except (ValueError, TypeError):
+        values = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    try:
+        record: Record = _RECORD.validate_python(values)
+        _ = record.spent, record.price, record.estimated
+        if all(isinstance(file["path"], str) and isinstance(file["bytes"], int) for file in record.files):
+            return record
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}") from error
+    except (KeyError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"an amount or a file is incomplete: {error!r}") from error
+    raise ValueError("files: a file needs its path and its size")

@@ -19,7 +19,7 @@ from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, Timeout, options_from
-from kling_async._cli.output.events import JobStarted
+from kling_async._cli.output.events import JobStarted, Submitting
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
@@ -155,6 +155,7 @@ class _Order:
         """Submit. Then, if there is a place for the files, wait and save them."""
         if place is not None:
             await prepare(place)
+        report.emit(Submitting(self.endpoint.name))
         with acceptable(self.endpoint):
             job = await submit_or_note(client.submit(self.request, key=self.key), client, self.key, report)
         if place is None:
@@ -162,10 +163,11 @@ class _Order:
             return
         expected = self.endpoint.duration_prior(self.request).median / self.speed
         report.emit(JobStarted(job.ref, expected))  # before anything is shown, which may fail
+        fresh = client.statistics().submitted > 0
         if job.cost is not None:
-            fresh = "bought" if client.statistics().submitted else "it was bought before,"
-            report.say(f"{fresh} for {money(job.cost)}")
-        await _collect(job, place, report)
+            words = "bought" if fresh else "it was bought before,"
+            report.say(f"{words} for {money(job.cost)}")
+        await _collect(job, place, report, replay=fresh)
 
 
 def watch(
@@ -199,9 +201,9 @@ async def _watch(client: Client, ref: JobRef, place: Path | Names, report: Repor
         await _collect(client.attach(ref), place, report)
 
 
-async def _collect(job: Job, place: Path | Names, report: Report) -> None:
-    """Follow a job and save what it made; tell the cost where it was not known before."""
+async def _collect(job: Job, place: Path | Names, report: Report, *, replay: bool = True) -> None:
+    """Follow a job, save its files, and report the cost where it was not known before."""
     price = job.cost
-    await collect(job, place, report)
+    await collect(job, place, report, replay=replay)
     if price is None and job.cost is not None:
         report.say(f"the job cost {money(job.cost)}")

@@ -36,6 +36,7 @@ __all__ = [
     "RunDone",
     "RunProgressed",
     "RunStarted",
+    "Submitting",
     "Unfinished",
     "Warned",
 ]
@@ -75,6 +76,13 @@ class Product:
     """A line of what the user asked for: it goes to standard output."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submitting:
+    """The paid call is being made, which may take a minute."""
+
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +209,7 @@ ReportEvent: TypeAlias = (
     Note
     | Warned
     | Product
+    | Submitting
     | JobStarted
     | JobChanged
     | FileProgress

@@ -24,6 +24,7 @@ from kling_async._cli.output.events import (
     RunDone,
     RunProgressed,
     RunStarted,
+    Submitting,
 )
 from kling_async._cli.output.formatting import duration, printable, size
 from kling_async._cli.output.terminal import Display
@@ -109,6 +110,8 @@ class LiveRenderer:
     def render(self, event: ReportEvent) -> None:
         """Draw an event, or show it as a line above."""
         match event:
+            case Submitting(endpoint):
+                self._display.say(f"submitting to {endpoint} ...")
             case JobStarted(ref, expected) if self._progress is None:
                 if self._show_refs:
                     self._display.say(str(ref))

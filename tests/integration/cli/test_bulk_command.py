@@ -132,6 +132,30 @@ def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_p
     assert told["endpoints"]["inferencesh/image-o1"] == sums
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": 5},
+        {"line": []},
+        {"cost": {"amount": "x", "unit": "USD"}},
+        {"cost": {}},
+        {"files": [{}]},
+        {"key": None},
+    ],
+)
+def test_a_record_of_the_wrong_form_is_named_and_nothing_is_bought(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, change: dict[str, object]
+) -> None:
+    write(tmp_path, mixed(1))
+    (tmp_path / "out").mkdir()
+    record = {"key": "k", "digest": "d", "line": 1, "endpoint": "runblob/o3-photo", "state": "completed", **change}
+    (tmp_path / "out" / "results.jsonl").write_text("{}"[:1] + "\n" + json.dumps(record) + "\n")
+    answer = bulk()
+    assert answer.code == 2, answer
+    assert "results.jsonl, line 2: it is not a record of kling bulk" in answer.err
+    assert sandbox.counters.jobs_bought == 0
+
+
 def test_a_dry_run_needs_no_key(bulk: Run, tmp_path: Path) -> None:
     write(tmp_path, mixed(4))
     assert bulk("--dry-run").code == 0
