@@ -138,7 +138,7 @@ def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_p
         {"state": 5},
         {"line": []},
         {"cost": {"amount": "x", "unit": "USD"}},
-        {"cost": {}},
+        {"cost": {"unit": "USD"}},
         {"files": [{}]},
         {"key": None},
     ],
