@@ -275,11 +275,11 @@ def test_results_that_cannot_be_written_are_told_and_the_ledger_has_what_was_bou
     bulk: Run, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     write(tmp_path, mixed(4))
-    obstacle = tmp_path / "out" / ".results.jsonl.new"
+    obstacle = tmp_path / "out" / "report.html"
     obstacle.mkdir(parents=True)
     answer = bulk()
     assert answer.code == 10, answer
-    assert "out/results.jsonl cannot be written: Is a directory." in answer.err
+    assert "out/report.html cannot be written: Is a directory." in answer.err
     assert "the ledger, if one is kept, has what was bought" in answer.err
     obstacle.rmdir()
     assert bulk().code == 0
