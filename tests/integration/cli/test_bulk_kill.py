@@ -21,7 +21,7 @@ from support.remote_sandbox import RemoteSandbox
 ENDPOINTS = ("runware/image-o3", "pixeldojo/image-v3", "inferencesh/image-o1", "runblob/o3-photo", "runblob/o3-video")
 FAST = ("--poll", "0.1", "--status-calls", "0")
 KILLS = 20
-LONG = 120.0  # s; for ten thousand rows on a busy machine
+LONG = 300.0  # s; for ten thousand rows on a busy machine
 
 
 def write_rows(path: Path, count: int, endpoints: tuple[str, ...] = ENDPOINTS) -> Path:
