@@ -64,9 +64,7 @@ async def run_all(client: Client, count: int) -> list[BaseException | kling_asyn
 
 
 @BOTH
-async def test_row_1_an_answer_lost_after_acceptance_is_unknown_and_bought_once(
-    sandbox: Sandbox, client: Client
-) -> None:
+async def test_an_answer_lost_after_acceptance_is_unknown_and_bought_once(sandbox: Sandbox, client: Client) -> None:
     sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
     with pytest.raises(kling_async.SubmissionUnknown, match="was lost") as lost:
         await client.submit(PHOTO, key="row-1")
@@ -76,7 +74,7 @@ async def test_row_1_an_answer_lost_after_acceptance_is_unknown_and_bought_once(
     assert client.statistics().providers["runblob"].lost == 1
 
 
-async def test_row_1_at_scale_jobs_bought_equal_submissions(sandbox: Sandbox, client: Client) -> None:
+async def test_at_scale_jobs_bought_equal_submissions(sandbox: Sandbox, client: Client) -> None:
     """1 000 submissions, every tenth answer lost after acceptance."""
     sandbox.faults.add(Fault.accept_then_reset, kind="submit", every=10)
     outcomes = await run_all(client, 1000)
@@ -97,7 +95,7 @@ async def test_a_reset_before_reading_is_unknown_too(sandbox: Sandbox, client: C
 
 
 @BOTH
-async def test_row_2_a_refused_connection_is_retried_then_told() -> None:
+async def test_a_refused_connection_is_retried_then_told() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -108,7 +106,7 @@ async def test_row_2_a_refused_connection_is_retried_then_told() -> None:
     assert (statistics.submitted, statistics.providers["runblob"].calls) == (0, 3)
 
 
-async def test_row_2_a_name_that_does_not_resolve_is_told() -> None:
+async def test_a_name_that_does_not_resolve_is_told() -> None:
     async with Client(RunBlob("key", "https://kling.invalid"), limits=Limits(max_attempts=2)) as client:
         with pytest.raises(kling_async.TransportFailed, match=r"kling\.invalid"):
             await client.submit(PHOTO)
@@ -116,7 +114,7 @@ async def test_row_2_a_name_that_does_not_resolve_is_told() -> None:
 
 @pytest.mark.parametrize("kind", ["submit", "status"])
 @pytest.mark.parametrize("hint", ["seconds", "date", "body", "absent", "unreadable"])
-async def test_row_3_too_many_pauses_the_lane_and_fails_no_job(
+async def test_too_many_pauses_the_lane_and_fails_no_job(
     sandbox: Sandbox, client: Client, hint: Any, kind: str
 ) -> None:
     sandbox.faults.add(Fault.rate_limited, kind=kind, times=2, hint=hint, seconds=0.2)
@@ -126,7 +124,7 @@ async def test_row_3_too_many_pauses_the_lane_and_fails_no_job(
     assert client.statistics().providers["runblob"].throttled == 2
 
 
-async def test_row_3_patience_ends_with_the_providers_word(sandbox: Sandbox) -> None:
+async def test_patience_ends_with_the_providers_word(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.rate_limited, kind="submit", seconds=1)
     async with make_client(sandbox, limits=Limits(throttle_timeout=1)) as client:
         with pytest.raises(kling_async.RateLimited) as limited:
@@ -135,7 +133,7 @@ async def test_row_3_patience_ends_with_the_providers_word(sandbox: Sandbox) -> 
     assert sandbox.counters.bought["runblob"] == 0
 
 
-async def test_row_4_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sandbox) -> None:
+async def test_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sandbox) -> None:
     """Repetitions are bounded by the lane's quota; every job finishes after the recovery."""
     limits = Limits(retry_budget=50)
     async with make_client(sandbox, limits=limits) as client:
@@ -147,16 +145,14 @@ async def test_row_4_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sand
     assert repeated <= 50 + 0.1 * (answered + 1000)
 
 
-async def test_row_5_503_in_the_providers_words_means_not_now(sandbox: Sandbox, client: Client) -> None:
+async def test_503_in_the_providers_words_means_not_now(sandbox: Sandbox, client: Client) -> None:
     sandbox.faults.add(Fault.unavailable, kind="submit", times=2, seconds=0.1)
     assert (await client.run(PHOTO)).urls
     assert sandbox.counters.bought["runblob"] == 1
 
 
 @pytest.mark.parametrize("fault", [Fault.unavailable, Fault.server_error])
-async def test_row_5_a_gateways_page_leaves_the_submission_unknown(
-    sandbox: Sandbox, client: Client, fault: Fault
-) -> None:
+async def test_a_gateways_page_leaves_the_submission_unknown(sandbox: Sandbox, client: Client, fault: Fault) -> None:
     sandbox.faults.add(fault, kind="submit", times=1, bare=True, accepted=True)
     with pytest.raises(kling_async.SubmissionUnknown):
         await client.submit(PHOTO)
@@ -167,9 +163,7 @@ BODIES = [Fault.truncated_json, Fault.cut_off, Fault.html, Fault.empty_json, Fau
 
 
 @pytest.mark.parametrize("fault", BODIES)
-async def test_rows_6_and_7_an_unreadable_submit_answer_is_unknown(
-    sandbox: Sandbox, client: Client, fault: Fault
-) -> None:
+async def test_an_unreadable_submit_answer_is_unknown(sandbox: Sandbox, client: Client, fault: Fault) -> None:
     sandbox.faults.add(fault, kind="submit", times=1)
     with pytest.raises(kling_async.SubmissionUnknown):
         await client.submit(PHOTO)
@@ -177,7 +171,7 @@ async def test_rows_6_and_7_an_unreadable_submit_answer_is_unknown(
 
 
 @pytest.mark.parametrize("fault", [*BODIES, Fault.unknown_status])
-async def test_rows_6_and_7_an_unreadable_poll_says_nothing_false(
+async def test_an_unreadable_poll_says_nothing_false(
     sandbox: Sandbox, client: Client, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox.faults.add(fault, kind="status", times=5)
@@ -190,7 +184,7 @@ async def test_rows_6_and_7_an_unreadable_poll_says_nothing_false(
 
 
 @BOTH
-async def test_row_8_a_dripping_server_meets_the_total_deadline(sandbox: Sandbox) -> None:
+async def test_a_dripping_server_meets_the_total_deadline(sandbox: Sandbox) -> None:
     """Others are not held up, and the connection is closed."""
     async with make_client(sandbox, limits=Limits(call=0.7, connections=3)) as client:
         job = await client.submit(PHOTO)
@@ -207,19 +201,19 @@ async def test_row_8_a_dripping_server_meets_the_total_deadline(sandbox: Sandbox
 
 
 @pytest.mark.parametrize("fault", [Fault.huge_body, Fault.huge_headers])
-async def test_row_8_huge_answers_are_cut_off(sandbox: Sandbox, client: Client, fault: Fault) -> None:
+async def test_huge_answers_are_cut_off(sandbox: Sandbox, client: Client, fault: Fault) -> None:
     sandbox.faults.add(fault, kind="status", times=1, size=20_000_000)
     assert (await client.run(PHOTO)).urls
 
 
-async def test_row_9_not_found_at_first_is_forgiven(sandbox: Sandbox, client: Client) -> None:
+async def test_not_found_at_first_is_forgiven(sandbox: Sandbox, client: Client) -> None:
     sandbox.faults.add(Fault.not_found_at_first, polls=3)
     assert (await client.run(PHOTO)).urls
     assert sandbox.counters.refused["runblob", 404] == 3
 
 
 @pytest.mark.parametrize("fault", [Fault.wrong_content, Fault.empty_file])
-async def test_row_10_what_is_no_picture_is_never_saved(
+async def test_what_is_no_picture_is_never_saved(
     sandbox: Sandbox, client: Client, fault: Fault, tmp_path: Path
 ) -> None:
     sandbox.faults.add(fault)
@@ -231,7 +225,7 @@ async def test_row_10_what_is_no_picture_is_never_saved(
 
 
 @BOTH
-async def test_row_10_a_short_file_is_continued(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
+async def test_a_short_file_is_continued(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     result = await client.run(PHOTO)
     [whole] = await result.save(tmp_path / "whole")
     sandbox.faults.add(Fault.short_file, times=2)
@@ -240,7 +234,7 @@ async def test_row_10_a_short_file_is_continued(sandbox: Sandbox, client: Client
     assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / "whole"])
 
 
-async def test_row_10_an_expired_url_is_renewed_once(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
+async def test_an_expired_url_is_renewed_once(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     result = await client.run(PHOTO)
     looks = sandbox.counters.requests["runblob", "status"]
     sandbox.faults.add(Fault.expired, times=1)
@@ -249,14 +243,14 @@ async def test_row_10_an_expired_url_is_renewed_once(sandbox: Sandbox, client: C
     assert sandbox.counters.requests["runblob", "status"] == looks + 1
 
 
-async def test_row_10_a_full_disk_leaves_no_file(client: Client) -> None:
+async def test_a_full_disk_leaves_no_file(client: Client) -> None:
     """/dev/full is a disk that is always full."""
     result = await client.run(PHOTO)
     with pytest.raises(kling_async.DownloadFailed, match="writing to"):
         await result.artifacts[0].save("/dev/full/picture.png")
 
 
-async def test_row_20_a_server_that_drops_idle_connections_makes_nothing_unknown(sandbox: Sandbox) -> None:
+async def test_a_server_that_drops_idle_connections_makes_nothing_unknown(sandbox: Sandbox) -> None:
     """500 submissions in waves, just as the server closes what idles, on default settings."""
     sandbox.faults.add(Fault.idle_drop, seconds=1.0)
     async with make_client(sandbox, limits=Limits()) as client:
@@ -274,7 +268,7 @@ async def test_row_20_a_server_that_drops_idle_connections_makes_nothing_unknown
     assert len(jobs) == sandbox.counters.bought["runblob"] == 500
 
 
-async def test_row_21_closing_twice_works_and_use_after_close_is_told(client: Client) -> None:
+async def test_closing_twice_works_and_use_after_close_is_told(client: Client) -> None:
     await client.aclose()
     await client.aclose()
     with pytest.raises(kling_async.ConfigurationError, match="closed"):
@@ -286,7 +280,7 @@ async def test_row_21_closing_twice_works_and_use_after_close_is_told(client: Cl
 @pytest.mark.parametrize(
     ("code", "retryable"), [("TIMEOUT", True), ("API_ERROR", True), ("CONTENT_POLICY_VIOLATION", False)]
 )
-async def test_row_22_a_failure_is_typed_and_never_repeated_by_us(
+async def test_a_failure_is_typed_and_never_repeated_by_us(
     sandbox: Sandbox, client: Client, code: str, retryable: bool
 ) -> None:
     """A video, whose status answer tells the reason; the provider gives the money back."""
@@ -297,9 +291,7 @@ async def test_row_22_a_failure_is_typed_and_never_repeated_by_us(
     assert sandbox.counters.requests["runblob", "submit"] == sandbox.counters.bought["runblob"] == 1
 
 
-async def test_row_23_a_reference_that_became_unusable_buys_nothing(
-    sandbox: Sandbox, client: Client, tmp_path: Path
-) -> None:
+async def test_a_reference_that_became_unusable_buys_nothing(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     """It was checked when the request was made, and is again when it is read, before any network."""
     picture = tmp_path / "boat.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))

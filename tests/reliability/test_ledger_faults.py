@@ -101,7 +101,7 @@ class _Cancellation:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("grace", [0.0, 5.0])
-def test_row_15_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backend: str, grace: float) -> None:
+def test_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backend: str, grace: float) -> None:
     """Cancelled in the k-th turn of the loop, k = 1 .. n: what was bought is in the ledger as accepted or unknown."""
     instrument = _Counting()
     states: list[SubmissionState | None] = []
@@ -166,7 +166,7 @@ def company() -> Iterator[dict[str, Any]]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same; once is enough
-async def test_row_16_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
+async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
     company: dict[str, Any], tmp_path: Path
 ) -> None:
     """`kill -9` of a process with single jobs; the next one takes up, submits the same keys again, and settles all."""
@@ -232,7 +232,7 @@ async def full_disk(ledger: SqliteLedger) -> AsyncIterator[None]:
 
 
 @pytest.mark.anyio
-async def test_row_18_a_full_disk_stops_submitting_and_keeps_following(
+async def test_a_full_disk_stops_submitting_and_keeps_following(
     sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "jobs.db"
@@ -261,9 +261,7 @@ async def test_row_18_a_full_disk_stops_submitting_and_keeps_following(
 
 
 @pytest.mark.anyio
-async def test_row_19_a_ledger_in_use_and_a_key_of_another_request_are_refused(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
+async def test_a_ledger_in_use_and_a_key_of_another_request_are_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     async with make_client(sandbox, path) as owner:
         await owner.submit(PHOTO, key="a")

@@ -207,7 +207,7 @@ async def test_a_request_that_brings_its_own_address_is_polled(sandbox: Sandbox)
 
 @BOTH_MODES
 @pytest.mark.parametrize("fault", [Fault.webhook_twice, Fault.webhook_out_of_order])
-async def test_row_11_repeated_and_late_webhooks_change_nothing(sandbox: Sandbox, fault: Fault, confirm: bool) -> None:
+async def test_repeated_and_late_webhooks_change_nothing(sandbox: Sandbox, fault: Fault, confirm: bool) -> None:
     sandbox.faults.add(fault)
     async with reported(sandbox, confirm=confirm) as at:
         job = await at.client.submit(PHOTO)
@@ -222,7 +222,7 @@ async def test_row_11_repeated_and_late_webhooks_change_nothing(sandbox: Sandbox
 
 
 @BOTH_MODES
-async def test_row_12_forged_webhooks_change_nothing(sandbox: Sandbox, confirm: bool) -> None:
+async def test_forged_webhooks_change_nothing(sandbox: Sandbox, confirm: bool) -> None:
     """A guessed token, a foreign id, broken JSON and 10 MB come before the real one; all name a foreign URL."""
     sandbox.faults.add(Fault.webhook_forged)
     async with reported(sandbox, confirm=confirm) as at:
@@ -235,7 +235,7 @@ async def test_row_12_forged_webhooks_change_nothing(sandbox: Sandbox, confirm: 
     assert at.looks == confirm
 
 
-async def test_row_12_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     sandbox.plan_next(stuck=True, times=2)
     async with reported(sandbox) as at, httpx.AsyncClient(trust_env=False) as web:
@@ -311,7 +311,7 @@ def _mutated(text: str, chance: random.Random) -> str:
 
 
 @BOTH_MODES
-async def test_row_13_a_webhook_before_the_answer_waits_for_it(sandbox: Sandbox, confirm: bool) -> None:
+async def test_a_webhook_before_the_answer_waits_for_it(sandbox: Sandbox, confirm: bool) -> None:
     sandbox.faults.add(Fault.webhook_early)
     async with reported(sandbox, confirm=confirm) as at:
         job = await at.client.submit(PHOTO)
@@ -324,9 +324,7 @@ async def test_row_13_a_webhook_before_the_answer_waits_for_it(sandbox: Sandbox,
 
 @BOTH_MODES
 @pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no-ledger"])
-async def test_row_13_a_webhook_before_a_lost_answer_is_the_answer(
-    sandbox: Sandbox, confirm: bool, ledger: bool
-) -> None:
+async def test_a_webhook_before_a_lost_answer_is_the_answer(sandbox: Sandbox, confirm: bool, ledger: bool) -> None:
     """The delivery came while the paid call was on its way; that call's answer was lost, and nobody hears of it."""
     sandbox.faults.add(Fault.webhook_early)
     sandbox.faults.add(Fault.accept_then_reset, kind="submit")
@@ -341,7 +339,7 @@ async def test_row_13_a_webhook_before_a_lost_answer_is_the_answer(
 
 
 @BOTH_MODES
-async def test_row_13_a_webhook_resolves_a_lost_submission_of_the_ledger(sandbox: Sandbox, confirm: bool) -> None:
+async def test_a_webhook_resolves_a_lost_submission_of_the_ledger(sandbox: Sandbox, confirm: bool) -> None:
     sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
     ledger = MemoryLedger()
     async with reported(sandbox, confirm=confirm, ledger=ledger) as at:
@@ -359,7 +357,7 @@ async def test_row_13_a_webhook_resolves_a_lost_submission_of_the_ledger(sandbox
     assert sandbox.counters.bought["runblob"] == sandbox.counters.requests["runblob", "submit"] == 1
 
 
-async def test_row_13_a_webhook_resolves_a_lost_submission_without_a_ledger(
+async def test_a_webhook_resolves_a_lost_submission_without_a_ledger(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The job becomes one of the client's: `wait` brings it to its end."""
@@ -416,7 +414,7 @@ class _Kept(MemoryLedger):
 # Row 14.
 
 
-async def test_row_14_a_webhook_that_never_comes_is_made_up_for_by_a_look(sandbox: Sandbox) -> None:
+async def test_a_webhook_that_never_comes_is_made_up_for_by_a_look(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.webhook_never)
     quick = Polling(kling_async.Progressive(0.1), status_calls_per_minute=math.inf)
     async with reported(sandbox, confirm=False, backstop=0.5, polling=quick) as at:

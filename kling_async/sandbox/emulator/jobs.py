@@ -82,7 +82,7 @@ class DurationRange:
     limit: float | None = None
 
 
-#: performance.md section 3: laws fitted to the durations that the providers document.
+#: docs/performance.md: distributions fitted to the durations that the providers document.
 IMAGE_DURATION = DurationRange(median=24, sigma=0.545)
 CLIP_DURATIONS: Mapping[int, DurationRange] = MappingProxyType(
     {5: DurationRange(147, 0.158), 10: DurationRange(232, 0.199), 15: DurationRange(355, 0.131)}

@@ -53,7 +53,7 @@ def sent(request: pixeldojo.ImageV3, provider: PixelDojo | None = None) -> dict[
     return body
 
 
-# The request (providers.md 4.2).
+# The request (docs/providers/pixeldojo.md, section 3).
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -147,7 +147,7 @@ def test_without_a_key_the_variable_is_named() -> None:
         PixelDojo().with_environment({})
 
 
-# Errors (providers.md 4.5).
+# Errors (docs/providers/pixeldojo.md, section 7).
 
 KINDS: dict[str, tuple[int, type[KlingError]]] = {
     "unauthorized": (401, Unauthorized),

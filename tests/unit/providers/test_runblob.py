@@ -65,7 +65,7 @@ def sent(request: runblob.O3Photo | runblob.O3Video, callback_url: str | None = 
     return body
 
 
-# Fields and defaults (providers.md 1.2 and 1.4).
+# Fields and defaults (docs/providers/runblob.md, section 3).
 
 
 def test_the_defaults_are_the_documented_ones() -> None:

@@ -1,4 +1,4 @@
-"""What `docs/architecture.md` names is there: the tests of the invariants, and the rooms."""
+"""What the documents name is there: the tests of invariants and guarantees, and the rooms."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def test_every_room_that_the_table_names_exists() -> None:
     assert len(names) >= 15
     for name in names:
         assert (ROOT / "kling_async" / name).exists(), f"there is no kling_async/{name}"
+
+
+def test_every_test_that_the_guarantees_name_exists() -> None:
+    """`docs/reliability.md` names a test for each guarantee and each row of the fault matrix."""
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+    assert len(named) >= 40
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path} has no {name}"
