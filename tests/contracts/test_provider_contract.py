@@ -43,16 +43,15 @@ every_endpoint = pytest.mark.parametrize(
 
 
 UNPRICED = {
-    f"replicate/{name}"
-    for name in (
-        "kling-v3-omni-video",
-        "kling-o1",
-        "kling-v2-5-turbo-pro",
-        "kling-v2-1",
-        "kling-v2-0",
-        "kling-lip-sync",
-        "model",
-    )
+    "kling/effects",
+    "kling/virtual-try-on",
+    "replicate/kling-lip-sync",
+    "replicate/kling-o1",
+    "replicate/kling-v2-0",
+    "replicate/kling-v2-1",
+    "replicate/kling-v2-5-turbo-pro",
+    "replicate/kling-v3-omni-video",
+    "replicate/model",
 }
 """Endpoints for which no source states a price."""
 

@@ -145,8 +145,17 @@ class Request(BaseModel, metaclass=_RequestType):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the class a signature with plain types, and a docstring with a line for each field."""
+        """Give the class a signature with plain types, and describe each field in its docstring and in its schema.
+
+        The descriptions stand in the fields or under "Args:" in the docstring; the other place is made from them.
+        """
         super().__pydantic_init_subclass__(**kwargs)
+        missing = {name for name, info in cls.model_fields.items() if info.description is None}
+        found = {name: text for name, text in _documented(cls.__doc__ or "").items() if name in missing}
+        if found:
+            for name, text in found.items():
+                cls.model_fields[name].description = text
+            cls.model_rebuild(force=True)
         cls.__signature__ = _signature(cls)
         if cls.model_fields and "Args:" not in (cls.__doc__ or ""):
             cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nArgs:\n{_field_lines(cls)}\n"
@@ -155,7 +164,7 @@ class Request(BaseModel, metaclass=_RequestType):
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
         """The schema: the fields describe themselves, so the docstring's lines about them are left out."""
         found = handler.resolve_ref_schema(handler(schema))
-        found["description"] = (cls.__doc__ or "").partition("\n\nArgs:")[0]
+        found["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n\nArgs:")[0]
         properties = found.get("properties", {})
         for name in Request.model_fields:
             if name in properties:
@@ -338,3 +347,18 @@ def _field_lines(cls: type[BaseModel]) -> str:
         text = f"{name}: {info.description or ''}{default}"
         lines.append(textwrap.fill(text, 116, initial_indent="    ", subsequent_indent="        "))
     return "\n".join(lines)
+
+
+def _documented(docstring: str) -> dict[str, str]:
+    """The descriptions under "Args:" in a docstring, by field."""
+    _, _, lines = inspect.cleandoc(docstring).partition("\nArgs:\n")
+    found: dict[str, list[str]] = {}
+    for line in lines.splitlines():
+        if not line.startswith("    "):
+            break
+        name, colon, text = line.strip().partition(": ")
+        if line[4] != " " and colon and name.isidentifier():
+            found[name] = [text]
+        elif found:
+            found[next(reversed(found))].append(line.strip())
+    return {name: " ".join(parts) for name, parts in found.items()}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import BeforeValidator, Field, GetPydanticSchema, StringConstraints, model_validator
 
 from kling_async.providers._base.images import References
-from kling_async.providers._base.request import Prompt, Request, as_number
+from kling_async.providers._base.request import AnyPrompt, Prompt, Request, as_number
 from kling_async.providers.kling.media import LegacyImage, Sound, VideoUrl, images, wire
 from kling_async.providers.kling.models import (
     IMAGE_MODELS,
@@ -101,7 +101,8 @@ class OmniImage(LegacyRequest):
             (``kling-v3-omni``).
         element_ids: Ids of elements of the account.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/omni-image"
@@ -183,7 +184,8 @@ class ImageGeneration(LegacyRequest):
         human_fidelity: How close to the person in `reference`, 0 to 1 (``kling-v2-1``).
         element_ids: Ids of elements of the account. Together with `reference` at most 10.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/image-generation"
@@ -252,7 +254,8 @@ class MultiImageToImage(LegacyRequest):
         aspect_ratio: One of the eight ratios.
         count: How many pictures, 1 to 9.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/multi-image-to-image"
@@ -308,7 +311,8 @@ class ExpandImage(LegacyRequest):
         prompt: Up to 2 500 characters.
         count: How many pictures, 1 to 9.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/expand-image"
@@ -352,7 +356,8 @@ class VirtualTryOn(LegacyRequest):
         garment: The image of the garment. Whether Kling requires it is unverified.
         model: ``kolors-virtual-try-on-v1-5`` or ``kolors-virtual-try-on-v1``. Another name is passed on.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/virtual-try-on"
@@ -400,7 +405,8 @@ class Avatar(LegacyRequest):
         prompt: Up to 2 500 characters.
         mode: ``std`` or ``pro``.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/avatar"
@@ -454,7 +460,8 @@ class LipSync(LegacyRequest):
         sound_volume: 0 to 2.
         original_volume: Volume of the video's own sound, 0 to 2.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/lip-sync"
@@ -520,7 +527,8 @@ class TextToAudio(LegacyRequest):
     Args:
         prompt: What is heard.
         duration: Seconds, 3 to 10.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/text-to-audio"
@@ -543,7 +551,8 @@ class VideoToAudio(LegacyRequest):
         prompt: What is heard.
         music: What music is heard.
         asmr: Whether the sounds are close and detailed.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/video-to-audio"
@@ -590,14 +599,15 @@ class TextToSpeech(LegacyRequest):
         voice_id: The voice, from Kling's list.
         voice_language: ``en`` or ``zh``.
         voice_speed: 0.8 to 2.
-        callback_url: Not used: the result comes with the answer.
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/text-to-speech"
     path: ClassVar[str] = "/v1/audio/tts"
     wire_names: ClassVar[Mapping[str, str]] = {"text": "prompt"}
 
-    prompt: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+    prompt: Annotated[AnyPrompt, StringConstraints(max_length=1000)]
     voice_id: Id | None = None
     voice_language: Literal["en", "zh"] = "en"
     voice_speed: Annotated[float, Field(ge=0.8, le=2)] = 1.0
@@ -622,7 +632,8 @@ class Effects(LegacyRequest):
         scene: The name of the effect, such as ``hug``.
         references: 1 or 2 images (JPEG, PNG; 10 MB, 300 pixels a side or more), as the effect needs.
         watermark: Whether to make a version with a watermark as well.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/effects"

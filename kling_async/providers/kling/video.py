@@ -17,14 +17,14 @@ from pydantic import (
 )
 
 from kling_async.providers._base.images import Reference, References
-from kling_async.providers._base.request import Request, as_number
+from kling_async.providers._base.request import AnyPrompt, Request, as_number
 from kling_async.providers.kling.media import NEW_BYTES, NewImage, VideoUrl, images, wire
 from kling_async.providers.kling.models import LONG_PROMPT, VIDEO_MODELS, VideoModel, others, require, unknown_model
 
 __all__ = ["Element", "ImageToVideo", "MotionControl", "OmniVideo", "TextToVideo", "VideoRequest", "Voice"]
 
 Setting: TypeAlias = Literal["resolution", "duration", "aspect_ratio", "audio", "multi_shot"]
-LongPrompt: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=LONG_PROMPT)]
+LongPrompt: TypeAlias = Annotated[AnyPrompt, StringConstraints(max_length=LONG_PROMPT)]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$", max_length=64)]
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ModelName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=64)]
@@ -269,7 +269,8 @@ class TextToVideo(VideoRequest):
             own default is true.
         watermark: Whether to make a version with a watermark as well.
         omit: Settings that are not sent, for a model that this version does not know.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/text-to-video"
@@ -315,7 +316,8 @@ class ImageToVideo(VideoRequest):
         voices: Up to 2, ``kling-2.6`` only, with sound at 1080p.
         watermark: Whether to make a version with a watermark as well.
         omit: Settings that are not sent, for a model that this version does not know.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/image-to-video"
@@ -411,7 +413,8 @@ class OmniVideo(VideoRequest):
             where there is a `feature_video`, which allows nothing else. Kling's own default is true.
         watermark: Whether to make a version with a watermark as well.
         omit: Settings that are not sent, for a model that this version does not know.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/omni-video"
@@ -556,7 +559,8 @@ class MotionControl(VideoRequest):
         audio: ``original`` (the sound of the video, as Kling does by default) or ``off``. If None, ``original``.
         watermark: Whether to make a version with a watermark as well.
         omit: Settings that are not sent, for a model that this version does not know.
-        callback_url: Where Kling is to report each change (https).
+        callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
+            webhook address, if it has one.
     """
 
     endpoint: ClassVar[str] = "kling/motion-control"
