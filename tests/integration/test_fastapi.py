@@ -486,6 +486,7 @@ async def test_the_document_of_a_public_body_shows_what_a_visitor_can_send(serve
     assert '"format": "path"' not in json.dumps(document)
 
 
+INPUTS = {"video_url"}  # what is read, not where results go
 OPERATOR = re.compile("url|webhook|callback|endpoint|ttl|app$|delivery|storage|upload|task_id|metadata")
 
 
@@ -494,8 +495,8 @@ OPERATOR = re.compile("url|webhook|callback|endpoint|ttl|app$|delivery|storage|u
 )
 def test_no_public_body_has_a_field_by_which_results_leave(endpoint: Any) -> None:
     shown = TypeAdapter(Public[endpoint.request]).json_schema()["properties"]
-    assert "prompt" in shown
-    assert not [name for name in shown if OPERATOR.search(name)]
+    assert shown
+    assert not [name for name in shown if OPERATOR.search(name) and name not in INPUTS]
 
 
 @pytest.mark.parametrize(

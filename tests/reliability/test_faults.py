@@ -162,7 +162,18 @@ async def test_a_gateways_page_leaves_the_submission_unknown(sandbox: Sandbox, c
 BODIES = [Fault.truncated_json, Fault.cut_off, Fault.html, Fault.empty_json, Fault.wrong_types]
 
 
-@pytest.mark.parametrize("fault", BODIES)
+UNREADABLE = [fault for fault in BODIES if fault is not Fault.wrong_types]
+
+
+async def test_a_submit_answer_with_a_number_for_an_id_is_accepted(sandbox: Sandbox, client: Client) -> None:
+    """An id in hand outweighs the form of the answer."""
+    sandbox.faults.add(Fault.wrong_types, kind="submit", times=1)
+    job = await client.submit(PHOTO)
+    assert job.ref.id == "12345"
+    assert sandbox.counters.bought["runblob"] == sandbox.counters.requests["runblob", "submit"] == 1
+
+
+@pytest.mark.parametrize("fault", UNREADABLE)
 async def test_an_unreadable_submit_answer_is_unknown(sandbox: Sandbox, client: Client, fault: Fault) -> None:
     sandbox.faults.add(fault, kind="submit", times=1)
     with pytest.raises(kling_async.SubmissionUnknown):

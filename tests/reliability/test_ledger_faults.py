@@ -344,7 +344,7 @@ async def test_inference_sh_finds_lost_submissions_in_its_list(sandbox: Sandbox,
     [provider] = [provider for provider in sandbox.providers() if provider.name == "inferencesh"]
     async with Client(provider, ledger=SqliteLedger(tmp_path / "jobs.db"), polling=QUICK) as client:
         for key in ("boat", "fox"):
-            with pytest.raises(SubmissionUnknown, match="searches the provider's list"):
+            with pytest.raises(SubmissionUnknown, match="to search the provider's list"):
                 await client.submit(inferencesh.ImageO1(f"a {key}"), key=key)
         jobs = await client.resume()
         assert [job.request for job in jobs] == [inferencesh.ImageO1("a boat"), inferencesh.ImageO1("a fox")]

@@ -108,6 +108,6 @@ async def test_what_earlier_runs_spent_is_counted_in_turns() -> None:
     async with Client(RunBlob(KEY), http=FakeRunBlob(), ledger=ledger, budget=budget) as client:
         listed = await spent(ledger.submissions)
         taken = await spent(client.resume)
-        assert taken - 2 * listed >= 3 * TURNS
+        assert taken - 2 * listed >= TURNS  # most of it is summed in the database
         [total] = budget.statistics().spent
         assert total == Cost(Decimal("0.2") * COUNT, "USD")

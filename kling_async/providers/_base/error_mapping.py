@@ -100,6 +100,7 @@ class ErrorMapper:
             server = (http_status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
             kind = ProviderUnavailable if server else InvalidRequest
         code = code and self.redact(code)
+        request_id = request_id and self.redact(request_id, _MAX_REQUEST_ID)
         return kind(
             f"{self.config.identity.display_name} {_SUMMARY.get(kind, 'refused the call')} "
             f"({self._reason(code, message)})",
@@ -296,6 +297,7 @@ def job_id(value: Any) -> str:
     return str(value)
 
 
+_MAX_REQUEST_ID = 100  # characters
 _MAX_UNRECOGNIZED = 200  # characters of a text that is not understood
 _MAX_MESSAGE = 1000  # characters of a message about a job, which may be a whole traceback
 _LONGEST_ID = 100  # characters of a request id

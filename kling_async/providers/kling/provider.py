@@ -250,7 +250,11 @@ class Kling(Provider):
         data = self.errors.data(reply)
         session = data.get("session_id") if isinstance(data, dict) else None
         faces = data.get("face_data") if isinstance(data, dict) else None
-        found = [str(face["face_id"]) for face in faces or () if isinstance(face, dict) and "face_id" in face]
+        found = [
+            str(face["face_id"])
+            for face in (faces if isinstance(faces, list) else ())
+            if isinstance(face, dict) and "face_id" in face
+        ]
         if not isinstance(session, str) or not session:
             raise self.errors.unreadable("the search for faces names no session")
         if request.face >= len(found):
@@ -266,6 +270,12 @@ class Kling(Provider):
         task = self._submitted(reply)
         identity = task_id(task)
         assert identity is not None  # noqa: S101  # `_submitted` refuses such a task
+        try:
+            JobRef(self.name, request.endpoint.partition("/")[2], identity)
+        except ValueError as error:
+            raise self.errors.unreadable(
+                f"it reports success, and its job id cannot be used: {identity!r:.200}"
+            ) from error
         return Accepted(identity, self._report(task, None))
 
     def _send(self, call: Call) -> Flow[Reply]:

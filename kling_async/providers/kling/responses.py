@@ -94,7 +94,7 @@ def _files(task: Mapping[str, Any]) -> Iterator[tuple[Literal["image", "video", 
     outputs = task.get("outputs")
     if isinstance(outputs, list):
         for item in outputs:
-            if isinstance(item, dict) and item.get("type") in {"image", "video", "audio"}:
+            if isinstance(item, dict) and item.get("type") in ("image", "video", "audio"):  # any JSON value
                 yield item["type"], item
         return
     result = task.get("task_result")
@@ -123,9 +123,9 @@ def _cost(task: Mapping[str, Any], artifacts: tuple[Artifact, ...]) -> Cost | No
         balance = task.get("final_balance_deduction")
         units = task.get("final_unit_deduction")
         quota = balance.get("quota") if isinstance(balance, Mapping) else None
-        if quota not in {None, "", "0", 0}:
+        if quota not in (None, "", "0", 0):  # any JSON value
             return None  # its currency is not told
-        amounts = [_units(units, next(iter(kinds), ""))] if units not in {None, ""} else []
+        amounts = [_units(units, next(iter(kinds), ""))] if units not in (None, "") else []
     known = [amount for amount in amounts if amount is not None]
     if not known or len(known) != len(amounts):
         return None

@@ -171,7 +171,7 @@ class Replicate(Provider):
         """Cancel a job, also one that runs. What has run is billed."""
         reply = yield Call("POST", f"/predictions/{path_id(ref)}/cancel", Effect.WRITE)
         said = self.errors.expect_job(reply, ref, "id").get("status")
-        return said not in {"succeeded", "failed"}
+        return said not in ("succeeded", "failed")  # any JSON value
 
     def search(self, request: ReplicateRequest, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
         """Search the list of predictions for those of the same model with the same input, made since then."""
@@ -204,7 +204,7 @@ class Replicate(Provider):
             return False
         if (row.get("version") if version else row.get("model")) != (version or model):
             return False
-        if callback and row.get("webhook") not in {None, callback}:
+        if callback and row.get("webhook") not in (None, callback):
             return False
         given = row.get("input")
         if not isinstance(given, Mapping):  # removed an hour after the end
