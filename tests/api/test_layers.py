@@ -41,6 +41,7 @@ FLOORS: dict[str, int] = {
     "_webhooks": 6,
     "_client": 7,
     "": 8,
+    "sync": 8,
     "starlette": 8,
     "fastapi": 8,
     "sandbox": 8,

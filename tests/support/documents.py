@@ -13,11 +13,19 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block of Python code."""
+    """One block of Python code.
+
+    Args:
+        document: Where it stands, relative to the repository.
+        number: Its position there, from 0.
+        code: The code.
+        bought: How many jobs it buys: the number behind ``bought=`` at the head of the block, or else 1.
+    """
 
     document: str
     number: int
     code: str
+    bought: int = 1
 
     @property
     def name(self) -> str:
@@ -25,15 +33,15 @@ class Block:
         return f"{re.sub(r'[^a-z0-9]+', '_', self.document.lower())}_{self.number}"
 
     @property
-    def is_program(self) -> bool:
-        """Whether it runs by itself; else it makes a web application."""
-        return "asyncio.run(main())" in self.code
+    def is_service(self) -> bool:
+        """Whether it makes a web application. Otherwise it runs by itself."""
+        return "FastAPI(" in self.code
 
 
 def _blocks(path: Path) -> list[Block]:
-    found = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"```python(?: bought=(\d+))?\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
     name = path.relative_to(ROOT).as_posix()
-    return [Block(name, number, code) for number, code in enumerate(found)]
+    return [Block(name, number, code, int(bought or 1)) for number, (bought, code) in enumerate(found)]
 
 
 BLOCKS = [block for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) for block in _blocks(path)]
