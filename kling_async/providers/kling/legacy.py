@@ -18,6 +18,7 @@ from kling_async.providers.kling.models import (
     require,
     unknown_model,
 )
+from kling_async.providers.kling.native import decode_media, unpack_legacy
 from kling_async.providers.kling.video import Id, ModelName
 
 __all__ = [
@@ -52,10 +53,17 @@ _AREA_ERROR = 1e-9
 
 
 class LegacyRequest(Request):
-    """What the requests under ``/v1`` have in common."""
+    """What the requests under ``/v1`` have in common. They are also made from Kling's own JSON."""
 
     path: ClassVar[str]
     """Where they are sent."""
+
+    @classmethod
+    def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Kling's own JSON in our fields."""
+        data = super().translate(unpack_legacy(data, cls.model_fields))
+        data |= {name: decode_media(data[name]) for name in cls.reference_fields if data.get(name) is not None}
+        return data
 
     def body(self) -> dict[str, Any]:
         """The body without what every create has; values of None are left out."""
@@ -190,7 +198,11 @@ class ImageGeneration(LegacyRequest):
 
     endpoint: ClassVar[str] = "kling/image-generation"
     path: ClassVar[str] = "/v1/images/generations"
-    wire_names: ClassVar[Mapping[str, str]] = {**_MODEL_AND_COUNT, "image_reference": "likeness"}
+    wire_names: ClassVar[Mapping[str, str]] = {
+        **_MODEL_AND_COUNT,
+        "image": "reference",
+        "image_reference": "likeness",
+    }
 
     prompt: Prompt
     reference: LegacyImage | None = None
@@ -319,6 +331,7 @@ class ExpandImage(LegacyRequest):
     path: ClassVar[str] = "/v1/images/editing/expand"
     wire_names: ClassVar[Mapping[str, str]] = {
         "n": "count",
+        "image": "reference",
         **{f"{side}_expansion_ratio": side for side in ("up", "down", "left", "right")},
     }
 
@@ -412,7 +425,7 @@ class Avatar(LegacyRequest):
     endpoint: ClassVar[str] = "kling/avatar"
     path: ClassVar[str] = "/v1/videos/avatar/image2video"
     reference_fields: ClassVar[tuple[str, ...]] = ("reference", "sound")
-    wire_names: ClassVar[Mapping[str, str]] = {"sound_file": "sound"}
+    wire_names: ClassVar[Mapping[str, str]] = {"sound_file": "sound", "image": "reference"}
 
     reference: LegacyImage
     sound: Sound | None = None

@@ -20,6 +20,7 @@ from kling_async.providers._base.images import Reference, References
 from kling_async.providers._base.request import AnyPrompt, Request, as_number
 from kling_async.providers.kling.media import NEW_BYTES, NewImage, VideoUrl, images, wire
 from kling_async.providers.kling.models import LONG_PROMPT, VIDEO_MODELS, VideoModel, others, require, unknown_model
+from kling_async.providers.kling.native import decode_media, unpack_new
 
 __all__ = ["Element", "ImageToVideo", "MotionControl", "OmniVideo", "TextToVideo", "VideoRequest", "Voice"]
 
@@ -79,10 +80,18 @@ Settings: TypeAlias = Annotated[Sequence[Setting], GetPydanticSchema(lambda _, s
 
 
 class VideoRequest(Request):
-    """What the requests of the new generation have in common."""
+    """What the requests of the new generation have in common.
+
+    They are also made from Kling's own JSON (``contents``, ``settings``, ``options``) with `model` beside it. What that
+    JSON leaves out has the defaults of these classes, not Kling's.
+    """
 
     product: ClassVar[str]
     """The first segment of the path, and the key in `VIDEO_MODELS`."""
+    content_fields: ClassVar[Mapping[str, str]] = {"prompt": "prompt"}
+    """The field for each type of item in ``contents``."""
+    name_fields: ClassVar[Mapping[str, str]] = {}
+    """The field for the name of a single item, by its type."""
 
     @classmethod
     def limits(cls, model: object) -> VideoModel | None:
@@ -92,7 +101,10 @@ class VideoRequest(Request):
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
         """The fields, with those that change the price filled in: they are never left to Kling's default."""
+        if not data.keys().isdisjoint({"contents", "settings", "options"}):
+            data = unpack_new(data, cls.content_fields, cls.name_fields)
         data = super().translate(data)
+        data |= {name: decode_media(data[name]) for name in cls.reference_fields if data.get(name) is not None}
         model = data.get("model", cls.model_fields["model"].default)
         known = cls.limits(model)
         omitted = data.get("omit") or ()
@@ -314,6 +326,8 @@ class ImageToVideo(VideoRequest):
         multi_shot: Same as `TextToVideo`.
         elements: Up to 3, ``kling-3.0`` only (unverified).
         voices: Up to 2, ``kling-2.6`` only, with sound at 1080p.
+        first_frame_name: A name for the first frame, for ``@name`` in the prompt.
+        last_frame_name: The same for the last frame.
         watermark: Whether to make a version with a watermark as well.
         omit: Settings that are not sent, for a model that this version does not know.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
@@ -323,6 +337,14 @@ class ImageToVideo(VideoRequest):
     endpoint: ClassVar[str] = "kling/image-to-video"
     product: ClassVar[str] = "image-to-video"
     reference_fields: ClassVar[tuple[str, ...]] = ("first_frame", "last_frame")
+    content_fields: ClassVar[Mapping[str, str]] = {
+        "prompt": "prompt",
+        "first_frame": "first_frame",
+        "last_frame": "last_frame",
+        "element": "elements",
+        "voice": "voices",
+    }
+    name_fields: ClassVar[Mapping[str, str]] = {"first_frame": "first_frame_name", "last_frame": "last_frame_name"}
 
     prompt: LongPrompt
     first_frame: NewImage
@@ -334,15 +356,19 @@ class ImageToVideo(VideoRequest):
     multi_shot: bool | None = None
     elements: Elements = ()
     voices: Voices = ()
+    first_frame_name: Name | None = None
+    last_frame_name: Name | None = None
     watermark: bool = False
     omit: Settings = ()
 
     def named(self) -> Iterator[str]:
-        """The elements and voices."""
+        """The frames that have a name, the elements and the voices."""
+        yield from _given(self.first_frame_name, self.last_frame_name)
         yield from (element.name for element in self.elements)
         yield from (voice.name for voice in self.voices)
 
     def _check_inputs(self, known: VideoModel) -> None:
+        _check_named(self, "last_frame")
         _check_native(self.model, self.audio, self.resolution)
         _check_number("elements", len(self.elements), self.model, known.elements)
         _check_number("voices", len(self.voices), self.model, known.voices)
@@ -358,7 +384,7 @@ class ImageToVideo(VideoRequest):
         """Words, frames, elements and voices."""
         return [
             _words(self.prompt),
-            *_frames(self.first_frame, self.last_frame),
+            *_frames(self),
             *_elements(self.elements),
             *({"type": "voice", "voice_id": voice.id, "id": voice.name} for voice in self.voices),
         ]
@@ -374,11 +400,24 @@ def _words(prompt: str) -> dict[str, Any]:
     return {"type": "prompt", "text": prompt}
 
 
-def _frames(first: Reference | None, last: Reference | None) -> Iterator[dict[str, Any]]:
-    if first is not None:
-        yield {"type": "first_frame", "url": wire(first)}
-    if last is not None:
-        yield {"type": "last_frame", "url": wire(last)}
+def _given(*names: str | None) -> Iterator[str]:
+    yield from (name for name in names if name is not None)
+
+
+def _check_named(request: VideoRequest, *inputs: str) -> None:
+    for name in inputs:
+        if request.value(f"{name}_name") is not None and request.value(name) is None:
+            raise ValueError(f"{name}_name is {request.value(f'{name}_name')!r}, and there is no {name} to name")
+
+
+def _frames(request: ImageToVideo | OmniVideo) -> Iterator[dict[str, Any]]:
+    yield from _single("first_frame", request.first_frame, request.first_frame_name)
+    yield from _single("last_frame", request.last_frame, request.last_frame_name)
+
+
+def _single(kind: str, content: Reference | None, name: str | None) -> Iterator[dict[str, Any]]:
+    if content is not None:
+        yield {"type": kind, "url": wire(content), **({} if name is None else {"id": name})}
 
 
 def _elements(elements: Sequence[Element]) -> Iterator[dict[str, Any]]:
@@ -411,6 +450,9 @@ class OmniVideo(VideoRequest):
         audio: ``off``, ``native`` (``kling-3.0-omni``) or ``original`` (the sound of the video). If None, ``off``.
         multi_shot: Whether ``kling-3.0-omni`` cuts the clip into shots. If None, only where the prompt lists shots, or
             where there is a `feature_video`, which allows nothing else. Kling's own default is true.
+        first_frame_name: A name for the first frame, for ``@name`` in the prompt.
+        last_frame_name: The same for the last frame.
+        video_name: The same for the video.
         watermark: Whether to make a version with a watermark as well.
         omit: Settings that are not sent, for a model that this version does not know.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
@@ -420,6 +462,21 @@ class OmniVideo(VideoRequest):
     endpoint: ClassVar[str] = "kling/omni-video"
     product: ClassVar[str] = "omni-video"
     reference_fields: ClassVar[tuple[str, ...]] = ("references", "first_frame", "last_frame")
+    content_fields: ClassVar[Mapping[str, str]] = {
+        "prompt": "prompt",
+        "first_frame": "first_frame",
+        "last_frame": "last_frame",
+        "refer_image": "references",
+        "feature_video": "feature_video",
+        "base_video": "base_video",
+        "element": "elements",
+    }
+    name_fields: ClassVar[Mapping[str, str]] = {
+        "first_frame": "first_frame_name",
+        "last_frame": "last_frame_name",
+        "feature_video": "video_name",
+        "base_video": "video_name",
+    }
 
     prompt: LongPrompt
     references: Annotated[References, images(7, NEW_BYTES)] = ()
@@ -435,6 +492,9 @@ class OmniVideo(VideoRequest):
     aspect_ratio: Ratio | None = None
     audio: Literal["native", "original", "off"] | None = None
     multi_shot: bool | None = None
+    first_frame_name: Name | None = None
+    last_frame_name: Name | None = None
+    video_name: Name | None = None
     watermark: bool = False
     omit: Settings = ()
 
@@ -458,8 +518,9 @@ class OmniVideo(VideoRequest):
         return list(self.reference_names) or [f"image_{number}" for number in range(1, len(self.references) + 1)]
 
     def named(self) -> Iterator[str]:
-        """The reference images and the elements."""
+        """The reference images, the elements, and the frames and the video that have a name."""
         yield from self._image_names()
+        yield from _given(self.first_frame_name, self.last_frame_name, self.video_name)
         yield from (element.name for element in self.elements)
 
     def _check_inputs(self, known: VideoModel) -> None:
@@ -467,6 +528,9 @@ class OmniVideo(VideoRequest):
             raise ValueError(
                 f"reference_names has {len(self.reference_names)} names for {len(self.references)} references"
             )
+        _check_named(self, "first_frame", "last_frame")
+        if self.video_name is not None and not (self.feature_video or self.base_video):
+            raise ValueError(f"video_name is {self.video_name!r}, and there is no video to name")
         _check_number("elements", len(self.elements), self.model, known.elements)
         self._check_frames()
         self._check_video()
@@ -536,9 +600,9 @@ class OmniVideo(VideoRequest):
         named = zip(self.references, self._image_names(), strict=True)
         return [
             _words(self.prompt),
-            *_frames(self.first_frame, self.last_frame),
+            *_frames(self),
             *({"type": "refer_image", "url": wire(image), "id": name} for image, name in named),
-            *({"type": kind, "url": url} for kind, url in videos.items() if url is not None),
+            *(item for kind, url in videos.items() for item in _single(kind, url, self.video_name)),
             *_elements(self.elements),
         ]
 
@@ -565,6 +629,12 @@ class MotionControl(VideoRequest):
 
     endpoint: ClassVar[str] = "kling/motion-control"
     product: ClassVar[str] = "motion-control"
+    content_fields: ClassVar[Mapping[str, str]] = {
+        "prompt": "prompt",
+        "image": "reference",
+        "video": "motion_video",
+        "element": "elements",
+    }
 
     reference: NewImage
     motion_video: VideoUrl
