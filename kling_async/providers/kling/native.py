@@ -136,7 +136,7 @@ def unpack_legacy(data: Mapping[str, Any], fields: Iterable[str]) -> dict[str, A
         ValueError: It is not in Kling's form, or a field is given twice.
     """
     known, found = set(fields), dict(data)
-    common = {name: found.pop(name) for name in ("external_task_id", "watermark_info") if name in found}
+    common: dict[str, Any] = {name: found.pop(name) for name in ("external_task_id", "watermark_info") if name in found}
     if found.get("callback_url") == "":
         del found["callback_url"]
     if "watermark" not in known and common.get("watermark_info") is not None:
