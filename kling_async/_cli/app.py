@@ -53,6 +53,7 @@ _COMMANDS = {
     ),
     "sandbox": _Listed("commands.sandbox", "Run a local imitation of all providers until Ctrl-C: no key, no cost."),
     "endpoints": _Listed("commands.endpoints", "List the endpoints with their fields."),
+    "mcp": _Listed("commands.mcp", "Serve an assistant by the Model Context Protocol, within a budget."),
 }
 
 

@@ -41,6 +41,8 @@ FLOORS: dict[str, int] = {
     "_webhooks": 6,
     "_client": 7,
     "": 8,
+    "_public_body": 4,
+    "mcp": 8,
     "sync": 8,
     "starlette": 8,
     "fastapi": 8,
@@ -50,7 +52,7 @@ FLOORS: dict[str, int] = {
 }
 PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
-OPTIONAL = {"typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
+OPTIONAL = {"mcp", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
 HOMES = {
     "httpx": {"_http", "sandbox"},
     "stamina": {"_http"},

@@ -1,0 +1,126 @@
+"""The MCP server as an assistant uses it: the protocol's own client, over standard input and output."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
+
+from mcp import Client, StdioServerParameters
+
+from kling_async import Client as KlingClient
+from kling_async import ConfigurationError, MemoryLedger, RunBlob
+from kling_async.mcp import server
+from kling_async.sandbox import Sandbox
+
+pytestmark = pytest.mark.anyio
+PHOTO = {"prompt": "a paper boat", "resolution": "1k"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(speed=100, scale=0.2) as running:
+        yield running
+
+
+@asynccontextmanager
+async def assistant(sandbox: Sandbox, folder: Path, *options: str) -> AsyncIterator[Client]:
+    """An assistant that has started `kling mcp`."""
+    environment = {
+        **os.environ,
+        "RUNBLOB_API_KEY": sandbox.api_key("runblob"),
+        "RUNBLOB_BASE_URL": sandbox.base_url("runblob"),
+        "KLING_SANDBOX_SPEED": "100",
+    }
+    command = ["-m", "kling_async", "mcp", "--ledger", str(folder / "jobs.db"), "-o", str(folder / "out"), *options]
+    started = StdioServerParameters(command=sys.executable, args=command, env=environment)
+    async with Client(started, raise_exceptions=False) as client:
+        yield client
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> Any:
+    answer = await client.call_tool(tool, arguments)
+    assert not answer.is_error, answer.content
+    return answer.structured_content or answer.content
+
+
+async def refused(client: Client, tool: str, **arguments: Any) -> str:
+    answer = await client.call_tool(tool, arguments)
+    assert answer.is_error
+    return "".join(getattr(part, "text", "") for part in answer.content)
+
+
+async def test_an_assistant_makes_an_image_sees_it_and_saves_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names == {"list_endpoints", "describe_endpoint", "quote", "generate", "watch", "list_jobs", "save"}
+        endpoints = (await call(client, "list_endpoints"))["result"]
+        assert {one["endpoint"] for one in endpoints} >= {"runblob/o3-photo", "runblob/o3-video"}
+        schema = await call(client, "describe_endpoint", endpoint="runblob/o3-photo")
+        assert "prompt" in schema["properties"]
+        assert "callback_url" not in json.dumps(schema)
+        quote = await call(client, "quote", endpoint="runblob/o3-photo", fields=PHOTO)
+        assert quote["budget_left"] == "$5.0"
+        made = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
+        again = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
+        assert made["ref"] == again["ref"]
+        text, image = await call(client, "watch", key="boat")
+        assert json.loads(text.text)["status"] == "completed"
+        assert base64.b64decode(image.data).startswith(b"\xff\xd8")
+        saved = await call(client, "save", key="boat")
+        assert Path(saved["files"][0]).parent == tmp_path / "out"
+        assert Path(saved["files"][0]).is_file()
+        assert sandbox.counters.jobs_bought == 1
+        edited = {**PHOTO, "references": saved["files"]}
+        await call(client, "generate", key="boat-2", endpoint="runblob/o3-photo", fields=edited)
+    assert sandbox.counters.jobs_bought == 2
+
+
+async def test_the_ledger_is_the_memory_of_the_next_start_and_the_budget_goes_on(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+        first = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
+    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+        (job,) = (await call(client, "list_jobs"))["result"]
+        assert (job["key"], job["ref"]) == ("boat", first["ref"])
+        text, *_ = await call(client, "watch", key="boat")
+        assert json.loads(text.text)["status"] == "completed"
+        assert json.loads(text.text)["budget_left"] != "$5.0"
+    assert sandbox.counters.jobs_bought == 1
+
+
+async def test_what_cannot_be_bought_is_explained_and_nothing_is_bought(sandbox: Sandbox, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    async with assistant(sandbox, tmp_path, "--budget", "0.0001") as client:
+        say: Any = {"key": "boat", "endpoint": "runblob/o3-photo"}
+        assert "budget" in await refused(client, "generate", **say, fields=PHOTO)
+        assert "resolution" in await refused(client, "generate", **say, fields={**PHOTO, "resolution": "9k"})
+        outside = await refused(client, "generate", **say, fields={**PHOTO, "references": [str(secret)]})
+        assert "reference 1" in outside
+        told = await refused(client, "generate", **say, fields={**PHOTO, "callback_url": "https://evil.example"})
+        assert "callback_url" in told
+        assert "runblob/o3-photo" in await refused(client, "quote", endpoint="runblob/o9", fields=PHOTO)
+        assert "list_jobs" in await refused(client, "watch", key="plane")
+        assert sandbox.api_key("runblob") not in outside + told
+    assert sandbox.counters.jobs_bought == 0
+
+
+async def test_a_client_without_budget_or_ledger_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="budget and a ledger"):
+        server(KlingClient(RunBlob("key"), ledger=MemoryLedger()), tmp_path)
