@@ -21,6 +21,7 @@ _PUBLIC = {
     "_bulk": ("BulkRun", "BulkStatistics", "Outcome"),
     "_client": ("Client", "Statistics"),
     "_errors": (
+        "AllRefused",
         "BudgetExceeded",
         "BulkStopped",
         "ConfigurationError",
@@ -35,6 +36,7 @@ _PUBLIC = {
         "KeyConflict",
         "KlingError",
         "LedgerFailed",
+        "NotOffered",
         "ProviderUnavailable",
         "RateLimited",
         "Remedy",
@@ -53,6 +55,7 @@ _PUBLIC = {
     "_polling.settings": ("Polling",),
     "_scheduling.schedules": ("Learned", "Progressive"),
     "_submission.budget": ("Budget", "BudgetStatistics"),
+    "providers._base.portable": ("Image", "Video"),
     "providers._base.request": ("Request",),
     "webhooks": ("Delivery", "Webhooks"),
 }

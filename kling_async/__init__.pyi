@@ -12,6 +12,7 @@ from kling_async._client import (
     Statistics,
 )
 from kling_async._errors import (
+    AllRefused,
     BudgetExceeded,
     BulkStopped,
     ConfigurationError,
@@ -26,6 +27,7 @@ from kling_async._errors import (
     KeyConflict,
     KlingError,
     LedgerFailed,
+    NotOffered,
     ProviderUnavailable,
     RateLimited,
     Remedy,
@@ -85,6 +87,10 @@ from kling_async.providers import (
     runblob,
     runware,
 )
+from kling_async.providers._base.portable import (
+    Image,
+    Video,
+)
 from kling_async.providers._base.request import (
     Request,
 )
@@ -113,6 +119,7 @@ from kling_async.webhooks import (
 
 __version__: str
 __all__ = [
+    "AllRefused",
     "Artifact",
     "Budget",
     "BudgetExceeded",
@@ -131,6 +138,7 @@ __all__ = [
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
+    "Image",
     "InferenceSh",
     "InsufficientCredits",
     "InvalidRequest",
@@ -146,6 +154,7 @@ __all__ = [
     "LedgerFailed",
     "Limits",
     "MemoryLedger",
+    "NotOffered",
     "Outcome",
     "PixelDojo",
     "Polling",
@@ -168,6 +177,7 @@ __all__ = [
     "SubmissionUnknown",
     "TransportFailed",
     "Unauthorized",
+    "Video",
     "WebhookRejected",
     "Webhooks",
     "inferencesh",

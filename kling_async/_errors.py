@@ -18,6 +18,8 @@
     ├── GenerationFailed            the provider says that the job failed
     ├── GenerationCancelled         the job was cancelled
     ├── GenerationTimeout           the job's deadline passed; it may still be running
+    ├── NotOffered                  no provider of the client makes exactly this; carries ``reasons``
+    ├── AllRefused                  every provider that makes it refused; carries ``errors``
     ├── BudgetExceeded              the next submission would overstep the budget
     ├── BulkStopped                 a bulk run stopped submitting; carries ``cause``
     ├── WebhookRejected             a delivery is not authentic, or not readable
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from kling_async._models import Cost, Event, JobRef, Result, Status
 
 __all__ = [
+    "AllRefused",
     "AnswerLost",
     "BudgetExceeded",
     "BulkStopped",
@@ -57,6 +60,7 @@ __all__ = [
     "KeyConflict",
     "KlingError",
     "LedgerFailed",
+    "NotOffered",
     "ProviderUnavailable",
     "RateLimited",
     "ReceivedAnswer",
@@ -388,6 +392,43 @@ class GenerationCancelled(_JobError):
 
 class GenerationTimeout(_JobError):
     """The job's deadline passed while it was still running. It is not cancelled: ``attach`` makes a new handle."""
+
+
+class NotOffered(KlingError):
+    """No provider of the client makes exactly what a portable request describes; nothing was sent.
+
+    Args:
+        message: What happened.
+        reasons: Why not, by endpoint.
+        change: The nearest change that would work: fields of the request with other values. Empty if none is known.
+        **facts: Same as `KlingError`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reasons: Mapping[str, str] | None = None,
+        change: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.reasons = dict(reasons or {})
+        self.change = dict(change or {})
+
+
+class AllRefused(KlingError):
+    """Every provider that makes what a portable request describes refused it; nothing was bought.
+
+    Args:
+        message: What happened.
+        errors: What each of them answered, by endpoint, in the order in which they were tried.
+        **facts: Same as `KlingError`.
+    """
+
+    def __init__(self, message: str, *, errors: Mapping[str, KlingError] | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.errors = dict(errors or {})
 
 
 class BudgetExceeded(KlingError):

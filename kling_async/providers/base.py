@@ -32,6 +32,8 @@ from kling_async.providers._base.credentials import Identity, ProviderConfig, Se
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import ImageRule, Reference, References, data_uri, decode_data_uri, sniff
+from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image, Video
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
 from kling_async.providers._base.request import AnyPrompt, CallbackUrl, Prompt, Request, Text, as_number, plain_text
 
@@ -51,12 +53,15 @@ __all__ = [
     "Features",
     "Flow",
     "Identity",
+    "Image",
+    "ImageOffer",
     "ImageRule",
     "InsufficientCredits",
     "InvalidRequest",
     "JobNotFound",
     "JobRef",
     "KlingError",
+    "Offer",
     "Price",
     "Progressive",
     "Prompt",
@@ -76,6 +81,8 @@ __all__ = [
     "Text",
     "Unauthorized",
     "UnreadableReply",
+    "Video",
+    "VideoOffer",
     "WebhookItem",
     "as_number",
     "data_uri",

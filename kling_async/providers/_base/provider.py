@@ -11,7 +11,7 @@ import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -22,6 +22,9 @@ from kling_async._models import JobRef, StatusReport
 from kling_async.providers._base.credentials import Identity, ProviderConfig, Secret
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
+
+if TYPE_CHECKING:
+    from kling_async.providers._base.offers import Offer
 
 __all__ = ["Accepted", "Provider", "Stream", "WebhookItem", "path_id", "webhook_job_id"]
 
@@ -84,6 +87,8 @@ class Provider(abc.ABC):
     """Sets of secrets that serve in place of the API key, such as an access key with its secret key."""
     endpoints: ClassVar[tuple[Endpoint[Any], ...]]
     """What the provider sells."""
+    portable: ClassVar[Sequence[Offer]] = ()
+    """Which portable requests (`Video`, `Image`) its endpoints can serve, the newest models first."""
     features: ClassVar[Features]
     """What the provider offers."""
     error_mapper: ClassVar[type[ErrorMapper]]

@@ -38,8 +38,10 @@ from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import decode_data_uri, sniff
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
 from kling_async.providers._base.request import Request
+from kling_async.providers.inferencesh.portable import OFFERS
 from kling_async.providers.inferencesh.request import ImageO1
 from kling_async.providers.inferencesh.tasks import (
     STAGES,
@@ -145,6 +147,7 @@ class InferenceSh(Provider):
             ),
         ),
     )
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = InferenceShErrors
 
     def __init__(

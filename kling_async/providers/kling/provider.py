@@ -26,6 +26,7 @@ from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import ProviderConfig, Secret
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.error_mapping import ErrorMapper
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Accepted, Provider, WebhookItem, path_id
 from kling_async.providers.kling.account import KlingAccount
 from kling_async.providers.kling.errors import TOKEN_EXPIRED, TOKEN_TOO_NEW, KlingErrors
@@ -43,6 +44,7 @@ from kling_async.providers.kling.legacy import (
     VideoToAudio,
     VirtualTryOn,
 )
+from kling_async.providers.kling.portable import OFFERS
 from kling_async.providers.kling.prices import price
 from kling_async.providers.kling.responses import external_id, is_task, task_id, task_report
 from kling_async.providers.kling.tokens import TokenMaker
@@ -115,6 +117,7 @@ class Kling(Provider):
     features: ClassVar[Features] = Features(
         webhook=True, batch=20, client_chosen_id=True, client_id_lifetime=_MONTH, cost_unit="USD", refunds=True
     )
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = KlingErrors
     errors: KlingErrors
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (

@@ -43,7 +43,9 @@ from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusR
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
+from kling_async.providers.pixeldojo.portable import OFFERS
 from kling_async.providers.pixeldojo.request import ImageV3
 
 __all__ = ["PixelDojo"]
@@ -118,6 +120,7 @@ class PixelDojo(Provider):
             ),
         ),
     )
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = PixelDojoErrors
 
     def __init__(

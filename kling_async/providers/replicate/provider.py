@@ -28,7 +28,9 @@ from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import data_uri, decode_data_uri, sniff
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id
+from kling_async.providers.replicate.portable import OFFERS
 from kling_async.providers.replicate.request import (
     LipSync,
     O1Video,
@@ -102,6 +104,7 @@ class Replicate(Provider):
         )
         for kind in (V3Video, V3OmniVideo, O1Video, V25TurboVideo, V21Video, V20Video, LipSync, Request)
     )
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = ReplicateErrors
 
     def __init__(

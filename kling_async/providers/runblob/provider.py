@@ -33,7 +33,9 @@ from kling_async._urls import is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import data_uri
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
+from kling_async.providers.runblob.portable import OFFERS
 from kling_async.providers.runblob.request import O3Photo, O3Video
 
 __all__ = ["RunBlob"]
@@ -134,6 +136,7 @@ class RunBlob(Provider):
             price=lambda _: _estimate(Decimal("0.05")),
         ),
     )
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = RunBlobErrors
 
     def submit(self, request: O3Photo | O3Video, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:

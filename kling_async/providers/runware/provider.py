@@ -38,7 +38,9 @@ from kling_async.providers._base.credentials import ProviderConfig
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import data_uri
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem
+from kling_async.providers.runware.portable import OFFERS
 from kling_async.providers.runware.request import CONSTANTS, FORMATS, ImageO3
 from kling_async.providers.runware.responses import (
     TAKEN,
@@ -99,6 +101,7 @@ class Runware(Provider):
         ),
     )
 
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = RunwareErrors
 
     def configure(self, config: ProviderConfig) -> None:
