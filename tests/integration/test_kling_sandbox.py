@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,16 +15,21 @@ from kling_async import (
     GenerationFailed,
     InvalidRequest,
     Kling,
+    MemoryLedger,
     Polling,
     Progressive,
     RateLimited,
     Request,
     SqliteLedger,
     Status,
+    SubmissionUnknown,
     kling,
 )
 from kling_async._http.limits import Limits
+from kling_async.providers.base import Reply
 from kling_async.sandbox import Sandbox
+from support.kling_requests import BARE, FULL
+from support.strict_kling import StrictKling
 
 pytestmark = pytest.mark.asyncio
 IMAGE = "https://x.example/a.png"
@@ -105,6 +111,108 @@ async def test_the_sandbox_refuses_what_the_documents_do(sandbox: Sandbox) -> No
             "external_task_id mine already exists",
         )
         assert (await code("POST", "/text-to-video/kling-9", {"prompt": "a"}))[0] == 1203
+
+
+def bodies() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bodies that the client sends, and each of them with one field left out, unknown or of another type."""
+    for request in [*BARE, *FULL]:
+        for path, body in sent(request):
+            yield path, body
+            if len(str(body)) > 1500:  # images inline: the same fields as elsewhere, and slow
+                continue
+            yield path, {**body, "unheard_of": 1}
+            for place in {"settings", "contents", "options"} & body.keys():
+                for changed in _changed(body[place]):
+                    yield path, {**body, place: changed}
+            for changed in _changed(body):
+                yield path, changed
+
+
+def _changed(part: Any) -> Iterator[Any]:
+    if isinstance(part, list):
+        for number, item in enumerate(part):
+            yield part[:number] + part[number + 1 :]
+            yield [*part, item]
+            yield from ([*part[:number], changed, *part[number + 1 :]] for changed in _changed(item))
+        return
+    for name in part:
+        yield {key: value for key, value in part.items() if key != name}
+        yield {**part, name: 77}
+        if isinstance(part[name], str):
+            yield {**part, name: "unheard-of"}
+
+
+def sent(request: Request) -> list[tuple[str, dict[str, Any]]]:
+    """The paid calls of a submission. A search for faces comes first, and is answered here."""
+    flow = Kling("a-key").submit(request, "6f1c1f0e-3c1b-4c7e-9a55-0d7f6a1f2b3c", None)
+    face = {"code": 0, "data": {"session_id": "s", "face_data": [{"face_id": "0"}]}}
+    found = [next(flow)]
+    if found[0].url.endswith("identify-face"):
+        found.append(flow.send(Reply(200, content=json.dumps(face).encode())))
+    flow.close()
+    return [(call.url, json.loads(call.body)) for call in found]
+
+
+async def test_the_sandbox_is_as_strict_as_the_judge_of_the_tests(sandbox: Sandbox) -> None:
+    """Both accept what the client sends, and refuse the same changes of it with the same code."""
+    strict = StrictKling()
+    compared: list[int] = []
+    headers = {"authorization": f"Bearer {sandbox.api_key('kling')}"}
+    async with (
+        httpx.AsyncClient(base_url=sandbox.base_url("kling"), headers=headers, timeout=60) as api,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(strict),
+            base_url=strict.base,
+            headers={"authorization": f"Bearer {strict.key}"},
+        ) as judge,
+    ):
+        for path, body in bodies():
+            strict.tasks.clear()
+            sandbox.state.jobs.clear()
+            ours, theirs = await api.post(path, json=body), await judge.post(path, json=body)
+            assert ours.json()["code"] == theirs.json()["code"], (path, body, ours.text, theirs.text)
+            compared.append(ours.json()["code"])
+    assert compared.count(0) > 100
+    assert compared.count(1201) > 400
+
+
+async def test_tasks_are_paid_from_resource_packs(sandbox: Sandbox) -> None:
+    """A unit is 0.14 USD for videos and 0.0035 USD for pictures, and both forms of a task say what was taken."""
+    sandbox.options("kling").billing = "unit"
+    async with client_of(sandbox) as client:
+        costs = {
+            kind: (await client.run(request)).cost
+            for kind, request in (("video", kling.TextToVideo("a lamp")), ("image", kling.OmniImage("a", count=3)))
+        }
+    assert {kind: str(cost) for kind, cost in costs.items()} == {"video": "$0.42", "image": "$0.0840"}
+    headers = {"authorization": f"Bearer {sandbox.api_key('kling')}"}
+    async with httpx.AsyncClient(base_url=sandbox.base_url("kling"), headers=headers) as api:
+        listed = (await api.get("/v1/images/omni-image?pageSize=1")).json()["data"]
+        assert listed[0]["final_unit_deduction"] == "24"
+        number = listed[0]["task_id"]
+        [task] = (await api.get(f"/tasks?task_ids={number}")).json()["data"]
+    assert (task["billing"][0]["charge_type"], task["billing"][0]["amount"]) == ("unit", "24")
+
+
+LOSSES = ["accept-then-reset", "reset-before-reading", "server-error"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+async def test_a_lost_answer_buys_each_kind_of_job_once(sandbox: Sandbox, loss: str) -> None:
+    """Kling knows our id, so nothing is unknown at the end. Text to speech has no id: it is bought once or unknown."""
+    async with client_of(sandbox, ledger=MemoryLedger()) as client:
+        for request in REQUESTS:
+            name, before = type(request).__name__, sandbox.counters.bought["kling"]
+            sandbox.faults.add(f"{loss}:submit:times=1" + (",accepted=yes" if loss == "server-error" else ""))
+            if isinstance(request, kling.TextToSpeech):
+                with pytest.raises(SubmissionUnknown):
+                    await client.submit(request, key=name)
+                bought = int(loss != "reset-before-reading")
+            else:
+                assert (await client.run(request, key=name)).urls, name
+                bought = 1
+            assert sandbox.counters.bought["kling"] - before == bought, name
+        assert [one.key for one in await client.unresolved()] == ["TextToSpeech"]
 
 
 async def test_an_unknown_model_is_klings_to_refuse(sandbox: Sandbox) -> None:

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from support.strict_checks import Delivery, Refusal, StrictServer, lost_answer, problems_of
+from kling_async.sandbox.rules.fields import problems_of
+from support.strict_checks import Delivery, Refusal, StrictServer, lost_answer
 from support.strict_fal_models import model_of
 
 _HEADERS = {

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from support.strict_checks import Field, Model, at_least_one, exactly_one, together_at_most
+from kling_async.sandbox.rules.fields import Field, Model, at_least_one, exactly_one, together_at_most
 
 _VIDEO_RATIOS = ("16:9", "9:16", "1:1")
 _IMAGE_RATIOS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")

@@ -19,9 +19,10 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from support.strict_checks import Delivery, How, Refusal, StrictServer, lost_answer, problems_of
-from support.strict_kling_legacy import COMMON, LEGACY, PRESETS, left_to_default, slots
-from support.strict_kling_new import NEW_MODELS, problems_of_new
+from kling_async.sandbox.rules.fields import problems_of
+from kling_async.sandbox.rules.kling_legacy import COMMON, LEGACY, PRESETS, left_to_default, slots
+from kling_async.sandbox.rules.kling_video import NEW_MODELS, problems_of_new
+from support.strict_checks import Delivery, How, Refusal, StrictServer, lost_answer
 
 ERRORS: Mapping[int, tuple[int, str]] = {
     1000: (401, "Authentication failed"),

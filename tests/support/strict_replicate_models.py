@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from support.strict_checks import Field, Model, at_least_one, exactly_one
+from kling_async.sandbox.rules.fields import Field, Model, at_least_one, exactly_one
 
 _PROMPT = Field("a text that is not empty", required=True)
 _OPTIONAL_PROMPT = Field("a text that is not empty")

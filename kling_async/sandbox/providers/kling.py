@@ -2,9 +2,10 @@
 
 New paths (`/omni-video/kling-3.0-omni`) and `/v1` share one account, one store of tasks and one set of external ids.
 What the sources leave open is settled here: a wrong key is code 1002, tasks are listed newest first, a task that failed
-costs nothing, and there are as many slots as `options.slots` says for each kind of pack and model. Fields that no
-source names (text and video to audio, the search for faces) are accepted as they come. Callbacks are sent at each
-status, and signed if `options.webhook_secret` is set.
+costs nothing, and there are as many slots as `options.slots` says for each kind of pack and model. Bodies are judged by
+`sandbox/rules`. Fields that no source names (text and video to audio, the search for faces) are accepted as they come.
+Tasks are paid in cash, or from resource packs with `options.billing = "unit"`. Callbacks are sent at each status, and
+signed if `options.webhook_secret` is set.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from kling_async.sandbox.emulator.jobs import (
 )
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
 from kling_async.sandbox.providers.emulation import Emulation, Endpoint, Operation, Webhook, reply
+from kling_async.sandbox.rules.fields import problems_of
+from kling_async.sandbox.rules.kling_legacy import COMMON, LEGACY, PRESETS, slots
+from kling_async.sandbox.rules.kling_video import NEW_MODELS, problems_of_new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,82 +64,22 @@ _CODES: Mapping[int, tuple[int, str]] = {
     5002: (504, "Server internal timeout"),
 }
 _BY_STATUS = {401: 1002, 404: 1203, 429: 1302, 500: 5000, 502: 5000, 503: 5001, 504: 5002}
-_OPTIONS = {"external_task_id", "callback_url", "watermark_info"}
-_3_TO_15, _SHORT = frozenset(range(3, 16)), frozenset({5, 10})
-_LOW, _ALL = frozenset({"720p", "1080p"}), frozenset({"720p", "1080p", "4k"})
-_RATIOS = frozenset({"16:9", "9:16", "1:1"})
-_NO: frozenset[Any] = frozenset()
-
-
-def _settings(resolution: frozenset[str], duration: frozenset[int], *audio: str, shots: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = {"resolution": resolution, "duration": duration, "audio": frozenset(audio)}
-    found["multi_shot"] = frozenset({True, False}) if shots else _NO
-    return {name: values for name, values in found.items() if values}
-
-
-_PLAIN = {
-    "kling-3.0-turbo": _settings(_LOW, _3_TO_15),
-    "kling-3.0": _settings(_ALL, _3_TO_15, "native", "off", shots=True),
-    "kling-2.6": _settings(_LOW, _SHORT, "native", "off"),
-    "kling-2.5-turbo": _settings(_LOW, _SHORT),
-}
-_MOTION = {**_settings(_LOW, _NO, "original", "off"), "character_orientation": frozenset({"image", "video"})}
-_NEW: Mapping[str, Mapping[str, Mapping[str, frozenset[Any]]]] = {
-    "text-to-video": {name: {**values, "aspect_ratio": _RATIOS} for name, values in _PLAIN.items()},
-    "image-to-video": _PLAIN,
-    "omni-video": {
-        "kling-3.0-omni": {
-            **_settings(_ALL, _3_TO_15, "native", "original", "off", shots=True),
-            "aspect_ratio": _RATIOS,
-        },
-        "kling-o1": {**_settings(_LOW, frozenset(range(3, 11)), "original", "off"), "aspect_ratio": _RATIOS},
-    },
-    "motion-control": {"kling-3.0": _MOTION, "kling-2.6": _MOTION},
-}
-_CONTENTS = {
-    "image-to-video": {"prompt", "first_frame", "last_frame", "element", "voice"},
-    "omni-video": {"prompt", "first_frame", "last_frame", "refer_image", "feature_video", "base_video", "element"},
-    "motion-control": {"prompt", "image", "video", "element"},
-}
-_NEEDED = {"image-to-video": {"first_frame"}, "omni-video": {"prompt"}, "motion-control": {"image", "video"}}
-
-
-@dataclass(frozen=True, slots=True)
-class _Legacy:
-    """One path of `/v1`. Without `fields`, no source names them."""
-
-    makes: Literal["image", "video", "audio"]
-    needed: str = ""
-    fields: str | None = None
-
-
-_LEGACY: Mapping[str, _Legacy] = {
-    "/v1/images/omni-image": _Legacy(
-        "image",
-        "prompt",
-        "model_name image_list element_list resolution result_type n series_amount aspect_ratio",
-    ),
-    "/v1/images/generations": _Legacy(
-        "image",
-        "prompt",
-        "model_name negative_prompt image image_reference image_fidelity human_fidelity element_list resolution n "
-        "aspect_ratio",
-    ),
-    "/v1/images/multi-image2image": _Legacy(
-        "image", "subject_image_list", "model_name prompt scene_image style_image n aspect_ratio"
-    ),
-    "/v1/images/editing/expand": _Legacy(
-        "image",
-        "image",
-        "up_expansion_ratio down_expansion_ratio left_expansion_ratio right_expansion_ratio prompt n",
-    ),
-    "/v1/images/kolors-virtual-try-on": _Legacy("image", "human_image", "model_name cloth_image"),
-    "/v1/videos/avatar/image2video": _Legacy("video", "image", "audio_id sound_file prompt mode"),
-    "/v1/videos/advanced-lip-sync": _Legacy("video", "session_id face_choose", ""),
-    "/v1/videos/effects": _Legacy("video", "effect_scene input", ""),
-    "/v1/audio/text-to-audio": _Legacy("audio"),
-    "/v1/audio/video-to-audio": _Legacy("audio"),
-}
+_PRODUCTS = sorted({path.partition("/")[0] for path in NEW_MODELS})
+_UNITS: Mapping[str, Decimal] = {"video": Decimal("0.14"), "image": Decimal("0.0035")}
+"""USD for one unit of a resource pack. No source tells the unit of a pack of sounds, so these are paid in cash."""
+_IMAGE_PRICE, _SOUND_PRICE, _SECOND_PRICE = Decimal("0.028"), Decimal("0.035"), Decimal("0.084")
+_FACE_PRICE = Decimal("0.007")
+_SHOWN = (
+    "watermark_info",
+    "result_type",
+    "reference_type",
+    "tag_list",
+    "element_name",
+    "element_description",
+    "voice_name",
+)
+"""What a task keeps of the body that made it, to show it again."""
+_SIZES: Mapping[str, tuple[int, int]] = {"9:16": (720, 1280), "1:1": (960, 960)}
 
 
 @dataclass(slots=True)
@@ -145,10 +89,14 @@ class KlingOptions:
     Args:
         slots: How many tasks of one kind of pack and model run at once. If None, there is no limit.
         webhook_secret: Signs callbacks (`whsec_...`). If None, they are not signed.
+        billing: Whether tasks are paid in `cash` or from resource packs, in the `unit` of the pack.
+        characters: The ids of elements that are video characters, besides those made here from a video.
     """
 
     slots: int | None = None
     webhook_secret: str | None = None
+    billing: Literal["cash", "unit"] = "cash"
+    characters: frozenset[str] = frozenset()
 
 
 class _RefusedError(Exception):
@@ -168,39 +116,36 @@ class _Api:
         self._options = options
         self.access_key = f"ak-sandbox-{state.secret('kling access')}"
         self.secret_key = state.secret("kling secret")
+        self._deleted: set[str] = set()
 
     async def create_new(self, request: Request) -> Response:
         """`POST /{product}/{model}`."""
         account = self._account(request)
-        product, model = request.url.path.rsplit("/", 2)[-2:]
+        path = _path(request).strip("/")
         body = _object(await request.body())
-        if model not in _NEW[product]:
+        if path not in NEW_MODELS:
             raise _RefusedError(1203)
-        prompt = _check_new(product, model, body)
+        _refuse_problems(path, problems_of_new(path, body, self._options.characters | self._characters())[0])
+        words = [item["text"] for item in body.get("contents", ()) if item["type"] == "prompt"]
+        prompt = str(body.get("prompt") or (words[0] if words else "motion"))
         settings, options = body.get("settings", {}), body.get("options", {})
         seconds = float(settings.get("duration", 5))
-        media = Clip(1280, 720, seconds, prompt)
-        return self._accept(account, f"{product}/{model}", prompt, (media,), options, "video", seconds)
+        media = Clip(*_SIZES.get(settings.get("aspect_ratio", ""), (1280, 720)), seconds, prompt)
+        return self._accept(account, path, prompt, (media,), options, "video", seconds)
 
     async def create_legacy(self, request: Request) -> Response:
         """`POST /v1/...`."""
         account = self._account(request)
         path = _path(request)
         body = _object(await request.body())
-        known = _LEGACY[path]
-        _check_legacy(known, body)
-        prompt = str(body.get("prompt", path))
-        count = 1
-        if known.makes == "image":
-            series = body.get("result_type") == "series"
-            amount = body.get("series_amount", 4) if series else body.get("n", 1)
-            count = 4 if amount == "auto" else int(amount)
-        media: Clip | Picture = (
-            Picture(1024, 1024, "png", prompt) if known.makes == "image" else Clip(1280, 720, 5.0, prompt)
-        )
-        return self._accept(
-            account, f"{path} {body.get('model_name', '')}", prompt, (media,) * count, body, known.makes, 5.0
-        )
+        _refuse_problems(path.strip("/"), _legacy_problems(path, body))
+        makes = LEGACY[path].makes
+        prompt = str(body.get("prompt") or body.get("element_name") or body.get("voice_name") or path)
+        media: Clip | Picture = Clip(1280, 720, 5.0, prompt)
+        if makes in {"image", "element"}:
+            media = Picture(1024, 1024, "png", prompt)
+        pack = f"{path} {body.get('model_name', '')}".strip()
+        return self._accept(account, pack, prompt, (media,) * slots(path, body), body, makes, 5.0)
 
     def _accept(
         self,
@@ -217,15 +162,27 @@ class _Api:
         external = options.get("external_task_id")
         if external is not None and (not isinstance(external, str) or not external):
             raise _RefusedError(1201, "external_task_id is not a text")
-        price = Decimal("0.028") * len(media) if makes == "image" else Decimal("0.084") * Decimal(str(seconds))
+        prices = {
+            "image": _IMAGE_PRICE * len(media),
+            "audio": _SOUND_PRICE,
+            "element": Decimal(0),
+            "voice": _FACE_PRICE,
+        }
+        price = prices.get(makes, _SECOND_PRICE * Decimal(str(seconds)))
         order = Order(
             account=account,
             endpoint=pack,
             prompt=prompt,
             media=media,
             durations=IMAGE_DURATION if makes != "video" else DurationRange(median=20 + 22 * seconds, sigma=0.4),
-            price=price if makes != "audio" else Decimal("0.035"),
-            params={"new": new, "makes": makes, "external": external, "seconds": seconds},
+            price=price,
+            params={
+                "new": new,
+                "makes": makes,
+                "external": external,
+                "seconds": seconds,
+                "body": {name: options[name] for name in _SHOWN if name in options},
+            },
             callback_url=options.get("callback_url"),
             id=external,
             lifetime=_MONTH,
@@ -256,12 +213,10 @@ class _Api:
         """`POST /v1/audio/tts`: the answer is the result."""
         account = self._account(request)
         body = _object(await request.body())
-        if not isinstance(body.get("text"), str) or not 1 <= len(body["text"]) <= 1000:  # noqa: PLR2004
-            raise _RefusedError(1201, "text has 1 to 1000 characters")
-        _unknown(body, {"text", "voice_id", "voice_language", "voice_speed"})
+        _refuse_problems("v1/audio/tts", _legacy_problems("/v1/audio/tts", body))
         media = (Clip(320, 320, 1.0, body["text"]),)
-        params = {"new": False, "makes": "audio", "external": None, "seconds": 1.0}
-        order = Order(account, "tts", body["text"], media, DurationRange(0.1, 0.01), Decimal("0.007"), params)
+        params = {"new": False, "makes": "audio", "external": None, "seconds": 1.0, "body": {}}
+        order = Order(account, "tts", body["text"], media, DurationRange(0.1, 0.01), _FACE_PRICE, params)
         job = self._state.submit(order)
         job.end_at(self._state.clock.now())
         return _ok(self.task(job, Phase.COMPLETED))
@@ -315,10 +270,45 @@ class _Api:
             raise _RefusedError(1201, "give start_time and end_time")
         return _ok({"code": 0, "msg": "SUCCEED", "resource_pack_subscribe_infos": []})
 
-    async def empty(self, request: Request) -> Response:
-        """A list of elements or voices, or a deletion."""
+    async def legacy_list(self, request: Request) -> Response:
+        """`GET /v1/...`: the tasks of one path, newest first."""
+        account = self._account(request)
+        number, size = _page(request)
+        found = [
+            job
+            for job in reversed(self._state.jobs.values())
+            if job.order.account is account and job.order.endpoint.split(" ")[0] == _path(request)
+        ]
+        kept = [job for job in found if self._item_id(job) not in self._deleted]
+        page = kept[(number - 1) * size : number * size]
+        return _ok([self.task(job, self._state.phase(job), new=False) for job in page])
+
+    async def presets(self, request: Request) -> Response:
+        """`GET /v1/general/presets-voices` and the like: this sandbox offers none."""
         self._account(request)
+        _page(request)
         return _ok([])
+
+    async def delete(self, request: Request) -> Response:
+        """`POST /v1/general/delete-voices` and the like."""
+        self._account(request)
+        name = "voice_id" if _path(request).endswith("voices") else "element_id"
+        body = _object(await request.body())
+        if set(body) != {name} or not isinstance(body[name], str | int):
+            raise _RefusedError(1201, f"the body has {name}, and nothing else")
+        self._deleted.add(str(body[name]))
+        return _ok({"task_id": str(uuid.uuid4().int)[:18], "task_status": "succeed"})
+
+    def _characters(self) -> frozenset[str]:
+        """The elements that were made from a video."""
+        made = [job for job in self._state.jobs.values() if job.order.params.get("makes") == "element"]
+        return frozenset(
+            self._item_id(job) for job in made if job.order.params["body"].get("reference_type") == "video_refer"
+        )
+
+    def _item_id(self, job: Job) -> str:
+        """The id of the element or the voice that a task makes: a number, and another one than the task's."""
+        return _number(job)[::-1].replace("0", "7")
 
     def task(self, job: Job, phase: Phase, *, new: bool | None = None) -> dict[str, Any]:
         """A task in the form of a generation. If `new` is None, of the one that made it."""
@@ -337,8 +327,8 @@ class _Api:
                 "create_time": created,
                 "update_time": changed,
                 "external_id": params["external"] or "",
-                "outputs": [{"type": makes, **output} for output in self._outputs(job)] if done else [],
-                "billing": [_bill(job)] if done else [],
+                "outputs": [{"type": makes, **output} for output in self._outputs(job, new=True)] if done else [],
+                "billing": [self._bill(job)] if done else [],
             }
         task: dict[str, Any] = {
             "task_id": _number(job),
@@ -349,16 +339,63 @@ class _Api:
             "updated_at": changed,
         }
         if done:
-            task["task_result"] = {f"{makes}s": self._outputs(job)}
-            task["final_unit_deduction"] = "0"
+            series = params["body"].get("result_type") == "series"
+            task["task_result"] = {"series_images" if series else f"{makes}s": self._outputs(job, new=False)}
+            bill = self._bill(job)
+            cash = bill["charge_type"] == "cash"
+            task["final_unit_deduction"] = "0" if cash else bill["amount"]
+            if cash:
+                task["final_balance_deduction"] = {"quota": bill["amount"], "list_price": bill["list_price"]}
         return task
 
-    def _outputs(self, job: Job) -> list[dict[str, Any]]:
+    def _outputs(self, job: Job, *, new: bool) -> list[dict[str, Any]]:
+        params = job.order.params
+        body = params["body"]
         made = [file for file in job.files if file.failure is None]
+        if params["makes"] == "voice":
+            known = {"owned_by": "user", "status": "succeed"}
+            url, name = self._state.file_url(job, made[0]), body.get("voice_name", "")
+            if new:
+                return [{"id": self._item_id(job), "name": name, "url": url, **known}]
+            return [{"voice_id": self._item_id(job), "voice_name": name, "trial_url": url, **known}]
+        if params["makes"] == "element":
+            return [self._element(job, body, new=new)]
+        marked = body.get("watermark_info", {}).get("enabled", False)
+        urls = [self._state.file_url(job, file) for file in made]
         return [
-            {"id": file.id, "url": self._state.file_url(job, file), "watermark_url": "", "index": index}
-            for index, file in enumerate(made)
+            {"id": file.id, "url": url, "watermark_url": url if marked else "", "index": index}
+            for index, (file, url) in enumerate(zip(made, urls, strict=True))
         ]
+
+    def _element(self, job: Job, body: Mapping[str, Any], *, new: bool) -> dict[str, Any]:
+        name, words = body.get("element_name", ""), body.get("element_description", "")
+        kind, tags = body.get("reference_type", "image_refer"), body.get("tag_list", [])
+        known = {"owned_by": "user", "status": "succeed"}
+        if new:
+            more = {"element_type": kind, "references": [], "tags": tags}
+            return {"id": self._item_id(job), "name": name, "description": words, **more, **known}
+        more = {"reference_type": kind, "tag_list": tags}
+        return {
+            "element_id": int(self._item_id(job)),
+            "element_name": name,
+            "element_description": words,
+            **more,
+            **known,
+        }
+
+    def _bill(self, job: Job) -> dict[str, str]:
+        makes, price = job.order.params["makes"], job.order.price
+        if self._options.billing == "unit" and makes in _UNITS:
+            amount = f"{(price / _UNITS[makes]).normalize():f}"
+            return {"charge_type": "unit", "package_type": makes, "amount": amount, "list_price": str(price)}
+        return {
+            "charge_type": "cash",
+            "cash_type": "balance",
+            "amount": str(price),
+            "currency": "USD",
+            "package_type": makes,
+            "list_price": str(price),
+        }
 
     def _account(self, request: Request) -> Account:
         header = request.headers.get("authorization")
@@ -423,12 +460,16 @@ def emulate(state: ProviderState) -> Emulation:
     """Kling, as the sandbox plays it."""
     options = KlingOptions()
     api = _Api(state, options)
-    operations = [Operation("submit", "POST", f"/{product}/{{model}}", _guarded(api.create_new)) for product in _NEW]
-    for path in _LEGACY:
-        operations.append(Operation("submit", "POST", path, _guarded(api.create_legacy)))
-        operations.append(Operation("status", "GET", f"{path}/{{task}}", _guarded(api.legacy_task)))
-    lists = ("advanced-custom-elements", "advanced-presets-elements", "custom-voices", "presets-voices")
-    removals = ("delete-advanced-elements", "delete-elements", "delete-voices")
+    create, read, listed = (_guarded(call) for call in (api.create_legacy, api.legacy_task, api.legacy_list))
+    operations = [
+        Operation("submit", "POST", f"/{product}/{{model}}", _guarded(api.create_new)) for product in _PRODUCTS
+    ]
+    for path, known in LEGACY.items():
+        if not known.sync:
+            operations.append(Operation("submit", "POST", path, create))
+            operations.append(Operation("status", "GET", f"{path}/{{task}}", read))
+            operations.append(Operation("list", "GET", path, listed))
+    removals = [path for path in LEGACY if "/delete-" in path]
     return Emulation(
         name="kling",
         api_key=f"api-key-kling-{state.secret('kling')}",
@@ -439,8 +480,8 @@ def emulate(state: ProviderState) -> Emulation:
             Operation("status", "GET", "/tasks", _guarded(api.tasks)),
             Operation("list", "POST", "/account/billing/balance", _guarded(api.balance)),
             Operation("list", "GET", "/account/costs", _guarded(api.costs)),
-            *(Operation("list", "GET", f"/v1/general/{name}", _guarded(api.empty)) for name in lists),
-            *(Operation("cancel", "POST", f"/v1/general/{name}", _guarded(api.empty)) for name in removals),
+            *(Operation("list", "GET", path, _guarded(api.presets)) for path in PRESETS),
+            *(Operation("cancel", "POST", path, _guarded(api.delete)) for path in removals),
         ],
         error_body=_error_body,
         client=_client,
@@ -480,85 +521,33 @@ def _object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _unknown(body: Mapping[str, Any], allowed: set[str]) -> None:
-    if unknown := sorted(body.keys() - allowed):
-        raise _RefusedError(1201, f"unknown fields: {', '.join(unknown)}")
+def _refuse_problems(name: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise _RefusedError(1201, f"{name}: {'; '.join(problems)}")
 
 
-def _check_new(product: str, model: str, body: Mapping[str, Any]) -> str:
-    """The prompt of a body that the model takes."""
-    text_only = product == "text-to-video"
-    _unknown(body, {"prompt" if text_only else "contents", "settings", "options"})
-    options = body.get("options", {})
-    _unknown(options, _OPTIONS)
-    settings, allowed = body.get("settings", {}), _NEW[product][model]
-    _unknown(settings, set(allowed))
-    for name, value in settings.items():
-        if isinstance(value, bool) != (name == "multi_shot") or value not in allowed[name]:
-            raise _RefusedError(1201, f"settings.{name} is {value!r}")
-    if product == "motion-control" and "character_orientation" not in settings:
-        raise _RefusedError(1201, "settings.character_orientation is required")
-    if text_only:
-        return _checked_prompt(body.get("prompt"))
-    contents = body.get("contents")
-    if not isinstance(contents, list) or not all(isinstance(item, dict) for item in contents):
-        raise _RefusedError(1201, "contents is a list of objects")
-    kinds = [item.get("type") for item in contents]
-    if wrong := [kind for kind in kinds if kind not in _CONTENTS[product]]:
-        raise _RefusedError(1201, f"contents has {wrong[0]!r}")
-    if lacking := _NEEDED[product] - set(kinds):
-        raise _RefusedError(1201, f"contents lacks {min(lacking)}")
-    decided = {"first_frame", "feature_video", "base_video"} & set(kinds)
-    if product == "omni-video" and not decided and "aspect_ratio" not in settings:
-        raise _RefusedError(1201, "settings.aspect_ratio is required")
-    _check_items(contents)
-    prompts = [item.get("text") for item in contents if item["type"] == "prompt"]
-    return _checked_prompt(prompts[0]) if prompts else "motion"
+def _legacy_problems(path: str, body: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a body. Where no source names the fields, only those of every create are judged."""
+    known = LEGACY[path]
+    common = {} if known.sync else COMMON
+    if known.model.fields is None:
+        return problems_of({name: body[name] for name in COMMON if name in body}, common, ())
+    return problems_of(body, {**known.model.fields, **common}, known.model.rules)
 
 
-def _check_items(contents: Sequence[Mapping[str, Any]]) -> None:
-    names = [item["id"] for item in contents if "id" in item]
-    if len(names) != len(set(names)):
-        raise _RefusedError(1201, "two contents have one id")
-    for item in contents:
-        url = item.get("url")
-        if item["type"] not in {"prompt", "element", "voice"} and (not isinstance(url, str) or not url):
-            raise _RefusedError(1201, f"{item['type']} has no url")
-        if isinstance(url, str) and url.startswith("data:"):
-            raise _RefusedError(1201, f"{item['type']} has a data: prefix; raw base64 is expected")
-
-
-def _checked_prompt(prompt: object) -> str:
-    if not isinstance(prompt, str) or not 1 <= len(prompt) <= 3072:  # noqa: PLR2004  # the page's number
-        raise _RefusedError(1201, "the prompt has 1 to 3072 characters")
-    return prompt
-
-
-def _check_legacy(known: _Legacy, body: Mapping[str, Any]) -> None:
-    needed = known.needed.split()
-    if lacking := [name for name in needed if not body.get(name)]:
-        raise _RefusedError(1201, f"{lacking[0]} is required")
-    if known.fields is not None:
-        _unknown(body, {*needed, *known.fields.split(), *_OPTIONS})
-    number = body.get("n", 1)
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 9:  # noqa: PLR2004
-        raise _RefusedError(1201, f"n is {number!r}, not 1 to 9")
+def _page(request: Request) -> tuple[int, int]:
+    """Number and size of a page."""
+    found = []
+    for name, usual, most in (("pageNum", "1", 1000), ("pageSize", "30", 500)):
+        value = request.query_params.get(name, usual)
+        if not value.isdigit() or not 1 <= int(value) <= most:
+            raise _RefusedError(1201, f"{name} is {value!r:.20}, not 1 to {most}")
+        found.append(int(value))
+    return found[0], found[1]
 
 
 def _word(phase: Phase, *, done: str) -> str:
     return {Phase.PENDING: "submitted", Phase.PROCESSING: "processing", Phase.COMPLETED: done}.get(phase, "failed")
-
-
-def _bill(job: Job) -> dict[str, str]:
-    price = str(job.order.price)
-    return {
-        "charge_type": "cash",
-        "cash_type": "balance",
-        "amount": price,
-        "currency": "USD",
-        "package_type": job.order.params["makes"],
-        "list_price": price,
-    }
 
 
 def _number(job: Job) -> str:

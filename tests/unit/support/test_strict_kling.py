@@ -11,9 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from kling_async.sandbox.rules.kling_legacy import LEGACY
+from kling_async.sandbox.rules.kling_video import NEW_MODELS
 from support.strict_kling import ERRORS, KlingOutcome, StrictKling, signature
-from support.strict_kling_legacy import LEGACY
-from support.strict_kling_new import NEW_MODELS
 
 pytestmark = pytest.mark.asyncio
 BASE = "https://api-singapore.klingai.com"

@@ -1,5 +1,7 @@
 """What the official Kling API takes as a picture, a video, a sound or an address (docs/providers/kling.md)."""
 
+from __future__ import annotations
+
 import io
 from base64 import b64decode
 from collections.abc import Callable
@@ -100,7 +102,7 @@ def sound_problem(value: Any) -> str | None:
         return data
     if len(data) > _SOUND_BYTES:
         return f"has {len(data)} bytes, more than {_SOUND_BYTES}"
-    frame = data[:1] == b"\xff" and len(data) > 1 and data[1] >= 0xE0  # the sync word of MPEG and ADTS
+    frame = data[:1] == b"\xff" and len(data) > 1 and data[1] >= 0xE0  # the sync word of MPEG and ADTS  # noqa: PLR2004  # the sync word
     if not frame and not data.startswith(_STARTS_OF_SOUNDS) and data[4:8] != b"ftyp":
         return "is base64 of something that is not mp3, wav, m4a or aac"
     return None

@@ -3,13 +3,15 @@
 A path whose `fields` are None exists, but no source names its fields. Only the fields of every create are judged there.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from support.strict_checks import Field, Model, Rule, at_least_one, exactly_one, together_at_most
-from support.strict_kling_media import legacy_image, mask_image, sound_problem, video_problem
-from support.strict_kling_new import OPTIONS
+from kling_async.sandbox.rules.fields import Field, Model, Rule, at_least_one, exactly_one, together_at_most
+from kling_async.sandbox.rules.kling_media import legacy_image, mask_image, sound_problem, video_problem
+from kling_async.sandbox.rules.kling_video import OPTIONS
 
 COMMON: Mapping[str, Field] = OPTIONS
 Makes = Literal["video", "image", "audio", "voice", "element"]
@@ -87,7 +89,7 @@ def _generations_model(body: Mapping[str, Any]) -> str | None:
     if "negative_prompt" in body and "image" in body:
         return "negative_prompt is for text to image only"
     together = len(body.get("element_list", ())) + ("image" in body)
-    return f"image and elements are {together} together, more than 10" if together > 10 else None
+    return f"image and elements are {together} together, more than 10" if together > 10 else None  # noqa: PLR2004  # the page's number
 
 
 def _new_area(body: Mapping[str, Any]) -> str | None:
@@ -205,7 +207,7 @@ _TEXT2VIDEO: dict[str, Field] = {
 def _points(value: list[Any]) -> str | None:
     for number, item in enumerate(value):
         trajectory = item.get("trajectories")
-        if isinstance(trajectory, list) and not 2 <= len(trajectory) <= 77:
+        if isinstance(trajectory, list) and not 2 <= len(trajectory) <= 77:  # noqa: PLR2004  # the page's number
             return f"item {number} has {len(trajectory)} points; a trajectory has 2 to 77"
     return None
 
@@ -258,7 +260,7 @@ def _omni_model(body: Mapping[str, Any]) -> str | None:
         return f"{', '.join(newer)}: of kling-v3-omni only"
     if body.get("mode") == "4k" or body.get("sound") == "on":
         return "mode 4k and sound on are not of kling-video-o1"
-    return f"duration {body['duration']!r} is not one of kling-video-o1" if int(body.get("duration", 5)) > 10 else None
+    return f"duration {body['duration']!r} is not one of kling-video-o1" if int(body.get("duration", 5)) > 10 else None  # noqa: PLR2004  # the page's number
 
 
 def _omni_inputs(body: Mapping[str, Any]) -> str | None:
@@ -332,7 +334,7 @@ _VIDEOS: dict[str, Model] = {
         },
         (
             lambda body: exactly_one("image", "images")(body["input"]),
-            lambda body: "input.images has not 2 images" if len(body["input"].get("images", "22")) != 2 else None,
+            lambda body: "input.images has not 2 images" if len(body["input"].get("images", "22")) != 2 else None,  # noqa: PLR2004  # the page's number
         ),
     ),
     "avatar/image2video": Model(

@@ -1,13 +1,15 @@
 """The bodies of the new generation of the official Kling API, from docs/providers/kling.md alone."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from support.strict_checks import Field, problems_of
-from support.strict_kling_media import address_problem, new_image, video_problem
+from kling_async.sandbox.rules.fields import Field, problems_of
+from kling_async.sandbox.rules.kling_media import address_problem, new_image, video_problem
 
 _RATIOS = ("16:9", "9:16", "1:1")
 _LOW = ("720p", "1080p")
@@ -127,13 +129,16 @@ class Body:
 
     @property
     def product(self) -> str:
+        """The first part of the path."""
         return self.path.partition("/")[0]
 
     @property
     def name(self) -> str:
+        """The model."""
         return self.path.partition("/")[2]
 
     def of(self, *types: str) -> list[dict[str, Any]]:
+        """The items of these types."""
         return [item for item in self.items if item["type"] in types]
 
 
@@ -193,9 +198,9 @@ def _counts(body: Body) -> Iterator[str]:
         yield "motion-control needs an image and a video"
     if body.product == "motion-control" and count["element"] > 1:
         yield f"motion-control has {count['element']} elements, more than 1"
-    if body.product != "omni-video" and count["element"] > 3:
+    if body.product != "omni-video" and count["element"] > 3:  # noqa: PLR2004  # the page's number
         yield f"contents has {count['element']} elements, more than 3"
-    if count["voice"] > 2:
+    if count["voice"] > 2:  # noqa: PLR2004  # the page's number
         yield f"contents has {count['voice']} voices, more than 2"
 
 
@@ -289,7 +294,7 @@ def _omni_counts(body: Body) -> Iterator[str]:
     if body.name == "kling-o1":
         yield from _o1(body, bool(characters))
         return
-    if body.of("first_frame") and len(elements) > 3:
+    if body.of("first_frame") and len(elements) > 3:  # noqa: PLR2004  # the page's number
         yield f"contents has a frame and {len(elements)} elements, more than 3"
     if len(characters) > (1 if video else 3):
         yield f"contents has {len(characters)} video-character elements, more than {1 if video else 3}"
