@@ -122,8 +122,8 @@ async def test_a_webhook_resolves_a_job_of_every_provider(sandbox: Sandbox, prov
     assert at.looks <= 2
 
 
-@pytest.mark.parametrize(("confirm", "most", "source"), [(True, 1000, "poll"), (False, 0, "webhook")])
-async def test_1000_jobs_take_at_most_one_look_each(sandbox: Sandbox, confirm: bool, most: int, source: str) -> None:
+@pytest.mark.parametrize(("confirm", "most", "source"), [(True, 200, "poll"), (False, 0, "webhook")])
+async def test_200_jobs_take_at_most_one_look_each(sandbox: Sandbox, confirm: bool, most: int, source: str) -> None:
     """One look each where the provider is asked to confirm, none where its webhook is believed."""
     jobs: list[Job] = []
     async with reported(sandbox, confirm=confirm) as at:
@@ -135,14 +135,14 @@ async def test_1000_jobs_take_at_most_one_look_each(sandbox: Sandbox, confirm: b
 
         with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
-                for _ in range(1000):
+                for _ in range(200):
                     group.start_soon(one)
-            await at.site.answered(1000)
-    assert len(jobs) == 1000
+            await at.site.answered(200)
+    assert len(jobs) == 200
     assert {job.status for job in jobs} == {Status.COMPLETED}
     assert {job.events[-1].source for job in jobs} == {source}
     assert at.looks == most
-    assert sandbox.counters.webhooks["runblob"] == sandbox.counters.bought["runblob"] == 1000
+    assert sandbox.counters.webhooks["runblob"] == sandbox.counters.bought["runblob"] == 200
 
 
 async def test_many_waiters_wake_from_one_delivery(sandbox: Sandbox) -> None:

@@ -318,13 +318,13 @@ async def test_the_limit_on_status_calls_can_be_changed(server: FakeRunBlob) -> 
     async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as client:
         start = anyio.current_time()
         async with anyio.create_task_group() as group:
-            for _ in range(40):
+            for _ in range(10):
                 group.start_soon(client.run, VIDEO)
         assert anyio.current_time() - start < 123
-    assert server.requests["poll"] > 40 * 100
+    assert server.requests["poll"] > 10 * 100, "the documented limit would allow 120"
 
 
-async def test_a_thousand_waiting_jobs_hold_at_most_the_connections_they_may(server: FakeRunBlob) -> None:
+async def test_hundreds_of_waiting_jobs_hold_at_most_the_connections_they_may(server: FakeRunBlob) -> None:
     active, most = 0, 0
 
     async def count(_: httpx.Request) -> httpx.Response | None:
@@ -339,12 +339,12 @@ async def test_a_thousand_waiting_jobs_hold_at_most_the_connections_they_may(ser
     polling = Polling(status_calls_per_minute=float("inf"))
     async with Client(kling_async.RunBlob(KEY), http=server, polling=polling, limits=Limits(connections=20)) as client:
         async with anyio.create_task_group() as group:
-            for _ in range(1000):
+            for _ in range(200):
                 group.start_soon(client.run, VIDEO)
-        assert client.statistics().submitted == 1000
+        assert client.statistics().submitted == 200
         assert client.statistics().running == 0
     assert most == 20
-    assert server.bought == 1000
+    assert server.bought == 200
 
 
 async def test_follow_takes_jobs_to_their_end_without_a_waiter(client: Client) -> None:
