@@ -378,10 +378,11 @@ class GenerationFailed(_JobError):
     Attributes:
         job: The job. If None, the error was pickled, and `ref` names the job.
         code: The provider's word for the reason, such as ``"CONTENT_POLICY_VIOLATION"``.
-        retryable: Whether submitting the same request again may succeed. Never true for policy.
+        retryable: Whether submitting the same request again may succeed. False for policy. If None, it is not known,
+            because the provider gave no code or one that is not documented.
     """
 
-    def __init__(self, message: str, *, job: JobHandle, retryable: bool, **facts: Any) -> None:
+    def __init__(self, message: str, *, job: JobHandle, retryable: bool | None, **facts: Any) -> None:
         super().__init__(message, job=job, **facts)
         self.retryable = retryable
 

@@ -207,12 +207,11 @@ class Job:
             )
         if event.status is Status.FAILED:
             reason = event.failures[0] if event.failures else None
-            retryable = reason is not None and reason.retryable
-            known = reason is not None and reason.code != "unknown"
-            message = f"the generation failed: {reason or 'no reason given'}"
+            retryable = reason.retryable if reason is not None else None
+            message = f"the generation failed: {str(reason or 'no reason given').rstrip('.')}"
             if retryable:
                 remedy = Remedy("retry", detail="submit the same request again, which may succeed")
-            elif known:
+            elif retryable is False:
                 remedy = Remedy("change_request", detail="the request, because the same one would fail again")
             else:
                 message += "; whether submitting it again would help is not known"

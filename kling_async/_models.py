@@ -179,12 +179,12 @@ class Failure:
     Attributes:
         code: The provider's word, such as ``"TIMEOUT"``; ``"unknown"`` where it gave none.
         message: The provider's explanation, if any.
-        retryable: Whether submitting the same request again may succeed.
+        retryable: Whether submitting the same request again may succeed. If None, the code does not decide that.
     """
 
     code: str
     message: str | None = None
-    retryable: bool = False
+    retryable: bool | None = None
 
     def __str__(self) -> str:
         if not self.message:

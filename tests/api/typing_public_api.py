@@ -82,7 +82,7 @@ def attributes(request: runblob.O3Video, error: GenerationFailed) -> None:
     assert_type(request.files, list[Path])
     assert_type(error.job.status, Status)
     assert_type(error.remedies, tuple[Remedy, ...])
-    assert_type(error.retryable, bool)
+    assert_type(error.retryable, bool | None)
     assert_type(error.code, str | None)
 
 

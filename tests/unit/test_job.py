@@ -154,6 +154,26 @@ async def test_a_timeout_of_the_provider_is_worth_another_submission(client: Cli
     assert failed.value.retryable
 
 
+@pytest.mark.parametrize(
+    ("code", "retryable", "advice"),
+    [
+        ("INTERNAL_ERROR", True, "submit the same request again"),
+        ("SENSITIVE_WORDS", False, "the same one would fail again"),
+        ("INVALID_IMAGE", False, "the same one would fail again"),
+        ("NONSENSE_CODE", None, "change the request or submit it again"),
+    ],
+)
+async def test_a_failure_says_whether_another_submission_may_help_or_that_it_is_not_known(
+    client: Client, server: FakeRunBlob, code: str, retryable: bool | None, advice: str
+) -> None:
+    server.failure = code
+    with pytest.raises(GenerationFailed) as failed:
+        await client.run(VIDEO)
+    assert failed.value.retryable is retryable
+    assert advice in str(failed.value)
+    assert ("is not known" in str(failed.value)) is (retryable is None)
+
+
 async def test_the_deadline_ends_the_wait_and_not_the_job(client: Client, server: FakeRunBlob) -> None:
     server.duration = 905
     job = await client.submit(VIDEO)

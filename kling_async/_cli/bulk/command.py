@@ -78,7 +78,10 @@ class _Options:
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for several machines.")
     ] = None
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Submit retryable failures and refused rows again.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Submit refused rows again, and failed ones unless they would surely fail again."
+        ),
     ] = False
     ledger: Annotated[
         Path | None,

@@ -158,7 +158,8 @@ def record_of(before: Record, outcome: Outcome) -> Record:
         error={"kind": problem.kind, "message": problem.sentence, "code": getattr(error, "code", None)}
         if problem
         else None,
-        retryable=isinstance(error, GenerationCancelled) or (isinstance(error, GenerationFailed) and error.retryable),
+        retryable=isinstance(error, GenerationCancelled)
+        or (isinstance(error, GenerationFailed) and error.retryable is not False),
     )
 
 

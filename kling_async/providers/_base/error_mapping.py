@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from kling_async._errors import (
     UnreadableReply,
 )
 from kling_async._exchange import Reply
-from kling_async._models import JobRef, StatusReport
+from kling_async._models import Failure, JobRef, StatusReport
 from kling_async._redaction import redact_json, redact_tokens
 from kling_async.providers._base.credentials import ProviderConfig
 
@@ -130,6 +130,23 @@ class ErrorMapper:
             ),
         }
         return (known[kind],) if kind in known else ()
+
+    def make_failure(self, code: str | None, message: str | None, passing: Collection[str] = ()) -> Failure:
+        """The reason why a job failed, and whether submitting the same request again may succeed.
+
+        Args:
+            code: The provider's code. If None, it gave none.
+            message: The provider's explanation.
+            passing: Codes of failures that pass, in lower case, beside the usual ones.
+        """
+        word = (code or "").casefold().replace("-", "_")
+        kind = self.classify(code)
+        retryable: bool | None = None
+        if kind in _LASTING or any(part in word for part in _POLICY_WORDS):
+            retryable = False
+        elif word in _PASSING or word in passing or kind in {ProviderUnavailable, RateLimited}:
+            retryable = True
+        return Failure(code or "unknown", message, retryable)
 
     def expect_json(self, reply: Reply) -> Any:
         """The decoded body of a reply that reports success.
@@ -301,6 +318,12 @@ _MAX_REQUEST_ID = 100  # characters
 _MAX_UNRECOGNIZED = 200  # characters of a text that is not understood
 _MAX_MESSAGE = 1000  # characters of a message about a job, which may be a whole traceback
 _LONGEST_ID = 100  # characters of a request id
+_LASTING = frozenset({ContentRejected, InvalidRequest})
+# Words that all providers use, so that a code that is not documented is understood where it can be.
+_PASSING = frozenset(
+    {"timeout", "timed_out", "internal", "internal_error", "server_error", "service_unavailable", "overloaded"}
+)
+_POLICY_WORDS = ("policy", "moderation", "nsfw", "sensitive", "unsafe")
 _BY_STATUS: Mapping[int, type[KlingError]] = {
     HTTPStatus.BAD_REQUEST: InvalidRequest,
     HTTPStatus.UNAUTHORIZED: Unauthorized,

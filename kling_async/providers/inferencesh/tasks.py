@@ -71,7 +71,7 @@ _UPLOAD_PATIENCE = timedelta(seconds=15)  # the result is one image: its upload 
 _MICROCENTS = 10**8  # in a dollar
 _EVENT_FIELDS = frozenset({"event", "data", "id", "retry", ""})
 # A worker that vanished says nothing about the request; the rest of the failures come as text without a code.
-_RETRYABLE = frozenset({"WORKER_LOST", "TIMEOUT", "SESSION_NOT_FOUND", "SESSION_EXPIRED", "SESSION_ENDED"})
+_PASSING = frozenset({"worker_lost", "session_not_found", "session_expired", "session_ended"})
 
 
 class TaskReader:
@@ -131,11 +131,16 @@ class TaskReader:
             progress=_progress(data.get("progress")),
             message=(text or stage.message) if stage.status is Status.FAILED else stage.message,
             artifacts=images,
-            failures=(_failure(text, stage.message),) if stage.status is Status.FAILED else (),
+            failures=(self._failure(text, stage.message),) if stage.status is Status.FAILED else (),
             cost=_cost(data.get("usage_events")),
             raw=data,
         )
         return self.errors.redact_report(reading)
+
+    def _failure(self, text: str | None, word: str | None) -> Failure:
+        head = (text or "").partition(":")[0].strip()
+        code = head if head.isupper() and " " not in head else word
+        return self.errors.make_failure(code, text, _PASSING)
 
 
 class TaskStream(Stream):
@@ -259,12 +264,6 @@ def _cost(events: Any) -> Cost | None:
     amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
     known = [amount for amount in amounts if type(amount) is int]
     return Cost.parse(str(Decimal(sum(known)) / _MICROCENTS), "USD") if known else None
-
-
-def _failure(text: str | None, word: str | None) -> Failure:
-    head = (text or "").partition(":")[0].strip()
-    code = head if head.isupper() and " " not in head else word or "unknown"
-    return Failure(code, text, retryable=code in _RETRYABLE)
 
 
 def text_of(value: Any) -> str | None:

@@ -39,7 +39,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
+from kling_async._models import Artifact, Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
@@ -184,7 +184,7 @@ class PixelDojo(Provider):
             return StatusReport(status, artifacts=artifacts, cost=cost, lifetime=_URL_LIFETIME, raw=data)
         if status is Status.FAILED:
             code, message = self.errors.read_error(data) or (None, None)
-            failure = Failure(code or "unknown", message, retryable=code in _RETRYABLE)
+            failure = self.errors.make_failure(code, message)
             return StatusReport(status, message=message or code, failures=(failure,), cost=cost, raw=data)
         beside = "" if status or next(_artifacts(data), None) is None else " beside a result"
         oddity = None if status else f"the status {said!r}{beside}"
@@ -197,7 +197,6 @@ _STATUSES: Mapping[str, Status] = {
     "completed": Status.COMPLETED,
     "failed": Status.FAILED,
 }
-_RETRYABLE = frozenset({"internal_error", "server_error", "timeout"})
 
 
 def _text(value: Any) -> str | None:

@@ -244,7 +244,7 @@ class Replicate(Provider):
         if status is Status.FAILED:
             error = data.get("error")
             words = error if isinstance(error, str) and error else None
-            return StatusReport(status, message=words, failures=(Failure("failed", words, retryable=False),), raw=data)
+            return StatusReport(status, message=words, failures=(Failure("failed", words),), raw=data)
         if status is Status.CANCELLED:
             words = "it was stopped before it started, and is not billed" if said == "aborted" else None
             return StatusReport(status, message=words, raw=data)

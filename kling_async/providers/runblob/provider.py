@@ -27,7 +27,7 @@ from kling_async._errors import (
     ProviderUnavailable,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
+from kling_async._models import Artifact, Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
@@ -194,8 +194,8 @@ class RunBlob(Provider):
             return StatusReport(status, artifacts=(Artifact(kind, url),), lifetime=_URL_LIFETIME, raw=data)
         if status is Status.FAILED:
             code, words = _code(message) if message else (None, None)
-            failure = Failure(code or "unknown", words, retryable=code in _RETRYABLE)
-            return StatusReport(status, message=message, failures=(failure,), raw=data)
+            failures = (self.errors.make_failure(code, words, _PASSING),)
+            return StatusReport(status, message=message, failures=failures, raw=data)
         beside = " beside a result" if data.get("video_url") or data.get("image_url") else ""
         oddity = None if status else f"the status {said!r}{beside}"
         return StatusReport(status, message=message, unrecognized=oddity, raw=data)
@@ -208,7 +208,7 @@ _STATUSES: Mapping[str, Status] = {
     "failed": Status.FAILED,
 }
 # Failed jobs are refunded (sibling pages), so submitting again after the provider's own fault costs nothing more.
-_RETRYABLE = frozenset({"TIMEOUT", "API_ERROR", "TASK_FAILED", "MAINTENANCE"})
+_PASSING = frozenset({"api_error", "task_failed", "maintenance"})
 
 
 def _code(text: str) -> tuple[str | None, str | None]:

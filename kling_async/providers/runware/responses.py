@@ -250,7 +250,7 @@ def _content(row: Row) -> bytes:
 def _failure(row: Row) -> Failure:
     code = text(row, "code")
     kind = _class_of(code)
-    return Failure(code or "unknown", text(row, "message"), retryable=kind is not None and kind.retryable)
+    return Failure(code or "unknown", text(row, "message"), kind.retryable if kind is not None else None)
 
 
 def _progress(running: Sequence[Row], finished: int) -> float | None:
