@@ -47,14 +47,16 @@ FLOORS: dict[str, int] = {
     "starlette": 8,
     "fastapi": 8,
     "sandbox": 8,
+    "testing": 8,
+    "pytest_plugin": 8,
     "_cli": 9,
     "__main__": 10,
 }
 PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
-OPTIONAL = {"mcp", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
+OPTIONAL = {"mcp", "pytest", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
 HOMES = {
-    "httpx": {"_http", "sandbox"},
+    "httpx": {"_http", "sandbox", "testing"},
     "stamina": {"_http"},
     "httpcore": {"_http"},
     "sqlite3": {"_ledger"},

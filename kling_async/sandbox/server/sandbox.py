@@ -19,7 +19,7 @@ from kling_async.sandbox.emulator.jobs import ScriptedOutcome
 from kling_async.sandbox.emulator.provider_state import ProviderState
 from kling_async.sandbox.faults.catalog import FaultRegistry
 from kling_async.sandbox.media.renderer import Renderer
-from kling_async.sandbox.providers import build_emulations, emulated_providers
+from kling_async.sandbox.providers import Emulate, build_emulations, emulated_providers
 from kling_async.sandbox.server.app import App
 from kling_async.sandbox.server.protocol import Server
 
@@ -54,6 +54,7 @@ class Sandbox:
             None: no end.
         lifetime: Simulated seconds that a result can be downloaded for (RunBlob documents 24 h). None: for
             ever.
+        emulations: Emulations of more providers, by name. Those of installed packages are found by themselves.
 
     Raises:
         OSError: The port is in use.
@@ -69,6 +70,7 @@ class Sandbox:
         rate_limit: int | Mapping[str, int] | Literal["documented"] | None = "documented",
         credits: Decimal | float | Mapping[str, Decimal | float] | None = None,  # noqa: A002 - the word users know
         lifetime: float | None = None,
+        emulations: Mapping[str, Emulate] | None = None,
     ) -> None:
         counters = Counters()
         self._renderer = Renderer(scale, counters)
@@ -78,11 +80,11 @@ class Sandbox:
             secret=None if seed is None else str(seed),
             lifetime=lifetime,
             counters=counters,
-            faults=FaultRegistry(seed or 0, emulated_providers()),
+            faults=FaultRegistry(seed or 0, {*emulated_providers(), *(emulations or {})}),
             renderer=self._renderer,
             cdn=lambda: f"{self.url}/cdn",
         )
-        self._emulations = build_emulations(self.state)
+        self._emulations = build_emulations(self.state, emulations)
         for name, emulation in self._emulations.items():
             limit = credits.get(name) if isinstance(credits, Mapping) else credits
             if rate_limit == "documented":
