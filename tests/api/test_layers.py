@@ -52,6 +52,19 @@ FLOORS: dict[str, int] = {
     "_cli": 9,
     "__main__": 10,
 }
+INDEPENDENT = [{"_ledger", "_tracking", "_http"}, {"_submission", "_polling", "_files"}]
+"""Rooms of one floor that do not import each other."""
+PRIVATE_IN_TESTS = {
+    "contracts": {"_clock", "_http"},  # the transport runs a provider's flows against recorded replies
+    "integration/cli": {"_cli"},  # the program in this process, with its seams
+    "integration/test_inferencesh_sandbox.py": {"_clock", "_http"},  # a flow of a feature that no client uses
+    "properties": {"_models", "_tracking"},  # what is generated is judged by the pure state machine
+    "reliability/test_ledger_attacks.py": {"_ledger"},  # files that no client writes
+    "reliability/test_ledger_faults.py": {"_ledger"},  # the disk fails beneath it
+    "reliability/test_secrets.py": {"_redaction"},  # the one place that hides secrets
+    "unit/providers": {"_http", "_tracking"},  # flows run on a transport, reports on the state machine
+}
+"""Private rooms that tests use though they are not unit tests of that room or of a higher one, with the reason."""
 PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
 OPTIONAL = {"mcp", "pytest", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
@@ -120,6 +133,33 @@ def test_a_module_imports_only_from_lower_floors(module: str, path: Path) -> Non
         if target is None or target == room(module) or typing_only:
             continue
         assert FLOORS[target] <= FLOORS[room(module)], f"{module} imports {name}, which is on a higher floor"
+
+
+@pytest.mark.parametrize("rooms", INDEPENDENT, ids=lambda rooms: "-".join(sorted(rooms)))
+def test_rooms_of_one_floor_are_independent(rooms: set[str]) -> None:
+    for module, path in modules():
+        if room(module) in rooms:
+            used = {ours(name) for name, _ in imports(path)}
+            assert not used & (rooms - {room(module)}), f"{module} imports another room of its floor"
+
+
+def test_tests_outside_a_room_use_public_names() -> None:
+    """Private modules are for the unit tests of their room, or of a higher one, and for the listed exceptions."""
+    tests = Path(__file__).parents[1]
+    unused = {place: set(rooms) for place, rooms in PRIVATE_IN_TESTS.items()}
+    for path in sorted(tests.rglob("*.py")):
+        name = path.relative_to(tests).as_posix()
+        private = {found for used, _ in imports(path) if (found := ours(used)) and found.startswith("_")}
+        place = name.split("/")
+        own = {"unit": [f"_{place[1]}", place[1]]}.get(place[0], []) if len(place) > 2 else []
+        floor = max((FLOORS[one] for one in own if one in FLOORS), default=9 if place[0] == "unit" else 0)
+        private = {one for one in private if place[0] != "unit" or FLOORS[one] > floor}
+        for exception, rooms in PRIVATE_IN_TESTS.items():
+            if name.startswith(exception):
+                unused[exception] -= private
+                private -= rooms
+        assert not private, f"{name} imports {', '.join(sorted(private))}; use public names"
+    assert not any(unused.values()), f"exceptions that nobody needs: {unused}"
 
 
 def test_there_are_no_cycles() -> None:

@@ -20,12 +20,22 @@ from typing import Any
 import anyio
 import pytest
 
-from kling_async import ConfigurationError
-from kling_async._errors import LedgerFailed
-from kling_async._ledger.memory import MemoryLedger
-from kling_async._ledger.protocol import Ledger, ReceivedAnswer, Submission, SubmissionState
-from kling_async._ledger.sqlite import SqliteLedger
-from kling_async._models import Artifact, Cost, Event, Failure, JobRef, Status
+from kling_async import (
+    Artifact,
+    ConfigurationError,
+    Cost,
+    Event,
+    Failure,
+    JobRef,
+    Ledger,
+    LedgerFailed,
+    MemoryLedger,
+    ReceivedAnswer,
+    SqliteLedger,
+    Status,
+    Submission,
+    SubmissionState,
+)
 
 pytestmark = pytest.mark.anyio
 

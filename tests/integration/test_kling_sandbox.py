@@ -15,6 +15,7 @@ from kling_async import (
     GenerationFailed,
     InvalidRequest,
     Kling,
+    Limits,
     MemoryLedger,
     Polling,
     Progressive,
@@ -25,7 +26,6 @@ from kling_async import (
     SubmissionUnknown,
     kling,
 )
-from kling_async._http.limits import Limits
 from kling_async.providers.base import Reply
 from kling_async.sandbox import Sandbox
 from support.kling_requests import BARE, FULL

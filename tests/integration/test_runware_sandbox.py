@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 import kling_async
-from kling_async import Client, GenerationFailed, Limits, Polling, Progressive, Runware, Status, runware
-from kling_async._models import Cost, JobRef
+from kling_async import Client, Cost, GenerationFailed, JobRef, Limits, Polling, Progressive, Runware, Status, runware
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.images import data_uri as data_uri_of
 from kling_async.providers.runware.request import SIZES

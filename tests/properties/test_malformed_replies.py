@@ -16,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kling_async._errors import KlingError
-from kling_async._models import Artifact, JobRef, Progress, StatusReport
+from kling_async import Artifact, JobRef, KlingError
+from kling_async._models import Progress
 from kling_async._tracking.transitions import advance
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import Accepted, Provider
+from kling_async.providers.base import StatusReport
 from support.samples import KEY, SAMPLES, Sample, drive
 
 JSON = st.recursive(

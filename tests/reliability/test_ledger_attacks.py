@@ -23,6 +23,7 @@ from kling_async import (
     Client,
     ConfigurationError,
     Cost,
+    Event,
     GenerationFailed,
     GenerationTimeout,
     InvalidRequest,
@@ -40,13 +41,12 @@ from kling_async import (
     Submission,
     SubmissionState,
     SubmissionUnknown,
+    inspect_ledger,
 )
-from kling_async._exchange import Call, Effect, Flow
-from kling_async._ledger.inspection import inspect_ledger
 from kling_async._ledger.sqlite_schema import record_outcome
-from kling_async._models import Event, StatusReport
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.provider import Accepted
+from kling_async.providers.base import Call, Effect, Flow, StatusReport
 from kling_async.providers.runblob import O3Photo, O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._exchange import Reply
 from kling_async._json import read_json
 from kling_async._redaction import redact_json
+from kling_async.providers.base import Reply
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kling_async import Remedy, SqliteLedger
+from kling_async import Remedy, SqliteLedger, Submission
 from kling_async._cli.output.advice import as_commands
-from kling_async._ledger.protocol import Submission
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
 

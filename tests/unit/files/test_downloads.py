@@ -22,12 +22,11 @@ import httpx
 import pytest
 
 import kling_async
-from kling_async import Artifact, DownloadFailed, JobRef, Result
+from kling_async import Artifact, DownloadFailed, JobRef, Limits, Result
 from kling_async._files.downloads import Downloader
 from kling_async._files.local import ensure_writable
 from kling_async._files.names import bounded_name
 from kling_async._http.backend import PerLoopBackend
-from kling_async._http.limits import Limits
 from support.cancel_at_step import cancelled_at
 
 pytestmark = pytest.mark.anyio

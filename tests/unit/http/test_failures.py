@@ -11,10 +11,10 @@ import httpcore
 import httpx
 import pytest
 
-from kling_async._exchange import Effect
 from kling_async._http.connection_pool import PoolClosed
 from kling_async._http.failures import _BY_NAME, Sent, was_sent
 from kling_async._http.paid_call import PaidCallTrace, SentTwiceError
+from kling_async.providers.base import Effect
 
 NOT_SENT = [
     httpx.ConnectError("x"),

@@ -19,19 +19,24 @@ import pytest
 import stamina
 
 import kling_async
-from kling_async import Client, KlingError, Limits, MemoryLedger, RunBlob, TransportFailed, runblob
-from kling_async._clock import Clock
-from kling_async._errors import (
-    AnswerLost,
+from kling_async import (
+    Client,
     ConfigurationError,
     InsufficientCredits,
+    KlingError,
+    Limits,
+    MemoryLedger,
     ProviderUnavailable,
     RateLimited,
-    UnreadableReply,
+    RunBlob,
+    TransportFailed,
+    runblob,
 )
-from kling_async._exchange import Call, Effect, Reply
+from kling_async._clock import Clock
+from kling_async._errors import AnswerLost
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
+from kling_async.providers.base import Call, Effect, Reply, UnreadableReply
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

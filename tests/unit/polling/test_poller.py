@@ -14,10 +14,10 @@ from anyio.lowlevel import checkpoint
 
 import kling_async
 from kling_async import Client, GenerationTimeout, Job, Limits, Polling, Status, runblob
-from kling_async._models import StatusReport
 from kling_async._polling.poller import Poller
 from kling_async._scheduling.poll_queue import PollQueue
 from kling_async._tracking.tracked_job import TrackedJob
+from kling_async.providers.base import StatusReport
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

@@ -13,11 +13,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kling_async import InferenceSh, InsufficientCredits, InvalidRequest, JobNotFound, KlingError, Status, inferencesh
-from kling_async._errors import UnreadableReply
-from kling_async._exchange import Call, Effect, Reply
-from kling_async._models import JobRef, StatusReport
+from kling_async import (
+    InferenceSh,
+    InsufficientCredits,
+    InvalidRequest,
+    JobNotFound,
+    JobRef,
+    KlingError,
+    Status,
+    inferencesh,
+)
 from kling_async.providers._base.provider import Accepted
+from kling_async.providers.base import Call, Effect, Reply, StatusReport, UnreadableReply
 from kling_async.providers.inferencesh import ImageO1
 from kling_async.providers.inferencesh.tasks import CURRENT, OLDER
 

@@ -8,8 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
-from kling_async import Client, Delivery, MemoryLedger, Polling, Progressive, Webhooks, kling
-from kling_async._errors import ConfigurationError, WebhookRejected
+from kling_async import (
+    Client,
+    ConfigurationError,
+    Delivery,
+    MemoryLedger,
+    Polling,
+    Progressive,
+    WebhookRejected,
+    Webhooks,
+    kling,
+)
 from support.strict_checks import How
 from support.strict_kling import StrictKling
 

@@ -9,13 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from kling_async import Kling, Limits, kling
+from kling_async import InsufficientCredits, JobRef, Kling, KlingError, Limits, RateLimited, Status, Unauthorized, kling
 from kling_async._clock import Clock
-from kling_async._errors import InsufficientCredits, KlingError, RateLimited, Unauthorized
 from kling_async._http.transport import ProviderTransport
-from kling_async._models import JobRef, Status, StatusReport
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers._base.request import Request
+from kling_async.providers.base import StatusReport
 from support.kling_requests import BARE, CALLBACK, FULL, SPEECH
 from support.strict_kling import KlingOutcome, StrictKling
 

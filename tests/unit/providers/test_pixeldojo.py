@@ -16,20 +16,24 @@ import pytest
 from anyio import current_time
 from pydantic import ValidationError
 
-from kling_async import Client, Cost, PixelDojo, Polling, pixeldojo
-from kling_async._errors import (
+from kling_async import (
+    Client,
     ConfigurationError,
+    Cost,
     GenerationFailed,
     InsufficientCredits,
     InvalidRequest,
     JobNotFound,
     KlingError,
+    PixelDojo,
+    Polling,
     ProviderUnavailable,
     RateLimited,
     SubmissionUnknown,
     Unauthorized,
+    pixeldojo,
 )
-from kling_async._exchange import Effect, Reply
+from kling_async.providers.base import Effect, Reply
 
 KEY = "pd_test_7e57"
 

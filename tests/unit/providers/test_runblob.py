@@ -14,20 +14,21 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from kling_async import RunBlob, runblob
-from kling_async._errors import (
+from kling_async import (
     ContentRejected,
     InsufficientCredits,
     InvalidRequest,
     JobNotFound,
+    JobRef,
     KlingError,
     ProviderUnavailable,
     RateLimited,
+    RunBlob,
     Unauthorized,
+    runblob,
 )
-from kling_async._exchange import Effect, Reply
-from kling_async._models import JobRef
 from kling_async.providers._base.request import Request
+from kling_async.providers.base import Effect, Reply
 
 MIB = 1024 * 1024
 PNG = base64.b64decode(

@@ -18,22 +18,27 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import kling_async
-from kling_async import Client, Polling, Progressive, Runware, Status, runware
-from kling_async._errors import (
+from kling_async import (
+    Client,
     ContentRejected,
+    Event,
     InsufficientCredits,
     InvalidRequest,
     JobNotFound,
+    JobRef,
     KlingError,
+    Polling,
+    Progressive,
     ProviderUnavailable,
     RateLimited,
+    Runware,
+    Status,
     Unauthorized,
-    UnreadableReply,
+    runware,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._models import Event, JobRef, StatusReport
 from kling_async._tracking.transitions import advance
 from kling_async.providers._base.provider import Accepted
+from kling_async.providers.base import Call, Effect, Flow, Reply, StatusReport, UnreadableReply
 from support.samples import drive
 
 ImageO3 = runware.ImageO3

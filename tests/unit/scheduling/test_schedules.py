@@ -13,9 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kling_async import Learned, Progressive
 from kling_async._scheduling.durations import DurationModel, Observation, SurvivalCurve
 from kling_async._scheduling.poll_queue import PollQueue
-from kling_async._scheduling.schedules import DurationPrior, Learned, PollTimer, Progressive
+from kling_async._scheduling.schedules import PollTimer
+from kling_async.providers.base import DurationPrior
 
 NameT = TypeVar("NameT")
 

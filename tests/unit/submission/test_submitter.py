@@ -17,6 +17,7 @@ import kling_async
 from kling_async import (
     Client,
     ConfigurationError,
+    Event,
     GenerationTimeout,
     InsufficientCredits,
     Job,
@@ -33,10 +34,9 @@ from kling_async import (
     SubmissionState,
     SubmissionUnknown,
 )
-from kling_async._exchange import Call, Effect, Flow
-from kling_async._models import Event
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.provider import Accepted
+from kling_async.providers.base import Call, Effect, Flow
 from kling_async.providers.runblob import O3Photo, O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 

@@ -38,10 +38,10 @@ from kling_async import (
     WebhookRejected,
     Webhooks,
 )
-from kling_async._models import StatusReport
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission
 from kling_async._tracking.transitions import STATUS_ORDER
 from kling_async.providers._base.provider import WebhookItem
+from kling_async.providers.base import StatusReport
 from kling_async.providers.runblob import O3Photo, O3Video
 from kling_async.webhooks import MAX_BODY
 from support import virtual_time

@@ -17,9 +17,9 @@ from kling_async._cli.output.advice import advise_with, as_command, as_commands
 from kling_async._cli.output.formatting import duration, money, printable, size
 from kling_async._cli.request_arguments import build
 from kling_async._errors import Action
-from kling_async._scheduling.schedules import DurationPrior
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
+from kling_async.providers.base import DurationPrior
 from support.cli_process import VIDEO
 
 

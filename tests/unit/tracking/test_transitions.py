@@ -12,9 +12,11 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._models import Artifact, Cost, Event, Failure, Source, Status, StatusReport
+from kling_async import Artifact, Cost, Event, Failure, Status
+from kling_async._models import Source
 from kling_async._tracking.packed_events import pack, unpack
 from kling_async._tracking.transitions import STATUS_ORDER, advance
+from kling_async.providers.base import StatusReport
 
 SOURCES: list[Source] = ["submit", "poll", "stream", "webhook", "ledger"]
 
