@@ -55,7 +55,6 @@ FLOORS: dict[str, int] = {
 INDEPENDENT = [{"_ledger", "_tracking", "_http"}, {"_submission", "_polling", "_files"}]
 """Rooms of one floor that do not import each other."""
 PRIVATE_IN_TESTS = {
-    "contracts": {"_clock", "_http"},  # the transport runs a provider's flows against recorded replies
     "integration/cli": {"_cli"},  # the program in this process, with its seams
     "integration/test_inferencesh_sandbox.py": {"_clock", "_http"},  # a flow of a feature that no client uses
     "properties": {"_models", "_tracking"},  # what is generated is judged by the pure state machine

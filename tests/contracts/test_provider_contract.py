@@ -12,24 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
-from kling_async._models import JobRef
+from kling_async import JobRef
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 from kling_async.testing import ProviderContract
 from support.samples import FOLDER
-=======
-from kling_async import ConfigurationError, JobRef, KlingError, Limits
-from kling_async._clock import Clock
-from kling_async._http.transport import ProviderTransport
-from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers._base.endpoint import Endpoint
-from kling_async.providers._base.images import Reference
-from kling_async.providers._base.provider import Provider
-from kling_async.providers._base.request import Request
-from kling_async.providers.base import Call, Effect, Flow
-from support.samples import KEY, SAMPLES, Sample, compare, drive, outcome
->>>>>>> 56da8de (Keep private modules to the unit tests of their rooms, and enforce that rooms of one floor are independent)
 
 README = Path(__file__).parents[2] / "README.md"
 
