@@ -86,7 +86,7 @@ class Client:
             the URL of a proxy. You close what you pass.
 
     Raises:
-        ConfigurationError: No provider, two of one kind, or one without a key; or an argument of the wrong kind.
+        ConfigurationError: No provider, two of one kind, or one without a key, or an argument of the wrong kind.
     """
 
     def __init__(

@@ -273,7 +273,7 @@ class ConfigurationError(KlingError):
 
 
 class InvalidRequest(KlingError):
-    """The provider refused the request as malformed; nothing was bought."""
+    """The provider refused the request as malformed. Nothing was bought."""
 
 
 class Unauthorized(KlingError):
@@ -281,11 +281,11 @@ class Unauthorized(KlingError):
 
 
 class InsufficientCredits(KlingError):
-    """The account cannot pay for the generation; nothing was bought."""
+    """The account cannot pay for the generation. Nothing was bought."""
 
 
 class ContentRejected(KlingError):
-    """The provider's content policy refused the request; the same request will be refused again."""
+    """The provider's content policy refused the request. The same request will be refused again."""
 
 
 class JobNotFound(KlingError):
@@ -354,7 +354,7 @@ class SubmissionUnknown(KlingError):
 
 
 class KeyConflict(KlingError):
-    """A submission key that was already used came again with another request; nothing was sent."""
+    """A submission key that was already used came again with another request. Nothing was sent."""
 
 
 class LedgerFailed(KlingError):
@@ -433,11 +433,11 @@ class AllRefused(KlingError):
 
 
 class BudgetExceeded(KlingError):
-    """The next submission would overstep the budget; nothing was sent."""
+    """The next submission would overstep the budget. Nothing was sent."""
 
 
 class BulkStopped(KlingError):
-    """A bulk run stopped submitting; what was in flight has finished.
+    """A bulk run stopped submitting. What was in flight has finished.
 
     Args:
         message: What is done and what is left.
@@ -451,7 +451,7 @@ class BulkStopped(KlingError):
 
 
 class WebhookRejected(KlingError):
-    """A webhook delivery is not authentic, too large, or not readable; no job was changed."""
+    """A webhook delivery is not authentic, too large, or not readable. No job was changed."""
 
 
 class DownloadFailed(KlingError):

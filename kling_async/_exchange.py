@@ -42,9 +42,9 @@ class Call:
         headers: Headers besides the credentials.
         repeatable: For PAID calls: the provider recognises a repetition by an id that we chose, so a call whose
             answer was lost may be sent again.
-        json: The answer is JSON; an answer with success status that is not JSON is unreadable.
+        json: The answer is JSON. An answer with success status that is not JSON is unreadable.
         slot: For PAID calls of a provider that bounds running jobs: what it counts them by.
-        timeout: Seconds from start to the last byte of the answer; None: the lane's own limit.
+        timeout: Seconds from start to the last byte of the answer. If None, the lane's own limit.
         max_bytes: The largest decoded body that is accepted.
     """
 
@@ -107,7 +107,7 @@ class Reply:
 
     @property
     def media_type(self) -> str:
-        """The type that the answer's ``Content-Type`` names, without parameters; empty if it names none."""
+        """The type that the answer's ``Content-Type`` names, without parameters, empty if it names none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()[:80]
 
     def excerpt(self) -> str:

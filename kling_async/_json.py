@@ -16,8 +16,8 @@ import pydantic_core
 
 __all__ = ["read_json"]
 
-_DEEPEST = 200  # levels of nesting; the same as the strict reader's own limit
-_LONGEST_NUMBER = 300  # digits; a longer whole number fits no float, and Python refuses to print much longer ones
+_DEEPEST = 200  # levels of nesting. The same as the strict reader's own limit
+_LONGEST_NUMBER = 300  # digits. A longer whole number fits no float, and Python refuses to print much longer ones
 # Each run of digits is tried once, from its first digit, so that the search takes time in proportion to the text.
 _ABSURD = re.compile(rb"(?<!\d)\d{%d}|[eE]\+?\d{3}" % (_LONGEST_NUMBER + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -64,5 +64,5 @@ _TYPES = (
 
 
 def media_type(head: bytes) -> MediaType | None:
-    """The format of a file that begins with `head`, which should be `HEAD_BYTES` long; None if it is not known."""
+    """The format of a file that begins with `head`, which should be `HEAD_BYTES` long, or None if it is not known."""
     return next((kind for kind in _TYPES if kind.signature.match(head)), None)

@@ -52,7 +52,7 @@ _RUNNING = frozenset({Status.PENDING, Status.PROCESSING})
 
 
 class JobRef(str):
-    """Address of a job as plain text, ``provider/endpoint/id``; it outlives the process.
+    """Address of a job as plain text, ``provider/endpoint/id``. It outlives the process.
 
     It is that text: it may be compared with it, put into JSON, a database or a log.
 
@@ -159,7 +159,7 @@ class Cost:
     @classmethod
     @lru_cache(maxsize=256)  # thousands of jobs of one price share it
     def parse(cls, text: str, unit: Literal["USD", "credits"]) -> Cost | None:
-        """The amount that `text` spells; None if it is no finite number."""
+        """The amount that `text` spells, or None if it is no finite number."""
         try:
             amount = Decimal(text)
         except InvalidOperation:
@@ -177,7 +177,7 @@ class Failure:
     """Why a job, or one file of it, was not made.
 
     Attributes:
-        code: The provider's word, such as ``"TIMEOUT"``; ``"unknown"`` where it gave none.
+        code: The provider's word, such as ``"TIMEOUT"``, ``"unknown"`` where it gave none.
         message: The provider's explanation, if any.
         retryable: Whether submitting the same request again may succeed. If None, the code does not decide that.
     """
@@ -193,7 +193,7 @@ class Failure:
 
 
 class Saver(Protocol):
-    """How an artifact reaches the disk; the job that made the artifact supplies it."""
+    """How an artifact reaches the disk. The job that made the artifact supplies it."""
 
     async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         """Save to the file `target`, or into `target` as a directory (made if need be) under a name of its own."""
@@ -225,12 +225,12 @@ class Artifact(_Savable):
 
     Attributes:
         kind: ``"image"``, ``"video"`` or ``"audio"``.
-        url: Where the file is, until it expires; None when the provider sent the file itself.
+        url: Where the file is, until it expires, or None when the provider sent the file itself.
         data: The file itself, where the provider sent it inline.
         id: The provider's id of the file, if it has one.
         seed: The seed it was made from, if told.
-        expires: When the URL is documented to stop working; None: not documented.
-        flagged: Whether the provider's safety check marked it; None: not checked.
+        expires: When the URL is documented to stop working, or None if not documented.
+        flagged: Whether the provider's safety check marked it, or None if not checked.
         index: Its position among the job's files, from 0.
     """
 
@@ -277,7 +277,7 @@ class Artifact(_Savable):
             The path of the file.
 
         Raises:
-            DownloadFailed: It could not be had or written; the job is kept, and saving may be tried again.
+            DownloadFailed: It could not be had or written. The job is kept, and saving may be tried again.
             RuntimeError: It was pickled, or belongs to an event.
         """
         return await self._ready().save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
@@ -329,9 +329,9 @@ class Result:
         ref: The job's address.
         artifacts: The files it made.
         cost: What it cost, where the provider tells.
-        failures: Files that were asked for and not made (a partial success); empty otherwise.
-        raw: The provider's last answer about the job, decoded; without the key and callback addresses.
-        balance: What the account had left when that was last told; None where the provider does not tell.
+        failures: Files that were asked for and not made (a partial success), empty otherwise.
+        raw: The provider's last answer about the job, decoded, without the key and callback addresses.
+        balance: What the account had left when that was last told. None where the provider does not tell.
     """
 
     ref: JobRef
@@ -343,7 +343,7 @@ class Result:
 
     @property
     def urls(self) -> list[str]:
-        """The addresses of the files; they expire, typically after a day."""
+        """The addresses of the files. They expire, typically after a day."""
         return [artifact.url for artifact in self.artifacts if artifact.url is not None]
 
     async def save(self, directory: str | Path, *, progress: Progress | None = None) -> list[Path]:
@@ -357,7 +357,7 @@ class Result:
             The paths, in the order of `artifacts`.
 
         Raises:
-            DownloadFailed: One could not be had or written; the job is kept, and saving may be tried again.
+            DownloadFailed: One could not be had or written. The job is kept, and saving may be tried again.
         """
         return [await artifact.save(f"{Path(directory)}/", progress=progress) for artifact in self.artifacts]
 
@@ -368,14 +368,14 @@ class StatusReport:
 
     Attributes:
         status: None: it said nothing that we understand about the status.
-        step: Order of the provider's own stages within a status; higher is later.
+        step: Order of the provider's own stages within a status. Higher is later.
         progress: Part done, 0.0 to 1.0, where told.
         message: The provider's words on the stage or the end.
         artifacts: The files named.
         failures: Why the job, or some files of it, failed.
         cost: What it costs.
         lifetime: Seconds for which the files' URLs are documented to work.
-        oddity: What in the answer was not understood, such as an unknown status word; it is logged.
+        oddity: What in the answer was not understood, such as an unknown status word. It is logged.
         raw: The decoded answer.
         balance: What the account has left, where told.
     """
@@ -413,8 +413,8 @@ class Event:
         artifacts: The files made so far.
         failures: Why the job, or some files of it, failed.
         cost: What it costs, where told.
-        raw: The provider's answer that ended the job, decoded, without the key and callback addresses; None before.
-        balance: What the account had left when that was last told; None where the provider does not tell.
+        raw: The provider's answer that ended the job, decoded, without the key and callback addresses, None before.
+        balance: What the account had left when that was last told. None where the provider does not tell.
     """
 
     seq: int

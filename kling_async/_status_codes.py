@@ -1,6 +1,6 @@
 """What the status code of an answer means for the call that it answers. Pure.
 
-This is the one place that decides it. The transport asks it for every answer; a provider adds only what is its own: the
+This is the one place that decides it. The transport asks it for every answer. A provider adds only what is its own: the
 words in which it refuses (`stated`).
 """
 

@@ -12,10 +12,10 @@ import idna
 __all__ = ["Url", "is_secure", "is_url"]
 
 _PORTS = {"http": 80, "https": 443}
-# A blank or control character ends an address in one program and not in another; a backslash is a slash in some.
+# A blank or control character ends an address in one program and not in another. A backslash is a slash in some.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029\u3000]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
-_PLAIN_PATH = "!$%&'()*+,/:;=?@[]~"  # characters of a target that are left as they are; others are percent-encoded
+_PLAIN_PATH = "!$%&'()*+,/:;=?@[]~"  # characters of a target that are left as they are. Others are percent-encoded
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -26,10 +26,10 @@ class Url:
 
     Attributes:
         scheme: ``"http"`` or ``"https"``.
-        host: Lower case; an IP address in its usual form, IPv6 without brackets; other names in ASCII (IDNA).
+        host: Lower case. An IP address in its usual form, IPv6 without brackets. Other names in ASCII (IDNA).
         port: The port, with the default of the scheme filled in.
         target: Path and query, percent-encoded. It begins with a slash.
-        user: What stands before an ``@``, which may be a password; empty in nearly all addresses.
+        user: What stands before an ``@``, which may be a password, empty in nearly all addresses.
     """
 
     scheme: str
@@ -72,7 +72,7 @@ class Url:
 
     @property
     def netloc(self) -> str:
-        """Host and port as they stand in an address and in a ``Host`` header; never a password."""
+        """Host and port as they stand in an address and in a ``Host`` header, never a password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -83,7 +83,7 @@ class Url:
 
     @property
     def address(self) -> Address | None:
-        """The host if it is an IP address; None if it is a name."""
+        """The host if it is an IP address, or None if it is a name."""
         return _ip(self.host)
 
     @property

@@ -176,7 +176,7 @@ async def event_stream(job: Job, last_event_id: str | None = None) -> AsyncItera
 
     An event's ``data`` is JSON: ``ref``, ``seq``, ``status``, ``at``, ``elapsed`` (s), ``progress``, ``message``,
     ``artifacts``, ``failures``, ``cost``. A message of type ``job-error`` says why the job is not followed any more.
-    The last message is of type ``end``; a page closes its ``EventSource`` at it. A browser that disconnects cancels
+    The last message is of type ``end``. A page closes its ``EventSource`` at it. A browser that disconnects cancels
     nothing. When the server shuts down, the stream ends, and the browser connects again. `event_response` does the same
     as a response, for routes of Starlette.
 
@@ -222,7 +222,7 @@ async def _given(client: Client) -> Client:
 def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_client) -> APIRouter:
     """The endpoint for webhooks: include it under the path of `Webhooks.url`.
 
-    It makes no call to a provider before it answers. A delivery wakes the tasks that wait for the job;
+    It makes no call to a provider before it answers. A delivery wakes the tasks that wait for the job.
     ``lifespan(client, follow=True)`` waits for all jobs.
 
     Args:

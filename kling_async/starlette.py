@@ -59,7 +59,7 @@ log = logging.getLogger("kling_async")
 WEBHOOK_PATH = "/{provider}/{attempt_id}/{token}"
 """What follows the URL of `Webhooks` in a callback URL."""
 
-_PING = 15.0  # s; proxies close connections that are silent for a minute or less
+_PING = 15.0  # s. Proxies close connections that are silent for a minute or less
 _NEVER = 86_400_000  # ms after which a browser that does not close an ended stream connects again
 _BODY_TIMEOUT = 10.0  # s
 _SHUTDOWN_CHECK = 0.5  # s
@@ -71,7 +71,7 @@ async def receive(client: Client, request: Request) -> int:
     Returns:
         The HTTP status of the answer. 200: It was received, or there is nothing to do. 400: The sender hung up. 404: It
         is not authentic, or not readable. 408: Its body took longer than 10 seconds. 413: It is larger than `MAX_BODY`.
-        503: It could not be stored, or the client is closing; the provider shall repeat it.
+        503: It could not be stored, or the client is closing. The provider shall repeat it.
     """
     path = request.path_params
     delivery = Delivery(path["provider"], path["attempt_id"], HiddenText(path["token"]), b"", request.headers)
@@ -259,7 +259,7 @@ def _server_is_stopping() -> bool:
 
 
 def event_response(job: Job, last_event_id: str | None = None, *, ping: float = _PING) -> Response:
-    """The response that streams a job's events to a browser's ``EventSource``; see `messages`.
+    """The response that streams a job's events to a browser's ``EventSource``. See `messages`.
 
     A browser that disconnects cancels nothing.
 

@@ -32,7 +32,7 @@ MAX_BODY = 64 * 1024
 _SHORTEST_SECRET = 16  # characters
 _LONG_SECRET = 32  # characters from which on no variety is asked for
 _FEWEST_CHARACTERS = 10  # different ones in a shorter secret
-_SIGNATURE_AGE = 300.0  # s; Standard Webhooks recommends five minutes, and Kling documents them
+_SIGNATURE_AGE = 300.0  # s. Standard Webhooks recommends five minutes, and Kling documents them
 _SIGNING_PREFIX = "whsec_"
 
 Secret = str | SecretStr

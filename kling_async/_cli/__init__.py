@@ -20,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        arguments: What follows the program's name; None: those of this process.
+        arguments: What follows the program's name. If None, those of this process.
 
     Returns:
-        The exit code; ``kling --help`` lists them.
+        The exit code. ``kling --help`` lists them.
     """
     try:
         with exit_on_sigint():

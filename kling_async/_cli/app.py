@@ -106,8 +106,8 @@ def kling(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; see `kling_async._cli.main`."""
-    # Who has closed them wants to read nothing; the next file that is opened must not take their place.
+    """Run a command. See `kling_async._cli.main`."""
+    # Who has closed them wants to read nothing. The next file that is opened must not take their place.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # for as long as the program runs
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # the same
     for stream in (sys.stdout, sys.stderr):
@@ -136,7 +136,7 @@ def _called(arguments: Sequence[str] | None) -> int:
         app(args=None if arguments is None else list(arguments), prog_name="kling")
         code = 0
     except SystemExit as done:
-        # Typer and rich make exit code 1 of it; that is the code of a failed generation.
+        # Typer and rich make exit code 1 of it. That is the code of a failed generation.
         if isinstance(done.__context__, BrokenPipeError):
             raise done.__context__ from None
         code = done.code if isinstance(done.code, int) else 1

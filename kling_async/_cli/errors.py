@@ -230,7 +230,7 @@ _POLICY_CODE = re.compile("policy|moderation|nsfw|sensitive", re.IGNORECASE)
 
 
 def is_output_error(error: BaseException | None) -> bool:
-    """Whether it says that our output has no place to go; what is wrong with a file of ours names the file."""
+    """Whether it says that our output has no place to go. What is wrong with a file of ours names the file."""
     return isinstance(error, OSError) and error.filename is None and error.errno in _NO_PLACE
 
 

@@ -17,7 +17,7 @@ __all__ = ["Names", "ensure_writable", "prepare"]
 
 _FIELDS = ("key", "index", "id", "endpoint")
 _UNSAFE = re.compile(r"[^\w.=@ -]+")
-_LONGEST = 120  # characters; most file systems allow 255 bytes
+_LONGEST = 120  # characters. Most file systems allow 255 bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ _MAYBE = (
 def exit_on_sigint() -> Iterator[None]:
     """End the process at SIGINT, in one sentence, until a command begins and answers it itself.
 
-    There is nothing to be cleaned up yet; and an exception out of the middle of an import is not sure to arrive.
+    There is nothing to be cleaned up yet, and an exception out of the middle of an import is not sure to arrive.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler:  # ignored, say, by a shell that put us in the background

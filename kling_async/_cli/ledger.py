@@ -44,7 +44,7 @@ def existing(given: Path | None) -> Path:
     """The ledger that is named by the option or by ``KLING_LEDGER``, or ``kling.db`` in the working directory.
 
     Raises:
-        CommandError: None is named, and there is none here; or the one that is named is not there.
+        CommandError: None is named, and there is none here, or the one that is named is not there.
     """
     if given is None and not HERE.exists():
         raise CommandError(

@@ -43,7 +43,7 @@ Timeout: TypeAlias = Annotated[
 def options_from(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:
     """Have typer read the options of a command from the fields of a dataclass, of which the command is given one.
 
-    Typer reads a signature; a command with many options would have one that nobody else wants to read.
+    Typer reads a signature. A command with many options would have one that nobody else wants to read.
 
     Args:
         kind: Its fields are annotated as typer wants parameters to be.
@@ -81,7 +81,7 @@ class Group(TyperGroup):
 
 
 def _flagged(parameters: list[Any]) -> list[Any]:
-    """The same; some versions of typer say of a flag that it takes a ``<bool>``, which it refuses."""
+    """The same. Some versions of typer say of a flag that it takes a ``<bool>``, which it refuses."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""

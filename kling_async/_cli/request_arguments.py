@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 NAMED = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "count")
-"""The fields that have an option of their own; ``--set`` reaches the others."""
+"""The fields that have an option of their own. ``--set`` reaches the others."""
 
 _SHOWN = 60  # characters of a wrong value that are repeated to the user
 

@@ -60,7 +60,7 @@ __all__ = [
     "sandbox_speed",
 ]
 
-_HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
+_HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed. Windows has no such signal
 _SOON = 0.5  # s for which nobody wonders
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
 
@@ -72,9 +72,9 @@ def choose_report(
 
     Args:
         as_json: Whether JSON was asked for.
-        directory: Where results are saved; part of the command that goes on with a job.
+        directory: Where results are saved, part of the command that goes on with a job.
         resumable: Whether jobs outlive the program.
-        ledger: The ledger that has the jobs; `kling resume` goes on with all of it.
+        ledger: The ledger that has the jobs. `kling resume` goes on with all of it.
     """
     work_with(ledger)
     place = None if directory == Path() else directory
@@ -206,15 +206,15 @@ def open_client(
     budget: Budget | None = None,
     webhooks: Webhooks | None = None,
 ) -> Client:
-    """A client of those providers whose keys are in the environment; their addresses are taken from there, too.
+    """A client of those providers whose keys are in the environment. Their addresses are taken from there, too.
 
     Args:
         kinds: The providers.
-        timeout: Seconds after submission at which waiting for a job ends; None: as the endpoint documents.
-        ledger: The file of its ledger; None: it keeps none.
+        timeout: Seconds after submission at which waiting for a job ends. If None, as the endpoint documents.
+        ledger: The file of its ledger. If None, it keeps none.
         polling: When to look at jobs, in place of `timeout`.
         budget: How much may be spent.
-        webhooks: Where providers report to; None: nowhere.
+        webhooks: Where providers report to. If None, nowhere.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -244,7 +244,7 @@ def open_client(
 
 
 def patience(timeout: float | None) -> float | None:
-    """The seconds that ``--timeout`` gives; None: it is not given.
+    """The seconds that ``--timeout`` gives, or None if it is not given.
 
     Raises:
         CommandError: It gives none.

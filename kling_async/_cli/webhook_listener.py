@@ -86,7 +86,7 @@ class Listener:
 
 
 def listener(url: str | None, listen: str | None) -> Listener | None:
-    """What ``--webhook-url`` and ``--listen`` ask for; None: neither was given.
+    """What ``--webhook-url`` and ``--listen`` ask for, or None if neither was given.
 
     Raises:
         CommandError: One was given without the other, or is not acceptable.

@@ -40,11 +40,11 @@ log = logging.getLogger("kling_async")
 
 _T = TypeVar("_T")
 
-_MAX_BYTES = 2 * 1024**3  # larger than any clip on offer; a server that sends without end is stopped
+_MAX_BYTES = 2 * 1024**3  # larger than any clip on offer. A server that sends without end is stopped
 _STALL = 60.0  # s without a byte
-_SLOWEST = 20_000  # bytes a second, counted after the first minute; a slower transfer is broken off
+_SLOWEST = 20_000  # bytes a second, counted after the first minute. A slower transfer is broken off
 _ATTEMPTS = 4
-_FIRST_WAIT = 0.5  # s before the second attempt; it doubles from one attempt to the next
+_FIRST_WAIT = 0.5  # s before the second attempt. It doubles from one attempt to the next
 _LONGEST_WAIT = 60.0  # s that a server may ask to wait
 _EARLY = 30.0  # s after the end of a job in which its file may still be on its way to the file store
 _REDIRECTS = 5

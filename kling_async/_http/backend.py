@@ -1,6 +1,6 @@
 """What sends a request and gives back its response, on one event loop.
 
-By default that is our own connection pool (`connection_pool`); or httpx's transport where a proxy is in the way; or
+By default that is our own connection pool (`connection_pool`), or httpx's transport where a proxy is in the way, or
 what the user passed as ``Client(http=...)``. This file loads httpx only when it is needed: httpx loads its own command
 line program with it (click, rich) wherever that is installed.
 """
@@ -39,7 +39,7 @@ USER_AGENT = "kling-async"
 
 
 class _ClientLike(Protocol):
-    """The part of ``httpx.AsyncClient`` that is used; ``httpx2.AsyncClient`` has it as well."""
+    """The part of ``httpx.AsyncClient`` that is used. ``httpx2.AsyncClient`` has it as well."""
 
     @property
     def build_request(self) -> Callable[..., Any]: ...
@@ -72,7 +72,7 @@ class HttpBackend:
 
     Attributes:
         concurrency: As many as calls may be under way at once.
-        pool: Our own pool; None where the user's client or transport is in use.
+        pool: Our own pool, or None where the user's client or transport is in use.
         owned: Whether it is ours to close.
     """
 
@@ -109,9 +109,9 @@ class HttpBackend:
         Args:
             method: Such as ``"GET"``.
             url: Where to.
-            headers: All of them; what a user's client adds is not for the provider's eyes, but for a gateway's.
+            headers: All of them. What a user's client adds is not for the provider's eyes, but for a gateway's.
             body: The body.
-            seconds: Longest silence while sending and receiving; if None, that of the limits.
+            seconds: Longest silence while sending and receiving. If None, that of the limits.
             extensions: Of the pool and of httpcore.
         """
         silence = self._limits.call if seconds is None else seconds
@@ -166,7 +166,7 @@ class HttpBackend:
         return _wrap(response)
 
     def proxy_for(self, url: Url) -> Proxy | None:
-        """The proxy that requests to `url` go through; None: none, or the user's client or transport decides.
+        """The proxy that requests to `url` go through. None: none, or the user's client or transport decides.
 
         Raises:
             ConfigurationError: The environment names one that cannot be used.
@@ -256,7 +256,7 @@ async def _send(
 def _wrap(response: httpx.Response) -> Response:
     """A response of httpx, or of a library of its shape."""
     pairs = response.headers.multi_items()
-    if response.is_stream_consumed:  # by a mock, or by a hook of the user's; it is unpacked then
+    if response.is_stream_consumed:  # by a mock, or by a hook of the user's. It is unpacked then
         return Response(response.status_code, pairs, response.aiter_bytes(), response.aclose, unpacked=True)
     return Response(response.status_code, pairs, response.aiter_raw(), response.aclose)
 
@@ -294,7 +294,7 @@ class PerLoopBackend:
         if self._backend is not None and current_token() == self._loop:
             return self._backend
         making = self._making
-        if making is None or making[0] != current_token():  # a lock belongs to a loop; threads may have one each
+        if making is None or making[0] != current_token():  # a lock belongs to a loop. Threads may have one each
             making = self._making = (current_token(), anyio.Lock())
         async with making[1]:
             if self._backend is not None and current_token() == self._loop:
@@ -311,11 +311,11 @@ class PerLoopBackend:
             self._open = [backend]
             self._end = _closing(self._open)
             with contextlib.suppress(StopIteration):
-                self._end.__anext__().send(None)  # to its yield; it awaits nothing before
+                self._end.__anext__().send(None)  # to its yield. It awaits nothing before
         return backend
 
     def statistics(self) -> PoolStatistics | None:
-        """The connections of the pool in use; None where there is no pool of ours."""
+        """The connections of the pool in use, or None where there is no pool of ours."""
         return self._backend.pool.statistics() if self._backend and self._backend.pool else None
 
     async def aclose(self) -> None:

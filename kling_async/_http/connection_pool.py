@@ -99,9 +99,9 @@ class _Ticket:
 class ConnectionPool:
     """Sends httpcore requests over a bounded number of kept connections.
 
-    The pool reads these of a request's `extensions`; all others, such as `trace`, pass through to httpcore:
+    The pool reads these of a request's `extensions`. All others, such as `trace`, pass through to httpcore:
 
-    - `max_idle` (seconds): use no connection that has idled for so long; 0 asks for a new one. Set below the
+    - `max_idle` (seconds): use no connection that has idled for so long. 0 asks for a new one. Set below the
       server's patience, it keeps a request whose answer must not be lost off a connection that the server may
       be closing. Default and ceiling: `keepalive`.
     - `retry_stale` (bool): if a kept connection proves dead before any byte of the response came, send the
@@ -112,10 +112,10 @@ class ConnectionPool:
     Args:
         limit: Most connections at any moment, over all origins.
         keepalive: Seconds after which an idle connection is not used any more.
-        ssl_context: Shared by all connections; None makes httpcore's default, once, when first needed.
+        ssl_context: Shared by all connections. None makes httpcore's default, once, when first needed.
         http1: Speak HTTP/1.1.
         http2: Offer HTTP/2 in the TLS handshake (needs the `h2` package).
-        network_backend: What dials; None dials sockets, by anyio.
+        network_backend: What dials. None dials sockets, by anyio.
 
     Raises:
         ValueError: The limit admits no connection.
@@ -152,12 +152,12 @@ class ConnectionPool:
         """Send a request. Its connection comes back when the response's stream is exhausted or closed.
 
         Raises:
-            httpcore.PoolTimeout: No connection within `timeout["pool"]`; nothing was sent.
-            httpcore.UnsupportedProtocol: The URL is neither http nor https; nothing was sent.
+            httpcore.PoolTimeout: No connection within `timeout["pool"]`. Nothing was sent.
+            httpcore.UnsupportedProtocol: The URL is neither http nor https. Nothing was sent.
             httpcore.NetworkError: As from httpcore: `ConnectError`, `ReadError`, `WriteError`.
             httpcore.TimeoutException: As from httpcore: `ConnectTimeout`, `ReadTimeout`, `WriteTimeout`.
             httpcore.RemoteProtocolError: The server hung up, or did not answer in HTTP.
-            PoolClosed: The pool was closed; nothing was sent.
+            PoolClosed: The pool was closed. Nothing was sent.
         """
         max_idle = min(request.extensions.get("max_idle", self._keepalive), self._keepalive)
         connection = await self._lease(request, max_idle)
@@ -165,7 +165,7 @@ class ConnectionPool:
         try:
             return await self._send(request, connection)
         except _LOST as exc:
-            # HTTP/2 can say which requests it refused (GOAWAY); everything else that is dead is silent.
+            # HTTP/2 can say which requests it refused (GOAWAY). Everything else that is dead is silent.
             refused = isinstance(exc.__cause__, httpcore.ConnectionNotAvailable)
             stale = kept and (refused or not connection.stream.received)
             if not (stale and request.extensions.get("retry_stale", False)):
@@ -253,7 +253,7 @@ class ConnectionPool:
         except BaseException as exc:
             await self._give_back(connection, served=False)
             if isinstance(exc, httpcore.ConnectionNotAvailable):
-                # httpcore's own pool would send again; whether that is harmless only the caller knows.
+                # httpcore's own pool would send again. Whether that is harmless only the caller knows.
                 message = "The server ended the connection instead of answering."
                 raise httpcore.RemoteProtocolError(message) from exc
             raise
@@ -269,7 +269,7 @@ class ConnectionPool:
             connection = self._doomed.pop()
             try:
                 await connection.aclose()
-            except BaseException as exc:  # noqa: BLE001  # asyncio's own cancellation pierces shields; raised below
+            except BaseException as exc:  # noqa: BLE001  # asyncio's own cancellation pierces shields, raised below
                 interruption = exc
             self._connections.discard(connection)
             self._serve_waiting()

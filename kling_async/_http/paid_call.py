@@ -17,7 +17,7 @@ class SentTwiceError(Exception):
 
 @dataclass(slots=True)
 class PaidCallTrace:
-    """How far the paid call of a flow got. httpcore reports its steps to it; other backends report none.
+    """How far the paid call of a flow got. httpcore reports its steps to it. Other backends report none.
 
     Attributes:
         paid: A paid call was begun.

@@ -76,7 +76,7 @@ def _unusable(source: str, flaw: str) -> ConfigurationError:
 
 
 def environment_proxy(url: Url) -> Proxy | None:
-    """The proxy that the environment (or the system's settings) names for an address; None: it is reached directly.
+    """The proxy that the environment (or the system) names for an address, or None if it is reached directly.
 
     Raises:
         ConfigurationError: The environment names one that cannot be used.
@@ -127,7 +127,7 @@ def _excepts(entry: str, url: Url) -> bool:
 
 
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """The network that an entry names; an address is a network of one."""
+    """The network that an entry names. An address is a network of one."""
     try:
         return ipaddress.ip_network(entry.replace("[", "").replace("]", ""), strict=False)
     except ValueError:

@@ -19,7 +19,7 @@ __all__ = ["Throttle", "retry_after"]
 class Throttle:
     """The pause of all calls to a provider after "too many calls", and the slow way back.
 
-    After a pause, calls leave one by one, `spacing` seconds apart; each success brings them closer, each new refusal
+    After a pause, calls leave one by one, `spacing` seconds apart. Each success brings them closer, each new refusal
     doubles the distance.
     """
 
@@ -65,11 +65,11 @@ class Throttle:
             self.spacing = self.spacing * 0.9 if self.spacing > self.CLOSEST else 0.0
 
 
-_LONGEST_HINT = 86400.0  # s; what is longer is no hint but a mistake
+_LONGEST_HINT = 86400.0  # s. What is longer is no hint but a mistake
 
 
 def retry_after(reply: Reply, now: float) -> float | None:
-    """Seconds that the provider wants to be left alone; None: it does not say.
+    """Seconds that the provider wants to be left alone, or None if it does not say.
 
     They stand in ``retry-after-ms`` (milliseconds), in ``retry-after`` (seconds, or a date by the provider's own clock,
     which its ``date`` header shows), or in the body.

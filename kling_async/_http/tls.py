@@ -20,7 +20,7 @@ _making = threading.Lock()
 def ssl_context() -> ssl.SSLContext:
     """One TLS context for all engines. Reading the certificates takes too long to be done on the event loop.
 
-    It trusts what httpcore does: the system's authorities and Mozilla's; or those of ``SSL_CERT_FILE`` and
+    It trusts what httpcore does: the system's authorities and Mozilla's, or those of ``SSL_CERT_FILE`` and
     ``SSL_CERT_DIR`` alone, where the environment has one of these.
     """
     with _making:

@@ -8,12 +8,12 @@ size limit, and decides what became of it:
 
 =========  =====================================================================================================
 not sent   The connection was never made, or nothing had been written to it. Sent again, whatever the effect.
-refused    A complete answer whose status says so (`_status_codes`). The flow raises the typed error. "Not now" (429;
+refused    A complete answer whose status says so (`_status_codes`). The flow raises the typed error. "Not now" (429,
            503 in the provider's own words) pauses all calls and is sent again, unless the provider names a time that
            is longer than the limits allow to wait.
 answered   A complete, readable answer with success status. Handed to the flow.
 lost       Everything else. READ and WRITE calls are sent again. A PAID call is sent again only if the provider
-           recognises the repetition by an id of ours; otherwise `AnswerLost` is raised and it is never sent again.
+           recognises the repetition by an id of ours. Otherwise `AnswerLost` is raised and it is never sent again.
 =========  =====================================================================================================
 
 Whether a request was sent is decided by the steps that httpcore reports (`paid_call`) and by one table of errors
@@ -93,7 +93,7 @@ class ProviderStatistics:
         throttled: "Not now" answers.
         lost: Paid calls whose answer was lost.
         paused: Whether calls wait because the provider said so.
-        connections: The pool's state; None where the user's own client or transport is in use.
+        connections: The pool's state, or None where the user's own client or transport is in use.
     """
 
     calls: int
@@ -215,7 +215,7 @@ class ProviderTransport:
         raise AssertionError("stamina ends with a return or an exception")
 
     def _waits_to_retry(self, call: Call, failed: int, failure: Exception) -> bool | float:
-        """How long to wait after that many failures; False if the quota of retries is used up."""
+        """How long to wait after that many failures, False if the quota of retries is used up."""
         if call.effect is not Effect.PAID and not self._take_retry_token():
             return False
         wait: float = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (failed - 1)) + random.uniform(0, _JITTER)  # noqa: S311
@@ -292,7 +292,7 @@ class ProviderTransport:
         """Where a call goes.
 
         Raises:
-            ConfigurationError: It is no address; nothing was sent.
+            ConfigurationError: It is no address. Nothing was sent.
         """
         own = call.url.startswith("/")
         try:
@@ -369,7 +369,7 @@ class ProviderTransport:
         )
 
     def _classify_reply(self, call: Call, reply: Reply) -> Reply:
-        """The reply if it is final; else why it is not.
+        """The reply if it is final, else why it is not.
 
         Raises:
             RetryableFailure: The call may be made again.
@@ -532,7 +532,7 @@ async def _read(response: Response, limit: int) -> bytes:
 
 
 async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitable[None]]) -> None:
-    """Pass each line of a body on as it comes, until one cannot be taken; blank ones are left out.
+    """Pass each line of a body on as it comes, until one cannot be taken. Blank ones are left out.
 
     Raises:
         UnreadableReply: One is longer than `limit` bytes.
@@ -553,10 +553,10 @@ async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitab
         await line(rest.decode("utf-8", "replace").strip())
 
 
-_SLOWEST_UPLOAD = 100_000  # bytes a second; a slower one runs into the deadline
+_SLOWEST_UPLOAD = 100_000  # bytes a second. A slower one runs into the deadline
 _LAST_READ = 0.1  # s in which an answer is read that had arrived when the deadline of a paid call passed
 _LONGEST_ID = 100  # characters of a request id
-_FIRST_WAIT = 0.2  # s; doubled with each attempt
+_FIRST_WAIT = 0.2  # s. Doubled with each attempt
 _LONGEST_WAIT = 10.0  # s
 _JITTER = 0.5  # s
 

@@ -238,7 +238,7 @@ class Ledger(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Release the storage; everything stored stays. Closing twice is harmless."""
+        """Release the storage. Everything stored stays. Closing twice is harmless."""
         ...
 
 

@@ -34,7 +34,7 @@ IMAGE_PREFIXES = ("https://", "http://", "data:", "sha256:")
 
 
 def event_to_json(event: Event) -> str:
-    """The event as JSON; files that came inline as base64, amounts and times as text."""
+    """The event as JSON. Files that came inline as base64, amounts and times as text."""
     record = {name: value for name, value in _shallow(event).items() if value is not None and value != ()}
     record["artifacts"] = [_shallow(artifact) for artifact in event.artifacts]
     return pydantic_core.to_json(record, bytes_mode="base64", inf_nan_mode="null", fallback=str).decode()
@@ -88,7 +88,7 @@ def request_from_json(kind: type[RequestT], description: Mapping[str, Any], *, e
 def fingerprint(request: Request) -> str:
     """Equal for requests that buy the same.
 
-    Where the provider reports to is not part of it; nor are fields that have their default, so that a field that a
+    Where the provider reports to is not part of it, nor are fields that have their default, so that a field that a
     later version adds makes no conflict.
     """
     asked = request.describe()

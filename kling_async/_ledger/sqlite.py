@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-One thread owns the connection; nothing else touches the file. An operation is put into a queue that never blocks, and
+One thread owns the connection. Nothing else touches the file. An operation is put into a queue that never blocks, and
 the task that put it there waits for an event of its own event loop.
 
 *Group commit.* While the thread commits one transaction, operations pile up, and all of them go into the next one. A
@@ -76,7 +76,7 @@ class SqliteLedger:
     Works on asyncio and trio, and over several event loops one after the other.
 
     Args:
-        path: The file; it is made if need be, readable by its owner only. Its directory must exist.
+        path: The file. It is made if need be, readable by its owner only. Its directory must exist.
         keep_images: Keep inline images as they are (a third larger), so that such requests can be submitted again
             after a restart without giving them again. Otherwise they are kept as a digest.
     """
@@ -217,7 +217,7 @@ class SqliteLedger:
             file.close()
 
     def _next_group(self) -> list[_Operation | None]:
-        """What is queued, up to the size of a group; waits for the first."""
+        """What is queued, up to the size of a group. Waits for the first."""
         group = [self._queue.get()]
         try:
             while len(group) < _GROUP and group[-1] is not None:

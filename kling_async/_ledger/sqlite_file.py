@@ -37,10 +37,10 @@ except ModuleNotFoundError:  # Windows
 
 __all__ = ["File", "Identity", "connect_read_only", "explained", "file_version", "is_owned", "recorded_owner"]
 
-_APPLICATION = 0x4B4C4E47  # "KLNG"; marks the file as ours
+_APPLICATION = 0x4B4C4E47  # "KLNG". Marks the file as ours
 _BUSY = 5.0  # s for which a commit waits for a reader
 _PROBE = 0.25  # s for which a new owner waits for a reader that tries the lock
-_LOCKED_BYTE = 1 << 62  # SQLite locks bytes at 1 GiB; nothing is ever written here
+_LOCKED_BYTE = 1 << 62  # SQLite locks bytes at 1 GiB. Nothing is ever written here
 
 PROCESS_ENDED = "the process ended while it was being sent"
 

@@ -191,9 +191,9 @@ def select(
 
     Args:
         connection: Where they are.
-        condition: Which ones; an expression of ours.
+        condition: Which ones, an expression of ours.
         *values: What its question marks stand for.
-        source: Tables to choose from; ours.
+        source: Tables to choose from, ours.
     """
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM {source} WHERE {condition} ORDER BY s.started, s.number",  # noqa: S608  # constants
@@ -280,8 +280,8 @@ def page(connection: sqlite3.Connection, condition: str, after: int, size: int) 
 
     Args:
         connection: Where they are.
-        condition: Which ones; an expression of ours.
-        after: The row number at which the page before ended; 0: there is none before.
+        condition: Which ones, an expression of ours.
+        after: The row number at which the page before ended. 0: there is none before.
         size: How many attempts are read.
 
     Returns:

@@ -74,7 +74,7 @@ class LedgerWriter:
         """Store what is pending, then claim the key. See `Ledger.claim`.
 
         Raises:
-            LedgerFailed: The ledger cannot be written; nothing may be sent.
+            LedgerFailed: The ledger cannot be written. Nothing may be sent.
         """
         await self.flush()
         return await self.ledger.claim(submission)
@@ -172,7 +172,7 @@ class LedgerWriter:
                 await self._ledger.set_value(_LEARNED, learned)
         except KlingError as error:
             lost = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, self._pending_events)))
-            log.error(  # noqa: TRY400  # the error says it all; a traceback would bury it
+            log.error(  # noqa: TRY400  # the error says it all. A traceback would bury it
                 "%s. The ledger's record of %s is older than what happened", error, ", ".join(lost) or "all jobs"
             )
         await self._ledger.aclose()

@@ -47,7 +47,7 @@ __all__ = ["DeadlinePassed", "Poller", "Subscriber"]
 
 _EARLY = 0.5  # part of the longest wait by which a job's poll may come early when it travels with another
 _GATHER = 0.02  # s for which a poll that is due waits for others, where one call asks about several jobs
-_UNSERVED = 8  # granted polls that may wait for a worker; more would hold up the loop in bursts
+_UNSERVED = 8  # granted polls that may wait for a worker. More would hold up the loop in bursts
 _GRANTS = 8  # in a row, before other tasks have their turn
 
 
@@ -131,7 +131,7 @@ class Poller:
         self._subscribed: dict[Subscriber, dict[TrackedJob, None]] = {}  # no object a job: there may be thousands
         self._batches: dict[TrackedJob, list[TrackedJob]] = {}  # the jobs that travel with a poll that was granted
         self._granted: deque[TrackedJob] = deque()  # subscribed jobs that were granted a poll
-        self._resting: dict[_BulkWorker, None] = {}  # bulk workers without work; the last one is called first
+        self._resting: dict[_BulkWorker, None] = {}  # bulk workers without work. The last one is called first
         self._deadlines: list[tuple[float, int, TrackedJob]] = []  # where calls are limited: see `_next_grant`
         self._limited: dict[TrackedJob, int] = {}  # the number of each job's entry in it
         self._urgent: list[tuple[float, int, TrackedJob]] = []  # the same, by when each may be polled before others
@@ -329,7 +329,7 @@ class Poller:
                 gathered = True
                 await anyio.sleep(_GATHER)
             elif len(self._granted) >= _UNSERVED:
-                await worker.change()  # all bulk workers are busy; more grants would not be polls
+                await worker.change()  # all bulk workers are busy. More grants would not be polls
             elif (tracked := self._next_grant(now)) is not None:
                 self._grant(tracked, now)
                 grants += 1
@@ -478,7 +478,7 @@ class Poller:
             self._election.wake_driver()
 
     def _dequeue(self, tracked: TrackedJob) -> None:
-        """Take out a job that nobody waits for as before; a poll that was granted and not sent goes to the next one."""
+        """Take out a job that nobody waits for as before. A poll that was granted and not sent goes to the next one."""
         self._queue.leave(tracked)
         self._forget_deadline(tracked)
         if tracked.poll_granted:

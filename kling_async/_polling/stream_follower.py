@@ -32,7 +32,7 @@ __all__ = ["StreamFollower"]
 log = logging.getLogger("kling_async")
 
 _SILENCE = 30.0  # s without an event after which a poll checks a stream, which may be broken
-_START = 2.0  # s until the first poll beside a stream that has reported nothing yet; each next wait is twice as long
+_START = 2.0  # s until the first poll beside a stream that has reported nothing yet. Each next wait is twice as long
 _FAILURES = 5  # in a row, without an event between them, before a job is polled instead
 
 

@@ -40,8 +40,8 @@ _MEDIAN_SPREAD = 0.3
 _SIGMA_SPREAD = 0.5
 _OUTLIERS = 0.1  # share of jobs outside the distribution (a queue that hangs), and how wide they scatter
 _OUTLIER_SIGMA = 1.5
-_RESOLUTION = 0.01  # relative; the grid cannot distinguish ends that are closer
-_FARTHEST = 7.0  # natural log of duration over prior median; beyond a factor of 1 000 all is the same
+_RESOLUTION = 0.01  # relative. The grid cannot distinguish ends that are closer
+_FARTHEST = 7.0  # natural log of duration over prior median. Beyond a factor of 1 000 all is the same
 _RECENT = 64  # ends kept for `ends`: replaying them restores the model within a percent
 
 _PITCH = 0.06  # of the grid in mu

@@ -19,7 +19,7 @@ setting is needed. The priority of a job that is not polled ends up growing by a
 turn. Before its end is plausible, a job has almost no priority, so its first poll is not wasted. `PollQueue` finds the
 highest priority without asking every job. A priority grows by at most a second per second, so ``priority - now`` only
 falls, and a value that was computed earlier is an upper bound. So the first of the heap is computed again until it
-stays the first (lazy greedy evaluation; Minoux, 1978).
+stays the first (lazy greedy evaluation, Minoux, 1978).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["DurationPrior", "Learned", "PollTimer", "Progressive", "Schedule"]
 
 
-_SHORTEST = 0.5  # s between polls; shorter intervals cost more than they save
-_LONGEST = 15.0  # s; the longest interval of the source documents' own schedules
+_SHORTEST = 0.5  # s between polls. Shorter intervals cost more than they save
+_LONGEST = 15.0  # s. The longest interval of the source documents' own schedules
 _GROWTH = 1.3  # of the step from poll to poll, past the 97th percentile
 
 

@@ -453,7 +453,7 @@ class Submitter:
         trace: PaidCallTrace,
         deliveries: Sequence[WebhookItem],
     ) -> Accepted:
-        """Record the outcome of a paid call that raised, and raise its error; or return what webhooks reported."""
+        """Record the outcome of a paid call that raised, and raise its error, or return what webhooks reported."""
         intent = lost.submission
         state, reason = classify_failure(error, trace)
         ref = identify_job(transport.provider, lost, deliveries) if state is SubmissionState.UNKNOWN else None

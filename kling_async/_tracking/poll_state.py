@@ -1,7 +1,7 @@
 """When a job was polled, and when it is to be polled next.
 
 It is one object with the job's log (`TrackedJob` extends it), because a job in flight is to be few objects. Only the
-`_polling` package writes it; a test enforces that.
+`_polling` package writes it. A test enforces that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kling_async._scheduling.schedules import PollTimer
 __all__ = ["PollState"]
 
 _UNCONFIRMED = 1e9  # s by which the priority of a job that is not confirmed is lower
-_LONGEST_INTERVAL = 15.0  # s; where webhooks are expected, the timer's own interval may be minutes
+_LONGEST_INTERVAL = 15.0  # s. Where webhooks are expected, the timer's own interval may be minutes
 
 
 class PollState:

@@ -76,7 +76,7 @@ class JobRegistry:
 
     Args:
         providers: The client's providers, by name.
-        schedule: When to poll; ``"documented"`` stands for the schedule that each provider documents.
+        schedule: When to poll. ``"documented"`` stands for the schedule that each provider documents.
         deadline: Seconds after which waiting for a job ends. If None, each endpoint's own.
         clock: The client's clock.
         store: Where events are stored.

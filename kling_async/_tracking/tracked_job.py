@@ -1,6 +1,6 @@
 """One job, as this process knows it: its event log, and those who wait for it.
 
-Many tasks may wait for a job. One of them at a time polls it (`_polling`); the others read the log. A waiter that is
+Many tasks may wait for a job. One of them at a time polls it (`_polling`). The others read the log. A waiter that is
 cancelled loses nothing: the log stays, and the next waiter continues from it.
 """
 

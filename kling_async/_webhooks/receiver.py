@@ -44,7 +44,7 @@ __all__ = ["WebhookReceiver"]
 
 log = logging.getLogger("kling_async")
 
-_REMEMBERED = 10_000  # attempts; a delivery may be repeated after its job was dropped
+_REMEMBERED = 10_000  # attempts. A delivery may be repeated after its job was dropped
 
 
 class WebhookReceiver:

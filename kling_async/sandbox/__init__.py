@@ -10,7 +10,7 @@ pictures and playable video, calls webhooks back, and misbehaves when told to:
 
 `with Sandbox() as sandbox:` does the same for synchronous code, `python -m kling_async.sandbox` for another
 process. `Sandbox.script` and directives in the prompt (`a fox [sandbox: fail=CONTENT_POLICY_VIOLATION]`)
-decide how jobs end; `sandbox.faults` decides what goes wrong on the way; `sandbox.state.clock.advance(300)`
+decide how jobs end. `sandbox.faults` decides what goes wrong on the way. `sandbox.state.clock.advance(300)`
 saves waiting.
 """
 

@@ -112,12 +112,12 @@ class _Options:
 
     @property
     def part(self) -> Shard | None:
-        """Which part of the rows; None: all of them."""
+        """Which part of the rows. If None, all of them."""
         return Shard.parse(self.shard) if self.shard else None
 
     @property
     def source(self) -> Path | None:
-        """The file; None: standard input."""
+        """The file. If None, standard input."""
         return None if self.rows == "-" else Path(self.rows).expanduser()
 
     @property
@@ -163,7 +163,7 @@ def bulk(options: _Options) -> None:
 
     The columns are endpoint, the fields of the request (see kling endpoints), and optionally key, the row's name.
     Instead of the fields, the column request may hold the provider's own JSON. References are URLs, or paths relative
-    to the file; in CSV, | separates them.
+    to the file. In CSV, | separates them.
 
     Every row is checked before anything is bought. The first Ctrl-C stops new jobs and waits for the running ones. The
     second one exits at once.

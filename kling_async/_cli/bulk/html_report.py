@@ -36,11 +36,11 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
     """Write the page, in place of an earlier one at once.
 
     Args:
-        path: The file; paths of files in the page count from its directory.
+        path: The file. Paths of files in the page count from its directory.
         records: One a row, in the order of the page.
         title: What it is about.
         now: When the run ended (aware).
-        seconds: How long it took; 0: nothing was to be done.
+        seconds: How long it took. 0: nothing was to be done.
 
     Raises:
         CommandError: It cannot be written.

@@ -23,7 +23,7 @@ class OutputPaths:
         directory: What ``--output`` names.
         results: See `kling_async._cli.bulk.results`.
         page: See `kling_async._cli.bulk.html_report`.
-        ledger: What was bought is written down here; None: nowhere.
+        ledger: What was bought is written down here. If None, nowhere.
     """
 
     directory: Path
@@ -84,7 +84,7 @@ def plan_of(rows: Sequence[Row], results: Results, places: OutputPaths, *, retry
 
 
 def _again(fresh: Record, known: Record) -> Record:
-    """The record of a row's next attempt, if the last one failed; else of the same one, which goes on."""
+    """The record of a row's next attempt, if the last one failed, else of the same one, which goes on."""
     if known.state == "failed":
         return replace(fresh, attempt=known.attempt + 1, before=as_json(known.spent))
     return replace(fresh, attempt=known.attempt, before=known.before)

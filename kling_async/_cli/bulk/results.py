@@ -36,8 +36,8 @@ from kling_async._cli.request_arguments import find
 __all__ = ["Record", "Results", "State", "record_of"]
 
 State: TypeAlias = Literal["waiting", "completed", "failed", "refused", "unknown", "running", "unsaved"]
-"""What has become of a row: it is still to be bought; it is made (and saved); the job failed or was cancelled; the
-provider refused the request; a job may have been bought; the job still runs; the job is done and a file is not saved.
+"""What has become of a row: it is still to be bought, it is made (and saved), the job failed or was cancelled, the
+provider refused the request, a job may have been bought, the job still runs, the job is done and a file is not saved.
 """
 
 
@@ -51,13 +51,13 @@ class Record:
         line: Where the row stands in the file.
         endpoint: Where it went.
         state: See `State`.
-        request: What was asked for; images that were given inline as their digests.
+        request: What was asked for, images that were given inline as their digests.
         columns: The cells that ``--ignore-columns`` ignored.
         attempt: Which purchase this is, from 1: ``--retry-failed`` makes another.
         ref: The job's address, once there is one.
         started: When it was bought, ISO 8601.
         elapsed: How long it took, in seconds.
-        cost: Its amount as text, and its unit; None: nothing was spent in the end, or nothing is told.
+        cost: Its amount as text, and its unit, or None if nothing was spent in the end, or nothing is told.
         refunded: In place of `cost`, what the provider took and gave back because the job failed.
         estimate: In place of `cost`, the documented price, where the provider reports no cost.
         before: What earlier attempts cost.
@@ -134,7 +134,7 @@ class Record:
 
 
 def record_of(before: Record, outcome: Outcome) -> Record:
-    """What has become of a row, by its outcome; the files are not saved yet.
+    """What has become of a row, by its outcome. The files are not saved yet.
 
     Args:
         before: The row when it was still to be bought.
@@ -194,7 +194,7 @@ class Results:
     """The file of results, read and written.
 
     Args:
-        path: The file; it is made by the first line.
+        path: The file. It is made by the first line.
 
     Raises:
         OSError: It cannot be read.
@@ -220,7 +220,7 @@ class Results:
     def add(self, record: Record) -> None:
         """Add a line, which is in the hands of the operating system when this returns.
 
-        A power failure may lose it; then the ledger has the job, and its files are asked for again.
+        A power failure may lose it. Then the ledger has the job, and its files are asked for again.
 
         Raises:
             CommandError: It cannot be written.

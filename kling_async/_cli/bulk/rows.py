@@ -2,9 +2,9 @@
 
 The columns of a row are the fields of its request, and:
 
-- ``endpoint``, such as ``runblob/o3-video``;
+- ``endpoint``, such as ``runblob/o3-video``.
 - ``key``, the row's name. A row without one is named by a digest of its request, so the same request has the same name
-  in every format and on every platform;
+  in every format and on every platform.
 - ``request``, in place of the fields: the provider's own JSON.
 
 References are URLs, data URIs, ids of uploaded images, or paths. Relative paths start at the file's directory.
@@ -172,7 +172,7 @@ def _jsonl(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
 
 
 def _txt(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
-    """One prompt a line; empty lines are skipped."""
+    """One prompt a line. Empty lines are skipped."""
     for line, text in enumerate(_decoded_text(data).splitlines(), 1):
         if text.strip():
             yield line, {"prompt": text.strip()}

@@ -42,7 +42,7 @@ class BulkExecution:
     places: OutputPaths
     title: str
     save: int | None
-    """How many results are saved at once; None: none is saved."""
+    """How many results are saved at once. If None, none is saved."""
     shard: Shard | None = None
     listener: Listener | None = None
     progress: BulkProgress = field(init=False)

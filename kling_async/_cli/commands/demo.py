@@ -34,7 +34,7 @@ _SMALL = "1k"  # the resolution, where it can be chosen: large enough to see, an
 _VIDEO = re.compile("to-video|o3-video|omni-video|v3-video")
 _PICTURE = re.compile("photo|image")
 _SHORTEST = 0.05  # s between two polls, however fast time runs
-_INTERVALS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule; divided by the speed
+_INTERVALS = (5.0, 5.0, 10.0, 15.0)  # s, the documented schedule, divided by the speed
 _PROMPTS = (
     "a paper boat in the rain, seen from a child's height",
     "a lighthouse above a sea of clouds at dawn",
@@ -86,7 +86,7 @@ class _Demo:
     code: int = 0
 
     async def run(self, *, keep: bool) -> None:
-        """Make everything; then end, or keep the sandbox for the user."""
+        """Make everything. Then end, or keep the sandbox for the user."""
         await ensure_writable(self.directory)
         schedule = Progressive(*(max(interval / self.speed, _SHORTEST) for interval in _INTERVALS))
         polling = Polling(schedule=schedule, status_calls_per_minute=math.inf)
@@ -107,7 +107,7 @@ class _Demo:
                 await anyio.sleep_forever()
 
     async def _make(self, client: Client, endpoint: Endpoint[Any], request: Request) -> None:
-        """One job; its failure is told, and spoils none of the others."""
+        """One job. Its failure is told, and spoils none of the others."""
         try:
             job = await client.submit(request)
             self.report.emit(JobStarted(job.ref, endpoint.duration_prior(request).median / self.speed))

@@ -33,7 +33,7 @@ _PANEL = "Fields of the request (kling endpoints lists those of each endpoint)"
 
 
 def _option(metavar: str, meaning: str, *names: str) -> Any:
-    """A field of the request; its name is the parameter's, unless names are given."""
+    """A field of the request. Its name is the parameter's, unless names are given."""
     return typer.Option(*names, metavar=metavar, help=meaning, rich_help_panel=_PANEL, show_default=False)
 
 
@@ -82,7 +82,7 @@ class _Options:
         return build(endpoint, _prompt(self.prompt), self.reference or (), {**named, **settings})
 
     def listener(self) -> Listener | None:
-        """Where webhooks are received; None: nowhere.
+        """Where webhooks are received. If None, nowhere.
 
         Raises:
             CommandError: What is told of it does not go together.

@@ -144,7 +144,7 @@ def _refunded(submission: Submission) -> bool:
 
 
 def _outcome(submission: Submission) -> str:
-    """Where the files are; or why there are none."""
+    """Where the files are, or why there are none."""
     if submission.files:
         return printable(", ".join(map(str, submission.files)))
     if unsaved(submission):

@@ -78,7 +78,7 @@ class _Recovery:
     keys: dict[JobRef, str] = field(default_factory=dict)
 
     async def run(self, unsaved: list[Submission]) -> None:
-        """Bring everything to its end; one job's failure is told, and spoils none of the others.
+        """Bring everything to its end. One job's failure is told, and spoils none of the others.
 
         Args:
             unsaved: Submissions whose jobs have ended, and whose files were not all saved.
@@ -100,7 +100,7 @@ class _Recovery:
         return submission.provider in self.client.statistics().providers
 
     async def _ended(self, submission: Submission) -> Job:
-        """The handle to a job that has ended, as the ledger has it; to say what is known already makes no call."""
+        """The handle to a job that has ended, as the ledger has it. To say what is known already makes no call."""
         if submission.ref is None:
             raise AssertionError("a job that has ended has an address")
         return await self.client.resolve(submission.key, submission.ref)

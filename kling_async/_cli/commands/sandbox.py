@@ -117,7 +117,7 @@ async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:
 
 
 def exports(stage: Sandbox) -> list[str]:
-    """The shell commands that send every provider of this library to the sandbox; its keys open nothing else."""
+    """The shell commands that send every provider of this library to the sandbox. Its keys open nothing else."""
     played = stage.describe()["providers"]
     speed = stage.state.clock.speed
     pace = [] if speed in {0.0, 1.0} else [f"export {SPEED_VARIABLE}={speed:g}"]

@@ -39,7 +39,7 @@ def as_commands(remedies: Iterable[Remedy]) -> list[str]:
 
 
 def as_command(remedy: Remedy) -> str:
-    """The remedy as a command, with the reason for it; or as an instruction, where no command does it."""
+    """The remedy as a command, with the reason for it, or as an instruction, where no command does it."""
     if remedy.action == "resubmit" and remedy.needs_request:
         command = "`kling resolve {key} --forget{ledger}`, then generate it again"
     elif remedy.action == "configure" and remedy.detail.isupper():

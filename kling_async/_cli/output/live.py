@@ -60,7 +60,7 @@ _GAP = 2  # columns between two others
 
 @dataclass(slots=True)
 class _Row:
-    """One job in the table; times are those of ``time.monotonic``."""
+    """One job in the table. Times are those of ``time.monotonic``."""
 
     begun: float
     expected: float | None
@@ -82,7 +82,7 @@ class _Row:
         return (self.ended or time.monotonic()) - self.begun
 
     def share(self) -> tuple[float, str] | None:
-        """How far the job is, and the same in words; a ``~`` marks an estimate from the documented times."""
+        """How far the job is, and the same in words. A ``~`` marks an estimate from the documented times."""
         if self.progress is not None:
             return self.progress, f"{self.progress:.0%}"
         if self.expected is None:
@@ -159,7 +159,7 @@ class LiveRenderer:
         return self._table() if self._progress is None else _bulk(self._progress)
 
     def _table(self) -> RenderableType:
-        """The jobs. Where it is narrow, the bars go first, then how far the jobs are; then names are cut."""
+        """The jobs. Where it is narrow, the bars go first, then how far the jobs are. Then names are cut."""
         names = max((len(ref.endpoint) for ref in self._rows), default=0)
         room = self._display.width - names - _STATUS - len("Elapsed") - 3 * _GAP
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, expand=False)

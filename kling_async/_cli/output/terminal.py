@@ -18,17 +18,17 @@ _ECHO = 3  # columns, for ^C and the cursor
 
 
 def terminal() -> Console | None:
-    """The terminal behind standard error; None: there is none, or none that can be drawn on."""
+    """The terminal behind standard error, or None if there is none, or none that can be drawn on."""
     console = Console(stderr=True, highlight=False)
     return console if console.is_terminal and not console.is_dumb_terminal else None
 
 
 class Display:
-    """What is drawn on a terminal, from `start` to `stop`; its last state stays. Both may be said again.
+    """What is drawn on a terminal, from `start` to `stop`. Its last state stays. Both may be said again.
 
     Args:
         console: The terminal.
-        draw: What is to be seen now; it is asked for several times a second, in a thread of its own.
+        draw: What is to be seen now. It is asked for several times a second, in a thread of its own.
     """
 
     def __init__(self, console: Console, draw: Callable[[], RenderableType]) -> None:

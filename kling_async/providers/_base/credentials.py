@@ -39,7 +39,7 @@ class Identity:
         class_name: Name of the class, for messages.
         default_url: The provider's own address.
         url_variable: The environment variable of another address.
-        secrets: Sets of secrets; each set alone is enough to authenticate. The first set is the one named to users.
+        secrets: Sets of secrets. Each set alone is enough to authenticate. The first set is the one named to users.
     """
 
     name: str
@@ -65,7 +65,7 @@ class ProviderConfig:
 
     Attributes:
         identity: Which provider it is.
-        values: The secrets by parameter; those that are not known are missing.
+        values: The secrets by parameter. Those that are not known are missing.
         base_url: The address, without a slash at the end.
         url_given: Whether the user chose the address, so that the environment must not.
         speed: How many times faster than documented jobs run. Only a sandbox sets it.
@@ -83,8 +83,8 @@ class ProviderConfig:
 
         Args:
             identity: Which provider it is.
-            values: What was passed for each secret; None counts as not passed.
-            base_url: What was passed for the address; None means the provider's own.
+            values: What was passed for each secret. None counts as not passed.
+            base_url: What was passed for the address. None means the provider's own.
 
         Raises:
             ConfigurationError: A secret cannot be sent as a header, or the address is not acceptable.
@@ -107,7 +107,7 @@ class ProviderConfig:
         return tuple(value.get_secret_value() for value in self.values.values())
 
     def with_environment(self, environment: Mapping[str, str]) -> ProviderConfig:
-        """The same configuration; what is missing is taken from environment variables.
+        """The same configuration. What is missing is taken from environment variables.
 
         Raises:
             ConfigurationError: No set of secrets is complete, or a variable cannot be used.

@@ -74,7 +74,7 @@ class Endpoint(Generic[RequestT]):
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a provider offers; the README's table is made from these.
+    """What a provider offers. The README's table is made from these.
 
     Attributes:
         webhook: Whether it sends a webhook when a job ends.

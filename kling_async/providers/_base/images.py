@@ -128,7 +128,7 @@ def data_uri(content: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageRule:
-    """What an endpoint accepts as reference images; a validator for a field of references.
+    """What an endpoint accepts as reference images, and a validator for a field of references.
 
     Attributes:
         formats: Names as `sniff` gives them. The content decides, never the file name.
@@ -148,7 +148,7 @@ class ImageRule:
         """The same references, each checked.
 
         Raises:
-            ValueError: One is not acceptable; says which, what it is, and what is allowed.
+            ValueError: One is not acceptable. Says which, what it is, and what is allowed.
         """
         if len(references) > self.most:
             raise ValueError(f"{len(references)} reference images were given; at most {self.most} are allowed")
@@ -162,7 +162,7 @@ class ImageRule:
         return references
 
     def check(self, reference: Reference, label: str) -> None:
-        """Check one reference; `label` names it in the message."""
+        """Check one reference. `label` names it in the message."""
         if isinstance(reference, Path):
             self._check_file(reference, f"{label} ({str(reference)[:200]})")
         elif isinstance(reference, bytes):
@@ -200,7 +200,7 @@ class ImageRule:
         if size == 0:
             raise ValueError(f"{label} is empty")
         if size > self.max_bytes:
-            # Rounded up: one byte too many must not read as "10.0 MiB; at most 10 MiB".
+            # Rounded up: one byte too many must not read as "10.0 MiB. At most 10 MiB".
             mebibytes = math.ceil(size / _MIB * 10) / 10
             raise ValueError(f"{label} has {mebibytes} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
         found = sniff(head)

@@ -115,7 +115,7 @@ class Provider(abc.ABC):
         )
 
     def with_environment(self, environment: Mapping[str, str]) -> Self:
-        """The same provider; what was not passed is taken from environment variables.
+        """The same provider. What was not passed is taken from environment variables.
 
         Raises:
             ConfigurationError: There is no key, or a variable cannot be used.

@@ -92,7 +92,7 @@ def _callback(value: str) -> str:
 
 
 CallbackUrl: TypeAlias = Annotated[str, AfterValidator(_callback)]
-"""An https URL that the provider is to call; plain http only to this machine."""
+"""An https URL that the provider is to call. Plain http only to this machine."""
 
 
 @dataclass_transform(kw_only_default=False, frozen_default=True, field_specifiers=(Field,))
@@ -147,7 +147,7 @@ class Request(BaseModel, metaclass=_RequestType):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Give the class a signature with plain types, and describe each field in its docstring and in its schema.
 
-        The descriptions stand in the fields or under "Args:" in the docstring; the other place is made from them.
+        The descriptions stand in the fields or under "Args:" in the docstring. The other place is made from them.
         """
         super().__pydantic_init_subclass__(**kwargs)
         missing = {name for name, info in cls.model_fields.items() if info.description is None}
@@ -190,7 +190,7 @@ class Request(BaseModel, metaclass=_RequestType):
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Say of an unknown field which fields there are; pydantic says that it is unknown."""
+        """Say of an unknown field which fields there are. Pydantic says that it is unknown."""
         try:
             return validate(data)
         except ValidationError as error:
@@ -263,7 +263,7 @@ class Request(BaseModel, metaclass=_RequestType):
         return type(self).model_validate(fields)
 
     def describe(self, *, inline: bool = False) -> dict[str, Any]:
-        """The request as JSON values; a stored or printed request looks like this.
+        """The request as JSON values. A stored or printed request looks like this.
 
         Args:
             inline: Keep inline images as data URIs, and all of the callback address. Otherwise an image becomes

@@ -9,7 +9,7 @@ and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``)
 - Statuses are words or integers, and from 8 on the integers have two meanings: version 0.6.5 of the client put
   ``cancelling`` in, and the app's page still shows the old 9 for "completed". A word always wins. How an integer is
   weighed is told at `InferenceSh`.
-- The page reads a ``progress`` in percent from updates; no type of the clients has it. It is passed on where it is.
+- The page reads a ``progress`` in percent from updates. No type of the clients has it. It is passed on where it is.
 - The app takes ``n`` up to 9 and is billed for all, and its source returns one image.
 """
 
@@ -264,7 +264,7 @@ class InferenceSh(Provider):
         """List the newest tasks, and pick those that can be the submission.
 
         The callback address is unique where the client made it, and a task repeats it, so it decides where both have
-        one. Otherwise the app's input decides; an inline image cannot be compared, because its address was made for it.
+        one. Otherwise the app's input decides. An inline image cannot be compared, because its address was made for it.
         """
         if not isinstance(request, ImageO1):
             return []
@@ -301,7 +301,7 @@ class InferenceSh(Provider):
         return [WebhookItem(webhook_job_id(data.get("id")), self._reader.report(data, stage))]
 
 
-_NO_SUCH_VERB = frozenset({404, 405})  # older servers may have no light status; the whole task decides
+_NO_SUCH_VERB = frozenset({404, 405})  # older servers may have no light status. The whole task decides
 _CONFLICT = 409
 _PAGES = 20  # of 50 tasks: what a busy account starts within minutes
 _SKEW = timedelta(seconds=60)  # between the provider's clock and ours

@@ -79,7 +79,7 @@ class TaskReader:
 
     Args:
         errors: Makes the errors.
-        statuses: What the integers mean; None: to be weighed, see `InferenceSh`.
+        statuses: What the integers mean. If None, to be weighed, see `InferenceSh`.
     """
 
     def __init__(self, errors: ErrorMapper, statuses: Sequence[str] | None) -> None:
@@ -116,7 +116,7 @@ class TaskReader:
         return STAGES[table[number]] if number < len(table) else None
 
     def report(self, data: dict[str, Any], stage: Stage | None) -> StatusReport:
-        """What is said of a task at that stage; a completion that names no image is none."""
+        """What is said of a task at that stage. A completion that names no image is none."""
         if stage is None:
             return StatusReport(
                 None, unrecognized=f"the status {self.errors.redact(repr(data.get('status')), 100)}", raw=data
@@ -190,7 +190,7 @@ class TaskStream(Stream):
         if isinstance(fields, list):
             data = {name: value for name, value in data.items() if name in fields}
         elif data:
-            self._task.setdefault("output", None)  # a whole task; one that has no output may leave the field out
+            self._task.setdefault("output", None)  # a whole task. One that has no output may leave the field out
         if "status" in data:
             self._task.pop("status_text", None)  # it named the status before
         self._task.update(data)
@@ -232,7 +232,7 @@ def has_rested(data: Mapping[str, Any], reply: Reply) -> bool:
 
 
 def moment(text: Any) -> datetime | None:
-    """A time as the provider writes it, aware; None if it is none."""
+    """A time as the provider writes it, aware, or None if it is none."""
     try:
         return _aware(datetime.fromisoformat(text))
     except (TypeError, ValueError):
@@ -259,7 +259,7 @@ def _progress(percent: Any) -> float | None:
 
 
 def _cost(events: Any) -> Cost | None:
-    """What was used, in dollars, where the events say so; the documented ones carry quantities only."""
+    """What was used, in dollars, where the events say so. The documented ones carry quantities only."""
     listed = events if isinstance(events, list) else []
     amounts = [event.get("microcents") for event in listed if isinstance(event, dict)]
     known = [amount for amount in amounts if type(amount) is int]

@@ -66,7 +66,7 @@ class LegacyRequest(Request):
         return data
 
     def body(self) -> dict[str, Any]:
-        """The body without what every create has; values of None are left out."""
+        """The body without what every create has. Values of None are left out."""
         raise NotImplementedError
 
     def _check_model(self, model: str, known: Mapping[str, ImageModel]) -> ImageModel | None:
@@ -99,7 +99,7 @@ class OmniImage(LegacyRequest):
     Args:
         prompt: 1 to 2 500 characters. It names the inputs: ``<<<image_1>>>`` is the first of `references`,
             ``<<<element_1>>>`` or ``<<<object_1>>>`` the first of `element_ids` (sources spell it in three ways).
-        references: Images (JPEG, PNG; 10 MB, 300 pixels a side or more). Together with `element_ids` at most 10.
+        references: Images (JPEG, PNG, 10 MB, 300 pixels a side or more). Together with `element_ids` at most 10.
         model: ``kling-v3-omni`` or ``kling-image-o1``. Another name is passed on with a warning, and its limits are
             not checked.
         resolution: ``1k``, ``2k`` or (``kling-v3-omni``) ``4k``.
@@ -181,7 +181,7 @@ class ImageGeneration(LegacyRequest):
 
     Args:
         prompt: 1 to 2 500 characters.
-        reference: An image to start from (JPEG, PNG; 10 MB, 300 pixels a side or more).
+        reference: An image to start from (JPEG, PNG, 10 MB, 300 pixels a side or more).
         negative_prompt: What is not wanted. Only without `reference`.
         model: ``kling-v3`` or ``kling-v2-1``. Another name is passed on with a warning, and its limits are not checked.
         resolution: ``1k`` or ``2k``.
@@ -258,7 +258,7 @@ class MultiImageToImage(LegacyRequest):
     ``subject_image_list`` is unverified.
 
     Args:
-        references: 1 to 4 images of subjects (JPEG, PNG; 10 MB, 300 pixels a side or more).
+        references: 1 to 4 images of subjects (JPEG, PNG, 10 MB, 300 pixels a side or more).
         prompt: Up to 2 500 characters. Whether Kling requires it is unverified.
         scene: An image of the scene.
         style: An image of the style.
@@ -315,7 +315,7 @@ class ExpandImage(LegacyRequest):
     Source: ``kling.ai/document-api``, the page "outpainting".
 
     Args:
-        reference: The image (JPEG, PNG; 10 MB, 300 pixels a side or more).
+        reference: The image (JPEG, PNG, 10 MB, 300 pixels a side or more).
         up: What is added above, as a part of the height, 0 to 2. The new area is at most three times the old one.
         down: What is added below, as a part of the height.
         left: What is added at the left, as a part of the width.
@@ -365,7 +365,7 @@ class VirtualTryOn(LegacyRequest):
     Source: KwaiVGI's and ComfyUI's nodes, and the log of ``kling.ai/document-api``.
 
     Args:
-        person: The image of the person (JPEG, PNG; 10 MB, 300 pixels a side or more).
+        person: The image of the person (JPEG, PNG, 10 MB, 300 pixels a side or more).
         garment: The image of the garment. Whether Kling requires it is unverified.
         model: ``kolors-virtual-try-on-v1-5`` or ``kolors-virtual-try-on-v1``. Another name is passed on.
         watermark: Whether to make a version with a watermark as well.
@@ -412,7 +412,7 @@ class Avatar(LegacyRequest):
     Source: ``kling.ai/document-api``, the page "avatar".
 
     Args:
-        reference: The image of the person (JPEG, PNG; 10 MB, 300 pixels a side or more).
+        reference: The image of the person (JPEG, PNG, 10 MB, 300 pixels a side or more).
         sound: What is spoken: MP3 or WAV, up to 5 MB, 2 to 300 s. In place of `audio_id`.
         audio_id: The id of a sound that Kling made. In place of `sound`.
         prompt: Up to 2 500 characters.
@@ -643,7 +643,7 @@ class Effects(LegacyRequest):
 
     Args:
         scene: The name of the effect, such as ``hug``.
-        references: 1 or 2 images (JPEG, PNG; 10 MB, 300 pixels a side or more), as the effect needs.
+        references: 1 or 2 images (JPEG, PNG, 10 MB, 300 pixels a side or more), as the effect needs.
         watermark: Whether to make a version with a watermark as well.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
             webhook address, if it has one.

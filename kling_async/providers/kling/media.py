@@ -29,7 +29,7 @@ NEW_BYTES = 50 * _MB  # the new generation
 LEGACY_BYTES = 10 * _MB  # /v1
 _SHORTEST_SIDE = 300  # pixels
 _WIDEST = 2.5
-_HEADER_BYTES = 256 * 1024  # of a file; a JPEG's size comes after its metadata
+_HEADER_BYTES = 256 * 1024  # of a file. A JPEG's size comes after its metadata
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FRAMES_OF_JPEG = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _VIDEOS = (".mp4", ".mov")
@@ -64,7 +64,7 @@ def image_size(content: bytes) -> tuple[int, int] | None:
         if kind in _FRAMES_OF_JPEG:
             height, width = struct.unpack(">HH", content[place + 5 : place + 9])
             return width, height
-        # A padding byte stands alone; every other segment here has a length.
+        # A padding byte stands alone. Every other segment here has a length.
         place += 1 if kind == 0xFF else 2 + int.from_bytes(content[place + 2 : place + 4], "big")  # noqa: PLR2004
     return None
 

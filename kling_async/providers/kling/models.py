@@ -138,7 +138,7 @@ def require(
 
 
 def spelled(values: Sequence[Any]) -> str:
-    """Values as text; a run of numbers as ``3 to 15``."""
+    """Values as text, a run of numbers as ``3 to 15``."""
     run = len(values) > 2 and list(values) == list(range(values[0], values[0] + len(values)))  # noqa: PLR2004
     return f"{values[0]} to {values[-1]}" if run else ", ".join(map(str, values))
 

@@ -54,7 +54,7 @@ _MOTION: Mapping[str, Mapping[str, Decimal]] = {
     "kling-3.0": _row("0.126", "0.168"),
     "kling-2.6": _row("0.07", "0.112"),
 }
-_LONGEST_MOTION = {"image": 10, "video": 30}  # s; the length follows from the video, which is not read
+_LONGEST_MOTION = {"image": 10, "video": 30}  # s. The length follows from the video, which is not read
 _AVATAR = {"std": Decimal("0.056"), "pro": Decimal("0.112")}  # USD a second
 _LONGEST_SOUND = 300  # s
 _LIP_SYNC = Decimal("0.07")  # USD for each 5 s begun

@@ -89,7 +89,7 @@ def _variant(request: Any) -> str:
 class Kling(Provider):
     """Kling's own API, https://kling.ai.
 
-    Environment: ``KLING_API_KEY`` (or ``KLINGAI_API_KEY``), ``KLING_BASE_URL``; instead of an API key
+    Environment: ``KLING_API_KEY`` (or ``KLINGAI_API_KEY``), ``KLING_BASE_URL``. Instead of an API key
     ``KLING_ACCESS_KEY`` with ``KLING_SECRET_KEY`` (or ``KLINGAI_ACCESS_KEY`` with ``KLINGAI_SECRET_KEY``).
 
     Args:
@@ -282,7 +282,7 @@ class Kling(Provider):
         return Accepted(identity, self._report(task, None))
 
     def _send(self, call: Call) -> Flow[Reply]:
-        """Send a call; once more with a fresh token where Kling refused the token for its time."""
+        """Send a call, and once more with a fresh token where Kling refused the token for its time."""
         reply = yield call
         if self.uses_tokens and not reply.ok and self._tokens is not None:
             code = self.errors.code(reply)

@@ -6,9 +6,9 @@ from kling_async._errors import ConfigurationError, Remedy
 
 __all__ = ["TokenMaker"]
 
-_LIFETIME = 1800  # s; the value of Kling's own example, and no other is documented as accepted
+_LIFETIME = 1800  # s. The value of Kling's own example, and no other is documented as accepted
 _RENEWED_BEFORE = 300  # s before its end
-_BACKDATED = 5  # s; a server whose clock is a little behind must not find it too new
+_BACKDATED = 5  # s. A server whose clock is a little behind must not find it too new
 _MORE_BACKDATED = 60
 
 

@@ -321,7 +321,7 @@ class ImageToVideo(VideoRequest):
             a warning, and its limits are not checked.
         resolution: ``720p``, ``1080p`` or (``kling-3.0``) ``4k``. ``kling-2.6`` with both frames: 1080p.
         duration: Seconds: 3 to 15 (``kling-2.6`` and ``kling-2.5-turbo``: 5 or 10).
-        audio: ``off`` or ``native``. Same as `TextToVideo`; ``kling-2.6`` with both frames is silent (sources
+        audio: ``off`` or ``native``. Same as `TextToVideo`. ``kling-2.6`` with both frames is silent (sources
             disagree).
         multi_shot: Same as `TextToVideo`.
         elements: Up to 3, ``kling-3.0`` only (unverified).
@@ -433,7 +433,7 @@ class OmniVideo(VideoRequest):
     Args:
         prompt: Up to 3 072 characters (``kling-o1``: 2 500). It names the inputs: ``@image_1`` is the first of
             `references`, unless `reference_names` gives other names.
-        references: Images that the clip refers to. Together with `elements` at most 7; with a video or a
+        references: Images that the clip refers to. Together with `elements` at most 7. With a video or a
             video character at most 4.
         reference_names: A name for each of `references`, in place of ``image_1``, ``image_2`` and so on.
         first_frame: The image that the clip begins with. At most 3 elements go with it.
@@ -444,8 +444,8 @@ class OmniVideo(VideoRequest):
         model: ``kling-3.0-omni`` or ``kling-o1``. Another name is passed on with a warning, and its limits are not
             checked.
         resolution: ``720p``, ``1080p`` or (``kling-3.0-omni``) ``4k``.
-        duration: Seconds: 3 to 15; ``kling-o1`` 3 to 10, and only 5 or 10 from words or one first frame alone
-            (sources disagree; the stricter reading).
+        duration: Seconds: 3 to 15. ``kling-o1`` 3 to 10, and only 5 or 10 from words or one first frame alone
+            (sources disagree, the stricter reading).
         aspect_ratio: ``16:9``, ``9:16`` or ``1:1``. If None, ``16:9``, unless a frame or a video decides it.
         audio: ``off``, ``native`` (``kling-3.0-omni``) or ``original`` (the sound of the video). If None, ``off``.
         multi_shot: Whether ``kling-3.0-omni`` cuts the clip into shots. If None, only where the prompt lists shots, or
@@ -509,7 +509,7 @@ class OmniVideo(VideoRequest):
 
     @classmethod
     def wants_shots(cls, data: Mapping[str, Any]) -> bool:
-        """Same as elsewhere; a feature video allows nothing but shots, and a base video none."""
+        """Same as elsewhere. A feature video allows nothing but shots, and a base video none."""
         if data.get("base_video"):
             return False
         return bool(data.get("feature_video")) or super().wants_shots(data)

@@ -6,17 +6,17 @@ the official ``@pixeldojo/sdk``, and an older API description. Where they disagr
 - The number of images is ``num_outputs`` in the older edition and ``num_images`` in the newer one, and the schemas are
   strict: the wrong name can be refused. We send ``num_outputs``, nothing at all for one image, and
   ``PixelDojo(count_field="num_images")`` sends the other name. Users' JSON may have either.
-- The files of a finished job are in ``output.images``; the SDK reads ``assets[].url``; pages of other models have
+- The files of a finished job are in ``output.images``. The SDK reads ``assets[].url``. Pages of other models have
   ``output.image``, ``output.video`` and ``output.videos``. All are read.
-- An error is ``{"error": {"code", "message", "status"}}`` or text under ``error`` or ``message``; all are read. An
-  empty account is HTTP 402, in the older description 403; the code decides.
+- An error is ``{"error": {"code", "message", "status"}}`` or text under ``error`` or ``message``. All are read. An
+  empty account is HTTP 402, in the older description 403. The code decides.
 - The rate limit is 60 calls a minute (API description) or 10 (a skill document). The page's own example looks every
   2 s, 30 times a minute, so 10 cannot count looks: we assume 60, for all looks of a key together. Who is held to less
-  sets ``Polling(status_calls_per_minute=10)``; a 429 pauses the lane in any case.
+  sets ``Polling(status_calls_per_minute=10)``. A 429 pauses the lane in any case.
 - ``webhook_url`` is in the SDK's README and not on the page. What a delivery says is not documented: a body that holds
   a job object is read like a status answer.
 
-A submission's answer names a ``statusUrl``; it is never followed: looks go to the provider's own address, by the
+A submission's answer names a ``statusUrl``. It is never followed: looks go to the provider's own address, by the
 job's id.
 """
 
@@ -93,7 +93,7 @@ class PixelDojo(Provider):
     Args:
         api_key: Same as `Provider`.
         base_url: Same as `Provider`.
-        count_field: What the API calls the number of images; its pages disagree.
+        count_field: What the API calls the number of images. Its pages disagree.
 
     Raises:
         ConfigurationError: Same as `Provider`.
@@ -109,7 +109,7 @@ class PixelDojo(Provider):
             ImageV3,
             # "Every 2 to 5 seconds": the first look may take its time, 1 job in 500 is done by then.
             Progressive(5, 2),
-            deadline=300.0,  # none is documented; five times "up to a minute"
+            deadline=300.0,  # none is documented. Five times "up to a minute"
             duration_prior=lambda _: _DURATION,
             variant=lambda request: f"resolution={request.resolution} count={request.count}",
             price=lambda request: Price(
@@ -134,7 +134,7 @@ class PixelDojo(Provider):
         self.count_field: CountField = count_field
 
     def submit(self, request: ImageV3, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
-        """One POST; PixelDojo has no id of ours, so an answer that is lost stays lost."""
+        """One POST. PixelDojo has no id of ours, so an answer that is lost stays lost."""
         del attempt_id
         payload: dict[str, Any] = {
             "prompt": request.prompt,
@@ -161,7 +161,7 @@ class PixelDojo(Provider):
         return {ref: self.errors.parse_report(reply, ref, "jobId", self._report)}
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
-        """A job object, bare or under ``job`` or ``data``; deliveries are not signed."""
+        """A job object, bare or under ``job`` or ``data``. Deliveries are not signed."""
         del headers
         data = Reply(200, content=body).json()
         held = (data, data.get("job"), data.get("data")) if isinstance(data, dict) else ()
@@ -204,7 +204,7 @@ def _text(value: Any) -> str | None:
 
 
 def _credits(value: Any) -> Cost | None:
-    """A number of credits; None if it is none."""
+    """A number of credits, or None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     return Cost.parse(str(value), "credits")

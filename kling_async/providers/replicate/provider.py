@@ -46,8 +46,8 @@ from kling_async.providers.replicate.request import (
 __all__ = ["Replicate"]
 
 _LIFETIME = 3600.0  # s from the end until Replicate removes the input, the output and the files of a prediction
-_LONGEST_DATA_URI = 250_000  # characters; 256 kB are documented, and no source tells whether of bytes or of text
-_DEADLINE = 2100.0  # s; a prediction runs for at most 30 minutes, and may wait before
+_LONGEST_DATA_URI = 250_000  # characters. 256 kB are documented, and no source tells whether of bytes or of text
+_DEADLINE = 2100.0  # s. A prediction runs for at most 30 minutes, and may wait before
 _SKEW = timedelta(minutes=2)  # between our clock and Replicate's
 _PAGES = 10  # of 100 predictions each, when a lost submission is searched for
 _DURATION = DurationPrior.from_range(60, 360)
@@ -74,7 +74,7 @@ class ReplicateErrors(ErrorMapper):
     """Reads Replicate's problem documents."""
 
     def read_error(self, data: Any) -> tuple[str | None, str | None] | None:
-        """``title``, ``detail``, ``status`` and ``type``; ``detail`` alone on some answers."""
+        """``title``, ``detail``, ``status`` and ``type``, ``detail`` alone on some answers."""
         if not isinstance(data, dict) or "id" in data:
             return None
         title, detail = data.get("title"), data.get("detail")

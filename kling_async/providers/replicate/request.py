@@ -172,7 +172,7 @@ class V3Video(ReplicateRequest):
         return self
 
     def model_input(self) -> dict[str, Any]:
-        """The input; Replicate takes the shots as JSON inside a string."""
+        """The input. Replicate takes the shots as JSON inside a string."""
         given = super().model_input()
         if self.multi_prompt:
             given["multi_prompt"] = json.dumps([dict(shot) for shot in self.multi_prompt], ensure_ascii=False)

@@ -4,10 +4,10 @@ Wire facts: the provider's pages under ``docs.runblob.io/api-reference`` (``klin
 ``kling/o3-photo-status``, ``kling/o3-video-generate``, ``kling/o3-video-status``, ``kling/o3-video-webhooks``,
 ``authentication``) and its published client examples. Where they disagree:
 
-- The video examples send both ``model: kling_o3 | kling_o3_pro`` and ``mode: std | pro``; the reference page has only
+- The video examples send both ``model: kling_o3 | kling_o3_pro`` and ``mode: std | pro``. The reference page has only
   ``model``. We send ``model`` and accept ``mode`` from users.
-- Errors come in four envelopes; all are read.
-- A failed job's reason stands in the webhook, and only on some pages in the status answer; it is read where it is.
+- Errors come in four envelopes. All are read.
+- A failed job's reason stands in the webhook, and only on some pages in the status answer. It is read where it is.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class RunBlob(Provider):
     error_mapper: ClassVar[type[ErrorMapper]] = RunBlobErrors
 
     def submit(self, request: O3Photo | O3Video, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
-        """One POST; RunBlob has no id of ours, so an answer that is lost stays lost."""
+        """One POST. RunBlob has no id of ours, so an answer that is lost stays lost."""
         del attempt_id
         payload = self._payload(request)
         callback = request.callback_url or callback_url

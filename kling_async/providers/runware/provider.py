@@ -2,17 +2,17 @@
 
 Wire facts: the pages under ``runware.ai/docs`` (``platform/introduction``, ``platform/task-polling``,
 ``platform/errors``, ``platform/webhooks``, ``models/klingai-image-o3``) and the official SDK, ``runware-sdk`` 1.8.0.
-Everything is one POST of an array of tasks to one address; answers are matched by ``taskUUID``, which is ours. Where
+Everything is one POST of an array of tasks to one address. Answers are matched by ``taskUUID``, which is ours. Where
 the sources disagree or are silent:
 
 - The end of a task. The SDK counts: successes and errors together are ``numberResults``. The polling page shows every
-  generation with a status of its own; others have seen an empty ``data`` while a task runs. So the count is kept in the
-  job's id (``6f1c...~4``; one image needs none) and no image is given up while it is not reached; but where something
+  generation with a status of its own. Others have seen an empty ``data`` while a task runs. So the count is kept in the
+  job's id (``6f1c...~4``, one image needs none) and no image is given up while it is not reached, but where something
   failed and nothing is running any more, the job has ended.
 - ``{"data": []}`` is the answer about a running task as well as about an unknown one: it says nothing.
-- An error under ``errors`` is a generation's if it carries ``status`` or is of type ``imageInference``; otherwise its
+- An error under ``errors`` is a generation's if it carries ``status`` or is of type ``imageInference``. Otherwise its
   code tells whether the generation or the question about it failed.
-- Delivery is ``sync`` by default on the wire; we ask for ``async``, as the SDK does. Whether a task sent as ``sync``
+- Delivery is ``sync`` by default on the wire. We ask for ``async``, as the SDK does. Whether a task sent as ``sync``
   can be polled after its answer was lost is not documented.
 """
 
@@ -266,7 +266,7 @@ class Runware(Provider):
 
 
 _PATH = "/v1"
-_SYNC_PATIENCE = 300.0  # s; gateways give up before that, and then the task is found again by its UUID
+_SYNC_PATIENCE = 300.0  # s. Gateways give up before that, and then the task is found again by its UUID
 _ROOM = 64 * 1024**2  # bytes of an answer that names files
 _INLINE_ROOM = 1024**3  # bytes of an answer that is files: 20 images of 4k, as base64
 _SPOILED = frozenset({400, 404, 413, 422})  # statuses with which one task of an array may spoil the whole
@@ -274,7 +274,7 @@ _NOT_THE_TASKS = (Unauthorized, RateLimited, InsufficientCredits, ProviderUnavai
 
 
 def _payload(request: ImageO3, key: str, callback: str | None) -> dict[str, Any]:
-    """The task as it is sent; what is at the wire's own default and has no value is left out."""
+    """The task as it is sent. What is at the wire's own default and has no value is left out."""
     payload: dict[str, Any] = {
         **CONSTANTS,
         "taskUUID": key,

@@ -21,7 +21,7 @@ CONSTANTS = {"taskType": "imageInference", "model": _AIR}
 Resolution: TypeAlias = Literal["1k", "2k", "4k"]
 AspectRatio: TypeAlias = Literal["1:1", "3:2", "2:3", "4:3", "3:4", "16:9", "9:16", "21:9"]
 
-# runware.ai/docs/models/klingai-image-o3: the wide ones; the tall ones are three of them turned.
+# runware.ai/docs/models/klingai-image-o3: the wide ones. The tall ones are three of them turned.
 _WIDE: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "1k": {"1:1": (1024, 1024), "3:2": (1248, 832), "4:3": (1168, 880), "16:9": (1360, 768), "21:9": (1552, 656)},
     "2k": {"1:1": (2048, 2048), "3:2": (2496, 1664), "4:3": (2336, 1760), "16:9": (2720, 1536), "21:9": (3104, 1312)},
@@ -52,7 +52,7 @@ def _secure(value: str) -> str:
 class ImageO3(Request):
     """One to twenty pictures by Kling Image O3.
 
-    The size is given as `width` and `height`, or as `resolution` and `aspect_ratio`; each pair follows from the other.
+    The size is given as `width` and `height`, or as `resolution` and `aspect_ratio`. Each pair follows from the other.
     With neither it is 1024 x 1024 (``1k``, ``1:1``), for Runware documents no default.
 
     A task object of Runware's own JSON validates too. Its ``taskType`` and ``model`` must be this endpoint's, and its
@@ -163,7 +163,7 @@ def _referenced(inputs: object) -> list[Any]:
 
 
 def _bare_image(value: Any) -> Any:
-    """A reference that is bare base64 of an image, as Runware takes it, as the image; any other as it is."""
+    """A reference that is bare base64 of an image, as Runware takes it, as the image, any other as it is."""
     try:
         content = base64.b64decode(value, validate=True)
     except (binascii.Error, TypeError, ValueError):

@@ -114,7 +114,7 @@ class Answer:
 
 
 def entries(data: Any) -> tuple[list[Row], list[Row]]:
-    """The rows and the errors of an answer or a webhook body, whatever it wraps them in; each error flat."""
+    """The rows and the errors of an answer or a webhook body, whatever it wraps them in, each error flat."""
     rows: list[Row]
     stated: list[Row] = []
     if isinstance(data, dict) and not data.keys().isdisjoint({"data", "errors", "error"}):
@@ -138,7 +138,7 @@ def status_report(task: Task, answer: Answer) -> StatusReport:
     """What an answer says of its task.
 
     Raises:
-        ValueError: It cannot be used; says why.
+        ValueError: It cannot be used. Says why.
     """
     made = _artifacts(answer.rows)
     failures = tuple(_failure(row) for row in _distinct(answer.errors))
@@ -166,7 +166,7 @@ def status_report(task: Task, answer: Answer) -> StatusReport:
 
 
 def _ended(task: Task, finished: int, *, failed: bool, running: bool) -> bool:
-    """Whether no more is to come; see the head of ``runware`` for the sources of this rule."""
+    """Whether no more is to come. See the head of ``runware`` for the sources of this rule."""
     if task.count is not None and finished >= task.count:
         return True
     return finished > 0 and not running and (failed or task.count is None)
@@ -254,7 +254,7 @@ def _failure(row: Row) -> Failure:
 
 
 def _progress(running: Sequence[Row], finished: int) -> float | None:
-    """The part done of all images listed; None where no progress is told (``progress`` is 0 to 100, and rare)."""
+    """The part done of all images listed. None where no progress is told (``progress`` is 0 to 100, and rare)."""
     told: list[float] = [row["progress"] for row in running if isinstance(row.get("progress"), int | float)]
     if not told:
         return None
@@ -262,7 +262,7 @@ def _progress(running: Sequence[Row], finished: int) -> float | None:
 
 
 def _cost(rows: Iterable[Row]) -> Cost | None:
-    """What the images made cost together; None where it is not told."""
+    """What the images made cost together. None where it is not told."""
     amounts = []
     for row in _distinct(row for row in rows if _is_made(row)):
         try:

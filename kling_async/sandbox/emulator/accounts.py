@@ -53,7 +53,7 @@ class Account:
         return self.credits
 
     def charge(self, price: Decimal, refunded: float | None) -> None:
-        """Subtract the price of a job; `refunded` is the moment at which it is given back, if it will be."""
+        """Subtract the price of a job. `refunded` is the moment at which it is given back, if it will be."""
         if self.credits is not None:
             self.credits -= price
             if refunded is not None:

@@ -20,7 +20,7 @@ class Clock:
     next attempt) is told in simulated seconds, so that one factor makes all of it faster together.
 
     Args:
-        speed: Simulated seconds per real second; 60 makes a minute pass in a second, 0 stops the clock so
+        speed: Simulated seconds per real second. 60 makes a minute pass in a second, 0 stops the clock so
             that it moves by `advance` alone.
         source: Real seconds, monotonic.
 
@@ -53,11 +53,11 @@ class Clock:
             subscriber()
 
     def real(self, seconds: float) -> float:
-        """How many real seconds a simulated wait takes; infinite while the clock is stopped."""
+        """How many real seconds a simulated wait takes, infinite while the clock is stopped."""
         return seconds / self.speed if self.speed else math.inf
 
     async def until(self, moment: float, woken: asyncio.Event | None = None) -> None:
-        """Wait in the server's loop until a simulated moment or until `woken` is set; jumps count."""
+        """Wait in the server's loop until a simulated moment or until `woken` is set. Jumps count."""
         loop = asyncio.get_running_loop()
         while (left := moment - self.now()) > 0 and not (woken and woken.is_set()):
             stirred = woken or asyncio.Event()

@@ -46,7 +46,7 @@ class Counters:
         return sum(count for (_, kind), count in self.requests.items() if kind == "status")
 
     def as_dict(self) -> dict[str, Any]:
-        """All counters as plain JSON; pairs become `provider/kind`."""
+        """All counters as plain JSON. Pairs become `provider/kind`."""
         return {
             "bought": dict(self.bought),
             "requests": {f"{provider}/{kind}": count for (provider, kind), count in self.requests.items()},

@@ -30,7 +30,7 @@ def check_data_uri(uri: str, formats: Collection[str]) -> None:
         formats: Accepted formats in Pillow's words: `JPEG`, `PNG`, `WEBP`, `GIF`.
 
     Raises:
-        BadImageError: It is not such an image; the message says why.
+        BadImageError: It is not such an image. The message says why.
     """
     head = _DATA_URI.match(uri)
     if head is None:
@@ -49,7 +49,7 @@ def check_data_uri(uri: str, formats: Collection[str]) -> None:
 
 
 def check_url(url: str) -> None:
-    """Check the address of an image that a provider would fetch; hosts under `.invalid` cannot be reached.
+    """Check the address of an image that a provider would fetch. Hosts under `.invalid` cannot be reached.
 
     Raises:
         BadImageError: It is no http or https URL.
@@ -63,7 +63,7 @@ def check_url(url: str) -> None:
 
 
 def _format(data: bytes) -> str | None:
-    """The format by content; None unless the whole image can be read."""
+    """The format by content, or None unless the whole image can be read."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()

@@ -1,7 +1,7 @@
 """What a job is: what was ordered, how long it takes, how it ends, what it yields.
 
 A job's whole life is decided when it is bought, from the seed and from what was ordered, not from the order
-of arrival; asking about it compares that plan with the clock. So ten thousand jobs in flight cost nothing
+of arrival. Asking about it compares that plan with the clock. So ten thousand jobs in flight cost nothing
 until somebody asks.
 """
 
@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture to be drawn; equal descriptions give equal bytes. Several `shots` share it as tiles."""
+    """A picture to be drawn. Equal descriptions give equal bytes. Several `shots` share it as tiles."""
 
     width: int
     height: int
@@ -56,7 +56,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video to be drawn; equal descriptions give equal frames."""
+    """A video to be drawn. Equal descriptions give equal frames."""
 
     width: int
     height: int
@@ -73,7 +73,7 @@ class DurationRange:
         median: Simulated seconds from purchase to end, half of the jobs take less.
         sigma: Standard deviation of the logarithm (lognormal durations).
         pending: Range of the share of that time spent waiting in the queue.
-        limit: Simulated seconds after which the provider itself gives up; None: it never does.
+        limit: Simulated seconds after which the provider itself gives up, or None if it never does.
     """
 
     median: float
@@ -94,8 +94,8 @@ class ScriptedOutcome:
     """How a job shall end, when a test or a prompt decides instead of chance.
 
     Args:
-        fail: Failure code in the provider's words; None: the job succeeds.
-        duration: Simulated seconds from purchase to end; None: drawn from the durations.
+        fail: Failure code in the provider's words, or None if the job succeeds.
+        duration: Simulated seconds from purchase to end. If None, drawn from the durations.
         stuck: The job never ends, past every limit of the provider.
         files: With `fail`: only so many of the job's files fail and the job itself completes.
     """
@@ -113,7 +113,7 @@ class File:
     Args:
         id: Its name on the content delivery network, without extension.
         media: What it shows.
-        ready: Simulated moment from which it can be had; the last file's is the job's end.
+        ready: Simulated moment from which it can be had. The last file's is the job's end.
         failure: Code, when this one file of several failed.
     """
 
@@ -130,7 +130,7 @@ class Order:
     Args:
         account: Who pays.
         endpoint: The provider's endpoint, such as `o3-video`.
-        prompt: The prompt as sent; it may carry a directive (see `directive`).
+        prompt: The prompt as sent. It may carry a directive (see `directive`).
         media: What the result will show, one entry per file.
         durations: How long it takes.
         price: In the provider's unit.
@@ -163,10 +163,10 @@ class Job:
         order: What was bought.
         created: Simulated moment of the purchase.
         began: Simulated moment at which it leaves the queue.
-        ends: Simulated moment of its end; infinite for a stuck job.
-        failure: Code with which it ends; None: it succeeds.
+        ends: Simulated moment of its end. Infinite for a stuck job.
+        failure: Code with which it ends, or None if it succeeds.
         files: Its results (to be had from `File.ready` on).
-        cancelled: Moment at which it was cancelled; None: it was not.
+        cancelled: Moment at which it was cancelled, or None if it was not.
         hidden: How many more times the provider claims not to know it yet.
         edition: Which URLs are valid: expiring the results raises it.
         webhook_first: The webhook is sent before the submit response.

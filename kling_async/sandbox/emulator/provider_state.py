@@ -91,16 +91,16 @@ class ProviderState:
         return [account for (name, _), account in self._accounts.items() if name == provider]
 
     def plan_next(self, outcome: ScriptedOutcome, *, provider: str | None = None, times: int = 1) -> None:
-        """Decide how the next `times` jobs of a provider end, or of any provider if None; first planned, first used."""
+        """Decide how the next `times` jobs of a provider end, or of any provider if None. First planned, first used."""
         self._planned.extend((provider, outcome) for _ in range(times))
 
     def submit(self, order: Order) -> Job:
         """Accept a job: charge the account, plan the job, count it.
 
         Raises:
-            InsufficientCreditsError: The account cannot pay; nothing happened.
-            DuplicateJobError: The chosen id is taken; nothing happened.
-            UnknownDirectiveError: The prompt has a directive that the sandbox does not know; nothing happened.
+            InsufficientCreditsError: The account cannot pay. Nothing happened.
+            DuplicateJobError: The chosen id is taken. Nothing happened.
+            UnknownDirectiveError: The prompt has a directive that the sandbox does not know. Nothing happened.
         """
         directed = directive(order.prompt)
         if order.id is not None and order.id in self.jobs:

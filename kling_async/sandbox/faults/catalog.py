@@ -73,7 +73,7 @@ _KINDS = ("submit", "status", "cancel", "list", "upload", "stream", "download")
 
 
 class FaultOptions(TypedDict, total=False):
-    """The options of `FaultRegistry.add`; see `Rule`."""
+    """The options of `FaultRegistry.add`. See `Rule`."""
 
     provider: str
     kind: str
@@ -103,8 +103,8 @@ class Rule:
         times: Affect at most this many. If None, there is no limit.
         skip: Leave the first ones alone.
         probability: Affect each with this probability, decided by the seed. If None, affect all.
-        seconds: For `rate-limited` and `unavailable`, the wait in the hint; for `drip`, the pause between two bytes;
-            for `delay`, the time before the answer; for `idle-drop`, how long a connection may be idle (all in real
+        seconds: For `rate-limited` and `unavailable`, the wait in the hint. For `drip`, the pause between two bytes.
+            For `delay`, the time before the answer. For `idle-drop`, how long a connection may be idle (all in real
             seconds). For `webhook-late`, the time after the end of the job (simulated).
         hint: The form of the wait: a `Retry-After` header in `seconds` or as a `date`, a field of the JSON `body`,
             `absent`, or `unreadable`.
@@ -185,7 +185,7 @@ def parse(text: str) -> Rule:
     The name, then the kind (if any), then options of `Rule` as `name=value`, separated by colons or commas.
 
     Raises:
-        ValueError: The text is not a fault; the message lists what exists.
+        ValueError: The text is not a fault. The message lists what exists.
     """
     name, *words = text.strip().replace(",", ":").split(":")
     try:

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _FPS = 24
-_SOUND_RATE = 8000  # samples a second; divisible by 5, so that equal parts make a second
+_SOUND_RATE = 8000  # samples a second. Divisible by 5, so that equal parts make a second
 _LOUDNESS = 1500  # of 32767, for each of three notes
-_CANVAS = 512  # px of the longer side up to which shapes are drawn; larger pictures enlarge them, not the text
-_TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side; the largest that fits
+_CANVAS = 512  # px of the longer side up to which shapes are drawn. Larger pictures enlarge them, not the text
+_TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side. The largest that fits
 _TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
 _LEADING = 1.28  # height of a line in font sizes
-_LEGIBLE = 9  # px; smaller text is not worth drawing
+_LEGIBLE = 9  # px. Smaller text is not worth drawing
 _FONT_FOLDERS = [
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -70,7 +70,7 @@ _UNASSIGNED = chr(0x10FFFF)  # a character that no font has: it is drawn as the 
 _INK = (255, 255, 255, 245)
 _PANEL = (8, 10, 18, 118)
 
-#: Encoders in order of preference, with container and options; browsers play all of them.
+#: Encoders in order of preference, with container and options. Browsers play all of them.
 #: Without "mbtree=0" one in ten files of x264 differs from its twins (measured: no other option is at fault).
 _ENCODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("libx264", "mp4", {"preset": "veryfast", "crf": "23", "mbtree": "0"}),
@@ -120,7 +120,7 @@ def draw_clip(clip: Clip, scale: float = 1.0) -> bytes:
 
 
 def _sound_stream(output: OutputContainer, container: str) -> AudioStream:
-    """The sound track; encoders of this kind are part of every build of PyAV."""
+    """The sound track. Encoders of this kind are part of every build of PyAV."""
     codec = "aac" if container == "mp4" else "libopus"
     return cast("AudioStream", output.add_stream(codec, rate=_SOUND_RATE, layout="mono"))
 
@@ -247,7 +247,7 @@ def _installed_fonts() -> tuple[str, ...]:
 
 
 def _wrapped(text: str, font: _Font, room: int, most: int) -> list[str]:
-    """The text in lines no wider than `room`, broken inside words if need be; it ends soon after `most`."""
+    """The text in lines no wider than `room`, broken inside words if need be. It ends soon after `most`."""
     lines = [""]
     for word in text.split():
         if len(lines) > most:

@@ -22,7 +22,7 @@ class Renderer:
     """A bounded cache in front of the drawing.
 
     Args:
-        scale: Size of results relative to what was asked; None: pictures whole, video at half width and
+        scale: Size of results relative to what was asked. If None, pictures whole, video at half width and
             height.
         counters: Where drawings are counted.
     """
@@ -42,7 +42,7 @@ class Renderer:
         return clip_extension()
 
     async def draw(self, media: Picture | Clip) -> bytes:
-        """The file that shows `media`; who asks for the same at the same time waits for the same drawing."""
+        """The file that shows `media`. Who asks for the same at the same time waits for the same drawing."""
         if media in self._kept:
             self._kept.move_to_end(media)
             return self._kept[media]
@@ -57,7 +57,7 @@ class Renderer:
         return await asyncio.shield(drawing)
 
     def close(self) -> None:
-        """End the threads, after what they are drawing; the next file starts new ones."""
+        """End the threads, after what they are drawing. The next file starts new ones."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self._threads = None

@@ -17,7 +17,7 @@ _RIDGES = (3, 7)  # at least and at most
 _RUGGED = (0.4, 1.6)  # height of the ridges, from plains to peaks
 _DAYLIGHT = (0.16, 0.75)  # brightness of the upper sky, from night to day
 _LIGHTS = 14
-_NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves; the farthest moves a tenth of it
+_NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves. The farthest moves a tenth of it
 _SMOOTH = 2  # ridges are drawn so many times larger, then reduced: edges without steps
 
 

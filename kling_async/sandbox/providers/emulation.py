@@ -29,10 +29,10 @@ class Operation:
 
     Args:
         kind: What it is, for counters and faults: `submit` (buys), `status` (polls), `cancel`, `list`,
-            `upload`, `stream`; or a function that tells from the body, where one address serves several
+            `upload`, `stream`, or a function that tells from the body, where one address serves several
             verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.
-        path: Starlette path pattern below the emulation's base URL, such as `/jobs/{job_id}`; may be empty.
+        path: Starlette path pattern below the emulation's base URL, such as `/jobs/{job_id}`. May be empty.
         outside_base: The path is not below the `base_path`, but below the part of it that comes before the version.
         endpoint: What answers. The body is already read: `await request.body()` costs nothing.
     """
@@ -77,8 +77,8 @@ class Emulation:
         error_body: The provider's own JSON for an error: of this status (404, 429, 500, 503 ...), for a
             request to this path, and, where the wait is told in the body, with these seconds.
         client: Makes the library's provider object from a key and a base URL (imported when called).
-        webhook: How it calls back; None: it never does.
-        options: How it speaks where the provider's versions differ; an object that tests may change. None: nothing to
+        webhook: How it calls back, or None if it never does.
+        options: How it speaks where the provider's versions differ. An object that tests may change. None: nothing to
             choose.
         base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
         rate_limit: Status calls a minute that the provider documents. If None, it documents no limit.

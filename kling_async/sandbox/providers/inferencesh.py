@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from kling_async.providers._base.provider import Provider
     from kling_async.sandbox.emulator.provider_state import ProviderState
 
-_PRICE = Decimal("0.028")  # USD an image; n are charged, one is made
+_PRICE = Decimal("0.028")  # USD an image. N are charged, one is made
 _HEARTBEAT = 10.0  # s
-_PIXELS = {"1k": 1024, "2k": 2048}  # side of a square; other ratios keep the area
+_PIXELS = {"1k": 1024, "2k": 2048}  # side of a square. Other ratios keep the area
 _PAGE = 50  # tasks
 
 _COMMON = ("unknown", "received", "queued", "dispatched", "preparing", "serving", "setting_up", "running")
@@ -70,7 +70,7 @@ class Options:
         progress: Whether tasks tell their progress in percent.
         snapshot: Whether a stream begins with the whole task.
         deaf: Whether a stream carries nothing but heartbeats.
-        lines: A stream closes after so many lines, wherever the task stands; None: at the task's end.
+        lines: A stream closes after so many lines, wherever the task stands. If None, at the task's end.
         reset: A stream that closes early does so by a reset of the connection, not in good order.
     """
 
@@ -490,7 +490,7 @@ def _read(model: type[Any], body: bytes) -> Any:
 
 
 def _timeline(job: Job) -> list[tuple[float, str]]:
-    """When the task is in which status, as far as it can be planned; a cancellation cuts the plan off."""
+    """When the task is in which status, as far as it can be planned. A cancellation cuts the plan off."""
     waits, works = job.began - job.created, job.ends - job.began
     plan = [(job.created + share * waits, name) for share, name in _WAITING]
     if math.isfinite(works):

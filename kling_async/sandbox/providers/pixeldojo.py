@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MODEL = "kling-image"
 _PRICE = Decimal(1)  # credits for one image
 _ENDLESS = Decimal(1_000_000)  # credits that an account without a limit shows
-_SIDE = {"1K": 1024, "2K": 2048}  # pixels of a square; other ratios keep the area
+_SIDE = {"1K": 1024, "2K": 2048}  # pixels of a square. Other ratios keep the area
 _PREFIX = "job_"
 
 _CODES = {
@@ -270,7 +270,7 @@ def _size(resolution: str, ratio: str) -> tuple[int, int]:
 
 
 def _callable(url: str) -> bool:
-    """HTTPS only; plain http is let through to this machine, where tests listen."""
+    """HTTPS only. Plain http is let through to this machine, where tests listen."""
     parts = urlsplit(url)
     on_this_machine = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
     return bool(parts.hostname) and (parts.scheme == "https" or on_this_machine)
@@ -281,7 +281,7 @@ def _public_id(job: Job) -> str:
 
 
 def _own_id(public: str) -> str:
-    """The state's id of a job behind PixelDojo's; the empty string, which no job has, where there is none."""
+    """The state's id of a job behind PixelDojo's, or the empty string, which no job has, where there is none."""
     try:
         return str(uuid.UUID(hex=public.removeprefix(_PREFIX))) if public.startswith(_PREFIX) else ""
     except ValueError:

@@ -2,7 +2,7 @@
 
 Where its pages disagree, each endpoint answers as its own page says: the photo page has `{"success": false, "message":
 CODE}`, the video page `{"detail": CODE}`. The example clients of both pages read `detail`, so it stands in every error.
-It is always a text; the list that FastAPI makes of a malformed body stands in `errors`. A wrong key is answered as on
+It is always a text. The list that FastAPI makes of a malformed body stands in `errors`. A wrong key is answered as on
 the authentication page, a missing one on the video endpoints as on the video page. The pages for polling give no reason
 for a failure, a related page gives `message`: here the video answers have it and the photo answers do not.
 """
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from kling_async.providers._base.provider import Provider
     from kling_async.sandbox.emulator.provider_state import ProviderState
 
-_BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
-_GIVES_UP = 900.0  # s; "15 min (server auto-fails too, credits refunded)"
+_BODY_ON_THE_LOOP = 64 * 1024  # bytes. Larger bodies hold images and are checked in a worker thread
+_GIVES_UP = 900.0  # s. "15 min (server auto-fails too, credits refunded)"
 
 # "pending 10-30 s, then 1-3 min": 70-210 s are two standard deviations to either side.
 _PHOTO_DURATION = DurationRange(median=121, sigma=0.275, limit=_GIVES_UP)
 _PRO = 1.4  # "pro +30-50 %" of time
 _PRO_PRICE = 2  # "about 2x price"
 _PHOTO_PRICE = Decimal("0.0500")
-_VIDEO_PRICE = Decimal("0.1500")  # for 5 s; longer clips in proportion
+_VIDEO_PRICE = Decimal("0.1500")  # for 5 s. Longer clips in proportion
 
-_PIXELS = {"1k": 1024, "2k": 2048, "4k": 4096}  # side of a square; other ratios keep the area
+_PIXELS = {"1k": 1024, "2k": 2048, "4k": 4096}  # side of a square. Other ratios keep the area
 _SHORT_SIDE = {"kling_o3": 720, "kling_o3_pro": 1080}
 _MODES = {"std": "kling_o3", "pro": "kling_o3_pro"}
 _FORMATS = {"photo": {"JPEG", "PNG", "WEBP"}, "video": {"JPEG", "PNG", "WEBP", "GIF"}}
@@ -297,7 +297,7 @@ def _images_problem(sent: _Photo | _Video, page: str) -> str | None:
 
 
 def _callable(url: str) -> bool:
-    """HTTPS only, as documented; plain http is let through to this machine, where tests listen."""
+    """HTTPS only, as documented. Plain http is let through to this machine, where tests listen."""
     parts = urlsplit(url)
     on_this_machine = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
     return bool(parts.hostname) and (parts.scheme == "https" or on_this_machine)
@@ -322,7 +322,7 @@ def _video_size(sent: _Video) -> tuple[int, int]:
 
 
 def _ratio(text: str) -> tuple[int, int]:
-    if text == "auto":  # "auto" follows the references; what they show is not modelled
+    if text == "auto":  # "auto" follows the references. What they show is not modelled
         return 1, 1
     across, down = map(int, text.split(":"))
     return across, down

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from kling_async.providers._base.provider import Provider
     from kling_async.sandbox.emulator.provider_state import ProviderState
 
-_BODY_ON_THE_LOOP = 64 * 1024  # bytes; larger bodies hold images and are checked in a worker thread
+_BODY_ON_THE_LOOP = 64 * 1024  # bytes. Larger bodies hold images and are checked in a worker thread
 _GATEWAY = 100.0  # simulated s that a gateway waits for a sync answer
 _AIR = "klingai:kling-image@o3"
 _DOCS = "https://runware.ai/docs/models/klingai-image-o3"
 
-# docs: models/klingai-image-o3; written out here once more, so that a slip in the client's table shows.
+# docs: models/klingai-image-o3. Written out here once more, so that a slip in the client's table shows.
 _SIZES: Mapping[str, str] = {
     "1K": "1024x1024 1248x832 832x1248 1168x880 880x1168 1360x768 768x1360 1552x656",
     "2K": "2048x2048 2496x1664 1664x2496 2336x1760 1760x2336 2720x1536 1536x2720 3104x1312",
@@ -197,7 +197,7 @@ class _Address:
     async def _perform(
         self, account: Account, task: dict[str, Any], outcome: _Outcome, late: list[Job], *, large: bool
     ) -> None:
-        """Carry out one task; a job whose results are awaited is added to `late`."""
+        """Carry out one task. A job whose results are awaited is added to `late`."""
         kind = task["taskType"]
         if kind == "getResponse":
             outcome.looked = True
@@ -292,7 +292,7 @@ class _Address:
             raise _RefusedError(400, "invalidPositivePrompt", str(error), parameter="positivePrompt") from error
 
     async def _results(self, job: Job, outcome: _Outcome, *, final: bool) -> None:
-        """Add what there is of a job's images so far; a `final` answer has no status words."""
+        """Add what there is of a job's images so far. A `final` answer has no status words."""
         now = self.state.clock.now()
         for file in job.files:
             if file.ready > now:
@@ -306,7 +306,7 @@ class _Address:
                 outcome.data.append(row if final else {**row, "status": "success"})
 
     def image(self, job: Job, file: File) -> dict[str, Any]:
-        """The row about a finished image; without the image itself."""
+        """The row about a finished image, without the image itself."""
         params = job.order.params
         row = {**_task(job), "imageUUID": str(uuid.UUID(hex=file.id.ljust(32, "0"), version=4))}
         if params["output"] == "URL":
@@ -391,7 +391,7 @@ def _read(body: bytes) -> list[dict[str, Any]]:
 
 
 def _is_callable(url: str) -> bool:
-    """HTTPS only; plain http is let through to this machine, where tests listen."""
+    """HTTPS only. Plain http is let through to this machine, where tests listen."""
     parts = urlsplit(url)
     on_this_machine = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "localhost", "::1"}
     return bool(parts.hostname) and (parts.scheme == "https" or on_this_machine)
@@ -409,7 +409,7 @@ def _checked(kind: type[T], task: dict[str, Any]) -> T:
     """The task, if its fields are what the pages say.
 
     Raises:
-        _RefusedError: One is not; it names the first.
+        _RefusedError: One is not. It names the first.
     """
     try:
         return kind.model_validate(task)

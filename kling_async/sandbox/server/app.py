@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kling_async.sandbox.emulator.provider_state import ProviderState
 
-_KEEP_ALIVE = 75.0  # s; what load balancers commonly grant an idle connection
+_KEEP_ALIVE = 75.0  # s. What load balancers commonly grant an idle connection
 
 
 class App:

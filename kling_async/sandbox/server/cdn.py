@@ -21,7 +21,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 def found(state: ProviderState, name: str) -> tuple[Job, File, int] | None:
-    """The job, the file and the edition of the address that a file name stands for; None: none ever."""
+    """The job, the file and the edition of the address that a file name stands for, or None if none ever."""
     match = _NAME.fullmatch(name)
     known = state.file(match[1]) if match else None
     return (*known, int(match[2])) if match and known else None
@@ -46,7 +46,7 @@ async def download(state: ProviderState, request: Request) -> Response:
 
 
 def _ranged(data: bytes, wanted: str, headers: dict[str, str], kind: str) -> Response:
-    """The range asked for; the whole, as RFC 9110 allows, where it is malformed or several."""
+    """The range asked for. The whole, as RFC 9110 allows, where it is malformed or several."""
     match = _RANGE.fullmatch(wanted)
     backwards = match and match[1] and match[2] and int(match[2]) < int(match[1])
     if match is None or backwards or not (match[1] or match[2]):

@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 _JITTER = 0.05  # real seconds by which the arrival of paced status calls may vary
-_START_TIMEOUT = 30.0  # real seconds; a thread that has not begun to serve by then never will
+_START_TIMEOUT = 30.0  # real seconds. A thread that has not begun to serve by then never will
 
 
 class Sandbox:
     """All providers on one loopback address.
 
-    Use it as `async with` (asyncio or trio) or `with`; it serves from a thread of its own with its own event
+    Use it as `async with` (asyncio or trio) or `with`. It serves from a thread of its own with its own event
     loop.
 
     Args:
-        speed: Simulated seconds per real second: 60 makes a minute pass in a second; 0 stops the clock, which
+        speed: Simulated seconds per real second: 60 makes a minute pass in a second. 0 stops the clock, which
             then moves by `sandbox.state.clock.advance(seconds)` alone.
         seed: Decides API keys, ids, durations and pictures: equal seeds and orders give equal jobs. If None, the API
             keys are random, and everything else is the same as with 0.
-        port: TCP port on 127.0.0.1; 0: any free one.
-        scale: Size of results relative to what was asked; None: pictures whole, video at half width and
+        port: TCP port on 127.0.0.1. 0: any free one.
+        scale: Size of results relative to what was asked. If None, pictures whole, video at half width and
             height, which is quick to make. `scale=1.0` makes both whole.
         rate_limit: Status calls allowed in any 60 simulated seconds, per key: a number for every provider, a mapping by
             provider, or what each provider documents (RunBlob: 60). If None, there is no limit.
-        credits: What each account can spend, in its provider's unit; a number or a mapping by provider.
+        credits: What each account can spend, in its provider's unit. A number or a mapping by provider.
             None: no end.
         lifetime: Simulated seconds that a result can be downloaded for (RunBlob documents 24 h). None: for
             ever.
@@ -107,7 +107,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Where it serves, such as `http://127.0.0.1:8080`; known once it has started."""
+        """Where it serves, such as `http://127.0.0.1:8080`, known once it has started."""
         return f"http://{_HOST}:{self._port}"
 
     @property
@@ -134,7 +134,7 @@ class Sandbox:
         return self._app.sender.wait_for(count, timeout)
 
     def base_url(self, provider: str) -> str:
-        """The base URL that replaces a provider's real one; it carries a path.
+        """The base URL that replaces a provider's real one. It carries a path.
 
         Raises:
             KeyError: No such provider.
@@ -150,7 +150,7 @@ class Sandbox:
         return self._emulations[provider].api_key
 
     def options(self, provider: str) -> Any:
-        """How a provider speaks where its versions differ; change it at any time. None: nothing to choose.
+        """How a provider speaks where its versions differ. Change it at any time. None: nothing to choose.
 
         Raises:
             KeyError: No such provider.
@@ -200,17 +200,17 @@ class Sandbox:
         """Decide how the next jobs end.
 
         Args:
-            provider: Whose jobs; None: any provider's.
-            fail: Failure code in the provider's words; None: they succeed.
-            duration: Simulated seconds from purchase to end; None: as documented by the provider.
+            provider: Whose jobs. If None, any provider's.
+            fail: Failure code in the provider's words, or None if they succeed.
+            duration: Simulated seconds from purchase to end. None: as documented by the provider.
             stuck: They never end.
             files: With `fail`: only so many files of each job fail, and the job itself completes.
-            times: How many jobs; several scripts are used in the order of the calls.
+            times: How many jobs. Several scripts are used in the order of the calls.
         """
         self.state.plan_next(ScriptedOutcome(fail, duration, stuck, files), provider=provider, times=times)
 
     def describe(self) -> dict[str, Any]:
-        """Address and credentials as plain JSON, for another process; the keys open only this sandbox."""
+        """Address and credentials as plain JSON, for another process. The keys open only this sandbox."""
         providers = {
             name: {"base_url": self.base_url(name), "api_key": self.api_key(name)} for name in self._emulations
         }
@@ -222,7 +222,7 @@ class Sandbox:
             self._thread.join()
 
     def start(self) -> None:
-        """Bind, serve, and return once requests are answered; `stop` ends it. `with` does both.
+        """Bind, serve, and return once requests are answered. `stop` ends it. `with` does both.
 
         Raises:
             OSError: The port is in use.
@@ -242,7 +242,7 @@ class Sandbox:
             raise RuntimeError(f"the sandbox on {self.url} did not start within {_START_TIMEOUT:.0f} s")
 
     def stop(self) -> None:
-        """Close every connection and end the thread; harmless when it is not running."""
+        """Close every connection and end the thread. Harmless when it is not running."""
         if self._server is not None and self._thread is not None:
             self._server.stop()
             self._thread.join()
