@@ -356,7 +356,7 @@ class Client:
             The job.
 
         Raises:
-            KeyConflict: The ledger says that it is another job, or that the job is another submission's.
+            KeyConflict: The ledger has it as another job, or that the job is another submission's.
             ConfigurationError: There is no such submission, or it cannot be that job.
         """
         with self._call():

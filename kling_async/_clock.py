@@ -1,8 +1,8 @@
 """One time for everything: POSIX seconds that advance with the event loop.
 
-Deadlines and looks need a clock that never jumps. A ledger, another process and another event loop need one that means
+Deadlines and polls need a clock that never jumps. A ledger, another process and another event loop need one that means
 the same everywhere. So each event loop's clock is anchored to the wall clock once, when it is first asked, and never
-before what an earlier loop was told: a wall clock that is set back between two would let jobs wait for the difference.
+before what an earlier loop returned: a wall clock that is set back between two would let jobs wait for the difference.
 A virtual loop clock (in tests and simulations) moves this one along.
 """
 

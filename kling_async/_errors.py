@@ -15,7 +15,7 @@
     ├── SubmissionUnknown           the answer to a paid POST was lost; not sent again
     ├── KeyConflict                 the same key was used with another request
     ├── LedgerFailed                the ledger cannot be read or written; nothing was sent
-    ├── GenerationFailed            the provider says that the job failed
+    ├── GenerationFailed            the provider reports that the job failed
     ├── GenerationCancelled         the job was cancelled
     ├── GenerationTimeout           the job's deadline passed; it may still be running
     ├── NotOffered                  no provider of the client makes exactly this; carries ``reasons``
@@ -209,7 +209,7 @@ class KlingError(Exception):
     """Base of all errors of this library.
 
     Args:
-        message: What happened. It says nothing of what to do next.
+        message: What happened. It does not contain what to do next.
         provider: Name of the provider, such as ``"runblob"``.
         ref: Text of the job's ``JobRef``, where there is a job.
         http_status: Status code of the provider's answer, where there was one.
@@ -293,7 +293,7 @@ class JobNotFound(KlingError):
 
 
 class RateLimited(KlingError):
-    """The provider says that too many calls were made.
+    """The provider reports that too many calls were made.
 
     Args:
         message: What happened.
@@ -373,7 +373,7 @@ class _JobError(KlingError):
 
 
 class GenerationFailed(_JobError):
-    """The provider says that the job failed.
+    """The provider reports that the job failed.
 
     Attributes:
         job: The job. If None, the error was pickled, and `ref` names the job.

@@ -44,7 +44,7 @@ class Call:
             answer was lost may be sent again.
         json: The answer is JSON. An answer with success status that is not JSON is unreadable.
         slot: For PAID calls of a provider that bounds running jobs: what it counts them by.
-        timeout: Seconds from start to the last byte of the answer. If None, the lane's own limit.
+        timeout: Seconds from start to the last byte of the answer. If None, the transport's own limit.
         max_bytes: The largest decoded body that is accepted.
     """
 
@@ -111,7 +111,7 @@ class Reply:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()[:80]
 
     def excerpt(self) -> str:
-        """What an answer that is not in the provider's words looks like: its type, who sent it, and how it begins.
+        """Description of an answer that is not in the provider's words: type, sender, and how it begins.
 
         It may contain a secret, so it must be redacted before it is shown.
         """

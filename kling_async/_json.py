@@ -1,7 +1,7 @@
 """Reading JSON that comes from outside: answers, webhooks, lines of a stream, stored records. Pure.
 
 A paid call that was answered must not count as lost because of a stray byte in the answer. So what strict JSON refuses
-is read a second time with more tolerance, and whatever is returned can be encoded, stored and printed.
+is read a second time with more tolerance, and every value returned can be encoded, stored and printed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file formats that images and videos come in, told by their first bytes. Pure."""
+"""The file formats that images and videos come in, recognised by their first bytes. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 __all__ = ["HEAD_BYTES", "MediaType", "media_type"]
 
 HEAD_BYTES = 512
-"""How much of a file's beginning tells its format."""
+"""How many bytes at a file's beginning determine its format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ _TYPES = (
     _type("gif", "image/gif", ".gif", rb"GIF8[79]a"),
     _type("webp", "image/webp", ".webp", rb"RIFF....WEBP"),
     _type("avif", "image/avif", ".avif", rb"....ftypavi[fs]"),
-    # A phone's pictures. The general brands of the container (mif1, msf1) are AVIF as well if they name it.
+    # Photos of phones. The general brands of the container (mif1, msf1) are AVIF as well if they name it.
     _type("avif", "image/avif", ".avif", rb"....ftypm(?:if|sf)1.{4}(?:.{4}){0,8}?avi[fs]"),
     _type("heic", "image/heic", ".heic", rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
     _type("tiff", "image/tiff", ".tiff", rb"II[*+]\x00|MM\x00[*+]"),

@@ -1,4 +1,4 @@
-"""What a job is made of: its address, its status words, what was said about it, and what came out of it."""
+"""What a job is made of: its reference, its statuses, reports and events, and its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Source = Literal["submit", "poll", "stream", "webhook", "ledger"]
 """Where an event was learned from."""
 
 Progress = Callable[[int, int | None], None]
-"""Called while a file is saved, with the bytes so far and the bytes in all (None: not told)."""
+"""Called while a file is saved, with the bytes so far and the bytes in all (None if unknown)."""
 
 
 class Status(enum.StrEnum):
@@ -52,7 +52,7 @@ _RUNNING = frozenset({Status.PENDING, Status.PROCESSING})
 
 
 class JobRef(str):
-    """Address of a job as plain text, ``provider/endpoint/id``. It outlives the process.
+    """Reference of a job as plain text, ``provider/endpoint/id``. It stays valid after the process has ended.
 
     It is that text: it may be compared with it, put into JSON, a database or a log.
 
@@ -68,7 +68,7 @@ class JobRef(str):
     __slots__ = ()
     __match_args__ = ("provider", "endpoint", "id")
 
-    def __new__(cls, provider: str, endpoint: str, id: str) -> Self:  # noqa: A002  # its name wherever it is told
+    def __new__(cls, provider: str, endpoint: str, id: str) -> Self:  # noqa: A002  # the provider's own word for it
         # The id goes into URLs and file names, so anything that could change their meaning is refused here.
         # An id that is no text (a provider's null, say) would spell one.
         text = f"{provider}/{endpoint}/{id}"
@@ -115,7 +115,7 @@ class JobRef(str):
         """The reference that `text` spells.
 
         Raises:
-            ValueError: It does not look like ``provider/endpoint/id``.
+            ValueError: It does not have the form ``provider/endpoint/id``.
         """
         parts = text.strip().split("/")
         if len(parts) != 3:  # noqa: PLR2004  # provider, endpoint, id
@@ -127,7 +127,7 @@ class JobRef(str):
         """`ref` itself, or the reference that it spells.
 
         Raises:
-            ValueError: It does not look like ``provider/endpoint/id``.
+            ValueError: It does not have the form ``provider/endpoint/id``.
             TypeError: It is neither text nor a reference.
         """
         if isinstance(ref, JobRef):
@@ -193,7 +193,7 @@ class Failure:
 
 
 class Saver(Protocol):
-    """How an artifact reaches the disk. The job that made the artifact supplies it."""
+    """Downloads an artifact and writes it to disk. The job of the artifact provides it."""
 
     async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
         """Save to the file `target`, or into `target` as a directory (made if need be) under a name of its own."""
@@ -228,7 +228,7 @@ class Artifact(_Savable):
         url: Where the file is, until it expires, or None when the provider sent the file itself.
         data: The file itself, where the provider sent it inline.
         id: The provider's id of the file, if it has one.
-        seed: The seed it was made from, if told.
+        seed: The seed it was made from, if reported.
         expires: When the URL is documented to stop working, or None if not documented.
         flagged: Whether the provider's safety check marked it, or None if not checked.
         index: Its position among the job's files, from 0.
@@ -277,7 +277,7 @@ class Artifact(_Savable):
             The path of the file.
 
         Raises:
-            DownloadFailed: It could not be had or written. The job is kept, and saving may be tried again.
+            DownloadFailed: It could not be downloaded or written. The job is kept, and saving may be tried again.
             RuntimeError: It was pickled, or belongs to an event.
         """
         return await self._ready().save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
@@ -323,15 +323,15 @@ class Artifact(_Savable):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Outcome of a completed job. It may be hashed, and pickled; as of `Artifact`, what was pickled cannot `save`.
+    """Outcome of a completed job. It can be hashed and pickled. Same as an `Artifact`, a pickled one cannot `save`.
 
     Attributes:
         ref: The job's address.
         artifacts: The files it made.
-        cost: What it cost, where the provider tells.
+        cost: What it cost, if the provider reports it.
         failures: Files that were asked for and not made (a partial success), empty otherwise.
         raw: The provider's last answer about the job, decoded, without the key and callback addresses.
-        balance: What the account had left when that was last told. None where the provider does not tell.
+        balance: What the account last had left, or None if the provider does not report it.
     """
 
     ref: JobRef
@@ -343,7 +343,7 @@ class Result:
 
     @property
     def urls(self) -> list[str]:
-        """The addresses of the files. They expire, typically after a day."""
+        """The URLs of the files. They expire, typically after a day."""
         return [artifact.url for artifact in self.artifacts if artifact.url is not None]
 
     async def save(self, directory: str | Path, *, progress: Progress | None = None) -> list[Path]:
@@ -357,27 +357,27 @@ class Result:
             The paths, in the order of `artifacts`.
 
         Raises:
-            DownloadFailed: One could not be had or written. The job is kept, and saving may be tried again.
+            DownloadFailed: One could not be downloaded or written. The job is kept, and saving may be tried again.
         """
         return [await artifact.save(f"{Path(directory)}/", progress=progress) for artifact in self.artifacts]
 
 
 @dataclass(frozen=True, slots=True)
 class StatusReport:
-    """What a provider said about a job once. It may repeat, be late, or contradict what is known.
+    """What a provider reported about a job once. It may repeat, be late, or contradict what is known.
 
     Attributes:
-        status: None: it said nothing that we understand about the status.
+        status: The status. None if the report has none that we understand.
         step: Order of the provider's own stages within a status. Higher is later.
-        progress: Part done, 0.0 to 1.0, where told.
+        progress: Part done, 0.0 to 1.0, if reported.
         message: The provider's words on the stage or the end.
         artifacts: The files named.
         failures: Why the job, or some files of it, failed.
         cost: What it costs.
         lifetime: Seconds for which the files' URLs are documented to work.
-        oddity: What in the answer was not understood, such as an unknown status word. It is logged.
+        unrecognized: What in the answer was not understood, such as an unknown status word. It is logged.
         raw: The decoded answer.
-        balance: What the account has left, where told.
+        balance: What the account has left, if reported.
     """
 
     status: Status | None
@@ -408,13 +408,13 @@ class Event:
         at: When we learned of it (aware, UTC).
         elapsed: Seconds since the job was submitted (since it was attached, where that is not known).
         source: Where we learned it from.
-        progress: Part done, 0.0 to 1.0, where the provider tells.
+        progress: Part done, 0.0 to 1.0, if the provider reports it.
         message: The provider's words, if any.
         artifacts: The files made so far.
         failures: Why the job, or some files of it, failed.
-        cost: What it costs, where told.
+        cost: What it costs, if reported.
         raw: The provider's answer that ended the job, decoded, without the key and callback addresses, None before.
-        balance: What the account had left when that was last told. None where the provider does not tell.
+        balance: What the account last had left, or None if the provider does not report it.
     """
 
     seq: int

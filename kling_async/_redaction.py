@@ -1,6 +1,6 @@
 """What may be stored and shown of texts from outside: no key, no token. Pure.
 
-The texts are foreign, so every pattern here takes time in proportion to the length of the text, whatever it contains.
+The texts are foreign, so every pattern here takes time in proportion to the length of the text, with any content.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def redact_urls(text: str) -> str:
 
 
 def redact_tokens(text: str) -> str:
-    """Prose as it may be shown: without the tokens of callback addresses, in whatever way they are written there."""
+    """Prose as it may be shown: without the tokens of callback addresses, in every way of writing them."""
     return _BARE.sub("[a token]", _without_callbacks(text))
 
 

@@ -13,7 +13,7 @@ __all__ = ["Meaning", "meaning_of"]
 
 
 class Meaning(enum.Enum):
-    """What a complete answer says about its call."""
+    """What a complete answer means for its call."""
 
     SERVED = enum.auto()
     """The call was served (2xx)."""
@@ -23,7 +23,7 @@ class Meaning(enum.Enum):
     """The call belongs to another address. A paid call has bought nothing. It is not sent there: the key would go
     with it."""
     THROTTLED = enum.auto()
-    """The provider says "not now". A paid call has bought nothing, and may be sent again later."""
+    """The provider answers "not now". A paid call has bought nothing, and may be sent again later."""
     UNCLEAR = enum.auto()
     """The call may have been served or not. A paid call may have bought something."""
 
@@ -31,7 +31,7 @@ class Meaning(enum.Enum):
 _UNCLEAR = frozenset(
     {
         HTTPStatus.SEE_OTHER,  # "the result is over there": the call was served
-        HTTPStatus.REQUEST_TIMEOUT,  # part of the request arrived, and who stopped waiting is not said
+        HTTPStatus.REQUEST_TIMEOUT,  # part of the request arrived, and the answer does not show who stopped waiting
         HTTPStatus.TOO_EARLY,
         499,  # a gateway: the client hung up, while the request was being served
     }
@@ -41,9 +41,9 @@ _UNCLEAR = frozenset(
 def meaning_of(status: int, *, stated: bool) -> Meaning:
     """Decide what a status code means.
 
-    A complete 4xx answer is a refusal by its status, whatever its body: a gateway that answers 401 with a page of its
-    own has not passed the call on either. A 5xx says nothing about how far the call came, unless the provider itself
-    says that it cannot serve now.
+    A complete 4xx answer is a refusal by its status, with any body: a gateway that answers 401 with a page of its
+    own has not passed the call on either. A 5xx does not show how far the call came, unless the provider itself
+    reports that it cannot serve now.
 
     Args:
         status: The status code.

@@ -196,5 +196,5 @@ def _scheme_and_host(url: str) -> tuple[str, str]:
 
 
 def is_url(reference: object) -> bool:
-    """Whether the reference has the form of an http(s) URL, whatever the case of its scheme."""
+    """Whether the reference has the form of an http(s) URL, with a scheme in any case."""
     return isinstance(reference, str) and reference[:8].lower().startswith(("https://", "http://"))

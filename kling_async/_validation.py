@@ -1,6 +1,6 @@
-"""Arguments of the wrong kind: that, and what to give, is said when they are given. Pure.
+"""Arguments of the wrong kind are refused at once, with what to give instead. Pure.
 
-What was given is told by its kind alone. It may be a key that has come into the wrong place.
+The message names only the kind of what was given, because it may be a key in the wrong place.
 """
 
 from __future__ import annotations

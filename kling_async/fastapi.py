@@ -100,7 +100,7 @@ async def _follow(client: Client) -> None:
         try:
             await client.resume()
         except KlingError as error:
-            log.error("jobs of earlier processes are not followed: %s", error)  # noqa: TRY400  # the error says it all
+            log.error("jobs of earlier processes are not followed: %s", error)  # noqa: TRY400  # the message is complete
     await client.follow()
 
 
@@ -108,7 +108,7 @@ exception_handlers: dict[int | type[Exception], Any] = {KlingError: error_respon
 """Answers for errors that handlers raise: ``FastAPI(exception_handlers=exception_handlers)``.
 
 The visitor's own errors are 400, 404, 409 or 422, too many requests are 429 with ``Retry-After``, and everything else
-is 502. The answer says nothing of paths, processes and accounts, and the error itself is logged. See
+is 502. The answer does not show paths, processes or accounts, and the error itself is logged. See
 `kling_async.starlette.public_error`.
 """
 

@@ -87,7 +87,7 @@ async def receive(client: Client, request: Request) -> int:
         log.info("%s", error)
         return HTTPStatus.NOT_FOUND
     except (LedgerFailed, ConfigurationError) as error:
-        log.error("a webhook was not stored, and the provider was asked to repeat it: %s", error)  # noqa: TRY400  # the error says it all
+        log.error("a webhook was not stored, and the provider was asked to repeat it: %s", error)  # noqa: TRY400  # the message is complete
         return HTTPStatus.SERVICE_UNAVAILABLE
     return HTTPStatus.OK
 
@@ -152,7 +152,7 @@ def public_error(error: KlingError) -> tuple[HTTPStatus, dict[str, Any]]:
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """Answer a `KlingError` that a handler raised, as `public_error` says. What happened is logged for the operator.
+    """Answer a `KlingError` that a handler raised, in the form of `public_error`. The error itself is logged.
 
     Use it as the handler of an application: ``Starlette(exception_handlers={KlingError: error_response})``.
     """

@@ -170,7 +170,7 @@ class _Same(Generic[T]):
             return self  # type: ignore[return-value]  # as a property does on its class
         value = getattr(handle._inner, self._name)  # noqa: SLF001  # a part of the handle
         if self._wrap is None or value is None:
-            return value  # type: ignore[no-any-return]  # what the annotation of the attribute says
+            return value  # type: ignore[no-any-return]  # the type in the annotation of the attribute
         return self._wrap(handle._loop, value)  # noqa: SLF001  # the same
 
 

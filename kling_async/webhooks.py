@@ -28,7 +28,7 @@ __all__ = ["MAX_BODY", "Delivery", "Webhooks", "is_signed", "standard_signature"
 MAX_BODY = 64 * 1024
 """Bytes of the largest body that is read. The providers' own are below 10 KiB. Inline images are not accepted."""
 
-# Whoever has seen one callback URL can search for a secret offline, so a short or monotonous one is refused.
+# A person who has seen one callback URL can search for a secret offline, so a short or monotonous one is refused.
 _SHORTEST_SECRET = 16  # characters
 _LONG_SECRET = 32  # characters from which on no variety is asked for
 _FEWEST_CHARACTERS = 10  # different ones in a shorter secret
@@ -79,7 +79,7 @@ class Webhooks:
         confirm: Whether a delivery only leads to a status call, whose answer counts. If False, the end that a delivery
             reports is believed, and costs no status call.
         backstop: Seconds between submission and the first poll while no delivery has come, and between the polls that
-            follow. If None: the time after which nearly all such jobs have ended, then a minute. When three jobs in a
+            follow. If None, the time after which nearly all such jobs have ended, then a minute. When three jobs in a
             row have ended without a delivery, polling is as without webhooks, until the next delivery.
         signing_secrets: Secrets from the providers' consoles (``whsec_...``), by provider. Deliveries of these
             providers must be signed. Several secrets for one provider are all accepted, so that one can be replaced.

@@ -1,4 +1,4 @@
-"""The commands, and what ``kling --help`` says of them: they are listed here, and loaded when they are run."""
+"""The commands, and their descriptions in ``kling --help``: they are listed here, and loaded when they are run."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _called(arguments: Sequence[str] | None) -> int:
     """Its exit code, with all its output written.
 
     Raises:
-        BrokenPipeError: Whoever read the output has left.
+        BrokenPipeError: The reader of the output closed the pipe.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="kling")

@@ -1,4 +1,4 @@
-"""Exit codes, and errors told in one message: what happened, to what, what is allowed, what to do."""
+"""Exit codes, and errors reported in one message: what happened, to what, what is allowed, what to do."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ EXITS: Mapping[int, str] = {
 """Every exit code of the program, and what it means."""
 
 TRACEBACK = "KLING_TRACEBACK"
-"""The environment variable that has a fault of this program raised and not told."""
+"""The environment variable with which an internal error is raised instead of reported."""
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (GenerationFailed, FAILED),
@@ -145,7 +145,7 @@ class Problem:
         ref: The job, if it is about one.
         fields: The invalid fields of the request, and why.
         labels: How users write these fields, where not by their names.
-        facts: What the provider said: ``provider``, ``http_status``, ``code``, ``request_id``.
+        facts: What the provider answered: ``provider``, ``http_status``, ``code``, ``request_id``.
         next_steps: What can be done about it: commands of ``kling``, and instructions.
     """
 
@@ -181,7 +181,7 @@ class Problem:
 
 
 def explain(error: Exception) -> Problem:
-    """What to tell the user about an error."""
+    """The report of an error for the user."""
     if isinstance(error, CommandError):
         kind = "UsageError" if error.code == USAGE else "ConfigurationError"
         return Problem(kind, error.message, error.code, fields=error.fields, labels=error.labels)
@@ -230,12 +230,12 @@ _POLICY_CODE = re.compile("policy|moderation|nsfw|sensitive", re.IGNORECASE)
 
 
 def is_output_error(error: BaseException | None) -> bool:
-    """Whether it says that our output has no place to go. What is wrong with a file of ours names the file."""
+    """Whether it means that our output has no place to go. What is wrong with a file of ours names the file."""
     return isinstance(error, OSError) and error.filename is None and error.errno in _NO_PLACE
 
 
 def print_final_message(lines: Iterable[str]) -> None:
-    """Tell what must not be lost where that can still be written, and write nothing more."""
+    """Report what must not be lost on a stream that still works, and write nothing more."""
     text = "".join(f"{printable(line)}\n" for line in lines)
     for stream in (sys.stderr, sys.stdout):
         with suppress(OSError):
@@ -246,7 +246,7 @@ def print_final_message(lines: Iterable[str]) -> None:
 
 
 def close_output() -> None:
-    """Write nothing more, to standard output or standard error: whoever read it has left."""
+    """Write nothing more, to standard output or standard error: its reader closed the pipe."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):  # the interpreter flushes both at its end
         os.dup2(nowhere, stream.fileno())

@@ -22,7 +22,7 @@ __all__ = ["exit_on_sigint", "submit_or_note"]
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _STANDARD_ERROR = 2
 _MAYBE = (
-    "a job may have been bought: look at the provider's account, follow the job with `kling watch REF` if it is there, "
+    "a job may have been bought: check the provider's account, follow the job with `kling watch REF` if it is there, "
     "and generate it again only if it is not"
 )
 
@@ -51,13 +51,13 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 async def submit_or_note(submission: Awaitable[Job], client: Client, key: str, report: Report) -> Job:
-    """The job that a submission buys. Interrupted, the report is told what it may have bought.
+    """The job that a submission buys. If interrupted, it reports what it may have bought.
 
     Args:
         submission: What buys it.
         client: Has a ledger, or else a budget: one of them knows.
         key: The submission's name.
-        report: Tells of it when the program leaves.
+        report: Reports it when the program ends.
 
     Raises:
         KlingError: Same as `Client.submit`.
@@ -90,5 +90,5 @@ async def _doubt(client: Client, key: str) -> str | None:
     try:
         found = [submission for submission in await client.unresolved() if submission.key == key]
     except KlingError as error:
-        return f"a job may have been bought, and the ledger cannot tell: {error}"
+        return f"a job may have been bought, and the ledger does not know: {error}"
     return f"a job may have been bought. Next: {', or '.join(as_commands(found[0].remedies))}" if found else None

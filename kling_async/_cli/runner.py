@@ -122,7 +122,7 @@ def handle_errors(report: Report) -> Iterator[None]:
 
 
 def _tell(tell: Callable[[], None], words: Iterable[str]) -> None:
-    """Tell it by the report; where its stream has no place, in words on the other."""
+    """Report it. If the report's stream cannot be written, write text to the other one."""
     try:
         tell()
     except OSError as error:
@@ -164,7 +164,7 @@ def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], 
 
 
 def _first(error: Exception) -> Exception:
-    """The error itself, out of the groups that task groups make; of several at once, one is told."""
+    """The error itself, without the groups that task groups make. Of several, the first."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -212,7 +212,7 @@ def open_client(
         kinds: The providers.
         timeout: Seconds after submission at which waiting for a job ends. If None, as the endpoint documents.
         ledger: The file of its ledger. If None, it keeps none.
-        polling: When to look at jobs, in place of `timeout`.
+        polling: When to poll jobs, in place of `timeout`.
         budget: How much may be spent.
         webhooks: Where providers report to. If None, nowhere.
 
@@ -258,7 +258,7 @@ def destination(text: Path) -> Path:
     """The directory that ``--output`` names.
 
     Raises:
-        CommandError: It is a file, or looks like one.
+        CommandError: It is a file, or its name has a file's ending.
     """
     text = text.expanduser()
     if text.is_file():

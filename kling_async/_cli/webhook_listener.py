@@ -1,4 +1,4 @@
-"""``--webhook-url`` and ``--listen``: being told of a job's end instead of asking for it."""
+"""``--webhook-url`` and ``--listen``: learning of a job's end from a webhook instead of polling."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Listen: TypeAlias = Annotated[
     str | None, typer.Option(metavar="[HOST:]PORT", help="Where webhooks for --webhook-url arrive.")
 ]
 
-_TICK = 0.01  # s between two looks whether the server is up, which takes a few of them
+_TICK = 0.01  # s between two checks that the server is up, which takes a few of them
 _GRACE = 1  # s that answers get that are being given when the program ends
 
 
@@ -54,7 +54,7 @@ class Listener:
             def capture_signals(self) -> Iterator[None]:
                 yield  # signals are the program's own
 
-        # Whatever path the address has, and whether or not a proxy on the way takes it off.
+        # The address may have any path, and whether or not a proxy on the way takes it off.
         app = Starlette(routes=[webhook_route(client), webhook_route(client, "/{path:path}")])
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE
@@ -62,7 +62,7 @@ class Listener:
         server = Server(config)
 
         async def serve(sock: socket.socket) -> None:
-            with anyio.CancelScope(shield=True):  # it ends by itself when it is told to
+            with anyio.CancelScope(shield=True):  # it ends by itself when it is asked to
                 await server.serve([sock])
 
         with self._bound() as sock:

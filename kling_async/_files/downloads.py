@@ -400,7 +400,7 @@ def _extension(head: bytes) -> str | None:
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-    """Return what tells this version of a file from every other one (RFC 9110, 8.8).
+    """Return what distinguishes this version of a file from all others (RFC 9110, 8.8).
 
     A weak ETag does not, and neither does a Last-Modified of the second in which the file was sent.
     """

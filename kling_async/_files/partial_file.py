@@ -63,7 +63,7 @@ class Sink(Protocol):
 
     Attributes:
         size: Bytes written so far.
-        head: The first of them, which tell the media type.
+        head: The first of them, which determine the media type.
         version: The version of the file that they are of. If None, the transfer cannot be continued.
     """
 

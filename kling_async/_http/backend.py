@@ -166,7 +166,7 @@ class HttpBackend:
         return _wrap(response)
 
     def proxy_for(self, url: Url) -> Proxy | None:
-        """The proxy that requests to `url` go through. None: none, or the user's client or transport decides.
+        """The proxy for requests to `url`. None if there is none, or if the user's client or transport decides.
 
         Raises:
             ConfigurationError: The environment names one that cannot be used.

@@ -21,7 +21,7 @@ class Limits:
         connect: Seconds to connect, TLS included.
         call: Seconds from sending a call to the last byte of its answer. Large uploads get more.
         max_attempts: How often a call that fails is made at most, the first time included.
-        throttle_timeout: Seconds for which a call waits and tries again while the provider says "not now".
+        throttle_timeout: Seconds for which a call waits and tries again while the provider throttles.
         slot_timeout: Seconds without one free slot after which a submission that waits for one gives up.
         retry_budget: Retries of READ calls to one provider beyond one retry for every ten successes.
         cancel_grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.

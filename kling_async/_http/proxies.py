@@ -52,7 +52,7 @@ class Proxy:
         try:
             parts = urlsplit(given)
             user, at, _ = parts.netloc.rpartition("@")
-            # The host is judged like that of any address, whatever the scheme.
+            # The host is checked like that of any URL, with every scheme.
             origin = Url.parse(f"http://{parts.netloc.removeprefix(user + at)}")
             port = parts.port
         except ValueError as error:

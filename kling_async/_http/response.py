@@ -78,7 +78,7 @@ class Response:
                 piece = next(self._ready, None)
             except zlib.error as error:
                 raise UnreadableReply(
-                    f"the answer is not the {self._codings[-1]} that it says it is: {error}"
+                    f"the answer is not the {self._codings[-1]} that its header claims: {error}"
                 ) from error
             if piece is not None:
                 return piece
@@ -116,7 +116,7 @@ class _Unpacker:
             if not self._begun and self._members and not packed.lstrip(b"\0"):
                 return  # padding after the last member
             self._begun = True
-            piece = self._member.decompress(packed, _PIECE)  # a little at a time: whoever reads has a limit
+            piece = self._member.decompress(packed, _PIECE)  # a little at a time: the reader has a limit
             if piece:
                 yield piece
             packed = self._member.unconsumed_tail

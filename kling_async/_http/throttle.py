@@ -1,4 +1,4 @@
-"""Throttling: what to do when a provider says "not now"."""
+"""Throttling: what to do when a provider answers "not now"."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Throttle:
             await anyio.sleep(self.spacing * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
     def on_refusal(self, retry_after: float | None) -> None:
-        """The provider said "not now": pause for as long as it said, if it did, but at most `LONGEST`.
+        """The provider throttled a call: pause for as long as it asked, but at most `LONGEST`.
 
         A longer hint ends the call that received it (see `ProviderTransport`), and need not hold up all others.
         """

@@ -7,8 +7,8 @@ to the provider pause, and then come back slowly), sends the call, reads the who
 size limit, and decides what became of it:
 
 =========  =====================================================================================================
-not sent   The connection was never made, or nothing had been written to it. Sent again, whatever the effect.
-refused    A complete answer whose status says so (`_status_codes`). The flow raises the typed error. "Not now" (429,
+not sent   The connection was never made, or nothing had been written to it. Sent again, also if the call is paid.
+refused    A complete answer with a refusing status (`_status_codes`). The flow raises the typed error. "Not now" (429,
            503 in the provider's own words) pauses all calls and is sent again, unless the provider names a time that
            is longer than the limits allow to wait.
 answered   A complete, readable answer with success status. Handed to the flow.
@@ -21,7 +21,7 @@ Whether a request was sent is decided by the steps that httpcore reports (`paid_
 of jobs are polled does not become a storm.
 
 This is the only file that knows stamina. What stamina itself logs of a retry is decided by its hooks, which belong to
-the whole program. It is silent unless the program configures logging. Our own record says what, why and how long.
+the whole program. It is silent unless the program configures logging. Our own record has the call, reason and wait.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RetryableFailure(Exception):
 
     Attributes:
         error: What to raise when it is not.
-        throttled: It failed because the provider said "not now", which may last.
+        throttled: It failed because the provider throttled it, which may last.
     """
 
     def __init__(self, error: KlingError, *, throttled: bool = False) -> None:
@@ -92,7 +92,7 @@ class ProviderStatistics:
         retried: Calls sent again after a failure.
         throttled: "Not now" answers.
         lost: Paid calls whose answer was lost.
-        paused: Whether calls wait because the provider said so.
+        paused: Whether calls wait because the provider asked for a pause.
         connections: The pool's state, or None where the user's own client or transport is in use.
     """
 
@@ -361,7 +361,7 @@ class ProviderTransport:
         proxy = backend.proxy_for(url)
         if proxy is None:
             return TransportFailed(f"{where} could not be reached: {reason}; check the network and the address")
-        # What the library says of a proxy may contain its address, and that a password.
+        # The library's message about a proxy may contain its address, and that a password.
         reason = reason.replace(proxy.url, proxy.shown)
         return TransportFailed(
             f"{where} could not be reached through the proxy {proxy.shown}: {reason}; nothing was sent; check "
@@ -462,7 +462,7 @@ class ProviderTransport:
         )
 
     def _warn(self, call: Call, reply: Reply, what: str) -> None:
-        # The key is looked for in more than is shown, so that no part of it is left at the end.
+        # The key is searched for in more than is shown, so that no part of it is left at the end.
         head = self.provider.errors.redact(repr(reply.content[:4096]), 120)
         log.warning("%s: the answer (HTTP %d) %s: %s", _shown(call), reply.status, what, head)
 

@@ -193,7 +193,7 @@ class SqliteLedger:
         return operation.value
 
     def _run(self) -> None:
-        """The thread: it commits group after group, until the queue says stop."""
+        """The thread: it commits group after group, until the queue holds the stop mark."""
         file: File | None = None
         identity: Identity | None = None
         stop = False

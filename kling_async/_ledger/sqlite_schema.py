@@ -316,7 +316,7 @@ def get_value(connection: sqlite3.Connection, name: str) -> Any:
 
 
 def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
-    """The submission in a row. A row that cannot be read is a submission of unknown outcome that says so."""
+    """The submission in a row. A row that cannot be read becomes a submission of unknown outcome with that reason."""
     started, state, ref, reason, answer, released, latest, files = rest
     unreadable: list[str] = []
 

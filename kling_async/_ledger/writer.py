@@ -172,7 +172,7 @@ class LedgerWriter:
                 await self._ledger.set_value(_LEARNED, learned)
         except KlingError as error:
             lost = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, self._pending_events)))
-            log.error(  # noqa: TRY400  # the error says it all. A traceback would bury it
+            log.error(  # noqa: TRY400  # the message is complete. A traceback would hide it
                 "%s. The ledger's record of %s is older than what happened", error, ", ".join(lost) or "all jobs"
             )
         await self._ledger.aclose()

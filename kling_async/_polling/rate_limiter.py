@@ -20,7 +20,7 @@ class RateLimiter:
     Calls are spread evenly: one an interval, and none saved up, because providers count over windows that they do not
     document.
 
-    Urgent polls come before all others, and anybody can ask for them: whoever sends webhooks, or opens a page. So they
+    Urgent polls come before all others, and anybody who sends webhooks or opens a page can ask for them. So they
     spend from a share of the limit, a token bucket. The rest is left to the polls that are due by schedule.
 
     Args:

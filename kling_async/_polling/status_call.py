@@ -110,7 +110,7 @@ class StatusCaller:
             tracked.poll_error = error
             tracked.failing_since = None
             if isinstance(error, JobNotFound):
-                tracked.release()  # nothing would come of polling it again, whoever asks
+                tracked.release()  # polling it again would have no result
             tracked.wake()
 
 

@@ -4,12 +4,12 @@ Theory. A job's duration is taken as lognormal, ``ln T ~ N(mu, sigma^2)``, with 
 believed about them is a weight on every cell of a fixed grid: the prior (the documented durations) plus the *evidence*,
 a sum of log-likelihoods. A completion is known only to lie in ``(last poll before it, first poll after it]``, and the
 probability of that interval is its likelihood. Midpoints would be simpler and are wrong: the distribution would then
-follow the polls that it caused itself. A job that was given up while it ran says ``T > t``. A webhook or a stream
+follow the polls that it caused itself. A job that was given up while it ran means ``T > t``. A webhook or a stream
 reports a time, which is taken as a narrow interval.
 
 Jobs that still run are evidence too. When a hundred start together, the first to end are the short ones, and a
 distribution learned from them alone would have the other ninety polled all the time. So each job is counted at the age
-at which it was last seen running, and says ``T > age`` until it ends.
+at which it was last seen running, and means ``T > age`` until it ends.
 
 The evidence is a sum, so the order of completions cannot matter. It is multiplied by `_MEMORY` before each new term, so
 that the model follows a provider that becomes slower after some dozens of jobs. Every likelihood is mixed with a tenth

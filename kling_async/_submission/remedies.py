@@ -117,7 +117,7 @@ class RecoveryAdvisor:
         )
 
     def own_ref(self, submission: Submission) -> str | None:
-        """The reference that the job has if it was bought, where its id is chosen by us. None: the provider chooses."""
+        """The reference of the job if it was bought and we chose its id. None if the provider chooses it."""
         if self.missing(submission):
             return None
         provider = self._providers[submission.provider]

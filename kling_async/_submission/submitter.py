@@ -431,7 +431,7 @@ class Submitter:
             request: What to submit.
             intent: The submission.
             trace: Reports how far the call gets. If an earlier call with the same id was `lost`, the submission stays
-                unknown until it is accepted, whatever is answered.
+                unknown until it is accepted, after any other answer.
         """
         trace.may_repeat = lambda: self._advisor.young(intent)
         with self._early.open(intent) as deliveries:

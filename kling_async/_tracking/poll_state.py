@@ -28,11 +28,11 @@ class PollState:
             provider that does not know it yet is asked again.
 
     Attributes:
-        last_polled: When it was last polled, whatever the answer.
+        last_polled: When it was last polled, with any answer.
         last_seen_running: When it was last known to run. It ended later than this.
         confirmed: Whether the job is known to exist: it was submitted here, or the provider has reported on it. Other
             jobs rank below all of these.
-        poll_now: Whether a poll is due now, whatever the timer says.
+        poll_now: Whether a poll is due now, before the timer's time.
         next_urgent: Before this time no poll is urgent: an urgent one was sent, and its interval is not over.
         poll_granted: Whether the next poll was granted to it and is not sent yet.
         being_polled: Whether a task is its worker.
@@ -79,7 +79,7 @@ class PollState:
         self.stream_failures = 0
 
     def due(self) -> float:
-        """When it is polled next: when its timer says so, at its deadline, and as soon as allowed if `poll_now`."""
+        """When it is polled next: at the time of its timer, at its deadline, and as soon as allowed if `poll_now`."""
         if self.poll_now and self.next_urgent <= self.last_polled:
             return self.last_polled
         due = self.started + self.timer.next_poll(self.last_polled - self.started)
@@ -120,7 +120,7 @@ class PollState:
             raise error
 
     def learn(self, now: float, *, completed: bool, exact: bool) -> None:
-        """Teach the timer how long the job took. A failure tells only that the job was not done before.
+        """Teach the timer how long the job took. A failure shows only that the job was not done before.
 
         Args:
             now: When we learned of the end.

@@ -217,7 +217,7 @@ class JobRegistry:
         endpoint = provider.endpoint(ref.endpoint)
         schedule = self._schedule
         if schedule == "documented" or (isinstance(schedule, Learned) and not submitted_here):
-            # A duration model says when a job of known age will end. The age of an attached job is not known.
+            # A duration model estimates when a job of known age will end. The age of an attached job is not known.
             schedule = endpoint.schedule.faster(provider.speed)
         try:
             variant = f"{ref.endpoint} {endpoint.variant(request)}" if request is not None else ref.endpoint

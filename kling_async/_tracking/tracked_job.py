@@ -60,7 +60,7 @@ class TrackedJob(PollState):
     Attributes:
         key: The key of its submission. None if it is not known.
         listener: Notified of the end.
-        reported_failure: The failure that a webhook reported. It counts once a poll says that the job failed.
+        reported_failure: The failure that a webhook reported. It counts once a poll reports that the job failed.
     """
 
     __slots__ = (

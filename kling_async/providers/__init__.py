@@ -56,7 +56,7 @@ def _installed() -> list[type[Provider]]:
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
         try:
             kind = entry.load()
-        except Exception:  # another package's code: whatever it raises
+        except Exception:  # another package's code may raise anything
             log.exception("the provider %s (%s) cannot be loaded and is left out", entry.name, entry.value)
             continue
         if not (isinstance(kind, type) and issubclass(kind, Provider) and kind.name == entry.name):

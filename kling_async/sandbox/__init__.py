@@ -1,7 +1,7 @@
-"""A company that sells Kling generations, for rehearsals: a real HTTP server on this machine, no money.
+"""Imitates the providers of Kling generations, for tests: a real HTTP server on this machine, without costs.
 
 It speaks the emulations of the providers as strictly as they do, takes realistic (scalable) time, makes real
-pictures and playable video, calls webhooks back, and misbehaves when told to:
+pictures and playable video, calls webhooks back, and fails on request:
 
     async with Sandbox(speed=60) as sandbox:                    # a minute passes in a second
         async with Client(sandbox.providers()) as client:

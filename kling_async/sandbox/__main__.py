@@ -19,7 +19,7 @@ from kling_async.sandbox.server.sandbox import Sandbox
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop."""
+    """Serve until asked to stop."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -42,7 +42,7 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(usd|credits?)|\$(\d+(?:\.\d+)?)", re.I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    """What ``kling bulk`` is told."""
+    """The arguments of ``kling bulk``."""
 
     rows: Annotated[
         str, typer.Argument(metavar="FILE", help="JSONL, CSV, Parquet or text; - reads JSONL from standard input.")
@@ -140,13 +140,13 @@ class _Options:
 
     @property
     def polling(self) -> Polling:
-        """When to look at jobs.
+        """When to poll jobs.
 
         Raises:
             CommandError: A time is none.
         """
         if self.poll == math.inf:
-            raise CommandError("--poll inf: it is the number of seconds between two looks at a job")
+            raise CommandError("--poll inf: it is the number of seconds between two polls of a job")
         schedule = None if self.poll is None else Progressive(self.poll)
         calls = None if self.status_calls is None else self.status_calls or math.inf
         return Polling(schedule, patience(self.timeout), calls)
@@ -240,7 +240,7 @@ def parse_amounts(text: str) -> dict[Unit, Decimal]:
     for part in text.split(","):
         found = _AMOUNT.fullmatch(part.strip())
         if found is None:
-            raise CommandError(f"--budget {text!r:.40}: an amount looks like 5usd or 200credits")
+            raise CommandError(f"--budget {text!r:.40}: write an amount like 5usd or 200credits")
         name: Unit = "credits" if (found[2] or "").lower().startswith("credit") else "USD"
         if name in amounts:
             raise CommandError(f"--budget {text!r:.40}: it names {name} twice")

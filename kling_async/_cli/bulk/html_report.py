@@ -1,6 +1,6 @@
 """``report.html``: one page that shows what a bulk run made, without anything from elsewhere.
 
-Whatever comes from users and providers travels as JSON in the page, in which no character can end the element that
+All text of users and providers travels as JSON in the page, in which no character can end the element that
 holds it, and is shown as text. The page's own style and script are named by their digests, so that nothing else runs.
 """
 

@@ -1,4 +1,4 @@
-"""What a bulk run has to do: the rows that are not settled by earlier runs, and what they would cost."""
+"""What a bulk run has to do: the rows that earlier runs did not finish, and what they would cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class OutputPaths:
         directory: What ``--output`` names.
         results: See `kling_async._cli.bulk.results`.
         page: See `kling_async._cli.bulk.html_report`.
-        ledger: What was bought is written down here. If None, nowhere.
+        ledger: Where submissions are stored. If None, nowhere.
     """
 
     directory: Path
@@ -70,7 +70,7 @@ def conflicts(rows: Iterable[Row], results: Results, places: OutputPaths) -> Ite
 
 
 def plan_of(rows: Sequence[Row], results: Results, places: OutputPaths, *, retry: bool, save: bool) -> list[Task]:
-    """What is to be done: everything that is not settled."""
+    """What is to be done: everything that is not finished."""
     plan = []
     for row in rows:
         fresh, known = record_before(row), results.records.get(row.key)
@@ -91,7 +91,7 @@ def _again(fresh: Record, known: Record) -> Record:
 
 
 def _is_done(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> bool:
-    """Whether nothing is to be done about a row of which an earlier run tells."""
+    """Whether nothing is to be done about a row of which an earlier run has a record."""
     if known.state == "waiting":
         return False
     if known.state == "failed":
@@ -156,7 +156,7 @@ class EndpointEstimate:
 async def estimates(plan: Sequence[Task], client: Client, prices: Mapping[str, Cost]) -> dict[str, EndpointEstimate]:
     """What the plan would cost, by endpoint.
 
-    The figures are those of the budget: the documented price, or what the ledger says that the same settings cost, if
+    The figures are those of the budget: the documented price, or the cost of the same settings in the ledger, if
     that was more. Where neither is known, it is what rows of earlier runs cost at most.
 
     Args:

@@ -26,7 +26,7 @@ class BulkProgress:
         saving: Jobs whose files are being saved now.
         spent: What the jobs that this run bought cost, by unit, as far as providers report it.
         estimated: The documented prices of the other jobs that it bought, by provider.
-        begun: When the run began, as of ``time.monotonic``.
+        begun: When the run began, on the clock of ``time.monotonic``.
         todo: Rows that this run is about.
         ended: Of these, how many it is done with.
         errors: The last errors.
@@ -57,7 +57,7 @@ class BulkProgress:
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the last row, at the rate so far; None: it cannot be told, or will not come."""
+        """Seconds until the last row, at the rate so far, or None if there is no estimate."""
         if self.over or not self.ended:
             return None
         return (self.todo - self.ended) * self.seconds / self.ended

@@ -57,7 +57,7 @@ class Record:
         ref: The job's address, once there is one.
         started: When it was bought, ISO 8601.
         elapsed: How long it took, in seconds.
-        cost: Its amount as text, and its unit, or None if nothing was spent in the end, or nothing is told.
+        cost: Its amount as text, and its unit, or None if nothing was spent in the end, or no cost is reported.
         refunded: In place of `cost`, what the provider took and gave back because the job failed.
         estimate: In place of `cost`, the documented price, where the provider reports no cost.
         before: What earlier attempts cost.
@@ -171,7 +171,7 @@ def _estimate(before: Record, outcome: Outcome) -> dict[str, str] | None:
 
 
 def _amount(told: Mapping[str, str] | None) -> Cost | None:
-    """The amount that `as_json` told."""
+    """The amount that `as_json` wrote."""
     return Cost(Decimal(told["amount"]), "credits" if told["unit"] == "credits" else "USD") if told else None
 
 

@@ -132,7 +132,7 @@ def read_cells(source: Path | None, form: str | None = None) -> Iterator[tuple[i
 
     Args:
         source: The file. If None, standard input.
-        form: ``jsonl``, ``csv``, ``parquet`` or ``txt``. Defaults to what the file's name says, and to JSONL for
+        form: ``jsonl``, ``csv``, ``parquet`` or ``txt``. Defaults to the format of the file's name, and to JSONL for
             standard input.
 
     Raises:
@@ -214,7 +214,7 @@ def _decoded_text(data: bytes) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """The character between the cells: the one by which the header has the most columns that we know."""
+    """The character between the cells: the one with which the header has the most columns that we know."""
     header = text.lstrip("\r\n").partition("\n")[0]
     known = {*_NAMES, "reference", "references", *(name for names in field_names().values() for name in names)}
 

@@ -1,4 +1,4 @@
-"""One run of ``kling bulk``: rows are bought, files are saved, and whatever happens is written down."""
+"""One run of ``kling bulk``: rows are bought, files are saved, and everything that happens is recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kling_async._cli.webhook_listener import Listener
 
 __all__ = ["BulkExecution"]
 
-_TICK = 0.25  # s between two looks at how far the run is
+_TICK = 0.25  # s between two updates of the run's progress
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class BulkExecution:
         self.progress = BulkProgress(len(self.rows), states, todo=len(todo))
 
     def stop(self) -> bool:
-        """Buy no more. False: that was said before, or there is nothing to wait for."""
+        """Buy no more. Return False if that was asked before, or there is nothing to wait for."""
         self._count()
         if self.halted or self._outcomes is None:
             return False
@@ -74,12 +74,12 @@ class BulkExecution:
         async with client, self.listener.receiving(client) if self.listener else nullcontext():
             await ensure_writable(self.places.directory)
             if self.places.ledger is not None:
-                await client.unresolved()  # takes the ledger, or says who has it
+                await client.unresolved()  # takes the ledger, or raises and names its owner
             # Again, now that we own our ledger: of two runs that start at once, at least one sees the other.
             self._bought_before = await refuse_overlap(self.plan, self.places, self.shard)
             self.begun = True
             for task in self.plan:
-                if task.record.attempt > 1:  # so that whatever happens, the next run goes on with this attempt
+                if task.record.attempt > 1:  # so that in every case the next run goes on with this attempt
                     self.results.add(task.record)
             try:
                 await self._buy(client, in_flight)
@@ -104,7 +104,7 @@ class BulkExecution:
             group.cancel_scope.cancel()
 
     async def _interrupt_note(self, client: Client) -> str:
-        """What is to be said if the run is interrupted: what it has bought, and how to go on."""
+        """The message if the run is interrupted: what it has bought, and how to go on."""
         ledger, running = self.places.ledger, client.jobs
         advice = "The same command goes on"
         if ledger is not None:
@@ -120,7 +120,7 @@ class BulkExecution:
             self.report.emit(JobStarted(job.ref))
         unknown = self.progress.states["unknown"] + max(self.progress.in_flight - len(running), 0)
         if running or unknown:
-            advice = "No ledger has them (--no-ledger): look at the account before you give the same command again"
+            advice = "No ledger has them (--no-ledger): check the account before you give the same command again"
         return f"{_sums(client, unknown)}. {advice}"
 
     async def _take(self, outcome: Outcome, slots: anyio.Semaphore, group: anyio.abc.TaskGroup) -> None:
@@ -175,7 +175,7 @@ class BulkExecution:
             await anyio.sleep(_TICK)
 
     def conclude(self) -> None:
-        """Write the results and the page, whatever has happened."""
+        """Write the results and the page, even after a failure."""
         if not self.places.directory.is_dir():
             return
         order = [row.key for row in self.rows]

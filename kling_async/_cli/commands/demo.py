@@ -70,7 +70,7 @@ def demo(
             run(lambda: show.run(keep=keep), report)
         except KeyboardInterrupt:
             if not show.finished:
-                raise  # otherwise it has ended the sandbox that was kept, as it was told to
+                raise  # otherwise it has ended the sandbox that was kept, as it was asked to
         raise typer.Exit(show.code)
 
 
@@ -107,7 +107,7 @@ class _Demo:
                 await anyio.sleep_forever()
 
     async def _make(self, client: Client, endpoint: Endpoint[Any], request: Request) -> None:
-        """One job. Its failure is told, and spoils none of the others."""
+        """One job. Its failure is reported and does not stop the others."""
         try:
             job = await client.submit(request)
             self.report.emit(JobStarted(job.ref, endpoint.duration_prior(request).median / self.speed))

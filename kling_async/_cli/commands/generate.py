@@ -39,7 +39,7 @@ def _option(metavar: str, meaning: str, *names: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What ``kling generate`` is told."""
+    """The arguments of ``kling generate``."""
 
     endpoint: Annotated[
         str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
@@ -85,7 +85,7 @@ class _Options:
         """Where webhooks are received. If None, nowhere.
 
         Raises:
-            CommandError: What is told of it does not go together.
+            CommandError: The options contradict each other.
         """
         told = listener(self.webhook_url, self.listen)
         if told is not None and self.no_wait:
@@ -126,7 +126,7 @@ def generate(options: _Options) -> None:
 
 
 def _prompt(text: str) -> str:
-    """The prompt as it was given, or what standard input says.
+    """The prompt as it was given, or the text of standard input.
 
     Raises:
         CommandError: Standard input is not text.

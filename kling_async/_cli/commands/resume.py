@@ -78,7 +78,7 @@ class _Recovery:
     keys: dict[JobRef, str] = field(default_factory=dict)
 
     async def run(self, unsaved: list[Submission]) -> None:
-        """Bring everything to its end. One job's failure is told, and spoils none of the others.
+        """Bring everything to its end. A job's failure is reported and does not stop the others.
 
         Args:
             unsaved: Submissions whose jobs have ended, and whose files were not all saved.
@@ -185,7 +185,7 @@ def _confirm(submission: Submission, *, force: bool, yes: bool) -> None:
     """Ask before money may be spent twice.
 
     Raises:
-        CommandError: The job is completed and `force` is False, the user says no, or there is nobody to ask.
+        CommandError: The job is completed and `force` is False, the user declines, or there is nobody to ask.
     """
     kind, _ = find(submission.endpoint)
     if submission.status is Status.COMPLETED:

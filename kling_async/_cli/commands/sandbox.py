@@ -25,7 +25,7 @@ __all__ = ["exports", "sandbox"]
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What ``kling sandbox`` is told."""
+    """The arguments of ``kling sandbox``."""
 
     port: Annotated[
         int, typer.Option(metavar="PORT", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes any free one.")
@@ -103,7 +103,7 @@ def sandbox(options: _Options) -> None:
         try:
             run(lambda: _serve(stage, report, as_json=options.as_json), report)
         except KeyboardInterrupt:
-            report.say("The sandbox has ended.")  # as it was told to: exit code 0
+            report.say("The sandbox has ended.")  # as it was asked to: exit code 0
 
 
 async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:

@@ -16,7 +16,7 @@ _ledger_option: ContextVar[str] = ContextVar("ledger_option", default="")
 
 
 def advise_with(ledger: Path | None, usual: str) -> None:
-    """Name the ledger in all commands that are advised from now on, unless they use it without being told.
+    """Name the ledger in all commands that are advised from now on, unless they use it by default.
 
     Args:
         ledger: The ledger that the program works with. If None, it has none.

@@ -156,7 +156,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The user stopped the command. `message` says what was bought."""
+    """The user stopped the command. `message` names what was bought."""
 
     message: str
     unfinished: Sequence[Unfinished] = ()

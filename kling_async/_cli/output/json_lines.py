@@ -42,7 +42,7 @@ class JsonRenderer:
         """Write an event, or nothing if programs need not read it."""
         match event:
             case Warned(text):
-                say(text)  # whoever runs the program sees it, and no reader of the results does
+                say(text)  # the user of the program sees it, and no reader of the results does
             case JobChanged(ref, change):
                 _write(type="event", **_change(ref, change))
             case FilesSaved(result, paths):

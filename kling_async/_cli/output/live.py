@@ -51,7 +51,7 @@ _STATES = {
     "unsaved": "magenta",
     "waiting": "dim",
 }
-_ALMOST = 0.95  # an estimate never says that a job is done
+_ALMOST = 0.95  # an estimate never shows a job as done
 _BAR = 16  # columns
 _SHARE = 5  # columns, for " ~95%"
 _STATUS = 12  # columns: a mark and the longest word

@@ -24,7 +24,7 @@ def terminal() -> Console | None:
 
 
 class Display:
-    """What is drawn on a terminal, from `start` to `stop`. Its last state stays. Both may be said again.
+    """What is drawn on a terminal, from `start` to `stop`. Its last state stays. Both may be called again.
 
     Args:
         console: The terminal.

@@ -102,5 +102,5 @@ class Features:
     refunds: bool = False
 
     def refunded(self, status: Status | None) -> bool:
-        """Whether the cost of a job with that status was given back. None: there is no job."""
+        """Whether the cost of a job with that status was given back. None if there is no job."""
         return self.refunds and status is Status.FAILED

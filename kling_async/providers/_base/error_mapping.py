@@ -33,7 +33,7 @@ class Accepted:
 
     Attributes:
         id: The provider's id of the job.
-        report: What the provider said about the job.
+        report: What the provider reported about the job.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Accepted:
 class ErrorMapper:
     """Reads the replies of one provider.
 
-    A provider subclasses it, names its codes, and says how its error bodies look (`read_error`).
+    A provider subclasses it, names its codes, and reads its error bodies (`read_error`).
 
     Args:
         config: Whose replies they are. Its secrets are hidden in all texts.
@@ -165,7 +165,7 @@ class ErrorMapper:
     ) -> Accepted:
         """The job that the answer to a paid call names.
 
-        An id in the answer outweighs all else that the answer says: the job exists.
+        An id in the answer outweighs everything else in the answer: the job exists.
 
         Args:
             reply: The answer.
@@ -186,7 +186,7 @@ class ErrorMapper:
             raise self._no_job(reply, data, id_field) from error
         try:
             report = self.redact_report(read(data, ref))
-        except UnreadableReply as error:  # the job is bought, whatever else the answer says
+        except UnreadableReply as error:  # the job is bought, with anything else in the answer
             report = StatusReport(None, unrecognized=error.message, raw=data)
         return Accepted(ref.id, report)
 
@@ -235,7 +235,7 @@ class ErrorMapper:
             read: Reads the decoded answer.
 
         Raises:
-            KlingError: The same as for `expect_job`. Or the answer says that a job has ended and does not name it: it
+            KlingError: The same as for `expect_job`. Or the answer reports a job's end and does not name the job: it
                 may belong to another call, so it proves nothing.
         """
         data = self.expect_job(reply, ref, id_field)
@@ -245,7 +245,7 @@ class ErrorMapper:
         return self.redact_report(report)
 
     def require_id(self, data: Mapping[str, Any], ref: JobRef, id_field: str) -> None:
-        """Raise if an answer that says that a job has ended does not name the job.
+        """Raise if an answer that reports the end of a job does not name the job.
 
         Raises:
             UnreadableReply: It does not.
@@ -277,7 +277,7 @@ class ErrorMapper:
 
     def redact(self, text: str, limit: int = 300) -> str:
         """The start of a provider's text without secrets: some APIs repeat the key or the callback address."""
-        for secret in self.config.secret_texts:  # before the tokens: a part of the key may look like one
+        for secret in self.config.secret_texts:  # before the tokens: a part of the key may resemble one
             text = text.replace(secret, "[the key]")
         text = redact_tokens(text)
         return text if len(text) <= limit else text[:limit] + "..."

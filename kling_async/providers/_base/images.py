@@ -105,7 +105,7 @@ def _several(value: Any) -> Any:
 
 References: TypeAlias = Annotated[
     Sequence[Reference],
-    GetPydanticSchema(lambda _, schema: schema(tuple[Reference, ...])),  # frozen and hashable, whatever was given
+    GetPydanticSchema(lambda _, schema: schema(tuple[Reference, ...])),  # frozen and hashable, for every input
     BeforeValidator(_several),
 ]
 """Images, as a list, tuple or the like, or a single one. They are kept as a tuple."""
@@ -148,7 +148,7 @@ class ImageRule:
         """The same references, each checked.
 
         Raises:
-            ValueError: One is not acceptable. Says which, what it is, and what is allowed.
+            ValueError: One is not acceptable. The message names it, its kind, and what is allowed.
         """
         if len(references) > self.most:
             raise ValueError(f"{len(references)} reference images were given; at most {self.most} are allowed")

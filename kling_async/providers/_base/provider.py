@@ -31,11 +31,11 @@ __all__ = ["Accepted", "Provider", "Stream", "WebhookItem", "path_id", "webhook_
 
 @dataclass(frozen=True, slots=True)
 class WebhookItem:
-    """What a webhook body says about one job.
+    """What a webhook body reports about one job.
 
     Attributes:
         id: The provider's id of the job. None if the body does not name it.
-        report: What is said.
+        report: What is reported.
     """
 
     id: str | None
@@ -49,7 +49,7 @@ class Stream(abc.ABC):
 
     @abc.abstractmethod
     def read(self, line: str) -> StatusReport | None:
-        """The report in `line`. None for a heartbeat or a line without news.
+        """The report in `line`. None for a heartbeat or a line without a report.
 
         Raises:
             UnreadableReply: The line is not of the provider's format.
@@ -57,7 +57,7 @@ class Stream(abc.ABC):
 
 
 class Provider(abc.ABC):
-    """A company's API.
+    """The API of a provider.
 
     Args:
         api_key: The key. If None, the client takes it from the provider's environment variable.
@@ -250,7 +250,7 @@ class Provider(abc.ABC):
         """Read the job that an attempt bought by the id that we chose. It is asked before an attempt is sent again.
 
         Returns:
-            None: the provider knows no such job, or has no way to read one by our id.
+            None if the provider knows no such job, or has no way to read one by our id.
         """
         del request, attempt_id
         return None
@@ -271,7 +271,7 @@ class Provider(abc.ABC):
         return job_id == reported
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
-        """What a webhook body says, one item a job.
+        """What a webhook body reports, one item for each job.
 
         Raises:
             UnreadableReply: The body is not of the provider's format.

@@ -99,7 +99,7 @@ CallbackUrl: TypeAlias = Annotated[str, AfterValidator(_callback)]
 class _RequestType(ModelMetaclass):
     """The class of request classes.
 
-    It tells type checkers that a request may be made by position, which pydantic's own metaclass denies. And it lists
+    It shows type checkers that a request may be made by position, which pydantic's own metaclass denies. And it lists
     the names of a class without pydantic's machinery, so that ``help(runblob.O3Video)`` fits on a page.
     """
 
@@ -190,7 +190,7 @@ class Request(BaseModel, metaclass=_RequestType):
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """Say of an unknown field which fields there are. Pydantic says that it is unknown."""
+        """Name the known fields in the error for an unknown one, which pydantic does not."""
         try:
             return validate(data)
         except ValidationError as error:

@@ -8,7 +8,7 @@ and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``)
   ``{"data", "messages"}``. All are read, everywhere.
 - Statuses are words or integers, and from 8 on the integers have two meanings: version 0.6.5 of the client put
   ``cancelling`` in, and the app's page still shows the old 9 for "completed". A word always wins. How an integer is
-  weighed is told at `InferenceSh`.
+  weighed is described at `InferenceSh`.
 - The page reads a ``progress`` in percent from updates. No type of the clients has it. It is passed on where it is.
 - The app takes ``n`` up to 9 and is billed for all, and its source returns one image.
 """
@@ -88,7 +88,7 @@ class InferenceShErrors(ErrorMapper):
         data = super().expect_json(reply)
         inner = data.get("data") if isinstance(data, dict) else None
         if isinstance(inner, dict) and webhook_job_id(inner.get("id")) is not None:
-            return unwrapped(data)  # a task that has an id exists, whatever else is said
+            return unwrapped(data)  # a task that has an id exists, with anything else beside it
         if isinstance(data, dict) and data.get("success") is False:
             raise self.parse_error(reply) or self.make_error(reply.status, None, reply.excerpt())
         return unwrapped(data)
@@ -115,12 +115,12 @@ class InferenceSh(Provider):
     """inference.sh, https://inference.sh. Environment: ``INFERENCE_API_KEY``, ``INFERENCE_BASE_URL``.
 
     Args:
-        api_key: The key. None: the client takes it from the environment.
+        api_key: The key. If None, the client takes it from the environment.
         base_url: Another address than the provider's own.
         statuses: What the integers mean that a task's status may be: `CURRENT` or `OLDER`, taken at their word. None:
-            today's meaning, except where it contradicts the rest of what is said: a "completed" without output and
+            today's meaning, except where it contradicts the rest of the report: a "completed" without output and
             with an error is an older server's "failed", and an "uploading" that has its output and has not moved for
-            15 s is an older server's "completed". A webhook, whose meaning no page settles, is always judged by its
+            15 s is an older server's "completed". A webhook, whose meaning no page documents, is always judged by its
             error and output.
     """
 
@@ -194,7 +194,7 @@ class InferenceSh(Provider):
         return Accepted(ref.id, self._reader.report(data, stage))
 
     def _upload(self, content: bytes) -> Flow[str]:
-        """Announce the image, put it where the provider says, and return its address for the app."""
+        """Announce the image, put it where the provider wants it, and return its address for the app."""
         kind = sniff(content[:16]) or "octet-stream"
         entry = {
             "uri": "",
@@ -292,7 +292,7 @@ class InferenceSh(Provider):
         return found
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
-        """A body says how a task ended; where it does not say so for sure, the reading has no status: look."""
+        """A body reports how a task ended. If that is not certain, the report has no status, and the task is polled."""
         del headers
         data = unwrapped(Reply(200, content=body).json())
         if not isinstance(data, dict) or not ({"status", "status_text"} & data.keys()):

@@ -1,4 +1,4 @@
-"""What inference.sh says of a task: its status, in words and in two tables of integers, its output, and its stream."""
+"""What inference.sh reports about a task: its status (words and two tables of integers), its output and its stream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OLDER = (*_SINCE_EVER, "uploading", "completed", "failed", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a task's status amounts to. No status: it does not tell where the task stands."""
+    """What a task's status amounts to. No status: it does not show where the task stands."""
 
     status: Status | None
     step: int = 0
@@ -97,11 +97,11 @@ class TaskReader:
         return data
 
     def stage(self, data: Mapping[str, Any], *, ended: bool = False) -> Stage | None:
-        """Where a task stands; None: in words or numbers that nobody documents.
+        """Where a task stands, or None for words or numbers that are not documented.
 
         Args:
-            data: What was said of it.
-            ended: It is only said of a task that has ended (a webhook), though not reliably by its number.
+            data: What was reported about it.
+            ended: The report comes only when a task has ended (a webhook), but its number is not reliable.
         """
         for word in (data.get("status"), data.get("status_text")):
             if isinstance(word, str) and (stage := STAGES.get(word.strip().lower())):
@@ -116,7 +116,7 @@ class TaskReader:
         return STAGES[table[number]] if number < len(table) else None
 
     def report(self, data: dict[str, Any], stage: Stage | None) -> StatusReport:
-        """What is said of a task at that stage. A completion that names no image is none."""
+        """What is reported about a task at that stage. A completion that names no image is none."""
         if stage is None:
             return StatusReport(
                 None, unrecognized=f"the status {self.errors.redact(repr(data.get('status')), 100)}", raw=data
@@ -158,7 +158,7 @@ class TaskStream(Stream):
         self._event = ""
 
     def read(self, line: str) -> StatusReport | None:
-        """What `line` says of the task, joined with the lines before it."""
+        """What `line` reports about the task, joined with the lines before it."""
         event = ""
         if not line.startswith("{"):
             field, _, value = line.partition(":")
@@ -208,7 +208,7 @@ def unwrapped(data: Any) -> Any:
 
 
 def _weighed(name: str, data: Mapping[str, Any], *, ended: bool) -> Stage:
-    """The stage behind an integer that has two meanings, by what is said beside it."""
+    """The stage behind an integer that has two meanings, by the fields beside it."""
     failed, output = bool(data.get("error")), data.get("output")
     if ended:
         return STAGES["failed"] if failed else UNCLEAR if output is None else STAGES["completed"]

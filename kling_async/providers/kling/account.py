@@ -30,7 +30,7 @@ class KlingCollection:
         self._own, self._presets, self._removal = own, presets, removal
 
     async def create(self, fields: Mapping[str, Any], *, attempt_id: str | None = None) -> Mapping[str, Any]:
-        """Make one. Kling makes it in the background: `get` tells when it is ready.
+        """Make one. Kling makes it in the background: `get` returns it when it is ready.
 
         Args:
             fields: The body, in Kling's own words.

@@ -94,12 +94,12 @@ class KlingErrors(ErrorMapper):
         return body["data"]
 
     def says_it_exists(self, reply: Reply) -> bool:
-        """Whether a refusal says that the external id is in use. The code is the one of every bad field."""
+        """Whether a refusal reports that the external id is in use. The code is the one of every bad field."""
         code, message = self._stated(reply)
         return code == BAD_FIELD and bool(_EXISTS.search(message))
 
     def says_it_is_absent(self, reply: Reply) -> bool:
-        """Whether a refusal of ``/v1`` says that there is no such task. It is never a 404."""
+        """Whether a refusal of ``/v1`` reports that there is no such task. It is never a 404."""
         code, message = self._stated(reply)
         return code == BAD_FIELD and bool(_ABSENT.search(message))
 

@@ -602,7 +602,7 @@ class VideoToAudio(LegacyRequest):
 class TextToSpeech(LegacyRequest):
     """Words spoken, from Kling's own API. The answer to the submission is the result.
 
-    Kling takes no id of ours here, so a submission whose answer is lost stays unknown: nothing can tell whether it was
+    Kling takes no id of ours here, so a submission whose answer is lost stays unknown: no call shows whether it was
     bought.
 
     Source: ``kling.ai/document-api``, the page "text to speech".

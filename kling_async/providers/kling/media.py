@@ -52,7 +52,7 @@ _SOUND_BYTES = 5 * _MB
 
 
 def image_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG or JPEG in pixels. None if its beginning does not tell."""
+    """Width and height of a PNG or JPEG in pixels. None if its beginning does not contain them."""
     if content.startswith(_PNG) and len(content) >= 24:  # noqa: PLR2004  # signature, IHDR, two numbers
         width, height = struct.unpack(">II", content[16:24])
         return width, height

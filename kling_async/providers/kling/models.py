@@ -57,7 +57,7 @@ VIDEO_MODELS: Mapping[str, Mapping[str, VideoModel]] = {
     },
     "image-to-video": {
         "kling-3.0-turbo": _TURBO,
-        # The table of contents names elements for 3.0, and no page says whether this path is meant: unverified.
+        # The table of contents names elements for 3.0, and no page states whether this path is meant: unverified.
         "kling-3.0": VideoModel(LONG_PROMPT, _ALL, _3_TO_15, _SOUND, multi_shot=True, elements=3),
         "kling-2.6": VideoModel(audio=_SOUND, voices=2),
         "kling-2.5-turbo": VideoModel(),
@@ -94,7 +94,7 @@ class ImageModel:
 
 
 OMNI_IMAGE_MODELS: Mapping[str, ImageModel] = {
-    # Whether O1 takes `auto` without images is not told: unverified.
+    # Whether O1 takes `auto` without images is not documented: unverified.
     "kling-image-o1": ImageModel(),
     "kling-v3-omni": ImageModel(("1k", "2k", "4k"), series=True, auto_without_images=False),
 }

@@ -63,7 +63,7 @@ _PICTURE = Progressive(3, 3, 4, 5, 10, first=6)
 
 
 def _video_duration(request: Any) -> DurationPrior:
-    """A 3 s clip of the turbo model took 28 s. The others are not documented: set by what the sellers of them tell."""
+    """A 3 s clip of the turbo model took 28 s. The others are not documented: set from the times of resellers."""
     if request is None:
         return DurationPrior(240, 0.6)
     seconds = getattr(request, "duration", 10)
@@ -229,7 +229,7 @@ class Kling(Provider):
         try:
             return self.errors.redact_report(task_report(task))
         except ValueError as error:
-            if ref is None:  # the answer to a submission: the task exists, whatever is wrong with the rest
+            if ref is None:  # the answer to a submission: the task exists, with any fault in the rest
                 return StatusReport(None, unrecognized=str(error), raw=dict(task))
             raise self.errors.unreadable(str(error), ref) from error
 
@@ -325,7 +325,7 @@ class Kling(Provider):
         return found
 
     def _poll_some(self, name: str, refs: Sequence[JobRef]) -> Flow[dict[JobRef, StatusReport | KlingError]]:
-        """One status call. Where one id spoils the answer for all, they are asked about in halves."""
+        """One status call. If one id makes the answer useless for all, they are asked about in halves."""
         reply = yield from self._send(Call.get(f"/tasks?{name}={','.join(path_id(ref) for ref in refs)}"))
         if reply.status == _BAD_REQUEST and len(refs) > 1:
             middle = len(refs) // 2

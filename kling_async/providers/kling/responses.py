@@ -53,10 +53,10 @@ def is_task(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def task_report(task: Mapping[str, Any]) -> StatusReport:
-    """What a task says about itself.
+    """What a task's answer reports.
 
     Raises:
-        ValueError: It says that it succeeded and names no file.
+        ValueError: Its status is success, and it names no file.
     """
     word = task.get("task_status", task.get("status"))
     status = _STATUSES.get(word) if isinstance(word, str) else None
@@ -124,7 +124,7 @@ def _cost(task: Mapping[str, Any], artifacts: tuple[Artifact, ...]) -> Cost | No
         units = task.get("final_unit_deduction")
         quota = balance.get("quota") if isinstance(balance, Mapping) else None
         if quota not in (None, "", "0", 0):  # any JSON value
-            return None  # its currency is not told
+            return None  # its currency is not reported
         amounts = [_units(units, next(iter(kinds), ""))] if units not in (None, "") else []
     known = [amount for amount in amounts if amount is not None]
     if not known or len(known) != len(amounts):

@@ -10,13 +10,13 @@ the official ``@pixeldojo/sdk``, and an older API description. Where they disagr
   ``output.image``, ``output.video`` and ``output.videos``. All are read.
 - An error is ``{"error": {"code", "message", "status"}}`` or text under ``error`` or ``message``. All are read. An
   empty account is HTTP 402, in the older description 403. The code decides.
-- The rate limit is 60 calls a minute (API description) or 10 (a skill document). The page's own example looks every
-  2 s, 30 times a minute, so 10 cannot count looks: we assume 60, for all looks of a key together. Who is held to less
-  sets ``Polling(status_calls_per_minute=10)``. A 429 pauses the lane in any case.
-- ``webhook_url`` is in the SDK's README and not on the page. What a delivery says is not documented: a body that holds
+- The rate limit is 60 calls a minute (API description) or 10 (a skill document). The page's own example polls every
+  2 s, 30 times a minute, so 10 cannot count polls. We assume 60, for all polls of a key. If your limit is lower,
+  set ``Polling(status_calls_per_minute=10)``. A 429 pauses all calls in any case.
+- ``webhook_url`` is in the SDK's README and not on the page. The content of a delivery is not documented: a body that has
   a job object is read like a status answer.
 
-A submission's answer names a ``statusUrl``. It is never followed: looks go to the provider's own address, by the
+A submission's answer names a ``statusUrl``. It is never followed: polls go to the provider's own address, by the
 job's id.
 """
 
@@ -107,7 +107,7 @@ class PixelDojo(Provider):
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
         Endpoint(
             ImageV3,
-            # "Every 2 to 5 seconds": the first look may take its time, 1 job in 500 is done by then.
+            # "Every 2 to 5 seconds": the first poll may come later. 1 job in 500 is done by then.
             Progressive(5, 2),
             deadline=300.0,  # none is documented. Five times "up to a minute"
             duration_prior=lambda _: _DURATION,
@@ -174,8 +174,8 @@ class PixelDojo(Provider):
         raise self.errors.unreadable("a webhook body without a job")
 
     def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
-        said = data.get("status")
-        status = _STATUSES.get(said.strip().lower()) if isinstance(said, str) else None
+        word = data.get("status")
+        status = _STATUSES.get(word.strip().lower()) if isinstance(word, str) else None
         cost = _credits(data.get("creditCost"))
         if status is Status.COMPLETED:
             artifacts = tuple(dict.fromkeys(_artifacts(data)))
@@ -187,8 +187,8 @@ class PixelDojo(Provider):
             failure = self.errors.make_failure(code, message)
             return StatusReport(status, message=message or code, failures=(failure,), cost=cost, raw=data)
         beside = "" if status or next(_artifacts(data), None) is None else " beside a result"
-        oddity = None if status else f"the status {said!r}{beside}"
-        return StatusReport(status, cost=cost, unrecognized=oddity, raw=data)
+        unrecognized = None if status else f"the status {word!r}{beside}"
+        return StatusReport(status, cost=cost, unrecognized=unrecognized, raw=data)
 
 
 _STATUSES: Mapping[str, Status] = {
@@ -232,6 +232,6 @@ _PLACES: Mapping[str, Literal["image", "video"]] = {
 
 
 def _is_video(item: Any) -> bool:
-    """Whether an asset says of itself that it is a video."""
-    said = (item.get(name) for name in ("type", "kind", "mimeType", "contentType")) if isinstance(item, dict) else ()
-    return any(isinstance(word, str) and word.startswith("video") for word in said)
+    """Whether an asset is a video by its own fields."""
+    words = (item.get(name) for name in ("type", "kind", "mimeType", "contentType")) if isinstance(item, dict) else ()
+    return any(isinstance(word, str) and word.startswith("video") for word in words)

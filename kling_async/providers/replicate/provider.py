@@ -1,6 +1,6 @@
 """Replicate: the Kling models, and any other model.
 
-Wire facts: docs/providers/replicate.md. Where sources disagree or none tells:
+Wire facts: docs/providers/replicate.md. Where sources disagree or none states it:
 
 - A submission goes to ``/models/{owner}/{name}/predictions``, and to ``/predictions`` when a version is named.
 - Output files are read without the token. The OpenAPI document wants it, practice does not, and the token must not
@@ -46,7 +46,7 @@ from kling_async.providers.replicate.request import (
 __all__ = ["Replicate"]
 
 _LIFETIME = 3600.0  # s from the end until Replicate removes the input, the output and the files of a prediction
-_LONGEST_DATA_URI = 250_000  # characters. 256 kB are documented, and no source tells whether of bytes or of text
+_LONGEST_DATA_URI = 250_000  # characters. 256 kB are documented, and no source states whether of bytes or of text
 _DEADLINE = 2100.0  # s. A prediction runs for at most 30 minutes, and may wait before
 _SKEW = timedelta(minutes=2)  # between our clock and Replicate's
 _PAGES = 10  # of 100 predictions each, when a lost submission is searched for
@@ -173,8 +173,8 @@ class Replicate(Provider):
     def cancel(self, ref: JobRef) -> Flow[bool]:
         """Cancel a job, also one that runs. What has run is billed."""
         reply = yield Call("POST", f"/predictions/{path_id(ref)}/cancel", Effect.WRITE)
-        said = self.errors.expect_job(reply, ref, "id").get("status")
-        return said not in ("succeeded", "failed")  # any JSON value
+        word = self.errors.expect_job(reply, ref, "id").get("status")
+        return word not in ("succeeded", "failed")  # any JSON value
 
     def search(self, request: ReplicateRequest, callback_url: str | None, since: datetime) -> Flow[Sequence[Accepted]]:
         """Search the list of predictions for those of the same model with the same input, made since then."""
@@ -237,8 +237,8 @@ class Replicate(Provider):
         return [WebhookItem(identity if isinstance(identity, str) else None, report)]
 
     def _report(self, data: Mapping[str, Any], ref: JobRef | None) -> StatusReport:
-        said = data.get("status")
-        status = _STATUSES.get(said.lower()) if isinstance(said, str) else None
+        word = data.get("status")
+        status = _STATUSES.get(word.lower()) if isinstance(word, str) else None
         if status is Status.COMPLETED:
             return self._completed(data, ref)
         if status is Status.FAILED:
@@ -246,9 +246,9 @@ class Replicate(Provider):
             words = error if isinstance(error, str) and error else None
             return StatusReport(status, message=words, failures=(Failure("failed", words),), raw=data)
         if status is Status.CANCELLED:
-            words = "it was stopped before it started, and is not billed" if said == "aborted" else None
+            words = "it was stopped before it started, and is not billed" if word == "aborted" else None
             return StatusReport(status, message=words, raw=data)
-        unrecognized = None if status else f"the status {said!r}"
+        unrecognized = None if status else f"the status {word!r}"
         return StatusReport(status, message=_last_line(data.get("logs")), unrecognized=unrecognized, raw=data)
 
     def _completed(self, data: Mapping[str, Any], ref: JobRef | None) -> StatusReport:

@@ -173,7 +173,7 @@ class RunBlob(Provider):
         return {ref: self.errors.parse_report(reply, ref, "generation_id", self._report)}
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
-        """A body says the same as a status answer, and in ``message`` the reason of a failure."""
+        """A body reports the same as a status answer, and in ``message`` the reason of a failure."""
         del headers
         data = Reply(200, content=body).json()
         if not isinstance(data, dict) or "status" not in data:
@@ -182,8 +182,8 @@ class RunBlob(Provider):
         return [WebhookItem(webhook_job_id(data.get("generation_id")), report)]
 
     def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
-        said = data.get("status")
-        status = _STATUSES.get(said.strip().lower()) if isinstance(said, str) else None
+        word = data.get("status")
+        status = _STATUSES.get(word.strip().lower()) if isinstance(word, str) else None
         message = data.get("message")
         message = message if isinstance(message, str) and message else None
         if status is Status.COMPLETED:
@@ -197,8 +197,8 @@ class RunBlob(Provider):
             failures = (self.errors.make_failure(code, words, _PASSING),)
             return StatusReport(status, message=message, failures=failures, raw=data)
         beside = " beside a result" if data.get("video_url") or data.get("image_url") else ""
-        oddity = None if status else f"the status {said!r}{beside}"
-        return StatusReport(status, message=message, unrecognized=oddity, raw=data)
+        unrecognized = None if status else f"the status {word!r}{beside}"
+        return StatusReport(status, message=message, unrecognized=unrecognized, raw=data)
 
 
 _STATUSES: Mapping[str, Status] = {

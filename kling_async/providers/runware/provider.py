@@ -9,9 +9,9 @@ the sources disagree or are silent:
   generation with a status of its own. Others have seen an empty ``data`` while a task runs. So the count is kept in the
   job's id (``6f1c...~4``, one image needs none) and no image is given up while it is not reached, but where something
   failed and nothing is running any more, the job has ended.
-- ``{"data": []}`` is the answer about a running task as well as about an unknown one: it says nothing.
+- ``{"data": []}`` is the answer about a running task as well as about an unknown one: it proves nothing.
 - An error under ``errors`` is a generation's if it carries ``status`` or is of type ``imageInference``. Otherwise its
-  code tells whether the generation or the question about it failed.
+  code shows whether the generation or the question about it failed.
 - Delivery is ``sync`` by default on the wire. We ask for ``async``, as the SDK does. Whether a task sent as ``sync``
   can be polled after its answer was lost is not documented.
 """
@@ -77,7 +77,7 @@ class RunwareErrors(ErrorMapper):
         return None
 
     def classify(self, code: str | None) -> type[KlingError] | None:
-        """By rule: Runware has hundreds of codes and says that they may change."""
+        """By rule: Runware has hundreds of codes and documents that they may change."""
         return classify(code)
 
 
@@ -121,7 +121,7 @@ class Runware(Provider):
             max_bytes=_INLINE_ROOM if task.inline else _ROOM,
         )
         sync = request.delivery == "sync"
-        for last in (False, True):  # where the answer does not tell, the same task is sent again: twice is once
+        for last in (False, True):  # where the answer does not show, the same task is sent again: twice is once
             try:
                 said = self._taken((yield call), task, sync=sync)
             except ProviderUnavailable:
@@ -132,10 +132,10 @@ class Runware(Provider):
         raise AssertionError("the last attempt returns or raises")
 
     def _taken(self, reply: Reply, task: Task, *, sync: bool) -> StatusReport:
-        """What the answer to a submission says of the task.
+        """What the answer to a submission reports about the task.
 
         Raises:
-            ProviderUnavailable: It does not tell whether the task was taken.
+            ProviderUnavailable: It does not show whether the task was taken.
             KlingError: The task was refused.
         """
         rows, errors = entries(reply.json())
@@ -156,7 +156,7 @@ class Runware(Provider):
             if not (sync and isinstance(refusal, ProviderUnavailable)):  # in the final answer, it is the job's end
                 raise refusal
         said = self._report(task, Answer(rows, errors))
-        # It was accepted, whatever is wrong with what it says of the images: a poll will tell.
+        # It was accepted, with any fault in what it reports about the images. A poll will show them.
         return StatusReport(Status.PENDING) if isinstance(said, KlingError) else said
 
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
@@ -186,7 +186,7 @@ class Runware(Provider):
             return self.errors.unreadable(str(error), ref)
 
     def _status_call(self, uuids: list[str], room: int) -> Flow[dict[str, Answer | KlingError]]:
-        """Ask about the tasks. Where one of them spoils the answer for all, the others are asked about without it."""
+        """Ask about the tasks. If one of them makes the answer useless for all, ask about the others without it."""
         tasks = [{"taskType": "getResponse", "taskUUID": uuid} for uuid in uuids]
         reply = yield Call.post(_PATH, tasks, Effect.READ, max_bytes=room)
         found, strays = self._sorted(reply, uuids)
@@ -211,7 +211,7 @@ class Runware(Provider):
         return found
 
     def _sorted(self, reply: Reply, uuids: Iterable[str]) -> tuple[dict[str, Answer | KlingError], list[Row]]:
-        """What the reply says of each task that it names, and the errors that name none of them."""
+        """What the reply reports about each task that it names, and the errors that name none of them."""
         rows, errors = entries(reply.json()) if reply.ok or self.errors.parse_error(reply) else ([], [])
         asked, strays = set(uuids), []
         answers: dict[str, Answer] = {}
@@ -239,7 +239,7 @@ class Runware(Provider):
         return task is not None and task.uuid == reported
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
-        """A body tells of one image and not of how many there are, so it never says that the job has ended."""
+        """A body reports one image and not how many there are, so it never reports the end of the job."""
         del headers
         rows, errors = entries(Reply(200, content=body).json())
         told: dict[str, Answer] = {}
@@ -269,7 +269,7 @@ _PATH = "/v1"
 _SYNC_PATIENCE = 300.0  # s. Gateways give up before that, and then the task is found again by its UUID
 _ROOM = 64 * 1024**2  # bytes of an answer that names files
 _INLINE_ROOM = 1024**3  # bytes of an answer that is files: 20 images of 4k, as base64
-_SPOILED = frozenset({400, 404, 413, 422})  # statuses with which one task of an array may spoil the whole
+_SPOILED = frozenset({400, 404, 413, 422})  # statuses with which one task of an array may make all fail
 _NOT_THE_TASKS = (Unauthorized, RateLimited, InsufficientCredits, ProviderUnavailable)
 
 

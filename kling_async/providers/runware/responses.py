@@ -1,4 +1,4 @@
-"""What Runware's answers say: rows about images and errors, in whatever envelope, sorted by the classes of its SDK."""
+"""What Runware's answers report: rows about images and errors, in any envelope, sorted by the classes of its SDK."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["TAKEN", "Answer", "Row", "Task", "classify", "entries", "is_generati
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a job's id tells: the ``taskUUID``, how many images (None: not told), and whether they come inline."""
+    """What a job's id contains: the ``taskUUID``, how many images (None if unknown), and whether they come inline."""
 
     uuid: str
     count: int | None = None
@@ -35,14 +35,14 @@ class Task:
 
     @property
     def id(self) -> str:
-        """The id that tells it: the bare UUID for one image by URL, else ``UUID~count``, with ``i`` for inline."""
+        """The id that contains it: the bare UUID for one image by URL, else ``UUID~count``, with ``i`` for inline."""
         if not self.inline and self.count in {None, 1}:
             return self.uuid
         return f"{self.uuid}~{self.count}{'i' if self.inline else ''}"
 
     @classmethod
     def parse(cls, identity: str) -> Task | None:
-        """The task that an id tells; None: it is none of Runware's."""
+        """The task that an id names, or None if it is not an id of Runware's."""
         match = _ID.fullmatch(identity)
         return match and cls(match["uuid"], int(match["count"]) if match["count"] else None, bool(match["inline"]))
 
@@ -60,7 +60,7 @@ class _Class(NamedTuple):
 
 
 # The classes into which runware-sdk 1.8.0 (errors.py) sorts Runware's codes, in its order: the first that fits.
-# Where it looks for a capitalised part we ignore case, for its own rule misses the documented timeoutProvider.
+# Where it searches for a capitalised part, we ignore case, for its own rule misses the documented timeoutProvider.
 _CLASSES = (
     _Class(r"(?i:.*(credits|quota|balance).*)|paymentRequired|environmentPaused", InsufficientCredits),
     _Class(r"(?i:.*ratelimit.*)", RateLimited, retryable=True),
@@ -87,7 +87,7 @@ _TASK_TYPE = "imageInference"
 # Errors of these kinds are about the question, unless they say that they are a generation's.
 _ABOUT_THE_CALL = (Unauthorized, RateLimited, InsufficientCredits, JobNotFound)
 
-_STATUSES = (None, "pending", "processing")  # None: an acknowledgement; "pending": an older page's word
+_STATUSES = (None, "pending", "processing")  # None is an acknowledgement. "pending" is the word of an older page
 _FAILED = ("error", "failed")
 _INLINE = frozenset({"imageBase64Data", "imageDataURI"})
 
@@ -114,7 +114,7 @@ class Answer:
 
 
 def entries(data: Any) -> tuple[list[Row], list[Row]]:
-    """The rows and the errors of an answer or a webhook body, whatever it wraps them in, each error flat."""
+    """The rows and the errors of an answer or a webhook body, in any envelope, each error flat."""
     rows: list[Row]
     stated: list[Row] = []
     if isinstance(data, dict) and not data.keys().isdisjoint({"data", "errors", "error"}):
@@ -135,10 +135,10 @@ def _objects(value: Any) -> list[Row]:
 
 
 def status_report(task: Task, answer: Answer) -> StatusReport:
-    """What an answer says of its task.
+    """What an answer reports about its task.
 
     Raises:
-        ValueError: It cannot be used. Says why.
+        ValueError: It cannot be used. The message has the reason.
     """
     made = _artifacts(answer.rows)
     failures = tuple(_failure(row) for row in _distinct(answer.errors))
@@ -177,7 +177,7 @@ def _verdict(failures: Sequence[Failure]) -> Status:
 
 
 def is_generation(row: Row) -> bool:
-    """Whether an error says that a generation failed, not that the question about it did."""
+    """Whether an error reports that a generation failed, not that the question about it did."""
     kind, code = row.get("taskType"), text(row, "code")
     if "status" in row or kind == _TASK_TYPE or code == _CANCELLED:
         return True
@@ -214,7 +214,7 @@ def _artifacts(rows: Iterable[Row]) -> tuple[Artifact, ...]:
     """The images made.
 
     Raises:
-        ValueError: One is said to be made, and is not there.
+        ValueError: One is reported as made, and is not there.
     """
     found: dict[object, Artifact] = {}
     for row in rows:
@@ -254,7 +254,7 @@ def _failure(row: Row) -> Failure:
 
 
 def _progress(running: Sequence[Row], finished: int) -> float | None:
-    """The part done of all images listed. None where no progress is told (``progress`` is 0 to 100, and rare)."""
+    """The part done of all images listed. None where no progress is reported (``progress`` is 0 to 100, and rare)."""
     told: list[float] = [row["progress"] for row in running if isinstance(row.get("progress"), int | float)]
     if not told:
         return None
@@ -262,7 +262,7 @@ def _progress(running: Sequence[Row], finished: int) -> float | None:
 
 
 def _cost(rows: Iterable[Row]) -> Cost | None:
-    """What the images made cost together. None where it is not told."""
+    """What the images made cost together. None if it is not reported."""
     amounts = []
     for row in _distinct(row for row in rows if _is_made(row)):
         try:

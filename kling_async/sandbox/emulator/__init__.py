@@ -1,1 +1,1 @@
-"""The simulated company: accounts, jobs, clock, counters. No HTTP."""
+"""The simulated provider: accounts, jobs, clock, counters. No HTTP."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Clock:
     """Simulated time.
 
-    Everything in the sandbox that takes time (a generation, a ration, the life of a URL, a webhook's
-    next attempt) is told in simulated seconds, so that one factor makes all of it faster together.
+    Everything in the sandbox that takes time (a generation, a rate limit, the life of a URL, a webhook's
+    next attempt) is given in simulated seconds, so that one factor makes all of it faster together.
 
     Args:
         speed: Simulated seconds per real second. 60 makes a minute pass in a second, 0 stops the clock so
@@ -47,7 +47,7 @@ class Clock:
         return self._epoch + dt.timedelta(seconds=moment)
 
     def advance(self, seconds: float) -> None:
-        """Jump ahead by so many simulated seconds, from any thread; whoever waits for a moment is told."""
+        """Jump ahead by so many simulated seconds, from any thread. Waiters whose moment has come are notified."""
         self._skipped += seconds
         for subscriber in list(self._subscribers):
             subscriber()

@@ -30,7 +30,7 @@ def check_data_uri(uri: str, formats: Collection[str]) -> None:
         formats: Accepted formats in Pillow's words: `JPEG`, `PNG`, `WEBP`, `GIF`.
 
     Raises:
-        BadImageError: It is not such an image. The message says why.
+        BadImageError: It is not such an image. The message has the reason.
     """
     head = _DATA_URI.match(uri)
     if head is None:

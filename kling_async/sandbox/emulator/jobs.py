@@ -134,8 +134,8 @@ class Order:
         media: What the result will show, one entry per file.
         durations: How long it takes.
         price: In the provider's unit.
-        params: Whatever else the emulation wants to find again on the job.
-        callback_url: Where the customer wants to be told of the end.
+        params: Anything else that the emulation wants to find again on the job.
+        callback_url: The URL to call when the job has ended.
         id: The job's id if the customer chose it. If None, the state chooses one.
         lifetime: Simulated seconds that the results can be downloaded for. If None, as long as all others.
         upload_url: Where to send the result files with PUT. If None, nowhere.

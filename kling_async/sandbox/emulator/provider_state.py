@@ -208,7 +208,7 @@ class ProviderState:
             job.webhook_first = True
 
     def _plan(self, order: Order, ending: ScriptedOutcome, now: float) -> Job:
-        # Equal orders are different jobs: the number of equal ones before it tells them apart, not the time of arrival.
+        # Equal orders are different jobs: the number of equal ones before it decides, not the time of arrival.
         identity = f"{self.seed}|{order.account.provider}|{order.endpoint}|{order.prompt}|{order.params}"
         self._orders[identity] += 1
         rng = random.Random(f"{identity}|{self._orders[identity]}")  # noqa: S311 - a simulation

@@ -227,7 +227,7 @@ async def _pieces(stream: StreamingResponse) -> AsyncIterator[bytes]:
 
 
 async def _content(whole: Response) -> bytes:
-    """The body; of a stream, all that it says until it ends."""
+    """The body. For a stream, everything it sends until it ends."""
     if isinstance(whole, StreamingResponse):
         return b"".join([piece async for piece in _pieces(whole)])
     return bytes(whole.body)
@@ -263,7 +263,7 @@ def _of_wrong_type(value: Any) -> Any:
 
 
 def _of_unknown_status(value: Any) -> Any:
-    """The same, with a status that nobody has heard of: a word for words, a number for numbers."""
+    """The same, with an unknown status: a word for words, a number for numbers."""
     if isinstance(value, list):
         return [_of_unknown_status(inner) for inner in value]
     if not isinstance(value, dict):

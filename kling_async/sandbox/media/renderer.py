@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _KEPT = 64 * 1024 * 1024  # bytes of finished files
 _THREADS = 2  # drawing is mostly native code that runs beside the server's loop
-_VIDEO_SCALE = 0.5  # of width and height, unless the user chose: quick to make, still pleasant to look at
+_VIDEO_SCALE = 0.5  # of width and height, unless the user chose: quick to make, still good to see
 
 
 class Renderer:
@@ -53,7 +53,7 @@ class Renderer:
             loop = asyncio.get_running_loop()
             drawing = self._drawing[media] = loop.run_in_executor(self._threads, self._make, media)
             drawing.add_done_callback(lambda done: self._keep(media, done))
-        # Shielded: one customer who hangs up does not spoil the file for the others.
+        # Shielded: one customer who hangs up must not cost the others the file.
         return await asyncio.shield(drawing)
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ class Operation:
 
     Args:
         kind: What it is, for counters and faults: `submit` (buys), `status` (polls), `cancel`, `list`,
-            `upload`, `stream`, or a function that tells from the body, where one address serves several
+            `upload`, `stream`, or a function that decides from the body, where one address serves several
             verbs (`reset-before-reading` then comes after the body).
         method: HTTP method.
         path: Starlette path pattern below the emulation's base URL, such as `/jobs/{job_id}`. May be empty.
@@ -75,7 +75,7 @@ class Emulation:
         api_key: The key that the sandbox's only customer uses.
         operations: Its verbs.
         error_body: The provider's own JSON for an error: of this status (404, 429, 500, 503 ...), for a
-            request to this path, and, where the wait is told in the body, with these seconds.
+            request to this path, and, where the wait stands in the body, with these seconds.
         client: Makes the library's provider object from a key and a base URL (imported when called).
         webhook: How it calls back, or None if it never does.
         options: How it speaks where the provider's versions differ. An object that tests may change. None: nothing to

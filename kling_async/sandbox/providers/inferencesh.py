@@ -67,7 +67,7 @@ class Options:
         envelope: `current`: `{"data", "messages"}`. `v2`: the bare object. `v1`: `{"success", "status", "data"}`, with
             errors at HTTP 200.
         statuses: Integers of the `current` or the `older` table, or `words`.
-        progress: Whether tasks tell their progress in percent.
+        progress: Whether tasks report their progress in percent.
         snapshot: Whether a stream begins with the whole task.
         deaf: Whether a stream carries nothing but heartbeats.
         lines: A stream closes after so many lines, wherever the task stands. If None, at the task's end.
@@ -180,7 +180,7 @@ class _Service:
     uploads: dict[str, _Upload] = field(default_factory=dict)
 
     async def announce(self, request: Request) -> Response:
-        """`POST /files`: says where to put the content."""
+        """`POST /files`: answers where to put the content."""
         account = self._account(request)
         made = []
         for announced in _read(_Files, await request.body()).files:
@@ -304,7 +304,7 @@ class _Service:
         return StreamingResponse(lines(), media_type=kind, headers={"cache-control": "no-cache"})
 
     async def _updates(self, job: Job) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """What a stream of the task says, as it becomes true."""
+        """What a stream of the task sends, as it becomes true."""
         clock = self.state.clock
         told = _name(job, clock.now())
         if self.options.snapshot and not self.options.deaf:

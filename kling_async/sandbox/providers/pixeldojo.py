@@ -1,7 +1,7 @@
 """PixelDojo's emulation: `kling-image` as documented at pixeldojo.ai/api-platform/kling-image.
 
 The schema is strict: a field that it does not list is refused, `num_images` (the count's name in a newer edition of the
-page) included, and so is an explicit null. What the sources leave open is settled here: a submission is answered with
+page) included, and so is an explicit null. What the sources leave open is decided here: a submission is answered with
 202, a job that waits is `pending` and one that is made is `processing`, a failed one has its code as text in `error`,
 an error is `{"error": {"code", "message", "status"}}`, and a webhook's body is the job object, delivered again after
 30, 60 and 120 s. An account without a limit claims to have 1 000 000 credits.

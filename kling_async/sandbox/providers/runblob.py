@@ -1,6 +1,6 @@
 """RunBlob's emulation: Kling O3 photo and video, as documented at docs.runblob.io/api-reference/kling.
 
-Where its pages disagree, each endpoint answers as its own page says: the photo page has `{"success": false, "message":
+Where its pages disagree, each endpoint answers as on its own page: the photo page has `{"success": false, "message":
 CODE}`, the video page `{"detail": CODE}`. The example clients of both pages read `detail`, so it stands in every error.
 It is always a text. The list that FastAPI makes of a malformed body stands in `errors`. A wrong key is answered as on
 the authentication page, a missing one on the video endpoints as on the video page. The pages for polling give no reason

@@ -57,7 +57,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn 
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Let the connection idle as long as the sandbox says now."""
+        """Let the connection idle as long as the sandbox now allows."""
         self.timeout_keep_alive = self.keep_alive()
         super().on_response_complete()
 
@@ -68,7 +68,7 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn 
         self.transport.abort()
 
     def hang_up(self) -> None:
-        """End the connection in an orderly way, in the middle of whatever was being said."""
+        """End the connection in an orderly way, in the middle of what was being sent."""
         self.transport.close()
 
 
@@ -79,7 +79,7 @@ def connection(request: Request) -> Connection:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server for a thread of its own: says when it is ready, stops at once, never in half-seconds.
+    """A uvicorn server for a thread of its own: reports when it is ready, stops at once, never in half-seconds.
 
     Args:
         app: The ASGI application.

@@ -51,7 +51,7 @@ class Sandbox:
         rate_limit: Status calls allowed in any 60 simulated seconds, per key: a number for every provider, a mapping by
             provider, or what each provider documents (RunBlob: 60). If None, there is no limit.
         credits: What each account can spend, in its provider's unit. A number or a mapping by provider.
-            None: no end.
+            If None, no limit.
         lifetime: Simulated seconds that a result can be downloaded for (RunBlob documents 24 h). None: for
             ever.
         emulations: Emulations of more providers, by name. Those of installed packages are found by themselves.
@@ -150,7 +150,7 @@ class Sandbox:
         return self._emulations[provider].api_key
 
     def options(self, provider: str) -> Any:
-        """How a provider speaks where its versions differ. Change it at any time. None: nothing to choose.
+        """How a provider speaks where its versions differ. Change it at any time. None if there is nothing to choose.
 
         Raises:
             KeyError: No such provider.
@@ -202,7 +202,7 @@ class Sandbox:
         Args:
             provider: Whose jobs. If None, any provider's.
             fail: Failure code in the provider's words, or None if they succeed.
-            duration: Simulated seconds from purchase to end. None: as documented by the provider.
+            duration: Simulated seconds from purchase to end. If None, as documented by the provider.
             stuck: They never end.
             files: With `fail`: only so many files of each job fail, and the job itself completes.
             times: How many jobs. Several scripts are used in the order of the calls.
