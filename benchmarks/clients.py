@@ -14,7 +14,7 @@ from typing import Any
 
 CONNECTIONS = 100
 _KEEPALIVE = 3600.0  # seconds
-_PATIENCE = 30.0  # seconds to connect or to receive; waiting for a connection is not bounded
+_PATIENCE = 30.0  # seconds to connect or to receive. Waiting for a connection is not bounded
 
 Fetch = Callable[[], Awaitable[bytes]]
 

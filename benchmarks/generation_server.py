@@ -1,8 +1,8 @@
-"""A server that sells generations, as cheaply as Python can: for measuring those who buy them.
+"""A server that sells generations, as cheaply as Python can: to measure their clients.
 
 It speaks RunBlob's dialect and, as far as their official clients need it, those of fal, Replicate and Runway. Each
-answer takes 50 ms. A job takes as many seconds as its prompt begins with ("12.5 a boat"); the answer that it is done
-says when it was, on the clock that all processes of a machine share.
+answer takes 50 ms. A job takes as many seconds as its prompt begins with ("12.5 a boat"). The answer that it is done
+contains its time, on the clock that all processes of a machine share.
 
 It runs in a process of its own: `with generation_server(core=1) as url: ...`.
 """

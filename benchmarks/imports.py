@@ -3,7 +3,7 @@
     python -m benchmarks.imports [--quick]
 
 Every figure comes from fresh processes with compiled bytecode, one of each row in turn: user + system time of the whole
-process, less that of one that does nothing; the median counts. pydantic and anyio load next to nothing themselves until
+process, less that of one that does nothing. The median counts. pydantic and anyio load next to nothing themselves until
 they are used, so the dependencies are measured both ways: imported, and with what the first model, client, lock and
 retry load. Peers that are not installed are left out.
 
@@ -109,7 +109,7 @@ def measure(repeats: int) -> list[Figure]:
 def table(figures: Sequence[Figure], repeats: int) -> str:
     """The figures as Markdown."""
     cpu = {figure.row: figure.cpu for figure in figures}
-    how = f"median of {repeats} fresh processes per figure, bytecode compiled; Python {platform.python_version()}"
+    how = f"median of {repeats} fresh processes per figure, bytecode compiled. Python {platform.python_version()}"
     lines = [
         "# What importing costs",
         "",

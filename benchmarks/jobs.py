@@ -2,15 +2,15 @@
 
     python -m benchmarks.jobs [--quick] [--only map aiohttp]
 
-Every figure comes from a fresh process that is pinned to core 0, buys so many jobs at once and follows each to its end;
-the server has core 1 for itself and takes 50 ms for an answer. A job takes about four and a half intervals between two
-looks, so that it is submitted once and looked at five times. Measured are
+Every figure comes from a fresh process that is pinned to core 0, buys so many jobs at once and follows each to its end.
+The server has core 1 for itself and takes 50 ms for an answer. A job takes about four and a half intervals between two
+polls, so that it is submitted once and polled five times. Measured are
 
-- CPU: user + system time of the client process, by job that is done;
-- memory: what the process occupies at most, over what it did before the first job;
+- CPU: user + system time of the client process, by job that is done.
+- memory: what the process occupies at most, over what it did before the first job.
 - stall: the most CPU time that went by before the event loop got around to a timer that was due, with the interpreter's
-  cyclic garbage collector as it is by default, and less what that took;
-- lag: from a job's end to the client's knowledge of it, less half an interval, which is what the looking itself costs.
+  cyclic garbage collector as it is by default, and less what that took.
+- lag: from a job's end to the client's knowledge of it, less half an interval, which is what the polling itself costs.
 
 A client that is not through after a minute of CPU or two and a half of time is stopped, reported by how many jobs it
 finished, and not tried with more.
@@ -36,14 +36,14 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmarks import charts
-from benchmarks.buyers import AIOHTTP, BUYERS, CONNECTIONS, HTTPX, MAP, Order
+from benchmarks.candidates import AIOHTTP, CANDIDATES, CONNECTIONS, HTTPX, MAP, Order
 from benchmarks.generation_server import LATENCY, generation_server
 from benchmarks.job_server import pin_to_core
 from benchmarks.process import cpu_seconds, resident_bytes
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 RESULTS = Path(__file__).parent / "results"
-_LOOKS = 5
+_POLLS = 5
 _TICK = 0.005  # s
 _SETTLE = 0.5  # s before the first job, for the process to have its final size
 
@@ -53,7 +53,7 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        intervals: Seconds between two looks at a job, by how many are in flight: so that no client need be overloaded.
+        intervals: Seconds between two polls of a job, by how many are in flight, so that no client is overloaded.
         cap: Seconds of CPU after which a client is stopped.
         patience: Seconds of real time, for the same.
     """
@@ -72,18 +72,18 @@ class Figure:
     """One measurement.
 
     Attributes:
-        buyer: Key in `BUYERS`.
+        candidate: Key in `CANDIDATES`.
         in_flight: Jobs that were bought at once.
         done: Jobs that were done.
         cpu: Seconds of user + system time that they took together.
         memory: Bytes that the process grew by at most.
         stall: Seconds that the event loop was late at most.
-        own_stall: The same, less the time for which the garbage collector held it up.
-        lag: Mean seconds from a job's end to the knowledge of it, beyond half an interval; None: not told.
+        own_stall: The same, less the time that the garbage collector took.
+        lag: Mean seconds from a job's end to the knowledge of it, beyond half an interval. None if unknown.
         capped: Whether it was stopped.
     """
 
-    buyer: str
+    candidate: str
     in_flight: int
     done: int
     cpu: float
@@ -95,15 +95,15 @@ class Figure:
 
     @property
     def milliseconds(self) -> float:
-        """CPU per job that is done; infinite if none is."""
+        """CPU per job that is done, infinite if none is."""
         return 1e3 * self.cpu / self.done if self.done else float("inf")
 
 
 class Measurement:
-    """Measures one buyer in this process, and prints the figure, whatever state the event loop is in by then."""
+    """Measures one candidate in this process, and prints the figure in any state of the event loop."""
 
-    def __init__(self, buyer: str, in_flight: int, plan: Plan) -> None:
-        self._buyer = buyer
+    def __init__(self, candidate: str, in_flight: int, plan: Plan) -> None:
+        self._candidate = candidate
         self._in_flight = in_flight
         self._plan = plan
         self._done = 0
@@ -117,13 +117,13 @@ class Measurement:
         """Measure, report, and end the process."""
         interval = self._plan.intervals[self._in_flight]
         dice = random.Random(self._in_flight)  # noqa: S311  # equal jobs for everyone
-        seconds = [interval * (_LOOKS - 0.5 + dice.uniform(-0.5, 0.5)) for _ in range(self._in_flight)]
+        seconds = [interval * (_POLLS - 0.5 + dice.uniform(-0.5, 0.5)) for _ in range(self._in_flight)]
         prompts = [f"{each:.3f} a boat in the rain" for each in seconds]
-        buy = BUYERS[self._buyer].buy
+        buy = CANDIDATES[self._candidate].buy
         await buy(Order(url, ["0.1 warm up"], 0.2, lambda _: None))
         await asyncio.sleep(_SETTLE)
         gc.collect()
-        if BUYERS[self._buyer].freezes:
+        if CANDIDATES[self._candidate].freezes:
             gc.freeze()
         gc.callbacks.append(self._collects)
         self._before = self._memory = resident_bytes()
@@ -136,7 +136,7 @@ class Measurement:
         try:
             await buy(Order(url, prompts, interval, self._note))
         except Exception as error:  # noqa: BLE001  # a client that breaks under the load is a result
-            print(f"{self._buyer} broke: {type(error).__name__}: {error}"[:200], file=sys.stderr)
+            print(f"{self._candidate} broke: {type(error).__name__}: {error}"[:200], file=sys.stderr)
             self._report(capped=True)
         poller.cancel()
         self._report(capped=False)
@@ -175,15 +175,15 @@ class Measurement:
             lag = sum(self._lags) / len(self._lags) - self._plan.intervals[self._in_flight] / 2
         memory = max(self._memory, resident_bytes()) - self._before
         figure = Figure(
-            self._buyer, self._in_flight, self._done, cpu, memory, self._stall, self._own_stall, lag, capped
+            self._candidate, self._in_flight, self._done, cpu, memory, self._stall, self._own_stall, lag, capped
         )
         print(json.dumps(asdict(figure)), flush=True)
         os._exit(0)  # closing 10 000 jobs in an orderly way is not what is measured
 
 
-def measure(buyer: str, in_flight: int, url: str, *, quick: bool) -> Figure:
-    """Measure a buyer in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.jobs", "--measure", buyer, str(in_flight), url]
+def measure(candidate: str, in_flight: int, url: str, *, quick: bool) -> Figure:
+    """Measure a candidate in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.jobs", "--measure", candidate, str(in_flight), url]
     command += ["--quick"] if quick else []
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603  # ourselves
     return Figure(**json.loads(output))
@@ -191,19 +191,19 @@ def measure(buyer: str, in_flight: int, url: str, *, quick: bool) -> Figure:
 
 def table(figures: Iterable[Figure], plan: Plan) -> str:
     """Lay the figures out as Markdown, and say how they meet the targets."""
-    by_buyer: dict[str, dict[int, Figure]] = {}
+    by_candidate: dict[str, dict[int, Figure]] = {}
     for figure in figures:
-        by_buyer.setdefault(figure.buyer, {})[figure.in_flight] = figure
+        by_candidate.setdefault(figure.candidate, {})[figure.in_flight] = figure
     levels = list(plan.intervals)
     lines = [
         "# What a whole job costs",
         "",
         (
-            f"Jobs that are submitted once and looked at about {_LOOKS} times, so many in flight at once, over at most"
-            f" {CONNECTIONS} connections to a server that takes {LATENCY * 1e3:.0f} ms for an answer; a fresh process"
-            f" per figure, pinned to one core. Looks at a job are"
-            f" {', '.join(f'{plan.intervals[level]:g} s' for level in levels)} apart; the official clients of other"
-            f" providers look as they do by default. Python {platform.python_version()}, {os.cpu_count()} cores."
+            f"Jobs that are submitted once and polled about {_POLLS} times, so many in flight at once, over at most"
+            f" {CONNECTIONS} connections to a server that takes {LATENCY * 1e3:.0f} ms for an answer. A fresh process"
+            f" per figure, pinned to one core. Polls of a job are"
+            f" {', '.join(f'{plan.intervals[level]:g} s' for level in levels)} apart. The official clients of other"
+            f" providers poll as they do by default. Python {platform.python_version()}, {os.cpu_count()} cores."
             " Made by `python -m benchmarks.jobs`."
         ),
         "",
@@ -218,13 +218,13 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
     for title, cell in columns:
         lines += [f"| {title} | " + " | ".join(f"{level:,} in flight" for level in levels) + " |"]
         lines += ["|---|" + "---:|" * len(levels)]
-        for buyer, row in by_buyer.items():
+        for candidate, row in by_candidate.items():
             cells = [_cell(row[level], cell(row[level])) if level in row else "" for level in levels]
-            lines.append(f"| {BUYERS[buyer].label} | " + " | ".join(cells) + " |")
+            lines.append(f"| {CANDIDATES[candidate].label} | " + " | ".join(cells) + " |")
         lines.append("")
     slopes = [
-        f"| {BUYERS[buyer].label} | {_slope(row[levels[-2]], row[levels[-1]]):.1f} |"
-        for buyer, row in by_buyer.items()
+        f"| {CANDIDATES[candidate].label} | {_slope(row[levels[-2]], row[levels[-1]]):.1f} |"
+        for candidate, row in by_candidate.items()
         if len(levels) > 1 and not any(row[level].capped for level in levels[-2:] if level in row) and levels[-1] in row
     ]
     lines += [f"| memory, KiB per job in flight, {levels[-2]:,} to {levels[-1]:,} | |", "|---|---:|", *slopes, ""]
@@ -232,21 +232,21 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
     lines += ["CPU per job at 10 000 at most 1.1 times that at 100, and at most 3.2 times that of bare aiohttp."]
     lines += ["The garbage collector goes through everything that is alive, the program's modules included. A program"]
     lines += ["that calls `gc.freeze()` when it has started, as `kling bulk` does, spares it those.", ""]
-    return "\n".join(lines + _ratios(by_buyer, levels))
+    return "\n".join(lines + _ratios(by_candidate, levels))
 
 
-def _ratios(by_buyer: dict[str, dict[int, Figure]], levels: list[int]) -> list[str]:
+def _ratios(by_candidate: dict[str, dict[int, Figure]], levels: list[int]) -> list[str]:
     lines = []
-    ours = by_buyer.get(MAP, {})
+    ours = by_candidate.get(MAP, {})
     for peer in (AIOHTTP, HTTPX):
-        theirs = by_buyer.get(peer, {})
+        theirs = by_candidate.get(peer, {})
         for level in levels:
             if level in ours and level in theirs and theirs[level].done:
                 ratio = ours[level].milliseconds / theirs[level].milliseconds
-                lines.append(f"- CPU of {BUYERS[MAP].label} / {BUYERS[peer].label} at {level:,}: {ratio:.2f}")
+                lines.append(f"- CPU of {CANDIDATES[MAP].label} / {CANDIDATES[peer].label} at {level:,}: {ratio:.2f}")
     if levels[0] in ours and levels[-1] in ours:
         ratio = ours[levels[-1]].milliseconds / ours[levels[0]].milliseconds
-        lines.append(f"- CPU of {BUYERS[MAP].label} at {levels[-1]:,} / at {levels[0]:,}: {ratio:.2f}")
+        lines.append(f"- CPU of {CANDIDATES[MAP].label} at {levels[-1]:,} / at {levels[0]:,}: {ratio:.2f}")
     return [*lines, ""]
 
 
@@ -264,27 +264,27 @@ def _cell(figure: Figure, text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="up to 1 000 in flight")
-    parser.add_argument("--only", nargs="+", choices=list(BUYERS), default=list(BUYERS), help="these clients")
+    parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES), help="these clients")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     plan = QUICK if arguments.quick else FULL
     if arguments.measure:
-        buyer, in_flight, url = arguments.measure
+        candidate, in_flight, url = arguments.measure
         pin_to_core(CLIENT_CORE)
-        asyncio.run(Measurement(buyer, int(in_flight), plan).run(url))
+        asyncio.run(Measurement(candidate, int(in_flight), plan).run(url))
 
     figures: list[Figure] = []
-    for buyer in arguments.only:
-        if not BUYERS[buyer].installed:
-            print(f"{buyer}: not installed, left out")
+    for candidate in arguments.only:
+        if not CANDIDATES[candidate].installed:
+            print(f"{candidate}: not installed, left out")
             continue
         for in_flight in plan.intervals:
             with generation_server(SERVER_CORE) as url:
-                figures.append(measure(buyer, in_flight, url, quick=arguments.quick))
+                figures.append(measure(candidate, in_flight, url, quick=arguments.quick))
             last = figures[-1]
             stalls = f"{last.stall * 1e3:.0f} ms, {last.own_stall * 1e3:.0f} of them its own"
-            told = f"{last.milliseconds:.2f} ms, {last.memory / 2**20:.1f} MiB, stall {stalls}"
-            print(f"{BUYERS[buyer].label}, {in_flight:,} in flight: {_cell(last, told)}", flush=True)
+            text = f"{last.milliseconds:.2f} ms, {last.memory / 2**20:.1f} MiB, stall {stalls}"
+            print(f"{CANDIDATES[candidate].label}, {in_flight:,} in flight: {_cell(last, text)}", flush=True)
             if last.capped:
                 break
     _write(figures, plan)
@@ -295,8 +295,10 @@ def _write(figures: list[Figure], plan: Plan) -> None:
     (RESULTS / "jobs.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
     (RESULTS / "jobs.md").write_text(table(figures, plan))
     series = {
-        BUYERS[buyer].label: {f.in_flight: f.milliseconds for f in figures if f.buyer == buyer and f.done}
-        for buyer in dict.fromkeys(figure.buyer for figure in figures)
+        CANDIDATES[candidate].label: {
+            f.in_flight: f.milliseconds for f in figures if f.candidate == candidate and f.done
+        }
+        for candidate in dict.fromkeys(figure.candidate for figure in figures)
     }
     charts.lines(
         RESULTS / "jobs.png",

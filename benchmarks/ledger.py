@@ -1,15 +1,15 @@
-"""What the ledger costs: durable writes a second, and how long the event loop is held up by them.
+"""What the ledger costs: durable writes a second, and how long they block the event loop.
 
     python -m benchmarks.ledger [--quick] [--directory DIR]
 
 Each of 1, 10, 100, 1 000 and 10 000 tasks writes one job after the other, as the client does: intent, acceptance, three
 events. Another task measures the longest time for which the event loop did not come round. Compared:
 
-- `SqliteLedger`: one writer thread, group commit, `synchronous=FULL`;
-- one commit for each write in a worker thread, with the same SQL and settings;
+- `SqliteLedger`: one writer thread, group commit, `synchronous=FULL`.
+- one commit for each write in a worker thread, with the same SQL and settings.
 - one commit for each write on the event loop.
 
-The file lies in a temporary directory (`--directory`: where; the disk decides what a commit costs). Writes
+The file lies in a temporary directory (`--directory`: its place, because the disk decides what a commit costs). Writes
 `benchmarks/results/ledger.{md,json}`.
 """
 
@@ -116,7 +116,7 @@ async def _write_job(ledger: Ledger, number: int) -> None:
 
 
 class Stopwatch:
-    """Tells the longest time for which the event loop did not come round."""
+    """Measures the longest time for which the event loop was blocked."""
 
     def __init__(self) -> None:
         self._longest, self._last = 0.0, time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the operating system says of this process."""
+"""What the operating system reports about this process."""
 
 import os
 import resource
@@ -15,7 +15,7 @@ def cpu_seconds() -> float:
 
 
 def resident_bytes() -> int:
-    """Memory that this process occupies now (where the system does not tell, the most that it ever did)."""
+    """Memory that this process occupies now (or, where the system does not report it, the maximum so far)."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * _PAGE
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -3,7 +3,7 @@
     python -m benchmarks.requests [--quick]
 
 Every figure comes from a fresh process that is pinned to core 0 and keeps so many requests of 213 bytes of JSON in
-flight over at most 100 kept connections; the server has core 1 for itself. CPU is user + system time of the client
+flight over at most 100 kept connections. The server has core 1 for itself. CPU is user + system time of the client
 process per finished request, after a warm-up that opens the connections. A client that is not through after half a
 minute of CPU is stopped, and reported by how many requests it finished.
 
@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         requests: How many requests are sent, by how many are in flight.
         cap: Seconds of CPU after which a client is stopped.
-        repeats: Processes per figure, of which the median counts; one that hits the cap is not repeated.
+        repeats: Processes per figure, of which the median counts. One that hits the cap is not repeated.
     """
 
     requests: dict[int, int]
@@ -72,12 +72,12 @@ class Figure:
 
     @property
     def microseconds(self) -> float:
-        """CPU per finished request; infinite if there was none."""
+        """CPU per finished request, infinite if there was none."""
         return 1e6 * self.cpu / self.done if self.done else float("inf")
 
 
 class Measurement:
-    """Measures one client in this process, and prints the figure, whatever state the event loop is in by then."""
+    """Measures one client in this process, and prints the figure in any state of the event loop."""
 
     def __init__(self, client: str, in_flight: int, requests: int, cap: int) -> None:
         self._client = client
@@ -115,7 +115,7 @@ class Measurement:
 
 
 def measure(client: str, in_flight: int, plan: Plan, url: str) -> Figure:
-    """Measure a client in fresh processes; returns the run with the median CPU."""
+    """Measure a client in fresh processes. Returns the run with the median CPU."""
     figures: list[Figure] = []
     arguments = [client, str(in_flight), str(plan.requests[in_flight]), str(plan.cap), url]
     while len(figures) < plan.repeats and not any(figure.capped for figure in figures):
@@ -136,7 +136,7 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
         "",
         (
             f"Microseconds of client CPU (user + system) per request of {STATUS_BYTES} bytes of JSON, at most"
-            f" {CONNECTIONS} kept connections; median of {plan.repeats} fresh process(es) per figure, pinned to one"
+            f" {CONNECTIONS} kept connections. Median of {plan.repeats} fresh process(es) per figure, pinned to one"
             f" core. Python {platform.python_version()}, {os.cpu_count()} cores."
             " Made by `python -m benchmarks.requests`."
         ),

@@ -1,16 +1,16 @@
-"""How long after its end a job's waiter wakes: told by a webhook, against asking on a schedule.
+"""How long after its end a job's waiter wakes: by a webhook, compared with polls on a schedule.
 
     python -m benchmarks.webhooks [--quick]
 
 Five-second videos of the RunBlob dialect, in real time: the sandbox ends each after 2 to 3 minutes and calls back over
 HTTP. Four clients buy as many each and wait for them all:
 
-- webhooks that are believed (`confirm=False`), received by `kling_async.starlette` on uvicorn;
-- webhooks that lead to a look (`confirm=True`, the default), the same;
-- looks on the schedule that RunBlob documents;
-- looks by the law of durations, which is the default.
+- webhooks that are believed (`confirm=False`), received by `kling_async.starlette` on uvicorn.
+- webhooks that lead to a poll (`confirm=True`, the default), the same.
+- polls on the schedule that RunBlob documents.
+- polls by the learned schedule, which is the default.
 
-All keep to RunBlob's ration of 60 status calls a minute. The *lag* is from the job's end to its waiter's waking. From
+All keep RunBlob's rate limit, 60 status calls a minute. The *lag* is from the job's end to its waiter's waking. From
 the delivery's arrival to the waiter is the part of it that is ours. `--quick` lets time run 60 times as fast, which
 shows that everything works, and no lag worth quoting.
 
@@ -50,16 +50,16 @@ class Figure:
     """What one client measured.
 
     Attributes:
-        way: How it heard of the ends.
+        way: How it learned of the ends.
         jobs: How many jobs it waited for.
-        looks: Status calls that it made.
+        polls: Status calls that it made.
         lags: Seconds from a job's end to its waiter's waking, by job.
-        within: Seconds from the arrival of a job's delivery to its waiter's waking, by job; empty without webhooks.
+        within: Seconds from the arrival of a job's delivery to its waiter's waking, by job. Empty without webhooks.
     """
 
     way: str
     jobs: int = 0
-    looks: int = 0
+    polls: int = 0
     lags: list[float] = field(default_factory=list)
     within: list[float] = field(default_factory=list)
 
@@ -104,8 +104,8 @@ async def measure(way: str, sandbox: Sandbox, jobs: int, polling: Polling, *, co
         way: The figure's name.
         sandbox: Where to buy.
         jobs: How many.
-        polling: When to look.
-        confirm: As of `Webhooks`; None: there are none.
+        polling: When to poll.
+        confirm: Same as for `Webhooks`. None if there are none.
     """
     figure, endpoint = Figure(way, jobs), Endpoint()
     webhooks = None if confirm is None else Webhooks(endpoint.url, SECRET, confirm=confirm)
@@ -123,7 +123,7 @@ async def measure(way: str, sandbox: Sandbox, jobs: int, polling: Polling, *, co
 
         await asyncio.gather(*(one() for _ in range(jobs)))
         transport = client.statistics().providers["runblob"]
-    figure.looks = transport.calls - jobs
+    figure.polls = transport.calls - jobs
     return figure
 
 
@@ -136,9 +136,9 @@ async def measure_all(jobs: int, speed: float) -> list[Figure]:
 
     figures = await asyncio.gather(
         one("webhook, believed", DOCUMENTED, confirm=False),
-        one("webhook, confirmed by a look", DOCUMENTED, confirm=True),
-        one("looks, documented schedule", DOCUMENTED, confirm=None),
-        one("looks, law of durations", LEARNED, confirm=None),
+        one("webhook, confirmed by a poll", DOCUMENTED, confirm=True),
+        one("polls, documented schedule", DOCUMENTED, confirm=None),
+        one("polls, learned schedule", LEARNED, confirm=None),
     )
     return list(figures)
 
@@ -157,7 +157,7 @@ def report(figures: list[Figure]) -> str:
     for figure in figures:
         within = [f"{1000 * each:.1f} ms" for each in (_middle(figure.within), max(figure.within, default=0.0)) if each]
         lag = f"{_middle(figure.lags):.3f} s | {max(figure.lags):.3f} s"
-        rows.append(f"| {figure.way} | {lag} | {' | '.join(within or ['', ''])} | {figure.looks / figure.jobs:.2f} |")
+        rows.append(f"| {figure.way} | {lag} | {' | '.join(within or ['', ''])} | {figure.polls / figure.jobs:.2f} |")
     return "\n".join([*rows, ""])
 
 

@@ -11,7 +11,7 @@ from support import virtual_time
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
-    """Tests marked `anyio` run on both libraries; those also marked `virtual_time` without ever sleeping."""
+    """Tests marked `anyio` run on both libraries. Those also marked `virtual_time` without ever sleeping."""
     name: str = request.param
     if request.node.get_closest_marker("virtual_time"):
         return virtual_time.backend(name)

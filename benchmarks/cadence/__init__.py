@@ -1,1 +1,1 @@
-"""When to look: looks per job and lag of schedules, in virtual time. Run ``python -m benchmarks.cadence``."""
+"""When to poll: polls per job and lag of schedules, in virtual time. Run ``python -m benchmarks.cadence``."""

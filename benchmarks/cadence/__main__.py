@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.cadence import charts, study
-from benchmarks.cadence.durations import LAWS, Nature
+from benchmarks.cadence.durations import DISTRIBUTIONS, Nature
 from benchmarks.cadence.report import Results, markdown, targets
 from kling_async._scheduling.schedules import DurationPrior
 
@@ -21,7 +21,11 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 def measure(size: study.Size) -> Results:
     with ProcessPoolExecutor() as pool:
-        natures = {(name, share): Nature(law, share) for share in (0.0, study.CONGESTED) for name, law in LAWS.items()}
+        natures = {
+            (name, share): Nature(distribution, share)
+            for share in (0.0, study.CONGESTED)
+            for name, distribution in DISTRIBUTIONS.items()
+        }
         learned = {
             (*key, prior): pool.submit(
                 study.learned, nature, DurationPrior(nature.prior.median * factor, nature.prior.sigma), size

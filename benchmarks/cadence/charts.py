@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cadence.durations import CLIPS, LAWS
+from benchmarks.cadence.durations import CLIPS, DISTRIBUTIONS
 from benchmarks.cadence.report import Results
 from benchmarks.cadence.study import CHECKPOINTS, LAMBDA, PRIORS
 
@@ -27,7 +27,7 @@ def draw(results: Results, directory: Path) -> list[Path]:
         for figure, name in (
             (_schedules(pyplot, results), "cadence-schedules.png"),
             (_learning(pyplot, results), "cadence-learning.png"),
-            (_ration(pyplot, results), "cadence-ration.png"),
+            (_rate_limit(pyplot, results), "cadence-rate-limit.png"),
         )
     ]
 
@@ -40,16 +40,16 @@ def _save(pyplot: Any, figure: Any, path: Path) -> Path:
 
 
 def _schedules(pyplot: Any, results: Results) -> Any:
-    figure, panels = pyplot.subplots(1, len(LAWS), figsize=(12, 3.4))
-    for panel, law in zip(panels, LAWS, strict=True):
-        for name, cost in results.fixed[law, 0.0].items():
+    figure, panels = pyplot.subplots(1, len(DISTRIBUTIONS), figsize=(12, 3.4))
+    for panel, distribution in zip(panels, DISTRIBUTIONS, strict=True):
+        for name, cost in results.fixed[distribution, 0.0].items():
             colour = {"source documents": _SOURCE, "optimum": _BOUND}.get(name, _FIXED)
-            panel.plot(cost.looks, cost.lag, "*" if name == "optimum" else "o", color=colour, markersize=7)
+            panel.plot(cost.polls, cost.lag, "*" if name == "optimum" else "o", color=colour, markersize=7)
             below = {"xytext": (0, -13), "ha": "center"} if name == "optimum" else {"xytext": (6, 2)}
-            panel.annotate(name, (cost.looks, cost.lag), textcoords="offset points", color=colour, fontsize=7, **below)
-        ours = [results.learned[law, 0.0, "right"][done] for done in CHECKPOINTS]
-        panel.plot([c.looks for c in ours], [c.lag for c in ours], ".-", color=_OURS, linewidth=1)
-        panel.set(xscale="log", yscale="log", title=law, xlabel="looks per job")
+            panel.annotate(name, (cost.polls, cost.lag), textcoords="offset points", color=colour, fontsize=7, **below)
+        ours = [results.learned[distribution, 0.0, "right"][done] for done in CHECKPOINTS]
+        panel.plot([c.polls for c in ours], [c.lag for c in ours], ".-", color=_OURS, linewidth=1)
+        panel.set(xscale="log", yscale="log", title=distribution, xlabel="polls per job")
         panel.margins(0.3)
     panels[0].set_ylabel("mean lag, s")
     panels[0].annotate(
@@ -59,23 +59,23 @@ def _schedules(pyplot: Any, results: Results) -> Any:
 
 
 def _learning(pyplot: Any, results: Results) -> Any:
-    figure, panels = pyplot.subplots(1, len(LAWS), figsize=(12, 3.4))
+    figure, panels = pyplot.subplots(1, len(DISTRIBUTIONS), figsize=(12, 3.4))
     places = range(len(CHECKPOINTS))
-    for panel, law in zip(panels, LAWS, strict=True):
+    for panel, distribution in zip(panels, DISTRIBUTIONS, strict=True):
         for (prior, factor), style in zip(PRIORS.items(), ("-", "--", ":"), strict=True):
-            costs = [results.learned[law, 0.0, prior][done].total for done in CHECKPOINTS]
+            costs = [results.learned[distribution, 0.0, prior][done].total for done in CHECKPOINTS]
             panel.plot(places, costs, style, color=_OURS, marker=".", label=f"documents say {factor:g} x the truth")
-        fixed = results.fixed[law, 0.0]
+        fixed = results.fixed[distribution, 0.0]
         panel.axhline(fixed["source documents"].total, color=_SOURCE, linewidth=1, label="source documents' schedule")
         panel.axhline(fixed["optimum"].total, color=_BOUND, linewidth=1, label="optimum")
-        panel.set(title=law, xlabel="completions", ylim=(0, 1.08 * fixed["source documents"].total))
+        panel.set(title=distribution, xlabel="completions", ylim=(0, 1.08 * fixed["source documents"].total))
         panel.set_xticks(places, [str(done) for done in CHECKPOINTS])
-    panels[0].set_ylabel(f"lag + {LAMBDA:g} s per look, s")
+    panels[0].set_ylabel(f"lag + {LAMBDA:g} s per poll, s")
     panels[0].legend(fontsize=7, frameon=False, loc="lower left")
     return figure
 
 
-def _ration(pyplot: Any, results: Results) -> Any:
+def _rate_limit(pyplot: Any, results: Results) -> Any:
     figure, panel = pyplot.subplots(figsize=(6.4, 3.8))
     numbers = list(results.kept)
     for name, colour in (("round_robin", _SOURCE), ("learned", _OURS), ("clairvoyant", _BOUND)):
@@ -89,7 +89,7 @@ def _ration(pyplot: Any, results: Results) -> Any:
     panel.set(
         xlabel="5 s clips kept in flight",
         ylabel="lag, s (dotted: 95th percentile)",
-        title="60 looks a minute for all of them",
+        title="60 polls a minute for all of them",
     )
     panel.legend(frameon=False)
     return figure

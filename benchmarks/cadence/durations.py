@@ -1,4 +1,4 @@
-"""The laws that draw durations: the four of the providers' documents, plain or with congested jobs among them."""
+"""The distributions of durations: the four of the providers' documents, plain or with congested jobs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ CLIPS = {
     "10 s clip": DurationPrior(232.0, 0.199),
     "15 s clip": DurationPrior(355.0, 0.131),
 }
-LAWS = {"image": DurationPrior(24.0, 0.545), **CLIPS}
+DISTRIBUTIONS = {"image": DurationPrior(24.0, 0.545), **CLIPS}
 
 _NORMAL = NormalDist()
-_FAR = 5.2  # standard deviations; one job in ten million is farther out
+_FAR = 5.2  # standard deviations. One job in ten million is farther out
 
 
 @dataclass(frozen=True)
 class Nature:
-    """What really decides how long a job takes: a law, and a share of jobs that a queue holds up.
+    """What really decides how long a job takes: a distribution, and a share of jobs that wait in a queue.
 
     Args:
-        law: Of the ordinary jobs.
-        congested: Share of the jobs held up.
+        distribution: Of the ordinary jobs.
+        congested: Share of the jobs that wait longer.
         slowdown: The factor by which these take longer.
     """
 
@@ -44,7 +44,7 @@ class Nature:
         ]
 
     def sample(self, number: int) -> list[float]:
-        """Durations at evenly spaced quantiles, which tell as much as ten times as many drawn ones."""
+        """Durations at evenly spaced quantiles, which are as exact as ten times as many drawn ones."""
         slow = round(number * self.congested)
         return [
             self.quantile((place + 0.5) / size) * factor

@@ -25,27 +25,27 @@ KEY = "provider/endpoint"
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What one job cost: how many looks, and how many seconds after its end the last of them came."""
+class Detection:
+    """What one job cost: how many polls, and how many seconds after its end the last of them came."""
 
-    looks: int
+    polls: int
     lag: float
 
 
 def run(
     schedule: Schedule, prior: DurationPrior, durations: Sequence[float], *, in_flight: int = 1, per_minute: float = inf
-) -> list[Heard]:
-    """Run one job per duration, `in_flight` at a time, a new one for each that was heard of.
+) -> list[Detection]:
+    """Run one job per duration, `in_flight` at a time, a new one for each that ended.
 
     Args:
-        schedule: Under test; it keeps what it learns.
-        prior: What it is told of the jobs.
+        schedule: Under test. It keeps what it learns.
+        prior: The prior of the jobs' durations.
         durations: In seconds, in the order of submission.
         in_flight: Jobs at a time.
-        per_minute: Looks allowed a minute, over all jobs.
+        per_minute: Polls allowed a minute, over all jobs.
 
     Returns:
-        One `Heard` per job, in the order of submission.
+        One `Detection` per job, in the order of submission.
     """
     with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
         return runner.run(_run(schedule, prior, durations, in_flight, per_minute))
@@ -53,11 +53,11 @@ def run(
 
 async def _run(
     schedule: Schedule, prior: DurationPrior, durations: Sequence[float], in_flight: int, per_minute: float
-) -> list[Heard]:
+) -> list[Detection]:
     clock = _VirtualClock()
     transport = _Lane()
     poller = Poller(cast("ProviderTransport", transport), clock, None if per_minute == inf else per_minute)
-    heard: dict[int, Heard] = {}
+    detections: dict[int, Detection] = {}
 
     async def work(numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -67,13 +67,13 @@ async def _run(
             tracked = TrackedJob(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
             while not tracked.ended:
                 await poller.wait(tracked, tracked.count)
-            heard[number] = Heard(transport.looks.pop(ref), clock.now() - transport.ends.pop(ref))
+            detections[number] = Detection(transport.polls.pop(ref), clock.now() - transport.ends.pop(ref))
 
     numbers = iter(range(len(durations)))
     async with anyio.create_task_group() as workers:
         for _ in range(min(in_flight, len(durations))):
             workers.start_soon(work, numbers)
-    return [heard[number] for number in range(len(durations))]
+    return [detections[number] for number in range(len(durations))]
 
 
 class _Lane:
@@ -87,7 +87,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.ends: dict[JobRef, float] = {}
-        self.looks: Counter[JobRef] = Counter()
+        self.polls: Counter[JobRef] = Counter()
 
     @property
     def provider(self) -> _Lane:
@@ -98,7 +98,7 @@ class _Lane:
 
     async def perform(self, refs: Iterable[JobRef]) -> dict[JobRef, StatusReport]:
         now = anyio.current_time()
-        self.looks.update(refs)
+        self.polls.update(refs)
         return {ref: StatusReport(Status.COMPLETED if now >= self.ends[ref] else Status.PROCESSING) for ref in refs}
 
 
@@ -117,7 +117,7 @@ class _VirtualSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         if not ready:
-            assert timeout is not None, "nothing is planned: a simulated job would never be looked at again"
+            assert timeout is not None, "nothing is planned: a simulated job would never be polled again"
             self.now += max(timeout, 0.0)
         return ready
 

@@ -10,7 +10,7 @@ SOURCE = Progressive(5, 5, 10, 15)
 """What the source documents do for video."""
 
 ROUND_ROBIN = Progressive(0.5)
-"""Under a ration: always due, so every look goes to the job that has waited longest."""
+"""Under a rate limit: always due, so every poll goes to the job that has waited longest."""
 
 
 class Frozen:
@@ -20,7 +20,7 @@ class Frozen:
         self._schedule = schedule
 
     def timer(self, key: str, prior: DurationPrior) -> PollTimer:
-        """The timing of a job whose end is not told."""
+        """The timing of a job whose end is not reported."""
         return _Deaf(self._schedule.timer(key, prior))
 
 
@@ -44,7 +44,7 @@ class _Deaf:
 
 
 class Planned:
-    """Looks at times fixed beforehand, the same for every job: the optimum of the dynamic programme."""
+    """Polls at times fixed beforehand, the same for every job: the optimum of the dynamic programme."""
 
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times
@@ -55,7 +55,7 @@ class Planned:
 
 
 class Clairvoyant:
-    """Knows every end beforehand and looks at that moment: nobody can hear earlier. A bound, not a schedule."""
+    """Knows every end beforehand and polls at that moment: no poll can detect it earlier. A bound, not a schedule."""
 
     def __init__(self, durations: Sequence[float]) -> None:
         self._durations: Iterator[float] = iter(durations)
@@ -72,7 +72,7 @@ class _Plan:
         self._times = times
 
     def next_poll(self, last: float) -> float:
-        # The clock is a sum of floats: a look planned for 101.3 s may have been at 101.29999999.
+        # The clock is a sum of floats: a poll planned for 101.3 s may have been at 101.29999999.
         return next((time for time in self._times if time > last + 1e-6), last + 15.0)
 
     def expected_lag(self, last: float, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What is measured: fixed schedules, learning, and the ration. Everything is seeded; nothing depends on the machine."""
+"""What is measured: fixed schedules, learning, and the rate limit. Everything is seeded, on every machine."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from statistics import fmean
 from time import process_time
 from timeit import Timer
 
-from benchmarks.cadence.durations import CLIPS, LAWS, Nature
-from benchmarks.cadence.optimum import optimal_looks
-from benchmarks.cadence.poller import Heard, run
+from benchmarks.cadence.durations import CLIPS, DISTRIBUTIONS, Nature
+from benchmarks.cadence.optimum import optimal_polls
+from benchmarks.cadence.poller import Detection, run
 from benchmarks.cadence.schedules import ROUND_ROBIN, SOURCE, Clairvoyant, Frozen, Planned
 from kling_async._scheduling.schedules import DurationPrior, Learned, Progressive, Schedule
 
 LAMBDA = 0.5
-"""Seconds of lag that one look is worth."""
+"""Seconds of lag that one poll is worth."""
 CHECKPOINTS = (0, 1, 5, 20, 100)
 PRIORS = {"right": 1.0, "half": 0.5, "double": 2.0}
 CONGESTED = 0.1
-LOOKS_PER_MINUTE = 60.0
+POLLS_PER_MINUTE = 60.0
 IN_FLIGHT = (10, 50, 100, 150, 200, 300)
 BURSTS = (50, 100, 300)
 
@@ -30,40 +30,40 @@ class Size:
     """How much is simulated.
 
     Attributes:
-        sample: Jobs by which one learner is measured once; other schedules are measured by eight times as many, unless
-            they look so often that it makes no difference.
+        sample: Jobs by which one learner is measured once. Other schedules are measured by eight times as many, unless
+            they poll so often that it makes no difference.
         learners: Repetitions of learning.
-        rations: Repetitions of a ration.
+        rate_limits: Repetitions under a rate limit.
     """
 
     sample: int
     learners: int
-    rations: int
+    rate_limits: int
 
 
-FULL = Size(sample=50, learners=20, rations=2)
-QUICK = Size(sample=20, learners=4, rations=1)
+FULL = Size(sample=50, learners=20, rate_limits=2)
+QUICK = Size(sample=20, learners=4, rate_limits=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a job costs on average: looks, lag in seconds, and the lag that one in twenty exceeds."""
+    """What a job costs on average: polls, lag in seconds, and the lag that one in twenty exceeds."""
 
-    looks: float
+    polls: float
     lag: float
     late: float
 
     @classmethod
-    def of(cls, heard: Iterable[Heard]) -> Cost:
+    def of(cls, detections: Iterable[Detection]) -> Cost:
         """The cost of these jobs."""
-        heard = list(heard)
-        lags = sorted(one.lag for one in heard)
-        return cls(fmean(one.looks for one in heard), fmean(lags), lags[int(0.95 * len(lags))])
+        detections = list(detections)
+        lags = sorted(one.lag for one in detections)
+        return cls(fmean(one.polls for one in detections), fmean(lags), lags[int(0.95 * len(lags))])
 
     @property
     def total(self) -> float:
         """In seconds of lag."""
-        return self.lag + LAMBDA * self.looks
+        return self.lag + LAMBDA * self.polls
 
 
 def fixed(name: str, nature: Nature, size: Size) -> dict[str, Cost]:
@@ -74,18 +74,18 @@ def fixed(name: str, nature: Nature, size: Size) -> dict[str, Cost]:
         "every 0.5 s": Progressive(0.5),
         "every 2 s": Progressive(2),
         "every 6 s": Progressive(6),
-        "optimum": Planned(optimal_looks(nature, LAMBDA)),
+        "optimum": Planned(optimal_polls(nature, LAMBDA)),
     }
     costs = {}
     for row, schedule in schedules.items():
         durations = nature.sample(size.sample if row in {"every 0.1 s", "every 0.5 s"} else 8 * size.sample)
-        costs[row] = Cost.of(run(schedule, LAWS[name], durations, in_flight=len(durations)))
+        costs[row] = Cost.of(run(schedule, DISTRIBUTIONS[name], durations, in_flight=len(durations)))
     return costs
 
 
 def learned(nature: Nature, prior: DurationPrior, size: Size) -> dict[int, Cost]:
-    """`Learned` after some completions, one job at a time; at each checkpoint it is measured without learning."""
-    heard: dict[int, list[Heard]] = {number: [] for number in CHECKPOINTS}
+    """`Learned` after some completions, one job at a time. At each checkpoint it is measured without learning."""
+    detections: dict[int, list[Detection]] = {number: [] for number in CHECKPOINTS}
     test = nature.sample(size.sample)
     for seed in range(size.learners):
         schedule = Learned(LAMBDA)
@@ -94,12 +94,12 @@ def learned(nature: Nature, prior: DurationPrior, size: Size) -> dict[int, Cost]
         for number in CHECKPOINTS:
             run(schedule, prior, durations[done:number])
             done = number
-            heard[number] += run(Frozen(schedule), prior, test)
-    return {number: Cost.of(jobs) for number, jobs in heard.items()}
+            detections[number] += run(Frozen(schedule), prior, test)
+    return {number: Cost.of(jobs) for number, jobs in detections.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Rationed:
+class RateLimited:
     """Three ways to spend the same ration, and what it costs if there were none."""
 
     round_robin: Cost
@@ -107,46 +107,48 @@ class Rationed:
     clairvoyant: Cost
 
 
-def kept_in_flight(number: int, size: Size) -> Rationed:
-    """5 s clips under the ration, a new one for each that was heard of, after the start and before the end."""
+def kept_in_flight(number: int, size: Size) -> RateLimited:
+    """5 s clips under the rate limit, a new one for each that has been detected, after the start and before the end."""
     steady = 1000 + 2 * number
-    return _rationed(number, 3 * number + steady, lambda heard: heard[2 * number : 2 * number + steady], size.rations)
+    return _rate_limited(
+        number, 3 * number + steady, lambda detections: detections[2 * number : 2 * number + steady], size.rate_limits
+    )
 
 
-def burst(number: int, size: Size) -> Rationed:
-    """So many 5 s clips, submitted at once under the ration."""
-    return _rationed(number, number, lambda heard: heard, 10 * size.rations)
+def burst(number: int, size: Size) -> RateLimited:
+    """So many 5 s clips, submitted at once under the rate limit."""
+    return _rate_limited(number, number, lambda detections: detections, 10 * size.rate_limits)
 
 
 def arithmetic() -> dict[str, float]:
     """CPU microseconds of the rule itself: the best of several rounds, because other programs share the machine."""
-    schedule, law = Learned(LAMBDA), CLIPS["5 s clip"]
-    running = [schedule.timer("key", law) for _ in range(100)]
+    schedule, distribution = Learned(LAMBDA), CLIPS["5 s clip"]
+    running = [schedule.timer("key", distribution) for _ in range(100)]
     random = Random(1)  # noqa: S311  # repeatable on purpose
     for cadence in running:
         cadence.next_poll(random.uniform(100.0, 200.0))
 
     def completion() -> None:
-        schedule.timer("key", law).observe_end(140.0, 148.0)
-        schedule.timer("key", law).next_poll(0.0)
+        schedule.timer("key", distribution).observe_end(140.0, 148.0)
+        schedule.timer("key", distribution).next_poll(0.0)
 
     work = {
-        "a look": lambda: running[0].next_poll(130.0),
+        "a poll": lambda: running[0].next_poll(130.0),
         "a claim": lambda: running[0].expected_lag(130.0, 140.0),
         "a completion, on average": completion,
     }
     return {what: 1e6 / 50 * min(Timer(do, timer=process_time).repeat(20, 50)) for what, do in work.items()}
 
 
-def _rationed(
-    in_flight: int, jobs: int, part: Callable[[Sequence[Heard]], Sequence[Heard]], repetitions: int
-) -> Rationed:
-    law = CLIPS["5 s clip"]
-    costs: list[list[Heard]] = [[], [], []]
+def _rate_limited(
+    in_flight: int, jobs: int, part: Callable[[Sequence[Detection]], Sequence[Detection]], repetitions: int
+) -> RateLimited:
+    distribution = CLIPS["5 s clip"]
+    costs: list[list[Detection]] = [[], [], []]
     for seed in range(repetitions):
-        durations = Nature(law).draw(Random(1000 + seed), jobs)  # noqa: S311  # repeatable on purpose
+        durations = Nature(distribution).draw(Random(1000 + seed), jobs)  # noqa: S311  # repeatable on purpose
         schedules: tuple[Schedule, ...] = (ROUND_ROBIN, Learned(LAMBDA), Clairvoyant(durations))
         for place, schedule in enumerate(schedules):
-            heard = run(schedule, law, durations, in_flight=in_flight, per_minute=LOOKS_PER_MINUTE)
-            costs[place] += part(heard)
-    return Rationed(*(Cost.of(heard) for heard in costs))
+            detections = run(schedule, distribution, durations, in_flight=in_flight, per_minute=POLLS_PER_MINUTE)
+            costs[place] += part(detections)
+    return RateLimited(*(Cost.of(detections) for detections in costs))

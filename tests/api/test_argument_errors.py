@@ -256,7 +256,7 @@ def test_settings_have_the_kinds_that_are_documented(make: Callable[[], object],
     ],
 )
 def test_an_address_is_plain(kind: Any, address: Any) -> None:
-    """Where calls go is shown in errors and reprs, so no password stands in it; paths are appended, so no query."""
+    """Where calls go is shown in errors and reprs, so no password stands in it. Paths are appended, so no query."""
     with pytest.raises(ConfigurationError, match="without user, query and fragment") as caught:
         kind("key", address)
     assert SECRET not in str(caught.value)

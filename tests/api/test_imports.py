@@ -70,7 +70,7 @@ def test_a_client_loads_neither_httpx_nor_the_database() -> None:
 
 
 def test_a_job_is_bought_and_saved_without_httpx() -> None:
-    """It loads its own command line program with it; our pool needs neither."""
+    """It loads its own command line program with it. Our pool needs neither."""
     job = (
         "import asyncio, tempfile\n"
         "from kling_async import Client, runblob\n"

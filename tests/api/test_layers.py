@@ -115,7 +115,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def ours(name: str) -> str | None:
-    """The room of this package that an import goes to; None for another package's module."""
+    """The room of this package that an import goes to, or None for another package's module."""
     head, _, rest = name.partition(".")
     if head != "kling_async":
         return None

@@ -1,4 +1,4 @@
-"""The public API as type checkers see it; nothing here is run.
+"""The public API as type checkers see it. Nothing here is run.
 
 `test_typing` has mypy and pyright look at it. A line with an ignore is a mistake that both must find: an ignore that
 is not needed is an error, too.

@@ -1,4 +1,4 @@
-"""The contract of `Ledger`, once for every implementation; then what only the file can get wrong."""
+"""The contract of `Ledger`, once for every implementation, then what only the file can get wrong."""
 
 from __future__ import annotations
 
@@ -332,7 +332,7 @@ async def test_what_was_being_sent_when_the_process_ended_is_unknown(tmp_path: P
 
 
 async def test_a_second_ledger_on_the_file_is_refused_by_name_of_the_owner(tmp_path: Path) -> None:
-    """Row 19, in one process; the lock is free again once the first is closed."""
+    """Row 19, in one process. The lock is free again once the first is closed."""
     first, second = SqliteLedger(tmp_path / "jobs.db"), SqliteLedger(tmp_path / "jobs.db")
     await first.claim(submission())
     with pytest.raises(ConfigurationError, match=r"in use by another client of this process: .* Share that client"):
@@ -491,7 +491,7 @@ async def test_only_the_owner_of_the_file_may_read_it(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_fails_the_write_that_found_it_full_and_leaves_no_trace(tmp_path: Path) -> None:
-    """SQLite's own error for a full disk, by a limit on the file's pages; the ledger works on when there is space."""
+    """SQLite's own error for a full disk, by a limit on the file's pages. The ledger works on when there is space."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     await ledger.claim(submission())
     await ledger._read(_limit_pages(0))
@@ -528,7 +528,7 @@ def _limit_pages(extra: int) -> Callable[[sqlite3.Connection], None]:
 
 
 async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) -> None:
-    """While the thread is held up, a thousand writes queue; they then take a few statements, commits included."""
+    """While the thread is held up, a thousand writes queue. They then take a few statements, commits included."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     statements: list[str] = []
     hold, held = threading.Event(), anyio.Event()
@@ -630,7 +630,7 @@ async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Pat
 
 
 async def test_a_stalled_disk_does_not_stall_the_loop(tmp_path: Path) -> None:
-    """While a commit hangs, the event loop goes on; the write is answered when the disk comes back."""
+    """While a commit hangs, the event loop goes on. The write is answered when the disk comes back."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     hold = threading.Event()
     answered: list[str] = []

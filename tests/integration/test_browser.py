@@ -36,9 +36,9 @@ FLAGS = (
     "--no-first-run",
     "--no-proxy-server",
 )
-PATIENCE = 60.0  # s; a browser that was never started before takes its time
+PATIENCE = 60.0  # s. A browser that was never started before takes its time
 
-# Submits, watches, and tells the test what it saw; leaves after so many messages, if it was told to.
+# Submits, watches, and tells the test what it saw. Leaves after so many messages, if it was told to.
 PAGE = """<!doctype html><title>watch</title><script>
 const seen = [], leave = Number(new URLSearchParams(location.search).get("leave"))
 const way = new URLSearchParams(location.search).get("way")
@@ -134,7 +134,7 @@ async def test_a_browser_sees_a_job_from_its_submission_to_its_end(way: str, tmp
 
 
 async def test_a_browser_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
-    """The first connection breaks after the first event; the browser's own reconnection asks for the rest."""
+    """The first connection breaks after the first event. The browser's own reconnection asks for the rest."""
     async with Sandbox(speed=600) as sandbox:
         sandbox.plan_next(duration=600)
         site, watched = Site(), Watched()

@@ -192,7 +192,7 @@ async def test_what_cannot_be_written_down_is_to_be_sent_again(server: FakeRunBl
 
 
 async def test_several_routers_serve_several_clients_under_any_prefix(server: FakeRunBlob) -> None:
-    """Two accounts in one application; one below a prefix with a parameter, one in an application mounted in it."""
+    """Two accounts in one application. One below a prefix with a parameter, one in an application mounted in it."""
     other = FakeRunBlob()
     async with (
         make_client(server, webhooks=Webhooks("https://example.com/tenants/7/kling", SECRET)) as first,
@@ -365,7 +365,7 @@ async def test_an_application_does_not_start_with_a_ledger_that_it_cannot_use(
 
 
 async def scope_of(app: FastAPI, path: str, *messages: Any) -> tuple[list[Any], int]:
-    """Call the application as a server does; what it sent, and how many messages it received."""
+    """Call the application as a server does, what it sent, and how many messages it received."""
     waiting, sent = list(messages), []
     received = 0
 
@@ -582,7 +582,7 @@ def streaming_app(client: Client) -> FastAPI:
 
 
 def messages(text: str) -> list[dict[str, str]]:
-    """The messages of a stream, as a browser reads them; comments under ``""``."""
+    """The messages of a stream, as a browser reads them, comments under ``""``."""
     return [dict(line.split(": ", 1) for line in block.split("\n")) for block in text.split("\n\n") if block]
 
 
@@ -660,7 +660,7 @@ async def test_a_browser_that_goes_away_stops_watching_and_cancels_nothing(serve
 
 
 async def call(app: Any, method: str, path: str, receive: Any, headers: Sequence[Any] = ()) -> list[Any]:
-    """Call the application as a server does; what it sent."""
+    """Call the application as a server does, what it sent."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

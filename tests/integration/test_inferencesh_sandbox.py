@@ -36,7 +36,7 @@ BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Asyncio alone, except for the tests marked `BOTH`; `test_streams` runs on both throughout."""
+    """Asyncio alone, except for the tests marked `BOTH`. `test_streams` runs on both throughout."""
     return "asyncio"
 
 
@@ -294,7 +294,7 @@ async def test_a_wrong_key_is_told(sandbox: Sandbox) -> None:
 
 
 async def test_a_lost_submission_is_found_in_the_list(sandbox: Sandbox, client: Client) -> None:
-    """One that was bought is found; one that never arrived is not."""
+    """One that was bought is found. One that never arrived is not."""
     since = datetime.now(UTC)
     sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
     with pytest.raises(SubmissionUnknown):

@@ -29,7 +29,7 @@ SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP)
 
 @pytest.fixture(scope="module")
 def job() -> Iterator[Job]:
-    """A job that a webhook could end; none may."""
+    """A job that a webhook could end. None may."""
 
     async def submit() -> Job:
         return await CLIENT.submit(runblob.O3Video("a boat"))
@@ -44,7 +44,7 @@ def job() -> Iterator[Job]:
 @SCHEMA.parametrize()  # type: ignore[untyped-decorator]  # it is optional, so mypy sees Any
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_endpoint_keeps_to_its_document(case: Any, job: Job) -> None:
-    """Every answer has a documented status, type and shape; nothing is a server error."""
+    """Every answer has a documented status, type and shape. Nothing is a server error."""
     assert case.call_and_validate().status_code in {404, 405, 413}
 
 

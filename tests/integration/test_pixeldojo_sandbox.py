@@ -191,7 +191,7 @@ def test_an_account_without_a_limit_never_runs_dry() -> None:
     ids=lambda sample: str(sample.name),
 )
 def test_what_the_client_sends_is_what_the_sandbox_takes(sample: Sample, api: httpx.Client) -> None:
-    """Every recorded submission; the answer has the same fields as the recorded one."""
+    """Every recorded submission. The answer has the same fields as the recorded one."""
     [exchange] = sample.exchanges
     answer = api.post(exchange["call"]["url"], json=exchange["call"]["json"])
     assert answer.status_code == 202
@@ -208,7 +208,7 @@ def test_the_newer_name_of_the_count_is_taken_by_no_strict_schema_of_the_older(a
 
 @pytest.mark.anyio
 async def test_a_client_gets_its_pictures(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Three pictures of the right format and shape, saved; what they cost and what is left."""
+    """Three pictures of the right format and shape, saved, what they cost and what is left."""
     sandbox.plan_next("pixeldojo", duration=20)
     async with client_of(sandbox) as client:
         job = await client.submit(pixeldojo.ImageV3("a fox", "people", "1k", "3:2", 3, "webp"))

@@ -1,4 +1,4 @@
-"""Runware on real sockets: the client against the sandbox, judged by the sandbox's counters; and the sandbox itself."""
+"""Runware on real sockets: the client against the sandbox, judged by the sandbox's counters, and the sandbox itself."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_job_from_submission_to_file(sandbox: Sandbox, client: Client, t
 
 @pytest.mark.anyio
 async def test_every_image_is_an_event(sandbox: Sandbox, client: Client) -> None:
-    """Images come one by one, and so do the events; the last one ends the job."""
+    """Images come one by one, and so do the events. The last one ends the job."""
     sandbox.state.clock.speed = 0
     job = await client.submit(ImageO3(prompt="boats", count=3, safety="fast"))
     planned = sandbox.state.jobs[job.ref.id.partition("~")[0]]
@@ -155,7 +155,7 @@ async def test_a_runware_job_cannot_be_cancelled(client: Client) -> None:
 
 @pytest.mark.anyio
 async def test_attaching_needs_no_more_than_the_uuid(sandbox: Sandbox, client: Client) -> None:
-    """The count in the reference is our own knowledge; without it the rows tell the end."""
+    """The count in the reference is our own knowledge. Without it the rows tell the end."""
     job = await client.submit(ImageO3(prompt="x", count=3))
     assert job.ref.id.endswith("~3")
     async with Client(provider(sandbox), polling=QUICK) as other:
@@ -274,7 +274,7 @@ async def test_a_job_not_known_at_first_is_only_late(sandbox: Sandbox, client: C
 
 @pytest.mark.anyio
 async def test_a_reference_that_spoils_the_batch_harms_only_itself(sandbox: Sandbox, client: Client) -> None:
-    """An array with a UUID of another version is refused as a whole; the halves find it."""
+    """An array with a UUID of another version is refused as a whole. The halves find it."""
     jobs = [await client.submit(ImageO3(prompt=f"boat {number}")) for number in range(20)]
     stranger = client.attach("runware/image-o3/6f1c1f0e-3c1b-1c7e-9a55-0d7f6a1f2b3c")
     async with anyio.create_task_group() as group:
@@ -451,7 +451,7 @@ def test_a_task_uuid_is_sold_once(world: Sandbox, post: Any) -> None:
 
 
 def test_rows_grow_until_all_are_there(world: Sandbox, post: Any) -> None:
-    """No rows in the queue, then a row for every image, cumulative; an unknown task has none ever."""
+    """No rows in the queue, then a row for every image, cumulative. An unknown task has none ever."""
     sent = task(numberResults=2, includeCost=True)
     identity = sent["taskUUID"]
     post(sent)

@@ -67,7 +67,7 @@ class Process:
         self.store, self.company, self.dead = store, company, False
 
     async def does(self, what: Awaitable[Any]) -> Any:
-        """Something outside of the process. It happens or does not; a dead process does not learn which."""
+        """Something outside of the process. It happens or does not. A dead process does not learn which."""
         try:
             await checkpoint()
             self.check()
@@ -110,7 +110,7 @@ class Wire(httpx.AsyncBaseTransport):
 
 
 class Company(FakeRunBlob):
-    """The provider. It accepts when it hears of a submission; its answer takes a while."""
+    """The provider. It accepts when it hears of a submission. Its answer takes a while."""
 
     def __init__(self) -> None:
         super().__init__(duration=60.0, latency=0.0)

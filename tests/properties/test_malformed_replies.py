@@ -1,4 +1,4 @@
-"""Whatever a provider answers, whatever the provider: a reading, or one of our errors; never anything else.
+"""Whatever a provider answers, whatever the provider: a reading, or one of our errors, never anything else.
 
 The recorded samples, bent: every part of every answer replaced by what it should not be, cut, or foreign altogether.
 """
@@ -157,7 +157,7 @@ def taste(sample: Sample, index: int, content: bytes, status: int | None = None)
 
 
 def recorded(sample: Sample) -> list[Any]:
-    """The JSON values that the provider sends in the sample; None for what is no JSON."""
+    """The JSON values that the provider sends in the sample, or None for what is no JSON."""
     if sample.kind == "webhook":
         return [sample.data.get("body")]
     if sample.kind == "stream":

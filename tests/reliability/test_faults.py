@@ -86,7 +86,7 @@ async def test_at_scale_jobs_bought_equal_submissions(sandbox: Sandbox, client: 
 
 @BOTH
 async def test_a_reset_before_reading_is_unknown_too(sandbox: Sandbox, client: Client) -> None:
-    """The request was written; what the server did with it cannot be known."""
+    """The request was written. What the server did with it cannot be known."""
     sandbox.faults.add(Fault.reset_before_reading, kind="submit", times=1)
     with pytest.raises(kling_async.SubmissionUnknown):
         await client.submit(PHOTO)
@@ -134,7 +134,7 @@ async def test_patience_ends_with_the_providers_word(sandbox: Sandbox) -> None:
 
 
 async def test_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sandbox) -> None:
-    """Repetitions are bounded by the lane's quota; every job finishes after the recovery."""
+    """Repetitions are bounded by the lane's quota. Every job finishes after the recovery."""
     limits = Limits(retry_budget=50)
     async with make_client(sandbox, limits=limits) as client:
         sandbox.faults.add(Fault.server_error, kind="status", times=450)
@@ -294,7 +294,7 @@ async def test_closing_twice_works_and_use_after_close_is_told(client: Client) -
 async def test_a_failure_is_typed_and_never_repeated_by_us(
     sandbox: Sandbox, client: Client, code: str, retryable: bool
 ) -> None:
-    """A video, whose status answer tells the reason; the provider gives the money back."""
+    """A video, whose status answer tells the reason. The provider gives the money back."""
     sandbox.plan_next("runblob", fail=code)
     with pytest.raises(kling_async.GenerationFailed) as failed:
         await client.run(runblob.O3Video("a boat"))

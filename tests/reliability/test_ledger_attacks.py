@@ -101,7 +101,7 @@ class OwnId(RunBlob):
 
 
 class Script:
-    """What becomes of the submissions, one after the other; the rest are accepted as usual."""
+    """What becomes of the submissions, one after the other. The rest are accepted as usual."""
 
     def __init__(self, server: FakeRunBlob, *fates: httpx.Response | Exception) -> None:
         self.fates = list(fates)
@@ -252,7 +252,7 @@ async def test_a_process_that_dies_between_any_two_steps_loses_no_job_and_pays_n
 
 @virtual
 async def test_of_two_resumes_at_once_the_second_undoes_nothing(server: FakeRunBlob, ledger: MemoryLedger) -> None:
-    """One takes "a" and the other "b"; when the first comes to "b", it is accepted, and is not sent again."""
+    """One takes "a" and the other "b". When the first comes to "b", it is accepted, and is not sent again."""
     for key in "ab":
         await lose(server, ledger, key)
     sent = server.requests["submit"]
@@ -343,7 +343,7 @@ async def test_resuming_twice_and_while_jobs_are_awaited_gives_the_same_jobs(
 async def test_a_client_that_is_closed_during_the_paid_call_says_what_became_of_it(
     server: FakeRunBlob, ledger: MemoryLedger
 ) -> None:
-    """The job's id came; that it cannot be written any more is no reason to withhold it."""
+    """The job's id came. That it cannot be written any more is no reason to withhold it."""
     client = make(server, ledger)
     answered = anyio.Event()
 

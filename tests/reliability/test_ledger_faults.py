@@ -88,7 +88,7 @@ class _Counting(trio.abc.Instrument):
 
 
 class _Cancellation:
-    """Cancels a scope at the k-th moment; says whether it came to that."""
+    """Cancels a scope at the k-th moment, and says whether it came to that."""
 
     def __init__(self, scope: anyio.CancelScope, moments: int) -> None:
         self.scope, self.left = scope, moments
@@ -117,7 +117,7 @@ def test_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backend: str,
     async def attempt(sandbox: Sandbox, moments: int) -> bool:
         path = tmp_path / f"{moments}.db"
         async with make_client(sandbox, path, limits=Limits(cancel_grace=grace)) as client:
-            await client.unresolved()  # opens the file; that is not what is cancelled here
+            await client.unresolved()  # opens the file. That is not what is cancelled here
             with anyio.CancelScope() as scope:
                 cancellation = _Cancellation(scope, moments)
                 at(cancellation)
@@ -165,11 +165,11 @@ def company() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same; once is enough
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same. Once is enough
 async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
     company: dict[str, Any], tmp_path: Path
 ) -> None:
-    """`kill -9` of a process with single jobs; the next one takes up, submits the same keys again, and settles all."""
+    """`kill -9` of a process with single jobs. The next one takes up, submits the same keys again, and settles all."""
     seller = company["providers"]["runblob"]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kling_async"])
@@ -321,7 +321,7 @@ async def test_the_files_of_a_job_are_known_after_a_restart(sandbox: Sandbox, tm
 
 @pytest.mark.anyio
 async def test_runware_settles_a_lost_submission_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Every answer is lost until the client gives up and dies; the next one sends the same id, and buys one job."""
+    """Every answer is lost until the client gives up and dies. The next one sends the same id, and buys one job."""
     fault = sandbox.faults.add(Fault.accept_then_reset, kind="submit", provider="runware")
     request = runware.ImageO3("a boat", resolution="1k", aspect_ratio="1:1")
     [provider] = [provider for provider in sandbox.providers() if provider.name == "runware"]

@@ -82,7 +82,7 @@ async def run_all(client: Client, request: Request, count: int) -> list[Result |
 
 @pytest.mark.asyncio
 async def test_ten_thousand_jobs_at_once_all_finish_over_a_hundred_connections(judge: Judge) -> None:
-    """Ration off, default limits; every job submitted once.
+    """Ration off, default limits. Every job submitted once.
 
     The connections are counted where they are bounded. The server may count one more for each that we have closed and
     whose end it has not read yet: a paid call replaces a connection that has idled.
@@ -117,7 +117,7 @@ async def test_ten_thousand_jobs_at_once_all_finish_over_a_hundred_connections(j
 @pytest.mark.parametrize("judge", [("--fault", "accept-then-reset:submit:every=10")], indirect=True)
 @pytest.mark.parametrize("name", PROVIDERS)
 async def test_every_tenth_answer_lost_buys_no_job_twice(judge: Judge, name: str) -> None:
-    """1 000 submissions at each provider; where we choose the id, not even one stays unknown."""
+    """1 000 submissions at each provider. Where we choose the id, not even one stays unknown."""
     polling = Polling(schedule=Progressive(0.3), status_calls_per_minute=math.inf)
     async with Client(judge.provider(name), polling=polling) as client:
         found = await run_all(client, PROVIDERS[name][1], 1000)

@@ -113,7 +113,7 @@ def outcomes(sample: Sample) -> list[Any]:
 
 
 def words(value: Any) -> str:
-    """All that may be shown or stored of it; the addresses of files are what they are."""
+    """All that may be shown or stored of it. The addresses of files are what they are."""
     if isinstance(value, WebhookItem | Accepted):
         return words(value.report)
     if isinstance(value, KlingError):

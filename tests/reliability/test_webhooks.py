@@ -223,7 +223,7 @@ async def test_repeated_and_late_webhooks_change_nothing(sandbox: Sandbox, fault
 
 @BOTH_MODES
 async def test_forged_webhooks_change_nothing(sandbox: Sandbox, confirm: bool) -> None:
-    """A guessed token, a foreign id, broken JSON and 10 MB come before the real one; all name a foreign URL."""
+    """A guessed token, a foreign id, broken JSON and 10 MB come before the real one. All name a foreign URL."""
     sandbox.faults.add(Fault.webhook_forged)
     async with reported(sandbox, confirm=confirm) as at:
         job = await at.client.submit(PHOTO)
@@ -325,7 +325,7 @@ async def test_a_webhook_before_the_answer_waits_for_it(sandbox: Sandbox, confir
 @BOTH_MODES
 @pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no-ledger"])
 async def test_a_webhook_before_a_lost_answer_is_the_answer(sandbox: Sandbox, confirm: bool, ledger: bool) -> None:
-    """The delivery came while the paid call was on its way; that call's answer was lost, and nobody hears of it."""
+    """The delivery came while the paid call was on its way. That call's answer was lost, and nobody hears of it."""
     sandbox.faults.add(Fault.webhook_early)
     sandbox.faults.add(Fault.accept_then_reset, kind="submit")
     async with reported(sandbox, confirm=confirm, ledger=MemoryLedger() if ledger else None) as at:

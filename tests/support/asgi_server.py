@@ -12,7 +12,7 @@ import uvicorn
 
 __all__ = ["Site", "serve"]
 
-PATIENCE = 20.0  # s; no wait of these tests is longer, and none should come near it
+PATIENCE = 20.0  # s. No wait of these tests is longer, and none should come near it
 
 
 class Site:
@@ -56,7 +56,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def serve(site: Site, app: Any, **settings: Any) -> AsyncIterator[Site]:
-    """Serve `app` at the site's address until the block ends; its lifespan is run."""
+    """Serve `app` at the site's address until the block ends. Its lifespan is run."""
     site.app = app
     config = uvicorn.Config(site, log_config=None, ws="none", timeout_graceful_shutdown=1, **settings)
     server = _Server(config)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 VIDEO = "runblob/o3-video"
 PHOTO = "runblob/o3-photo"
 QUICK = ("--resolution", "1k")
-PATIENCE = 20.0  # s; no wait of these tests is longer, and none should come near it
+PATIENCE = 20.0  # s. No wait of these tests is longer, and none should come near it
 
 
 class Answer:
@@ -62,14 +62,14 @@ def environment_of(sandbox: Sandbox) -> dict[str, str]:
 
 
 def spawn(*arguments: str, variables: Mapping[str, str] | None = None, **settings: Any) -> subprocess.Popen[str]:
-    """A Python process, in which this library is found; its output is for the test to read."""
+    """A Python process, in which this library is found. Its output is for the test to read."""
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     ours = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(variables or {})}
     return subprocess.Popen([sys.executable, *arguments], env=ours, **(defaults | settings))
 
 
 def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Answer:
-    """Wait for its end; a traceback is never an answer."""
+    """Wait for its end. A traceback is never an answer."""
     try:
         out, err = process.communicate(timeout=patience)
     finally:
@@ -79,7 +79,7 @@ def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Answer
 
 
 def on_terminal(folder: Path, *arguments: str) -> Answer:
-    """Run the program on a terminal; all that is written to it counts as standard output."""
+    """Run the program on a terminal. All that is written to it counts as standard output."""
     controller, terminal = pty.openpty()
     process = spawn(*PROGRAM, *arguments, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)

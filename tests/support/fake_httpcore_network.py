@@ -39,7 +39,7 @@ class FakeNetwork(httpcore.AsyncNetworkBackend):
     """Every host and port is a server here.
 
     Attributes:
-        answer: What a server writes back to a request; None is silence, b"" is hanging up.
+        answer: What a server writes back to a request. None is silence, b"" is hanging up.
         gate: While it is not set, answers are held back.
         dial_gate: While it is not set, connects do not finish.
         http2: Whether TLS negotiates HTTP/2.

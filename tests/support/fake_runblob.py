@@ -30,9 +30,9 @@ class Generation:
 
 
 class FakeRunBlob(httpx.AsyncBaseTransport):
-    """Answers like RunBlob, after `latency` seconds; jobs take `duration` seconds, each `spread` more than the last.
+    """Answers like RunBlob, after `latency` seconds. Jobs take `duration` seconds, each `spread` more than the last.
 
-    `intercept` sees every request first; what it returns is the answer, unless it is None.
+    `intercept` sees every request first. What it returns is the answer, unless it is None.
     """
 
     def __init__(self, *, duration: float = 60.0, latency: float = 0.05) -> None:

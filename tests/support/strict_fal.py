@@ -86,7 +86,7 @@ class StrictFal(StrictServer):
         queued_seconds: How long a job waits.
         running_seconds: How long a job runs.
         result_seconds: How long a result can be read. If None, an hour, or 6 minutes from 10 KB on.
-        cancel_answers_ok: The cancel answer says OK instead of CANCELLATION_REQUESTED; no source tells when it does.
+        cancel_answers_ok: The cancel answer says OK instead of CANCELLATION_REQUESTED. No source tells when it does.
         gone_after_cancel: A cancelled job is not found. If False, it is COMPLETED with an error. No source tells.
         queue_length: What `fal_max_queue_length` is compared with.
         outcomes: How the next accepted jobs end, in order.
@@ -436,7 +436,7 @@ class StrictFal(StrictServer):
         page = found[begin : begin + int(limit)]
         more = begin + int(limit) < len(found)
         items = [self._item(job, payloads="expand" in query) for job in page]
-        # The items are named; the envelope around them is not.
+        # The items are named. The envelope around them is not.
         return JSONResponse(
             {"items": items, "next_cursor": str(begin + int(limit)) if more else None, "has_more": more}
         )

@@ -186,7 +186,7 @@ _TABLE: tuple[tuple[str, Model], ...] = (
     ),
     ("kling-image/v3/text-to-image", Model(_image(("1K", "2K"), _IMAGE_RATIOS, negative_prompt=_TEXT))),
     ("kling-image/v3/image-to-image", Model(_image(("1K", "2K"), _IMAGE_RATIOS, image_url=_NEEDED_URL))),
-    # These exist; no source names their fields.
+    # These exist. No source names their fields.
     (r"kling-video/v1/tts", Model(None)),
     (r"kling-video/v(1|1\.5|1\.6|2|2\.0|2\.1|4)/.+", Model(None)),
     (r"kling-video/ai-avatar/v2/(standard|pro)", Model(None)),

@@ -123,6 +123,6 @@ MODELS: dict[str, Model] = {
         },
         (exactly_one("text", "audio_file"),),
     ),
-    # It exists; no source names its fields.
+    # It exists. No source names its fields.
     "kwaivgi/kling-v2.6-motion-control": Model(None),
 }

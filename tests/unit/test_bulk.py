@@ -54,7 +54,7 @@ async def collect(client: Client, *, count: int, in_flight: int = 100, ordered: 
 
 
 async def drain(outcomes: BulkRun, into: list[Outcome]) -> None:
-    """Collect outcomes; those that came before an error are kept."""
+    """Collect outcomes. Those that came before an error are kept."""
     async for outcome in outcomes:
         into.append(outcome)  # noqa: PERF401  # an error would lose a comprehension's
 
@@ -379,7 +379,7 @@ async def test_a_run_that_was_left_has_ended(client: Client) -> None:
 
 
 async def test_rows_not_sent_when_the_block_is_left_are_not_submitted(server: FakeRunBlob) -> None:
-    """Submissions that wait for a connection are withdrawn; the one that was sent is caught."""
+    """Submissions that wait for a connection are withdrawn. The one that was sent is caught."""
     server.latency = 1.0
     async with Client(kling_async.RunBlob(KEY), http=server, limits=kling_async.Limits(connections=1)) as client:
         with anyio.move_on_after(2.5):

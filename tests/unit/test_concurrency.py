@@ -31,7 +31,7 @@ from support.fake_runblob import KEY, FakeRunBlob
 pytestmark = pytest.mark.anyio
 
 COUNT = 1000
-TURNS = COUNT // 100 - 2  # at least; the first and the last may fall beside what is counted
+TURNS = COUNT // 100 - 2  # at least. The first and the last may fall beside what is counted
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
@@ -53,7 +53,7 @@ async def counted_turns() -> AsyncIterator[Callable[[], int]]:
 
 
 async def filled(state: SubmissionState) -> MemoryLedger:
-    """A ledger with many submissions in that state; of accepted ones, the jobs have ended."""
+    """A ledger with many submissions in that state. Of accepted ones, the jobs have ended."""
     ledger = MemoryLedger()
     request = {"prompt": "a boat", "duration": 5}
     for number in range(COUNT):

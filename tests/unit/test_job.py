@@ -113,7 +113,7 @@ async def test_a_result_may_be_awaited_again_without_a_call(client: Client, serv
 
 
 async def test_a_cancelled_waiter_loses_nothing(client: Client, server: FakeRunBlob) -> None:
-    """The waiter that did the looking is cancelled; the other goes on without a gap."""
+    """The waiter that did the looking is cancelled. The other goes on without a gap."""
     job = await client.submit(VIDEO)
     results: list[kling_async.Result] = []
 

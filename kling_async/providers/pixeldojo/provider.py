@@ -13,7 +13,7 @@ the official ``@pixeldojo/sdk``, and an older API description. Where they disagr
 - The rate limit is 60 calls a minute (API description) or 10 (a skill document). The page's own example polls every
   2 s, 30 times a minute, so 10 cannot count polls. We assume 60, for all polls of a key. If your limit is lower,
   set ``Polling(status_calls_per_minute=10)``. A 429 pauses all calls in any case.
-- ``webhook_url`` is in the SDK's README and not on the page. The content of a delivery is not documented: a body that has
+- ``webhook_url`` is in the SDK's README and not on the page. The content of a delivery is not documented: a body with
   a job object is read like a status answer.
 
 A submission's answer names a ``statusUrl``. It is never followed: polls go to the provider's own address, by the

@@ -178,7 +178,7 @@ def test_failed_rows_stay_failed_until_they_are_to_be_retried(bulk: Run, sandbox
 
 
 def test_what_a_provider_refunds_is_not_spent(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
-    """RunBlob gives back what a failed job cost, and does not tell; PixelDojo tells that it cost nothing."""
+    """RunBlob gives back what a failed job cost, and does not tell. PixelDojo tells that it cost nothing."""
     fails = f"never {FAILS}"
     write(
         tmp_path,

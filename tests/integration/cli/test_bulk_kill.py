@@ -1,4 +1,4 @@
-"""`kling bulk` as real processes that are killed, stopped and starved; the sandbox's own counters are the judge."""
+"""`kling bulk` as real processes that are killed, stopped and starved. The sandbox's own counters are the judge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.remote_sandbox import RemoteSandbox
 ENDPOINTS = ("runware/image-o3", "pixeldojo/image-v3", "inferencesh/image-o1", "runblob/o3-photo", "runblob/o3-video")
 FAST = ("--poll", "0.1", "--status-calls", "0")
 KILLS = 20
-LONG = 300.0  # s; for ten thousand rows on a busy machine
+LONG = 300.0  # s. For ten thousand rows on a busy machine
 
 
 def write_rows(path: Path, count: int, endpoints: tuple[str, ...] = ENDPOINTS) -> Path:
@@ -49,7 +49,7 @@ def looks(records: list[dict[str, Any]]) -> dict[str, tuple[str, list[tuple[str,
 
 
 def test_killed_twenty_times_it_buys_each_row_once(tmp_path: Path) -> None:
-    """Row 16 of the fault matrix: bought == rows, less those unknown; the same files as of an undisturbed run."""
+    """Row 16 of the fault matrix: bought == rows, less those unknown. The same files as of an undisturbed run."""
     dice = random.Random(7)
     rows = write_rows(tmp_path / "rows.jsonl", 300)
     options = ("--speed", "600", "--scale", "0.02", "--seed", "3")
@@ -165,7 +165,7 @@ def test_ctrl_c_twice_leaves_at_once_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def wait_for(met: Any, process: subprocess.Popen[str]) -> None:
-    """Ask again until it is so; the process must be alive meanwhile."""
+    """Ask again until it is so. The process must be alive meanwhile."""
     for _ in range(int(PATIENCE / 0.05)):
         if met():
             return

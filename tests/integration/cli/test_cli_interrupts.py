@@ -90,7 +90,7 @@ def test_the_ledger_says_the_same(dead_end: DeadEnd, kling: Run, tmp_path: Path)
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_bulk_run_says_that_it_bought_nothing(dead_end: DeadEnd, tmp_path: Path, kept: bool) -> None:
-    """Once, its submissions are given up as they fail; a second time, at once."""
+    """Once, its submissions are given up as they fail. A second time, at once."""
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x", "endpoint": VIDEO}))
     arguments = ["bulk", "rows.jsonl", "-o", "out", *([] if kept else ["--no-ledger"])]
     process = spawn(*PROGRAM, *arguments, cwd=tmp_path, variables=dead_end.variables)

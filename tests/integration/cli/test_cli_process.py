@@ -51,7 +51,7 @@ def test_a_signal_leaves_the_job_running_and_tells_how_to_go_on(
 def test_a_signal_during_the_paid_call_waits_for_the_id(
     sandbox: Sandbox, attempt_id: threading.Event, tmp_path: Path
 ) -> None:
-    """The job is bought before its answer is sent; leaving in between must not lose its address, nor must haste."""
+    """The job is bought before its answer is sent. Leaving in between must not lose its address, nor must haste."""
     sandbox.faults.add("delay:submit:seconds=1")
     process = spawn(*PROGRAM, "generate", VIDEO, "a boat", "--json", cwd=tmp_path)
     assert attempt_id.wait(PATIENCE)
@@ -208,7 +208,7 @@ def test_output_that_has_no_place_does_not_hide_what_was_bought(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_an_error_is_told_though_the_output_has_no_place(sandbox: Sandbox, tmp_path: Path) -> None:
-    """It is what the user has to know; that the output is full comes second."""
+    """It is what the user has to know. That the output is full comes second."""
     sandbox.faults.add("accept-then-reset:submit")
     with Path("/dev/full").open("w") as device:
         process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, "--json", cwd=tmp_path, stdout=device)

@@ -20,7 +20,7 @@ RESUME = ("resume", *KEPT, "-o", "out", "--timeout", "0.3")
 
 
 def buy(kling: Run, key: str, *more: str) -> str:
-    """Buy a picture and leave; its reference."""
+    """Buy a picture and leave, its reference."""
     answer = kling("generate", PHOTO, "a fox", *QUICK, *KEPT, "--key", key, "--no-wait", *more)
     assert answer.code == 0, answer
     return answer.out.strip()
@@ -113,7 +113,7 @@ def test_jobs_does_not_count_what_was_refunded(kling: Run, sandbox: Sandbox) -> 
 
 
 def test_resume_saves_what_ended_unsaved_and_tells_the_way_out_of_the_rest(kling: Run, sandbox: Sandbox) -> None:
-    """A job that ended just before the crash is saved; one whose answer was lost is told, with code 9."""
+    """A job that ended just before the crash is saved. One whose answer was lost is told, with code 9."""
     sandbox.plan_next(duration=0)
     sandbox.faults.add("html:download:times=1")
     first = kling("generate", PHOTO, "a fox", *QUICK, *KEPT, "--key", "ended", "-o", "out", "--timeout", "0.2")

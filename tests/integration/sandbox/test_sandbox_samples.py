@@ -19,7 +19,7 @@ SAMPLES = Path(__file__).parents[2] / "samples" / "runblob"
 PAGES = {"photo": "/v1/kling/o3-photo", "video": "/v1/kling/o3-video"}
 ENOUGH = 1000.0
 
-#: Submissions whose recorded answer is what the documentation shows; the other samples record oddities.
+#: Submissions whose recorded answer is what the documentation shows. The other samples record oddities.
 SUBMISSIONS = [
     f"{page}-submit-{name}"
     for page, names in {
@@ -44,7 +44,7 @@ def _exchange(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _shape(body: dict[str, Any]) -> dict[str, str]:
-    """The names and types; a URL and no URL are two types."""
+    """The names and types. A URL and no URL are two types."""
     return {name: type(value).__name__ for name, value in body.items()}
 
 

@@ -168,7 +168,7 @@ def test_an_unknown_name_asks_for_the_format(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_key_are_named_by_what_they_say(tmp_path: Path) -> None:
-    """Wherever they stand; equal rows are told apart by their number."""
+    """Wherever they stand, equal rows are told apart by their number."""
     one, two = {"prompt": "one"}, {"prompt": "two", "duration": 5}
     first, _ = read(write(tmp_path / "a.jsonl", one, two, one))
     second, _ = read(write(tmp_path / "b.jsonl", {"duration": 5, "prompt": "two"}, one, one))

@@ -40,7 +40,7 @@ class Cdn(ThreadingHTTPServer):
     """A server of one file.
 
     Attributes:
-        answer: What is answered to a request's range (its start; 0: none); None: the whole file, or the rest of it.
+        answer: What is answered to a request's range (its start, 0: none); None: the whole file, or the rest of it.
         requests: Path and range of each request.
         piece: Bytes that are sent at once.
         hold: While it is not set, an answer stops after its first piece.

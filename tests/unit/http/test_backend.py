@@ -296,7 +296,7 @@ def test_certificates_that_cannot_be_read_are_named(sandbox: Sandbox, monkeypatc
 async def test_a_client_that_is_closed_meanwhile_buys_nothing(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first call waits for what is loaded beside the event loop; the ledger is closed by then."""
+    """The first call waits for what is loaded beside the event loop. The ledger is closed by then."""
     loading, closed = Event(), Event()
 
     def load() -> ssl.SSLContext:

@@ -206,7 +206,7 @@ class TestBound:
         assert network.most_open == 1
 
     async def test_who_comes_while_others_wait_does_not_overtake(self, network: FakeNetwork) -> None:
-        """A connection is freed for the waiter; a request that starts at that instant goes behind it."""
+        """A connection is freed for the waiter. A request that starts at that instant goes behind it."""
         async with (
             ConnectionPool(limit=1, network_backend=network) as pool,
             anyio.create_task_group() as tasks,

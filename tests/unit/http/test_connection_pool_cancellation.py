@@ -190,7 +190,7 @@ async def assert_intact(pool: ConnectionPool, network: FakeNetwork) -> None:
     async with anyio.create_task_group() as tasks:
         for _ in range(LIMIT):
             tasks.start_soon(lambda: fetch(pool, A, max_idle=0.0))
-        for _ in range(50):  # enough to connect and write; wait_all_tasks_blocked sleeps on asyncio
+        for _ in range(50):  # enough to connect and write. Wait_all_tasks_blocked sleeps on asyncio
             await anyio.lowlevel.checkpoint()
         assert (pool.statistics().in_use, pool.statistics().waiting) == (LIMIT, 0)
         network.gate.set()
@@ -316,7 +316,7 @@ async def test_an_http2_connection_whose_first_request_was_cancelled_is_not_kept
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("delay", [0, 1, 2])
 async def test_a_torn_http2_connection_fails_the_others_at_once(delay: int) -> None:
-    """A task cancelled while it writes the frames of another takes them with it; the other must not hang."""
+    """A task cancelled while it writes the frames of another takes them with it. The other must not hang."""
     step, reached = 1, True
     while reached:
         network = FakeNetwork()
@@ -403,7 +403,7 @@ async def test_closing_the_pool_goes_on_when_it_is_cancelled(
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_storm_of_requests_and_cancellations_leaves_the_pool_intact(seed: int) -> None:
-    """Many requests to three origins, most of them cancelled at some moment; servers hang up at times."""
+    """Many requests to three origins, most of them cancelled at some moment. Servers hang up at times."""
     dice = random.Random(seed)
     network = FakeNetwork()
     answered = 0

@@ -46,7 +46,7 @@ FINE = {"status": "pending"}
 
 
 class Line(httpx.AsyncBaseTransport):
-    """What lies under a lane: answers with `answers` in turn, the last one for ever; an exception is raised."""
+    """What lies under a lane: answers with `answers` in turn, the last one for ever. An exception is raised."""
 
     def __init__(self, *answers: httpx.Response | Exception | Callable[[], Exception], latency: float = 0.0) -> None:
         self.answers = list(answers)
@@ -534,7 +534,7 @@ def stamina_is(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 async def test_a_process_that_switches_retries_off_meets_the_same_errors(stamina_is: str) -> None:
-    """`stamina.set_active(False)` and `stamina.set_testing(True)` are the user's; the errors stay typed."""
+    """`stamina.set_active(False)` and `stamina.set_testing(True)` are the user's. The errors stay typed."""
     line = Line(httpx.ConnectError("refused"))
     assert isinstance(await outcome(line, call(Effect.PAID)), TransportFailed)
     line = Line(answer(500, OWN))

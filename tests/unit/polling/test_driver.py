@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Waiter:
-    """Drives if nobody does, else rests; it counts how often it did which."""
+    """Drives if nobody does, else rests. It counts how often it did which."""
 
     def __init__(self, election: DriverElection[Waiter]) -> None:
         self.election = election
@@ -103,7 +103,7 @@ async def test_a_busy_one_is_not_called(election: DriverElection[Waiter]) -> Non
 
 
 def test_only_the_polling_package_writes_what_the_poller_knows_of_a_job() -> None:
-    """`PollState` is one object with the job's log; who writes its fields is bounded all the same."""
+    """`PollState` is one object with the job's log. Who writes its fields is bounded all the same."""
     fields = set(PollState.__slots__) - {"timer", "started", "deadline", "submitted_here"}
     root = Path(kling_async.__file__).parent
     allowed = {root / "_tracking" / "poll_state.py", *(root / "_polling").glob("*.py")}

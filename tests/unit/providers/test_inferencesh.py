@@ -355,7 +355,7 @@ def test_steps_rise_with_the_stages_of_either_table(table: tuple[str, ...]) -> N
 def test_nine_with_its_output_is_completed_once_it_rests(
     provider: InferenceSh, seconds: int, output: Any, status: Status | None
 ) -> None:
-    """An older server says 9 for ever; today's says it while the upload is at work."""
+    """An older server says 9 for ever. Today's says it while the upload is at work."""
     updated = SINCE.isoformat()
     date = (SINCE + timedelta(seconds=seconds)).strftime("%a, %d %b %Y %H:%M:%S GMT")
     whole = {"id": "task-1", "status": 9, "updated_at": updated, "output": output and {"image": output}}

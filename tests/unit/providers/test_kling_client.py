@@ -58,7 +58,7 @@ async def test_no_lost_answer_leaves_a_submission_unknown(request_: Any, how: Ho
 async def test_signed_callbacks_of_every_status_end_the_job(
     request_: Any, confirm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both shapes of body. With confirm=True one status call confirms the end; else the signature is enough."""
+    """Both shapes of body. With confirm=True one status call confirms the end, else the signature is enough."""
     monkeypatch.setenv("KLING_WEBHOOK_SECRET", SECRET)
     fake = StrictKling(reads_to_finish=1, webhook_secrets=[SECRET])
     webhooks = Webhooks(URL, "a secret of this test, and long", confirm=confirm)

@@ -117,7 +117,7 @@ async def test_a_429_that_waiting_does_not_lift_is_final(code: int, kind: type[K
 
 @pytest.mark.anyio
 async def test_a_submission_waits_for_a_slot_with_a_bound(anyio_backend: str) -> None:
-    """The first of the line asks, more and more seldom; without any free slot it gives up."""
+    """The first of the line asks, more and more seldom. Without any free slot it gives up."""
     fake = StrictKling(concurrency=0)
     provider = Kling(fake.key)
     provider.speed = 1000

@@ -135,7 +135,7 @@ def test_both_names_at_once_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["num_outputs", "num_images"])
 def test_the_name_on_the_wire_can_be_chosen(name: Literal["num_outputs", "num_images"]) -> None:
-    """Also where key and address come from the environment; one image needs no name."""
+    """Also where key and address come from the environment. One image needs no name."""
     given = PixelDojo(count_field=name)
     provider = given.with_environment({"PIXELDOJO_API_KEY": KEY, "PIXELDOJO_BASE_URL": "http://127.0.0.1:9/api/v1"})
     assert isinstance(provider, PixelDojo)
@@ -168,7 +168,7 @@ KINDS: dict[str, tuple[int, type[KlingError]]] = {
 
 @pytest.mark.parametrize("code", KINDS)
 def test_every_code_is_understood_in_every_envelope(code: str) -> None:
-    """As an object, as text, as text with a message beside it; and whatever the HTTP status: the code decides."""
+    """As an object, as text, as text with a message beside it, and whatever the HTTP status: the code decides."""
     status, kind = KINDS[code]
     for body in ({"error": {"code": code, "message": "Why.", "status": status}}, {"error": code, "message": "Why."}):
         for http in (status, 418):
@@ -293,7 +293,7 @@ async def test_a_credit_given_back_shows_in_the_cost(client: Client, server: Ser
 @pytest.mark.anyio
 @pytest.mark.virtual_time
 async def test_a_fault_with_success_status_leaves_the_submission_in_doubt(client: Client, server: Server) -> None:
-    """Whether it was charged is not known, so it is not sent again; a refusal is a refusal."""
+    """Whether it was charged is not known, so it is not sent again. A refusal is a refusal."""
     server.accepted = {"error": {"code": "internal_error", "message": "Oops"}}
     with pytest.raises(SubmissionUnknown):
         await client.submit(pixeldojo.ImageV3("a fox"))

@@ -173,7 +173,7 @@ def test_all_mistakes_are_told_at_once_each_as_what_it_is() -> None:
 
 
 def test_a_text_that_begins_with_data_is_only_text() -> None:
-    """Only the fields of images hold data URIs; a prompt is a prompt."""
+    """Only the fields of images hold data URIs. A prompt is a prompt."""
     for prompt in ("data: rain of numbers", "data:image/png;base64,AAAA"):
         request = runblob.O3Photo(prompt)
         assert request.describe()["prompt"] == prompt

@@ -118,7 +118,7 @@ ALLOWED = [
 def test_only_the_documented_values_are_accepted(
     model: type[Request], field: str, good: list[Any], bad: list[Any]
 ) -> None:
-    """Each documented value is taken as it is; each other is refused, naming the field and what is allowed."""
+    """Each documented value is taken as it is. Each other is refused, naming the field and what is allowed."""
     for value in good:
         assert getattr(model.model_validate({"prompt": "a fox", field: value}), field) == value
     for value in bad:

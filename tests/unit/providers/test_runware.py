@@ -536,7 +536,7 @@ def test_an_error_that_is_no_end_leaves_the_job_alone() -> None:
 
 
 def test_a_webhook_never_says_that_a_job_has_ended() -> None:
-    """One body tells of one image; neither its end nor its cost is the job's."""
+    """One body tells of one image. Neither its end nor its cost is the job's."""
     for body in ({"data": [image("a")]}, {"errors": [failed()]}, image("a"), [image("a"), failed()]):
         [delivered] = Runware("key").parse_webhook(json.dumps(body).encode(), {})
         assert delivered.id == KEY
@@ -616,7 +616,7 @@ async def test_jobs_that_are_due_together_travel_together(anyio_backend: Any) ->
 @pytest.mark.virtual_time
 @pytest.mark.anyio
 async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any) -> None:
-    """Waiters are cancelled at every moment of a round, also while their look has been awarded; the others finish."""
+    """Waiters are cancelled at every moment of a round, also while their look has been awarded. The others finish."""
     company = Company(anyio.current_time() + 4.5)
     async with company.client() as client:
         jobs = [client.attach(one) for one in many(120)]
@@ -634,7 +634,7 @@ async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any
 @pytest.mark.virtual_time
 @pytest.mark.asyncio
 async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> None:
-    """The leader of an array is cancelled before it is sent; the others that were in it are looked at later."""
+    """The leader of an array is cancelled before it is sent. The others that were in it are looked at later."""
     company = Company(anyio.current_time() + 0.5)
     waiters: dict[kling_async.Job, asyncio.Task[Status]] = {}
     left: list[kling_async.Job] = []

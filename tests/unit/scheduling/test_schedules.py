@@ -37,7 +37,7 @@ def looks_of(timer: PollTimer, number: int) -> list[float]:
 
 
 def looks_until(timer: PollTimer, ended: float) -> list[float]:
-    """The looks at a job that ends at `ended`; the last one finds the end."""
+    """The looks at a job that ends at `ended`. The last one finds the end."""
     looks = [timer.next_poll(0.0)]
     while looks[-1] < ended:
         looks.append(timer.next_poll(looks[-1]))
@@ -215,7 +215,7 @@ class TestDurationModel:
         assert spread[0] < spread[1]
 
     def test_the_first_ends_of_a_burst_do_not_hide_that_the_rest_still_runs(self) -> None:
-        """The first of many jobs to end are the short ones; what still runs corrects the belief."""
+        """The first of many jobs to end are the short ones. What still runs corrects the belief."""
         blind, seeing = DurationModel(CLIP), DurationModel(CLIP)
         ages = [seeing.running(0, 108.0) for _ in range(95)]
         for law in (blind, seeing):

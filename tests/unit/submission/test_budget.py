@@ -72,7 +72,7 @@ def server() -> FakeRunBlob:
 
 
 async def submit_all(client: Client, requests: Sequence[Request]) -> list[KlingError | None]:
-    """Submit all at once; what each came to."""
+    """Submit all at once, what each came to."""
     ends: list[KlingError | None] = []
 
     async def one(request: Request) -> None:
@@ -90,7 +90,7 @@ async def submit_all(client: Client, requests: Sequence[Request]) -> list[KlingE
 
 
 async def drain(outcomes: BulkRun, into: list[object]) -> None:
-    """Collect results; those that came before an error are kept."""
+    """Collect results. Those that came before an error are kept."""
     async for outcome in outcomes:
         into.append(outcome.result)  # noqa: PERF401  # an error would lose a comprehension's
 
@@ -121,7 +121,7 @@ async def test_the_message_names_the_amounts_and_the_remedy(server: FakeRunBlob)
 
 
 async def test_a_job_of_unknown_price_goes_alone(server: FakeRunBlob) -> None:
-    """While the first one's answer is on the way, nothing else is; then all that fits."""
+    """While the first one's answer is on the way, nothing else is. Then all that fits."""
     under_way, most = 0, []
 
     async def poller(request: httpx.Request) -> httpx.Response | None:

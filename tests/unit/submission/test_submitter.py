@@ -218,7 +218,7 @@ async def test_the_same_image_is_the_same_request_however_it_is_given(
 
 
 async def test_each_step_is_durable_before_the_next(server: FakeRunBlob, ledger: MemoryLedger) -> None:
-    """Intent before the POST; id before the first look; event before it is published; end before it is returned."""
+    """Intent before the POST, id before the first look, event before it is published, end before it is returned."""
     seen: list[tuple[str, str]] = []
 
     async def look(request: httpx.Request) -> None:
@@ -585,7 +585,7 @@ async def test_resume_recovers_a_lost_submission_where_the_provider_recognises_o
 
 
 async def test_after_a_lost_answer_a_refusal_or_an_unreachable_provider_leaves_it_unknown(ledger: MemoryLedger) -> None:
-    """The first attempt may have bought; what the repetition met does not undo that."""
+    """The first attempt may have bought. What the repetition met does not undo that."""
     for key, ending in {
         "a": httpx.ConnectError("down"),
         "b": httpx.Response(402, json={"detail": "INSUFFICIENT_CREDITS"}),
@@ -611,7 +611,7 @@ async def test_after_a_lost_answer_a_refusal_or_an_unreachable_provider_leaves_i
 
 
 async def test_an_id_is_not_sent_again_after_an_hour_unless_asked(ledger: MemoryLedger) -> None:
-    """How long a provider recognises it is not documented; a repetition that is not recognised would buy twice."""
+    """How long a provider recognises it is not documented. A repetition that is not recognised would buy twice."""
     server = _Server()
     Losing(server, times=8)
     with pytest.raises(SubmissionUnknown):
@@ -692,7 +692,7 @@ async def test_cancelled_at_any_moment_the_ledger_never_denies_a_paid_job(server
 
 
 async def test_between_attempts_a_submission_is_cancelled_at_once(server: FakeRunBlob, ledger: MemoryLedger) -> None:
-    """Nothing is on its way then, so nothing is lost by leaving; only while something is does leaving take its time."""
+    """Nothing is on its way then, so nothing is lost by leaving. Only while something is does leaving take its time."""
 
     async def refuse(request: httpx.Request) -> httpx.Response | None:
         raise httpx.ConnectError("refused", request=request)
@@ -756,7 +756,7 @@ async def test_a_full_disk_stops_submitting_and_running_jobs_are_followed(
 
 
 async def test_a_disk_that_fills_up_during_the_paid_call_loses_no_job(server: FakeRunBlob) -> None:
-    """The job is handed out; the ledger still says that it was being sent, and gets the rest when there is space."""
+    """The job is handed out. The ledger still says that it was being sent, and gets the rest when there is space."""
     ledger = FullDisk()
 
     async def fill(request: httpx.Request) -> None:

@@ -375,7 +375,7 @@ async def test_the_reason_that_a_delivery_tells_counts_where_the_look_confirms_t
 @on_both
 @virtual
 async def test_a_cancelled_submission_that_was_delivered_meanwhile_is_accepted(server: FakeRunBlob) -> None:
-    """The grace ran out; the delivery was acknowledged, so it will not come again."""
+    """The grace ran out. The delivery was acknowledged, so it will not come again."""
     ledger = MemoryLedger()
     client = make_client(server, confirm=True, ledger=ledger)
 
@@ -596,7 +596,7 @@ async def test_a_bulk_run_is_resolved_by_deliveries_too(client: Client, server: 
 async def test_after_three_jobs_without_a_delivery_looks_are_as_without_webhooks(
     client: Client, server: FakeRunBlob
 ) -> None:
-    """And a job that was waiting is looked at then and there; the next delivery makes looks few again."""
+    """And a job that was waiting is looked at then and there. The next delivery makes looks few again."""
     for _ in range(2):
         await client.run(VIDEO)
     late = [at for generation in server.generations.values() for at in generation.looks]
@@ -637,7 +637,7 @@ SOURCES = ["webhook", "poll", "stream"]
 def test_any_order_repetition_and_loss_ends_alike_with_a_monotone_log(
     said: list[tuple[str, dict[str, Any]]], last: str, chance: random.Random
 ) -> None:
-    """What is said comes by all three ways, in any order; some of it twice, some never, the end at least once."""
+    """What is said comes by all three ways, in any order. Some of it twice, some never, the end at least once."""
     story = [*said, *chance.sample(said, len(said) // 2), (last, END)]
     chance.shuffle(story)
 

@@ -1,7 +1,7 @@
-"""Those who buy generations, compared by `benchmarks.jobs`: each imported only in the process that measures it.
+"""The clients that `benchmarks.jobs` compares: each imported only in the process that measures it.
 
-A buyer takes prompts and tells of each job that is done. All but the official clients of other providers look at their
-jobs at the same fixed interval and keep at most 100 connections; those are used as their documentation shows.
+A candidate takes prompts and reports each job that is done. All but the official clients of other providers poll their
+jobs at the same fixed interval and keep at most 100 connections. Those are used as their documentation shows.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _KEEPALIVE = 3600.0  # s
 _KEY = "benchmark"
 
 Done = Callable[[float | None], None]
-"""Told of each job that is done, and when it was (``time.monotonic``), where the client passes that on."""
+"""Called for each job that is done, with the time (``time.monotonic``), where the client passes that on."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Order:
     Attributes:
         url: Where.
         prompts: One a job.
-        interval: Seconds between two looks at a job.
-        done: Told of each job.
+        interval: Seconds between two polls of a job.
+        done: Called for each job.
     """
 
     url: str
@@ -151,7 +151,7 @@ async def _runway(order: Order) -> None:
 
 
 @dataclass(frozen=True)
-class Buyer:
+class Candidate:
     """One row of the table.
 
     Attributes:
@@ -180,13 +180,13 @@ class Buyer:
 
 MAP, RUN, AIOHTTP, HTTPX = "map", "run", "aiohttp", "httpx"
 
-BUYERS = {
-    MAP: Buyer("client.map", "kling_async", _map),
-    "frozen": Buyer("client.map after gc.freeze()", "kling_async", _map, freezes=True),
-    RUN: Buyer("gather(client.run)", "kling_async", _run),
-    AIOHTTP: Buyer("aiohttp {} + gather", "aiohttp", _aiohttp),
-    HTTPX: Buyer("httpx {} + gather", "httpx", _httpx),
-    "fal": Buyer("fal-client {}", "fal_client", _fal),
-    "replicate": Buyer("replicate {}", "replicate", _replicate),
-    "runwayml": Buyer("runwayml {}", "runwayml", _runway),
+CANDIDATES = {
+    MAP: Candidate("client.map", "kling_async", _map),
+    "frozen": Candidate("client.map after gc.freeze()", "kling_async", _map, freezes=True),
+    RUN: Candidate("gather(client.run)", "kling_async", _run),
+    AIOHTTP: Candidate("aiohttp {} + gather", "aiohttp", _aiohttp),
+    HTTPX: Candidate("httpx {} + gather", "httpx", _httpx),
+    "fal": Candidate("fal-client {}", "fal_client", _fal),
+    "replicate": Candidate("replicate {}", "replicate", _replicate),
+    "runwayml": Candidate("runwayml {}", "runwayml", _runway),
 }
