@@ -1,6 +1,6 @@
 """The public API as type checkers see it. Nothing here is run.
 
-`test_typing` has mypy and pyright look at it. A line with an ignore is a mistake that both must find: an ignore that
+`test_typing` checks it with mypy and pyright. A line with an ignore is a mistake that both must find: an ignore that
 is not needed is an error, too.
 """
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
@@ -124,5 +124,5 @@ async def client() -> None:
 
 
 def settings() -> Any:
-    """The ways to say when to look."""
+    """The ways to say when to poll."""
     return [Polling(), Polling(Learned(lag_per_poll=0.5)), Polling("documented"), Client(RunBlob())]

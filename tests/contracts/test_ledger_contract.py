@@ -576,13 +576,13 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
         held.set()
         await ledger._read(lambda _: hold.wait(10))
 
-    async def look() -> None:
+    async def poll() -> None:
         found.extend(await ledger.submissions())
 
     async with anyio.create_task_group() as group:
         group.start_soon(block)
         await held.wait()
-        group.start_soon(look)
+        group.start_soon(poll)
         await anyio.wait_all_tasks_blocked()
         group.start_soon(ledger.claim, again)
         await anyio.wait_all_tasks_blocked()
@@ -694,13 +694,13 @@ def test_a_loop_that_ends_before_its_write_is_answered_harms_nobody(tmp_path: Pa
         with anyio.move_on_after(0.05):
             await ledger._read(lambda _: hold.wait(20))
 
-    async def look() -> Any:
+    async def poll() -> Any:
         await ledger.set_value("a", 1)
         return await ledger.get_value("a")
 
     asyncio.run(leave())
     hold.set()
-    assert asyncio.run(look()) == 1
+    assert asyncio.run(poll()) == 1
     asyncio.run(ledger.aclose())
 
 

@@ -114,7 +114,7 @@ async def test_a_webhook_is_taken_in_and_every_repetition_acknowledged(server: F
     assert server.requests == {"submit": 1, "poll": 1}
 
 
-async def test_the_endpoint_does_not_wait_for_the_look(server: FakeRunBlob) -> None:
+async def test_the_endpoint_does_not_wait_for_the_poll(server: FakeRunBlob) -> None:
     async with make_client(server) as client:
         app = FastAPI()
         app.include_router(router(client), prefix="/kling")
@@ -654,7 +654,7 @@ async def test_a_browser_that_goes_away_stops_watching_and_cancels_nothing(serve
 
         sent = await call(streaming_app(client), "GET", f"/{way}/{job.ref}", leave)
         await anyio.sleep(30)
-        assert server.requests["poll"] == 2, "nobody looked after the browser had gone"
+        assert server.requests["poll"] == 2, "nobody polled after the browser had gone"
         assert b'"status": "pending"' in b"".join(message.get("body", b"") for message in sent)
         assert (await job).urls
 

@@ -332,7 +332,7 @@ async def test_the_callback_address_tells_twins_apart(sandbox: Sandbox, client: 
 async def test_a_webhook_body_is_read_whatever_its_numbers_mean(
     sandbox: Sandbox, client: Client, habits: Options, statuses: Any, end: str
 ) -> None:
-    """Where the number alone cannot tell, the reading has no status, which means: look."""
+    """Where the number alone cannot tell, the reading has no status, which means: poll."""
     habits.statuses = statuses
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  # anyio's, not Django's

@@ -165,7 +165,7 @@ def test_an_id_that_is_none_is_not_found(api: httpx.Client, job: str) -> None:
     assert api.get(f"/jobs/{job}").status_code == 404
 
 
-def test_looks_are_rationed_if_asked(api: httpx.Client) -> None:
+def test_polls_are_limited_if_asked(api: httpx.Client) -> None:
     with Sandbox(speed=0, rate_limit={"pixeldojo": 2}) as sandbox:
         headers = {"authorization": f"Bearer {sandbox.api_key('pixeldojo')}"}
         with httpx.Client(base_url=sandbox.base_url("pixeldojo"), headers=headers) as client:

@@ -269,7 +269,7 @@ async def test_a_job_not_known_at_first_is_only_late(sandbox: Sandbox, client: C
     assert len((await client.run(ImageO3(prompt="x"))).urls) == 1
 
 
-# Looks together.
+# Polls together.
 
 
 @pytest.mark.anyio
@@ -332,7 +332,7 @@ async def status_calls(kind: type[Runware], count: int) -> int:
 async def test_a_thousand_jobs_cost_a_twentieth_of_the_requests() -> None:
     """1 000 jobs in flight together cost no more status requests than 50 that are polled one by one."""
     apart = await status_calls(OneByOne, 50)
-    assert apart >= 5 * 50  # each was looked at several times
+    assert apart >= 5 * 50  # each was polled several times
     assert await status_calls(Runware, 1000) <= apart * (1000 // 50) / 20
 
 
@@ -383,7 +383,7 @@ def task(**more: Any) -> dict[str, Any]:
     return {**named, "width": 1024, "height": 1024, "deliveryMethod": "async", **more}
 
 
-def look(identity: str) -> dict[str, Any]:
+def poll(identity: str) -> dict[str, Any]:
     return {"taskType": "getResponse", "taskUUID": identity}
 
 
@@ -458,7 +458,7 @@ def test_rows_grow_until_all_are_there(world: Sandbox, post: Any) -> None:
     job = world.state.jobs[identity]
 
     def words() -> list[str]:
-        rows = post(look(str(uuid.uuid4())), look(identity)).json()["data"]
+        rows = post(poll(str(uuid.uuid4())), poll(identity)).json()["data"]
         assert {row["taskUUID"] for row in rows} <= {identity}
         return [row["status"] for row in rows]
 
@@ -477,7 +477,7 @@ def test_failed_images_move_to_errors_at_http_200(world: Sandbox, post: Any) -> 
     sent = task(numberResults=2)
     post(sent)
     world.state.clock.advance(1000)
-    reply = post(look(sent["taskUUID"]))
+    reply = post(poll(sent["taskUUID"]))
     assert (reply.status_code, reply.json()["data"]) == (200, [])
     assert [(row["code"], row["status"]) for row in reply.json()["errors"]] == [("timeoutProvider", "error")] * 2
 
@@ -510,7 +510,7 @@ def test_an_uploaded_image_may_be_named_by_its_uuid(world: Sandbox, post: Any) -
 
 
 def test_a_ration_counts_posts_and_not_tasks(world: Sandbox, post: Any) -> None:
-    many = [look(str(uuid.uuid4())) for _ in range(40)]
+    many = [poll(str(uuid.uuid4())) for _ in range(40)]
     codes = [post(*many).status_code for _ in range(101)]
     assert codes == [200] * 100 + [429]
 

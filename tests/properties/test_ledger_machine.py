@@ -1,4 +1,4 @@
-"""The five invariants of reliability, under any sequence of submissions, looks, deliveries, crashes and cancellations.
+"""The five invariants of reliability, under any sequence of submissions, polls, deliveries, crashes and cancellations.
 
 A hypothesis state machine in virtual time. A crash takes everything but the ledger and the provider: whatever the dying
 process still does has no effect on either.
@@ -258,7 +258,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     @precondition(lambda self: self.jobs)
-    def looks(self, data: st.DataObject) -> None:
+    def polls(self, data: st.DataObject) -> None:
         self.run(data.draw(st.sampled_from(sorted(self.jobs.values(), key=str))).refresh())
 
     @rule(data=st.data(), late=st.booleans())

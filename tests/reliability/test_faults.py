@@ -247,11 +247,11 @@ async def test_a_short_file_is_continued(sandbox: Sandbox, client: Client, tmp_p
 
 async def test_an_expired_url_is_renewed_once(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     result = await client.run(PHOTO)
-    looks = sandbox.counters.requests["runblob", "status"]
+    polls = sandbox.counters.requests["runblob", "status"]
     sandbox.faults.add(Fault.expired, times=1)
     [path] = await result.save(tmp_path)
     assert path.stat().st_size > 1000
-    assert sandbox.counters.requests["runblob", "status"] == looks + 1
+    assert sandbox.counters.requests["runblob", "status"] == polls + 1
 
 
 async def test_a_full_disk_leaves_no_file(client: Client) -> None:

@@ -132,7 +132,7 @@ async def lose(server: FakeRunBlob, ledger: Ledger, key: str) -> None:
 async def test_a_clock_set_back_between_runs_delays_no_poll(
     server: FakeRunBlob, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, backwards: float
 ) -> None:
-    """The job's times lie in the future then: neither the next look nor the deadline waits for them."""
+    """The job's times lie in the future then: neither the next poll nor the deadline waits for them."""
     await make(server, ledger).submit(VIDEO, key="a")
     wall = time.time
     monkeypatch.setattr(time, "time", lambda: wall() - backwards)

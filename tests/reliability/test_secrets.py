@@ -180,10 +180,10 @@ class Indiscreet(FakeRunBlob):
                 return httpx.Response(200, text=f"<html>{self.words(body['callback_url'])}</html>")
             return self.accept("o3-photo", body)
         job = self.generations[request.url.path.rpartition("/")[2]]
-        job.looks.append(0.0)
+        job.polls.append(0.0)
         said = self.words(str(job.body["callback_url"]))
         answer = {"generation_id": request.url.path.rpartition("/")[2], "echo": said}
-        if len(job.looks) == 1:
+        if len(job.polls) == 1:
             return httpx.Response(200, json={**answer, "status": said})  # a status that nobody knows
         if job.body["prompt"] == "failed":
             return httpx.Response(200, json={**answer, "status": "failed", "message": said})

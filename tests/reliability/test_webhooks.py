@@ -73,7 +73,7 @@ class Reported:
         self.sandbox = sandbox
 
     @property
-    def looks(self) -> int:
+    def polls(self) -> int:
         return self.sandbox.counters.status_calls
 
 
@@ -119,7 +119,7 @@ async def test_a_webhook_resolves_a_job_of_every_provider(sandbox: Sandbox, prov
         await at.site.answered(1)
     require_story(job)
     assert set(at.site.statuses) == {200}
-    assert at.looks <= 2
+    assert at.polls <= 2
 
 
 @pytest.mark.parametrize(("confirm", "most", "source"), [(True, 200, "poll"), (False, 0, "webhook")])
@@ -158,7 +158,7 @@ async def test_many_waiters_wake_from_one_delivery(sandbox: Sandbox) -> None:
                 for _ in range(20):
                     group.start_soon(read)
     assert logs == [list(job.events)] * 20
-    assert (at.looks, job.events[-1].source) == (0, "webhook")
+    assert (at.polls, job.events[-1].source) == (0, "webhook")
 
 
 @BOTH_MODES
@@ -170,7 +170,7 @@ async def test_a_failure_is_told_with_its_code(sandbox: Sandbox, confirm: bool) 
             await finish(job)
     assert failed.value.code == "CONTENT_POLICY_VIOLATION"
     assert job.events[-1].source == ("poll" if confirm else "webhook")
-    assert at.looks == confirm
+    assert at.polls == confirm
     require_story(job)
 
 
@@ -215,7 +215,7 @@ async def test_repeated_and_late_webhooks_change_nothing(sandbox: Sandbox, fault
         await at.site.answered(2)
     require_story(job)
     assert at.site.statuses == [200, 200]
-    assert at.looks == confirm
+    assert at.polls == confirm
 
 
 # Row 12.
@@ -232,7 +232,7 @@ async def test_forged_webhooks_change_nothing(sandbox: Sandbox, confirm: bool) -
     assert at.site.statuses == [404, 404, 404, 413, 200]
     require_story(job)
     no_foreign(job)
-    assert at.looks == confirm
+    assert at.polls == confirm
 
 
 async def test_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> None:
@@ -251,7 +251,7 @@ async def test_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: pytest.L
     assert [answer.status_code for answer in answers] == [404] * 3
     assert {answer.text for answer in answers} == {answers[0].text}
     assert [len(job.events) for job in jobs] == [1, 1]
-    assert at.looks == 0
+    assert at.polls == 0
     tokens = [url.rpartition("/")[2] for url in (first, second)]
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("kling_async")]
     assert not any(token in line or SECRET in line for token in tokens for line in ours)
@@ -282,7 +282,7 @@ async def test_1000_forged_mutations_change_nothing(sandbox: Sandbox) -> None:
         for number in range(1000):
             await forge(number)
         assert len(job.events) == 1
-        assert at.looks == 0
+        assert at.polls == 0
         # The address as it was still works: the mutations were forged, and nothing else was wrong with them.
         answer = await web.post("/".join([base, *parts]), content=body)
         assert (answer.status_code, job.status) == (200, Status.COMPLETED)
@@ -319,7 +319,7 @@ async def test_a_webhook_before_the_answer_waits_for_it(sandbox: Sandbox, confir
     require_story(job)
     assert job.events[0].source == "submit"
     assert job.cost is not None
-    assert (at.site.statuses, at.looks) == ([200], confirm)
+    assert (at.site.statuses, at.polls) == ([200], confirm)
 
 
 @BOTH_MODES
@@ -414,7 +414,7 @@ class _Kept(MemoryLedger):
 # Row 14.
 
 
-async def test_a_webhook_that_never_comes_is_made_up_for_by_a_look(sandbox: Sandbox) -> None:
+async def test_a_webhook_that_never_comes_is_made_up_for_by_a_poll(sandbox: Sandbox) -> None:
     sandbox.faults.add(Fault.webhook_never)
     quick = Polling(kling_async.Progressive(0.1), status_calls_per_minute=math.inf)
     async with reported(sandbox, confirm=False, backstop=0.5, polling=quick) as at:
@@ -423,4 +423,4 @@ async def test_a_webhook_that_never_comes_is_made_up_for_by_a_look(sandbox: Sand
     require_story(job)
     assert at.site.answers == []
     assert job.events[-1].source == "poll"
-    assert 1 <= at.looks <= 3
+    assert 1 <= at.polls <= 3

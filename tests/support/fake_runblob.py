@@ -26,7 +26,7 @@ class Generation:
     created: float
     duration: float
     failure: str | None = None
-    looks: list[float] = field(default_factory=list)
+    polls: list[float] = field(default_factory=list)
 
 
 class FakeRunBlob(httpx.AsyncBaseTransport):
@@ -72,7 +72,7 @@ class FakeRunBlob(httpx.AsyncBaseTransport):
         if job is None:
             return httpx.Response(404, json={"detail": "GENERATION_NOT_FOUND"})
         now = anyio.current_time()
-        job.looks.append(now - job.created)
+        job.polls.append(now - job.created)
         age = now - job.created
         field_name = "image_url" if kind == "o3-photo" else "video_url"
         answer: dict[str, object] = {"generation_id": identity, "prompt": job.body["prompt"], field_name: None}

@@ -308,7 +308,7 @@ async def test_cancelling_the_block_cancels_it(client: Client, server: FakeRunBl
 
 
 async def test_a_job_of_a_run_may_be_awaited_as_well(client: Client, server: FakeRunBlob) -> None:
-    """The waiter and the run share the looks, and the run goes on when the waiter leaves."""
+    """The waiter and the run share the polls, and the run goes on when the waiter leaves."""
     async with client.map(rows(1)) as outcomes:
         await anyio.sleep(2)
         [job] = client.jobs
@@ -317,7 +317,7 @@ async def test_a_job_of_a_run_may_be_awaited_as_well(client: Client, server: Fak
         [outcome] = [outcome async for outcome in outcomes]
     assert outcome.job == job
     [generation] = server.generations.values()
-    assert [round(at) for at in generation.looks] == [5, 10, 20, 35, 50, 65]
+    assert [round(at) for at in generation.polls] == [5, 10, 20, 35, 50, 65]
 
 
 async def test_two_runs_at_once_share_the_polls(client: Client, server: FakeRunBlob) -> None:
@@ -335,7 +335,7 @@ async def test_two_runs_at_once_share_the_polls(client: Client, server: FakeRunB
 
 @pytest.mark.parametrize("leaving", [3.0, 5.04, 5.08, 10.06])
 async def test_a_run_that_is_left_leaves_the_other_running(client: Client, server: FakeRunBlob, leaving: float) -> None:
-    """Also when those who look for the one were just looking at a job of the other."""
+    """Also when those who look for the one were just polling a job of the other."""
 
     async def leave() -> None:
         with anyio.move_on_after(leaving):
@@ -391,7 +391,7 @@ async def test_rows_not_sent_when_the_block_is_left_are_not_submitted(server: Fa
 
 
 async def test_leaving_unsubscribes_jobs_that_are_polled_in_one_batch() -> None:
-    """Jobs of a look that was not made yet: to give up the first is the end of those whose deadline has passed."""
+    """Jobs of a poll that was not made yet: to give up the first is the end of those whose deadline has passed."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         tasks = json.loads(await request.aread())

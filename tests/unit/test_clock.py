@@ -30,7 +30,7 @@ def test_it_never_goes_back(jump: float, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("jump", [-3600.0, 600.0])
 def test_a_job_is_looked_at_on_time_after_the_wall_clock_was_set(jump: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One client over two event loops, under a ration: the second loop does not wait for the first one's time."""
+    """One client over two event loops, under a rate limit: the second loop does not wait for the first one's time."""
     server = FakeRunBlob()
     client = Client(kling_async.RunBlob(KEY), http=server)
     name, options = virtual_time.backend("asyncio")

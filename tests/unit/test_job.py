@@ -31,10 +31,10 @@ async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
     await made.aclose()
 
 
-def looks(server: FakeRunBlob) -> list[float]:
-    """The seconds after submission at which the one job was looked at."""
+def polls(server: FakeRunBlob) -> list[float]:
+    """The seconds after submission at which the one job was polled."""
     [generation] = server.generations.values()
-    return [round(at) for at in generation.looks]
+    return [round(at) for at in generation.polls]
 
 
 async def collect(job: Job) -> list[Event]:
@@ -53,17 +53,17 @@ async def test_a_job_is_awaited_and_gives_its_result(client: Client, server: Fak
 async def test_video_is_polled_on_the_documented_schedule(client: Client, server: FakeRunBlob) -> None:
     server.duration = 100
     await client.run(VIDEO)
-    assert looks(server) == [5, 10, 20, 35, 50, 65, 80, 95, 110]
+    assert polls(server) == [5, 10, 20, 35, 50, 65, 80, 95, 110]
 
 
 async def test_a_photo_is_polled_every_five_seconds(client: Client, server: FakeRunBlob) -> None:
     server.duration = 22
     await client.run(O3Photo(prompt="a boat"))
-    assert looks(server) == [5, 10, 15, 20, 25]
+    assert polls(server) == [5, 10, 15, 20, 25]
 
 
 async def test_by_default_polls_are_timed_by_a_learned_duration_model(server: FakeRunBlob) -> None:
-    """Fewer looks than the documented schedule, from the first job on, and closer to the end after a few."""
+    """Fewer polls than the documented schedule, from the first job on, and closer to the end after a few."""
     server.duration = 147
     lags: list[float] = []
     async with Client(kling_async.RunBlob(KEY), http=server) as client:
@@ -71,7 +71,7 @@ async def test_by_default_polls_are_timed_by_a_learned_duration_model(server: Fa
             start = anyio.current_time()
             await client.run(VIDEO)
             lags.append(anyio.current_time() - start - server.duration)
-    assert server.requests["poll"] <= 20 * 7 < 20 * 12, "the documented schedule takes 12 looks"
+    assert server.requests["poll"] <= 20 * 7 < 20 * 12, "the documented schedule takes 12 polls"
     assert sum(lags[10:]) < sum(lags[:10])
 
 
@@ -101,7 +101,7 @@ async def test_late_readers_replay_and_many_readers_share_the_polls(client: Clie
     logs.append(await collect(job))
     assert len(logs) == 52
     assert all(log == list(job.events) for log in logs)
-    assert looks(server) == [5, 10, 20, 35, 50, 65]
+    assert polls(server) == [5, 10, 20, 35, 50, 65]
 
 
 async def test_a_result_may_be_awaited_again_without_a_call(client: Client, server: FakeRunBlob) -> None:
@@ -128,7 +128,7 @@ async def test_a_cancelled_waiter_loses_nothing(client: Client, server: FakeRunB
                 group.start_soon(wait)
         assert not results
     assert len(results) == 1
-    assert looks(server) == [5, 10, 20, 35, 50, 65]
+    assert polls(server) == [5, 10, 20, 35, 50, 65]
 
 
 async def test_a_job_is_not_polled_while_nobody_waits(client: Client, server: FakeRunBlob) -> None:
@@ -180,9 +180,9 @@ async def test_the_deadline_ends_the_wait_and_not_the_job(client: Client, server
     with pytest.raises(GenerationTimeout, match="attach") as timeout:
         await job
     assert timeout.value.job == job
-    assert looks(server)[-1] == 900
+    assert polls(server)[-1] == 900
     await anyio.sleep(10)
-    assert (await job).artifacts, "awaiting again looks again"
+    assert (await job).artifacts, "awaiting again polls again"
 
 
 @pytest.mark.parametrize(("request_", "limit"), [(VIDEO, 900), (O3Photo(prompt="x"), 300)])
@@ -210,7 +210,7 @@ async def test_refresh_polls_now(client: Client, server: FakeRunBlob) -> None:
     await anyio.sleep(30)
     assert job.status is Status.PENDING
     assert await job.refresh() is Status.PROCESSING
-    assert looks(server) == [30]
+    assert polls(server) == [30]
 
 
 async def test_an_attached_job_is_polled_at_once(client: Client, server: FakeRunBlob) -> None:
@@ -221,7 +221,7 @@ async def test_an_attached_job_is_polled_at_once(client: Client, server: FakeRun
         assert (job.request, job.events) == (None, ())
         assert (await job).urls == [f"https://cdn.runblob.test/{job.ref.id}"]
         assert [event.source for event in job.events] == ["poll"]
-    assert looks(server) == [100]
+    assert polls(server) == [100]
 
 
 async def test_attaching_a_running_job_gives_an_equal_handle(client: Client) -> None:
@@ -329,7 +329,7 @@ async def test_the_limit_on_status_calls_holds_over_all_jobs(client: Client, ser
             group.start_soon(client.run, VIDEO)
     seconds = anyio.current_time() - start
     assert server.requests["poll"] <= seconds + 1
-    assert all(generation.looks for generation in server.generations.values())
+    assert all(generation.polls for generation in server.generations.values())
 
 
 async def test_the_limit_on_status_calls_can_be_changed(server: FakeRunBlob) -> None:

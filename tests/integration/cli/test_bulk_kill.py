@@ -40,7 +40,7 @@ def results(out: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / name).read_text().splitlines()]
 
 
-def looks(records: list[dict[str, Any]]) -> dict[str, tuple[str, list[tuple[str, int]]]]:
+def summaries(records: list[dict[str, Any]]) -> dict[str, tuple[str, list[tuple[str, int]]]]:
     """What came of each row, without what no two runs share."""
     return {
         record["key"]: (record["state"], [(file["kind"], file["bytes"]) for file in record.get("files", [])])
@@ -78,8 +78,8 @@ def test_killed_twenty_times_it_buys_each_row_once(tmp_path: Path) -> None:
     assert states["completed"] <= bought <= 300
     assert states["unknown"] <= KILLS
     assert (last.code, calm.code) == (9 if states["unknown"] else 0, 0)
-    whole = looks(results(tmp_path / "calm"))
-    assert all(look == whole[key] for key, look in looks(found).items() if look[0] == "completed")
+    whole = summaries(results(tmp_path / "calm"))
+    assert all(row == whole[key] for key, row in summaries(found).items() if row[0] == "completed")
     files = {file["path"] for record in found for file in record.get("files", [])}
     assert {f"files/{path.name}" for path in (out / "files").iterdir() if not path.name.startswith(".")} == files
     assert all((out / path).stat().st_size > 0 for path in files)

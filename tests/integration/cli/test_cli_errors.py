@@ -162,7 +162,7 @@ def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_looks_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox: Sandbox, form: list[str]) -> None:
+def test_polls_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox: Sandbox, form: list[str]) -> None:
     """On standard error, so that a program which reads JSON meets JSON alone."""
     ref = kling("generate", VIDEO, "x", "--no-wait").out.strip()
     sandbox.faults.add("server-error:status:status=418")
@@ -173,7 +173,7 @@ def test_looks_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox
     assert "warning" not in answer.out
 
 
-def test_a_look_that_fails_for_good_is_told_as_the_error_that_it_is(kling: Run, sandbox: Sandbox) -> None:
+def test_a_poll_that_fails_for_good_is_told_as_the_error_that_it_is(kling: Run, sandbox: Sandbox) -> None:
     answer = kling("watch", f"{VIDEO}/00000000-0000-4000-8000-000000000000")
     assert (answer.code, sandbox.counters.jobs_bought) == (7, 0)
     assert "warning" not in answer.err
@@ -204,7 +204,7 @@ def test_text_from_elsewhere_cannot_disturb_the_terminal(kling: Run, sandbox: Sa
 def test_a_fault_of_the_program_is_told_with_the_jobs_that_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has paid must learn of it, and whoever looks for the fault must see where it is."""
+    """Whoever has paid must learn of it, and whoever searches for the fault must see where it is."""
     report = Report(TextRenderer(), lambda ref: resume_command(ref, None))
     report.emit(JobStarted(JobRef("runblob", "o3-video", "a")))
     with pytest.raises(typer.Exit) as told, handle_errors(report):

@@ -30,7 +30,7 @@ def port() -> int:
 
 
 @pytest.mark.parametrize("path", ["", "/hooks/kling"])
-def test_a_webhook_ends_the_wait_and_one_look_confirms_it(kling: Run, sandbox: Sandbox, port: int, path: str) -> None:
+def test_a_webhook_ends_the_wait_and_one_poll_confirms_it(kling: Run, sandbox: Sandbox, port: int, path: str) -> None:
     url = f"http://127.0.0.1:{port}{path}"
     answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", "out", "--webhook-url", url, "--listen", str(port))
     assert answer.code == 0, answer

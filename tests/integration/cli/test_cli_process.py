@@ -69,13 +69,13 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
 
 @pytest.mark.parametrize("moment", ["kling_async._cli.app", "typer", "kling_async._cli.commands.endpoints"])
 def test_an_interrupt_during_the_start_is_told_in_a_sentence(moment: str) -> None:
-    """The signal comes while that module is looked for."""
+    """The signal comes while that module is searched."""
     answer = interrupted(moment, "endpoints")
     assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was bought\n")
 
 
 def test_an_interrupt_before_a_command_works_is_told_in_a_sentence(tmp_path: Path) -> None:
-    """The demo looks for the sandbox when the command has begun, and its work has not."""
+    """The demo searches for the sandbox when the command has begun, and its work has not."""
     answer = interrupted("kling_async.sandbox", "demo", "-o", str(tmp_path))
     assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was bought\n")
 
@@ -88,7 +88,7 @@ def test_an_interrupt_that_is_ignored_stays_so() -> None:
 
 
 def interrupted(moment: str, *arguments: str, before: str = "") -> Answer:
-    """What the program says when SIGINT comes while it looks for the module `moment`."""
+    """What the program says when SIGINT comes while it searches for the module `moment`."""
     return finish(
         spawn(
             "-c",

@@ -116,7 +116,7 @@ def test_an_address_dies_after_its_lifetime(sandbox: Sandbox, url: str, browse: 
     assert browse(url).status_code == 403
 
 
-def test_a_killed_address_is_replaced_by_a_fresh_look(
+def test_a_killed_address_is_replaced_by_a_fresh_poll(
     sandbox: Sandbox, client: httpx.Client, url: str, browse: Browse
 ) -> None:
     (job,) = sandbox.state.jobs.values()

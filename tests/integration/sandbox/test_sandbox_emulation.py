@@ -44,7 +44,7 @@ class Acme:
     async def tasks(self, request: Request) -> Response:
         task = await request.json()
         (account,) = self.state.accounts("acme")
-        if task["do"] == "look":
+        if task["do"] == "poll":
             job = self.state.status(account, task["id"])
             return reply({"status": None if job is None else self.state.phase(job)})
         picture = Picture(64, 64, "png", task["prompt"])
@@ -90,7 +90,7 @@ class Acme:
 
 
 def _kind(body: bytes) -> str:
-    return "status" if json.loads(body)["do"] == "look" else "submit"
+    return "status" if json.loads(body)["do"] == "poll" else "submit"
 
 
 @dataclass
@@ -122,7 +122,7 @@ def acme() -> Iterator[Running]:
 def test_one_address_is_counted_and_spoiled_by_what_the_body_asks(acme: Running) -> None:
     acme.app.faults.add(Fault.server_error, kind="status", times=1)
     job = acme.client.post("/tasks", json={"do": "buy", "prompt": "a fox"}).json()["id"]
-    answers = [acme.client.post("/tasks", json={"do": "look", "id": job}) for _ in range(2)]
+    answers = [acme.client.post("/tasks", json={"do": "poll", "id": job}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [500, 200]
     assert answers[0].json() == {"errors": [{"code": 500}]}
     assert acme.state.counters.requests == {("acme", "submit"): 1, ("acme", "status"): 2}

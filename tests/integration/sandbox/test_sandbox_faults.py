@@ -31,7 +31,7 @@ def _submit(client: httpx.Client) -> httpx.Response:
     return client.post(f"{VIDEO}/generate", json={"prompt": "a fox"})
 
 
-def _look(client: httpx.Client, job: str) -> httpx.Response:
+def _poll(client: httpx.Client, job: str) -> httpx.Response:
     return client.get(f"{VIDEO}/generations/{job}")
 
 
@@ -157,7 +157,7 @@ def test_a_bare_gateway_page_tells_nothing_about_what_was_done(
 def test_a_burst_ends_after_its_times(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     job = bought()
     sandbox.faults.add(Fault.server_error, kind="status", skip=1, times=3)
-    assert [_look(client, job).status_code for _ in range(6)] == [200, 500, 500, 500, 200, 200]
+    assert [_poll(client, job).status_code for _ in range(6)] == [200, 500, 500, 500, 200, 200]
     assert sandbox.counters.refused["runblob", 500] == 3
 
 
@@ -189,11 +189,11 @@ def test_a_web_page_with_status_200(client: httpx.Client, sandbox: Sandbox) -> N
 
 def test_empty_wrong_and_unheard_of_answers(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     job = bought()
-    honest = _look(client, job).json()
+    honest = _poll(client, job).json()
     answers = []
     for fault in (Fault.empty_json, Fault.wrong_types, Fault.unknown_status):
         rule = sandbox.faults.add(fault, kind="status")
-        answers.append(_look(client, job).json())
+        answers.append(_poll(client, job).json())
         sandbox.faults.remove(rule)
     assert answers[0] == {}
     assert answers[1].keys() == honest.keys()
@@ -238,15 +238,15 @@ def test_huge_headers_are_more_than_clients_take(client: httpx.Client, sandbox: 
 def test_a_job_is_not_found_at_first(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     sandbox.faults.add(Fault.not_found_at_first, polls=2, times=1)
     denied, known = bought(), bought()
-    assert [_look(client, denied).status_code for _ in range(4)] == [404, 404, 200, 200]
-    assert _look(client, known).status_code == 200
+    assert [_poll(client, denied).status_code for _ in range(4)] == [404, 404, 200, 200]
+    assert _poll(client, known).status_code == 200
 
 
 def test_every_other_job_gets_stuck(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     sandbox.faults.add(Fault.stuck, every=2)
     jobs = [bought() for _ in range(4)]
     sandbox.state.clock.advance(1e6)
-    words = [_look(client, job).json()["status"] for job in jobs]
+    words = [_poll(client, job).json()["status"] for job in jobs]
     assert words == ["completed", "processing", "completed", "processing"]
 
 

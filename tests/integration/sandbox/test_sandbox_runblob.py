@@ -200,7 +200,7 @@ def test_a_failed_job_gives_its_credits_back_when_it_ends(connect: Callable[[San
         (PHOTO, {"success": False, "message": "RATE_LIMIT_EXCEEDED", "detail": "RATE_LIMIT_EXCEEDED"}),
     ],
 )
-def test_status_calls_are_rationed_per_key_over_all_jobs(
+def test_status_calls_are_limited_per_key_over_all_jobs(
     connect: Callable[[Sandbox], httpx.Client], page: str, body: dict[str, Any]
 ) -> None:
     with Sandbox(speed=0, rate_limit=60) as sandbox:

@@ -353,7 +353,7 @@ async def test_what_takes_long_to_load_is_loaded_beside_the_event_loop(
 
 
 @pytest.mark.asyncio
-async def test_connections_are_kept_between_looks_and_bounded(sandbox: Sandbox) -> None:
+async def test_connections_are_kept_between_polls_and_bounded(sandbox: Sandbox) -> None:
     limits = Limits(connections=7, paid_max_idle=60)  # none is replaced, which the server would see as one more
     async with Client(provider(sandbox), polling=QUICK, limits=limits) as client, anyio.create_task_group() as group:
         for _ in range(100):
@@ -369,7 +369,7 @@ async def test_a_rehearsal_is_looked_at_at_its_own_speed(sandbox: Sandbox, monke
     monkeypatch.setenv("KLING_SANDBOX_SPEED", "600")
     for account in (played, provider(sandbox)):
         async with Client(account) as client:
-            with anyio.fail_after(10):  # the first look at a photo would otherwise come after half a minute
+            with anyio.fail_after(10):  # the first poll of a photo would otherwise come after half a minute
                 assert (await client.run(PHOTO)).urls
     assert Client(RunBlob("rb_key"))._sessions["runblob"].provider.speed == 1, "never for the real address"
 

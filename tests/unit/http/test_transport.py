@@ -439,7 +439,7 @@ async def test_refusals_bring_the_pace_back_too() -> None:
     assert not tested.statistics().paused
 
 
-async def test_repetitions_of_looks_draw_on_a_quota() -> None:
+async def test_repetitions_of_polls_draw_on_a_quota() -> None:
     line = Line(answer(500, OWN))
     tested = transport(line, retry_budget=5)
     for _ in range(10):

@@ -134,7 +134,7 @@ async def test_a_slow_poll_delays_no_other_job(client: Client, server: FakeRunBl
     async with anyio.create_task_group() as group:
         for job in (first, second, third):
             group.start_soon(job.wait)
-    polls = [round(at) for at in server.generations[third.ref.id].looks]
+    polls = [round(at) for at in server.generations[third.ref.id].polls]
     assert polls == [5, 10, 20, 35, 50, 65]
 
 
@@ -175,7 +175,7 @@ async def test_one_poll_at_the_deadline_ends_the_wait_of_all(client: Client, ser
             group.start_soon(wait)
     assert len({id(error) for error in errors}) == 20, "each is raised on its own"
     [generation] = server.generations.values()
-    assert sum(at >= 899 for at in generation.looks) == 1
+    assert sum(at >= 899 for at in generation.polls) == 1
 
 
 async def test_an_end_that_is_reported_during_a_poll_outweighs_its_failure(client: Client, server: FakeRunBlob) -> None:
@@ -351,7 +351,7 @@ async def test_a_granted_poll_is_sent_though_the_worker_that_is_called_leaves(
         async with client.map([VIDEO]) as staying:
             assert len([outcome async for outcome in staying]) == 1
     assert scope.cancel_called
-    assert [round(at) for at in next(iter(server.generations.values())).looks] == [5, 10, 20, 35]
+    assert [round(at) for at in next(iter(server.generations.values())).polls] == [5, 10, 20, 35]
     assert idle(client)
 
 
@@ -414,7 +414,7 @@ async def test_repeated_webhooks_for_one_job_do_not_delay_other_jobs(limited: Cl
         for _ in range(379):
             poller.poll_soon(jobs[0]._tracked)
             await anyio.sleep(0.1)
-    assert len(server.generations[jobs[0].ref.id].looks) <= 12
+    assert len(server.generations[jobs[0].ref.id].polls) <= 12
     assert max(lags) < 15 + 10
 
 

@@ -79,7 +79,7 @@ class Lines(httpx.AsyncByteStream):
 
 @dataclass
 class FakeInferenceSh(httpx.AsyncBaseTransport):
-    """Tasks that go through their stages at the given seconds, told by looks and by streams."""
+    """Tasks that go through their stages at the given seconds, told by polls and by streams."""
 
     plan: dict[str, float] = field(default_factory=lambda: {"queued": 0.0, "running": 5.0, "completed": 24.0})
     heartbeat: float = 10.0
@@ -89,11 +89,11 @@ class FakeInferenceSh(httpx.AsyncBaseTransport):
     breaks: bool = False
     garbled: bool = False
     stream_status: int = 200
-    look_status: int = 200
+    poll_status: int = 200
     born: float = 0.0
     bought: int = 0
     webhook: str = ""
-    looks: list[float] = field(default_factory=list)
+    polls: list[float] = field(default_factory=list)
     streams: list[float] = field(default_factory=list)
     open_streams: int = 0
     most_streams: int = 0
@@ -133,9 +133,9 @@ class FakeInferenceSh(httpx.AsyncBaseTransport):
             self.most_streams = max(self.most_streams, self.open_streams)
             return httpx.Response(200, stream=lines)
         if path.endswith("/status"):
-            self.looks.append(round(self.age, 1))
-        if self.look_status != 200:
-            return httpx.Response(self.look_status, json={"title": "no", "status": self.look_status})
+            self.polls.append(round(self.age, 1))
+        if self.poll_status != 200:
+            return httpx.Response(self.poll_status, json={"title": "no", "status": self.poll_status})
         return httpx.Response(200, json={"data": self.task(identity)})
 
 
@@ -167,7 +167,7 @@ async def test_an_awaited_job_is_followed_to_its_end_on_one_stream(client: Clien
         ("stream", "running", 5),
         ("stream", "completed", 24),
     ]
-    assert (len(server.streams), server.looks) == (1, [])
+    assert (len(server.streams), server.polls) == (1, [])
 
 
 async def test_iterating_gives_every_event_once_and_the_end_at_once(client: Client, server: FakeInferenceSh) -> None:
@@ -176,7 +176,7 @@ async def test_iterating_gives_every_event_once_and_the_end_at_once(client: Clie
     events = [event async for event in job]
     assert [event.message or event.status for event in events] == ["received", *STAGES]
     assert [event.seq for event in events] == list(range(7))
-    assert (round(events[-1].elapsed), server.looks) == (15, [])
+    assert (round(events[-1].elapsed), server.polls) == (15, [])
 
 
 async def test_ten_minutes_of_heartbeats_are_no_failure(client: Client, server: FakeInferenceSh) -> None:
@@ -185,7 +185,7 @@ async def test_ten_minutes_of_heartbeats_are_no_failure(client: Client, server: 
     await job
     assert told(job)[-1] == ("stream", "completed", 600)
     assert server.streams == [0]
-    assert len(server.looks) == 19, "one check for every 30 s of silence"
+    assert len(server.polls) == 19, "one check for every 30 s of silence"
 
 
 async def test_a_stream_that_stays_open_and_reports_nothing_costs_little_time(
@@ -194,7 +194,7 @@ async def test_a_stream_that_stays_open_and_reports_nothing_costs_little_time(
     server.deaf = True
     job = await client.submit(REQUEST)
     await job
-    assert (server.looks, server.streams) == ([2, 6, 14, 30], [0])
+    assert (server.polls, server.streams) == ([2, 6, 14, 30], [0])
     assert told(job)[-1] == ("poll", "completed", 30)
 
 
@@ -210,7 +210,7 @@ async def test_a_webhook_counts_beside_a_silent_stream(server: FakeInferenceSh) 
             *_, provider, key, token = server.webhook.split("/")
             body = json.dumps({"id": job.ref.id, "status": 10, "output": OUTPUT}).encode()
             assert await client.deliver(Delivery(provider, key, token, body))
-    assert (server.looks, server.streams) == ([2, 6, 14, 20], [0])
+    assert (server.polls, server.streams) == ([2, 6, 14, 20], [0])
     assert told(job)[-1] == ("poll", "completed", 20)
 
 
@@ -219,8 +219,8 @@ async def test_a_stream_that_is_silent_for_ten_minutes_does_no_harm(client: Clie
     job = await client.submit(REQUEST)
     await job
     assert told(job)[-1][:2] == ("poll", "completed")
-    assert server.looks[-1] <= 630
-    assert len(server.looks) <= 24
+    assert server.polls[-1] <= 630
+    assert len(server.polls) <= 24
 
 
 async def test_an_end_that_came_before_the_stream_was_open_is_not_missed(
@@ -262,7 +262,7 @@ async def test_after_several_failed_streams_a_job_is_only_polled(client: Client,
     await job
     assert len(server.streams) == 5
     assert told(job)[-1][:2] == ("poll", "completed")
-    gaps = [later - earlier for earlier, later in zip(server.looks, server.looks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in zip(server.polls, server.polls[1:], strict=False)]
     assert all(1.9 <= gap <= 2.1 for gap in gaps[5:])
     assert 60 <= job.events[-1].elapsed <= 62.1
 
@@ -300,16 +300,16 @@ async def test_a_refused_key_ends_the_wait_with_its_own_error(client: Client, se
     """Not wrapped in a group, although it is found beside an open stream."""
     server.deaf = True
     job = await client.submit(REQUEST)
-    server.look_status = 401
+    server.poll_status = 401
     with pytest.raises(Unauthorized, match="INFERENCE_API_KEY"):
         await job
-    assert server.looks == [2]
+    assert server.polls == [2]
 
 
 async def test_polls_that_fail_beside_a_stream_do_not_end_it(client: Client, server: FakeInferenceSh) -> None:
     server.plan = {"queued": 0, "running": 1, "completed": 100}
     job = await client.submit(REQUEST)
-    server.look_status = 500
+    server.poll_status = 500
     await job
     assert told(job)[-1] == ("stream", "completed", 100)
 
@@ -320,7 +320,7 @@ async def test_the_deadline_comes_although_the_stream_is_open(server: FakeInfere
     job = await client.submit(REQUEST)
     with pytest.raises(GenerationTimeout, match="still processing after 45 s"):
         await job
-    assert round(server.looks[-1]) == 45, "a last look before giving up"
+    assert round(server.polls[-1]) == 45, "a last poll before giving up"
     assert server.open_streams == 0
     await client.aclose()
 

@@ -380,7 +380,7 @@ def test_a_progress_that_is_none_is_left_out(provider: InferenceSh, percent: Any
     assert poll(provider, reply({"id": "task-1", "status": 7, "progress": percent})).progress is None
 
 
-def test_a_running_task_costs_one_light_call_a_look(provider: InferenceSh) -> None:
+def test_a_running_task_costs_one_light_call_a_poll(provider: InferenceSh) -> None:
     done = drive(provider.poll([REF]), reply({"id": "task-1", "status": 7}))
     assert [(call.url, call.effect) for call in done.calls] == [("/tasks/task-1/status", Effect.READ)]
 

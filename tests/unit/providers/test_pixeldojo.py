@@ -1,4 +1,4 @@
-"""PixelDojo's request and provider: fields, the two names of the count, credits, errors, and when it is looked at.
+"""PixelDojo's request and provider: fields, the two names of the count, credits, errors, and when it is polled.
 
 The wire itself is recorded in ``samples/pixeldojo`` and driven by the contract test.
 """
@@ -227,7 +227,7 @@ class Server(httpx.AsyncBaseTransport):
             "creditsRemaining": 41,
         }
         self.bought = 0
-        self.looks: list[float] = []
+        self.polls: list[float] = []
         self._started = 0.0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -237,7 +237,7 @@ class Server(httpx.AsyncBaseTransport):
             self._started = current_time()
             return httpx.Response(202, json=self.accepted)
         assert request.url.path == "/api/v1/jobs/job_1"
-        self.looks.append(round(current_time() - self._started))
+        self.polls.append(round(current_time() - self._started))
         over = current_time() - self._started >= self.ends
         return httpx.Response(200, json={"jobId": "job_1", **(self.end if over else {"status": "processing"})})
 
@@ -273,7 +273,7 @@ async def test_it_is_looked_at_after_five_seconds_and_then_every_two(client: Cli
     server.ends = 12.0
     job = await client.submit(pixeldojo.ImageV3("a fox"))
     result = await job
-    assert server.looks == [5, 7, 9, 11, 13]
+    assert server.polls == [5, 7, 9, 11, 13]
     assert result.urls == ["https://temp.pixeldojo.ai/1.png"]
     [artifact] = result.artifacts
     assert artifact.expires is not None

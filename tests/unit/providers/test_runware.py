@@ -525,7 +525,7 @@ def test_one_task_under_two_references_is_asked_about_once() -> None:
 
 
 def test_an_error_that_is_no_end_leaves_the_job_alone() -> None:
-    """A refusal of the question is an error of the look, whatever task it names."""
+    """A refusal of the question is an error of the poll, whatever task it names."""
     for code, kind in (("rateLimitExceeded", RateLimited), ("invalidApiKey", Unauthorized)):
         error = {"code": code, "message": "no", "taskUUID": KEY}
         reports, _ = drive(Runware("key").poll([ref(KEY)]), [answer(errors=[error])])
@@ -547,7 +547,7 @@ def test_a_webhook_never_says_that_a_job_has_ended() -> None:
 @pytest.mark.anyio
 async def test_a_file_is_renewed_under_its_own_address(anyio_backend: str, tmp_path: Path) -> None:
     """Images that became known in another order than Runware lists them in: each is saved from its own new URL."""
-    looks = itertools.count()
+    polls = itertools.count()
 
     def serve(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
@@ -558,11 +558,11 @@ async def test_a_file_is_renewed_under_its_own_address(anyio_backend: str, tmp_p
         uuid = task["taskUUID"]
         if task["taskType"] == "imageInference":
             return httpx.Response(200, json={"data": [{"taskUUID": uuid}]})
-        look = next(looks)
-        age = "old" if look < 2 else "new"
+        poll = next(polls)
+        age = "old" if poll < 2 else "new"
         rows = [image("a", uuid), image("b", uuid)]
         rows = [{**row, "imageURL": f"https://im.runware.ai/{age}-{row['imageUUID']}.jpg"} for row in rows]
-        return httpx.Response(200, json={"data": [rows[1], running(uuid)] if look == 0 else rows})
+        return httpx.Response(200, json={"data": [rows[1], running(uuid)] if poll == 0 else rows})
 
     async with Client(
         Runware("key"), http=httpx.MockTransport(serve), polling=Polling(schedule=Progressive(0.01))
@@ -574,7 +574,7 @@ async def test_a_file_is_renewed_under_its_own_address(anyio_backend: str, tmp_p
     assert second.read_bytes().endswith(b"/new-a.jpg")
 
 
-# Looks together, in virtual time.
+# Polls together, in virtual time.
 
 
 class Company:
@@ -616,7 +616,7 @@ async def test_jobs_that_are_due_together_travel_together(anyio_backend: Any) ->
 @pytest.mark.virtual_time
 @pytest.mark.anyio
 async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any) -> None:
-    """Waiters are cancelled at every moment of a round, also while their look has been awarded. The others finish."""
+    """Waiters are cancelled at every moment of a round, also while their poll has been granted. The others finish."""
     company = Company(anyio.current_time() + 4.5)
     async with company.client() as client:
         jobs = [client.attach(one) for one in many(120)]
@@ -625,7 +625,7 @@ async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any
                 if number % 2:
                     group.start_soon(job.wait)
                 else:
-                    group.start_soon(job.wait, number / 60)  # up to 2 s, in steps shorter than a look waits for others
+                    group.start_soon(job.wait, number / 60)  # up to 2 s, in steps shorter than a poll waits for others
         assert [job.status for job in jobs[1::2]] == [Status.COMPLETED] * 60
         assert not any(job.status.terminal for job in jobs[::2])
         assert len(company.asked) <= 30
@@ -633,8 +633,8 @@ async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any
 
 @pytest.mark.virtual_time
 @pytest.mark.asyncio
-async def test_a_look_that_is_awarded_and_not_made_sets_its_company_free() -> None:
-    """The leader of an array is cancelled before it is sent. The others that were in it are looked at later."""
+async def test_a_poll_that_is_granted_and_not_made_sets_its_company_free() -> None:
+    """The leader of an array is cancelled before it is sent. The others that were in it are polled later."""
     company = Company(anyio.current_time() + 0.5)
     waiters: dict[kling_async.Job, asyncio.Task[Status]] = {}
     left: list[kling_async.Job] = []

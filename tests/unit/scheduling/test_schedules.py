@@ -1,4 +1,4 @@
-"""The cadence: looks within their clamps, a law no evidence can break, a fair contest for rationed looks."""
+"""Polling schedules: polls within their bounds, a robust duration model, fair use of a rate limit."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ KEY = "runblob/o3-video duration=5"
 SECONDS = st.floats(0.0, 1e6)
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 HOSTILE = st.one_of(ANY, st.sampled_from([0.0, -0.0, -1.0, 5e-324, 1e-300, 147.0, 1e300, inf, -inf, nan]))
-LAWS = st.builds(DurationPrior, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
+PRIORS = st.builds(DurationPrior, st.floats(1e-2, 1e5), st.floats(0.01, 3.0))
 LAMBDAS = st.floats(0.01, 100.0)
 
 
-def looks_of(timer: PollTimer, number: int) -> list[float]:
-    """The first looks at a job that never ends."""
+def polls_of(timer: PollTimer, number: int) -> list[float]:
+    """The first polls of a job that never ends."""
     return list(accumulate(range(number - 1), lambda last, _: timer.next_poll(last), initial=timer.next_poll(0.0)))
 
 
-def looks_until(timer: PollTimer, ended: float) -> list[float]:
-    """The looks at a job that ends at `ended`. The last one finds the end."""
-    looks = [timer.next_poll(0.0)]
-    while looks[-1] < ended:
-        looks.append(timer.next_poll(looks[-1]))
-    return looks
+def polls_until(timer: PollTimer, ended: float) -> list[float]:
+    """The polls of a job that ends at `ended`. The last one finds the end."""
+    polls = [timer.next_poll(0.0)]
+    while polls[-1] < ended:
+        polls.append(timer.next_poll(polls[-1]))
+    return polls
 
 
 def poller(schedule: Learned, ended: float, prior: DurationPrior = CLIP) -> list[float]:
     """One job from submission to end, told to the schedule."""
     timer = schedule.timer(KEY, prior)
-    looks = looks_until(timer, ended)
-    timer.observe_end(looks[-2] if len(looks) > 1 else 0.0, looks[-1])
-    return looks
+    polls = polls_until(timer, ended)
+    timer.observe_end(polls[-2] if len(polls) > 1 else 0.0, polls[-1])
+    return polls
 
 
 class TestDurationPrior:
@@ -59,17 +59,17 @@ class TestDurationPrior:
             DurationPrior(median, sigma)
 
     def test_reads_a_documented_range_as_the_middle_four_fifths(self) -> None:
-        law = DurationPrior.from_range(120.0, 180.0)
-        assert law.median == pytest.approx(146.97, abs=0.01)
-        assert law.sigma == pytest.approx(0.158, abs=0.001)
+        model = DurationPrior.from_range(120.0, 180.0)
+        assert model.median == pytest.approx(146.97, abs=0.01)
+        assert model.sigma == pytest.approx(0.158, abs=0.001)
 
 
 class TestProgressive:
     def test_polls_after_each_interval_and_repeats_the_last(self) -> None:
-        assert looks_of(Progressive(5, 5, 10, 15).timer(KEY, CLIP), 6) == [5, 10, 20, 35, 50, 65]
+        assert polls_of(Progressive(5, 5, 10, 15).timer(KEY, CLIP), 6) == [5, 10, 20, 35, 50, 65]
 
     def test_first_comes_before_the_intervals(self) -> None:
-        assert looks_of(Progressive(5, 5, 10, 15, first=10).timer(KEY, CLIP), 6) == [10, 15, 20, 30, 45, 60]
+        assert polls_of(Progressive(5, 5, 10, 15, first=10).timer(KEY, CLIP), 6) == [10, 15, 20, 30, 45, 60]
 
     def test_a_late_poll_shifts_the_later_ones(self) -> None:
         assert Progressive(5, 5, 10, 15).timer(KEY, CLIP).next_poll(12.0) == 22.0
@@ -79,10 +79,10 @@ class TestProgressive:
 
     def test_learns_nothing(self) -> None:
         schedule = Progressive(5, 15)
-        before = looks_of(schedule.timer(KEY, CLIP), 9)
+        before = polls_of(schedule.timer(KEY, CLIP), 9)
         schedule.timer(KEY, CLIP).observe_end(1.0, 2.0)
         schedule.timer(KEY, CLIP).observe_running(900.0)
-        assert looks_of(schedule.timer(KEY, CLIP), 9) == before
+        assert polls_of(schedule.timer(KEY, CLIP), 9) == before
 
     @pytest.mark.parametrize("intervals", [(), (0.0,), (5.0, -1.0), (inf,), (nan,)])
     def test_intervals_that_cannot_be_waited_are_refused(self, intervals: tuple[float, ...]) -> None:
@@ -101,7 +101,7 @@ class TestSurvivalCurve:
         assert self.LOGNORMAL.quantile(share) == pytest.approx(147.0 * exp(0.158 * score), rel=2e-3)
 
     def test_lag_is_the_mean_of_what_a_late_poll_costs(self) -> None:
-        """Against jobs drawn from the law, of those still running at 130 s."""
+        """Against jobs drawn from the model, of those still running at 130 s."""
         random = Random(8)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(40_000)]
         running = [time for time in durations if time > 130.0]
@@ -137,14 +137,14 @@ class TestSurvivalCurve:
 
 
 class TestDurationModel:
-    @given(st.lists(st.tuples(HOSTILE, HOSTILE), max_size=12), LAWS)
+    @given(st.lists(st.tuples(HOSTILE, HOSTILE), max_size=12), PRIORS)
     @example([(0.0, 0.0)] * 12, CLIP)
     @example([(inf, inf)] * 12, CLIP)
     @example([(-inf, -inf), (nan, 1.0), (1.0, nan), (5.0, 1.0), (0.0, inf)], CLIP)
     def test_no_sequence_of_ends_breaks_it(self, ends: list[tuple[float, float]], prior: DurationPrior) -> None:
-        law = DurationModel(prior)
-        law.observe(Observation(after, by) for after, by in ends)
-        survival = law.survival
+        model = DurationModel(prior)
+        model.observe(Observation(after, by) for after, by in ends)
+        survival = model.survival
         assert isfinite(survival.median)
         assert 0 < survival.quantile(0.01) < survival.median < survival.cutoff < inf
 
@@ -170,12 +170,12 @@ class TestDurationModel:
     @pytest.mark.parametrize("wrong", [0.2, 0.5, 1.0, 2.0, 5.0])
     def test_finds_the_distribution_from_intervals_even_if_the_documents_are_wrong(self, wrong: float) -> None:
         random = Random(3)
-        law = DurationModel(DurationPrior(147.0 * wrong, 0.158))
+        model = DurationModel(DurationPrior(147.0 * wrong, 0.158))
         for _ in range(100):
-            looked = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
-            law.observe([Observation(looked, looked + 15.0)])
-        assert law.survival.median == pytest.approx(147.0, rel=0.05)
-        assert law.survival.cutoff == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
+            polled = 15.0 * (147.0 * exp(0.158 * random.gauss()) // 15.0)
+            model.observe([Observation(polled, polled + 15.0)])
+        assert model.survival.median == pytest.approx(147.0, rel=0.05)
+        assert model.survival.cutoff == pytest.approx(147.0 * exp(0.158 * 1.88), rel=0.08)
 
     def test_one_absurd_end_among_thirty_moves_the_median_by_less_than_a_percent(self) -> None:
         ends = [Observation(135.0 + place, 145.0 + place) for place in range(30)]
@@ -186,40 +186,40 @@ class TestDurationModel:
         assert plain.survival.median == pytest.approx(disturbed.survival.median, rel=0.01)
 
     def test_the_predictive_distribution_is_computed_again_after_the_first_ends_and_then_after_every_few(self) -> None:
-        law = DurationModel(CLIP)
-        priors = [law.survival]
+        model = DurationModel(CLIP)
+        priors = [model.survival]
         for _ in range(128):
-            law.observe([Observation(140.0, 148.0)])
-            priors.append(law.survival)
+            model.observe([Observation(140.0, 148.0)])
+            priors.append(model.survival)
         made = [place for place, (before, after) in enumerate(pairwise(priors)) if before is not after]
         assert made[:8] == list(range(8))
         assert [later - sooner for sooner, later in pairwise(made[-4:])] == [8, 8, 8]
 
     def test_follows_a_provider_that_becomes_slower(self) -> None:
-        law = DurationModel(CLIP)
-        law.observe([Observation(140.0, 150.0)] * 200)
-        law.observe([Observation(280.0, 300.0)] * 200)
-        assert law.survival.median > 250.0
+        model = DurationModel(CLIP)
+        model.observe([Observation(140.0, 150.0)] * 200)
+        model.observe([Observation(280.0, 300.0)] * 200)
+        assert model.survival.median > 250.0
 
     def test_a_job_given_up_while_running_is_evidence_of_longer_ones(self) -> None:
-        law = DurationModel(CLIP)
-        before = law.survival.median
-        law.observe([Observation(200.0, inf)] * 3)
-        assert law.survival.median > 1.05 * before
+        model = DurationModel(CLIP)
+        before = model.survival.median
+        model.observe([Observation(200.0, inf)] * 3)
+        assert model.survival.median > 1.05 * before
 
     def test_an_exact_time_says_more_than_an_interval_around_it(self) -> None:
         exact, wide = DurationModel(CLIP), DurationModel(CLIP)
         exact.observe([Observation(200.0, 200.0)] * 10)
         wide.observe([Observation(150.0, 260.0)] * 10)
-        spread = [law.survival.cutoff / law.survival.median for law in (exact, wide)]
+        spread = [model.survival.cutoff / model.survival.median for model in (exact, wide)]
         assert spread[0] < spread[1]
 
     def test_the_first_ends_of_a_burst_do_not_hide_that_the_rest_still_runs(self) -> None:
         """The first of many jobs to end are the short ones. What still runs corrects the belief."""
         blind, seeing = DurationModel(CLIP), DurationModel(CLIP)
         ages = [seeing.running(0, 108.0) for _ in range(95)]
-        for law in (blind, seeing):
-            law.observe([Observation(92.0, 100.0), Observation(92.0, 100.0), *[Observation(100.0, 108.0)] * 3])
+        for model in (blind, seeing):
+            model.observe([Observation(92.0, 100.0), Observation(92.0, 100.0), *[Observation(100.0, 108.0)] * 3])
         assert blind.survival.median < 113.0
         assert seeing.survival.median > 123.0
         for age in ages:
@@ -230,16 +230,16 @@ class TestDurationModel:
 
 
 class TestLearned:
-    @given(LAWS, LAMBDAS, st.lists(st.tuples(HOSTILE, HOSTILE), max_size=6), st.lists(SECONDS, max_size=20))
+    @given(PRIORS, LAMBDAS, st.lists(st.tuples(HOSTILE, HOSTILE), max_size=6), st.lists(SECONDS, max_size=20))
     def test_steps_stay_within_their_clamps(
         self, prior: DurationPrior, lag_per_poll: float, ends: list[tuple[float, float]], ages: list[float]
     ) -> None:
         schedule = Learned(lag_per_poll)
         for after, by in ends:
             schedule.timer(KEY, prior).observe_end(after, by)
-        law = DurationModel(prior)
-        law.observe(Observation(after, by) for after, by in ends)
-        survival = law.survival
+        model = DurationModel(prior)
+        model.observe(Observation(after, by) for after, by in ends)
+        survival = model.survival
         timer = schedule.timer(KEY, prior)
         first = timer.next_poll(0.0)
         assert first <= max(survival.cutoff, 15.0, survival.median / 8) * (1 + 1e-9)
@@ -253,7 +253,7 @@ class TestLearned:
         schedule = Learned()
         schedule.timer(KEY, CLIP).observe_running(seconds)
         schedule.timer(KEY, CLIP).observe_end(seconds, seconds)
-        assert all(isfinite(look) for look in looks_of(schedule.timer(KEY, CLIP), 30))
+        assert all(isfinite(poll) for poll in polls_of(schedule.timer(KEY, CLIP), 30))
         json.dumps(schedule.state(), allow_nan=False)
 
     @given(st.floats(0.0, 3000.0), st.floats(0.0, 3000.0), st.floats(0.0, 100.0))
@@ -271,8 +271,8 @@ class TestLearned:
 
     def test_past_the_97th_percentile_steps_grow_by_a_third_to_15_s(self) -> None:
         timer = Learned().timer(KEY, CLIP)
-        looks = [look for look in looks_of(timer, 60) if look > 1.1 * CLIP.median * exp(4 * 0.3)]
-        assert {round(later - sooner, 6) for sooner, later in pairwise(looks)} == {15.0}
+        polls = [poll for poll in polls_of(timer, 60) if poll > 1.1 * CLIP.median * exp(4 * 0.3)]
+        assert {round(later - sooner, 6) for sooner, later in pairwise(polls)} == {15.0}
         guard = DurationModel(CLIP).survival.cutoff
         second = timer.next_poll(timer.next_poll(guard))
         assert (second - timer.next_poll(guard)) / (timer.next_poll(guard) - guard) == pytest.approx(1.3)
@@ -282,7 +282,7 @@ class TestLearned:
         assert timer.next_poll(3.0) == pytest.approx(timer.next_poll(0.0), rel=0.02)
 
     def test_a_larger_lag_per_poll_means_fewer_polls(self) -> None:
-        numbers = [len(looks_until(Learned(price).timer(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
+        numbers = [len(polls_until(Learned(price).timer(KEY, CLIP), 147.0)) for price in (0.05, 0.5, 5.0)]
         assert numbers[0] > numbers[1] > numbers[2] >= 1
 
     @pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
@@ -291,12 +291,12 @@ class TestLearned:
         random = Random(5)
         durations = [147.0 * exp(0.158 * random.gauss()) for _ in range(320)]
         schedule, prior = Learned(0.5), DurationPrior(147.0 * wrong, 0.158)
-        ours = [(len(looks), looks[-1] - ended) for ended in durations for looks in [poller(schedule, ended, prior)]]
+        ours = [(len(polls), polls[-1] - ended) for ended in durations for polls in [poller(schedule, ended, prior)]]
         documented = Progressive(5, 5, 10, 15).timer(KEY, CLIP)
-        theirs = [(len(looks), looks[-1] - end) for end in durations for looks in [looks_until(documented, end)]]
-        looks, lag = (sum(column) for column in zip(*ours[20:], strict=True))
-        their_looks, their_lag = (sum(column) for column in zip(*theirs[20:], strict=True))
-        assert looks <= 0.57 * their_looks
+        theirs = [(len(polls), polls[-1] - end) for end in durations for polls in [polls_until(documented, end)]]
+        polls, lag = (sum(column) for column in zip(*ours[20:], strict=True))
+        their_polls, their_lag = (sum(column) for column in zip(*theirs[20:], strict=True))
+        assert polls <= 0.57 * their_polls
         assert lag <= 0.5 * their_lag
 
     def test_each_variant_learns_on_its_own(self) -> None:
@@ -331,7 +331,7 @@ class TestState:
         restored.restore(state)
         assert restored.state() == state
         there, here = (one.timer(KEY, CLIP) for one in (schedule, restored))
-        assert looks_of(here, 10) == pytest.approx(looks_of(there, 10), rel=1e-3)
+        assert polls_of(here, 10) == pytest.approx(polls_of(there, 10), rel=1e-3)
 
     def test_is_small_however_many_jobs_there_were(self) -> None:
         schedule = Learned()
@@ -341,7 +341,7 @@ class TestState:
         restored = Learned()
         restored.restore(schedule.state())
         there, here = (one.timer(KEY, CLIP) for one in (schedule, restored))
-        assert looks_of(here, 10) == pytest.approx(looks_of(there, 10), rel=0.03)
+        assert polls_of(here, 10) == pytest.approx(polls_of(there, 10), rel=0.03)
 
     def test_does_not_replace_what_was_learned_here(self) -> None:
         schedule = Learned()
@@ -368,7 +368,7 @@ class TestState:
 
 @dataclass(frozen=True)
 class Runner(Generic[NameT]):
-    """A job in a contest: the same one under the same name."""
+    """A job in a queue: the same one under the same name."""
 
     name: NameT
     timer: PollTimer = field(compare=False)
@@ -487,9 +487,9 @@ class TestPollQueue:
         schedule = Learned()
         queue = PollQueue[Runner[int]]()
         bids: dict[int, tuple[PollTimer, float, float]] = {}
-        for job, (age, looked) in enumerate(jobs):
+        for job, (age, polled) in enumerate(jobs):
             timer = schedule.timer(KEY, CLIP)
-            submitted, last = 300.0 - age, 300.0 - age * looked
+            submitted, last = 300.0 - age, 300.0 - age * polled
             queue.enter(Runner(job, timer, submitted=submitted, last=last))
             bids[job] = timer, submitted, last
         for now in accumulate(gaps, initial=300.0):
@@ -506,7 +506,7 @@ class TestPollQueue:
                 del bids[winner]
 
     def test_every_job_is_polled_when_polls_are_far_too_few(self) -> None:
-        """200 endless jobs, each under a law of its own, one look a second: no one waits for two rounds."""
+        """200 endless jobs, each under a model of its own, one poll a second: no one waits for two rounds."""
         queue = PollQueue[Runner[int]]()
         timers = [Learned().timer(KEY, CLIP) for _ in range(200)]
         for job, timer in enumerate(timers):

@@ -218,15 +218,15 @@ async def test_the_same_image_is_the_same_request_however_it_is_given(
 
 
 async def test_each_step_is_durable_before_the_next(server: FakeRunBlob, ledger: MemoryLedger) -> None:
-    """Intent before the POST, id before the first look, event before it is published, end before it is returned."""
+    """Intent before the POST, id before the first poll, event before it is published, end before it is returned."""
     seen: list[tuple[str, str]] = []
 
-    async def look(request: httpx.Request) -> None:
+    async def poll(request: httpx.Request) -> None:
         found = await ledger.find(key="a")
         assert found is not None
         seen.append((request.url.path.rpartition("/")[2][:8], f"{found.state} {found.ref is not None}"))
 
-    server.intercept = look
+    server.intercept = poll
     client = make(server, ledger)
     job = await client.submit(VIDEO, key="a")
     async for event in job:
@@ -422,7 +422,7 @@ async def test_running_jobs_go_on_after_a_restart(server: FakeRunBlob, ledger: M
     first = await make(server, ledger).submit(VIDEO, key="a")
     await first.wait(timeout=30)
     [generation] = server.generations.values()
-    assert [round(at) for at in generation.looks] == [5, 10, 20]
+    assert [round(at) for at in generation.polls] == [5, 10, 20]
     await anyio.sleep(25)
     client = make(server, ledger)
     [job] = await client.resume()
@@ -431,7 +431,7 @@ async def test_running_jobs_go_on_after_a_restart(server: FakeRunBlob, ledger: M
     events = [event async for event in job]
     assert [(event.seq, event.source) for event in events] == [(0, "ledger"), (1, "ledger"), (2, "poll")]
     assert round(events[-1].elapsed) == 100
-    assert [round(at) for at in generation.looks] == [5, 10, 20, 55, 70, 85, 100]
+    assert [round(at) for at in generation.polls] == [5, 10, 20, 55, 70, 85, 100]
     assert await client.resume() == []
     assert [event.seq for event in await ledger.events(job.ref)] == [0, 1, 2]
 
@@ -779,7 +779,7 @@ async def test_a_disk_that_fills_up_during_the_paid_call_loses_no_job(server: Fa
 async def test_what_is_owed_is_written_at_the_end(server: FakeRunBlob) -> None:
     class Kept(FullDisk):
         async def aclose(self) -> None:
-            """Stay open for a look."""
+            """Stay open for a poll."""
 
     ledger = Kept()
     client = make(server, ledger)

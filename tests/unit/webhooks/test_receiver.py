@@ -100,9 +100,9 @@ def completed(server: FakeRunBlob, number: int = -1, **more: Any) -> Delivery:
     return delivery(generation.body["callback_url"], said | more)
 
 
-def looks(server: FakeRunBlob) -> list[float]:
-    """The seconds after submission at which jobs were looked at."""
-    return [round(at) for generation in server.generations.values() for at in generation.looks]
+def polls(server: FakeRunBlob) -> list[float]:
+    """The seconds after submission at which jobs were polled."""
+    return [round(at) for generation in server.generations.values() for at in generation.polls]
 
 
 # The address.
@@ -165,7 +165,7 @@ def test_nothing_shows_a_secret_or_a_token() -> None:
 
 @on_both
 @virtual
-async def test_a_delivery_leads_to_one_look_and_the_answer_counts(client: Client, server: FakeRunBlob) -> None:
+async def test_a_delivery_leads_to_one_poll_and_the_answer_counts(client: Client, server: FakeRunBlob) -> None:
     server.duration = 100
     job = await client.submit(VIDEO)
     async with anyio.create_task_group() as group:
@@ -173,7 +173,7 @@ async def test_a_delivery_leads_to_one_look_and_the_answer_counts(client: Client
         await anyio.sleep(100)
         # It says "failed", and the provider says "completed".
         assert await client.deliver(completed(server, status="failed", message="TIMEOUT"))
-    assert looks(server) == [100]
+    assert polls(server) == [100]
     assert job.status is Status.COMPLETED
     assert [event.source for event in job.events] == ["submit", "poll"]
 
@@ -191,34 +191,34 @@ async def test_a_delivery_that_is_believed_ends_the_job_without_a_call(client: C
 
 @on_both
 @virtual
-async def test_delivering_makes_no_call_and_the_next_who_waits_looks_at_once(
+async def test_delivering_makes_no_call_and_the_next_who_waits_polls_at_once(
     client: Client, server: FakeRunBlob
 ) -> None:
     job = await client.submit(VIDEO)
     await anyio.sleep(70)
     assert await client.deliver(completed(server))
-    assert looks(server) == []
+    assert polls(server) == []
     await anyio.sleep(7)
     await job
-    assert looks(server) == [77]
+    assert polls(server) == [77]
 
 
 @on_both
 @virtual
 async def test_a_premature_delivery_is_not_the_last_word(client: Client, server: FakeRunBlob) -> None:
-    """The look says "not yet": from then on the job is looked at as if there were no webhooks."""
+    """The poll says "not yet": from then on the job is polled as if there were no webhooks."""
     job = await client.submit(VIDEO)
     async with anyio.create_task_group() as group:
         group.start_soon(job.wait)
         await anyio.sleep(40)
         await client.deliver(completed(server))
-    assert looks(server) == [40, 55, 70]
+    assert polls(server) == [40, 55, 70]
     assert job.status is Status.COMPLETED
 
 
 @on_both
 @virtual
-async def test_a_delivery_during_a_look_leads_to_another_only_if_that_one_says_not_yet(
+async def test_a_delivery_during_a_poll_leads_to_another_only_if_that_one_says_not_yet(
     client: Client, server: FakeRunBlob
 ) -> None:
     server.latency = 2
@@ -229,7 +229,7 @@ async def test_a_delivery_during_a_look_leads_to_another_only_if_that_one_says_n
         await anyio.sleep(1)
         await client.deliver(completed(server))
     await job
-    assert len(looks(server)) == 1
+    assert len(polls(server)) == 1
 
 
 @on_both
@@ -242,7 +242,7 @@ async def test_repetitions_are_acknowledged_and_cost_nothing(client: Client, ser
     await job
     for _ in range(3):
         assert await client.deliver(completed(server))
-    assert len(looks(server)) == 1
+    assert len(polls(server)) == 1
     assert [event.seq for event in job.events] == [0, 1]
 
 
@@ -274,7 +274,7 @@ async def test_what_is_not_authentic_or_not_readable_is_refused(client: Client, 
             assert real.token not in str(rejected.value)
             assert other.token not in str(rejected.value)
     assert len(job.events) == 1
-    assert looks(server) == []
+    assert polls(server) == []
 
 
 @on_both
@@ -348,7 +348,7 @@ async def test_deliveries_that_name_several_jobs_do_not_tell_which_was_bought(se
 )
 @on_both
 @virtual
-async def test_the_reason_that_a_delivery_tells_counts_where_the_look_confirms_the_failure_and_tells_none(
+async def test_the_reason_that_a_delivery_tells_counts_where_the_poll_confirms_the_failure_and_tells_none(
     server: FakeRunBlob, said: dict[str, str], reason: Failure | None
 ) -> None:
     ledger = MemoryLedger()
@@ -541,16 +541,16 @@ async def test_no_token_is_written_down_or_logged(server: FakeRunBlob, caplog: p
 
 @on_both
 @virtual
-async def test_while_deliveries_are_expected_looks_are_few(client: Client, server: FakeRunBlob) -> None:
-    """A photo ends after 70 to 210 s, says the documentation: the first look comes when it is late, near 286 s."""
+async def test_while_deliveries_are_expected_polls_are_few(client: Client, server: FakeRunBlob) -> None:
+    """A photo ends after 70 to 210 s, says the documentation: the first poll comes when it is late, near 286 s."""
     server.duration = 10_000
     job = await client.submit(O3Photo("a boat"))
     with anyio.move_on_after(280):
         await job
-    assert looks(server) == []
+    assert polls(server) == []
     with anyio.move_on_after(10):
         await job.wait()
-    assert looks(server) == [286]
+    assert polls(server) == [286]
 
 
 @on_both
@@ -559,7 +559,7 @@ async def test_a_late_job_is_looked_at_every_minute(client: Client, server: Fake
     server.duration = 300
     job = await client.submit(VIDEO)
     await job
-    assert looks(server) == [202, 262, 322]
+    assert polls(server) == [202, 262, 322]
 
 
 @on_both
@@ -568,7 +568,7 @@ async def test_the_backstop_can_be_chosen(server: FakeRunBlob) -> None:
     webhooks = Webhooks(URL, SECRET, backstop=25)
     async with Client(RunBlob(KEY), http=server, webhooks=webhooks, polling=Polling(schedule="documented")) as client:
         await client.run(VIDEO)
-    assert looks(server) == [25, 50, 75]
+    assert polls(server) == [25, 50, 75]
 
 
 @on_both
@@ -588,18 +588,18 @@ async def test_a_bulk_run_is_resolved_by_deliveries_too(client: Client, server: 
         async with client.map([VIDEO] * 10) as outcomes:
             ended += [outcome async for outcome in outcomes]
     assert all(outcome.result for outcome in ended)
-    assert len(looks(server)) == len(ended) == 10
+    assert len(polls(server)) == len(ended) == 10
 
 
 @on_both
 @virtual
-async def test_after_three_jobs_without_a_delivery_looks_are_as_without_webhooks(
+async def test_after_three_jobs_without_a_delivery_polls_are_as_without_webhooks(
     client: Client, server: FakeRunBlob
 ) -> None:
-    """And a job that was waiting is looked at then and there. The next delivery makes looks few again."""
+    """And a job that was waiting is polled then and there. The next delivery makes polls few again."""
     for _ in range(2):
         await client.run(VIDEO)
-    late = [at for generation in server.generations.values() for at in generation.looks]
+    late = [at for generation in server.generations.values() for at in generation.polls]
     assert [round(at) for at in late] == [202, 202]
 
     waiting: list[Job] = []
@@ -610,15 +610,15 @@ async def test_after_three_jobs_without_a_delivery_looks_are_as_without_webhooks
         waiting.append(await client.submit(VIDEO))
         group.start_soon(waiting[0].wait)
     generations = list(server.generations.values())
-    assert [round(at) for at in generations[2].looks] == [202]
-    assert [round(at) for at in generations[3].looks] == [103], "a second after the third: RunBlob's ration"
+    assert [round(at) for at in generations[2].polls] == [202]
+    assert [round(at) for at in generations[3].polls] == [103], "a second after the third: RunBlob's rate limit"
 
     await client.run(VIDEO)
-    assert [round(at) for at in list(server.generations.values())[-1].looks] == [5, 10, 20, 35, 50, 65]
+    assert [round(at) for at in list(server.generations.values())[-1].polls] == [5, 10, 20, 35, 50, 65]
 
     assert await client.deliver(completed(server))
     await client.run(VIDEO)
-    assert [round(at) for at in list(server.generations.values())[-1].looks] == [202]
+    assert [round(at) for at in list(server.generations.values())[-1].polls] == [202]
 
 
 # Whatever order, repetition and loss.
