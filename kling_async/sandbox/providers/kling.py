@@ -1,8 +1,8 @@
 """Kling's emulation: both generations of its own API, as documented at kling.ai/document-api.
 
 New paths (`/omni-video/kling-3.0-omni`) and `/v1` share one account, one store of tasks and one set of external ids.
-What the sources leave open is settled here: a wrong key is code 1002, tasks are listed newest first, a task that failed
-costs nothing, and there are as many slots as `options.slots` says for each kind of pack and model. Bodies are judged by
+What the sources leave open is decided here: a wrong key is code 1002, tasks are listed newest first, a task that failed
+costs nothing, and there are as many slots as `options.slots` has for each kind of pack and model. Bodies are judged by
 `sandbox/rules`. Fields that no source names (text and video to audio, the search for faces) are accepted as they come.
 Tasks are paid in cash, or from resource packs with `options.billing = "unit"`. Callbacks are sent at each status, and
 signed if `options.webhook_secret` is set.
