@@ -190,7 +190,7 @@ def shown(value: Any) -> Any:
             "cost": shown(value.cost),
             "balance": shown(value.balance),
             "lifetime": value.lifetime,
-            "oddity": value.unrecognized,
+            "unrecognized": value.unrecognized,
         }
     return value
 

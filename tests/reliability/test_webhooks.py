@@ -123,8 +123,8 @@ async def test_a_webhook_resolves_a_job_of_every_provider(sandbox: Sandbox, prov
 
 
 @pytest.mark.parametrize(("confirm", "most", "source"), [(True, 200, "poll"), (False, 0, "webhook")])
-async def test_200_jobs_take_at_most_one_look_each(sandbox: Sandbox, confirm: bool, most: int, source: str) -> None:
-    """One look each where the provider is asked to confirm, none where its webhook is believed."""
+async def test_200_jobs_take_at_most_one_poll_each(sandbox: Sandbox, confirm: bool, most: int, source: str) -> None:
+    """One poll each where the provider is asked to confirm, none where its webhook is believed."""
     jobs: list[Job] = []
     async with reported(sandbox, confirm=confirm) as at:
 
@@ -141,7 +141,7 @@ async def test_200_jobs_take_at_most_one_look_each(sandbox: Sandbox, confirm: bo
     assert len(jobs) == 200
     assert {job.status for job in jobs} == {Status.COMPLETED}
     assert {job.events[-1].source for job in jobs} == {source}
-    assert at.looks == most
+    assert at.polls == most
     assert sandbox.counters.webhooks["runblob"] == sandbox.counters.bought["runblob"] == 200
 
 

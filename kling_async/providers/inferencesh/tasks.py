@@ -70,7 +70,7 @@ _BUSY = Stage(Status.PROCESSING, 8)  # cancelling or uploading: at work in eithe
 _UPLOAD_PATIENCE = timedelta(seconds=15)  # the result is one image: its upload is no longer at work after that
 _MICROCENTS = 10**8  # in a dollar
 _EVENT_FIELDS = frozenset({"event", "data", "id", "retry", ""})
-# A worker that vanished says nothing about the request; the rest of the failures come as text without a code.
+# A worker that vanished proves nothing about the request. The rest of the failures come as text without a code.
 _PASSING = frozenset({"worker_lost", "session_not_found", "session_expired", "session_ended"})
 
 
