@@ -123,7 +123,7 @@ class Job:
         with anyio.move_on_after(timeout):
             return await self._outcome()
         raise GenerationTimeout(
-            f"the job is still {self.status} after waiting for {timeout:.0f} s; it was not cancelled",
+            f"the job is still {self.status} after waiting for {timeout:g} s; it was not cancelled",
             job=self,
             remedies=(Remedy("attach", ref=str(self.ref), detail="to go on waiting"),),
             ref=str(self.ref),

@@ -141,7 +141,7 @@ _NO_REF = (
     "{!r:.200} is not a job reference; one looks like provider/endpoint/id, "
     "for example runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
 )
-_REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~+|=@,-]{1,200}")
+_REF = re.compile(r"[a-z0-9]+/[a-z0-9][a-z0-9-]*/(?!\.)[A-Za-z0-9._:~+|=@,-]{1,500}")
 
 
 @dataclass(frozen=True, slots=True)

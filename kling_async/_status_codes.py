@@ -28,6 +28,14 @@ class Meaning(enum.Enum):
     """The call may have been served or not. A paid call may have bought something."""
 
 
+_MOVED = frozenset(
+    {
+        HTTPStatus.MOVED_PERMANENTLY,
+        HTTPStatus.FOUND,
+        HTTPStatus.TEMPORARY_REDIRECT,
+        HTTPStatus.PERMANENT_REDIRECT,
+    }
+)
 _UNCLEAR = frozenset(
     {
         HTTPStatus.SEE_OTHER,  # "the result is over there": the call was served
@@ -56,6 +64,6 @@ def meaning_of(status: int, *, stated: bool) -> Meaning:
     # 409 is either the provider's own refusal, or a gateway's word about a call that is being served already.
     if status in _UNCLEAR or (status == HTTPStatus.CONFLICT and not stated):
         return Meaning.UNCLEAR
-    if 300 <= status < 400:  # noqa: PLR2004
+    if status in _MOVED:
         return Meaning.MOVED
     return Meaning.REFUSED if 400 <= status < 500 else Meaning.UNCLEAR  # noqa: PLR2004

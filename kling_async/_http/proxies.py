@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from kling_async._errors import ConfigurationError
+from kling_async._errors import ConfigurationError, Remedy
 from kling_async._urls import Url
 
 __all__ = ["Proxy", "bypasses_proxy", "environment_proxy"]
@@ -71,8 +71,12 @@ class Proxy:
 
 
 def _unusable(source: str, flaw: str) -> ConfigurationError:
-    remedy = "" if source.startswith("Client") else "; correct or unset the variable, or name the host in NO_PROXY"
-    return ConfigurationError(f"{source} {flaw}; a proxy looks like http://proxy.example:3128{remedy}")
+    advice = "pass an address such as http://proxy.example:3128"
+    if not source.startswith("Client"):
+        advice = "correct or unset the variable, or name the host in NO_PROXY"
+    return ConfigurationError(
+        f"{source} {flaw}; a proxy looks like http://proxy.example:3128", remedies=(Remedy("configure", detail=advice),)
+    )
 
 
 def environment_proxy(url: Url) -> Proxy | None:

@@ -44,6 +44,7 @@ from kling_async._errors import (
     KlingError,
     ProviderUnavailable,
     RateLimited,
+    Remedy,
     TransportFailed,
     UnreadableReply,
 )
@@ -317,8 +318,11 @@ class ProviderTransport:
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
-                await anyio.sleep(seconds)
-                await anyio.sleep(_LAST_READ)
+                try:
+                    await anyio.sleep(seconds)
+                    await anyio.sleep(_LAST_READ)
+                except anyio.get_cancelled_exc_class():
+                    return  # by whoever ends all tasks: that must not end the exchange, which has a time-out of its own
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
@@ -360,12 +364,15 @@ class ProviderTransport:
             return TransportFailed(f"the connection to {where} broke before the answer was whole: {reason}")
         proxy = backend.proxy_for(url)
         if proxy is None:
-            return TransportFailed(f"{where} could not be reached: {reason}; check the network and the address")
+            return TransportFailed(
+                f"{where} could not be reached: {reason}",
+                remedies=(Remedy("configure", detail="check the network and the address"),),
+            )
         # The library's message about a proxy may contain its address, and that a password.
         reason = reason.replace(proxy.url, proxy.shown)
         return TransportFailed(
-            f"{where} could not be reached through the proxy {proxy.shown}: {reason}; nothing was sent; check "
-            f"{proxy.source}"
+            f"{where} could not be reached through the proxy {proxy.shown}: {reason}; nothing was sent",
+            remedies=(Remedy("configure", detail=f"check {proxy.source}"),),
         )
 
     def _classify_reply(self, call: Call, reply: Reply) -> Reply:
@@ -413,17 +420,18 @@ class ProviderTransport:
         except ValueError:
             target = None
         path = call.url.partition("?")[0]
-        remedy = f"check {variable}, or the base_url that was passed"
+        advice = f"check {variable}, or the base_url that was passed"
         if target is not None and target.target.partition("?")[0].endswith(path):
             base = target.origin + target.target.partition("?")[0].removesuffix(path)
-            remedy = f"if that address is right, set {variable}={redact(base)}"
+            advice = f"if that address is right, set {variable}={redact(base)}"
         shown = redact(f"{target.origin}{target.target}") if target is not None else "no usable address"
-        bought = " Nothing was bought." if call.effect is Effect.PAID else ""
+        bought = ". Nothing was bought" if call.effect is Effect.PAID else ""
         return ConfigurationError(
             f"{name} redirects {call.method} {path} to {shown}, and redirects are not followed because the API key "
-            f"would go with them; {remedy}.{bought}",
+            f"would go with them{bought}",
             provider=self.provider.name,
             http_status=reply.status,
+            remedies=(Remedy("configure", detail=advice),),
         )
 
     def _throttled(self, reply: Reply, refusal: KlingError | None) -> Reply:

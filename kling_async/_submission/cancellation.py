@@ -1,9 +1,23 @@
-"""A paid call that is cancelled gets time to end."""
+"""A paid call that is cancelled gets time to end.
+
+Theory of operation
+-------------------
+Two kinds of cancellation reach a submission:
+
+- The caller is cancelled: by a cancel scope, a time-out, or its own ``task.cancel()``. A submission that was not sent
+  ends at once. One that was sent is waited for, for a grace time.
+- All tasks of an event loop are cancelled: at the end of ``asyncio.run``, or by a program that shuts down. So on
+  asyncio the paid call runs in a task of a class of its own, `_PayingTask`, which does not accept that while its call
+  is under way. Its caller, which is cancelled as well, ends it when the grace time is over.
+
+The caller never leaves before the paid call has ended, so nothing runs in the background.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -22,27 +36,110 @@ async def finish_within_grace(operation: Callable[[], Awaitable[T]], trace: Paid
         trace: Reports when the paid call is sent, and when it is over.
         grace: How many seconds to wait for the answer, at most.
     """
-    done = anyio.Event()
-    shield = anyio.CancelScope()
-    trace.on_commit = lambda needed: setattr(shield, "shield", needed)
-    outcome: list[T] = []
-    failure: list[Exception] = []
-
-    async def run() -> None:
-        with shield:
+    submission = _Submission(operation, trace)
+    if _on_asyncio():
+        await _run_in_paying_task(submission, grace)
+    else:
+        async with anyio.create_task_group() as group:
+            group.start_soon(submission.run)
             try:
-                outcome.append(await operation())
-            except Exception as error:  # noqa: BLE001  # raised outside of the task group, so not in an exception group
-                failure.append(error)
-        done.set()
+                await submission.ended.wait()
+            except anyio.get_cancelled_exc_class():
+                submission.give_up(grace)
+                raise
+    if submission.failure is not None:
+        raise submission.failure
+    return submission.outcome[0]
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(run)
+
+class _Submission(Generic[T]):
+    """A paid operation, and how it ended."""
+
+    def __init__(self, operation: Callable[[], Awaitable[T]], trace: PaidCallTrace) -> None:
+        self._operation = operation
+        self._scope = anyio.CancelScope()
+        self._given_up = False
+        self.ended = anyio.Event()
+        self.outcome: list[T] = []
+        self.failure: Exception | None = None
+        trace.on_commit = self._commit
+
+    @property
+    def committed(self) -> bool:
+        """Whether giving up would lose something."""
+        return self._scope.shield
+
+    def _commit(self, needed: bool) -> None:
+        self._scope.shield = needed
+        if self._given_up and not needed:
+            self._scope.cancel()
+
+    def give_up(self, grace: float) -> None:
+        """The caller was cancelled: end now, or within the grace time if the request was sent."""
+        self._given_up = True
+        if self.committed:
+            self._scope.deadline = anyio.current_time() + grace
+        else:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Run the operation."""
         try:
-            await done.wait()
-        except anyio.get_cancelled_exc_class():
-            shield.deadline = anyio.current_time() + grace
-            raise
-    if failure:
-        raise failure[0]
-    return outcome[0]
+            with self._scope:
+                try:
+                    self.outcome.append(await self._operation())
+                except Exception as error:  # noqa: BLE001  # raised by the caller, so not in an exception group
+                    self.failure = error
+        finally:
+            self.ended.set()
+
+
+class _PayingTask(asyncio.Task[None]):
+    """Runs a paid operation. While its call is under way, it is not cancelled with all other tasks of its loop."""
+
+    submission: _Submission[Any] | None = None
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the task, unless that would lose a job.
+
+        Scopes and time-outs inside of the task cancel it as well, from a callback of the loop or, with a message, from
+        anywhere. They end a part of it, so they are obeyed.
+        """
+        committed = self.submission is not None and self.submission.committed
+        if committed and msg is None and self._is_cancelled_by_others():
+            return False
+        return super().cancel(msg)
+
+    def _is_cancelled_by_others(self) -> bool:
+        loop = self.get_loop()
+        if not loop.is_running():
+            return True  # the end of `asyncio.run`
+        return asyncio.current_task(loop) not in {None, self}
+
+
+async def _run_in_paying_task(submission: _Submission[Any], grace: float) -> None:
+    """Run the operation in a task of its own, to its end."""
+    task = _PayingTask(submission.run(), loop=asyncio.get_running_loop(), name="kling_async paid call")
+    task.submission = submission
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        submission.give_up(grace)
+        while not task.done():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait((task,))
+            except asyncio.CancelledError:  # once more: the grace time ends the wait
+                continue
+        raise
+    finally:
+        if not task.done():  # an error that is no cancellation, such as the end of a generator
+            task.cancel()
+    task.result()
+
+
+def _on_asyncio() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False

@@ -73,6 +73,7 @@ class TrackedJob(PollState):
         "_owner",
         "_record",
         "_status",
+        "_unrecognized",
         "key",
         "listener",
         "reported_failure",
@@ -101,6 +102,7 @@ class TrackedJob(PollState):
         self._address = str(ref)
         self._log: tuple[Packed, ...] = ()
         self._status = Status.PENDING
+        self._unrecognized: str | None = None
         self._clock = clock
         self._record = record
         self._changed: anyio.Event | None = None
@@ -216,7 +218,11 @@ class TrackedJob(PollState):
             The new event, which is in the log (and durable, with a ledger). None if the report changed nothing.
         """
         if report.unrecognized:
-            log.warning(
+            # The same words come with every poll.
+            level = logging.DEBUG if report.unrecognized == self._unrecognized else logging.WARNING
+            self._unrecognized = report.unrecognized
+            log.log(
+                level,
                 "job %s: the provider reported %s, which is not understood; the job goes on",
                 self.ref,
                 report.unrecognized,

@@ -224,6 +224,27 @@ async def test_an_attached_job_is_polled_at_once(client: Client, server: FakeRun
     assert polls(server) == [100]
 
 
+async def test_a_status_that_is_not_understood_is_a_warning_once_for_each_job(
+    client: Client, server: FakeRunBlob, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unknown(request: httpx.Request) -> httpx.Response | None:
+        odd = {"generation_id": request.url.path.rpartition("/")[2], "status": "resting"}
+        return httpx.Response(200, json=odd) if request.method == "GET" else None
+
+    server.intercept = unknown
+    jobs = [await client.submit(VIDEO) for _ in range(2)]
+    for _ in range(3):
+        for job in jobs:
+            await job.refresh()
+    warnings = [record for record in caplog.records if "not understood" in record.getMessage()]
+    assert len(warnings) == len(jobs)
+
+
+def test_a_reference_takes_long_ids() -> None:
+    ref = kling_async.JobRef("runblob", "o3-video", "a" * 300)
+    assert kling_async.JobRef.of(str(ref)) == ref
+
+
 async def test_attaching_a_running_job_gives_an_equal_handle(client: Client) -> None:
     job = await client.submit(VIDEO)
     other = await client.submit(VIDEO)

@@ -235,7 +235,7 @@ async def test_a_complete_4xx_to_a_paid_call_is_a_refusal_whatever_its_body(stat
     assert not isinstance(refused.value, AnswerLost | UnreadableReply)
 
 
-@pytest.mark.parametrize("status", [303, 408, 409, 425, 499, 500, 502, 503, 504, 520])
+@pytest.mark.parametrize("status", [300, 303, 304, 305, 408, 409, 425, 499, 500, 502, 503, 504, 520])
 async def test_an_answer_that_does_not_say_what_was_bought_is_unknown_and_quoted(status: int) -> None:
     line = Line(answer(status, f"<html>{KEY} out of order</html>", server="nginx", x_request_id=f"r-{KEY}-{'9' * 500}"))
     error = await outcome(line, call(Effect.PAID))
@@ -254,8 +254,12 @@ async def test_a_redirect_names_the_new_address_and_the_variable(effect: Effect,
     line = Line(answer(status, "", location="https://api.new.test/base/v1/kling/o3-photo/generate"))
     error = await outcome(line, call(effect))
     assert isinstance(error, ConfigurationError)
-    assert "=https://api.new.test/base" in str(error)
-    assert RunBlob.identity().url_variable in str(error)
+    variable = RunBlob.identity().url_variable
+    [remedy] = error.remedies
+    assert (remedy.action, remedy.detail) == (
+        "configure",
+        f"if that address is right, set {variable}=https://api.new.test/base",
+    )
     assert ("Nothing was bought" in str(error)) is (effect is Effect.PAID)
     assert len(line.requests) == 1
 
