@@ -61,6 +61,7 @@ from kling_async._ledger.sqlite import (
 )
 from kling_async._models import (
     Artifact,
+    Choice,
     Cost,
     Event,
     Failure,
@@ -70,6 +71,10 @@ from kling_async._models import (
 )
 from kling_async._polling.settings import (
     Polling,
+)
+from kling_async._routing.quotes import (
+    ProviderHealth,
+    Quote,
 )
 from kling_async._scheduling.schedules import (
     Learned,
@@ -127,6 +132,7 @@ __all__ = [
     "BulkRun",
     "BulkStatistics",
     "BulkStopped",
+    "Choice",
     "Client",
     "ConfigurationError",
     "ContentRejected",
@@ -159,7 +165,9 @@ __all__ = [
     "PixelDojo",
     "Polling",
     "Progressive",
+    "ProviderHealth",
     "ProviderUnavailable",
+    "Quote",
     "RateLimited",
     "ReceivedAnswer",
     "Remedy",

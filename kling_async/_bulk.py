@@ -38,6 +38,7 @@ import anyio
 from pydantic import ValidationError
 
 from kling_async._errors import (
+    AllRefused,
     BudgetExceeded,
     BulkStopped,
     ConfigurationError,
@@ -53,10 +54,13 @@ from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._job import Job, final_outcome
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
+from kling_async._routing.router import Prefer, Router, may_retry, require_preference
 from kling_async._session import ProviderSession
-from kling_async._submission.submitter import Submitter
+from kling_async._submission.submitter import SubmittedJob
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
+from kling_async.providers._base.offers import options
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.request import Request
 
 __all__ = ["BulkRun", "BulkStatistics", "Outcome", "Rows"]
@@ -65,6 +69,8 @@ Rows: TypeAlias = Iterable[Request | tuple[str, Request]] | AsyncIterable[Reques
 """What `Client.map` takes: requests, or pairs of a key and a request."""
 
 _PAIR = 2
+_OF_ONE_ROW = frozenset({"max_cost", "max_per_job"})
+"""The codes of budget errors that another row may not have."""
 _STOPPING = (Unauthorized, InsufficientCredits, BudgetExceeded, LedgerFailed)
 
 
@@ -262,10 +268,10 @@ class BulkRun:
     providers, and the ledger, if there is one, has them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the settings of a run, each by its name
         self,
         rows: Rows,
-        submitter: Submitter,
+        router: Router,
         sessions: Mapping[str, ProviderSession],
         *,
         workers: int,
@@ -273,23 +279,30 @@ class BulkRun:
         ordered: bool,
         save_to: str | os.PathLike[str] | None,
         downloads: int,
+        prefer: Prefer | None = None,
+        retry_failed: int = 0,
     ) -> None:
         """Called by `Client.map`.
 
         Args:
             rows: The input.
-            submitter: Submits the rows.
+            router: Submits the rows.
             sessions: The client's providers.
             workers: How many rows are submitted at once, and how many jobs are polled at once, at most.
             in_flight: How many jobs may run at once.
             ordered: Yield outcomes in the order of the rows.
             save_to: The directory for the results. If None, they are not saved.
             downloads: How many results are saved at once.
+            prefer: Who makes portable rows.
+            retry_failed: How often a row is submitted again whose job failed.
         """
         self._source = RowSource(rows)
-        self._limit = _count("in_flight", in_flight)
-        self._downloads = _count("downloads", downloads)
-        self._submitter = submitter
+        self._limit = count_of("in_flight", in_flight, 1)
+        self._downloads = count_of("downloads", downloads, 1)
+        self._router = router
+        self._prefer = require_preference(prefer)
+        self._retry_failed = count_of("retry_failed", retry_failed)
+        self._failed: dict[int, list[str]] = {}  # by row, the endpoints at which its jobs failed
         self._sessions = sessions
         self._workers = min(workers, in_flight)
         self._guard = next(iter(sessions.values())).guard
@@ -434,13 +447,13 @@ class BulkRun:
 
     async def _submit(self, row: _Row) -> None:
         index, key, request = row.index, row.key, row.request
-        if request.endpoint.partition("/")[0] in self._stopped:
+        if self._is_stopped(request):
             self._progress.left += 1
             self._put(index, None)
             return
         self._progress.in_flight += 1
         try:
-            submitted = await self._submitter.submit(await with_local_files(request), key)
+            submitted = await self._router.submit(await with_local_files(request), key, prefer=self._prefer)
         except (KlingError, ValidationError) as error:
             self._job_ended(Outcome(index, key, request, error=error))
             return
@@ -448,6 +461,11 @@ class BulkRun:
             self._progress.in_flight -= 1
             raise
         self._progress.submitted += 1
+        self._follow(row, submitted)
+
+    def _follow(self, row: _Row, submitted: SubmittedJob) -> None:
+        """Subscribe to the job of a row."""
+        index, key, request = row.index, row.key, row.request
         tracked = submitted.tracked
         rows = self._subscribed.get(tracked, ())
         own = None if request is tracked.request else request
@@ -462,7 +480,51 @@ class BulkRun:
             end = final_outcome(job, reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = request or tracked.request  # one of them is the row's
+            if self._is_retried(index, job, error):
+                self._group.start_soon(self._submit_again, _Row(index, key, wanted), job)
+                continue
             self._job_ended(Outcome(index, key, wanted, job, result, error, new))
+
+    def _is_retried(self, index: int, job: Job, error: object) -> bool:
+        """Whether a row whose job failed is submitted again."""
+        if self._left or self._source.stopped or len(self._failed.get(index, ())) >= self._retry_failed:
+            return False
+        return may_retry(error, refunded=job.refunded, cost=job.cost)
+
+    async def _submit_again(self, row: _Row, failed: Job) -> None:
+        """Submit a row again, elsewhere if that is possible. It stays in flight meanwhile."""
+        endpoints = self._failed.setdefault(row.index, [])
+        endpoints.append(failed.ref.endpoint)
+        try:
+            submitted = await self._router.after_failure(
+                await with_local_files(row.request), failed.key, failed.ref, prefer=self._prefer, failed=endpoints
+            )
+        except (KlingError, ValidationError) as error:
+            self._job_ended(Outcome(row.index, row.key, row.request, error=error))
+        else:
+            self._follow(row, submitted)
+
+    def _is_stopped(self, request: Request) -> bool:
+        """Whether a request is not submitted any more, because nobody who could make it takes submissions."""
+        if not isinstance(request, PortableRequest):
+            return request.endpoint.partition("/")[0] in self._stopped
+        if not self._stopped:
+            return False
+        takers = {one.provider for one in options(request, (each.provider for each in self._sessions.values()))}
+        return takers <= self._stopped.keys()
+
+    def _stop_after(self, request: Request, error: object) -> None:
+        """Stop the submissions to the providers whose errors no further row would escape."""
+        errors = [*error.errors.values()] if isinstance(error, AllRefused) else [error]
+        for one in errors:
+            if not isinstance(one, _STOPPING) or one.code in _OF_ONE_ROW:
+                continue
+            if isinstance(one, LedgerFailed) and isinstance(request, PortableRequest):
+                self._stopped = dict.fromkeys(self._sessions, one)
+            elif one.provider in self._sessions or not isinstance(request, PortableRequest):
+                self._stopped.setdefault(one.provider or request.endpoint.partition("/")[0], one)
+        while self._stopped and self._wanting:
+            self._wake_submitter()
 
     def _session(self, tracked: TrackedJob) -> ProviderSession:
         return self._sessions[tracked.ref.provider]
@@ -470,10 +532,8 @@ class BulkRun:
     def _job_ended(self, outcome: Outcome) -> None:
         """A row is not in flight any more: save its result first if that is wanted."""
         self._progress.in_flight -= 1
-        if isinstance(outcome.error, _STOPPING):
-            self._stopped.setdefault(outcome.request.endpoint.partition("/")[0], outcome.error)
-            while self._wanting:
-                self._wake_submitter()
+        if outcome.error is not None:
+            self._stop_after(outcome.request, outcome.error)
         if self._directory is None or outcome.result is None:
             self._finish(outcome)
         else:
@@ -537,7 +597,12 @@ async def _saved(outcome: Outcome, directory: Path) -> Outcome:
     return replace(outcome, files=tuple(files))
 
 
-def _count(name: str, value: Any) -> int:
-    if not (isinstance(value, int) and value >= 1):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, at least 1")
+def count_of(name: str, value: Any, least: int = 0) -> int:
+    """Return a number that the user gave.
+
+    Raises:
+        ConfigurationError: It is no whole number, or less than `least`.
+    """
+    if not (isinstance(value, int) and value >= least):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, at least {least}")
     return value

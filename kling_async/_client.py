@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from kling_async._bulk import BulkRun, Rows
+from kling_async._bulk import BulkRun, Rows, count_of
 from kling_async._clock import Clock
 from kling_async._concurrency import LoopGuard
-from kling_async._errors import ConfigurationError, KlingError
+from kling_async._errors import ConfigurationError, GenerationFailed, KlingError
 from kling_async._exchange import Flow
 from kling_async._files.local import with_local_files
 from kling_async._http.backend import Http, PerLoopBackend
@@ -28,10 +28,13 @@ from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Result
 from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
+from kling_async._routing.quotes import Quote
+from kling_async._routing.router import Prefer, Router, may_retry
 from kling_async._scheduling.schedules import Learned
 from kling_async._session import ProviderSession
 from kling_async._submission.budget import Budget, BudgetStatistics, account_of
 from kling_async._submission.early_deliveries import EarlyDeliveries
+from kling_async._submission.pricing import Amount, as_cost
 from kling_async._submission.recovery import Recovery
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of
 from kling_async._submission.submitter import Submitter, require_request
@@ -41,6 +44,7 @@ from kling_async._validation import given, require
 from kling_async._webhooks.applier import WebhookApplier
 from kling_async._webhooks.receiver import WebhookReceiver
 from kling_async.providers import load_providers
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Delivery, Webhooks
@@ -84,6 +88,9 @@ class Client:
         budget: How much may be spent: ``Budget(usd=5)``. It belongs to this client. If None, there is no limit.
         http: Used in place of this library's connection pool: an ``httpx.AsyncClient`` or a transport of your own, or
             the URL of a proxy. You close what you pass.
+        prefer: Who makes portable requests (`Video`, `Image`): ``"cheapest"``, ``"fastest"``, or a list of providers
+            or endpoints, the best first, such as ``["kling", "runblob"]``. Those that are not listed are not used.
+            Defaults to the cheapest.
 
     Raises:
         ConfigurationError: No provider, two of one kind, or one without a key, or an argument of the wrong kind.
@@ -99,6 +106,7 @@ class Client:
         webhooks: Webhooks | None = None,
         budget: Budget | None = None,
         http: Http = None,
+        prefer: Prefer | None = None,
     ) -> None:
         require("Client(limits=...)", limits, Limits | None, "settings such as Limits(connections=100)")
         require("Client(polling=...)", polling, Polling | None, "settings such as Polling(deadline=900)")
@@ -153,6 +161,9 @@ class Client:
             clock=clock,
             budget=account_of(budget) if budget is not None else None,
             learned=self._learned,
+        )
+        self._router = Router(
+            self._submitter, transports, self._ledger, clock=clock, learned=self._learned, prefer=prefer
         )
         self._recovery = Recovery(self._submitter, self._ledger, advisor, self._providers)
         self._receiver = WebhookReceiver(
@@ -210,16 +221,27 @@ class Client:
             learned = self._learned.state() if self._learned is not None else {}
             await self._ledger.aclose(learned if learned.get("ends") else None)
 
-    async def submit(self, request: Request, *, key: str | None = None) -> Job:
+    async def submit(
+        self,
+        request: Request,
+        *,
+        key: str | None = None,
+        max_cost: Amount | Cost | None = None,
+        prefer: Prefer | None = None,
+    ) -> Job:
         """Submit one generation, which the provider charges for.
 
         The paid call is never repeated when its outcome is unknown. If you cancel it after it was sent, it first waits
         for the answer, for ``Limits.cancel_grace`` seconds at most, so that the job is not lost.
 
         Args:
-            request: What to generate. Its class decides the provider.
+            request: What to generate. Its class decides the provider. A portable request (`Video`, `Image`) goes to the
+                best provider that makes exactly that. If that one refuses it before it accepts it, the next one is
+                tried. If the outcome is unknown, no other one is.
             key: Your idempotency key for this submission. Errors carry it. With a ledger, a key is paid for once, in
                 this process or another: a second submission of the same request returns the same job.
+            max_cost: The most that it may cost, in US dollars, or as a `Cost`. If None, only the budget limits it.
+            prefer: Who makes a portable request. If None, same as ``Client(prefer=...)``.
 
         Returns:
             The job, accepted by the provider.
@@ -235,12 +257,26 @@ class Client:
             KeyConflict: The key was used for another request. Nothing was sent.
             LedgerFailed: The ledger cannot be written. Nothing was sent.
             BudgetExceeded: It does not fit into the client's budget. Nothing was sent.
+            NotOffered: No provider of the client makes exactly what a portable request describes. Nothing was sent.
+            AllRefused: Several providers make it, and all of them refused. Nothing was bought.
         """
         require_request(request)
+        most = None if max_cost is None else as_cost("submit", "max_cost", max_cost)
         with self._call():
-            return self._handle((await self._submitter.submit(await with_local_files(request), key)).tracked)
+            request = await with_local_files(request)
+            submitted = await self._router.submit(request, key, prefer=prefer, max_cost=most)
+            return self._handle(submitted.tracked)
 
-    async def run(self, request: Request, *, key: str | None = None, timeout: float | None = None) -> Result:  # noqa: ASYNC109  # a bound on the wait
+    async def run(
+        self,
+        request: Request,
+        *,
+        key: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  # a bound on the wait
+        max_cost: Amount | Cost | None = None,
+        prefer: Prefer | None = None,
+        retry_failed: int = 0,
+    ) -> Result:
         """Submit, then wait for the result.
 
         If the wait is cancelled, the job goes on, and `jobs` has it.
@@ -249,13 +285,33 @@ class Client:
             request: What to generate.
             key: Your key for this submission.
             timeout: Seconds to wait for the result, after the submission. If None, until the job's deadline.
+            max_cost: Same as `submit`.
+            prefer: Same as `submit`.
+            retry_failed: How often a job that failed is submitted again, if it failed by the provider's own fault and
+                the provider charges nothing for it. A portable request then goes to another provider, if there is one.
+                All attempts have the same key.
 
         Raises:
             KlingError: Same as `submit`.
             GenerationFailed, GenerationCancelled, GenerationTimeout: How the job ended. Each has the job as ``job``.
         """
-        job = await self.submit(request, key=key)
-        return await job.result(timeout)
+        count_of("retry_failed", retry_failed)
+        job = await self.submit(request, key=key, max_cost=max_cost, prefer=prefer)
+        most = None if max_cost is None else as_cost("run", "max_cost", max_cost)
+        failed: list[str] = []
+        while True:
+            try:
+                return await job.result(timeout)
+            except GenerationFailed as error:
+                again = len(failed) < retry_failed and may_retry(error, refunded=job.refunded, cost=job.cost)
+                if not again:
+                    raise
+            failed.append(job.ref.endpoint)
+            with self._call():
+                submitted = await self._router.after_failure(
+                    await with_local_files(request), job.key, job.ref, prefer=prefer, max_cost=most, failed=failed
+                )
+            job = self._handle(submitted.tracked)
 
     def map(
         self,
@@ -265,6 +321,8 @@ class Client:
         ordered: bool = False,
         save_to: str | os.PathLike[str] | None = None,
         downloads: int = 8,
+        prefer: Prefer | None = None,
+        retry_failed: int = 0,
     ) -> BulkRun:
         """Generate many: ``async with client.map(requests) as outcomes: async for outcome in outcomes: ...``.
 
@@ -279,6 +337,9 @@ class Client:
             save_to: A directory. Results are saved there while the run goes on, and ``outcome.files`` has the paths. If
                 None, results are not saved.
             downloads: How many results are saved at once.
+            prefer: Who makes portable rows. If None, same as ``Client(prefer=...)``. When the best provider is at its
+                limit, the next one takes the row.
+            retry_failed: How often a row is submitted again whose job failed. Same as `run`.
 
         Returns:
             The run. Leaving its block stops submitting. Jobs that were submitted go on at their providers.
@@ -290,13 +351,15 @@ class Client:
         self._require_open()
         return BulkRun(
             requests,
-            self._submitter,
+            self._router,
             self._sessions,
             workers=self._limits.connections,
             in_flight=in_flight,
             ordered=ordered,
             save_to=save_to,
             downloads=downloads,
+            prefer=prefer,
+            retry_failed=retry_failed,
         )
 
     def attach(self, ref: JobRef | str) -> Job:
@@ -405,14 +468,32 @@ class Client:
         It is the documented price, or what the provider took for the same settings if that was more. No call is made.
 
         Args:
-            request: The request.
+            request: The request. Of a portable one it is the cost at the provider that is preferred.
 
         Returns:
             None if the price is not known before one was bought.
         """
         require_request(request)
         with self._call():
+            if isinstance(request, PortableRequest):
+                best = (await self._router.quote(request))[:1]
+                return best[0].cost if best else None
             return await self._submitter.estimate(request)
+
+    async def quote(self, request: Request, *, prefer: Prefer | None = None) -> list[Quote]:
+        """Return what a request would cost, how long it would take, and how well its provider serves. No call is made.
+
+        Args:
+            request: A portable request, for which every endpoint of the client's providers that makes such things has a
+                quote; or a provider's own, which has one.
+            prefer: The order of the quotes. If None, same as ``Client(prefer=...)``.
+
+        Returns:
+            The quotes, the best first. Those of endpoints that cannot serve the request come last, with the `reason`.
+        """
+        require_request(request)
+        with self._call():
+            return await self._router.quote(request, prefer)
 
     async def deliver(self, delivery: Delivery) -> bool:
         """Process a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.

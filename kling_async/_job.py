@@ -12,7 +12,7 @@ import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
-from kling_async._models import Artifact, Cost, Event, JobRef, Result, Status
+from kling_async._models import Artifact, Choice, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._session import ProviderSession
 from kling_async._tracking.tracked_job import TrackedJob
@@ -69,6 +69,11 @@ class Job:
     def request(self) -> Request | None:
         """What was submitted. If None, the job was attached by its reference."""
         return self._tracked.request
+
+    @property
+    def choice(self) -> Choice | None:
+        """Which endpoint was chosen for a portable request, and why. None for a provider's own request."""
+        return self._tracked.event(0).choice if self._tracked.count else None
 
     @property
     def status(self) -> Status:

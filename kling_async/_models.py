@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, Self
 
 __all__ = [
     "Artifact",
+    "Choice",
     "Cost",
     "Event",
     "Failure",
@@ -190,6 +191,25 @@ class Failure:
         if not self.message:
             return self.code
         return self.message if self.message.startswith(self.code) else f"{self.code}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which endpoint was chosen to make a portable request, and why.
+
+    Attributes:
+        endpoint: Its full name.
+        reason: Its rank among those that make it, its price and its usual time.
+        passed_over: Endpoints that were tried or considered before, each with the reason why it did not take it.
+    """
+
+    endpoint: str
+    reason: str
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        before = "; ".join(f"{endpoint} did not take it ({reason})" for endpoint, reason in self.passed_over)
+        return f"{self.endpoint}: {self.reason}{f'; {before}' if before else ''}"
 
 
 class Saver(Protocol):
@@ -378,6 +398,7 @@ class StatusReport:
         unrecognized: What in the answer was not understood, such as an unknown status word. It is logged.
         raw: The decoded answer.
         balance: What the account has left, if reported.
+        choice: Why the endpoint was chosen. Only of the answer to a portable request.
     """
 
     status: Status | None
@@ -391,6 +412,7 @@ class StatusReport:
     unrecognized: str | None = None
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
+    choice: Choice | None = None
 
     @property
     def has_reason(self) -> bool:
@@ -415,6 +437,7 @@ class Event:
         cost: What it costs, if reported.
         raw: The provider's answer that ended the job, decoded, without the key and callback addresses, None before.
         balance: What the account last had left, or None if the provider does not report it.
+        choice: Why the endpoint was chosen. Only the first event of a portable request has it.
     """
 
     seq: int
@@ -430,6 +453,7 @@ class Event:
     step: int = field(default=0, repr=False)
     raw: Any = field(default=None, repr=False, compare=False)
     balance: Cost | None = None
+    choice: Choice | None = None
 
     def result(self, ref: JobRef, saver: Saver) -> Result:
         """The job's outcome, its artifacts ready to save."""

@@ -38,7 +38,7 @@ from kling_async import _bulk, _client, _job, _models
 from kling_async._concurrency import LoopGuard
 from kling_async._errors import ConfigurationError, KlingError, Remedy
 from kling_async._ledger.protocol import Ledger
-from kling_async._models import Cost, Event, Failure, JobRef, Status
+from kling_async._models import Choice, Cost, Event, Failure, JobRef, Status
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Webhooks
 
@@ -317,6 +317,7 @@ class Job(_Handle[_job.Job]):
     status = _Same[Status]()
     events = _Same[tuple[Event, ...]]()
     cost = _Same[Cost | None]()
+    choice = _Same[Choice | None]()
     refunded = _Same[bool]()
     result = _blocking(_job.Job.result, Result)
     wait = _blocking(_job.Job.wait, _plain)
@@ -409,6 +410,7 @@ class Client(_Handle[_client.Client]):
     forget = _blocking(_client.Client.forget, _plain)
     resubmit = _blocking(_client.Client.resubmit, Job)
     estimate = _blocking(_client.Client.estimate, _plain)
+    quote = _blocking(_client.Client.quote, _plain)
     deliver = _blocking(_client.Client.deliver, _plain)
     follow = _blocking(_client.Client.follow, _plain)
     ledger = _Same[Ledger | None]()

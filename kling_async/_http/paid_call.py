@@ -25,12 +25,14 @@ class PaidCallTrace:
         on_commit: Called with True when giving up would lose something, and with False when it would not.
         may_repeat: Asked before a paid call whose answer was lost is repeated: whether the provider surely still
             recognises its id.
+        patient: Whether the call waits while the provider says "not now" or has no free slot. Otherwise it is refused.
     """
 
     paid: bool = False
     lost: bool = False
     on_commit: Callable[[bool], None] = lambda _: None
     may_repeat: Callable[[], bool] = lambda: True
+    patient: bool = True
     _steps: int = 0
     _written: bool = False
 

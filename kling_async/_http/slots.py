@@ -58,16 +58,26 @@ class SlotQueue:
         self._speed = speed
         self._lines: dict[str, _Line] = {}
 
-    async def run(self, slot: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    def full(self) -> bool:
+        """Return whether somebody waits for a slot."""
+        return any(line.waiting for line in self._lines.values())
+
+    async def run(self, slot: str, attempt: Callable[[], Awaitable[T]], *, patient: bool = True) -> T:
         """Make the attempt, again and again while it raises `NoFreeSlot`.
 
         Args:
             slot: The kind of slot.
             attempt: The paid call.
+            patient: Whether it waits for a slot. Otherwise it is refused at once if there is none.
 
         Raises:
             KlingError: The provider's refusal, where no slot became free in time.
         """
+        if not patient:
+            try:
+                return await attempt()
+            except NoFreeSlot as full:
+                raise full.error from None
         line = self._lines.setdefault(slot, _Line())
         if not line.waiting:
             try:

@@ -36,6 +36,11 @@ class Throttle:
         """Seconds until the next call may leave."""
         return max(0.0, self.until - self.clock.now())
 
+    @property
+    def busy(self) -> float:
+        """Seconds until the next call may leave. Calls that wait already go first."""
+        return max(self.pause, self.spacing if self.spacing and self.turn.locked() else 0.0)
+
     async def wait(self) -> None:
         """Wait until a call may leave."""
         if not self.spacing:

@@ -171,7 +171,9 @@ class ProviderTransport:
     async def call(self, call: Call, trace: PaidCallTrace, *, retry: bool = True) -> Reply:
         """Make one call, again where that is safe and may help. The reply may be a refusal that is final."""
         if call.slot:
-            return await self._slots.run(call.slot, lambda: self._ask_for_slot(call, trace, retry=retry))
+            return await self._slots.run(
+                call.slot, lambda: self._ask_for_slot(call, trace, retry=retry), patient=trace.patient
+            )
         return await self._call(call, trace, retry=retry)
 
     async def _ask_for_slot(self, call: Call, trace: PaidCallTrace, *, retry: bool) -> Reply:
@@ -201,7 +203,7 @@ class ProviderTransport:
             if trace.lost and not trace.may_repeat():
                 return False
             if failure.throttled:
-                return self._waits_for_provider(call, failure.error, begin)
+                return trace.patient and self._waits_for_provider(call, failure.error, begin)
             failed += 1
             return failed < attempts and self._waits_to_retry(call, failed, failure)
 
@@ -503,6 +505,11 @@ class ProviderTransport:
             raise TransportFailed(
                 f"the stream from {self.provider.display_name} broke off: {reason}", provider=self.provider.name
             ) from error
+
+    @property
+    def busy(self) -> float:
+        """Seconds until a call may leave, because the provider said "not now". 0: at once."""
+        return self._throttle.busy
 
     def statistics(self) -> ProviderStatistics:
         """What was sent so far."""

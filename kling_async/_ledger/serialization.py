@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pydantic
 import pydantic_core
 
-from kling_async._models import Artifact, Cost, Event, Failure, Status
+from kling_async._models import Artifact, Choice, Cost, Event, Failure, Status
 from kling_async._redaction import NOT_KEPT
 from kling_async.providers._base.request import Request
 
@@ -51,6 +51,9 @@ def event_from_json(text: str) -> Event:
     record["at"] = datetime.fromisoformat(record["at"])
     record["artifacts"] = tuple(_artifact(item) for item in record.get("artifacts", ()))
     record["failures"] = tuple(Failure(**_known(Failure, item)) for item in record.get("failures", ()))
+    if choice := record.get("choice"):
+        passed_over = tuple((endpoint, reason) for endpoint, reason in choice["passed_over"])
+        record["choice"] = Choice(choice["endpoint"], choice["reason"], passed_over)
     for name in ("cost", "balance"):
         if amount := record.get(name):
             record[name] = Cost(Decimal(amount["amount"]), amount["unit"])

@@ -82,6 +82,11 @@ class DurationPrior:
         if not (isfinite(self.median) and self.median > 0 and isfinite(self.sigma) and self.sigma > 0):
             raise ValueError(f"it needs a positive finite median and sigma, got {self.median!r}, {self.sigma!r}")
 
+    @property
+    def p90(self) -> float:
+        """Nine of ten jobs take less, in seconds."""
+        return self.median * exp(1.2815515655446004 * self.sigma)
+
     def faster(self, factor: float) -> DurationPrior:
         """Return the same for a provider that is `factor` times as fast."""
         return DurationPrior(self.median / factor, self.sigma)

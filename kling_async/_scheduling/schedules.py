@@ -29,7 +29,7 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kling_async._scheduling.durations import DurationModel, DurationPrior, Observation
+from kling_async._scheduling.durations import DurationModel, DurationPrior, Observation, SurvivalCurve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -175,6 +175,13 @@ class Learned:
             model = self._models[variant] = DurationModel(prior)
             model.observe(end for row in self._kept.pop(variant, ()) if (end := Observation.read(row)) is not None)
         return _Expected(model, self.lag_per_poll)
+
+    def curve(self, variant: str, prior: DurationPrior) -> SurvivalCurve | None:
+        """Return how long jobs of that variant take, if at least one has ended. Same arguments as `timer`."""
+        if variant in self._kept:
+            self.timer(variant, prior)  # which reads them
+        model = self._models.get(variant)
+        return model.survival if model is not None and model.ends else None
 
     def state(self) -> dict[str, Any]:
         """What was learned, as JSON: for each variant the latest ends, ``[after, by]``, `by` null if not known."""

@@ -17,6 +17,7 @@ A submission that does not fit waits while answers are on the way that may make 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,7 +28,7 @@ from kling_async._concurrency import cooperative_map
 from kling_async._errors import BudgetExceeded, ConfigurationError, Remedy
 from kling_async._ledger.protocol import SpendingGroup, Submission
 from kling_async._models import Cost, JobRef, Status
-from kling_async._submission.pricing import _ZERO, Amount, PriceInfo, Unit, _amount, _at_least
+from kling_async._submission.pricing import _ZERO, Amount, PriceInfo, Unit, _amount, _at_least, as_cost
 
 __all__ = ["Budget", "BudgetAccount", "BudgetStatistics", "Reservation", "account_of"]
 
@@ -105,13 +106,25 @@ class Budget:
     Args:
         usd: US dollars.
         credits: Credits.
+        max_per_job: The most that one job may cost: an amount in US dollars (in credits, if only these are named), or a
+            `Cost`. A job of another unit is refused. Alone, it sets no limit to the sum.
 
     Raises:
         ConfigurationError: An amount is not a number, or is negative.
     """
 
-    def __init__(self, usd: Amount | None = None, credits: Amount | None = None) -> None:  # noqa: A002  # the word users know
-        self._account = BudgetAccount(usd, credits)
+    def __init__(
+        self,
+        usd: Amount | None = None,
+        credits: Amount | None = None,  # noqa: A002  # the word users know
+        *,
+        max_per_job: Amount | Cost | None = None,
+    ) -> None:
+        unit: Unit = "credits" if credits is not None and usd is None else "USD"
+        most = None if max_per_job is None else as_cost("Budget", "max_per_job", max_per_job, unit)
+        if most is not None and usd is None and credits is None:
+            usd, credits = (math.inf, None) if most.unit == "USD" else (None, math.inf)  # noqa: A001  # the same word
+        self._account = BudgetAccount(usd, credits, max_per_job=most)
 
     def __repr__(self) -> str:
         return f"<Budget {self._account}>"
@@ -132,12 +145,20 @@ class BudgetAccount:
     Args:
         usd: The limit in US dollars.
         credits: The limit in credits.
+        max_per_job: The most that one job may cost. If None, there is no limit.
 
     Raises:
         ConfigurationError: An amount is not a number, or is negative.
     """
 
-    def __init__(self, usd: Amount | None = None, credits: Amount | None = None) -> None:  # noqa: A002  # the word users know
+    def __init__(
+        self,
+        usd: Amount | None = None,
+        credits: Amount | None = None,  # noqa: A002  # the word users know
+        *,
+        max_per_job: Cost | None = None,
+    ) -> None:
+        self.max_per_job = max_per_job
         self._named = {unit for unit, amount in (("USD", usd), ("credits", credits)) if amount is not None}
         if not self._named:
             raise ConfigurationError("a budget needs an amount: Budget(usd=5), Budget(credits=200), or both")
@@ -191,6 +212,37 @@ class BudgetAccount:
         amounts = [amount for amount in (wanted.price, seen) if amount is not None]
         return Cost(max(amounts), wanted.unit) if amounts else None
 
+    def needed(self, wanted: PriceInfo) -> Cost:
+        """Return what is reserved for a request: its cost, or more where that is not sure."""
+        return self._known(wanted) or Cost(wanted.reserve, wanted.unit)
+
+    def require_within(self, wanted: PriceInfo, most: Cost | None, name: str) -> None:
+        """Make sure that one request does not cost more than is allowed for it.
+
+        Args:
+            wanted: What is known of its price.
+            most: The most that it may cost. If None, there is no limit.
+            name: What the user set: ``max_cost`` or ``max_per_job``.
+
+        Raises:
+            BudgetExceeded: It may cost more, or it is paid in another unit.
+        """
+        needed = self.needed(wanted)
+        if most is None or (needed.unit == most.unit and needed.amount <= most.amount):
+            return
+        known = self._known(wanted)
+        price = (
+            f"costs {known}" if known else f"has a price that is not known for sure, and {needed} is reserved for it"
+        )
+        if needed.unit != most.unit:
+            price = f"is paid in {needed.unit}"
+        raise BudgetExceeded(
+            f"{wanted.endpoint} {price}, and {name} is {most}; nothing was sent",
+            code=name,
+            provider=wanted.endpoint.partition("/")[0],
+            remedies=(Remedy("change_request", detail=f"{name}, or the request"),),
+        )
+
     async def reserve(self, attempt_id: str, wanted: PriceInfo) -> Reservation:
         """Set aside what a submission may cost, before it is sent.
 
@@ -204,9 +256,10 @@ class BudgetAccount:
             BudgetExceeded: It does not fit into what is left.
         """
         balance = self._balances[wanted.unit]
+        self.require_within(wanted, self.max_per_job, "max_per_job")
         while True:
             known = self._known(wanted)
-            needed = known.amount if known else wanted.reserve
+            needed = self.needed(wanted).amount
             if needed > balance.reachable:
                 raise self._exceeded(wanted, known)
             if needed <= balance.left and (known or not balance.guesses):

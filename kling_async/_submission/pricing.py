@@ -15,7 +15,7 @@ from kling_async.providers._base.endpoint import Price
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["NO_PRICE_FACTORS", "Amount", "PriceInfo", "Unit", "earlier_price", "price_info"]
+__all__ = ["NO_PRICE_FACTORS", "Amount", "PriceInfo", "Unit", "as_cost", "earlier_price", "price_info"]
 
 
 Unit: TypeAlias = Literal["USD", "credits"]
@@ -121,11 +121,28 @@ def _count(references: Any) -> int:
     return len(references) if isinstance(references, tuple | list) else 1
 
 
-def _amount(name: str, given: Amount | None) -> Decimal:
+def as_cost(call: str, name: str, given: Amount | Cost, unit: Unit = "USD") -> Cost:
+    """Return an amount that the user gave as a cost.
+
+    Args:
+        call: What the user called, for the message.
+        name: The argument.
+        given: The amount, or the cost itself.
+        unit: The unit of a bare amount.
+
+    Raises:
+        ConfigurationError: It is no amount, or negative.
+    """
+    if isinstance(given, Cost):
+        return Cost(_amount(name, given.amount, call), given.unit)
+    return Cost(_amount(name, given, call), unit)
+
+
+def _amount(name: str, given: Amount | None, call: str = "Budget") -> Decimal:
     try:
         amount = _ZERO if given is None else Decimal(str(given))
     except InvalidOperation:
         amount = Decimal("NaN")
     if amount.is_nan() or amount < 0:
-        raise ConfigurationError(f"Budget({name}={given!r:.40}): it must be an amount, such as Budget({name}=5)")
+        raise ConfigurationError(f"{call}({name}={given!r:.40}): it must be an amount, such as {call}({name}=5)")
     return amount

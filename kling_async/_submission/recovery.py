@@ -9,11 +9,14 @@ from dataclasses import replace
 from kling_async._concurrency import cooperative_map
 from kling_async._errors import ConfigurationError, KeyConflict, KlingError, Remedy
 from kling_async._ledger.protocol import Submission
+from kling_async._ledger.serialization import fingerprint
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of
 from kling_async._submission.submitter import Submitter, require_resubmittable
 from kling_async._tracking.tracked_job import TrackedJob
+from kling_async.providers._base.offers import served_by
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
@@ -159,10 +162,14 @@ class Recovery:
         submission = await self._require(key)
         require_resubmittable(submission, force=force)
         provider_of(self._providers, submission.endpoint)  # which raises if there is none
+        mark = None if request is not None else submission.fingerprint
+        if isinstance(request, PortableRequest):
+            provider = provider_of(self._providers, submission.endpoint)
+            request, mark = served_by(request, provider, submission.endpoint), fingerprint(request)
         request = request or self._advisor.restored(submission, exact=True)
         if request is None:
             raise ConfigurationError(
                 f"the ledger has not kept all of the request of {key!r} (inline images, callback address)",
                 remedies=(Remedy("resubmit", key, needs_request=True),),
             )
-        return (await self._submitter.submit(request, key, resubmit=True, force=force)).tracked
+        return (await self._submitter.submit(request, key, resubmit=True, force=force, mark=mark)).tracked

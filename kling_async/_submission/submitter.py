@@ -48,7 +48,7 @@ from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
-from kling_async._models import Cost, JobRef, Status, StatusReport
+from kling_async._models import Choice, Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import BudgetAccount
 from kling_async._submission.cancellation import finish_within_grace
@@ -155,7 +155,16 @@ class Submitter:
             registry.on_release = self.record_cost
 
     async def submit(
-        self, request: Request, key: str | None = None, *, resubmit: bool = False, force: bool = False
+        self,
+        request: Request,
+        key: str | None = None,
+        *,
+        resubmit: bool = False,
+        force: bool = False,
+        mark: str | None = None,
+        choice: Choice | None = None,
+        patient: bool = True,
+        max_cost: Cost | None = None,
     ) -> SubmittedJob:
         """Submit a request, unless that was done before under the same key.
 
@@ -165,6 +174,11 @@ class Submitter:
             resubmit: The user asked for another attempt: what failed or may have been bought is submitted again, with
                 the same id where the provider recognises that.
             force: Pay for another attempt also if the job is completed.
+            mark: The fingerprint of what the user asked for. Defaults to that of the request. A portable request keeps
+                its own, whichever endpoint it goes to.
+            choice: Why the endpoint was chosen. It becomes a part of the job's first event.
+            patient: Whether it waits while the provider says "not now". Otherwise it is refused.
+            max_cost: The most that it may cost. If None, only the budget limits it.
 
         Raises:
             KeyConflict: The key was used for another request.
@@ -177,18 +191,23 @@ class Submitter:
         transport = provider_of(self._transports, request.endpoint)
         request = _validated(request)
         await self.load_history()
-        intent = await self.prepare(request, key)
-        async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit):
+        intent = await self.prepare(request, key, mark)
+        async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit, max_cost=max_cost):
             if resubmit:
                 await self._reopen(transport, intent, force=force)
 
             async def run(trace: PaidCallTrace) -> SubmittedJob:
+                trace.patient = patient
                 accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
-                return await self._adopt(accepted, request)
+                # A key that another process used at the same time may have gone to another endpoint.
+                own = request if accepted.ref.endpoint == request.endpoint else None
+                return await self._adopt(accepted, own, choice)
 
             return await self._finish(run)
 
-    async def _adopt(self, accepted: AcceptedSubmission, request: Request | None) -> SubmittedJob:
+    async def _adopt(
+        self, accepted: AcceptedSubmission, request: Request | None, choice: Choice | None = None
+    ) -> SubmittedJob:
         """Track the job of a submission that was accepted. From here on, nothing may lose its reference."""
         tracked = await self._registry.adopt(accepted, request)
         new = accepted.report is not None
@@ -196,7 +215,7 @@ class Submitter:
             self.submitted += 1
             log.info("submitted %s (key %r)", accepted.ref, accepted.key)
             try:
-                await tracked.apply(accepted.report, "submit")
+                await tracked.apply(replace(accepted.report, choice=choice), "submit")
                 await self._handler.apply(tracked, accepted.deliveries)
             except Exception:  # the job was paid for: an error of what only observes it must not hide it
                 log.exception("job %s was submitted, but its first status could not be processed", accepted.ref)
@@ -250,12 +269,22 @@ class Submitter:
 
     async def estimate(self, request: Request) -> Cost | None:
         """Return what a request is expected to cost. See `Client.estimate`."""
+        return (await self._prices()).estimate(self._price_info(request))
+
+    async def reserve_for(self, request: Request) -> Cost:
+        """Return what a budget sets aside for a request: its cost, or more where that is not sure."""
+        return (await self._prices()).needed(self._price_info(request))
+
+    def _price_info(self, request: Request) -> PriceInfo:
+        return price_info(provider_of(self._transports, request.endpoint).provider, request)
+
+    async def _prices(self) -> BudgetAccount:
+        """The budget, or an account that only learns prices."""
         await self.load_history()
         if self._estimates is None:
-            self._estimates = BudgetAccount(usd=math.inf, credits=math.inf)  # which only learns prices
+            self._estimates = BudgetAccount(usd=math.inf, credits=math.inf)
             await self._load_spending(self._estimates)
-        provider = provider_of(self._transports, request.endpoint).provider
-        return self._estimates.estimate(price_info(provider, request))
+        return self._estimates
 
     async def _load_spending(self, budget: BudgetAccount) -> None:
         """Load what the ledger has of earlier prices and costs."""
@@ -271,9 +300,16 @@ class Submitter:
         await budget.load_history(unfinished, ended)
 
     @asynccontextmanager
-    async def _reserved(self, request: Request, intent: Submission, *, resubmit: bool) -> AsyncIterator[None]:
+    async def _reserved(
+        self, request: Request, intent: Submission, *, resubmit: bool, max_cost: Cost | None
+    ) -> AsyncIterator[None]:
         """Set a part of the budget aside for a submission, unless its key has a job already."""
-        if self._budget is None or (not resubmit and await self._key_in_use(intent)):
+        unlimited = self._budget is None and max_cost is None
+        if unlimited or (not resubmit and await self._key_in_use(intent)):
+            yield
+            return
+        (await self._prices()).require_within(self._price_info(request), max_cost, "max_cost")
+        if self._budget is None:
             yield
             return
         provider = self._transports[intent.provider].provider
@@ -288,12 +324,13 @@ class Submitter:
         if self._budget is not None:
             self._budget.record_cost(tracked.ref, tracked.status, tracked.cost)
 
-    async def prepare(self, request: Request, key: str | None) -> Submission:
+    async def prepare(self, request: Request, key: str | None, asked: str | None = None) -> Submission:
         """Return the submission of a request, as it will be stored.
 
         Args:
             request: Its local files are replaced by their content.
             key: The user's key. If None, the key is the UUID of the attempt.
+            asked: The fingerprint of what the user asked for, if that is not the request itself.
         """
         if not isinstance(key, str | None):
             raise ConfigurationError(f"the key of a submission is text, not {key!r:.80}; give str(key)")
@@ -310,7 +347,7 @@ class Submitter:
             keep_images = self._ledger.ledger.keep_images
 
             def describe() -> tuple[Mapping[str, Any], str]:
-                return request_to_json(request, keep_images=keep_images), fingerprint(request)
+                return request_to_json(request, keep_images=keep_images), asked or fingerprint(request)
 
             # Hashing an image takes milliseconds, so it is done in a thread.
             description, mark = await to_thread.run_sync(describe) if request.inline else describe()
@@ -359,6 +396,8 @@ class Submitter:
         require_same_request(intent, current)
         if current.ref is not None:
             return accepted_earlier(current, current.ref)
+        if current.endpoint != intent.endpoint:  # another process submits the same portable request elsewhere
+            raise self._advisor.unknown(current, current.reason or "it is being sent")
         return await self._recover(transport, request, current, trace, resubmit=resubmit)
 
     async def recover(self, request: Request, lost: Submission) -> SubmittedJob | None:

@@ -19,7 +19,7 @@ Packed: TypeAlias = "Event | tuple[Any, ...]"
 
 def pack(event: Event) -> Packed:
     """Return the event as plain values. Return the event itself if it holds more than these."""
-    if event.artifacts or event.failures or event.raw is not None:
+    if event.artifacts or event.failures or event.raw is not None or event.choice is not None:
         return event
     return (
         event.seq,

@@ -67,6 +67,7 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
     if not (reported > known or progress != base.progress or len(artifacts) > len(base.artifacts)):
         return None
     changes: dict[str, Any] = {
+        "choice": report.choice,  # of the first event alone
         "progress": progress,
         "artifacts": artifacts,
         "failures": report.failures or base.failures,

@@ -39,6 +39,7 @@ FLOORS: dict[str, int] = {
     "_bulk": 6,
     "_job": 6,
     "_webhooks": 6,
+    "_routing": 6,
     "_client": 7,
     "": 8,
     "_public_body": 4,

@@ -33,6 +33,7 @@ __all__ = [
     "nearest_change",
     "not_offered",
     "options",
+    "served_by",
     "translated",
 ]
 
@@ -340,7 +341,21 @@ def translated(wanted: PortableRequest, place: str) -> Request:
     if kind is None or (endpoint and all(one.name != place for one in kind.endpoints)):
         known = ", ".join(one.name for one in load_providers())
         raise ConfigurationError(f"there is no provider or endpoint {place!r:.80}; the providers are {known}")
-    found = [option for option in options(wanted, [kind]) if not endpoint or option.endpoint == place]
+    return served_by(wanted, kind, place if endpoint else None)
+
+
+def served_by(wanted: PortableRequest, provider: Provider | type[Provider], endpoint: str | None = None) -> Request:
+    """Return a provider's own request for a portable one.
+
+    Args:
+        wanted: The portable request.
+        provider: The provider.
+        endpoint: Which of its endpoints. If None, the first that can serve the request.
+
+    Raises:
+        NotOffered: None can.
+    """
+    found = [option for option in options(wanted, [provider]) if endpoint in {None, option.endpoint}]
     if found and found[0].request is not None:
         return found[0].request
-    raise not_offered(wanted, found, f"nothing at {place}")
+    raise not_offered(wanted, found, f"nothing at {endpoint or provider.name}")
