@@ -52,6 +52,9 @@ _COMMANDS = {
         _SEE_EXITS,
     ),
     "sandbox": _Listed("commands.sandbox", "Run a local imitation of all providers until Ctrl-C: no key, no cost."),
+    "quote": _Listed(
+        "commands.quote", "Show what a request costs and how long it takes, provider by provider. Nothing is bought."
+    ),
     "endpoints": _Listed("commands.endpoints", "List the endpoints with their fields."),
     "mcp": _Listed("commands.mcp", "Serve an assistant by the Model Context Protocol, within a budget."),
 }

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kling_async import (
+    AllRefused,
     BudgetExceeded,
     BulkStopped,
     ConfigurationError,
@@ -28,6 +29,7 @@ from kling_async import (
     KeyConflict,
     KlingError,
     LedgerFailed,
+    NotOffered,
     ProviderUnavailable,
     RateLimited,
     SubmissionUnknown,
@@ -98,6 +100,8 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (RateLimited, UNREACHABLE),
     (ProviderUnavailable, UNREACHABLE),
     (TransportFailed, UNREACHABLE),
+    (AllRefused, UNREACHABLE),
+    (NotOffered, USAGE),
     (ConfigurationError, USAGE),
     (InvalidRequest, USAGE),
     (KeyConflict, USAGE),

@@ -12,7 +12,18 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["AsJson", "Command", "FileName", "Group", "JobOutput", "Output", "Timeout", "options_from"]
+__all__ = [
+    "AsJson",
+    "Command",
+    "FileName",
+    "Group",
+    "JobOutput",
+    "Output",
+    "PreferOption",
+    "Timeout",
+    "options_from",
+    "preference",
+]
 
 OptionsT = TypeVar("OptionsT")
 
@@ -38,6 +49,24 @@ Timeout: TypeAlias = Annotated[
         show_default="the endpoint's own",
     ),
 ]
+
+
+PreferOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prefer",
+        metavar="WHO",
+        help="Who makes video and image: cheapest, fastest, or providers in order, such as kling,runblob.",
+        show_default="cheapest",
+    ),
+]
+
+
+def preference(text: str | None) -> Any:
+    """The preference that ``--prefer`` names, as the client takes it. None if it is not given."""
+    if text is None or text in {"cheapest", "fastest"}:
+        return text
+    return [name.strip() for name in text.split(",")]
 
 
 def options_from(kind: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:

@@ -16,14 +16,15 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kling_async import Request
+from kling_async import Image, Request, Video
 from kling_async._cli.errors import CommandError
 from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers.base import Endpoint, Provider
+from kling_async.providers.base import DurationPrior, Endpoint, ImageOffer, Progressive, Provider, VideoOffer
 
 __all__ = [
     "NAMED",
+    "PORTABLE",
     "Field",
     "acceptable",
     "build",
@@ -31,6 +32,7 @@ __all__ = [
     "field_names",
     "fields",
     "find",
+    "find_any",
     "images",
     "is_url",
     "is_uuid",
@@ -45,9 +47,36 @@ NAMED = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "
 _SHOWN = 60  # characters of a wrong value that are repeated to the user
 
 
+def _portable(request: type[Request], deadline: float, usual: DurationPrior) -> Endpoint[Any]:
+    return Endpoint(request, Progressive(5), deadline, lambda _: usual)
+
+
+PORTABLE: Mapping[str, Endpoint[Any]] = {
+    "video": _portable(Video, 2100.0, DurationPrior(150.0, 0.4)),
+    "image": _portable(Image, 1200.0, DurationPrior(30.0, 0.5)),
+}
+"""``video`` and ``image``, which go to the best provider, as endpoints."""
+
+
 def known() -> list[str]:
     """The names of all endpoints."""
     return [endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints]
+
+
+def find_any(name: str) -> tuple[list[type[Provider]], Endpoint[Any]]:
+    """The endpoint of that name, and the providers that may serve it: several for ``video`` and ``image``.
+
+    Raises:
+        CommandError: There is none. The message lists the known ones.
+    """
+    if name in PORTABLE:
+        makers = [kind for kind in ALL_PROVIDERS if any(isinstance(offer, _OFFERS[name]) for offer in kind.portable)]
+        return makers, PORTABLE[name]
+    kind, endpoint = find(name)
+    return [kind], endpoint
+
+
+_OFFERS: Mapping[str, type[VideoOffer | ImageOffer]] = {"video": VideoOffer, "image": ImageOffer}
 
 
 def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
@@ -60,14 +89,15 @@ def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
         for endpoint in kind.endpoints:
             if endpoint.name == name:
                 return kind, endpoint
-    near = difflib.get_close_matches(name, known(), n=1)
+    near = difflib.get_close_matches(name, [*known(), *PORTABLE], n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
-    raise CommandError(f"there is no endpoint {name!r:.80}{meant} (known: {', '.join(known())})")
+    raise CommandError(f"there is no endpoint {name!r:.80}{meant} (known: {', '.join([*PORTABLE, *known()])})")
 
 
 def field_names() -> dict[str, list[str]]:
     """The names of the fields, by endpoint."""
-    return {endpoint.name: list(endpoint.request.model_fields) for kind in ALL_PROVIDERS for endpoint in kind.endpoints}
+    endpoints = [*PORTABLE.values(), *(endpoint for kind in ALL_PROVIDERS for endpoint in kind.endpoints)]
+    return {endpoint.name: list(endpoint.request.model_fields) for endpoint in endpoints}
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from kling_async._cli.errors import (
 )
 from kling_async._cli.file_names import Names
 from kling_async._cli.ledger import work_with
+from kling_async._cli.options import preference
 from kling_async._cli.output.events import FileProgress, FilesSaved, JobChanged, JobOver
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.json_lines import JsonRenderer
@@ -205,6 +206,7 @@ def open_client(
     polling: Polling | None = None,
     budget: Budget | None = None,
     webhooks: Webhooks | None = None,
+    prefer: str | None = None,
 ) -> Client:
     """A client of those providers whose keys are in the environment. Their addresses are taken from there, too.
 
@@ -215,6 +217,7 @@ def open_client(
         polling: When to poll jobs, in place of `timeout`.
         budget: How much may be spent.
         webhooks: Where providers report to. If None, nowhere.
+        prefer: Who makes portable requests, as ``--prefer`` names it.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -240,6 +243,7 @@ def open_client(
         ledger=kept,
         budget=budget,
         webhooks=webhooks,
+        prefer=preference(prefer),
     )
 
 

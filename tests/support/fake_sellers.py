@@ -78,7 +78,9 @@ class FakeSeller(FakeRunBlob):
 
     @property
     def running(self) -> int:
-        return self._arriving + sum(anyio.current_time() - job.created < job.duration for job in self.generations.values())
+        return self._arriving + sum(
+            anyio.current_time() - job.created < job.duration for job in self.generations.values()
+        )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not request.url.path.endswith("/generate"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,14 +27,15 @@ from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.errors import CommandError
 from kling_async._cli.ledger import expanded
-from kling_async._cli.options import AsJson, Timeout, options_from
+from kling_async._cli.options import AsJson, PreferOption, Timeout, options_from, preference
 from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
 from kling_async._cli.output.reports import Report
-from kling_async._cli.request_arguments import find, parse_settings
+from kling_async._cli.request_arguments import find_any, parse_settings
 from kling_async._cli.runner import choose_report, destination, handle_errors, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers.base import Provider
 
 __all__ = ["bulk", "parse_amounts"]
 
@@ -105,6 +107,7 @@ class _Options:
             show_default="as documented",
         ),
     ] = None
+    prefer: PreferOption = None
     timeout: Timeout = None
     webhook_url: WebhookUrl = None
     listen: Listen = None
@@ -185,7 +188,7 @@ def bulk(options: _Options) -> None:
             if sentence:
                 report.say(sentence)
         if options.dry_run:
-            sums = anyio.run(_estimates, plan, results, places)
+            sums = anyio.run(_estimates, plan, results, places, options.prefer)
             report.emit(Estimated(len(rows), len(plan), sums))
             if limit is not None:
                 report.say(f"the budget: {anyio.run(budget_left, left, places)}")
@@ -197,7 +200,7 @@ def bulk(options: _Options) -> None:
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:
-                client = _client(plan, polling, limit, places, webhooks)
+                client = _client(plan, polling, limit, places, webhooks, options.prefer)
                 run(partial(work.run, client, options.in_flight), report, stop=work.stop)
         finally:
             gc.unfreeze()
@@ -213,7 +216,7 @@ def _valid_rows(options: _Options, results: Results, places: OutputPaths, report
         CommandError: Some are not valid. They have been reported.
     """
     if options.endpoint is not None:
-        find(options.endpoint)
+        find_any(options.endpoint)
     source = options.source
     cells = read_cells(source, options.form)
     folder = source.parent if source else Path()
@@ -248,25 +251,44 @@ def parse_amounts(text: str) -> dict[Unit, Decimal]:
     return amounts
 
 
-async def _estimates(plan: list[Task], results: Results, places: OutputPaths) -> dict[str, EndpointEstimate]:
+async def _estimates(
+    plan: list[Task], results: Results, places: OutputPaths, prefer: str | None
+) -> dict[str, EndpointEstimate]:
     """What the plan would cost. It needs no key, and takes no ledger from a run that is active."""
-    used = {task.row.endpoint.name.partition("/")[0] for task in plan}
-    providers = [kind("a key, which is not sent") for kind in ALL_PROVIDERS if kind.name in used]
+    kinds = {kind for task in plan for kind in _takers(task, with_keys=True)}
+    providers = [kind("a key, which is not sent") for kind in ALL_PROVIDERS if kind in kinds]
     if not providers:
         return {}
     ledger = None
     if places.ledger is not None and places.ledger.exists() and (await inspect_ledger(places.ledger)).owner is None:
         ledger = SqliteLedger(places.ledger)
-    async with Client(providers, ledger=ledger) as client:
+    async with Client(providers, ledger=ledger, prefer=preference(prefer)) as client:
         return await estimates(plan, client, results.prices())
 
 
+def _takers(task: Task, *, with_keys: bool) -> list[type[Provider]]:
+    """The providers that may make a row.
+
+    Args:
+        task: The row.
+        with_keys: Of several, only those whose keys are in the environment, if there are any.
+    """
+    takers, _ = find_any(task.row.endpoint.name)
+    keyed = [kind for kind in takers if kind.identity().found_in(os.environ)]
+    return keyed if with_keys and keyed else takers
+
+
 def _client(
-    plan: list[Task], polling: Polling, budget: Budget | None, places: OutputPaths, listener: Listener | None
+    plan: list[Task],
+    polling: Polling,
+    budget: Budget | None,
+    places: OutputPaths,
+    listener: Listener | None,
+    prefer: str | None,
 ) -> Client:
-    used = {task.row.endpoint.name.partition("/")[0] for task in plan}
-    kinds = [kind for kind in ALL_PROVIDERS if kind.name in used]
-    for kind in kinds:
-        open_client([kind], None)  # each of them needs its key
+    used = {task.row.endpoint.name: _takers(task, with_keys=False) for task in plan}
+    for takers in used.values():
+        open_client(takers, None)  # each of them needs a key
+    kinds = [kind for kind in ALL_PROVIDERS if any(kind in takers for takers in used.values())]
     webhooks = listener.webhooks if listener else None
-    return open_client(kinds, None, places.ledger, polling=polling, budget=budget, webhooks=webhooks)
+    return open_client(kinds, None, places.ledger, polling=polling, budget=budget, webhooks=webhooks, prefer=prefer)

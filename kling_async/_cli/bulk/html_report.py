@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from kling_async import Cost
 from kling_async._cli.atomic_file import written_anew
-from kling_async._cli.bulk.results import Record
+from kling_async._cli.bulk.results import Record, makers
 from kling_async._cli.output.formatting import duration, money, printable
 from kling_async.providers import ALL_PROVIDERS
 
@@ -106,6 +106,7 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
     sums += [(money(cost), "spent") for cost in _costs(records)]
     guesses = [(_TITLES.get(name, name), cost) for name, cost in _estimates(records)]
     sums += [(f"about {money(cost)}", f"at {title}, which reports no price") for title, cost in guesses]
+    sums += [(line.partition(": ")[2], f"by {line.partition(': ')[0]}") for line in makers(records)]
     failed = states["failed"] + states["refused"]
     sums += [(f"{failed:,}", "failed")] if failed else []
     taken = sorted(record.elapsed for record in records if record.elapsed is not None)

@@ -166,9 +166,9 @@ async def estimates(plan: Sequence[Task], client: Client, prices: Mapping[str, C
     """
     sums: dict[str, EndpointEstimate] = {}
     for task in plan:
-        name, request = task.row.endpoint.name, task.row.request
-        documented = task.row.endpoint.price(request)
-        sure = documented is not None and not documented.estimated
-        cost = await client.estimate(request) or prices.get(name)
-        sums.setdefault(name, EndpointEstimate()).add(cost, estimated=not sure)
+        # The first quote is that of the provider that would make the row.
+        quote = (await client.quote(task.row.request))[0]
+        name = quote.endpoint if quote.available else task.row.endpoint.name
+        cost = quote.cost or prices.get(name)
+        sums.setdefault(name, EndpointEstimate()).add(cost, estimated=quote.price != "exact")
     return sums

@@ -7,6 +7,7 @@ When the run ends, the file is written anew, in the order of the rows, and takes
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
@@ -30,10 +31,10 @@ from kling_async import (
 )
 from kling_async._cli.atomic_file import unwritten, written_anew
 from kling_async._cli.errors import CommandError, explain
-from kling_async._cli.output.formatting import as_json, printable
+from kling_async._cli.output.formatting import as_json, money, printable
 from kling_async._cli.request_arguments import find
 
-__all__ = ["Record", "Results", "State", "record_of"]
+__all__ = ["Record", "Results", "State", "makers", "record_of"]
 
 State: TypeAlias = Literal["waiting", "completed", "failed", "refused", "unknown", "running", "unsaved"]
 """What has become of a row: it is still to be bought, it is made (and saved), the job failed or was cancelled, the
@@ -142,7 +143,9 @@ def record_of(before: Record, outcome: Outcome) -> Record:
     """
     job, error, result = outcome.job, outcome.error, outcome.result
     cost = as_json(job.cost) if job else None
-    refunded = job is not None and find(before.endpoint)[0].features.refunded(job.status)
+    if job is not None:
+        before = replace(before, endpoint=job.ref.endpoint)  # of a row for any provider, the one that made it
+    refunded = job is not None and job.refunded
     first, last = (job.events[0], job.events[-1]) if job and job.events else (None, None)
     problem = explain(error) if error else None
     return replace(
@@ -163,10 +166,32 @@ def record_of(before: Record, outcome: Outcome) -> Record:
     )
 
 
+def makers(records: Iterable[Record]) -> list[str]:
+    """Who made how many rows, and what they cost. Empty if one endpoint made all of them."""
+    rows: Counter[str] = Counter()
+    costs: dict[str, dict[str, Decimal]] = {}
+    for record in records:
+        if record.state != "completed":
+            continue
+        rows[record.endpoint] += 1
+        cost = record.reported_cost or record.estimated
+        if cost is not None:
+            sums = costs.setdefault(record.endpoint, {})
+            sums[cost.unit] = sums.get(cost.unit, Decimal(0)) + cost.amount
+    if len(rows) < 2:  # noqa: PLR2004  # one needs no list
+        return []
+    return [
+        f"{endpoint}: {count:,} row{'s' if count != 1 else ''}"
+        + "".join(f", {money(Cost(amount, unit))}" for unit, amount in costs.get(endpoint, {}).items())  # type: ignore[arg-type]  # units come from Costs
+        for endpoint, count in rows.most_common()
+    ]
+
+
 def _estimate(before: Record, outcome: Outcome) -> dict[str, str] | None:
     if isinstance(outcome.error, GenerationFailed | GenerationCancelled):
         return None  # nobody knows whether it was charged
-    price = find(before.endpoint)[1].price(outcome.request)
+    request = outcome.job.request if outcome.job is not None else None
+    price = find(before.endpoint)[1].price(request or outcome.request)
     return as_json(price.cost if price is not None else None)
 
 

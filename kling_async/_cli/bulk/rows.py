@@ -2,7 +2,7 @@
 
 The columns of a row are the fields of its request, and:
 
-- ``endpoint``, such as ``runblob/o3-video``.
+- ``endpoint``, such as ``runblob/o3-video``, or ``video`` or ``image`` for whichever provider is the best.
 - ``key``, the row's name. A row without one is named by a digest of its request, so the same request has the same name
   in every format and on every platform.
 - ``request``, in place of the fields: the provider's own JSON.
@@ -32,7 +32,7 @@ from kling_async._cli.request_arguments import (
     acceptable,
     decoded,
     field_names,
-    find,
+    find_any,
     images,
     is_url,
     is_uuid,
@@ -313,7 +313,7 @@ class RowReader:
         if not isinstance(name := given.get("endpoint", self.endpoint), str):
             raise _Bad("endpoint", "it is missing; add the column, or --endpoint, such as runblob/o3-video")
         try:
-            _, endpoint = find(name)
+            _, endpoint = find_any(name)
         except CommandError as error:
             raise _Bad("endpoint", error.message) from error
         own = {name: cell for name, cell in given.items() if name not in _NAMES}

@@ -18,7 +18,7 @@ from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
 from kling_async._cli.bulk.progress import BulkProgress
-from kling_async._cli.bulk.results import Record, Results, record_of
+from kling_async._cli.bulk.results import Record, Results, makers, record_of
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
 from kling_async._cli.file_names import ensure_writable
@@ -189,6 +189,8 @@ class BulkExecution:
         self.progress.over = True
         outputs = [path for path in (self.places.results, self.places.page) if path.exists()]
         self.report.emit(RunDone(self.progress, outputs))
+        for line in makers(records):
+            self.report.say(f"made by {line}")
 
     def code(self) -> int:
         """The exit code.

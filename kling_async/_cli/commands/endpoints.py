@@ -14,7 +14,7 @@ from rich.text import Text
 from kling_async import Cost
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, money, printable
-from kling_async._cli.request_arguments import fields, find
+from kling_async._cli.request_arguments import fields, find_any
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Endpoint
@@ -30,9 +30,12 @@ def endpoints(
     """List the endpoints with their fields."""
     report = choose_report(as_json=as_json, directory=None)
     with handle_errors(report):
-        chosen = [find(endpoint)] if endpoint else [(kind, each) for kind in ALL_PROVIDERS for each in kind.endpoints]
+        every = [(kind.env_vars[0], each) for kind in ALL_PROVIDERS for each in kind.endpoints]
+        if endpoint is not None:
+            kinds, found = find_any(endpoint)
+            every = [(" or ".join(kind.env_vars[0] for kind in kinds), found)]
         console = Console(highlight=False)
-        for kind, each in chosen:
+        for keys, each in every:
             if as_json:
                 facts = {"type": "endpoint", "endpoint": each.name, "schema": each.request.model_json_schema()}
                 price = _price(each)
@@ -40,9 +43,9 @@ def endpoints(
                 print(json.dumps(facts))  # noqa: T201  # what was asked for
                 continue
             summary = (each.request.__doc__ or "").partition("\n")[0]
-            if each is not chosen[0][1]:
+            if each is not every[0][1]:
                 console.print()
-            console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {kind.env_vars[0]}"))
+            console.print(Text.assemble((each.name, "bold cyan"), f"  {summary} Key: {keys}"))
             console.print(f"  {_facts(each)}", soft_wrap=True)
             table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
             table.add_column(no_wrap=True, style="green", min_width=20)

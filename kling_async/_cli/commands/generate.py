@@ -18,11 +18,11 @@ from kling_async._cli.errors import CommandError
 from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile
-from kling_async._cli.options import AsJson, FileName, JobOutput, Timeout, options_from
+from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import JobStarted, Submitting
 from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import Report
-from kling_async._cli.request_arguments import NAMED, acceptable, build, find, parse_settings
+from kling_async._cli.request_arguments import NAMED, acceptable, build, find, find_any, parse_settings
 from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async.providers.base import Endpoint
@@ -42,7 +42,11 @@ class _Options:
     """The arguments of ``kling generate``."""
 
     endpoint: Annotated[
-        str, typer.Argument(metavar="ENDPOINT", help="Such as runblob/o3-video; kling endpoints lists them.")
+        str,
+        typer.Argument(
+            metavar="ENDPOINT",
+            help="Such as runblob/o3-video (kling endpoints lists them); video or image for the best provider.",
+        ),
     ]
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")]
     duration: Annotated[str | None, _option("SECONDS", "Length of the video.")] = None
@@ -61,6 +65,7 @@ class _Options:
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and exit.")] = False
     timeout: Timeout = None
     ledger: LedgerFile = None
+    prefer: PreferOption = None
     key: Annotated[
         str | None,
         typer.Option("--key", metavar="NAME", help="Idempotency key: with a ledger, each key is bought once."),
@@ -103,20 +108,21 @@ def generate(options: _Options) -> None:
     with handle_errors(report):
         if options.key is not None and options.ledger is None:
             raise CommandError("--key is a name in a ledger: give --ledger as well, or leave it out")
-        kind, endpoint = find(options.endpoint)
+        kinds, endpoint = find_any(options.endpoint)
         request = options.request(endpoint)
         told = options.listener()
         client = open_client(
-            [kind],
+            kinds,
             options.timeout,
             options.ledger,
             # It limits nothing: where there is no ledger, it knows what may have been bought.
             budget=Budget(usd=math.inf, credits=math.inf) if options.ledger is None else None,
             webhooks=told.webhooks if told else None,
+            prefer=options.prefer,
         )
         key = str(uuid.uuid4()) if options.key is None else options.key
         place = None if options.no_wait else place_of(options.output, options.name, key)
-        order = _Order(endpoint, request, key, sandbox_speed(kind))
+        order = _Order(endpoint, request, key)
 
         async def work() -> None:
             async with client, told.receiving(client) if told else nullcontext():
@@ -149,7 +155,6 @@ class _Order:
     endpoint: Endpoint[Any]
     request: Request
     key: str
-    speed: float
 
     async def carry_out(self, client: Client, place: Path | Names | None, report: Report) -> None:
         """Submit. Then, if there is a place for the files, wait and save them."""
@@ -161,9 +166,12 @@ class _Order:
         if place is None:
             report.submitted(job.ref, job.cost)
             return
-        expected = self.endpoint.duration_prior(self.request).median / self.speed
+        kind, endpoint = find(job.ref.endpoint)
+        expected = endpoint.duration_prior(job.request).median / sandbox_speed(kind)
         report.emit(JobStarted(job.ref, expected))  # before anything is shown, which may fail
         fresh = client.statistics().submitted > 0
+        if job.choice is not None:
+            report.say(f"chosen: {job.choice}")
         if job.cost is not None:
             words = "bought" if fresh else "it was bought before,"
             report.say(f"{words} for {money(job.cost)}")

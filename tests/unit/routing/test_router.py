@@ -1,4 +1,4 @@
-"""Who makes a portable request: the choice, the next one after a refusal, and never another after an unknown outcome."""
+"""Who makes a portable request: the choice, the next one after a refusal, and no other after an unknown outcome."""
 
 from __future__ import annotations
 
@@ -263,9 +263,8 @@ async def test_a_busy_provider_passes_the_row_to_the_next(market: Market) -> Non
 async def test_if_all_are_busy_the_submission_waits_for_the_first_that_is_free(market: Market) -> None:
     for one in (market.alpha, market.beta, market.gamma):
         one.at_once = 1
-    async with market.client() as client:
-        async with client.map([VIDEO] * 9, in_flight=9) as outcomes:
-            done = [outcome async for outcome in outcomes]
+    async with market.client() as client, client.map([VIDEO] * 9, in_flight=9) as outcomes:
+        done = [outcome async for outcome in outcomes]
     assert all(outcome.error is None for outcome in done)
     assert sum(market.bought) == 9
     assert min(market.bought) >= 1
@@ -329,7 +328,7 @@ async def test_quotes_are_ordered_by_preference_and_carry_the_figures_of_the_bud
             assert quote.cost == quote.reserve == await client.estimate(quote.request)
             assert (await client.quote(quote.request))[0].cost == quote.cost
         assert await client.estimate(VIDEO) == quotes[0].cost
-        assert [one.endpoint for one in await client.quote(VIDEO, prefer="fastest")][0] == "beta/clip"
+        assert (await client.quote(VIDEO, prefer="fastest"))[0].endpoint == "beta/clip"
         reasons = {one.endpoint: one.reason for one in await client.quote(Video("a", duration=12))}
         assert reasons["beta/clip"] == "duration is 12; it has 5, 10"
 

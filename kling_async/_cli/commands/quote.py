@@ -1,0 +1,150 @@
+"""``kling quote``: what a request costs, how long it takes and who can make it, endpoint by endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kling_async import Client, ConfigurationError, NotOffered, Quote, Request, SqliteLedger, inspect_ledger
+from kling_async._cli.ledger import LedgerFile
+from kling_async._cli.options import AsJson, PreferOption, options_from, preference
+from kling_async._cli.output.formatting import as_json, duration, money, printable
+from kling_async._cli.request_arguments import NAMED, build, find_any, parse_settings
+from kling_async._cli.runner import choose_report, handle_errors
+from kling_async.providers.base import Provider
+
+__all__ = ["quote"]
+
+_PANEL = "Fields of the request"
+
+
+def _option(metavar: str, meaning: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=meaning, rich_help_panel=_PANEL, show_default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What ``kling quote`` is given."""
+
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be generated.")]
+    endpoint: Annotated[
+        str,
+        typer.Option("--endpoint", metavar="NAME", help="video or image, or one endpoint, such as runblob/o3-video."),
+    ] = "video"
+    duration: Annotated[str | None, _option("SECONDS", "Length of the video.")] = None
+    aspect_ratio: Annotated[str | None, _option("W:H", "Such as 16:9.")] = None
+    resolution: Annotated[str | None, _option("SIZE", "Such as 1080p or 2k.")] = None
+    model: Annotated[str | None, _option("NAME", "Such as kling-3.0.")] = None
+    negative_prompt: Annotated[str | None, _option("TEXT", "What to avoid.")] = None
+    count: Annotated[str | None, _option("N", "Number of images.")] = None
+    reference: Annotated[list[str] | None, _option("IMAGE", "A reference image: a file or a URL; may be repeated.")] = (
+        None
+    )
+    setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None
+    prefer: PreferOption = None
+    ledger: LedgerFile = None
+    as_json: AsJson = False
+
+
+@options_from(_Options)
+def quote(options: _Options) -> None:
+    """Show what a request costs and how long it takes, provider by provider. Nothing is bought.
+
+    No key is needed. With --ledger, prices and times are learned from the jobs in it.
+
+    kling quote "a paper boat" --duration 10
+    """
+    report = choose_report(as_json=options.as_json, directory=None)
+    with handle_errors(report):
+        kinds, endpoint = find_any(options.endpoint)
+        named = {name: word for name in NAMED if (word := getattr(options, name)) is not None}
+        request = build(
+            endpoint, options.prompt, options.reference or (), {**named, **parse_settings(options.setting or ())}
+        )
+        keyed = {kind.name for kind in kinds if kind.identity().found_in(os.environ)}
+        quotes = anyio.run(_quotes, kinds, request, options)
+        for each in quotes if options.as_json else ():
+            print(json.dumps(_facts(each, keyed)))  # noqa: T201  # what was asked for
+        if not options.as_json:
+            _print(quotes, keyed)
+        if not any(each.available for each in quotes):
+            raise _not_offered(request, kinds)
+
+
+async def _quotes(kinds: list[type[Provider]], request: Request, options: _Options) -> list[Quote]:
+    """Ask a client that makes no call. A provider whose key is missing gets a text in its place."""
+    providers = [kind() if kind.identity().found_in(os.environ) else kind("a key, which is not sent") for kind in kinds]
+    async with Client(providers, ledger=await _free_ledger(options.ledger)) as client:
+        return await client.quote(request, prefer=preference(options.prefer))
+
+
+async def _free_ledger(path: Path | None) -> SqliteLedger | None:
+    """The ledger, unless another process has it."""
+    try:
+        free = path is not None and (await inspect_ledger(path)).owner is None
+    except ConfigurationError:  # there is none yet
+        free = False
+    return SqliteLedger(path) if path is not None and free else None
+
+
+def _not_offered(request: Any, kinds: list[type[Provider]]) -> NotOffered:
+    from kling_async.providers.base import not_offered, options  # noqa: PLC0415  # rarely needed
+
+    return not_offered(request, options(request, kinds), "no provider")
+
+
+def _facts(each: Quote, keyed: set[str]) -> dict[str, Any]:
+    facts = {
+        "type": "quote",
+        "endpoint": each.endpoint,
+        "model": each.model,
+        "available": each.available,
+        "reason": each.reason or None,
+        "cost": as_json(each.cost),
+        "price": each.price if each.available else None,
+        "source": each.source or None,
+        "date": each.date.isoformat() if each.date else None,
+        "median_seconds": round(each.median, 1) if each.median is not None else None,
+        "p90_seconds": round(each.p90, 1) if each.p90 is not None else None,
+        "learned": each.learned,
+        "key": each.provider in keyed,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _print(quotes: list[Quote], keyed: set[str]) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for title in ("Endpoint", "Model", "Cost", "Half within", "9 of 10", "Price from"):
+        table.add_column(title, justify="right" if title in {"Cost", "Half within", "9 of 10"} else "left")
+    for each in quotes:
+        if not each.available:
+            continue
+        about = "about " if each.price == "estimated" else ""
+        cost = f"{about}{money(each.cost)}" if each.cost is not None else "unknown"
+        source = f"{each.source}{f', {each.date}' if each.date else ''}" or "no source"
+        missing = "" if each.provider in keyed else " (no key)"
+        table.add_row(
+            Text(f"{each.endpoint}{missing}", no_wrap=True),
+            each.model or "",
+            cost,
+            duration(each.median or 0),
+            duration(each.p90 or 0),
+            Text(printable(source), style="dim"),
+        )
+    if table.row_count:
+        console.print(table)
+    others = [each for each in quotes if not each.available]
+    if others:
+        console.print(Text("Not offered:", style="bold"))
+        for each in others:
+            console.print(Text(f"  {each.endpoint}: {printable(each.reason)}"), soft_wrap=True)
