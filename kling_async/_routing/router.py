@@ -414,7 +414,7 @@ class Router:
 def may_retry(error: object, *, refunded: bool, cost: Cost | None) -> bool:
     """Return whether a job that failed may be bought again: by the provider's own fault, and nothing was charged."""
     free = refunded or (cost is not None and cost.amount == 0)
-    return isinstance(error, GenerationFailed) and error.retryable and free
+    return isinstance(error, GenerationFailed) and bool(error.retryable) and free
 
 
 def _excluded(option: Option, forecast: Forecast, prefer: Prefer, max_cost: Cost | None) -> str:
