@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from kling_async import Image, NotOffered, Request, Video
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers._base.offers import nearest_change, options
+from kling_async.providers.base import nearest_change, options
 
 FRAME, LAST = "https://example.test/first.png", "https://example.test/last.png"
 PICTURES = tuple(f"https://example.test/{number}.png" for number in range(1, 11))

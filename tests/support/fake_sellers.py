@@ -16,10 +16,8 @@ import anyio
 import httpx
 
 from kling_async import RunBlob
-from kling_async._scheduling.schedules import DurationPrior
-from kling_async.providers._base.endpoint import Endpoint, Price
-from kling_async.providers._base.offers import Offer, VideoOffer
-from kling_async.providers.runblob.request import O3Video
+from kling_async.providers.base import DurationPrior, Endpoint, Offer, Price, VideoOffer
+from kling_async.providers.runblob import O3Video
 from support.fake_runblob import KEY, FakeRunBlob, Generation
 
 __all__ = ["FakeSeller", "Hosts", "seller"]

@@ -14,6 +14,7 @@ from kling_async import (
     Budget,
     BudgetExceeded,
     BulkStopped,
+    Choice,
     Client,
     ConfigurationError,
     ContentRejected,
@@ -30,7 +31,6 @@ from kling_async import (
     SubmissionUnknown,
     Video,
 )
-from kling_async._models import Choice
 from support.fake_sellers import FakeSeller, Hosts, seller
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
