@@ -32,7 +32,15 @@ from kling_async.providers._base.credentials import Identity, ProviderConfig, Se
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import ImageRule, Reference, References, data_uri, decode_data_uri, sniff
-from kling_async.providers._base.offers import ImageOffer, Offer, Option, VideoOffer, nearest_change, not_offered, options
+from kling_async.providers._base.offers import (
+    ImageOffer,
+    Offer,
+    Option,
+    VideoOffer,
+    nearest_change,
+    not_offered,
+    options,
+)
 from kling_async.providers._base.portable import Image, Video
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
 from kling_async.providers._base.request import AnyPrompt, CallbackUrl, Prompt, Request, Text, as_number, plain_text
