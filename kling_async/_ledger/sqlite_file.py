@@ -11,8 +11,10 @@ admits no second owner.
 *Identity.* An open file may be deleted or moved. Everything that is written afterwards is lost for the next process.
 So the name must still lead to the opened file before each commit.
 
-*Owner's mark.* Some network file systems grant every lock. So each owner stores a random mark when it opens the file,
-and no key is claimed after another mark has replaced it.
+*Locks that hold nothing.* Some network file systems grant every lock. So the owner locks the byte a second time, over
+another descriptor, and does not use a file where that succeeds. Locks may also hold on each machine, and not between
+machines. So each owner stores a random mark when it opens the file, and no key is claimed after another mark has
+replaced it.
 """
 
 from __future__ import annotations
@@ -154,6 +156,18 @@ class File:
             self._raise_in_use()
         except OSError:  # a file system without such locks
             self.close_descriptor()
+            return
+        other = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(other, command, request)
+        except OSError:
+            return  # refused: the lock holds
+        finally:
+            os.close(other)
+        raise LedgerFailed(
+            f"the ledger {self.path} is on a file system that grants locks which hold nothing, so that two processes "
+            "could buy the same. Nothing is submitted with it; keep the ledger on a local disk"
+        )
 
     def _raise_in_use(self) -> NoReturn:
         owner = recorded_owner(self.path)
