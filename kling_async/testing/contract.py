@@ -50,6 +50,7 @@ _NOT_ADDRESSES = (
 )
 _NOT_PROMPTS = ("", " ", "\n\t\u2003", "a \ud83d boat")
 _SPEED = 5000.0
+_PATIENCE = 60.0  # s for a job on the sandbox, which takes well below one
 
 
 class ProviderContract:
@@ -440,8 +441,9 @@ class ProviderContract:
 
         [provider] = [one for one in sandbox.providers() if one.name == self.provider.name]
         polling = Polling(schedule=Progressive(0.01), status_calls_per_minute=1e9)
-        async with Client(provider, polling=polling) as client:
-            return await client.run(request)
+        with anyio.fail_after(_PATIENCE):
+            async with Client(provider, polling=polling) as client:
+                return await client.run(request)
 
 
 def _check_paid_calls(flow: Sample, calls: Sequence[Call]) -> None:

@@ -203,7 +203,7 @@ class ErrorMapper:
             remedies=(Remedy("configure", detail=f"check {identity.url_variable}, or the base_url that was passed"),),
         )
 
-    def expect_job(self, reply: Reply, ref: JobRef, id_field: str) -> dict[str, Any]:
+    def expect_job(self, reply: Reply, ref: JobRef, id_field: str, status_field: str = "status") -> dict[str, Any]:
         """The decoded answer to a status call about one job. It may lack the id, see `parse_report`.
 
         Raises:
@@ -212,8 +212,8 @@ class ErrorMapper:
         data = self.expect_json(reply)
         if not isinstance(data, dict) or (id_field in data and not self.is_about(data, ref, id_field)):
             raise self.unreadable("it is about another job, or about none", ref)
-        if "status" not in data:
-            raise self.parse_error(reply) or self.unreadable("it has no status", ref)
+        if status_field not in data:
+            raise self.parse_error(reply) or self.unreadable(f"it has no {status_field}", ref)
         return data
 
     def is_about(self, data: Mapping[str, Any], ref: JobRef, id_field: str) -> bool:
@@ -224,7 +224,12 @@ class ErrorMapper:
             return False
 
     def parse_report(
-        self, reply: Reply, ref: JobRef, id_field: str, read: Callable[[dict[str, Any], JobRef], StatusReport]
+        self,
+        reply: Reply,
+        ref: JobRef,
+        id_field: str,
+        read: Callable[[dict[str, Any], JobRef], StatusReport],
+        status_field: str = "status",
     ) -> StatusReport:
         """The report in the answer to a status call about one job.
 
@@ -233,12 +238,13 @@ class ErrorMapper:
             ref: The job that was asked about.
             id_field: The field of the job's id.
             read: Reads the decoded answer.
+            status_field: The field of the job's status. An answer without it is no status answer.
 
         Raises:
             KlingError: The same as for `expect_job`. Or the answer reports a job's end and does not name the job: it
                 may belong to another call, so it proves nothing.
         """
-        data = self.expect_job(reply, ref, id_field)
+        data = self.expect_job(reply, ref, id_field, status_field)
         report = read(data, ref)
         if report.status is not None and report.status.terminal:
             self.require_id(data, ref, id_field)
