@@ -85,6 +85,7 @@ from kling_async._submission.budget import (
     BudgetStatistics,
 )
 from kling_async.providers import (
+    fal,
     inferencesh,
     kling,
     pixeldojo,
@@ -98,6 +99,9 @@ from kling_async.providers._base.portable import (
 )
 from kling_async.providers._base.request import (
     Request,
+)
+from kling_async.providers.fal import (
+    Fal,
 )
 from kling_async.providers.inferencesh import (
     InferenceSh,
@@ -141,6 +145,7 @@ __all__ = [
     "DownloadFailed",
     "Event",
     "Failure",
+    "Fal",
     "GenerationCancelled",
     "GenerationFailed",
     "GenerationTimeout",
@@ -188,6 +193,7 @@ __all__ = [
     "Video",
     "WebhookRejected",
     "Webhooks",
+    "fal",
     "inferencesh",
     "inspect_ledger",
     "kling",

@@ -168,7 +168,7 @@ class Client:
         self._recovery = Recovery(self._submitter, self._ledger, advisor, self._providers)
         self._receiver = WebhookReceiver(
             webhooks,
-            providers=self._providers,
+            transports=transports,
             ledger=self._ledger,
             registry=self._registry,
             submitter=self._submitter,

@@ -46,6 +46,8 @@ class Call:
         slot: For PAID calls of a provider that bounds running jobs: what it counts them by.
         timeout: Seconds from start to the last byte of the answer. If None, the transport's own limit.
         max_bytes: The largest decoded body that is accepted.
+        any_status: For READ calls: the status code belongs to what is read, such as the result of a job that failed
+            with 500. So the flow receives every complete answer, and decides what it means.
     """
 
     method: str
@@ -58,6 +60,7 @@ class Call:
     slot: str = ""
     timeout: float | None = None
     max_bytes: int = 16 * MIB
+    any_status: bool = False
 
     @classmethod
     def get(cls, url: str, **more: Any) -> Call:

@@ -399,6 +399,8 @@ class StatusReport:
         raw: The decoded answer.
         balance: What the account has left, if reported.
         choice: Why the endpoint was chosen. Only of the answer to a portable request.
+        queue_position: How many jobs are ahead of it in the provider's queue, if reported.
+        logs: The lines that the job has logged so far, if reported.
     """
 
     status: Status | None
@@ -413,6 +415,8 @@ class StatusReport:
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
     choice: Choice | None = None
+    queue_position: int | None = None
+    logs: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def has_reason(self) -> bool:
@@ -438,6 +442,8 @@ class Event:
         raw: The provider's answer that ended the job, decoded, without the key and callback addresses, None before.
         balance: What the account last had left, or None if the provider does not report it.
         choice: Why the endpoint was chosen. Only the first event of a portable request has it.
+        queue_position: How many jobs are ahead of it in the provider's queue, if reported.
+        logs: The lines that the job has logged so far, if reported.
     """
 
     seq: int
@@ -454,6 +460,8 @@ class Event:
     raw: Any = field(default=None, repr=False, compare=False)
     balance: Cost | None = None
     choice: Choice | None = None
+    queue_position: int | None = None
+    logs: tuple[str, ...] = field(default=(), repr=False)
 
     def result(self, ref: JobRef, saver: Saver) -> Result:
         """The job's outcome, its artifacts ready to save."""

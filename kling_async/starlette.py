@@ -323,6 +323,8 @@ def _described(job: Job, event: Event) -> Mapping[str, Any]:
         "elapsed": round(event.elapsed, 3),
         "progress": event.progress,
         "message": event.message,
+        "queue_position": event.queue_position,
+        "logs": event.logs,
         "artifacts": files,
         "failures": [asdict(failure) for failure in event.failures],
         "cost": event.cost and str(event.cost),

@@ -3,6 +3,7 @@
 Every submission has a callback URL of its own. The URL ends in a token that only the holder of the secret can make, and
 that is worthless once the job has ended. Where a provider signs its deliveries and `Webhooks.signing_secrets` has the
 secret, the signature must be right as well (Standard Webhooks, standardwebhooks.com: Kling and Replicate).
+fal signs with a key pair of its own, so its deliveries must always be signed.
 """
 
 from __future__ import annotations

@@ -384,6 +384,9 @@ class ProviderTransport:
             RetryableFailure: The call may be made again.
             KlingError: It failed for good.
         """
+        if call.any_status and not reply.ok:
+            self._throttle.on_success()
+            return reply
         refusal = None if reply.ok else self.provider.errors.parse_error(reply)
         meaning = meaning_of(reply.status, stated=refusal is not None)
         if meaning is Meaning.SERVED:

@@ -54,6 +54,7 @@ def event_from_json(text: str) -> Event:
     if choice := record.get("choice"):
         passed_over = tuple((endpoint, reason) for endpoint, reason in choice["passed_over"])
         record["choice"] = Choice(choice["endpoint"], choice["reason"], passed_over)
+    record["logs"] = tuple(record.get("logs", ()))
     for name in ("cost", "balance"):
         if amount := record.get(name):
             record[name] = Cost(Decimal(amount["amount"]), amount["unit"])

@@ -99,11 +99,12 @@ def identify_job(provider: Provider, lost: LostSubmission, items: Iterable[Webho
         lost: The submission whose callback URL they came to.
         items: What they report.
     """
-    ids = {item.id for item in items if item.id is not None}
+    submission = lost.submission
+    ids = {provider.job_id(item.id, submission.endpoint, submission.request) for item in items if item.id is not None}
     if lost.client_chosen_id is not None:
         ids = {lost.client_chosen_id for identity in ids if provider.same_job(lost.client_chosen_id, identity)}
     try:
         [identity] = ids
-        return JobRef(provider.name, lost.submission.endpoint.partition("/")[2], identity)
+        return JobRef(provider.name, submission.endpoint.partition("/")[2], identity)
     except ValueError:
         return None

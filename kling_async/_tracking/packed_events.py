@@ -30,6 +30,8 @@ def pack(event: Event) -> Packed:
         event.progress,
         event.message,
         event.step,
+        event.queue_position,
+        event.logs,
         *_plain(event.cost),
         *_plain(event.balance),
     )
@@ -39,9 +41,22 @@ def unpack(packed: Packed) -> Event:
     """Return the event that was packed."""
     if isinstance(packed, Event):
         return packed
-    seq, status, at, elapsed, source, progress, message, step, *amounts = packed
+    seq, status, at, elapsed, source, progress, message, step, position, logs, *amounts = packed
     cost, balance = _cost(*amounts[:2]), _cost(*amounts[2:])
-    return Event(seq, Status(status), at, elapsed, source, progress, message, cost=cost, step=step, balance=balance)
+    return Event(
+        seq,
+        Status(status),
+        at,
+        elapsed,
+        source,
+        progress,
+        message,
+        cost=cost,
+        step=step,
+        balance=balance,
+        queue_position=position,
+        logs=logs,
+    )
 
 
 def _plain(cost: Cost | None) -> tuple[str | None, str | None]:

@@ -7,7 +7,8 @@ reports*. Reports may come twice, late, or contradict each other. `advance` comp
 which holds all that is known. It returns the next event, or None if the report changes nothing. So:
 
 - A status only rises (`STATUS_ORDER`). Within a status the provider's own steps only rise, progress only grows, and
-  files are only added. A late or repeated report changes nothing.
+  files and log lines are only added. A late or repeated report changes nothing. The position in the provider's queue
+  is what was reported last, while the job is pending.
 - A terminal status is final. Later reports are dropped, so the first end that is reported is the end.
 - A report with a status that is not understood does not change the status.
 
@@ -64,7 +65,15 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
     reported, known = (STATUS_ORDER[status], step), (STATUS_ORDER[base.status], base.step)
     progress = max((part for part in (base.progress, report.progress) if part is not None), default=None)
     artifacts = _union(base.artifacts, report.artifacts)
-    if not (reported > known or progress != base.progress or len(artifacts) > len(base.artifacts)):
+    position = base.queue_position
+    if reported >= known and report.queue_position is not None:
+        position = report.queue_position
+    if status is not Status.PENDING:
+        position = None
+    logs = report.logs if len(report.logs) > len(base.logs) else base.logs
+    more = len(artifacts) > len(base.artifacts) or len(logs) > len(base.logs)
+    moved = progress != base.progress or position != base.queue_position
+    if not (reported > known or more or moved):
         return None
     changes: dict[str, Any] = {
         "choice": report.choice,  # of the first event alone
@@ -73,6 +82,8 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
         "failures": report.failures or base.failures,
         "cost": report.cost or base.cost,
         "balance": report.balance or base.balance,
+        "queue_position": position,
+        "logs": logs,
     }
     if reported > known:
         changes |= {"status": status, "step": step}

@@ -2,7 +2,8 @@
 
 Theory of operation
 -------------------
-A delivery is authentic by the token in its URL (see `webhooks`). The URL also names the attempt, which is one of these:
+A delivery is authentic by the token in its URL (see `webhooks`), and by its signature where the provider signs. The URL
+also names the attempt, which is one of these:
 
 - *In flight*: its paid call is not answered yet. The delivery waits in `EarlyDeliveries` for the answer.
 - *A job that this process tracks*: the report is applied like every other status report.
@@ -28,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kling_async._errors import ConfigurationError, KlingError, WebhookRejected
+from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
@@ -52,7 +54,7 @@ class WebhookReceiver:
 
     Args:
         webhooks: The client's settings. If None, it expects no webhooks.
-        providers: The client's providers, by name.
+        transports: The transports of the client's providers, by name.
         ledger: Where submissions are stored.
         registry: The jobs of this process.
         submitter: Records the outcome of submissions, and tracks their jobs.
@@ -65,7 +67,7 @@ class WebhookReceiver:
         self,
         webhooks: Webhooks | None,
         *,
-        providers: Mapping[str, Provider],
+        transports: Mapping[str, ProviderTransport],
         ledger: LedgerWriter,
         registry: JobRegistry,
         submitter: Submitter,
@@ -74,7 +76,8 @@ class WebhookReceiver:
         applier: WebhookApplier,
     ) -> None:
         self._webhooks = webhooks
-        self._providers = providers
+        self._providers = {name: transport.provider for name, transport in transports.items()}
+        self._transports = transports
         self._ledger = ledger
         self._registry = registry
         self._submitter = submitter
@@ -86,7 +89,7 @@ class WebhookReceiver:
 
     async def receive(self, delivery: Delivery) -> bool:
         """See `Client.deliver`."""
-        provider, items = self._authenticate(delivery)
+        provider, items = await self._authenticate(delivery)
         self._applier.delivered(provider.name)
         if self._early.buffer(delivery.attempt_id, items):
             return True
@@ -116,7 +119,7 @@ class WebhookReceiver:
             delivery.attempt_id,
         )
 
-    def _authenticate(self, delivery: Delivery) -> tuple[Provider, Sequence[WebhookItem]]:
+    async def _authenticate(self, delivery: Delivery) -> tuple[Provider, Sequence[WebhookItem]]:
         """The provider that reports, and its reports.
 
         Raises:
@@ -134,6 +137,16 @@ class WebhookReceiver:
             raise _rejected(
                 f"it is not signed with a secret of Webhooks(signing_secrets=...) for {delivery.provider}, or its time "
                 "differs from this computer's by more than five minutes"
+            )
+        try:
+            check = provider.check_signature(delivery.body, delivery.headers, time.time())
+            signed = await self._transports[provider.name].run(check)
+        except KlingError as error:
+            raise _rejected(f"its signature could not be checked: {error.message}") from error
+        if not signed:
+            raise _rejected(
+                f"it is not signed by {provider.display_name}, or its time differs from this computer's by more than "
+                "five minutes"
             )
         try:
             return provider, provider.parse_webhook(delivery.body, delivery.headers)

@@ -23,6 +23,7 @@ BUILT_IN: Mapping[str, str] = {
     "inferencesh": "InferenceSh",
     "pixeldojo": "PixelDojo",
     "replicate": "Replicate",
+    "fal": "Fal",
 }
 """The package of each built-in provider and the name of its class, in the order in which users see them."""
 ENTRY_POINT_GROUP = "kling_async.providers"

@@ -189,6 +189,8 @@ def shown(value: Any) -> Any:
             "failures": [{"code": f.code, "message": f.message, "retryable": f.retryable} for f in value.failures],
             "cost": shown(value.cost),
             "balance": shown(value.balance),
+            "queue_position": value.queue_position,
+            "logs": list(value.logs),
             "lifetime": value.lifetime,
             "unrecognized": value.unrecognized,
         }

@@ -21,6 +21,12 @@ from support.samples import FOLDER
 README = Path(__file__).parents[2] / "README.md"
 
 UNPRICED = {
+    "fal/avatar",
+    "fal/lip-sync",
+    "fal/model",
+    "fal/motion-control",
+    "fal/reference-to-video",
+    "fal/video-edit",
     "kling/effects",
     "kling/virtual-try-on",
     "replicate/kling-lip-sync",

@@ -99,6 +99,8 @@ def _change(ref: JobRef, event: Event) -> dict[str, Any]:
         "source": event.source,
         "progress": event.progress,
         "message": event.message,
+        "queue_position": event.queue_position,
+        "logs": event.logs,
     }
 
 
