@@ -124,6 +124,9 @@ class StreamFollower:
 
         async def line(text: str) -> None:
             report = opened.stream.read(text)
+            if opened.stream.ended:
+                tracked.poll_now = True
+                tracked.wake()
             if report is None:
                 return
             # What the first line reports has been true for an unknown time.

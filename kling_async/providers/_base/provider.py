@@ -43,9 +43,15 @@ class WebhookItem:
 
 
 class Stream(abc.ABC):
-    """A provider's push channel for one job: the call that opens it, and the reader of its lines."""
+    """A provider's push channel for one job: the call that opens it, and the reader of its lines.
+
+    Attributes:
+        call: Opens it.
+        ended: Whether a line said that the job has ended, and left it to a poll to read how. The poll follows at once.
+    """
 
     call: Call
+    ended: bool = False
 
     @abc.abstractmethod
     def read(self, line: str) -> StatusReport | None:

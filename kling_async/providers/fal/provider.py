@@ -96,8 +96,7 @@ def _variant(request: FalRequest) -> str:
 class StatusStream(Stream):
     """The server-sent events of one job.
 
-    The last one says COMPLETED, which says nothing about success. Then fal closes the stream, and a poll reads the
-    result.
+    The last one says COMPLETED, which says nothing about success. A poll then reads the result.
     """
 
     def __init__(self, errors: ErrorMapper, ref: JobRef, path: str) -> None:
@@ -118,7 +117,8 @@ class StatusStream(Stream):
             raise self._errors.unreadable("an event of the stream has no status", self._ref)
         if "request_id" in data and not self._errors.is_about(data, self._ref, "request_id"):
             raise self._errors.unreadable("an event of the stream is about another job", self._ref)
-        if data["status"] == "COMPLETED":
+        self.ended = data["status"] == "COMPLETED"
+        if self.ended:
             return None
         return self._errors.redact_report(queued(data))
 

@@ -44,8 +44,10 @@ QUICK = Polling(schedule=Progressive(0.02), status_calls_per_minute=100_000)
 SHOTS = [fal.Shot(prompt="one", duration=3), fal.Shot(prompt="two", duration=4)]
 ELEMENT = fal.Element(frontal_image_url=URL, reference_image_urls=[URL], voice_id="v1")
 
+TEXT_MODELS: Any = ("v3", "o3", "v2.6", "v2.5-turbo")
+MORE: list[tuple[Any, dict[str, Any]]] = [("v3", {"negative_prompt": "rain", "cfg_scale": 0.2}), ("o3", {})]
 SMALLEST: list[Any] = [
-    *(fal.TextToVideo("a boat", model=model) for model in ("v3", "o3", "v2.6", "v2.5-turbo")),
+    *(fal.TextToVideo("a boat", model=model) for model in TEXT_MODELS),
     *(fal.ImageToVideo(URL, "a boat", model=model) for model in ("v3", "o3", "o1", "v2.6", "v2.5-turbo")),
     fal.ReferenceToVideo("a boat"),
     fal.ReferenceToVideo("a boat", [URL], model="o1"),
@@ -74,7 +76,7 @@ FULL: list[Any] = [
             priority="low",
             **extra,
         )
-        for model, extra in (("v3", {"negative_prompt": "rain", "cfg_scale": 0.2}), ("o3", {}))
+        for model, extra in MORE
     ),
     fal.TextToVideo("a boat", model="v3", tier="4k", duration=15, generate_audio=True),
     fal.TextToVideo("a", model="v2.6", duration=10, generate_audio=True, negative_prompt="rain", cfg_scale=1),
@@ -375,9 +377,9 @@ def test_the_names_of_fal_are_taken_as_well() -> None:
 
 
 @pytest.mark.asyncio
-async def test_the_stream_reports_changes_and_the_result_is_read_after_it_has_closed() -> None:
+async def test_the_stream_reports_the_end_and_the_result_is_read_at_once() -> None:
     server = StrictFal(queued_seconds=0.2, running_seconds=0.3)
-    slow = Polling(schedule=Progressive(60))
+    slow = Polling(schedule=Progressive(3000))
     async with make_client(server, polling=slow) as client:
         job = await client.submit(fal.TextToVideo("a boat"))
         events = [event async for event in job]
