@@ -18,11 +18,11 @@ from kling_async._clock import Clock
 from kling_async._models import Event, JobRef, StatusReport
 from kling_async._scheduling.durations import DurationPrior
 from kling_async._scheduling.schedules import Learned, PollTimer, Schedule
-from kling_async._tracking.tracked_job import TrackedJob
+from kling_async._tracking.tracked_job import EventStore, TrackedJob
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.providers._base.request import Request
 
-__all__ = ["AcceptedSubmission", "EventStore", "JobRegistry", "TimerSource"]
+__all__ = ["AcceptedSubmission", "JobRegistry", "TimerSource"]
 
 log = logging.getLogger("kling_async")
 
@@ -46,21 +46,6 @@ class AcceptedSubmission:
     attempt_id: str
     key: str
     deliveries: Sequence[WebhookItem] = ()
-
-
-class EventStore(Protocol):
-    """Where the events of jobs are stored: the client's side of the ledger."""
-
-    @property
-    def enabled(self) -> bool:
-        """Whether there is a ledger."""
-
-    async def append_events(self, ref: JobRef, event: Event) -> None:
-        """Store an event before it is published."""
-
-    async def events(self, ref: JobRef) -> Sequence[Event]:
-        """Return the stored events of a job."""
-        ...
 
 
 class TimerSource(Protocol):
@@ -153,7 +138,7 @@ class JobRegistry:
             reported = accepted.report is not None and (request is None or request.callback_url is None)
             known = self._track(accepted.ref, request, accepted.started, events, reported=reported)
         elif self._store.enabled and not known.recorded:  # it was only attached, and the ledger has it
-            await known.start_recording(self._store.append_events, await self._store.events(known.ref))
+            await known.start_recording(self._store, await self._store.events(known.ref))
         known.confirm()
         known.key = accepted.key
         if self._timers is not None:
@@ -204,7 +189,7 @@ class JobRegistry:
             started=since,
             deadline=since + (self._deadline or endpoint.deadline),
             clock=self._clock,
-            record=self._store.append_events if self._store.enabled and started is not None else None,
+            store=self._store if self._store.enabled and started is not None else None,
             owner=self,
             submitted_here=started is not None,
         )

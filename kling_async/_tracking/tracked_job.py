@@ -7,7 +7,7 @@ cancelled loses nothing: the log stays, and the next waiter continues from it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -21,12 +21,24 @@ from kling_async._tracking.poll_state import PollState
 from kling_async._tracking.transitions import STATUS_ORDER, advance
 from kling_async.providers._base.request import Request
 
-__all__ = ["EndListener", "JobOwner", "TrackedJob"]
+__all__ = ["EndListener", "EventStore", "JobOwner", "TrackedJob"]
 
 log = logging.getLogger("kling_async")
 
-Record = Callable[[JobRef, Event], Awaitable[None]]
-"""Makes an event durable before it is published."""
+
+class EventStore(Protocol):
+    """Where the events of jobs are stored: the client's side of the ledger."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is a ledger."""
+
+    async def append_events(self, ref: JobRef, event: Event) -> None:
+        """Store an event before it is published."""
+
+    async def events(self, ref: JobRef) -> Sequence[Event]:
+        """Return the stored events of a job."""
+        ...
 
 
 class EndListener(Protocol):
@@ -53,7 +65,7 @@ class TrackedJob(PollState):
         started: POSIX time of the submission.
         deadline: POSIX time at which waiting for it ends.
         clock: The client's clock.
-        record: Makes an event durable. If None, events are kept in memory only.
+        store: Where events are stored before they are published. If None, they are kept in memory only.
         owner: Keeps the job until it ends. If None, nobody does.
         submitted_here: Whether we submitted it (see `PollState`).
 
@@ -71,8 +83,9 @@ class TrackedJob(PollState):
         "_lock",
         "_log",
         "_owner",
-        "_record",
+        "_seq_shift",
         "_status",
+        "_store",
         "_unrecognized",
         "key",
         "listener",
@@ -89,7 +102,7 @@ class TrackedJob(PollState):
         started: float,
         deadline: float,
         clock: Clock,
-        record: Record | None = None,
+        store: EventStore | None = None,
         owner: JobOwner | None = None,
         submitted_here: bool = True,
     ) -> None:
@@ -104,7 +117,8 @@ class TrackedJob(PollState):
         self._status = Status.PENDING
         self._unrecognized: str | None = None
         self._clock = clock
-        self._record = record
+        self._store = store
+        self._seq_shift = 0  # from our event numbers to the ledger's
         self._changed: anyio.Event | None = None
         self._lock: anyio.Lock | None = None
 
@@ -167,24 +181,24 @@ class TrackedJob(PollState):
     @property
     def recorded(self) -> bool:
         """Whether events are made durable before they are published."""
-        return self._record is not None
+        return self._store is not None
 
     def _append(self, event: Event) -> None:
         self._log = (*self._log, pack(event))
         self._status = event.status
 
-    async def start_recording(self, record: Record, known: Sequence[Event]) -> None:
+    async def start_recording(self, store: EventStore, known: Sequence[Event]) -> None:
         """Record the log from now on, after the events that are recorded already.
 
         Args:
-            record: Makes an event durable.
+            store: Where events are stored before they are published.
             known: The events that the ledger has.
         """
-        if self._record is not None:
+        if self._store is not None:
             return
         latest = self.latest
         if latest is None:
-            self._record = record
+            self._store = store
             self.replay(known)
             if self.ended:
                 self._end()
@@ -193,17 +207,13 @@ class TrackedJob(PollState):
         last = known[-1] if known else None
         newer = last is None or STATUS_ORDER[latest.status] > STATUS_ORDER[last.status]
         # Readers have seen our numbers, and the ledger continues with its own.
-        shift = (last.seq + 1 if last else 0) - latest.seq - (not newer)
-
-        async def renumbered(ref: JobRef, event: Event) -> None:
-            await record(ref, replace(event, seq=event.seq + shift))
-
-        self._record = renumbered
+        self._seq_shift = (last.seq + 1 if last else 0) - latest.seq - (not newer)
+        self._store = store
         self._lock = anyio.Lock()
         async with self._lock:
             if newer:
                 with anyio.CancelScope(shield=True):
-                    await renumbered(self.ref, latest)
+                    await self._record(store, latest)
 
     async def apply(self, report: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
         """Apply a status report. This is the only way into the log.
@@ -228,7 +238,8 @@ class TrackedJob(PollState):
                 report.unrecognized,
             )
         now = self._clock.now()
-        if self._record is None:
+        store = self._store
+        if store is None:
             return self._publish(self._advance(report, source, now), now, exact=exact)
         if self._lock is None:
             self._lock = anyio.Lock()
@@ -236,8 +247,13 @@ class TrackedJob(PollState):
             event = self._advance(report, source, now)
             if event is not None:
                 with anyio.CancelScope(shield=True):
-                    await self._record(self.ref, event)
+                    await self._record(store, event)
             return self._publish(event, now, exact=exact)
+
+    async def _record(self, store: EventStore, event: Event) -> None:
+        if self._seq_shift:
+            event = replace(event, seq=event.seq + self._seq_shift)
+        await store.append_events(self.ref, event)
 
     def _advance(self, report: StatusReport, source: Source, now: float) -> Event | None:
         if self.reported_failure is not None and report.status is Status.FAILED and not report.has_reason:

@@ -169,7 +169,7 @@ def company() -> Iterator[dict[str, Any]]:
 async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
     company: dict[str, Any], tmp_path: Path
 ) -> None:
-    """`kill -9` of a process with single jobs. The next one takes up, submits the same keys again, and settles all."""
+    """`kill -9` of a process with single jobs. The next one takes up, submits the same keys again, and resolves all."""
     seller = company["providers"]["runblob"]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kling_async"])
@@ -200,7 +200,7 @@ async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
         accepted, unknown = accepted + len(jobs), unknown + len(lost)
         async with httpx.AsyncClient() as http:
             counters = (await http.get(f"{company['url']}/_sandbox/counters")).json()
-        assert accepted <= counters["bought"]["runblob"] <= accepted + unknown
+        assert accepted <= counters["bought"].get("runblob", 0) <= accepted + unknown
     assert interrupted >= 15
     assert unknown >= 1
 
