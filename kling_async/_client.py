@@ -265,7 +265,7 @@ class Client:
         with self._call():
             request = await with_local_files(request)
             submitted = await self._router.submit(request, key, prefer=prefer, max_cost=most)
-            return self._handle(submitted.tracked)
+            return self._known(submitted.tracked)
 
     async def run(
         self,
@@ -394,7 +394,7 @@ class Client:
             LedgerFailed: It cannot be read.
         """
         with self._call():
-            return [self._handle(tracked) for tracked in await self._recovery.resume()]
+            return [self._known(tracked) for tracked in await self._recovery.resume()]
 
     async def unresolved(self) -> list[Submission]:
         """Return the submissions that need your decision: `resume` cannot recover them, or cannot be sure to.
@@ -423,7 +423,7 @@ class Client:
             ConfigurationError: There is no such submission, or it cannot be that job.
         """
         with self._call():
-            return self._handle(await self._recovery.resolve(key, JobRef.of(ref)))
+            return self._known(await self._recovery.resolve(key, JobRef.of(ref)))
 
     async def forget(self, key: str, *, force: bool = False) -> None:
         """Free a key: the submission bought nothing, its job is not wanted, or its result has expired.
@@ -460,7 +460,7 @@ class Client:
             if request is not None:
                 require_request(request)
                 request = await with_local_files(request)
-            return self._handle(await self._recovery.resubmit(key, request, force=force))
+            return self._known(await self._recovery.resubmit(key, request, force=force))
 
     async def estimate(self, request: Request) -> Cost | None:
         """Return what a request is expected to cost: the same estimate as the budget's.
@@ -554,6 +554,11 @@ class Client:
         providers = {name: session.transport.statistics() for name, session in self._sessions.items()}
         budget = self._budget.statistics() if self._budget is not None else None
         return Statistics(self._submitter.submitted, len(self._registry), providers, budget)
+
+    def _known(self, tracked: TrackedJob) -> Job:
+        """The handle to a job that is known to exist, and may have been attached before that was known."""
+        self._sessions[tracked.ref.provider].poller.rank_again(tracked)
+        return self._handle(tracked)
 
     def _handle(self, tracked: TrackedJob) -> Job:
         return Job(tracked, self._sessions[tracked.ref.provider])

@@ -197,6 +197,11 @@ class Poller:
             self._enqueue(tracked)
         tracked.wake()
 
+    def rank_again(self, tracked: TrackedJob) -> None:
+        """Compute the job's priority again, which has jumped: the job was only attached, and is known to exist now."""
+        if tracked in self._queue:
+            self._enqueue(tracked)
+
     def subscribe(self, tracked: TrackedJob, subscriber: Subscriber) -> None:
         """Have the job polled by those who `run_workers`, until it ends. No task waits for it.
 
@@ -372,11 +377,14 @@ class Poller:
 
     def _enqueue_urgent(self, tracked: TrackedJob) -> None:
         """Let the job come before others. The entries of jobs that left go once they are the greater part."""
-        if len(self._urgent) > 2 * len(self._queue) + 16:
+        self._clean_urgent()
+        heappush(self._urgent, (tracked.next_urgent, next(self._order), tracked))
+
+    def _clean_urgent(self) -> None:
+        if len(self._urgent) > 2 * len(self._queue) + 16 * bool(self._queue):
             last = {id(entry[2]): entry for entry in self._urgent if self._is_urgent(entry[2])}
             self._urgent = list(last.values())
             heapify(self._urgent)
-        heappush(self._urgent, (tracked.next_urgent, next(self._order), tracked))
 
     def _grant(self, tracked: TrackedJob, now: float) -> None:
         """Let the worker that serves the job poll it."""
@@ -481,6 +489,7 @@ class Poller:
         """Take out a job that nobody waits for as before. A poll that was granted and not sent goes to the next one."""
         self._queue.leave(tracked)
         self._forget_deadline(tracked)
+        self._clean_urgent()
         if tracked.poll_granted:
             tracked.poll_granted = False
             self._rate_limiter.refund()

@@ -396,6 +396,35 @@ async def test_jobs_that_nobody_has_confirmed_do_not_delay_bought_jobs(server: F
     assert max(beside) <= max(without) + 2
 
 
+class KeptLedger(kling_async.MemoryLedger):
+    """A ledger that the next client can open, as a file would be."""
+
+    async def aclose(self) -> None:
+        """Stay open."""
+
+
+async def test_a_job_that_was_attached_competes_for_polls_once_it_is_resumed(server: FakeRunBlob) -> None:
+    """300 bought jobs use the whole limit. The attached job has ended, and nobody has confirmed it."""
+    ledger = KeptLedger()
+    server.duration = 30
+    async with Client(kling_async.RunBlob(KEY), http=server, ledger=ledger) as earlier:
+        ref = (await earlier.submit(VIDEO, key="a")).ref
+    server.duration = 10_000
+    polling = Polling(schedule="documented", deadline=5000)
+    async with Client(kling_async.RunBlob(KEY), http=server, ledger=ledger, polling=polling) as client:
+        jobs = await submit(client, 300)
+        attached = client.attach(ref)
+        async with anyio.create_task_group() as group:
+            for job in (*jobs, attached):
+                group.start_soon(job.wait)
+            await anyio.sleep(300)
+            assert not attached.events
+            await client.resume()
+            await anyio.sleep(600)
+            assert attached.status is Status.COMPLETED
+            group.cancel_scope.cancel()
+
+
 async def test_repeated_webhooks_for_one_job_do_not_delay_other_jobs(limited: Client, server: FakeRunBlob) -> None:
     """379 webhooks come for one job. Each interval of its schedule has one urgent poll at most."""
     server.duration = 60
