@@ -68,6 +68,8 @@ class WebhookApplier:
                 await tracked.apply(item.report, "webhook", exact=expected)
             elif item.report.status is Status.FAILED and item.report.has_reason:
                 tracked.reported_failure = replace(item.report, raw=None)
-        if not tracked.ended:
+        # A believed report that the job has begun needs no poll. One with files does, because more may be there.
+        begun = all(item.report.status is not None and not item.report.artifacts for item in mine)
+        begun = all(each.report.status is not None and not each.report.artifacts for each in mine)
             self._pollers[tracked.ref.provider].poll_soon(tracked)
         return True

@@ -23,8 +23,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from kling_async.sandbox.rules.fields import problems_of
+from kling_async.sandbox.rules.replicate import MODELS
 from support.strict_checks import Delivery, Refusal, StrictServer, lost_answer
-from support.strict_replicate_models import MODELS
 
 _DATA_URI_BYTES = 256 * 1024
 _EVENTS = {"start", "output", "logs", "completed"}

@@ -56,8 +56,13 @@ class Account:
         """Subtract the price of a job. `refunded` is the moment at which it is given back, if it will be."""
         if self.credits is not None:
             self.credits -= price
-            if refunded is not None:
-                heapq.heappush(self._refunds, (refunded, price))
+        if refunded is not None:
+            self.refund(price, refunded)
+
+    def refund(self, price: Decimal, moment: float) -> None:
+        """Give the price of a job back at that moment."""
+        if self.credits is not None:
+            heapq.heappush(self._refunds, (moment, price))
 
     def may_poll(self, now: float) -> bool:
         """Count one status call against the rate limit. Returns False if there were too many."""

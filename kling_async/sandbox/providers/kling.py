@@ -32,6 +32,7 @@ from kling_async.sandbox.emulator.jobs import (
     UnknownDirectiveError,
 )
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
+from kling_async.sandbox.emulator.signatures import standard_signature
 from kling_async.sandbox.providers.emulation import Emulation, Endpoint, Operation, Webhook, reply
 from kling_async.sandbox.rules.fields import problems_of
 from kling_async.sandbox.rules.kling_legacy import COMMON, LEGACY, PRESETS, slots
@@ -435,13 +436,8 @@ class _Api:
     def signature(self, job: Job, body: bytes) -> Mapping[str, str]:
         """The headers of Standard Webhooks, if there is a secret."""
         del job
-        if self._options.webhook_secret is None:
-            return {}
-        number, stamp = str(uuid.uuid4()), str(int(time.time()))
-        key = base64.b64decode(self._options.webhook_secret.removeprefix("whsec_"))
-        mac = hmac.new(key, f"{number}.{stamp}.".encode() + body, hashlib.sha256).digest()
-        signed = f"v1,{base64.b64encode(mac).decode()}"
-        return {"webhook-id": number, "webhook-timestamp": stamp, "webhook-signature": signed}
+        secret = self._options.webhook_secret
+        return {} if secret is None else standard_signature(secret, body)
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:

@@ -339,7 +339,7 @@ async def test_deliveries_that_name_several_jobs_do_not_tell_which_was_bought(se
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ({"status": "failed"}, Failure("CONTENT_POLICY_VIOLATION")),
+        ({"status": "failed"}, Failure("CONTENT_POLICY_VIOLATION", retryable=False)),
         ({"status": "failed", "message": "TIMEOUT"}, Failure("TIMEOUT", retryable=True)),
         ({"status": "failed", "message": "the model has crashed"}, Failure("unknown", "the model has crashed")),
         ({"status": "completed", "image_url": "https://cdn.test/1.png"}, None),

@@ -1,10 +1,16 @@
-"""Replicate's Kling models, field by field, from section 3 of docs/providers/replicate.md."""
+"""Replicate's Kling models, field by field. See docs/providers/replicate.md, section 3."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from kling_async.sandbox.rules.fields import Field, Model, at_least_one, exactly_one
+
+__all__ = ["MODELS"]
+
+_BESIDE_A_VIDEO = 4  # reference images
 
 _PROMPT = Field("a text that is not empty", required=True)
 _OPTIONAL_PROMPT = Field("a text that is not empty")
@@ -51,7 +57,7 @@ def _shots_are_json(body: Mapping[str, Any]) -> str | None:
 
 def _fewer_beside_a_video(body: Mapping[str, Any]) -> str | None:
     count = len(body.get("reference_images", ()))
-    if "reference_video" in body and count > 4:
+    if "reference_video" in body and count > _BESIDE_A_VIDEO:
         return f"reference_images has {count} items beside a reference_video, more than 4"
     return None
 
