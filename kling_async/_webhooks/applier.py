@@ -69,7 +69,8 @@ class WebhookApplier:
             elif item.report.status is Status.FAILED and item.report.has_reason:
                 tracked.reported_failure = replace(item.report, raw=None)
         # A believed report that the job has begun needs no poll. One with files does, because more may be there.
-        begun = all(item.report.status is not None and not item.report.artifacts for item in mine)
         begun = all(each.report.status is not None and not each.report.artifacts for each in mine)
+        wanted = self._webhooks.confirm or not begun
+        if wanted and not tracked.ended:
             self._pollers[tracked.ref.provider].poll_soon(tracked)
         return True
