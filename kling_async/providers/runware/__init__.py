@@ -1,9 +1,10 @@
-"""Runware: Kling Image O3. The request class, and the provider."""
+"""Runware: the Kling image and video models. The request classes, and the provider."""
 
 from kling_async.providers.runware.provider import Runware
-from kling_async.providers.runware.request import ImageO3
+from kling_async.providers.runware.request import Image, ImageO3
+from kling_async.providers.runware.video import Video
 
-__all__ = ["ImageO3", "Runware"]
+__all__ = ["Image", "ImageO3", "Runware", "Video"]
 
 
 def __dir__() -> list[str]:

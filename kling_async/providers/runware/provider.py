@@ -1,7 +1,7 @@
-"""Runware: Kling Image O3.
+"""Runware: the Kling image and video models.
 
 Wire facts: the pages under ``runware.ai/docs`` (``platform/introduction``, ``platform/task-polling``,
-``platform/errors``, ``platform/webhooks``, ``models/klingai-image-o3``) and the official SDK, ``runware-sdk`` 1.8.0.
+``platform/errors``, ``platform/webhooks``, ``models/klingai-*``) and the official SDK, ``runware-sdk`` 1.8.0.
 Everything is one POST of an array of tasks to one address. Answers are matched by ``taskUUID``, which is ours. Where
 the sources disagree or are silent:
 
@@ -10,9 +10,11 @@ the sources disagree or are silent:
   job's id (``6f1c...~4``, one image needs none) and no image is given up while it is not reached, but where something
   failed and nothing is running any more, the job has ended.
 - ``{"data": []}`` is the answer about a running task as well as about an unknown one: it proves nothing.
-- An error under ``errors`` is a generation's if it carries ``status`` or is of type ``imageInference``. Otherwise its
+- An error under ``errors`` is a generation's if it carries ``status`` or is of type ``imageInference`` or
+  ``videoInference``. Otherwise its
   code shows whether the generation or the question about it failed.
-- Delivery is ``sync`` by default on the wire. We ask for ``async``, as the SDK does. Whether a task sent as ``sync``
+- Delivery of images is ``sync`` by default on the wire. We ask for ``async``, as the SDK does. Videos are always
+  delivered ``async``. Whether a task sent as ``sync``
   can be polled after its answer was lost is not documented.
 """
 
@@ -37,11 +39,11 @@ from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import ProviderConfig
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
-from kling_async.providers._base.images import data_uri
+from kling_async.providers._base.images import Reference, data_uri
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.providers.runware.portable import OFFERS
-from kling_async.providers.runware.request import CONSTANTS, FORMATS, ImageO3
+from kling_async.providers.runware.request import CONSTANTS, FORMATS, Image, ImageO3
 from kling_async.providers.runware.responses import (
     TAKEN,
     Answer,
@@ -53,6 +55,7 @@ from kling_async.providers.runware.responses import (
     status_report,
     text,
 )
+from kling_async.providers.runware.video import VIDEO_FORMATS, Video
 
 __all__ = ["Runware"]
 
@@ -63,6 +66,20 @@ _USD_PER_IMAGE = {"1k": Decimal("0.028"), "2k": Decimal("0.028"), "4k": Decimal(
 def _price(request: ImageO3) -> Price:
     amount = _USD_PER_IMAGE[request.resolution] * request.count
     return Price(amount, "USD", source="runware.ai/docs/models/klingai-image-o3", date=date(2026, 11, 27))
+
+
+def _video_price(request: Video) -> Price:
+    # Whether reference images cost as much as a video is not documented for every model.
+    estimated = bool(request.references) or request.model in _LISTED_BY_KLING_ONLY
+    source = "runware.ai/docs/models/klingai-*"
+    return Price(request.usd, "USD", estimated=estimated, source=source, date=date(2026, 11, 27))
+
+
+_LISTED_BY_KLING_ONLY = frozenset({"klingai:6@1", "klingai:kling-video@2.6-pro"})  # Runware's prices are Kling's
+_SCHEDULE = Progressive(0.5, 0.75, 1.1, 1.7, 2.5, 3.8, 5.7, 8.5, 10, first=1.0)  # runware-sdk 1.8.0, client.py
+_IMAGE_DURATION = DurationPrior(24, 0.545)
+# Not documented by Runware. What RunBlob documents for the same models: about half a minute a second of video.
+_VIDEO_DURATION = DurationPrior.from_range(60, 420)
 
 
 class RunwareErrors(ErrorMapper):
@@ -91,13 +108,24 @@ class Runware(Provider):
     # 50: the documents name no maximum for the array.
     features: ClassVar[Features] = Features(webhook=True, batch=50, client_chosen_id=True, cost_unit="USD")
     endpoints: ClassVar[tuple[Endpoint[Any], ...]] = (
+        *(
+            Endpoint(
+                kind,
+                _SCHEDULE,
+                deadline=1200.0,
+                duration_prior=lambda _: _IMAGE_DURATION,
+                variant=lambda request: f"resolution={request.resolution} count={request.count}",
+                price=_price,
+            )
+            for kind in (ImageO3, Image)
+        ),
         Endpoint(
-            ImageO3,
-            Progressive(0.5, 0.75, 1.1, 1.7, 2.5, 3.8, 5.7, 8.5, 10, first=1.0),  # runware-sdk 1.8.0, client.py
-            deadline=1200.0,
-            duration_prior=lambda _: DurationPrior(24, 0.545),
-            variant=lambda request: f"resolution={request.resolution} count={request.count}",
-            price=_price,
+            Video,
+            _SCHEDULE,
+            deadline=1800.0,
+            duration_prior=lambda _: _VIDEO_DURATION,
+            variant=lambda request: f"model={request.model} duration={request.duration} count={request.count}",
+            price=_video_price,
         ),
     )
 
@@ -109,18 +137,18 @@ class Runware(Provider):
         # Runware's own SDK writes the address with the version, we write it without. Both are accepted.
         super().configure(replace(config, base_url=config.base_url.removesuffix(_PATH)))
 
-    def submit(self, request: ImageO3, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: ImageO3 | Video, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST under a ``taskUUID`` of ours: "that one exists" answers a repetition, and means accepted."""
-        task = Task(attempt_id, request.count, request.output_type != "URL")
+        task = _task(request, attempt_id)
+        sync = isinstance(request, ImageO3) and request.delivery == "sync"
         call = Call.post(
             _PATH,
             [_payload(request, attempt_id, request.callback_url or callback_url)],
             Effect.PAID,
             repeatable=True,
-            timeout=_SYNC_PATIENCE if request.delivery == "sync" else None,
+            timeout=_SYNC_PATIENCE if sync else None,
             max_bytes=_INLINE_ROOM if task.inline else _ROOM,
         )
-        sync = request.delivery == "sync"
         for last in (False, True):  # where the answer does not show, the same task is sent again: twice is once
             try:
                 said = self._taken((yield call), task, sync=sync)
@@ -229,9 +257,9 @@ class Runware(Provider):
                 refused[uuid] = self._refused(row, reply)
         return {**refused, **answers}, strays
 
-    def client_chosen_id(self, request: ImageO3 | None, attempt_id: str) -> str:
+    def client_chosen_id(self, request: ImageO3 | Video | None, attempt_id: str) -> str:
         """The ``taskUUID``, with what an answer must have to be whole."""
-        return Task(attempt_id, request.count, request.output_type != "URL").id if request is not None else attempt_id
+        return attempt_id if request is None else _task(request, attempt_id).id
 
     def same_job(self, job_id: str, reported: str) -> bool:
         """A webhook names the bare ``taskUUID``."""
@@ -273,10 +301,23 @@ _SPOILED = frozenset({400, 404, 413, 422})  # statuses with which one task of an
 _NOT_THE_TASKS = (Unauthorized, RateLimited, InsufficientCredits, ProviderUnavailable)
 
 
-def _payload(request: ImageO3, key: str, callback: str | None) -> dict[str, Any]:
+def _task(request: ImageO3 | Video, attempt_id: str) -> Task:
+    return Task(attempt_id, request.count, isinstance(request, ImageO3) and request.output_type != "URL")
+
+
+def _payload(request: ImageO3 | Video, key: str, callback: str | None) -> dict[str, Any]:
     """The task as it is sent. What is at the wire's own default and has no value is left out."""
+    payload = _video(request, key) if isinstance(request, Video) else _image(request, key)
+    if request.safety != "none":
+        payload["safety"] = {"checkContent": True, "mode": request.safety}
+    optional = {"ttl": request.ttl, "uploadEndpoint": request.upload_endpoint, "webhookURL": callback}
+    return payload | {name: value for name, value in optional.items() if value is not None}
+
+
+def _image(request: ImageO3, key: str) -> dict[str, Any]:
     payload: dict[str, Any] = {
         **CONSTANTS,
+        "model": request.air,
         "taskUUID": key,
         "positivePrompt": request.prompt,
         "width": request.width,
@@ -289,9 +330,55 @@ def _payload(request: ImageO3, key: str, callback: str | None) -> dict[str, Any]
         "deliveryMethod": request.delivery,
     }
     if request.references:
-        images = [data_uri(image) if isinstance(image, bytes) else str(image) for image in request.references]
-        payload["inputs"] = {"referenceImages": images}
-    if request.safety != "none":
-        payload["safety"] = {"checkContent": True, "mode": request.safety}
-    optional = {"ttl": request.ttl, "uploadEndpoint": request.upload_endpoint, "webhookURL": callback}
-    return payload | {name: value for name, value in optional.items() if value is not None}
+        payload["inputs"] = {"referenceImages": [_wire(image) for image in request.references]}
+    return payload
+
+
+def _video(request: Video, key: str) -> dict[str, Any]:
+    """A video task. What changes the price is always in it: the model, the size, the duration and the sound."""
+    payload: dict[str, Any] = {
+        "taskType": "videoInference",
+        "model": request.model,
+        "taskUUID": key,
+        "positivePrompt": request.prompt,
+        "duration": request.duration,
+        "numberResults": request.count,
+        "outputType": "URL",
+        "outputFormat": VIDEO_FORMATS[request.video_format],
+        "outputQuality": request.output_quality,
+        "includeCost": request.include_cost,
+        "deliveryMethod": "async",
+    }
+    if request.size is not None:
+        payload["width"], payload["height"] = request.size
+    elif len(request.facts.sizes) > 1:  # a frame stands in place of the size, and the model makes several resolutions
+        payload["resolution"] = request.tier
+    optional = {"negativePrompt": request.negative_prompt, "CFGScale": request.cfg_scale}
+    payload |= {name: value for name, value in optional.items() if value is not None}
+    if inputs := _inputs(request):
+        payload["inputs"] = inputs
+    settings: dict[str, bool] = {}
+    if request.facts.sound == "setting":
+        settings["sound"] = bool(request.audio)
+    if request.video:
+        settings["keepOriginalSound"] = request.keep_original_sound is not False
+    if settings:
+        payload["providerSettings"] = {"klingai": settings}
+    return payload
+
+
+def _inputs(request: Video) -> dict[str, Any]:
+    frames = {"first": request.first_frame, "last": request.last_frame}
+    inputs: dict[str, Any] = {
+        "frameImages": [
+            {"image": _wire(image), "frame": place} for place, image in frames.items() if image is not None
+        ],
+        "referenceImages": [_wire(image) for image in request.references],
+        "referenceVideos": [request.reference_video] if request.reference_video else [],
+        "video": request.edit_video,
+    }
+    return {name: value for name, value in inputs.items() if value}
+
+
+def _wire(image: Reference) -> str:
+    return data_uri(image) if isinstance(image, bytes) else str(image)

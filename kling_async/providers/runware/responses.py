@@ -1,4 +1,4 @@
-"""What Runware's answers report: rows about images and errors, in any envelope, sorted by the classes of its SDK."""
+"""What Runware's answers report: rows about files and errors, in any envelope, sorted by the classes of its SDK."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _CLASSES = (
 )
 TAKEN = "conflictTaskUUID"
 _CANCELLED = "taskCancelled"
-_TASK_TYPE = "imageInference"
+_TASK_TYPES = ("imageInference", "videoInference")
 # Errors of these kinds are about the question, unless they say that they are a generation's.
 _ABOUT_THE_CALL = (Unauthorized, RateLimited, InsufficientCredits, JobNotFound)
 
@@ -179,7 +179,7 @@ def _verdict(failures: Sequence[Failure]) -> Status:
 def is_generation(row: Row) -> bool:
     """Whether an error reports that a generation failed, not that the question about it did."""
     kind, code = row.get("taskType"), text(row, "code")
-    if "status" in row or kind == _TASK_TYPE or code == _CANCELLED:
+    if "status" in row or kind in _TASK_TYPES or code == _CANCELLED:
         return True
     return kind != "getResponse" and classify(code) not in _ABOUT_THE_CALL
 
@@ -198,14 +198,14 @@ def _word(row: Row) -> Any:
 
 def _is_made(row: Row) -> bool:
     status = _word(row)
-    return status == "success" or (status is None and not row.keys().isdisjoint({"imageURL", *_INLINE}))
+    return status == "success" or (status is None and not row.keys().isdisjoint({"imageURL", "videoURL", *_INLINE}))
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:
     """The rows without those that an answer repeats. Two errors may read the same and still be two images'."""
     found: dict[object, Row] = {}
     for place, row in enumerate(rows):
-        identity = row.get("imageUUID") or row.get("resultIndex")
+        identity = row.get("imageUUID") or row.get("videoUUID") or row.get("resultIndex")
         found.setdefault(identity if isinstance(identity, str | int) else -place - 1, row)
     return list(found.values())
 
@@ -220,12 +220,13 @@ def _artifacts(rows: Iterable[Row]) -> tuple[Artifact, ...]:
     for row in rows:
         if not _is_made(row):
             continue
-        url, seed, flagged = text(row, "imageURL"), row.get("seed"), row.get("NSFWContent")
+        video = text(row, "videoURL")
+        url, seed, flagged = video or text(row, "imageURL"), row.get("seed"), row.get("NSFWContent")
         artifact = Artifact(
-            "image",
+            "video" if video else "image",
             url,
             None if url else _content(row),
-            id=text(row, "imageUUID"),
+            id=text(row, "videoUUID" if video else "imageUUID"),
             seed=seed if isinstance(seed, int) else None,
             flagged=flagged if isinstance(flagged, bool) else None,
             index=len(found),

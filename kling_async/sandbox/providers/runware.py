@@ -1,4 +1,4 @@
-"""Runware's emulation: Kling Image O3 and image upload, as documented at runware.ai/docs/platform.
+"""Runware's emulation: the Kling image and video models and image upload, as runware.ai/docs documents them.
 
 One URL takes arrays of tasks, and every task of an array has its own outcome: `data` and `errors` come together at
 HTTP 200. If all tasks were refused, the status is that of the first. Where the pages are silent, the emulation decides:
@@ -24,8 +24,19 @@ from starlette.responses import HTMLResponse
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
-from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, File, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.emulator.jobs import (
+    CLIP_DURATIONS,
+    IMAGE_DURATION,
+    Clip,
+    File,
+    Job,
+    Order,
+    Phase,
+    Picture,
+    UnknownDirectiveError,
+)
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
+from kling_async.sandbox.providers._runware_models import HD, O1, RULES, Rule
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
@@ -82,7 +93,7 @@ class _Inference(_Wire):
 
     task_type: Literal["imageInference"] = Field(alias="taskType")
     task_uuid: str = Field(alias="taskUUID")
-    model: Literal["klingai:kling-image@o3"]
+    model: Literal["klingai:kling-image@o3", "klingai:kling-image@o1", "klingai:kling-image@3"]
     prompt: str = Field(alias="positivePrompt", min_length=1, max_length=2500)
     width: int
     height: int
@@ -99,6 +110,60 @@ class _Inference(_Wire):
     count: int = Field(default=1, alias="numberResults", ge=1, le=20)
     routing: dict[str, Any] = {}
     advanced: dict[str, Any] = Field(default={}, alias="advancedFeatures")
+
+
+class _Frame(_Wire):
+    image: str
+    frame: Literal["first", "last"] = "first"
+
+
+class _VideoInputs(_Wire):
+    frames: list[_Frame] = Field(default=[], alias="frameImages", min_length=1, max_length=2)
+    images: list[str] = Field(default=[], alias="referenceImages", min_length=1, max_length=7)
+    videos: list[str] = Field(default=[], alias="referenceVideos", min_length=1, max_length=1)
+    video: str = ""
+
+
+class _KlingSettings(_Wire):
+    sound: bool = False
+    keep_original_sound: bool = Field(default=False, alias="keepOriginalSound")
+
+
+class _Settings(_Wire):
+    klingai: _KlingSettings
+
+
+class _VideoInference(_Wire):
+    """`taskType: videoInference`. What a model takes of it stands in `_runware_models`."""
+
+    task_type: Literal["videoInference"] = Field(alias="taskType")
+    task_uuid: str = Field(alias="taskUUID")
+    model: str
+    prompt: str = Field(default="", alias="positivePrompt", min_length=2, max_length=2500)
+    negative_prompt: str = Field(default="", alias="negativePrompt", min_length=2, max_length=2500)
+    width: int = 0
+    height: int = 0
+    resolution: Literal["", "720p", "1080p", "4k"] = ""
+    duration: int = 5
+    cfg_scale: float = Field(default=0.5, alias="CFGScale", ge=0, le=1)
+    inputs: _VideoInputs = _VideoInputs()
+    settings: _Settings | None = Field(default=None, alias="providerSettings")
+    output_type: Literal["URL"] = Field(default="URL", alias="outputType")
+    output_format: Literal["MP4", "WEBM", "MOV"] = Field(default="MP4", alias="outputFormat")
+    output_quality: int = Field(default=95, alias="outputQuality", ge=20, le=99)
+    webhook: str = Field(default="", alias="webhookURL", min_length=1)
+    delivery: Literal["async"] = Field(default="async", alias="deliveryMethod")
+    upload: str = Field(default="", alias="uploadEndpoint", min_length=1)
+    safety: _Safety = _Safety()
+    ttl: int = Field(default=0, ge=60)
+    cost: bool = Field(default=False, alias="includeCost")
+    count: int = Field(default=1, alias="numberResults", ge=1, le=20)
+    routing: dict[str, Any] = {}
+
+    @property
+    def size(self) -> str:
+        """Width and height. Empty where they are not given."""
+        return f"{self.width}x{self.height}" if self.width or self.height else ""
 
 
 class _Look(_Wire):
@@ -210,6 +275,11 @@ class _Address:
             image_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, image))
             self.uploads.add(image_uuid)
             outcome.data.append({**_named(task), "imageUUID": image_uuid})
+        elif kind == "videoInference":
+            accept = self._accepted_video
+            video = await asyncio.to_thread(accept, task) if large else accept(task)
+            self._sold_video(account, video)
+            outcome.data.append(_named(task))
         elif kind == "imageInference":
             sent = await asyncio.to_thread(self._accepted, task) if large else self._accepted(task)
             job = self._sold(account, sent)
@@ -234,14 +304,31 @@ class _Address:
         sent = _checked(_Inference, task)
         size = f"{sent.width}x{sent.height}"
         if size not in _TIERS:
-            message = f"{size} is not supported by {_AIR}"
+            message = f"{size} is not supported by {sent.model}"
             raise _RefusedError(400, "invalidDimensions", message, parameter=["width", "height"])
+        if _TIERS[size] == "4K" and sent.model != _AIR:
+            message = f"{size} is not supported by {sent.model}"
+            raise _RefusedError(400, "unsupportedDimensions", message, parameter=["width", "height"])
         if sent.ttl and sent.output_type != "URL":
             raise _RefusedError(400, "incompatibleParameters", "ttl needs outputType URL", parameter="ttl")
-        for name, url in (("webhookURL", sent.webhook), ("uploadEndpoint", sent.upload)):
-            if url and not _is_callable(url):
-                raise _RefusedError(400, _code("invalid", name), f"{name} is not a URL", parameter=name)
+        _check_addresses(sent)
         for image in sent.inputs.images:
+            self._check_image(image)
+        return sent
+
+    def _accepted_video(self, task: dict[str, Any]) -> _VideoInference:
+        """The task, if it is one that its model serves."""
+        sent = _checked(_VideoInference, task)
+        rule = RULES.get(sent.model)
+        if rule is None:
+            raise _RefusedError(400, "unknownModel", f"There is no model {sent.model}", parameter="model")
+        _check_fields(sent, rule, task)
+        _check_shape(sent, rule)
+        _check_addresses(sent)
+        for video in (*sent.inputs.videos, *([sent.inputs.video] if sent.inputs.video else [])):
+            if not video.startswith(("https://", "http://")):
+                raise _RefusedError(400, "invalidVideo", "a video is a URL", parameter="inputs")
+        for image in (*(frame.image for frame in sent.inputs.frames), *sent.inputs.images):
             self._check_image(image)
         return sent
 
@@ -259,6 +346,37 @@ class _Address:
         if problem is not None:
             raise _RefusedError(400, "invalidReferenceImages", problem, parameter="inputs.referenceImages")
 
+    def _sold_video(self, account: Account, sent: _VideoInference) -> Job:
+        rule, settings = RULES[sent.model], sent.settings.klingai if sent.settings else _KlingSettings()
+        size = sent.size or {"1080p": "1920x1080", "4k": "3840x2160"}.get(
+            sent.resolution, (rule.sizes or HD).split()[0]
+        )
+        width, height = map(int, size.split("x"))
+        source = bool(sent.inputs.videos or sent.inputs.video or (sent.model in O1 and sent.inputs.images))
+        price = rule.price(size, sent.duration, sound=settings.sound, source=source)
+        documented = CLIP_DURATIONS[min((5, 10, 15), key=lambda known: abs(known - sent.duration))]
+        return self._submit(
+            Order(
+                account=account,
+                endpoint="video",
+                prompt=sent.prompt,
+                media=(Clip(width, height, sent.duration, sent.prompt),) * sent.count,
+                durations=documented,
+                price=price * sent.count,
+                params={
+                    "output": "URL",
+                    "kind": "video",
+                    "sent": sent.model_dump(exclude={"inputs"}),
+                    "cost": float(price) if sent.cost else None,
+                    "checked": sent.safety.check or sent.safety.mode != "none",
+                },
+                callback_url=sent.webhook or None,
+                lifetime=sent.ttl or None,
+                upload_url=sent.upload or None,
+                id=sent.task_uuid,
+            )
+        )
+
     def _sold(self, account: Account, sent: _Inference) -> Job:
         picture = Picture(
             sent.width, sent.height, _FORMATS[sent.output_format], sent.prompt, quality=sent.output_quality
@@ -266,13 +384,14 @@ class _Address:
         price = _PRICES[_TIERS[f"{sent.width}x{sent.height}"]]
         order = Order(
             account=account,
-            endpoint="image-o3",
+            endpoint="image-o3" if sent.model == _AIR else "image",
             prompt=sent.prompt,
             media=(picture,) * sent.count,
             durations=IMAGE_DURATION,
             price=price * sent.count,
             params={
                 "output": sent.output_type,
+                "kind": "image",
                 "cost": float(price) if sent.cost else None,
                 "checked": sent.safety.check or sent.safety.mode != "none",
             },
@@ -281,6 +400,9 @@ class _Address:
             upload_url=sent.upload or None,
             id=sent.task_uuid,
         )
+        return self._submit(order)
+
+    def _submit(self, order: Order) -> Job:
         try:
             return self.state.submit(order)
         except DuplicateJobError as error:
@@ -300,17 +422,18 @@ class _Address:
             elif (code := _failure(job, file)) is not None:
                 outcome.errors.append({**_error(job, code), "status": "error"})
             else:
-                row = self.image(job, file)
+                row = self.row(job, file)
                 if job.order.params["output"] != "URL":
                     row |= _inline(job, file, await self.state.draw(file))
                 outcome.data.append(row if final else {**row, "status": "success"})
 
-    def image(self, job: Job, file: File) -> dict[str, Any]:
-        """The row about a finished image, without the image itself."""
+    def row(self, job: Job, file: File) -> dict[str, Any]:
+        """The row about a finished image or video, without the file itself."""
         params = job.order.params
-        row = {**_task(job), "imageUUID": str(uuid.UUID(hex=file.id.ljust(32, "0"), version=4))}
+        kind = params["kind"]
+        row = {**_task(job), f"{kind}UUID": str(uuid.UUID(hex=file.id.ljust(32, "0"), version=4))}
         if params["output"] == "URL":
-            row["imageURL"] = self.state.file_url(job, file)
+            row[f"{kind}URL"] = self.state.file_url(job, file)
         row["seed"] = file.media.seed
         if params["cost"] is not None:
             row["cost"] = params["cost"]
@@ -324,7 +447,7 @@ class _Address:
         code = _failure(job, file)
         if code is not None:
             return {"errors": [_error(job, code)]}
-        row = self.image(job, file)
+        row = self.row(job, file)
         if job.order.params["output"] != "URL":
             row |= _inline(job, file, await self.state.draw(file))
         return {"data": [row]}
@@ -357,7 +480,7 @@ def _client(api_key: str, base_url: str) -> Provider:
 
 def _kind(body: bytes) -> str:
     """What an array is for. The names cannot stand in a string of the body: there the quotes would be escaped."""
-    if b'"imageInference"' in body:
+    if b'"imageInference"' in body or b'"videoInference"' in body:
         return "submit"
     return "upload" if b'"imageUpload"' in body else "status"
 
@@ -388,6 +511,60 @@ def _read(body: bytes) -> list[dict[str, Any]]:
     if [task["taskType"] for task in tasks] == ["authentication"]:
         raise _RefusedError(400, "missingTask", "An authentication task is followed by the tasks to be done")
     return tasks
+
+
+def _check_addresses(sent: _Inference | _VideoInference) -> None:
+    for name, url in (("webhookURL", sent.webhook), ("uploadEndpoint", sent.upload)):
+        if url and not _is_callable(url):
+            raise _RefusedError(400, _code("invalid", name), f"{name} is not a URL", parameter=name)
+
+
+def _check_fields(sent: _VideoInference, rule: Rule, task: Mapping[str, Any]) -> None:
+    """Refuse fields that the model does not have, and the lack of those that it needs."""
+    own = {"positivePrompt", "negativePrompt", "width", "height", "resolution", "duration", "CFGScale", "inputs"}
+    for name in sorted(({*own, "providerSettings"} & task.keys()) - rule.fields):
+        raise _RefusedError(400, _code("unsupported", name), f"{name}: {sent.model} has no such field", parameter=name)
+    for name in sorted(task.get("inputs", {}).keys() - rule.inputs):
+        raise _RefusedError(
+            400, _code("unsupported", name), f"{sent.model} takes no {name}", parameter=f"inputs.{name}"
+        )
+    settings = task.get("providerSettings", {}).get("klingai", {})
+    for name in sorted(settings.keys() - rule.settings):
+        raise _RefusedError(
+            400, _code("unsupported", name), f"{sent.model} has no {name}", parameter="providerSettings"
+        )
+    if rule.prompt and not sent.prompt:
+        raise _RefusedError(400, "missingPositivePrompt", "positivePrompt is required", parameter="positivePrompt")
+
+
+def _check_shape(sent: _VideoInference, rule: Rule) -> None:
+    """Refuse values that do not go together."""
+    inputs = sent.inputs
+    o1 = sent.model in O1
+    video = bool(inputs.videos or inputs.video)
+    durations = rule.durations if not o1 or inputs.images or video else {5, 10}
+    if sent.duration not in durations:
+        message = f"duration must be one of {sorted(durations)}"
+        raise _RefusedError(400, "invalidDuration", message, parameter="duration")
+    places = [frame.frame for frame in inputs.frames]
+    if places not in ([], ["first"], ["first", "last"]) or ("last" in places and not rule.last):
+        raise _RefusedError(400, "invalidFrameImages", "frames are not supported", parameter="inputs.frameImages")
+    given = [bool(inputs.frames), bool(sent.size), *([bool(inputs.images) and not video] if o1 else [])]
+    if sum(given) != 1:
+        message = "Provide exactly one of frameImages, referenceImages (O1) or width/height"
+        raise _RefusedError(400, "incompatibleParameters", message, parameter=["inputs", "width", "height"])
+    if sent.size and sent.size not in rule.sizes.split():
+        message = f"{sent.size} is not supported by {sent.model}"
+        raise _RefusedError(400, "unsupportedDimensions", message, parameter=["width", "height"])
+    if sent.resolution and (sent.size or not inputs.frames):
+        raise _RefusedError(400, "incompatibleParameters", "resolution is for frameImages", parameter="resolution")
+    if rule.resolutions is not None and sent.negative_prompt and not inputs.frames:
+        raise _RefusedError(400, "incompatibleParameters", "negativePrompt needs frameImages", parameter="inputs")
+    if video and len(inputs.images) > _BESIDE_A_VIDEO:
+        raise _RefusedError(400, "invalidReferenceImages", "at most 4 beside a video", parameter="inputs")
+
+
+_BESIDE_A_VIDEO = 4
 
 
 def _is_callable(url: str) -> bool:
@@ -443,7 +620,7 @@ def _named(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _task(job: Job) -> dict[str, Any]:
-    return {"taskType": "imageInference", "taskUUID": job.id}
+    return {"taskType": f"{job.order.params['kind']}Inference", "taskUUID": job.id}
 
 
 def _failure(job: Job, file: File) -> str | None:

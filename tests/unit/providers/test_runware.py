@@ -233,7 +233,7 @@ def test_local_files_travel_as_data_uris(tmp_path: Path) -> None:
     ("fields", "dollars"), [({}, "0.028"), ({"resolution": "2k", "count": 3}, "0.084"), ({"resolution": "4k"}, "0.056")]
 )
 def test_the_documented_price(fields: dict[str, Any], dollars: str) -> None:
-    [endpoint] = Runware.endpoints
+    endpoint = Runware.endpoints[0]
     cost = endpoint.price(ImageO3.model_validate({"prompt": "x", **fields}))
     assert cost is not None
     assert (str(cost.amount), cost.unit) == (dollars, "USD")
