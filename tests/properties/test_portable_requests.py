@@ -103,6 +103,37 @@ def _picture(model: str) -> Callable[[Any], Meaning]:
     return read
 
 
+RUNWARE_MODELS = {
+    "klingai:kling-video@3-standard": ("kling-3.0", "720p"),
+    "klingai:kling-video@3-pro": ("kling-3.0", "1080p"),
+    "klingai:kling-video@3-4k": ("kling-3.0", "4k"),
+    "klingai:kling-video@3.0-turbo": ("kling-3.0-turbo", None),
+    "klingai:kling-video@o3-standard": ("kling-3.0-omni", "720p"),
+    "klingai:kling-video@o3-pro": ("kling-3.0-omni", "1080p"),
+    "klingai:kling-video@o3-4k": ("kling-3.0-omni", "4k"),
+    "klingai:kling@o1-standard": ("kling-o1", "720p"),
+    "klingai:kling@o1": ("kling-o1", "1080p"),
+    "klingai:kling-video@2.6-pro": ("kling-2.6", "1080p"),
+    "klingai:kling-image@3": ("kling-image-3.0", None),
+    "klingai:kling-image@o1": ("kling-image-o1", None),
+}
+
+
+def _runware_video(request: Any) -> Meaning:
+    model, resolution = RUNWARE_MODELS[request.model]
+    return Meaning(
+        model,
+        request.duration,
+        resolution or request.resolution,
+        request.aspect_ratio,
+        request.audio,
+        first=request.first_frame,
+        last=request.last_frame,
+        references=request.references,
+        negative=request.negative_prompt,
+    )
+
+
 READERS: dict[str, Callable[[Any], Meaning]] = {
     "kling/text-to-video": _kling_video,
     "kling/image-to-video": _kling_video,
@@ -118,6 +149,8 @@ READERS: dict[str, Callable[[Any], Meaning]] = {
     ),
     "runblob/o3-photo": _picture("kling-image-3.0-omni"),
     "runware/image-o3": _picture("kling-image-3.0-omni"),
+    "runware/image": lambda request: _picture(RUNWARE_MODELS[request.model][0])(request),
+    "runware/video": _runware_video,
     "pixeldojo/image-v3": _picture("kling-image-3.0"),
     "inferencesh/image-o1": _picture("kling-image-o1"),
     "replicate/kling-v3-video": _replicate("kling-3.0"),
