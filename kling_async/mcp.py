@@ -307,7 +307,7 @@ def _problems(error: ValidationError) -> str:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Tell the assistant what happened and what can be done, instead of a crash."""
+    """Report to the assistant what happened and what can be done, instead of a crash."""
     try:
         yield
     except KlingError as error:

@@ -100,7 +100,7 @@ def learned(nature: Nature, prior: DurationPrior, size: Size) -> dict[int, Cost]
 
 @dataclass(frozen=True, slots=True)
 class RateLimited:
-    """Three ways to spend the same ration, and what it costs if there were none."""
+    """Three ways to poll within the same rate limit."""
 
     round_robin: Cost
     learned: Cost

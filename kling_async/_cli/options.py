@@ -45,7 +45,7 @@ Timeout: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
-        help="Stop waiting for a job after this time; the job goes on.",
+        help="Stop waiting for a job after this time. The job goes on.",
         show_default="the endpoint's own",
     ),
 ]

@@ -324,7 +324,7 @@ class ProviderTransport:
                     await anyio.sleep(seconds)
                     await anyio.sleep(_LAST_READ)
                 except anyio.get_cancelled_exc_class():
-                    return  # by whoever ends all tasks: that must not end the exchange, which has a time-out of its own
+                    return  # by code that ends all tasks. The exchange must go on, and has its own time-out
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)

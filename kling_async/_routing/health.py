@@ -93,8 +93,8 @@ class Health:
 
         Args:
             now: The time.
-            reason: What it said.
-            seconds: How long it wants to be left alone, if it said so.
+            reason: Its reason.
+            seconds: How long it wants to be left alone, if it asked for that.
             probe: Whether the submission was the probe.
         """
         if not probe and self._until is not None:

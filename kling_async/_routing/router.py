@@ -240,7 +240,7 @@ class Router:
                     return one
                 passed_over[one.endpoint] = self._passed_over(one.provider)
             if now >= give_up or not any(self._is_busy(one.provider) for one in left):
-                return left[0]  # nothing else is left, and its own error says more than that it rests
+                return left[0]  # nothing else is left, and its own error is more exact than that it rests
             with anyio.move_on_after(max(min(*waits, give_up - now, _LONGEST_WAIT), _SHORTEST_WAIT)):
                 await self._change.wait()
 
@@ -322,7 +322,7 @@ class Router:
 
     def _rank(self, one: _Ranked, prefer: Prefer) -> tuple[Any, ...]:
         forecast = one.forecast
-        # Credits are worth what each provider says, so they cannot be compared with dollars: they come after these.
+        # Each provider sets the value of its credits, so they cannot be compared with dollars: they come after these.
         unit = 2 if forecast.cost is None else int(forecast.cost.unit != "USD")
         amount = forecast.cost.amount if forecast.cost is not None else 0
         if prefer == "cheapest":

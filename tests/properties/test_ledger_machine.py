@@ -293,7 +293,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def the_user_settles_what_is_unknown(self, key: str) -> None:
-        """Having looked at the provider's account."""
+        """After a check of the provider's account."""
 
         async def settle() -> None:
             for listed in await self.client.unresolved():

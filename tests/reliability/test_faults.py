@@ -134,7 +134,7 @@ async def test_patience_ends_with_the_providers_word(sandbox: Sandbox) -> None:
 
 
 async def test_a_burst_of_5xx_under_many_pollers_is_no_storm(sandbox: Sandbox) -> None:
-    """Repetitions are bounded by the lane's quota. Every job finishes after the recovery."""
+    """Repetitions are bounded by the transport's quota. Every job finishes after the recovery."""
     limits = Limits(retry_budget=50)
     async with make_client(sandbox, limits=limits) as client:
         sandbox.faults.add(Fault.server_error, kind="status", times=450)

@@ -335,7 +335,7 @@ async def test_two_runs_at_once_share_the_polls(client: Client, server: FakeRunB
 
 @pytest.mark.parametrize("leaving", [3.0, 5.04, 5.08, 10.06])
 async def test_a_run_that_is_left_leaves_the_other_running(client: Client, server: FakeRunBlob, leaving: float) -> None:
-    """Also when those who look for the one were just polling a job of the other."""
+    """Also when the tasks that poll for the one were just polling a job of the other."""
 
     async def leave() -> None:
         with anyio.move_on_after(leaving):

@@ -59,10 +59,10 @@ class _Options:
     ] = None
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A field for the rows that lack it; may be repeated."),
+        typer.Option("--set", metavar="NAME=VALUE", help="A field for the rows that lack it. May be repeated."),
     ] = None
     ignore_columns: Annotated[
-        bool, typer.Option("--ignore-columns", help="Ignore columns that are not fields; results.jsonl keeps them.")
+        bool, typer.Option("--ignore-columns", help="Ignore columns that are not fields. results.jsonl keeps them.")
     ] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, estimate the cost, and buy nothing.")] = (
         False
@@ -70,12 +70,12 @@ class _Options:
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="AMOUNT", help="Spend at most this, such as 5usd or 5usd,200credits; all runs of DIR together."
+            metavar="AMOUNT", help="Spend at most this, such as 5usd or 5usd,200credits. It counts all runs of DIR."
         ),
     ] = None
     in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Number of jobs at the same time.")] = 100
     downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Number of downloads at the same time.")] = 8
-    no_save: Annotated[bool, typer.Option("--no-save", help="Save no files; results.jsonl has their URLs.")] = False
+    no_save: Annotated[bool, typer.Option("--no-save", help="Save no files. results.jsonl has their URLs.")] = False
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for several machines.")
     ] = None
@@ -103,7 +103,7 @@ class _Options:
         typer.Option(
             metavar="N",
             min=0,
-            help="Status calls per minute at each provider; 0: no limit.",
+            help="Status calls per minute at each provider. 0 means no limit.",
             show_default="as documented",
         ),
     ] = None

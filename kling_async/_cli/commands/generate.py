@@ -58,7 +58,7 @@ class _Options:
     reference: Annotated[list[str] | None, _option("IMAGE", "A reference image: a file or a URL; may be repeated.")] = (
         None
     )
-    setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field; may be repeated.", "--set")] = None
+    setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field. May be repeated.", "--set")] = None
     output: JobOutput = Path()
     name: FileName = None
     as_json: AsJson = False

@@ -93,7 +93,7 @@ def _advise(waiting: int, owner: str | None, report: Report) -> None:
         report.say(f"In use by process {owner}, which follows its jobs." if owner != "?" else "In use.")
         return
     if waiting:
-        report.say(f"{waiting} to be finished: `kling resume` follows and saves them, and says what it cannot.")
+        report.say(f"{waiting} to be finished: `kling resume` follows and saves them, and lists what it cannot.")
     else:
         report.say("All jobs are done.")
 

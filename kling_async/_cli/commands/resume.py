@@ -50,7 +50,7 @@ def resume(
 ) -> None:
     """Wait for all unfinished jobs of a ledger, and save their files.
 
-    A submission with an unknown outcome is looked up where the provider allows it. Otherwise it is listed with what you
+    A submission with an unknown outcome is searched where the provider allows it. Otherwise it is listed with what you
     can do. Nothing is bought twice. The ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
     """
     report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
@@ -119,7 +119,7 @@ class _Recovery:
 
 
 def resolve(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The submission's key; kling jobs lists them.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The submission's key. kling jobs lists them.")],
     ref: Annotated[
         str | None, typer.Argument(metavar="REF", help="Its job, as the provider's website shows it.")
     ] = None,
@@ -127,7 +127,7 @@ def resolve(
     forget: Annotated[
         bool, typer.Option("--forget", help="It bought nothing, or its job or files are not wanted.")
     ] = False,
-    resubmit: Annotated[bool, typer.Option("--resubmit", help="Submit it again; this may buy a second job.")] = False,
+    resubmit: Annotated[bool, typer.Option("--resubmit", help="Submit it again. This may buy a second job.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="With --resubmit: buy a second job although the first one is completed.")
     ] = False,
@@ -201,7 +201,7 @@ def _confirm(submission: Submission, *, force: bool, yes: bool) -> None:
     if submission.state not in {SubmissionState.UNKNOWN, SubmissionState.SENDING} or kind.features.client_chosen_id:
         return
     risk = f"{submission.key!r:.200} may have been bought ({submission.reason}); submitting it may buy a second job"
-    _ask(risk, "Submit it again?", f"Look at the {kind.display_name} account first; then say --yes")
+    _ask(risk, "Submit it again?", f"Check the {kind.display_name} account first, then give --yes")
 
 
 def _ask(risk: str, question: str, otherwise: str) -> None:

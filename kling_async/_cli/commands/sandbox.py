@@ -46,7 +46,7 @@ class _Options:
         typer.Option(
             metavar="N",
             min=0,
-            help="Status calls allowed in 60 simulated seconds; 0: no limit. [default: what each provider documents]",
+            help="Status calls in 60 simulated seconds. 0 means no limit. [default: what each provider documents]",
         ),
     ] = None
     credit: Annotated[

@@ -1,6 +1,6 @@
 """What an endpoint can make of a portable request, as data; and the translation into its own request. Pure.
 
-A provider lists its offers in ``Provider.portable``. An offer is one endpoint with one model. It says which values it
+A provider lists its offers in ``Provider.portable``. An offer is one endpoint with one model. It lists which values it
 can serve exactly, and how its own request is written. `translate` compares a request with these values. A request that
 passes is written, and validated as any other, so a rule that only the endpoint's own request knows counts too. What
 does not pass is not offered, and the reasons are data (`Unmet`).
@@ -69,7 +69,7 @@ class VideoOffer:
     Attributes:
         request: The endpoint's request class.
         model: The model's name in the common vocabulary.
-        write: The fields of the endpoint's own request that say what the portable one says, besides the prompt.
+        write: The fields of the endpoint's own request that mean the same as the portable one, besides the prompt.
         durations: Seconds.
         resolutions: Values of `Video.resolution`.
         aspect_ratios: Values of `Video.aspect_ratio`. They do not matter where a first frame decides.
@@ -120,7 +120,7 @@ class ImageOffer:
     Attributes:
         request: The endpoint's request class.
         model: The model's name in the common vocabulary.
-        write: The fields of the endpoint's own request that say what the portable one says, besides the prompt.
+        write: The fields of the endpoint's own request that mean the same as the portable one, besides the prompt.
         resolutions: Values of `Image.resolution`.
         aspect_ratios: Values of `Image.aspect_ratio`.
         count: The largest number of pictures.

@@ -53,7 +53,7 @@ class PortableRequest(Request):
         references: _Images
 
     def __init__(self, prompt: Any = ..., /, **fields: Any) -> None:
-        # All other fields go by name, so that a request reads the same whatever is added later.
+        # All other fields go by name, so that a request reads the same with any field added later.
         super().__init__(**(fields if prompt is ... else {"prompt": prompt, **fields}))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The lane's decisions about one call, its gate and its quota. In virtual time, on asyncio and trio."""
+"""The transport's decisions about one call, its throttle and its quota. In virtual time, on asyncio and trio."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FINE = {"status": "pending"}
 
 
 class Line(httpx.AsyncBaseTransport):
-    """What lies under a lane: answers with `answers` in turn, the last one for ever. An exception is raised."""
+    """What lies under a transport: answers with `answers` in turn, the last one for ever. An exception is raised."""
 
     def __init__(self, *answers: httpx.Response | Exception | Callable[[], Exception], latency: float = 0.0) -> None:
         self.answers = list(answers)

@@ -574,7 +574,7 @@ async def test_the_backstop_can_be_chosen(server: FakeRunBlob) -> None:
 @on_both
 @virtual
 async def test_a_bulk_run_is_resolved_by_deliveries_too(client: Client, server: FakeRunBlob) -> None:
-    """There no task waits for each job: the run's own tasks look where a delivery makes that worth while."""
+    """There no task waits for each job: the run's own tasks poll where a delivery makes that worth while."""
     server.duration = 30
     ended: list[Outcome] = []
 
