@@ -47,7 +47,7 @@ class Stream(abc.ABC):
 
     Attributes:
         call: Opens it.
-        ended: Whether a line reported that the job has ended, and left it to a poll to read how. The poll follows at once.
+        ended: Whether a line reported that the job has ended, and left the details to a poll, which follows at once.
     """
 
     call: Call

@@ -233,7 +233,7 @@ def page_data(page: Path) -> str:
         (["--poll", "inf"], "--poll inf: it is the number of seconds"),
         (["--format", "xml"], "--format 'xml': it must be jsonl, csv, parquet or txt"),
         (["--no-ledger", "--ledger", "a.db"], "leave one of them out"),
-        (["--budget", ""], "--budget '': an amount looks like 5usd"),
+        (["--budget", ""], "--budget '': write an amount like 5usd"),
         (["--shard", "4/3"], "--shard '4/3': write it like 3/16"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
