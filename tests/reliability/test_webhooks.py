@@ -26,6 +26,7 @@ from kling_async import (
     SubmissionState,
     SubmissionUnknown,
     Webhooks,
+    fal,
     inferencesh,
     pixeldojo,
     runblob,
@@ -47,6 +48,7 @@ REQUESTS = {
     "runware": runware.ImageO3("a boat", width=1024, height=1024),
     "inferencesh": inferencesh.ImageO1("a boat"),
     "pixeldojo": pixeldojo.ImageV3("a boat"),
+    "fal": fal.Image("a boat"),
 }
 
 BOTH_MODES = pytest.mark.parametrize("confirm", [True, False], ids=["confirm", "believe"])

@@ -199,7 +199,7 @@ class _Service:
         logs = {"logs": lines if request.query_params.get("logs") == "1" else None}
         if phase is Phase.PROCESSING:
             return {"status": "IN_PROGRESS", **logs, **links}
-        body = {"status": "COMPLETED", "metrics": {"inference_time": round(job.ends - job.began, 3)}, **logs, **links}
+        body = {"status": "COMPLETED", "metrics": {"inference_time": _worked(job)}, **logs, **links}
         if phase is not Phase.COMPLETED:
             code, said, _ = self._failure(job)
             body |= {"error": f"Request failed with status code {code}", "error_type": said.get("error_type", "error")}
@@ -243,19 +243,16 @@ class _Service:
         endpoints = query.getlist("endpoint_id")
         if problem := _problem_of_list(query, endpoints):
             raise _invalid(("query", problem))
-        now = self.state.clock.now()
-        start = datetime.fromisoformat(query["start"]).timestamp() if "start" in query else now - _DAY
-        end = datetime.fromisoformat(query["end"]).timestamp() if "end" in query else now
-        shift = self.state.clock.at(0).timestamp()
+        clock = self.state.clock
+        start = _time(query["start"]) if "start" in query else clock.at(clock.now() - _DAY)
+        end = _time(query["end"]) if "end" in query else clock.at(clock.now())
         found = [
             job
             for job in self.state.jobs.values()
             if job.order.account is account
             and job.order.endpoint in endpoints
             and self.state.phase(job).terminal
-            and ("start" not in query or _end(job) + shift >= start)
-            and ("start" in query or _end(job) >= start)
-            and ("end" not in query or _end(job) + shift <= end)
+            and start <= clock.at(_end(job)) <= end
             and query.get("request_id", job.id) == job.id
             and query.get("status", self._outcome(job)) == self._outcome(job)
         ]
@@ -279,7 +276,7 @@ class _Service:
             "started_at": self._iso(job.began),
             "ended_at": self._iso(_end(job)),
             "status_code": 200 if fine else self._failure(job)[0],
-            "duration": round(_end(job) - job.began, 3),
+            "duration": _worked(job),
         }
         if payloads:
             row["json_input"] = job.order.params["input"]
@@ -450,6 +447,11 @@ def _end(job: Job) -> float:
     return job.ends if job.cancelled is None else job.cancelled
 
 
+def _worked(job: Job) -> float:
+    """Seconds for which it ran. A job may be cancelled before it begins."""
+    return round(max(0.0, _end(job) - job.began), 3)
+
+
 async def _object(request: Request) -> dict[str, Any]:
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise _invalid(("body", "Content-Type is not application/json"))
@@ -523,10 +525,15 @@ def _problem_of_list(query: Mapping[str, str], endpoints: list[str]) -> str | No
         return "limit is 1 to 100, and cursor one of ours"
     try:
         for name in ("start", "end"):
-            datetime.fromisoformat(query.get(name, "2026-01-01"))
+            _time(query.get(name, "2026-01-01"))
     except ValueError:
         return "start and end are times"
     return None
+
+
+def _time(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _prompt(body: Mapping[str, Any]) -> str:
