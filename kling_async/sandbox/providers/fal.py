@@ -125,7 +125,7 @@ class _Service:
             raise _RefusedError(403, "User is locked. Reason: Exhausted balance. Top up your balance.") from error
         except UnknownDirectiveError as error:
             raise _invalid(("prompt", str(error))) from error
-        limit = request.headers.get("x-fal-request-start-timeout")
+        limit = request.headers.get("x-fal-request-start-timeout", request.headers.get("x-fal-request-timeout"))
         if limit is not None and job.began - job.created > float(limit):
             job.end_at(job.created + float(limit))
             job.failure = _TIMEOUT
@@ -496,6 +496,7 @@ def _preference(value: str) -> bool:
 _SUBMIT_PARAMETERS = {"fal_webhook", "fal_max_queue_length"}
 _HEADERS = {
     "x-fal-request-start-timeout": _seconds,
+    "x-fal-request-timeout": _seconds,  # deprecated, and what the official client 1.0.3 still sends
     "x-fal-queue-priority": lambda value: value in {"normal", "low"},
     "x-fal-object-lifecycle-preference": _preference,
 }
