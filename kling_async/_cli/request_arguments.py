@@ -20,7 +20,16 @@ from kling_async import Image, Request, Video
 from kling_async._cli.errors import CommandError
 from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers.base import DurationPrior, Endpoint, ImageOffer, Progressive, Provider, VideoOffer
+from kling_async.providers.base import (
+    DurationPrior,
+    Endpoint,
+    ImageOffer,
+    Progressive,
+    Provider,
+    VideoOffer,
+    not_offered,
+    options,
+)
 
 __all__ = [
     "NAMED",
@@ -38,6 +47,7 @@ __all__ = [
     "is_uuid",
     "known",
     "parse_settings",
+    "require_offered",
     "require_words",
 ]
 
@@ -92,6 +102,24 @@ def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
     near = difflib.get_close_matches(name, [*known(), *PORTABLE], n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     raise CommandError(f"there is no endpoint {name!r:.80}{meant} (known: {', '.join([*PORTABLE, *known()])})")
+
+
+def require_offered(request: Request) -> None:
+    """Make sure that some provider makes exactly what a portable request describes.
+
+    Raises:
+        CommandError: None does. The message has the reasons, and the nearest change that would work.
+    """
+    if not isinstance(request, Video | Image):
+        return
+    makers, _ = find_any(request.endpoint)
+    found = options(request, makers)
+    if any(option.request is not None for option in found):
+        return
+    error = not_offered(request, found, "no provider")
+    near = next(iter(error.change), "request")
+    steps = f"; {', or '.join(map(str, error.remedies))}" if error.remedies else ""
+    raise CommandError(f"{error.message}{steps}", fields={near: f"{error.message}{steps}"})
 
 
 def field_names() -> dict[str, list[str]]:

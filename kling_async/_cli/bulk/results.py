@@ -25,6 +25,7 @@ from kling_async import (
     GenerationTimeout,
     InvalidRequest,
     KeyConflict,
+    NotOffered,
     Outcome,
     Result,
     SubmissionUnknown,
@@ -203,7 +204,7 @@ def _amount(told: Mapping[str, str] | None) -> Cost | None:
 def _state(error: Exception) -> State:
     if isinstance(error, GenerationFailed | GenerationCancelled):
         return "failed"
-    if isinstance(error, InvalidRequest | ContentRejected | KeyConflict | ValueError):
+    if isinstance(error, InvalidRequest | ContentRejected | KeyConflict | NotOffered | ValueError):
         return "refused"
     if isinstance(error, SubmissionUnknown):
         return "unknown"

@@ -36,6 +36,7 @@ from kling_async._cli.request_arguments import (
     images,
     is_url,
     is_uuid,
+    require_offered,
     require_words,
 )
 from kling_async.providers.base import Endpoint
@@ -328,10 +329,12 @@ class RowReader:
                 if "request" in given:
                     return endpoint, endpoint.request.model_validate(_native(given["request"])), columns
                 defaults = {name: text for name, text in self.settings.items() if name in endpoint.request.model_fields}
-                return endpoint, _ours(endpoint, {**defaults, **own}, self.folder), columns
+                request = _ours(endpoint, {**defaults, **own}, self.folder)
+            require_offered(request)
         except CommandError as error:
             field, reason = next(iter(error.fields.items()), ("references", error.message))
             raise _Bad(field, reason, error.fields) from error
+        return endpoint, request, columns
 
 
 def _normalized(cells: Cells) -> Cells:

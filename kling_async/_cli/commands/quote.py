@@ -75,7 +75,7 @@ def quote(options: _Options) -> None:
         for each in quotes if options.as_json else ():
             print(json.dumps(_facts(each, keyed)))  # noqa: T201  # what was asked for
         if not options.as_json:
-            _print(quotes, keyed)
+            _print(quotes, [kind.env_vars[0] for kind in kinds if kind.name not in keyed])
         if not any(each.available for each in quotes):
             raise _not_offered(request, kinds)
 
@@ -121,30 +121,33 @@ def _facts(each: Quote, keyed: set[str]) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _print(quotes: list[Quote], keyed: set[str]) -> None:
+def _print(quotes: list[Quote], missing: list[str]) -> None:
+    """Print the table of those that make it, the sources of their prices, and the others with the reasons.
+
+    Args:
+        quotes: The quotes.
+        missing: The variables of the keys that are not in the environment.
+    """
     console = Console(highlight=False)
-    table = Table(box=None, padding=(0, 3, 0, 0))
-    for title in ("Endpoint", "Model", "Cost", "Half within", "9 of 10", "Price from"):
-        table.add_column(title, justify="right" if title in {"Cost", "Half within", "9 of 10"} else "left")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("Endpoint", "Model", "Cost", "Half in", "9 of 10 in"):
+        table.add_column(title, justify="left" if title in {"Endpoint", "Model"} else "right", no_wrap=True)
+    sources = dict[str, None]()
     for each in quotes:
-        if not each.available:
-            continue
-        about = "about " if each.price == "estimated" else ""
-        cost = f"{about}{money(each.cost)}" if each.cost is not None else "unknown"
-        source = f"{each.source}{f', {each.date}' if each.date else ''}" or "no source"
-        missing = "" if each.provider in keyed else " (no key)"
-        table.add_row(
-            Text(f"{each.endpoint}{missing}", no_wrap=True),
-            each.model or "",
-            cost,
-            duration(each.median or 0),
-            duration(each.p90 or 0),
-            Text(printable(source), style="dim"),
-        )
+        if each.available:
+            about = "about " if each.price == "estimated" else ""
+            cost = f"{about}{money(each.cost)}" if each.cost is not None else "unknown"
+            table.add_row(each.endpoint, each.model or "", cost, duration(each.median or 0), duration(each.p90 or 0))
+            if each.source:
+                sources[f"{each.source}{f' ({each.date})' if each.date else ''}"] = None
     if table.row_count:
         console.print(table)
+    if sources:
+        console.print(Text(f"Prices from {'; '.join(map(printable, sources))}", style="dim"))
     others = [each for each in quotes if not each.available]
     if others:
         console.print(Text("Not offered:", style="bold"))
         for each in others:
             console.print(Text(f"  {each.endpoint}: {printable(each.reason)}"), soft_wrap=True)
+    if missing:
+        console.print(Text(f"Not in the environment: {', '.join(missing)}", style="dim"))
