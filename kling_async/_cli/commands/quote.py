@@ -130,7 +130,7 @@ def _print(quotes: list[Quote], missing: list[str]) -> None:
     """
     console = Console(highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("Endpoint", "Model", "Cost", "Half in", "9 of 10 in"):
+    for title in ("Endpoint", "Model", "Cost", "50% in", "90% in"):
         table.add_column(title, justify="left" if title in {"Endpoint", "Model"} else "right", no_wrap=True)
     sources = dict[str, None]()
     for each in quotes:

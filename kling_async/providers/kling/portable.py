@@ -123,7 +123,7 @@ def _pictures() -> Iterator[ImageOffer]:
             write,
             resolutions=models[own].resolutions,
             count=9,
-            references=7 if omni else 1,
+            references=10 if omni else 1,
             negative_prompt=not omni,
             mention="<<<image_{}>>>" if omni else None,
         )
