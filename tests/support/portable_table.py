@@ -30,7 +30,7 @@ def _cells(offer: Offer) -> list[str]:
     if not isinstance(offer, VideoOffer):
         count = f"1 to {offer.count}" if offer.count > 1 else "1"
         return [count, ", ".join(offer.resolutions), references, negative]
-    sound = {(False,): "no", (True,): "always"}.get(tuple(offer.audio), "if wanted")
+    sound = "if wanted" if len(offer.audio) > 1 else "always" if offer.audio[0] else "no"
     frames = f"first: {_FRAMES[offer.first_frame]}, last: {'yes' if offer.last_frame else 'no'}"
     return [_run(offer.durations), ", ".join(offer.resolutions), sound, frames, references, negative]
 
