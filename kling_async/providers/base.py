@@ -29,9 +29,17 @@ from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import Identity, ProviderConfig, Secret
-from kling_async.providers._base.endpoint import Endpoint, Features, Price
+from kling_async.providers._base.endpoint import Choice, Endpoint, Features, ImageInput, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
-from kling_async.providers._base.images import ImageRule, Reference, References, data_uri, decode_data_uri, sniff
+from kling_async.providers._base.images import (
+    ImageRule,
+    OneImage,
+    Reference,
+    References,
+    data_uri,
+    decode_data_uri,
+    sniff,
+)
 from kling_async.providers._base.offers import (
     ImageOffer,
     Offer,
@@ -51,6 +59,7 @@ __all__ = [
     "Artifact",
     "Call",
     "CallbackUrl",
+    "Choice",
     "ContentRejected",
     "Cost",
     "DurationPrior",
@@ -62,6 +71,7 @@ __all__ = [
     "Flow",
     "Identity",
     "Image",
+    "ImageInput",
     "ImageOffer",
     "ImageRule",
     "InsufficientCredits",
@@ -70,6 +80,7 @@ __all__ = [
     "JobRef",
     "KlingError",
     "Offer",
+    "OneImage",
     "Option",
     "Price",
     "Progressive",

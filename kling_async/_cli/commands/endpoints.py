@@ -37,7 +37,7 @@ def endpoints(
         console = Console(highlight=False)
         for keys, each in every:
             if as_json:
-                facts = {"type": "endpoint", "endpoint": each.name, "schema": each.request.model_json_schema()}
+                facts: dict[str, Any] = {"type": "endpoint", "endpoint": each.name, "schema": each.json_schema()}
                 price = _price(each)
                 facts |= {"price": str(price) if price else None, "typical_seconds": _typical(each)}
                 print(json.dumps(facts))  # noqa: T201  # what was asked for

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from kling_async._models import Cost, Status
+from pydantic import ValidationError
+
+from kling_async._errors import ConfigurationError
+from kling_async._models import Status
 from kling_async._scheduling.schedules import DurationPrior, Progressive
+from kling_async.providers._base.choices import Choice, ImageInput, choices_of, image_inputs, probe_of, values_of
+from kling_async.providers._base.price import Price
 from kling_async.providers._base.request import Request
 
-__all__ = ["Endpoint", "Features", "Price", "RequestT"]
+__all__ = ["Choice", "Endpoint", "Features", "ImageInput", "Price", "RequestT"]
 
 
 RequestT = TypeVar("RequestT", bound=Request)
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a request is expected to cost.
-
-    Attributes:
-        amount: How much.
-        unit: ``"USD"`` or the provider's ``"credits"``.
-        estimated: Whether it is only an estimate: the provider states no binding price for the request.
-        source: Where the figure comes from.
-        date: When it was read there.
-    """
-
-    amount: Decimal
-    unit: Literal["USD", "credits"]
-    estimated: bool = False
-    source: str = ""
-    date: dt.date | None = None
-
-    @property
-    def cost(self) -> Cost:
-        """The price as an amount of money."""
-        return Cost(self.amount, self.unit)
-
-    def __str__(self) -> str:
-        return f"about {self.cost}" if self.estimated else str(self.cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +46,52 @@ class Endpoint(Generic[RequestT]):
     def name(self) -> str:
         """Full name, ``provider/endpoint``."""
         return self.request.endpoint
+
+    @property
+    def images(self) -> tuple[ImageInput, ...]:
+        """The fields that hold images: how many, which formats, how many bytes."""
+        return image_inputs(self.request.model_fields, self.request.reference_fields)
+
+    def choices(self, name: str, request: RequestT | None = None) -> tuple[Choice, ...]:
+        """The values of a field, each with label, hint, expected duration and price.
+
+        Args:
+            name: The field, such as ``"duration"``.
+            request: What the other fields are. Values that do not go with them are left out. Defaults to a request
+                with what the endpoint requires.
+
+        Returns:
+            Empty if any text or number will do.
+
+        Raises:
+            ConfigurationError: The endpoint has no such field.
+        """
+        kind = self.request
+        if name not in kind.model_fields:
+            raise ConfigurationError(f"{self.name} has no field {name!r:.60}; it has {', '.join(kind.model_fields)}")
+        return self._choices(name, kind.model_json_schema()["properties"][name], request)
+
+    def _choices(self, name: str, schema: Mapping[str, Any], request: RequestT | None) -> tuple[Choice, ...]:
+        kind = self.request
+        given = dict(request) if request is not None else kind.example()
+        candidates = [*kind.known_values(name), *values_of(schema)]
+        if not candidates:
+            return ()
+        try:
+            default = getattr(kind.model_validate(given), name)
+        except ValidationError:
+            return choices_of(name, candidates, kind.labels.get(name, {}), None, schema.get("default"))
+        probe = probe_of(kind.model_validate, given, name, lambda made: (self.duration_prior(made), self.price(made)))
+        return choices_of(name, candidates, kind.labels.get(name, {}), probe, default)
+
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON schema of the request, with the `choices` of each field under ``x-choices``."""
+        schema = self.request.model_json_schema()
+        for name, part in schema["properties"].items():
+            found = self._choices(name, part, None)
+            if found:
+                part["x-choices"] = [choice.describe() for choice in found]
+        return schema
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from kling_async._media_types import HEAD_BYTES, media_type
 from kling_async._urls import _scheme_and_host, is_url
 
-__all__ = ["ImageRule", "Reference", "References", "data_uri", "decode_data_uri", "sniff"]
+__all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "sniff"]
 
 
 def to_reference(value: Any) -> Any:
@@ -209,6 +209,28 @@ class ImageRule:
             remedy = f"; {_CONVERT}{_CONVERT_WITH.get(found, '')}" if found else ""
             shown = f"{'an' if found in {'avif', 'svg'} else 'a'} {found.upper()}" if found else "not an image"
             raise ValueError(f"{label} is {shown} by its content; allowed are {allowed}{remedy}")
+
+
+@dataclass(frozen=True, slots=True)
+class OneImage:
+    """A validator of a field of one image.
+
+    Attributes:
+        rule: What is accepted.
+        label: Names the image in messages.
+    """
+
+    rule: ImageRule
+    label: str = "the image"
+
+    def __call__(self, reference: Reference) -> Reference:
+        """The same image, checked.
+
+        Raises:
+            ValueError: It is not acceptable.
+        """
+        self.rule.check(reference, self.label)
+        return reference
 
 
 def decode_data_uri(uri: str, label: str) -> bytes:

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -39,6 +39,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, c
 
 from kling_async._redaction import NOT_KEPT
 from kling_async._urls import is_secure
+from kling_async.providers._base.choices import image_inputs, schema_with_images
 from kling_async.providers._base.images import Reference, data_uri, decode_data_uri
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class Request(BaseModel, metaclass=_RequestType):
     reference_fields: ClassVar[tuple[str, ...]] = ("references", "reference")
     """The fields that hold images, one or several each. In these a text is a URL or a data URI. All others are text."""
 
+    labels: ClassVar[Mapping[str, Mapping[Any, tuple[str, str]]]] = {}
+    """Label and hint of a field's values, where they mean something particular at this endpoint."""
+
     callback_url: CallbackUrl | None = Field(
         default=None,
         kw_only=True,
@@ -165,6 +169,7 @@ class Request(BaseModel, metaclass=_RequestType):
         """The schema: the fields describe themselves, so the docstring's lines about them are left out."""
         found = handler.resolve_ref_schema(handler(schema))
         found["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n\nArgs:")[0]
+        schema_with_images(found, image_inputs(cls.model_fields, cls.reference_fields))
         properties = found.get("properties", {})
         for name in Request.model_fields:
             if name in properties:
@@ -181,6 +186,19 @@ class Request(BaseModel, metaclass=_RequestType):
             pydantic.ValidationError: A field is missing or not acceptable.
         """
         return type(self).model_validate(dict(self))
+
+    @classmethod
+    def known_values(cls, name: str) -> Sequence[Any]:
+        """The known values of a field that takes others too, such as the name of a model."""
+        del name
+        return ()
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """The fields of a small request, for estimates: a prompt, and the images that the endpoint requires."""
+        required = {name for name, info in cls.model_fields.items() if info.is_required()}
+        found: dict[str, Any] = dict.fromkeys(cls.reference_fields, "https://example.com/image.png")
+        return {name: value for name, value in {**found, "prompt": "a prompt"}.items() if name in required}
 
     @classmethod
     def _own(cls) -> list[str]:

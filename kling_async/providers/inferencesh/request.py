@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from kling_async.providers._base.images import ImageRule, Reference
+from kling_async.providers._base.images import ImageRule, OneImage, Reference
 from kling_async.providers._base.request import Prompt, Request, Text, as_number
 
 __all__ = ["ImageO1"]
@@ -17,9 +17,7 @@ __all__ = ["ImageO1"]
 _IMAGE = ImageRule(formats=("jpeg", "png"), most=1)
 
 
-def _one_image(reference: Reference) -> Reference:
-    _IMAGE.check(reference, "the reference")
-    return reference
+_one_image = OneImage(_IMAGE, "the reference")
 
 
 def _single(value: Any) -> Any:

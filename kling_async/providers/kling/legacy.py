@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Ratio: TypeAlias = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"]
-Count: TypeAlias = Annotated[int, BeforeValidator(as_number), Field(ge=1, le=9)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=9), BeforeValidator(as_number)]
 ElementId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,19}$")]
 ElementIds: TypeAlias = Annotated[
     Sequence[ElementId], GetPydanticSchema(lambda _, schema: schema(tuple[ElementId, ...]))
@@ -45,7 +45,7 @@ ElementIds: TypeAlias = Annotated[
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Part: TypeAlias = Annotated[float, Field(ge=0, le=2)]
 Volume: TypeAlias = Annotated[float, Field(ge=0, le=2)]
-Milliseconds: TypeAlias = Annotated[int, BeforeValidator(as_number), Field(ge=0)]
+Milliseconds: TypeAlias = Annotated[int, Field(ge=0), BeforeValidator(as_number)]
 _MODEL_AND_COUNT = {"model_name": "model", "n": "count"}
 _MOST_TOGETHER = 10
 _MOST_AREA = 3.0
@@ -57,6 +57,13 @@ class LegacyRequest(Request):
 
     path: ClassVar[str]
     """Where they are sent."""
+    models: ClassVar[tuple[str, ...]] = ()
+    """The models that this version knows."""
+
+    @classmethod
+    def known_values(cls, name: str) -> Sequence[Any]:
+        """The models that this version knows."""
+        return cls.models if name == "model" else ()
 
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +122,7 @@ class OmniImage(LegacyRequest):
 
     endpoint: ClassVar[str] = "kling/omni-image"
     path: ClassVar[str] = "/v1/images/omni-image"
+    models: ClassVar[tuple[str, ...]] = tuple(OMNI_IMAGE_MODELS)
     wire_names: ClassVar[Mapping[str, str]] = _MODEL_AND_COUNT
 
     prompt: Prompt
@@ -198,6 +206,7 @@ class ImageGeneration(LegacyRequest):
 
     endpoint: ClassVar[str] = "kling/image-generation"
     path: ClassVar[str] = "/v1/images/generations"
+    models: ClassVar[tuple[str, ...]] = tuple(IMAGE_MODELS)
     wire_names: ClassVar[Mapping[str, str]] = {
         **_MODEL_AND_COUNT,
         "image": "reference",
@@ -272,6 +281,7 @@ class MultiImageToImage(LegacyRequest):
 
     endpoint: ClassVar[str] = "kling/multi-image-to-image"
     path: ClassVar[str] = "/v1/images/multi-image2image"
+    models: ClassVar[tuple[str, ...]] = ("kling-v2-1",)
     reference_fields: ClassVar[tuple[str, ...]] = ("references", "scene", "style")
     wire_names: ClassVar[Mapping[str, str]] = {
         **_MODEL_AND_COUNT,
@@ -292,8 +302,8 @@ class MultiImageToImage(LegacyRequest):
     def _check(self) -> Self:
         if not self.references:
             raise ValueError("references is empty; 1 to 4 images of subjects are needed")
-        if self.model != "kling-v2-1":
-            unknown_model(self.endpoint, self.model, ("kling-v2-1",))
+        if self.model not in self.models:
+            unknown_model(self.endpoint, self.model, self.models)
         return self
 
     def body(self) -> dict[str, Any]:
@@ -375,6 +385,7 @@ class VirtualTryOn(LegacyRequest):
 
     endpoint: ClassVar[str] = "kling/virtual-try-on"
     path: ClassVar[str] = "/v1/images/kolors-virtual-try-on"
+    models: ClassVar[tuple[str, ...]] = ("kolors-virtual-try-on-v1-5", "kolors-virtual-try-on-v1")
     reference_fields: ClassVar[tuple[str, ...]] = ("person", "garment")
     wire_names: ClassVar[Mapping[str, str]] = {
         "model_name": "model",
@@ -389,9 +400,8 @@ class VirtualTryOn(LegacyRequest):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        known = ("kolors-virtual-try-on-v1-5", "kolors-virtual-try-on-v1")
-        if self.model not in known:
-            unknown_model(self.endpoint, self.model, known)
+        if self.model not in self.models:
+            unknown_model(self.endpoint, self.model, self.models)
         return self
 
     def body(self) -> dict[str, Any]:
@@ -495,7 +505,7 @@ class LipSync(LegacyRequest):
     insert_at: Milliseconds = 0
     audio_id: Id | None = None
     video_id: Id | None = None
-    face: Annotated[int, BeforeValidator(as_number), Field(ge=0)] = 0
+    face: Annotated[int, Field(ge=0), BeforeValidator(as_number)] = 0
     session_id: Id | None = None
     face_id: Id | None = None
     sound_volume: Volume = 1.0
@@ -548,7 +558,7 @@ class TextToAudio(LegacyRequest):
     path: ClassVar[str] = "/v1/audio/text-to-audio"
 
     prompt: Prompt
-    duration: Annotated[int, BeforeValidator(as_number), Field(ge=3, le=10)] = 5
+    duration: Annotated[int, Field(ge=3, le=10), BeforeValidator(as_number)] = 5
 
     def body(self) -> dict[str, Any]:
         """The body."""

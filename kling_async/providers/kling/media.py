@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
@@ -91,36 +91,34 @@ def _check_size(image: Reference, label: str) -> None:
         raise ValueError(f"{label} is {width}x{height}; its sides may be at most 1:2.5 or 2.5:1")
 
 
-def _one(rule: ImageRule) -> Callable[[Reference], Reference]:
-    def check(image: Reference) -> Reference:
-        rule.check(image, "the image")
-        _check_size(image, "the image")
-        return image
+@dataclass(frozen=True, slots=True)
+class _SizedRule:
+    """A rule of images that checks their sides as well: for a field of one image, or of several."""
 
-    return check
+    rule: ImageRule
 
-
-def _several(rule: ImageRule) -> Callable[[tuple[Reference, ...]], tuple[Reference, ...]]:
-    def check(references: tuple[Reference, ...]) -> tuple[Reference, ...]:
-        rule(references)
-        for position, image in enumerate(references, 1):
-            _check_size(image, f"reference {position}")
-        return references
-
-    return check
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            self.rule(value)
+            for position, image in enumerate(value, 1):
+                _check_size(image, f"reference {position}")
+        else:
+            self.rule.check(value, "the image")
+            _check_size(value, "the image")
+        return value
 
 
 def images(most: int, max_bytes: int = LEGACY_BYTES) -> AfterValidator:
     """A validator of a field of several images."""
-    return AfterValidator(_several(ImageRule(formats=("jpeg", "png"), most=most, max_bytes=max_bytes)))
+    return AfterValidator(_SizedRule(ImageRule(formats=("jpeg", "png"), most=most, max_bytes=max_bytes)))
 
 
 NewImage: TypeAlias = Annotated[
-    Reference, AfterValidator(_one(ImageRule(formats=("jpeg", "png"), max_bytes=NEW_BYTES)))
+    Reference, AfterValidator(_SizedRule(ImageRule(formats=("jpeg", "png"), max_bytes=NEW_BYTES)))
 ]
 """A JPEG or PNG of at most 50 MB, sides of 300 pixels or more, ratio 1:2.5 to 2.5:1."""
 LegacyImage: TypeAlias = Annotated[
-    Reference, AfterValidator(_one(ImageRule(formats=("jpeg", "png"), max_bytes=LEGACY_BYTES)))
+    Reference, AfterValidator(_SizedRule(ImageRule(formats=("jpeg", "png"), max_bytes=LEGACY_BYTES)))
 ]
 """Same as `NewImage`, of at most 10 MB."""
 

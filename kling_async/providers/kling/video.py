@@ -29,7 +29,7 @@ LongPrompt: TypeAlias = Annotated[AnyPrompt, StringConstraints(max_length=LONG_P
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\w[\w-]*$", max_length=64)]
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ModelName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=64)]
-Seconds: TypeAlias = Annotated[int, BeforeValidator(as_number), Field(ge=1, le=60)]
+Seconds: TypeAlias = Annotated[int, Field(ge=1, le=60), BeforeValidator(as_number)]
 Ratio: TypeAlias = Literal["16:9", "9:16", "1:1"]
 
 
@@ -92,6 +92,11 @@ class VideoRequest(Request):
     """The field for each type of item in ``contents``."""
     name_fields: ClassVar[Mapping[str, str]] = {}
     """The field for the name of a single item, by its type."""
+
+    @classmethod
+    def known_values(cls, name: str) -> Sequence[Any]:
+        """The models that this version knows."""
+        return tuple(VIDEO_MODELS[cls.product]) if name == "model" else ()
 
     @classmethod
     def limits(cls, model: object) -> VideoModel | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema, JsonValue, model_validator
 
-from kling_async.providers._base.images import ImageRule, Reference, References
+from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import AnyPrompt, as_number, plain_text
 from kling_async.providers._base.request import Request as BaseRequest
 
@@ -34,9 +34,7 @@ _PROMPT_REFERENCE = re.compile(r"<<<(image|video)_(\d+)>>>")
 _MODEL = re.compile(r"[\w.-]+/[\w.-]+(:[0-9a-f]{64})?")
 
 
-def _one_image(value: Reference) -> Reference:
-    _IMAGE.check(value, "the image")
-    return value
+_one_image = OneImage(_IMAGE)
 
 
 def _web_address(value: str) -> str:

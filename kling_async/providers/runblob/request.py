@@ -70,6 +70,13 @@ class O3Video(_RunBlobRequest):
 
     endpoint: ClassVar[str] = "runblob/o3-video"
 
+    labels: ClassVar[Mapping[str, Mapping[Any, tuple[str, str]]]] = {
+        "model": {
+            "kling_o3": ("Standard (720p)", "faster generation, lower cost"),
+            "kling_o3_pro": ("Pro (1080p)", "higher quality"),
+        }
+    }
+
     prompt: Prompt = Field(description="What the clip shows. 1 to 2 500 characters.")
     references: VideoReferences = Field(
         default=(),
