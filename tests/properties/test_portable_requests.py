@@ -134,6 +134,44 @@ def _runware_video(request: Any) -> Meaning:
     )
 
 
+FAL_VIDEOS = {
+    "v3": "kling-3.0",
+    "o3": "kling-3.0-omni",
+    "o1": "kling-o1",
+    "v2.6": "kling-2.6",
+    "v2.5-turbo": "kling-2.5-turbo",
+}
+FAL_IMAGES = {"v3": "kling-image-3.0", "o3": "kling-image-3.0-omni", "o1": "kling-image-o1"}
+
+
+def _fal_video(request: Any) -> Meaning:
+    sent = request.model_input()
+    frames = {name: getattr(request, name, None) for name in ("start_image", "end_image")}
+    tier = {"standard": "720p", "pro": "1080p", "4k": "4k"}[request.tier]
+    return Meaning(
+        FAL_VIDEOS[request.model],
+        int(sent["duration"]),
+        tier,
+        sent.get("aspect_ratio"),
+        sent.get("generate_audio", False),
+        first=frames["start_image"],
+        last=frames["end_image"],
+        references=getattr(request, "references", ()),
+        negative=sent.get("negative_prompt"),
+    )
+
+
+def _fal_image(request: Any) -> Meaning:
+    return Meaning(
+        FAL_IMAGES[request.model],
+        resolution=request.resolution,
+        ratio=request.aspect_ratio,
+        count=request.count,
+        references=request.references,
+        negative=request.negative_prompt,
+    )
+
+
 READERS: dict[str, Callable[[Any], Meaning]] = {
     "kling/text-to-video": _kling_video,
     "kling/image-to-video": _kling_video,
@@ -148,6 +186,10 @@ READERS: dict[str, Callable[[Any], Meaning]] = {
         references=request.references,
     ),
     "runblob/o3-photo": _picture("kling-image-3.0-omni"),
+    "fal/text-to-video": _fal_video,
+    "fal/image-to-video": _fal_video,
+    "fal/reference-to-video": _fal_video,
+    "fal/image": _fal_image,
     "runware/image-o3": _picture("kling-image-3.0-omni"),
     "runware/image": lambda request: _picture(RUNWARE_MODELS[request.model][0])(request),
     "runware/video": _runware_video,
@@ -249,6 +291,7 @@ def test_a_mention_of_a_reference_is_written_as_each_provider_wants_it() -> None
     prompts = {option.endpoint: getattr(option.request, "prompt", None) for option in options(portable, ALL_PROVIDERS)}
     assert prompts["kling/omni-video"] == "a boat like @image_2, as in @image_1"
     assert prompts["replicate/kling-v3-omni-video"] == "a boat like <<<image_2>>>, as in <<<image_1>>>"
+    assert prompts["fal/reference-to-video"] == "a boat like @Image2, as in @Image1"
     assert prompts["runblob/o3-video"] is None
 
 

@@ -77,6 +77,7 @@ class VideoOffer:
         first_frame: Whether it takes a first frame.
         last_frame: Whether it takes a last frame.
         references: How many reference images it takes.
+        least_references: How many it needs.
         negative_prompt: Whether it takes one.
         mention: How its prompt names the first reference image, with ``{}`` for the number. None if that is not known.
     """
@@ -91,6 +92,7 @@ class VideoOffer:
     first_frame: Literal["no", "optional", "required"] = "no"
     last_frame: bool = False
     references: int = 0
+    least_references: int = 0
     negative_prompt: bool = False
     mention: str | None = None
 
@@ -125,6 +127,7 @@ class ImageOffer:
         aspect_ratios: Values of `Image.aspect_ratio`.
         count: The largest number of pictures.
         references: How many reference images it takes.
+        least_references: How many it needs.
         negative_prompt: Whether it takes one.
         mention: How its prompt names the first reference image, with ``{}`` for the number. None if that is not known.
     """
@@ -136,6 +139,7 @@ class ImageOffer:
     aspect_ratios: Sequence[str] = IMAGE_RATIOS
     count: int = 1
     references: int = 0
+    least_references: int = 0
     negative_prompt: bool = False
     mention: str | None = None
 
@@ -267,6 +271,8 @@ def _inputs(offer: Offer, wanted: Any) -> list[Unmet]:
         most = f"at most {offer.references} are" if offer.references else "none is"
         nearest = tuple(wanted.references[: offer.references])
         found.append(Unmet("references", f"{given} reference images; {most} taken", nearest, changeable=True))
+    if given < offer.least_references:
+        found.append(Unmet("references", "a reference image is needed"))
     mentions = [int(number) for number in _MENTION.findall(wanted.prompt)]
     if mentions and max(mentions) > given:
         found.append(Unmet("prompt", f"the prompt names @image_{max(mentions)}, and there are {given} references"))

@@ -31,7 +31,9 @@ from kling_async.providers._base.credentials import Secret
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import decode_data_uri, sniff
+from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, webhook_job_id
+from kling_async.providers.fal.portable import OFFERS
 from kling_async.providers.fal.replies import (
     FalErrors,
     JobAddress,
@@ -166,6 +168,7 @@ class Fal(Provider):
             Request,
         )
     )
+    portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = FalErrors
 
     def __init__(

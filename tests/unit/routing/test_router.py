@@ -31,6 +31,7 @@ from kling_async import (
     SubmissionUnknown,
     Video,
 )
+from kling_async._ledger.serialization import event_from_json, event_to_json
 from support.fake_sellers import FakeSeller, Hosts, seller
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -106,8 +107,19 @@ async def test_the_first_event_has_the_choice_and_the_ledger_keeps_it(market: Ma
         assert (await ledger.events(job.ref))[0].choice == job.choice
         await job
         assert [event.choice for event in job.events[1:]] == [None] * (len(job.events) - 1)
-        own = await client.submit(VIDEO.for_("runblob")) if "runblob" in client.statistics().providers else None
-        assert own is None
+        own = (await client.quote(VIDEO))[0].request
+        assert own is not None
+        assert (await client.submit(own)).choice is None
+
+
+async def test_a_choice_is_stored_with_all_its_parts(market: Market) -> None:
+    market.alpha.fate = "INSUFFICIENT_CREDITS"
+    async with market.client() as client:
+        event = (await client.submit(VIDEO)).events[0]
+    assert event.choice is not None
+    assert event.choice.passed_over[0][1].startswith("InsufficientCredits: ")
+    assert event_from_json(event_to_json(event)) == event
+    assert "beta/clip: number 2 of 3 by preference" in str(event.choice)
 
 
 @pytest.mark.parametrize("fate", ["down", "INSUFFICIENT_CREDITS", "MAINTENANCE", "INVALID_PARAMETERS"])
