@@ -36,6 +36,9 @@ UNPRICED = {
     "replicate/kling-v2-5-turbo-pro",
     "replicate/kling-v3-omni-video",
     "replicate/model",
+    "runblob/motion-control",
+    "runblob/o1-video",
+    "runblob/video",
 }
 """Endpoints for which no source states a price."""
 IMMEDIATE = frozenset({"kling/text-to-speech"})

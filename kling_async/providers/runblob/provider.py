@@ -1,4 +1,4 @@
-"""RunBlob: Kling O3 photo and O3 video.
+"""RunBlob: Kling O3, O1, and all models behind ``/v1/kling/generate``.
 
 Wire facts: the provider's pages under ``docs.runblob.io/api-reference`` (``kling/o3-photo-generate``,
 ``kling/o3-photo-status``, ``kling/o3-video-generate``, ``kling/o3-video-status``, ``kling/o3-video-webhooks``,
@@ -7,6 +7,9 @@ Wire facts: the provider's pages under ``docs.runblob.io/api-reference`` (``klin
 - The video examples send both ``model: kling_o3 | kling_o3_pro`` and ``mode: std | pro``. The reference page has only
   ``model``. We send ``model`` and accept ``mode`` from users.
 - Errors come in four envelopes. All are read.
+- The official client package (runblob 0.3.1) has fields, and a ``description`` of a failure, which no page has. The
+  fields are optional here, and the description is read.
+- Webhooks of related pages have ``task_uuid`` and ``result_image_url``. They are read too.
 - A failed job's reason stands in the webhook, and only on some pages in the status answer. It is read where it is.
 """
 
@@ -29,14 +32,13 @@ from kling_async._errors import (
 from kling_async._exchange import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
-from kling_async._urls import is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
-from kling_async.providers._base.images import data_uri
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
+from kling_async.providers.runblob.models import MotionControl, O1Photo, O1Video, Video
 from kling_async.providers.runblob.portable import OFFERS
-from kling_async.providers.runblob.request import O3Photo, O3Video
+from kling_async.providers.runblob.request import O3Photo, O3Video, RunBlobRequest
 
 __all__ = ["RunBlob"]
 
@@ -58,6 +60,16 @@ def _video_duration(request: O3Video | None) -> DurationPrior:
     return prior if request.model == "kling_o3" else DurationPrior(prior.median * _PRO_FACTOR, prior.sigma)
 
 
+def _clip_duration(request: Video | None) -> DurationPrior:
+    # kling/generate: "2-5 minutes". A clip of 10 or 15 s takes as long as one of O3.
+    if request is None or request.duration > 10:  # noqa: PLR2004  # seconds
+        return DurationPrior.from_range(120, 420)
+    return DurationPrior.from_range(120, 300)
+
+
+_READ = date(2026, 11, 27)
+
+
 def _estimate(amount: Decimal) -> Price:
     """A price from an example answer. RunBlob publishes no price list, and reports the price of each job it accepts."""
     return Price(
@@ -65,7 +77,7 @@ def _estimate(amount: Decimal) -> Price:
         "USD",
         estimated=True,
         source="docs.runblob.io/api-reference/kling, example answers",
-        date=date(2026, 11, 27),
+        date=_READ,
     )
 
 
@@ -135,41 +147,56 @@ class RunBlob(Provider):
             variant=lambda request: f"resolution={request.resolution}",
             price=lambda _: _estimate(Decimal("0.05")),
         ),
+        Endpoint(
+            Video,
+            Progressive(5, 5, 10, 15),
+            deadline=900.0,
+            duration_prior=_clip_duration,
+            variant=lambda request: f"duration={request.duration} model={request.model}",
+        ),
+        Endpoint(
+            MotionControl,
+            Progressive(5, 5, 10, 15),
+            deadline=1800.0,
+            duration_prior=lambda _: DurationPrior.from_range(120, 600),
+            variant=lambda request: f"model={request.model}",
+        ),
+        Endpoint(
+            O1Video,
+            Progressive(5, 5, 10, 15),
+            deadline=900.0,
+            duration_prior=lambda _: DurationPrior.from_range(120, 300),
+            variant=lambda request: f"duration={request.duration}",
+        ),
+        Endpoint(
+            O1Photo,
+            Progressive(5),
+            deadline=300.0,
+            duration_prior=lambda _: DurationPrior.from_range(60, 120),  # kling/photo-generate: "1-2 minutes"
+            variant=lambda request: f"resolution={request.resolution}",
+            price=lambda _: Price(
+                Decimal("0.029"), "USD", source="docs.runblob.io/api-reference/kling/photo-generate", date=_READ
+            ),
+        ),
     )
     portable: ClassVar[Sequence[Offer]] = OFFERS
     error_mapper: ClassVar[type[ErrorMapper]] = RunBlobErrors
 
-    def submit(self, request: O3Photo | O3Video, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: RunBlobRequest, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST. RunBlob has no id of ours, so an answer that is lost stays lost."""
         del attempt_id
-        payload = self._payload(request)
+        payload = request.payload()
         callback = request.callback_url or callback_url
         if callback:
             payload["callback_url"] = callback
-        kind = request.endpoint.partition("/")[2]
-        reply = yield Call.post(f"/v1/kling/{kind}/generate", payload, Effect.PAID)
+        reply = yield Call.post(f"{_path(request.endpoint)}/generate", payload, Effect.PAID)
         accepted = self.errors.parse_accepted(reply, request.endpoint, "generation_id", self._report)
         return replace(accepted, report=replace(accepted.report, cost=_price(reply.json())))
-
-    @staticmethod
-    def _payload(request: O3Photo | O3Video) -> dict[str, Any]:
-        payload: dict[str, Any] = {"prompt": request.prompt, "aspect_ratio": request.aspect_ratio}
-        if isinstance(request, O3Photo):
-            payload["img_resolution"] = request.resolution
-            payload["prefer_multi_shots"] = request.prefer_multi_shots
-        else:
-            payload["duration"] = str(request.duration)
-            payload["model"] = request.model
-            payload["keep_original_sound"] = request.keep_original_sound
-        if request.references:
-            field = "images_url" if is_url(request.references[0]) else "images_base64"
-            payload[field] = [data_uri(r) if isinstance(r, bytes) else str(r) for r in request.references]
-        return payload
 
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: RunBlob has no batch."""
         [ref] = refs
-        reply = yield Call.get(f"/v1/kling/{ref.endpoint_id}/generations/{path_id(ref)}")
+        reply = yield Call.get(f"{_path(ref.endpoint)}/generations/{path_id(ref)}")
         return {ref: self.errors.parse_report(reply, ref, "generation_id", self._report)}
 
     def parse_webhook(self, body: bytes, headers: Mapping[str, str]) -> Sequence[WebhookItem]:
@@ -179,16 +206,16 @@ class RunBlob(Provider):
         if not isinstance(data, dict) or "status" not in data:
             raise self.errors.unreadable("a webhook body without a status")
         report = self.errors.redact_report(self._report(data, None))
-        return [WebhookItem(webhook_job_id(data.get("generation_id")), report)]
+        return [WebhookItem(webhook_job_id(data.get("generation_id") or data.get("task_uuid")), report)]
 
     def _report(self, data: dict[str, Any], ref: JobRef | None) -> StatusReport:
         word = data.get("status")
         status = _STATUSES.get(word.strip().lower()) if isinstance(word, str) else None
-        message = data.get("message")
+        message = data.get("message") or data.get("description")
         message = message if isinstance(message, str) and message else None
         if status is Status.COMPLETED:
             kind: Literal["image", "video"] = "video" if data.get("video_url") else "image"
-            url = data.get("video_url") or data.get("image_url")
+            url = data.get("video_url") or data.get("image_url") or data.get("result_image_url")
             if not isinstance(url, str):
                 raise self.errors.unreadable("it says completed and has no URL", ref)
             return StatusReport(status, artifacts=(Artifact(kind, url),), lifetime=_URL_LIFETIME, raw=data)
@@ -199,6 +226,14 @@ class RunBlob(Provider):
         beside = " beside a result" if data.get("video_url") or data.get("image_url") else ""
         unrecognized = None if status else f"the status {word!r}{beside}"
         return StatusReport(status, message=message, unrecognized=unrecognized, raw=data)
+
+
+_SHARED = frozenset({"runblob/video", "runblob/motion-control"})
+
+
+def _path(endpoint: str) -> str:
+    """Where an endpoint's calls go. The older models share one address."""
+    return "/v1/kling" if endpoint in _SHARED else f"/v1/kling/{endpoint.partition('/')[2]}"
 
 
 _STATUSES: Mapping[str, Status] = {
