@@ -62,7 +62,7 @@ def mistakes(path: Path) -> None:
     runblob.O3Video(5)  # type: ignore[arg-type]
     runblob.O3Video("a boat", durration=5)  # type: ignore[call-arg]
     runblob.O3Video("a boat", duration=6)  # type: ignore[arg-type]
-    runblob.O3Video("a", (), 5, "1:1", "kling_o3", True, "https://app.test")  # type: ignore[call-arg]  # noqa: FBT003  # the same
+    runblob.O3Video("a", (), 5, "1:1", "kling_o3", True, None, None, False, False, "https://x.test")  # type: ignore[call-arg]  # noqa: FBT003  # the same
     runblob.O3Photo("a boat", references=path)  # type: ignore[arg-type]
     runware.ImageO3("a boat", output_format="gif")  # type: ignore[arg-type]
     inferencesh.ImageO1("a boat", references=[path])  # type: ignore[call-arg]

@@ -47,7 +47,7 @@ from kling_async._ledger.sqlite_schema import record_outcome
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers.base import Call, Effect, Flow, StatusReport
-from kling_async.providers.runblob import O3Photo, O3Video
+from kling_async.providers.runblob import O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +94,7 @@ class OwnId(RunBlob):
 
     features: ClassVar[Features] = dataclasses.replace(RunBlob.features, client_chosen_id=True)
 
-    def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
         payload = {"prompt": request.prompt, "id": key}
         self.errors.expect_json((yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)))
         return Accepted(key, StatusReport(Status.PENDING))

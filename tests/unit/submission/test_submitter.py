@@ -37,7 +37,7 @@ from kling_async import (
 from kling_async.providers._base.endpoint import Features
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers.base import Call, Effect, Flow
-from kling_async.providers.runblob import O3Photo, O3Video
+from kling_async.providers.runblob import O3Video
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -294,7 +294,7 @@ async def test_an_error_of_ours_after_sending_is_unknown(server: FakeRunBlob, le
     """A provider's flow that fails on an answer must not make the ledger say that nothing was bought."""
 
     class Buggy(RunBlob):
-        def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
+        def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
             yield from super().submit(request, key, callback_url)
             raise ZeroDivisionError
 
@@ -541,7 +541,7 @@ class OwnId(RunBlob):
 
     features: ClassVar[Features] = dataclasses.replace(RunBlob.features, client_chosen_id=True)
 
-    def submit(self, request: O3Photo | O3Video, key: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
         payload = {"prompt": request.prompt, "id": key}
         reply = yield Call.post("/v1/kling/o3-video/generate", payload, Effect.PAID, repeatable=True)
         if reply.status != 409:
