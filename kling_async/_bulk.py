@@ -56,7 +56,7 @@ from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._routing.router import Prefer, Router, may_retry, require_preference
 from kling_async._session import ProviderSession
-from kling_async._submission.submitter import SubmittedJob
+from kling_async._submission.submitter import SubmittedJob, require_tags
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
 from kling_async.providers._base.offers import options
@@ -65,10 +65,13 @@ from kling_async.providers._base.request import Request
 
 __all__ = ["BulkRun", "BulkStatistics", "Outcome", "Rows"]
 
-Rows: TypeAlias = Iterable[Request | tuple[str, Request]] | AsyncIterable[Request | tuple[str, Request]]
-"""What `Client.map` takes: requests, or pairs of a key and a request."""
+Row: TypeAlias = Request | tuple[str, Request] | tuple[str | None, Request, Mapping[str, str]]
+"""A request, or one with a key, or one with a key and tags."""
+Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
+"""What `Client.map` takes."""
 
 _PAIR = 2
+_TRIPLE = 3
 _OF_ONE_ROW = frozenset({"max_cost", "max_per_job"})
 """The codes of budget errors that another row may not have."""
 _STOPPING = (Unauthorized, InsufficientCredits, BudgetExceeded, LedgerFailed)
@@ -87,6 +90,7 @@ class Outcome:
         error: Why there is no result, or why it could not be saved.
         new: Whether this run paid for the job. False if it was submitted earlier, under the same key.
         files: Where the result was saved, with ``save_to``.
+        tags: The job's tags. Those of the row if there is no job.
     """
 
     index: int
@@ -97,6 +101,7 @@ class Outcome:
     error: KlingError | ValidationError | None = None
     new: bool = False
     files: tuple[Path, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ class _Row:
     index: int
     key: str | None
     request: Request
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowSource:
@@ -187,12 +193,16 @@ class RowSource:
             if ended:
                 return None
             index, self._index = self._index, self._index + 1
-        key, request = row if isinstance(row, tuple) and len(row) == _PAIR else (None, row)
+        key, request, tags = None, row, None
+        if isinstance(row, tuple) and len(row) == _PAIR:
+            key, request = row
+        elif isinstance(row, tuple) and len(row) == _TRIPLE:
+            key, request, tags = row
         if not isinstance(request, Request):
             raise TypeError(
                 f"row {index} of the input is {type(row).__name__}, not a request or a pair of a key and a request"
             )
-        return _Row(index, key, request)
+        return _Row(index, key, request, require_tags(tags))
 
     async def _next(self) -> Any:
         if self._stopped:
@@ -453,9 +463,11 @@ class BulkRun:
             return
         self._progress.in_flight += 1
         try:
-            submitted = await self._router.submit(await with_local_files(request), key, prefer=self._prefer)
+            submitted = await self._router.submit(
+                await with_local_files(request), key, prefer=self._prefer, tags=row.tags
+            )
         except (KlingError, ValidationError) as error:
-            self._job_ended(Outcome(index, key, request, error=error))
+            self._job_ended(Outcome(index, key, request, error=error, tags=row.tags))
             return
         except BaseException:
             self._progress.in_flight -= 1
@@ -481,9 +493,9 @@ class BulkRun:
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = request or tracked.request  # one of them is the row's
             if self._is_retried(index, job, error):
-                self._group.start_soon(self._submit_again, _Row(index, key, wanted), job)
+                self._group.start_soon(self._submit_again, _Row(index, key, wanted, job.tags), job)
                 continue
-            self._job_ended(Outcome(index, key, wanted, job, result, error, new))
+            self._job_ended(Outcome(index, key, wanted, job, result, error, new, tags=job.tags))
 
     def _is_retried(self, index: int, job: Job, error: object) -> bool:
         """Whether a row whose job failed is submitted again."""
@@ -497,10 +509,15 @@ class BulkRun:
         endpoints.append(failed.ref.endpoint)
         try:
             submitted = await self._router.after_failure(
-                await with_local_files(row.request), failed.key, failed.ref, prefer=self._prefer, failed=endpoints
+                await with_local_files(row.request),
+                failed.key,
+                failed.ref,
+                prefer=self._prefer,
+                failed=endpoints,
+                tags=row.tags,
             )
         except (KlingError, ValidationError) as error:
-            self._job_ended(Outcome(row.index, row.key, row.request, error=error))
+            self._job_ended(Outcome(row.index, row.key, row.request, error=error, tags=row.tags))
         else:
             self._follow(row, submitted)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,11 +19,11 @@ from kling_async._clock import Clock
 from kling_async._concurrency import LoopGuard
 from kling_async._errors import ConfigurationError, GenerationFailed, KlingError
 from kling_async._exchange import Flow
-from kling_async._files.local import with_local_files
+from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderStatistics, ProviderTransport
-from kling_async._job import Job
+from kling_async._job import Job, OnEvent
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Result
@@ -228,6 +229,7 @@ class Client:
         key: str | None = None,
         max_cost: Amount | Cost | None = None,
         prefer: Prefer | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Job:
         """Submit one generation, which the provider charges for.
 
@@ -242,6 +244,8 @@ class Client:
                 this process or another: a second submission of the same request returns the same job.
             max_cost: The most that it may cost, in US dollars, or as a `Cost`. If None, only the budget limits it.
             prefer: Who makes a portable request. If None, same as ``Client(prefer=...)``.
+            tags: Texts by their names that are stored with the submission, such as ``{"customer": "17"}``. The job has
+                them as ``job.tags``, also after a restart. A key that was submitted before keeps its tags.
 
         Returns:
             The job, accepted by the provider.
@@ -264,10 +268,10 @@ class Client:
         most = None if max_cost is None else as_cost("submit", "max_cost", max_cost)
         with self._call():
             request = await with_local_files(request)
-            submitted = await self._router.submit(request, key, prefer=prefer, max_cost=most)
+            submitted = await self._router.submit(request, key, prefer=prefer, max_cost=most, tags=tags)
             return self._known(submitted.tracked)
 
-    async def run(
+    async def run(  # noqa: PLR0913  # settings of one call, each by its name
         self,
         request: Request,
         *,
@@ -276,6 +280,9 @@ class Client:
         max_cost: Amount | Cost | None = None,
         prefer: Prefer | None = None,
         retry_failed: int = 0,
+        tags: Mapping[str, str] | None = None,
+        on_event: OnEvent | None = None,
+        save_to: str | os.PathLike[str] | None = None,
     ) -> Result:
         """Submit, then wait for the result.
 
@@ -290,18 +297,30 @@ class Client:
             retry_failed: How often a job that failed is submitted again, if it failed by the provider's own fault and
                 the provider charges nothing for it. A portable request then goes to another provider, if there is one.
                 All attempts have the same key.
+            tags: Same as `submit`.
+            on_event: Called with every event of the job, a function or a coroutine function. An error that it raises
+                ends the wait. The job goes on.
+            save_to: A directory. The result is saved there, and ``result.files`` has the paths. If None, it is not
+                saved.
 
         Raises:
+            DownloadFailed: The result could not be saved.
             KlingError: Same as `submit`.
             GenerationFailed, GenerationCancelled, GenerationTimeout: How the job ended. Each has the job as ``job``.
         """
         count_of("retry_failed", retry_failed)
-        job = await self.submit(request, key=key, max_cost=max_cost, prefer=prefer)
+        if on_event is not None and not callable(on_event):
+            raise ConfigurationError(f"run(on_event=...) takes a function, not {given(on_event)}; nothing was sent")
+        folder = None if save_to is None else Path(save_to)
+        if folder is not None:
+            await ensure_writable(folder)
+        job = await self.submit(request, key=key, max_cost=max_cost, prefer=prefer, tags=tags)
         most = None if max_cost is None else as_cost("run", "max_cost", max_cost)
         failed: list[str] = []
         while True:
             try:
-                return await job.result(timeout)
+                result = await job.result(timeout, on_event=on_event)
+                return result if folder is None else replace(result, files=tuple(await result.save(folder)))
             except GenerationFailed as error:
                 again = len(failed) < retry_failed and may_retry(error, refunded=job.refunded, cost=job.cost)
                 if not again:
@@ -309,7 +328,13 @@ class Client:
             failed.append(job.ref.endpoint)
             with self._call():
                 submitted = await self._router.after_failure(
-                    await with_local_files(request), job.key, job.ref, prefer=prefer, max_cost=most, failed=failed
+                    await with_local_files(request),
+                    job.key,
+                    job.ref,
+                    prefer=prefer,
+                    max_cost=most,
+                    failed=failed,
+                    tags=tags,
                 )
             job = self._handle(submitted.tracked)
 

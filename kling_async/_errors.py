@@ -169,6 +169,10 @@ class JobHandle(Protocol):
         """The key of its submission, where it is known."""
 
     @property
+    def tags(self) -> Mapping[str, str]:
+        """What was stored with its submission."""
+
+    @property
     def request(self) -> Any:
         """What was submitted, where it is known."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import anyio
 
@@ -18,7 +19,10 @@ from kling_async._session import ProviderSession
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.request import Request
 
-__all__ = ["Job", "final_outcome"]
+__all__ = ["Job", "OnEvent", "final_outcome"]
+
+OnEvent: TypeAlias = Callable[[Event], object]
+"""Is called with the events of a job. What it returns is awaited if it can be."""
 
 
 class Job:
@@ -64,6 +68,11 @@ class Job:
     def key(self) -> str | None:
         """The key of its submission. If None, the job was attached by its reference."""
         return self._tracked.key
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """What was stored with its submission: ``submit(request, tags={...})``. Empty if the job was attached."""
+        return self._tracked.tags
 
     @property
     def request(self) -> Request | None:
@@ -115,17 +124,24 @@ class Job:
                 await self._until_end()
         return self.status
 
-    async def result(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109  # raises an error of its own
+    async def result(self, timeout: float | None = None, *, on_event: OnEvent | None = None) -> Result:  # noqa: ASYNC109  # raises an error of its own
         """Wait for the result, for a limited time. The same as ``await job``, apart from that.
 
         Args:
             timeout: Seconds to wait at most. If None, until the job's deadline.
+            on_event: Called with every event of the job, a function or a coroutine function. An error that it raises
+                ends the wait. The job goes on.
 
         Raises:
             GenerationTimeout: The time is over. The job is not cancelled, and has no result yet.
             KlingError: Same as ``await job``.
         """
         with anyio.move_on_after(timeout):
+            if on_event is not None:
+                async for event in self:
+                    returned = on_event(event)
+                    if inspect.isawaitable(returned):
+                        await returned
             return await self._outcome()
         raise GenerationTimeout(
             f"the job is still {self.status} after waiting for {timeout:g} s; it was not cancelled",
@@ -234,7 +250,7 @@ class Job:
         session = self._session
         local = session.provider.base_url.startswith("http:")
         ended = self.events[-1].at if self.status.terminal else None
-        saver = Downloader(session.downloads, self.ref, local, self._renew, ended=ended)
+        saver = Downloader(session.downloads, self.ref, local, self._renew, ended=ended, key=self.key)
         if session.ledger is None or not self._tracked.recorded:
             return saver
         return replace(saver, saved=session.ledger.record_file, files=session.ledger.files)

@@ -215,8 +215,13 @@ class Choice:
 class Saver(Protocol):
     """Downloads an artifact and writes it to disk. The job of the artifact provides it."""
 
-    async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
-        """Save to the file `target`, or into `target` as a directory (made if need be) under a name of its own."""
+    async def save(
+        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None, name: str | None = None
+    ) -> Path:
+        """Save to the file `target`, or into `target` as a directory (made if need be).
+
+        There, it is named after the job, or by the template `name`.
+        """
         ...
 
     async def read(self, artifact: Artifact) -> bytes:
@@ -302,6 +307,9 @@ class Artifact(_Savable):
         """
         return await self._ready().save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
 
+    async def _save(self, directory: Path, *, name: str | None, progress: Progress | None) -> Path:
+        return await self._ready().save(self, directory, directory=True, progress=progress, name=name)
+
     async def read(self) -> bytes:
         """Download the file into memory.
 
@@ -352,6 +360,7 @@ class Result:
         failures: Files that were asked for and not made (a partial success), empty otherwise.
         raw: The provider's last answer about the job, decoded, without the key and callback addresses.
         balance: What the account last had left, or None if the provider does not report it.
+        files: Where ``client.run(request, save_to=...)`` saved the files.
     """
 
     ref: JobRef
@@ -360,17 +369,24 @@ class Result:
     failures: tuple[Failure, ...] = ()
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
+    files: tuple[Path, ...] = ()
 
     @property
     def urls(self) -> list[str]:
         """The URLs of the files. They expire, typically after a day."""
         return [artifact.url for artifact in self.artifacts if artifact.url is not None]
 
-    async def save(self, directory: str | Path, *, progress: Progress | None = None) -> list[Path]:
+    async def save(
+        self, directory: str | Path, *, name: str | None = None, progress: Progress | None = None
+    ) -> list[Path]:
         """Download every file into `directory`, which is made if need be.
 
         Args:
             directory: Where to.
+            name: A template for the names of the files, without the extension, such as ``"{key}-{index}"``. ``{key}``
+                is the key of the submission, ``{index}`` counts the files from 1, ``{id}`` and ``{endpoint}`` are the
+                job's. Without ``{index}``, the second file and later ones get a number. Characters that file systems
+                do not take become ``_``. A file of that name is replaced. If None, files are named after the job.
             progress: Called, file after file, with bytes so far and bytes in all.
 
         Returns:
@@ -378,8 +394,10 @@ class Result:
 
         Raises:
             DownloadFailed: One could not be downloaded or written. The job is kept, and saving may be tried again.
+            ValueError: The template has another field, or is not the name of a file.
         """
-        return [await artifact.save(f"{Path(directory)}/", progress=progress) for artifact in self.artifacts]
+        folder = Path(directory)
+        return [await artifact._save(folder, name=name, progress=progress) for artifact in self.artifacts]  # noqa: SLF001  # the same module
 
 
 @dataclass(frozen=True, slots=True)

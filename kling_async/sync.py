@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial, wraps
@@ -313,6 +313,7 @@ class Job(_Handle[_job.Job]):
 
     ref = _Same[JobRef]()
     key = _Same[str | None]()
+    tags = _Same[Mapping[str, str]]()
     request = _Same[Request | None]()
     status = _Same[Status]()
     events = _Same[tuple[Event, ...]]()
@@ -336,6 +337,7 @@ class Outcome(_Handle[_bulk.Outcome]):
 
     index = _Same[int]()
     key = _Same[str | None]()
+    tags = _Same[Mapping[str, str]]()
     request = _Same[Request]()
     job = _Same[Job | None](Job)
     result = _Same[Result | None](Result)

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -25,7 +25,7 @@ from anyio import to_thread
 from kling_async._errors import DownloadFailed, KlingError
 from kling_async._exchange import Reply
 from kling_async._files.atomic import written_atomically
-from kling_async._files.names import bounded_name
+from kling_async._files.names import bounded_name, named
 from kling_async._files.partial_file import PartialFile, Sink, Spool, TransferBroken, Version
 from kling_async._http.backend import USER_AGENT, HttpBackend, PerLoopBackend
 from kling_async._http.response import Response, read_body
@@ -94,6 +94,8 @@ class Downloader:
         renew: Asks the provider for fresh artifacts when a URL has expired.
         saved: Records where each file was saved. If None, it is recorded nowhere.
         files: Returns where files of the job were saved before. If None, that is not known.
+        key: The key of the job's submission, for templates of names.
+        stem: The name of the file without its extension. If None, it is named after the job.
         ended: When the job ended. For half a minute a file that is missing is waited for. If None, it is not.
     """
 
@@ -104,10 +106,15 @@ class Downloader:
     saved: Saved | None = None
     files: Callable[[JobRef], Awaitable[Sequence[Path]]] | None = None
     ended: datetime | None = None
+    key: str | None = None
+    stem: str | None = None
 
-    async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
+    async def save(
+        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None, name: str | None = None
+    ) -> Path:
         """See `kling_async._models.Saver`."""
-        path = await self._save(artifact, target, directory, progress)
+        chosen = self if name is None else replace(self, stem=named(name, self.ref, self.key, artifact.index))
+        path = await chosen._save(artifact, target, directory, progress)  # noqa: SLF001  # a copy of this object
         if self.saved is not None:
             with anyio.CancelScope(shield=True):
                 await self.saved(self.ref, artifact.index, path)
@@ -378,6 +385,8 @@ class Downloader:
         return found
 
     def _stem(self, artifact: Artifact) -> str:
+        if self.stem is not None:
+            return bounded_name(self.stem, _LONGEST_NAME)
         identity = re.sub(r"[^A-Za-z0-9._-]", "_", self.ref.id)
         if identity != self.ref.id:  # so that two ids do not get one name
             identity += f"-{hashlib.sha256(self.ref.id.encode()).hexdigest()[:8]}"

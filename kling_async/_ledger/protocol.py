@@ -80,6 +80,7 @@ class Submission:
         released: Why the user freed the key although something was bought, or may have been. None if the user did not.
         latest: The job's last recorded event.
         files: Where the job's files were saved.
+        tags: What the user stored with it, such as ``{"customer": "17"}``.
         remedies: What can be done about it, where it needs attention. The client sets them. They are not stored.
     """
 
@@ -96,6 +97,7 @@ class Submission:
     released: str | None = None
     latest: Event | None = field(default=None, repr=False)
     files: tuple[Path, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     remedies: tuple[Remedy, ...] = ()
 
     @property

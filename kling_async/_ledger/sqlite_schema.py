@@ -80,11 +80,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO stored_values SELECT name, value FROM kept WHERE name != 'owner'",
         "DROP TABLE kept",
     ),
+    ("ALTER TABLE attempts ADD COLUMN tags TEXT",),
 )
 """One entry for each version of the file. ``user_version`` counts those that have been applied."""
 
 _COLUMNS = """s.key, s.attempt_id, s.endpoint, s.request, s.fingerprint, s.started, s.state, s.ref, s.reason, s.answer,
-    s.released, (SELECT event FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
+    s.released, s.tags, (SELECT event FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
     (SELECT json_group_array(path) FROM (SELECT path FROM files WHERE ref = s.ref ORDER BY position))"""
 _REUSABLE = "(s.state IN ('not-submitted', 'refused') OR s.released IS NOT NULL)"
 CURRENT = "s.current"
@@ -110,7 +111,16 @@ Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
 def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
     """Claim keys: for each submission, the current attempt of its key. See `Ledger.claim`."""
     rows = [
-        (s.key, s.attempt_id, s.endpoint, json.dumps(s.request), s.fingerprint, s.started.timestamp(), s.state)
+        (
+            s.key,
+            s.attempt_id,
+            s.endpoint,
+            json.dumps(s.request),
+            s.fingerprint,
+            s.started.timestamp(),
+            s.state,
+            json.dumps(dict(s.tags)) if s.tags else None,
+        )
         for s in submissions
     ]
     connection.execute(
@@ -119,8 +129,8 @@ def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
         (json.dumps([s.key for s in submissions]),),
     )
     connection.execute(
-        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state)
-            SELECT {_fields(7)} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
+        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags)
+            SELECT {_fields(8)} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
         (json.dumps(rows),),
     )
     others = select(
@@ -317,7 +327,7 @@ def get_value(connection: sqlite3.Connection, name: str) -> Any:
 
 def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
     """The submission in a row. A row that cannot be read becomes a submission of unknown outcome with that reason."""
-    started, state, ref, reason, answer, released, latest, files = rest
+    started, state, ref, reason, answer, released, tags, latest, files = rest
     unreadable: list[str] = []
 
     def read(name: str, parse: Callable[[], T], otherwise: T) -> T:
@@ -340,6 +350,7 @@ def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerpr
         answer=read("answer", lambda: ReceivedAnswer(**json.loads(answer)) if answer else None, None),
         released=released,
         latest=read("event", lambda: event_from_json(latest) if latest else None, None),
+        tags=read("tags", lambda: _object(tags) if tags else {}, {}),
         files=read("files", lambda: tuple(Path(path) for path in json.loads(files)), ()),
     )
     if not unreadable:

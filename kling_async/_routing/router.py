@@ -155,6 +155,7 @@ class Router:
         prefer: Prefer | None = None,
         max_cost: Cost | None = None,
         last: Collection[str] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> SubmittedJob:
         """Submit a request: a provider's own, or a portable one at the best provider that takes it.
 
@@ -164,6 +165,7 @@ class Router:
             prefer: Who makes a portable request. If None, what the client prefers.
             max_cost: The most that it may cost.
             last: Endpoints that are tried after all others, because they failed before.
+            tags: What the user stores with it.
 
         Raises:
             NotOffered: No endpoint makes exactly what a portable request describes.
@@ -172,7 +174,7 @@ class Router:
         """
         if not isinstance(request, PortableRequest):
             name = request.endpoint.partition("/")[0]
-            return await self._attempt(name, lambda: self._submitter.submit(request, key, max_cost=max_cost))
+            return await self._attempt(name, lambda: self._submitter.submit(request, key, max_cost=max_cost, tags=tags))
         wanted = request.validated()
         mark = await to_thread.run_sync(fingerprint, wanted) if wanted.inline else fingerprint(wanted)
         current = await self._ledger.find(key) if self._ledger.enabled and key is not None else None
@@ -182,7 +184,7 @@ class Router:
         if not ranked:
             raise not_offered(wanted, found)
         ranked.sort(key=lambda one: one.endpoint in last)
-        return await self._first_accepted(ranked, key or str(uuid.uuid4()), mark, max_cost)
+        return await self._first_accepted(ranked, key or str(uuid.uuid4()), mark, max_cost, tags)
 
     async def _continue(self, wanted: PortableRequest, current: Submission, mark: str) -> SubmittedJob:
         """Return the job of a key that is in use, or find out what became of it. Nothing is bought elsewhere."""
@@ -203,7 +205,12 @@ class Router:
         return await self._submitter.submit(request, current.key, mark=mark)
 
     async def _first_accepted(
-        self, ranked: Sequence[_Ranked], key: str, mark: str, max_cost: Cost | None
+        self,
+        ranked: Sequence[_Ranked],
+        key: str,
+        mark: str,
+        max_cost: Cost | None,
+        tags: Mapping[str, str] | None,
     ) -> SubmittedJob:
         refused: dict[str, KlingError] = {}
         passed_over: dict[str, str] = {}
@@ -218,7 +225,7 @@ class Router:
 
             async def buy(one: _Ranked = chosen, choice: Choice = choice, patient: bool = patient) -> SubmittedJob:
                 return await self._submitter.submit(
-                    one.request, key, mark=mark, choice=choice, patient=patient, max_cost=max_cost
+                    one.request, key, mark=mark, choice=choice, patient=patient, max_cost=max_cost, tags=tags
                 )
 
             try:
@@ -393,6 +400,7 @@ class Router:
         prefer: Prefer | None = None,
         max_cost: Cost | None = None,
         failed: Iterable[str] = (),
+        tags: Mapping[str, str] | None = None,
     ) -> SubmittedJob:
         """Submit again what failed by the provider's fault, elsewhere if that is possible. See `may_retry`.
 
@@ -403,12 +411,14 @@ class Router:
             prefer: Who makes a portable request.
             max_cost: The most that it may cost.
             failed: The endpoints that failed before. They are tried last.
+            tags: What the user stored with the submission that failed.
         """
         if self._ledger.enabled and key is not None:
             current = await self._ledger.find(key)
             if current is not None and current.ref == ref and not current.key_reusable:
                 await self._submitter.release_key(current, "the job failed, and it was submitted again")
-        return await self.submit(request, key, prefer=prefer, max_cost=max_cost, last={*failed, ref.endpoint})
+        last = {*failed, ref.endpoint}
+        return await self.submit(request, key, prefer=prefer, max_cost=max_cost, last=last, tags=tags)
 
 
 def may_retry(error: object, *, refunded: bool, cost: Cost | None) -> bool:

@@ -172,4 +172,5 @@ class Recovery:
                 f"the ledger has not kept all of the request of {key!r} (inline images, callback address)",
                 remedies=(Remedy("resubmit", key, needs_request=True),),
             )
-        return (await self._submitter.submit(request, key, resubmit=True, force=force, mark=mark)).tracked
+        again = await self._submitter.submit(request, key, resubmit=True, force=force, mark=mark, tags=submission.tags)
+        return again.tracked

@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -68,6 +69,7 @@ __all__ = [
     "accepted_earlier",
     "require_request",
     "require_resubmittable",
+    "require_tags",
 ]
 
 EarlierT = TypeVar("EarlierT", Submission, SpendingGroup)
@@ -154,7 +156,7 @@ class Submitter:
         if budget is not None:
             registry.on_release = self.record_cost
 
-    async def submit(
+    async def submit(  # noqa: PLR0913  # settings of one submission, each by its name
         self,
         request: Request,
         key: str | None = None,
@@ -165,6 +167,7 @@ class Submitter:
         choice: Choice | None = None,
         patient: bool = True,
         max_cost: Cost | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> SubmittedJob:
         """Submit a request, unless that was done before under the same key.
 
@@ -179,6 +182,7 @@ class Submitter:
             choice: Why the endpoint was chosen. It becomes a part of the job's first event.
             patient: Whether it waits while the provider says "not now". Otherwise it is refused.
             max_cost: The most that it may cost. If None, only the budget limits it.
+            tags: What the user stores with it.
 
         Raises:
             KeyConflict: The key was used for another request.
@@ -191,7 +195,7 @@ class Submitter:
         transport = provider_of(self._transports, request.endpoint)
         request = _validated(request)
         await self.load_history()
-        intent = await self.prepare(request, key, mark)
+        intent = replace(await self.prepare(request, key, mark), tags=require_tags(tags))
         async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit, max_cost=max_cost):
             if resubmit:
                 await self._reopen(transport, intent, force=force)
@@ -516,7 +520,9 @@ class Submitter:
     async def _accepted(self, intent: Submission, accepted: Accepted) -> AcceptedSubmission:
         ref = _ref(intent, accepted)
         await self.accept(intent, ref)
-        return AcceptedSubmission(ref, intent.started.timestamp(), accepted.report, intent.attempt_id, intent.key)
+        return AcceptedSubmission(
+            ref, intent.started.timestamp(), accepted.report, intent.attempt_id, intent.key, tags=intent.tags
+        )
 
     async def accept(self, submission: Submission, ref: JobRef) -> None:
         """Record that a submission has a job: by its answer, the provider's list, a webhook or the user's word."""
@@ -575,13 +581,32 @@ class _PaidOperation(Protocol):
 
 def accepted_earlier(submission: Submission, ref: JobRef) -> AcceptedSubmission:
     """Return the submission as one that was accepted at an earlier time."""
-    return AcceptedSubmission(ref, submission.started.timestamp(), None, submission.attempt_id, submission.key)
+    return AcceptedSubmission(
+        ref, submission.started.timestamp(), None, submission.attempt_id, submission.key, tags=submission.tags
+    )
 
 
 def _validated(request: Request) -> Request:
     """Return the request, validated once more: ``model_copy(update=...)`` and an old pickle skip the validation."""
     checked = type(request).model_validate(dict(request))
     return request if checked == request else checked
+
+
+def require_tags(tags: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the tags, which do not change afterwards.
+
+    Raises:
+        ConfigurationError: They are no mapping of texts to texts, or cannot be stored.
+    """
+    if tags is None:
+        return MappingProxyType({})
+    anything: Any = tags  # the user's value, of any type
+    pairs = anything.items() if isinstance(anything, Mapping) else ((None, None),)
+    if not all(isinstance(part, str) and not _UNFIT.search(part) for pair in pairs for part in pair):
+        raise ConfigurationError(
+            f"tags are texts by their names, such as {{'customer': '17'}}, not {given(tags)}; nothing was sent"
+        )
+    return MappingProxyType(dict(tags))
 
 
 def require_request(request: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
@@ -37,6 +37,7 @@ class AcceptedSubmission:
         report: What the provider reported on accepting it. None if it was accepted earlier.
         attempt_id: The UUID of the attempt. Webhooks are addressed by it.
         key: Its key.
+        tags: What the user stored with it.
         deliveries: What webhooks reported about it before it was accepted.
     """
 
@@ -46,6 +47,7 @@ class AcceptedSubmission:
     attempt_id: str
     key: str
     deliveries: Sequence[WebhookItem] = ()
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class TimerSource(Protocol):
@@ -141,6 +143,7 @@ class JobRegistry:
             await known.start_recording(self._store, await self._store.events(known.ref))
         known.confirm()
         known.key = accepted.key
+        known.tags = accepted.tags
         if self._timers is not None:
             self._by_attempt[accepted.attempt_id] = known
         if not known.ended:

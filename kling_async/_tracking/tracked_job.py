@@ -7,8 +7,9 @@ cancelled loses nothing: the log stays, and the next waiter continues from it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 import anyio
@@ -24,6 +25,7 @@ from kling_async.providers._base.request import Request
 __all__ = ["EndListener", "EventStore", "JobOwner", "TrackedJob"]
 
 log = logging.getLogger("kling_async")
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class EventStore(Protocol):
@@ -71,6 +73,7 @@ class TrackedJob(PollState):
 
     Attributes:
         key: The key of its submission. None if it is not known.
+        tags: What the user stored with its submission.
         listener: Notified of the end.
         reported_failure: The failure that a webhook reported. It counts once a poll reports that the job failed.
     """
@@ -91,6 +94,7 @@ class TrackedJob(PollState):
         "listener",
         "reported_failure",
         "request",
+        "tags",
     )
 
     def __init__(  # noqa: PLR0913  # the facts of a job, each by its name
@@ -110,6 +114,7 @@ class TrackedJob(PollState):
         self.request = request
         self._owner = owner
         self.key: str | None = None
+        self.tags: Mapping[str, str] = _NO_TAGS
         self.listener: EndListener | None = None
         self.reported_failure: StatusReport | None = None
         self._address = str(ref)

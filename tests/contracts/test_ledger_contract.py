@@ -87,6 +87,15 @@ async def test_a_new_key_is_claimed(ledger: Ledger) -> None:
     assert await ledger.find(key="row-2") is None
 
 
+async def test_tags_are_stored_with_the_attempt_that_has_them(ledger: Ledger) -> None:
+    tagged = submission(tags={"customer": "17", "船": "\n"})
+    assert (await ledger.claim(tagged)).tags == tagged.tags
+    await ledger.record_outcome(submission(state=SubmissionState.REFUSED))
+    again = submission(purchase="p-2", tags={})
+    await ledger.claim(again)
+    assert [attempt.tags for attempt in await ledger.attempts("row-1")] == [tagged.tags, {}]
+
+
 @pytest.mark.parametrize("state", [SubmissionState.SENDING, SubmissionState.ACCEPTED, SubmissionState.UNKNOWN])
 async def test_a_taken_key_is_not_claimed_again(ledger: Ledger, state: SubmissionState) -> None:
     await ledger.claim(submission())

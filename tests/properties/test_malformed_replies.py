@@ -72,7 +72,9 @@ def garbled(draw: st.DrawFn, value: Any) -> bytes:
 
 
 class Saver:
-    async def save(self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None) -> Path:
+    async def save(
+        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None, name: str | None = None
+    ) -> Path:
         return target
 
     async def read(self, artifact: Artifact) -> bytes:

@@ -147,6 +147,38 @@ async def test_a_file_is_saved_under_its_jobs_name(cdn: Cdn, engines: PerLoopBac
     assert files(tmp_path) == [path.name]
 
 
+async def test_files_are_named_by_a_template(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
+    ref = JobRef("runblob", "o3-photo", "job-1")
+    saver = Downloader(engines, ref, True, _never, key="row/1 é")  # noqa: FBT003  # local
+    made = [Artifact("image", f"{cdn.url}/{number}", index=number).saved_by(saver) for number in range(2)]
+    result = kling_async.Result(ref, tuple(made))
+    for template, names in {
+        "{key}-{index}": ["row_1 é-1.png", "row_1 é-2.png"],
+        "boat": ["boat.png", "boat-2.png"],
+        "{endpoint}_{id}": ["runblob-o3-photo_job-1.png", "runblob-o3-photo_job-1-2.png"],
+        "x" * 300 + "{index:03}": None,
+    }.items():
+        paths = await result.save(tmp_path, name=template)
+        assert [path.read_bytes() for path in paths] == [PICTURE, PICTURE]
+        if names is not None:
+            assert [path.name for path in paths] == names
+    assert len(files(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("template", ["", " ", "{prompt}", "{", "a/{key}", "..", ".hidden", "a\\b", "{0}", "{key.x}"])
+async def test_a_template_that_names_no_file_is_refused(engines: PerLoopBackend, tmp_path: Path, template: str) -> None:
+    ref = JobRef("runblob", "o3-photo", "job-1")
+    saver = Downloader(engines, ref, True, _never)  # noqa: FBT003  # local
+    result = kling_async.Result(ref, (Artifact("image", "http://127.0.0.1:9/", index=0).saved_by(saver),))
+    with pytest.raises(ValueError, match="the name"):
+        await result.save(tmp_path, name=template)
+    assert files(tmp_path) == []
+
+
+async def _never() -> tuple[Artifact, ...]:
+    raise kling_async.TransportFailed("away")
+
+
 @pytest.mark.parametrize("times", [2, 5])
 async def test_saves_of_one_file_at_once_do_not_mix(
     cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, times: int
