@@ -355,8 +355,9 @@ class Client:
         is its outcome's `error`. It does not stop the run, unless no further row can be submitted.
 
         Args:
-            requests: Requests, or pairs of a key and a request, from any iterable or async iterable. With a ledger and
-                keys, the same call continues a run that was interrupted, and pays for nothing twice.
+            requests: Requests, pairs of a key and a request, or triples of a key, a request and tags, from any iterable
+                or async iterable. With a ledger and keys, the same call continues a run that was interrupted, and pays
+                for nothing twice.
             in_flight: How many jobs may run at once.
             ordered: Yield outcomes in the order of the rows. If False, in the order in which they end.
             save_to: A directory. Results are saved there while the run goes on, and ``outcome.files`` has the paths. If
