@@ -299,6 +299,7 @@ class Result(_Handle[_models.Result]):
     failures = _Same[tuple[Failure, ...]]()
     raw = _Same[Any]()
     balance = _Same[Cost | None]()
+    files = _Same[tuple[Any, ...]]()
     urls = _Same[list[str]]()
     save = _blocking(_models.Result.save, _plain)
 

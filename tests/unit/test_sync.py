@@ -169,6 +169,9 @@ def test_closing_ends_the_thread_and_what_other_threads_wait_for(sandbox: Sandbo
     assert [str(error) for error in errors] == ["the client is closed; make a new one"]
     with pytest.raises(ConfigurationError, match="closed"):
         client.run(boat())
+    patience = time.monotonic() + 30
+    while threading.active_count() > before and time.monotonic() < patience:  # a thread of the loop ends a moment later
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
