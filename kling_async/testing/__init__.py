@@ -15,7 +15,8 @@ except ModuleNotFoundError as error:
 
 pytest.register_assert_rewrite("kling_async.testing.contract", "kling_async.testing.samples")
 
+from kling_async.testing.clock import VirtualClock  # noqa: E402
 from kling_async.testing.contract import ProviderContract  # noqa: E402  # its asserts are rewritten first
 from kling_async.testing.samples import Sample, load_samples  # noqa: E402
 
-__all__ = ["ProviderContract", "Sample", "load_samples"]
+__all__ = ["ProviderContract", "Sample", "VirtualClock", "load_samples"]

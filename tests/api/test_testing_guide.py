@@ -1,0 +1,64 @@
+"""The tests of `docs/guides/testing.md`, run by pytest with the plugin that the package brings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.documents import ROOT
+
+GUIDE = ROOT / "docs" / "guides" / "testing.md"
+STRICT = ("-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("application")
+    blocks = re.findall(r'```python title="([^"]+)"\n(.*?)```', GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    for name, text in blocks:
+        (folder / name).write_text(text, encoding="utf-8")
+    assert {"test_jobs.py", "app.py", "test_app.py", "test_mocked.py"} == {name for name, _ in blocks}
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "kling_async.pytest_plugin", *STRICT, *arguments]
+    found = subprocess.run(
+        command,
+        cwd=folder,
+        env={"PYTHONPATH": f"{folder}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+def test_the_tests_of_the_guide_pass(project: Path) -> None:
+    assert "6 passed" in run(project)
+
+
+def test_the_fixtures_work_with_anyios_plugin_on_both_libraries(tmp_path: Path) -> None:
+    (tmp_path / "test_anyio.py").write_text(
+        """
+import pytest
+from kling_async import runblob
+
+@pytest.mark.anyio
+async def test_a_clip_is_made(kling_client, anyio_backend):
+    assert (await kling_client.run(runblob.O3Video("a paper boat"))).urls
+"""
+    )
+    assert "2 passed" in run(tmp_path)
+
+
+def test_nothing_is_loaded_before_a_test_asks_for_it() -> None:
+    script = "import sys, kling_async.pytest_plugin; print(*(name for name in sys.modules if 'kling_async' in name))"
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"kling_async.sandbox", "kling_async.testing", "kling_async._client"} & set(found.stdout.split())
