@@ -22,11 +22,11 @@ class VirtualClock:
     """The time of asyncio's event loops in this thread: when nothing is ready, it jumps to the next timer.
 
     A job of three minutes ends in milliseconds, because polls, time limits and deadlines of the client follow the event
-    loop's time. It is for tests whose HTTP is mocked (respx, ``httpx.MockTransport``, an ASGI application). While a real
-    server works, nothing is ready either, so that time limits would pass. A sandbox has a speed instead.
+    loop's time. It is for tests whose HTTP is mocked (respx, ``httpx.MockTransport``, an ASGI application). A real server
+    works while nothing is ready here, so time limits would pass. A sandbox has a speed instead.
 
     Work in threads is waited for in real time, as far as it goes through anyio (the client reads and writes files so)
-    or through ``loop.run_in_executor``. trio has such a clock itself: ``trio.testing.MockClock``. A loop that is not one
+    or through ``loop.run_in_executor``. trio has such a clock itself: ``trio.testing.MockClock``. A loop that is none
     of asyncio's own, such as uvloop's, is not changed.
 
     Use it as a context manager around the test or inside of it, or as the fixture ``kling_clock``.
