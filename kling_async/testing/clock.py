@@ -22,8 +22,8 @@ class VirtualClock:
     """The time of asyncio's event loops in this thread: when nothing is ready, it jumps to the next timer.
 
     A job of three minutes ends in milliseconds, because polls, time limits and deadlines of the client follow the event
-    loop's time. It is for tests whose HTTP is mocked (respx, ``httpx.MockTransport``, an ASGI application). A real server
-    works while nothing is ready here, so time limits would pass. A sandbox has a speed instead.
+    loop's time. It is for tests whose HTTP is mocked (respx, ``httpx.MockTransport``, an ASGI application). A real
+    server works while nothing is ready here, so time limits would pass. A sandbox has a speed instead.
 
     Work in threads is waited for in real time, as far as it goes through anyio (the client reads and writes files so)
     or through ``loop.run_in_executor``. trio has such a clock itself: ``trio.testing.MockClock``. A loop that is none
