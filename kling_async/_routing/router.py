@@ -60,7 +60,7 @@ from kling_async._routing.health import Health
 from kling_async._routing.quotes import PriceKind, ProviderHealth, Quote
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.remedies import provider_of
-from kling_async._submission.submitter import SubmittedJob, Submitter
+from kling_async._submission.submitter import SubmittedJob, Submitter, require_key
 from kling_async._validation import given
 from kling_async.providers._base.offers import Option, Unmet, not_offered, options, served_by
 from kling_async.providers._base.portable import PortableRequest
@@ -81,8 +81,8 @@ _PASSED_ON = (
     Unauthorized,
 )
 """Errors that prove that nothing was bought, after which another provider may take the request."""
-_ANSWERED = (BudgetExceeded, ContentRejected, InvalidRequest, KeyConflict)
-"""Errors that say nothing against the provider."""
+_SERVING = (ContentRejected, InvalidRequest)
+"""Refusals that show that the provider serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class Router:
         self._learned = learned
         self._prefer: Prefer = require_preference(prefer, "Client(prefer=...)") or "cheapest"
         self._health: dict[str, Health] = {}
-        self._change = anyio.Event()
+        self._change: anyio.Event | None = None  # set when a provider may have become free
 
     async def submit(
         self,
@@ -175,6 +175,7 @@ class Router:
         if not isinstance(request, PortableRequest):
             name = request.endpoint.partition("/")[0]
             return await self._attempt(name, lambda: self._submitter.submit(request, key, max_cost=max_cost, tags=tags))
+        require_key(key)
         wanted = request.validated()
         mark = await to_thread.run_sync(fingerprint, wanted) if wanted.inline else fingerprint(wanted)
         current = await self._ledger.find(key) if self._ledger.enabled and key is not None else None
@@ -249,6 +250,7 @@ class Router:
             if now >= give_up or not any(self._is_busy(one.provider) for one in left):
                 return left[0]  # nothing else is left, and its own error is more exact than that it rests
             with anyio.move_on_after(max(min(*waits, give_up - now, _LONGEST_WAIT), _SHORTEST_WAIT)):
+                self._change = self._change or anyio.Event()
                 await self._change.wait()
 
     def _wait(self, provider: str, now: float) -> float:
@@ -288,8 +290,9 @@ class Router:
                 health.abandoned(probe=probe)
             return submitted
         finally:
-            change, self._change = self._change, anyio.Event()
-            change.set()
+            if self._change is not None:
+                self._change.set()
+                self._change = None
 
     def _report(self, health: Health, error: KlingError, *, probe: bool) -> None:
         now, reason = self._clock.now(), f"{type(error).__name__}: {error.message}"
@@ -300,7 +303,7 @@ class Router:
             health.account_refused(now, reason, probe=probe)
         elif isinstance(error, ProviderUnavailable | TransportFailed | SubmissionUnknown):
             health.failed(now, reason, probe=probe)
-        elif isinstance(error, _ANSWERED) and not isinstance(error, BudgetExceeded | KeyConflict):
+        elif isinstance(error, _SERVING):
             health.succeeded()
         else:
             health.abandoned(probe=probe)

@@ -67,6 +67,7 @@ __all__ = [
     "SubmittedJob",
     "Submitter",
     "accepted_earlier",
+    "require_key",
     "require_request",
     "require_resubmittable",
     "require_tags",
@@ -336,14 +337,7 @@ class Submitter:
             key: The user's key. If None, the key is the UUID of the attempt.
             asked: The fingerprint of what the user asked for, if that is not the request itself.
         """
-        if not isinstance(key, str | None):
-            raise ConfigurationError(f"the key of a submission is text, not {key!r:.80}; give str(key)")
-        if key == "":
-            raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
-        if key is not None and _UNFIT.search(key):
-            raise ConfigurationError(
-                f"the key {key!r:.200} has a null or half a character in it, and cannot be stored; change it"
-            )
+        require_key(key)
         attempt_id = str(uuid.uuid4())
         description: Mapping[str, Any] = {}
         mark = ""
@@ -617,6 +611,22 @@ def require_request(request: object) -> None:
     """
     if not isinstance(request, Request):
         raise TypeError(f"a request is submitted, such as runblob.O3Video('a paper boat'), not {given(request)}")
+
+
+def require_key(key: object) -> None:
+    """Make sure that a key of the user's can be stored.
+
+    Raises:
+        ConfigurationError: It is no text, it is empty, or it has characters that cannot be stored.
+    """
+    if not isinstance(key, str | None):
+        raise ConfigurationError(f"the key of a submission is text, not {key!r:.80}; give str(key)")
+    if key == "":
+        raise ConfigurationError("the key of a submission is empty; leave it out or give it a name")
+    if key is not None and _UNFIT.search(key):
+        raise ConfigurationError(
+            f"the key {key!r:.200} has a null or half a character in it, and cannot be stored; change it"
+        )
 
 
 def require_same_request(submission: Submission, other: Submission) -> None:

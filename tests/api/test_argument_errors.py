@@ -234,10 +234,11 @@ def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
         (lambda: Polling(schedule=Progressive), r"it must be Learned\(\), Prog"),  # type: ignore[arg-type]
         (lambda: kling_async.Budget(usd="five"), r"Budget\(usd='five'\): it must be an amount, such as Budget\(usd=5"),
         (lambda: kling_async.Budget(credits=-1), r"Budget\(credits=-1\): it must be an amount, such as Budget\(cre"),
+        (lambda: kling_async.Budget(max_per_job="much"), r"Budget\(max_per_job='much'\): it must be an amount"),
         (lambda: Polling(schedule=5), r"Polling\(schedule=5\): it must be Learned\(\), Prog"),  # type: ignore[arg-type]
         (lambda: kling_async.Webhooks("https://a.test", STRONG, backstop="9"), r"a number greater than 0"),  # type: ignore[arg-type]
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_settings_have_the_kinds_that_are_documented(make: Callable[[], object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):

@@ -15,6 +15,7 @@ import kling_async
 from kling_async import (
     Artifact,
     Budget,
+    Choice,
     Client,
     Cost,
     Event,
@@ -24,6 +25,7 @@ from kling_async import (
     Limits,
     Polling,
     Progressive,
+    Quote,
     Remedy,
     Request,
     Result,
@@ -32,6 +34,7 @@ from kling_async import (
     SqliteLedger,
     Status,
     Submission,
+    Video,
     inferencesh,
     pixeldojo,
     runblob,
@@ -105,6 +108,10 @@ async def client() -> None:
         assert_type(await job, Result)
         assert_type(await job.wait(timeout=5), Status)
         assert_type(await job.cancel(), bool)
+        wanted = Video("a boat", duration=10)
+        assert_type(wanted.for_("runblob"), Request)
+        assert_type(await opened.quote(wanted, prefer="fastest"), list[Quote])
+        assert_type((await opened.submit(wanted, prefer=["kling"], max_cost=1)).choice, Choice | None)
         result = await opened.run(runblob.O3Photo("a boat"))
         assert_type(result.artifacts, tuple[Artifact, ...])
         assert_type(result.urls, list[str])
