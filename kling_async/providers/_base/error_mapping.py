@@ -291,7 +291,7 @@ class ErrorMapper:
     def redact_report(self, report: StatusReport) -> StatusReport:
         """The report with the provider's texts and its last answer fit for logs, errors, files and browsers."""
         ended = report.status is not None and report.status.terminal
-        if not (ended or report.message or report.failures or report.unrecognized):
+        if not (ended or report.message or report.failures or report.logs or report.unrecognized):
             return report
 
         def fit(text: str | None) -> str | None:
@@ -300,6 +300,7 @@ class ErrorMapper:
         return replace(
             report,
             message=fit(report.message),
+            logs=tuple(self.redact(line, _MAX_MESSAGE) for line in report.logs),
             failures=tuple(replace(f, code=self.redact(f.code), message=fit(f.message)) for f in report.failures),
             unrecognized=report.unrecognized and self.redact(report.unrecognized, _MAX_UNRECOGNIZED),
             raw=redact_json(report.raw, self.config.secret_texts) if ended else report.raw,

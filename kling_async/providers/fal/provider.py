@@ -14,6 +14,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
@@ -333,7 +334,7 @@ class Fal(Provider):
         self.errors.require_id(data, ref, "request_id")
         result = yield Call("GET", address.path, Effect.READ, any_status=True)
         report = yield from self._ended(data, result, address, ref)
-        return {ref: self.errors.redact_report(report)}
+        return {ref: self.errors.redact_report(replace(report, logs=queued(data).logs))}
 
     def _ended(self, status: Mapping[str, Any], result: Reply, address: JobAddress, ref: JobRef) -> Flow[StatusReport]:
         """What became of a job that is COMPLETED, by the status and by the answer of its result."""

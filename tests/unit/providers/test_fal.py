@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import sys
 from base64 import urlsafe_b64encode
 from collections import deque
@@ -29,6 +30,7 @@ from kling_async import (
     WebhookRejected,
     Webhooks,
 )
+from kling_async._exchange import Reply
 from kling_async.providers import fal
 from kling_async.providers.fal.replies import JobAddress
 from kling_async.providers.fal.signatures import is_signed, read_keys
@@ -277,7 +279,21 @@ async def test_events_have_the_position_in_the_queue_and_the_log() -> None:
         events = [event async for event in job]
     assert events[0].queue_position == 3
     assert events[-1].queue_position is None
-    assert any(event.logs == ("Generating",) for event in events)
+    assert events[-1].logs == ("Generating",)
+
+
+@pytest.mark.parametrize("status", ["IN_PROGRESS", "COMPLETED"])
+def test_the_key_is_hidden_in_the_lines_of_a_log(status: str) -> None:
+    provider = fal.Fal("a-key-of-fal-0123456789")
+    flow = provider.poll([JobRef("fal", "text-to-video", "r-1")])
+    next(flow)
+    logs = [{"message": "called with a-key-of-fal-0123456789"}]
+    try:
+        flow.send(Reply(200, content=json.dumps({"status": status, "request_id": "r-1", "logs": logs}).encode()))
+        flow.send(Reply(200, content=b'{"video": {"url": "https://v3.fal.media/a.mp4"}}'))
+    except StopIteration as end:
+        [report] = end.value.values()
+    assert report.logs == ("called with [the key]",)
 
 
 @pytest.mark.asyncio
