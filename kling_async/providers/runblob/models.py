@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kling_async.providers._base.images import ImageRule, Reference, References
+from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import Prompt, as_number, plain_text
 from kling_async.providers.runblob.request import RunBlobRequest, image_fields
 
@@ -35,18 +35,13 @@ _IMAGE = ImageRule(formats=("jpeg", "png", "webp"), most=1)
 _O1_IMAGES = ImageRule(formats=("jpeg", "png", "webp"), most=5, uniform=True)
 
 
-def _one_image(value: Reference) -> Reference:
-    _IMAGE.check(value, "the image")
-    return value
-
-
 def _web_address(value: str) -> str:
     if not plain_text(value).startswith(("https://", "http://")):
         raise ValueError("a video is given as an http(s) URL")
     return value
 
 
-OneImage: TypeAlias = Annotated[Reference, AfterValidator(_one_image)]
+OneReference: TypeAlias = Annotated[Reference, AfterValidator(OneImage(_IMAGE))]
 O1References: TypeAlias = Annotated[References, AfterValidator(_O1_IMAGES)]
 VideoUrl: TypeAlias = Annotated[str, AfterValidator(_web_address)]
 
@@ -81,7 +76,7 @@ class Video(RunBlobRequest):
     aspect_ratio: AspectRatio | None = Field(
         default=None, description="Width to height. If None, 16:9, or that of the first frame."
     )
-    first_frame: OneImage | None = Field(
+    first_frame: OneReference | None = Field(
         default=None, description=f"The image that the clip begins with: {_INLINE_HELP}"
     )
     negative_prompt: Prompt | None = Field(
@@ -135,7 +130,7 @@ class MotionControl(RunBlobRequest):
     }
 
     prompt: Prompt = Field(description="What the clip shows. 1 to 2 500 characters.")
-    reference: OneImage = Field(description=f"The image of the person: {_INLINE_HELP}")
+    reference: OneReference = Field(description=f"The image of the person: {_INLINE_HELP}")
     reference_video: VideoUrl = Field(
         description="URL of the video with the motion: MP4, MOV or WEBM, 3 to 30 seconds."
     )
@@ -203,10 +198,10 @@ class O1Video(RunBlobRequest):
     aspect_ratio: AspectRatio | None = Field(
         default=None, description="Width to height. If None, 16:9, or that of the frames."
     )
-    first_frame: OneImage | None = Field(
+    first_frame: OneReference | None = Field(
         default=None, description=f"The image that the clip begins with, together with last_frame: {_INLINE_HELP}"
     )
-    last_frame: OneImage | None = Field(
+    last_frame: OneReference | None = Field(
         default=None, description="The image that the clip ends with. It needs a first frame."
     )
     keep_original_sound: bool = Field(default=True, description="Whether the sound is kept.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kling_async._urls import is_url
-from kling_async.providers._base.images import ImageRule, Reference, References, data_uri
+from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import Prompt, Request, as_number
 
 __all__ = ["O3Photo", "O3Video", "RunBlobRequest", "image_fields"]
@@ -23,12 +23,7 @@ PhotoReferences: TypeAlias = Annotated[References, AfterValidator(_PHOTO_IMAGES)
 VideoReferences: TypeAlias = Annotated[References, AfterValidator(_VIDEO_IMAGES)]
 
 
-def _one_frame(value: Reference) -> Reference:
-    _FRAME.check(value, "the frame")
-    return value
-
-
-Frame: TypeAlias = Annotated[Reference, AfterValidator(_one_frame)]
+Frame: TypeAlias = Annotated[Reference, AfterValidator(OneImage(_FRAME, "the frame"))]
 
 
 def image_fields(name: str, image: Reference | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kling_async.providers._base.images import ImageRule, Reference, References
+from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import Prompt, Request, as_number, plain_text
 from kling_async.providers.runware.request import UploadEndpoint, bare_image, safety_mode
 
@@ -148,11 +148,6 @@ _FRAME = ImageRule(formats=("jpeg", "png", "webp"), most=1, max_bytes=20 * _MIB,
 _REFERENCES = ImageRule(formats=("jpeg", "png", "webp"), most=7, max_bytes=20 * _MIB, uuids=True)
 
 
-def _frame(value: Reference) -> Reference:
-    _FRAME.check(value, "the frame")
-    return value
-
-
 def _web_address(value: str) -> str:
     if not plain_text(value).startswith(("https://", "http://")):
         raise ValueError("a video is given as an http(s) URL")
@@ -163,7 +158,7 @@ def _our_format(value: Any) -> Any:
     return next((ours for ours, theirs in VIDEO_FORMATS.items() if value == theirs), value)
 
 
-Frame: TypeAlias = Annotated[Reference, AfterValidator(_frame)]
+Frame: TypeAlias = Annotated[Reference, AfterValidator(OneImage(_FRAME, "the frame"))]
 VideoUrl: TypeAlias = Annotated[str, AfterValidator(_web_address)]
 
 
