@@ -29,6 +29,7 @@ UNPRICED = {
     "fal/video-edit",
     "kling/effects",
     "kling/virtual-try-on",
+    "pixeldojo/motion-control",
     "replicate/kling-lip-sync",
     "replicate/kling-o1",
     "replicate/kling-v2-0",

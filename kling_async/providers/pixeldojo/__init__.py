@@ -1,9 +1,10 @@
-"""PixelDojo: Kling Image V3. The request class, and the provider."""
+"""PixelDojo: Kling Image V3, and the Kling videos. The request classes, and the provider."""
 
 from kling_async.providers.pixeldojo.provider import PixelDojo
 from kling_async.providers.pixeldojo.request import ImageV3
+from kling_async.providers.pixeldojo.video import MotionControl, ReferenceToVideo, Shot, TextToVideo
 
-__all__ = ["ImageV3", "PixelDojo"]
+__all__ = ["ImageV3", "MotionControl", "PixelDojo", "ReferenceToVideo", "Shot", "TextToVideo"]
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""PixelDojo: Kling Image V3.
+"""PixelDojo: Kling Image V3, and the Kling videos.
 
 Wire facts: the model's page (``pixeldojo.ai/api-platform/kling-image``) in an older and a newer edition, the README of
 the official ``@pixeldojo/sdk``, and an older API description. Where they disagree:
@@ -15,6 +15,9 @@ the official ``@pixeldojo/sdk``, and an older API description. Where they disagr
   set ``Polling(status_calls_per_minute=10)``. A 429 pauses all calls in any case.
 - ``webhook_url`` is in the SDK's README and not on the page. The content of a delivery is not documented: a body with
   a job object is read like a status answer.
+
+- The facts about the videos are those of the pages under ``pixeldojo.ai/llm``. What these leave open stands at each
+  request class.
 
 A submission's answer names a ``statusUrl``. It is never followed: polls go to the provider's own address, by the
 job's id.
@@ -47,12 +50,15 @@ from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id, webhook_job_id
 from kling_async.providers.pixeldojo.portable import OFFERS
 from kling_async.providers.pixeldojo.request import ImageV3
+from kling_async.providers.pixeldojo.video import MotionControl, ReferenceToVideo, TextToVideo, VideoRequest
 
 __all__ = ["PixelDojo"]
 
 CountField: TypeAlias = Literal["num_outputs", "num_images"]
 
 _URL_LIFETIME = 24 * 3600.0  # "stored for 24 hours before being automatically deleted" (older API description)
+_READ = date(2026, 11, 27)
+_CLIP_DURATION = DurationPrior.from_range(60, 420)  # not documented. What RunBlob documents for the same models
 _DURATION = DurationPrior(median=24, sigma=0.545)  # "seconds to one minute"
 
 
@@ -116,8 +122,42 @@ class PixelDojo(Provider):
                 Decimal(request.count),
                 "credits",
                 source="pixeldojo.ai/api-platform/kling-image",
-                date=date(2026, 11, 27),
+                date=_READ,
             ),
+        ),
+        Endpoint(
+            TextToVideo,
+            Progressive(10, 5, 10),
+            deadline=1800.0,
+            duration_prior=lambda _: _CLIP_DURATION,
+            variant=lambda request: f"duration={request.duration}",
+            price=lambda request: Price(
+                Decimal(8 * request.duration),
+                "credits",
+                source="pixeldojo.ai/llm/kling-video-v3-pro-text.txt",
+                date=_READ,
+            ),
+        ),
+        Endpoint(
+            ReferenceToVideo,
+            Progressive(10, 5, 10),
+            deadline=1800.0,
+            duration_prior=lambda _: _CLIP_DURATION,
+            variant=lambda request: f"duration={request.duration} tier={request.tier}",
+            price=lambda _: Price(
+                Decimal(15),
+                "credits",
+                estimated=True,
+                source="pixeldojo.ai/llm/kling-reference-to-video.txt",
+                date=_READ,
+            ),
+        ),
+        Endpoint(
+            MotionControl,
+            Progressive(10, 5, 10),
+            deadline=1800.0,
+            duration_prior=lambda _: _CLIP_DURATION,
+            variant=lambda request: f"tier={request.tier}",
         ),
     )
     portable: ClassVar[Sequence[Offer]] = OFFERS
@@ -133,9 +173,23 @@ class PixelDojo(Provider):
         super().__init__(api_key, base_url)
         self.count_field: CountField = count_field
 
-    def submit(self, request: ImageV3, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
+    def submit(self, request: ImageV3 | VideoRequest, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST. PixelDojo has no id of ours, so an answer that is lost stays lost."""
         del attempt_id
+        model, payload = (
+            (request.api_id, request.payload())
+            if isinstance(request, VideoRequest)
+            else ("kling-image", self._image(request))
+        )
+        callback = request.callback_url or callback_url
+        if callback:
+            payload["webhook_url"] = callback
+        reply = yield Call.post(f"/models/{model}/run", payload, Effect.PAID)
+        accepted = self.errors.parse_accepted(reply, request.endpoint, "jobId", self._report)
+        balance = _credits(reply.json().get("creditsRemaining"))
+        return replace(accepted, report=replace(accepted.report, balance=balance))
+
+    def _image(self, request: ImageV3) -> dict[str, Any]:
         payload: dict[str, Any] = {
             "prompt": request.prompt,
             "resolution": request.resolution.upper(),
@@ -146,13 +200,7 @@ class PixelDojo(Provider):
             payload["negative_prompt"] = request.negative_prompt
         if request.count > 1:
             payload[self.count_field] = request.count
-        callback = request.callback_url or callback_url
-        if callback:
-            payload["webhook_url"] = callback
-        reply = yield Call.post("/models/kling-image/run", payload, Effect.PAID)
-        accepted = self.errors.parse_accepted(reply, request.endpoint, "jobId", self._report)
-        balance = _credits(reply.json().get("creditsRemaining"))
-        return replace(accepted, report=replace(accepted.report, balance=balance))
+        return payload
 
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: PixelDojo has no batch."""

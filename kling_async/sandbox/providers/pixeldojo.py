@@ -1,10 +1,11 @@
-"""PixelDojo's emulation: `kling-image` as documented at pixeldojo.ai/api-platform/kling-image.
+"""PixelDojo's emulation: `kling-image` and the Kling videos, as documented at pixeldojo.ai.
 
 The schema is strict: a field that it does not list is refused, `num_images` (the count's name in a newer edition of the
 page) included, and so is an explicit null. What the sources leave open is decided here: a submission is answered with
 202, a job that waits is `pending` and one that is made is `processing`, a failed one has its code as text in `error`,
 an error is `{"error": {"code", "message", "status"}}`, and a webhook's body is the job object, delivered again after
 30, 60 and 120 s. An account without a limit claims to have 1 000 000 credits.
+A motion control lasts 5 s, because no video is read.
 """
 
 from __future__ import annotations
@@ -12,13 +13,23 @@ from __future__ import annotations
 import json
 import uuid
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, Job, Order, Phase, Picture, UnknownDirectiveError
+from kling_async.sandbox.emulator.images import check_data_uri, check_url
+from kling_async.sandbox.emulator.jobs import (
+    CLIP_DURATIONS,
+    IMAGE_DURATION,
+    Clip,
+    Job,
+    Order,
+    Phase,
+    Picture,
+    UnknownDirectiveError,
+)
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
 if TYPE_CHECKING:
@@ -35,6 +46,8 @@ _PRICE = Decimal(1)  # credits for one image
 _ENDLESS = Decimal(1_000_000)  # credits that an account without a limit shows
 _SIDE = {"1K": 1024, "2K": 2048}  # pixels of a square. Other ratios keep the area
 _PREFIX = "job_"
+_3_TO_15 = r"^([3-9]|1[0-5])$"
+_BESIDE_A_VIDEO = 4
 
 _CODES = {
     401: ("unauthorized", "Missing or invalid API key"),
@@ -56,6 +69,109 @@ class _Submission(BaseModel):
     num_outputs: Annotated[int, Field(ge=1, le=9)] = 1
     output_format: Literal["png", "jpeg", "webp"] = "png"
     webhook_url: str = ""
+
+
+class _Shot(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1)]
+    duration: Annotated[str, Field(pattern=r"^([1-9]|1[0-5])$")]
+
+
+class _Text(BaseModel):
+    """`kling-video-v3-pro-text`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: str = ""
+    multi_prompt: Annotated[list[_Shot], Field(max_length=6)] = []
+    duration: Annotated[str, Field(pattern=_3_TO_15)] = "5"
+    aspect_ratio: Literal["16:9", "9:16", "1:1"] = "16:9"
+    generate_audio: bool = True
+    voice_ids: Annotated[list[str], Field(max_length=2)] = []
+    shot_type: Literal["customize", "intelligent"] = "customize"
+    negative_prompt: str = ""
+    cfg_scale: Annotated[float, Field(ge=0, le=1)] = 0.5
+    webhook_url: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.prompt) == bool(self.multi_prompt):
+            raise ValueError("prompt or multi_prompt, not both")
+        if self.multi_prompt and sum(int(shot.duration) for shot in self.multi_prompt) != int(self.duration):
+            raise ValueError("the durations of multi_prompt must add up to duration")
+        return self
+
+
+class _References(BaseModel):
+    """`kling-reference-to-video`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1)]
+    reference_type: str = ""
+    tier: Literal["standard", "pro"] = "standard"
+    start_image_url: str = ""
+    end_image_url: str = ""
+    video_url: str = ""
+    image_urls: Annotated[list[str], Field(max_length=7)] = []
+    duration: Annotated[str, Field(pattern=_3_TO_15)] = "5"
+    aspect_ratio: Literal["16:9", "9:16", "1:1"] = "16:9"
+    generate_audio: bool = False
+    keep_audio: bool = True
+    webhook_url: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.end_image_url and not self.start_image_url:
+            raise ValueError("end_image_url needs start_image_url")
+        if not (self.start_image_url or self.video_url or self.image_urls):
+            raise ValueError("nothing to refer to")
+        if self.video_url and len(self.image_urls) > _BESIDE_A_VIDEO:
+            raise ValueError("at most 4 images beside a video")
+        _check_images(self.start_image_url, self.end_image_url, *self.image_urls)
+        return self
+
+
+class _Motion(BaseModel):
+    """`kling-motion-control` and `kling-motion-control-pro`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    video: Annotated[str, Field(pattern=r"^https?://")]
+    character_image: Annotated[str, Field(min_length=1)]
+    prompt: str = ""
+    character_orientation: Literal["video", "image"] = "video"
+    keep_original_sound: bool = True
+    webhook_url: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_images(self.character_image)
+        return self
+
+
+def _check_images(*images: str) -> None:
+    for image in filter(None, images):
+        try:
+            if image.startswith("data:"):
+                check_data_uri(image, {"JPEG", "PNG"})
+            else:
+                check_url(image)
+        except OSError as error:
+            raise ValueError(str(error)) from error
+
+
+_Sent: TypeAlias = _Submission | _Text | _References | _Motion
+_WIRES: Mapping[str, type[_Sent]] = {
+    _MODEL: _Submission,
+    "kling-video-v3-pro-text": _Text,
+    "kling-reference-to-video": _References,
+    "kling-motion-control": _Motion,
+    "kling-motion-control-pro": _Motion,
+}
+_BY_THE_SECOND = {"kling-video-v3-pro-text": 8, "kling-motion-control": 3, "kling-motion-control-pro": 4}  # credits
+_REFERENCE_PRICE = Decimal(15)
 
 
 class _RefusedError(Exception):
@@ -92,20 +208,20 @@ class _Api:
         """`GET /models`: what can be generated, with the schema if `detailed=true`."""
         wanted = request.query_params.get("modality", "image")
         detailed = request.query_params.get("detailed") == "true"
-        shown = [_described(detailed=detailed)] if wanted == "image" else []
+        shown = [_described(name, detailed=detailed) for name in _WIRES if _modality(name) == wanted]
         return reply({"models": shown, "total": len(shown)})
 
     async def model(self, request: Request) -> Response:
         """`GET /models/{apiId}`."""
-        if request.path_params["model"] != _MODEL:
+        if request.path_params["model"] not in _WIRES:
             return reply(_RefusedError(404, "model_not_found", "No such model").body, 404)
-        return reply(_described(detailed=True))
+        return reply(_described(request.path_params["model"], detailed=True))
 
     async def schema(self, request: Request) -> Response:
         """`GET /models/{apiId}/schema`: the JSON schema of the body of a submission."""
-        if request.path_params["model"] != _MODEL:
+        if request.path_params["model"] not in _WIRES:
             return reply(_RefusedError(404, "model_not_found", "No such model").body, 404)
-        return reply(_Submission.model_json_schema())
+        return reply(_WIRES[request.path_params["model"]].model_json_schema())
 
     async def openapi(self, request: Request) -> Response:
         """`GET /api/openapi`: the API in OpenAPI's words."""
@@ -113,9 +229,10 @@ class _Api:
 
     async def _sell(self, request: Request) -> Response:
         account = self._account(request)
-        if (model := request.path_params["model"]) != _MODEL:
+        if (model := request.path_params["model"]) not in _WIRES:
             raise _RefusedError(404, "model_not_found", f"Model {model} does not exist")
-        order = _order(account, _read(request, await request.body()))
+        sent = _read(request, await request.body(), _WIRES[model])
+        order = _order(account, sent) if isinstance(sent, _Submission) else _clip_order(account, model, sent)
         try:
             job = self._state.submit(order)
         except InsufficientCreditsError as error:
@@ -123,7 +240,7 @@ class _Api:
         except UnknownDirectiveError as error:
             raise _RefusedError(400, "invalid_request", f"prompt: {error}") from error
         name, left = _public_id(job), account.balance(self._state.clock.now())
-        root = request.url.path.removesuffix(f"/models/{_MODEL}/run")
+        root = request.url.path.removesuffix(f"/models/{model}/run")
         return reply(
             {
                 "jobId": name,
@@ -154,7 +271,8 @@ class _Api:
         }
         if phase is Phase.COMPLETED:
             made = [file for file in job.files if file.failure is None]
-            answer["output"] = {"images": [self._state.file_url(job, file) for file in made]}
+            urls = [self._state.file_url(job, file) for file in made]
+            answer["output"] = {"images": urls} if job.order.endpoint == "image-v3" else {"video": urls[0]}
         if phase is Phase.FAILED:
             answer["error"] = job.failure
             answer["creditCost"] = 0  # given back
@@ -199,15 +317,19 @@ def emulate(state: ProviderState) -> Emulation:
     )
 
 
-def _described(*, detailed: bool) -> dict[str, Any]:
+def _modality(name: str) -> str:
+    return "image" if name == _MODEL else "video"
+
+
+def _described(name: str, *, detailed: bool) -> dict[str, Any]:
     model: dict[str, Any] = {
-        "apiId": _MODEL,
-        "name": "Kling Image",
-        "modality": "image",
-        "creditCost": _number(_PRICE),
-        "runUrl": f"/api/v1/models/{_MODEL}/run",
+        "apiId": name,
+        "name": name.replace("-", " ").title(),
+        "modality": _modality(name),
+        "creditCost": _number(_PRICE if name == _MODEL else Decimal(_BY_THE_SECOND.get(name, 15))),
+        "runUrl": f"/api/v1/models/{name}/run",
     }
-    return model | {"inputSchema": _Submission.model_json_schema()} if detailed else model
+    return model | {"inputSchema": _WIRES[name].model_json_schema()} if detailed else model
 
 
 def _openapi(server: str) -> dict[str, Any]:
@@ -233,11 +355,11 @@ def _client(api_key: str, base_url: str) -> Provider:
     return PixelDojo(api_key=api_key, base_url=base_url)
 
 
-def _read(request: Request, body: bytes) -> _Submission:
+def _read(request: Request, body: bytes, wire: type[_Sent]) -> _Sent:
     if "application/json" not in request.headers.get("content-type", ""):
         raise _RefusedError(400, "invalid_request", "The body must be JSON")
     try:
-        sent = _Submission.model_validate(json.loads(body))
+        sent = wire.model_validate(json.loads(body))
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
         raise _RefusedError(400, "invalid_request", "; ".join(problems)) from error
@@ -258,6 +380,26 @@ def _order(account: Account, sent: _Submission) -> Order:
         durations=IMAGE_DURATION,
         price=_PRICE * sent.num_outputs,
         params={"sent": sent.model_dump()},
+        callback_url=sent.webhook_url or None,
+    )
+
+
+def _clip_order(account: Account, model: str, sent: _Text | _References | _Motion) -> Order:
+    seconds = 5 if isinstance(sent, _Motion) else int(sent.duration)
+    pro = model.endswith(("-pro", "-pro-text")) or (isinstance(sent, _References) and sent.tier == "pro")
+    across, down = map(int, ("16:9" if isinstance(sent, _Motion) else sent.aspect_ratio).split(":"))
+    unit = (1080 if pro else 720) / min(across, down)
+    shots = sent.multi_prompt if isinstance(sent, _Text) else []
+    prompt = sent.prompt or " ".join(shot.prompt for shot in shots)
+    price = Decimal(_BY_THE_SECOND[model] * seconds) if model in _BY_THE_SECOND else _REFERENCE_PRICE
+    return Order(
+        account=account,
+        endpoint=model,
+        prompt=prompt,
+        media=(Clip(round(across * unit), round(down * unit), seconds, prompt),),
+        durations=CLIP_DURATIONS[min(CLIP_DURATIONS, key=lambda known: abs(known - seconds))],
+        price=price,
+        params={"sent": sent.model_dump(exclude={"start_image_url", "end_image_url", "image_urls", "character_image"})},
         callback_url=sent.webhook_url or None,
     )
 
