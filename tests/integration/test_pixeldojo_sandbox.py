@@ -340,7 +340,8 @@ def test_models_and_openapi_describe_the_api() -> None:
         [listed] = get(f"{base}/models").json()["models"]
         assert listed["apiId"] == "kling-image"
         assert "inputSchema" in get(f"{base}/models?detailed=true").json()["models"][0]
-        assert get(f"{base}/models?modality=video").json()["models"] == []
+        assert len(get(f"{base}/models?modality=video").json()["models"]) == 4
+        assert get(f"{base}/models?modality=audio").json()["models"] == []
         schema = get(f"{base}/models/kling-image/schema").json()
         assert get(f"{base}/models/kling-image").json()["inputSchema"] == schema
         assert schema["required"] == ["prompt"]

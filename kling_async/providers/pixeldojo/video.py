@@ -38,7 +38,7 @@ class Shot(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: Annotated[AnyPrompt, Field(description="What the shot shows.")]
-    duration: Annotated[int, BeforeValidator(as_number), Field(ge=1, le=15, description="Length in whole seconds.")]
+    duration: Annotated[int, Field(ge=1, le=15, description="Length in whole seconds."), BeforeValidator(as_number)]
 
 
 Shots: TypeAlias = Annotated[Sequence[Shot], GetPydanticSchema(lambda _, schema: schema(tuple[Shot, ...]))]
@@ -158,7 +158,7 @@ class ReferenceToVideo(VideoRequest):
     )
     reference_video: VideoUrl | None = Field(default=None, description="URL of a video to refer to.")
     reference_type: Text | None = Field(default=None, description="What the references are for. Unverified.")
-    duration: Annotated[int, BeforeValidator(as_number), Field(ge=3, le=15)] | None = Field(
+    duration: Annotated[int, Field(ge=3, le=15), BeforeValidator(as_number)] | None = Field(
         default=None, description="Length of the clip in seconds, 3 to 15. Unverified."
     )
     aspect_ratio: AspectRatio | None = Field(default=None, description="Width to height. Unverified.")
