@@ -67,4 +67,4 @@ def test_the_tier_of_a_motion_control_chooses_the_address() -> None:
 def test_a_second_of_text_to_video_costs_eight_credits() -> None:
     price = PixelDojo("key").endpoint("pixeldojo/text-to-video").price(pixeldojo.TextToVideo("a fox", duration=7))
     assert price is not None
-    assert (price.amount, price.unit) == (56, "credits")
+    assert str(price) == "56 credits"
