@@ -418,3 +418,24 @@ async def test_a_bulk_run_stops_when_nobody_can_take_another_row(market: Market)
                     kinds[type(outcome.error).__name__] += 1
     assert kinds == {"AllRefused": 5}
     assert sum(one.refused for one in (market.alpha, market.beta, market.gamma)) == 15
+
+
+async def test_cancelled_at_any_moment_of_a_failover_nothing_is_bought_twice(market: Market) -> None:
+    """The first provider is down, the second one refuses, the third one accepts."""
+    market.alpha.fate, market.beta.fate = "down", "INSUFFICIENT_CREDITS"
+    cancelled = 0
+    for moment in range(60):
+        ledger = MemoryLedger()
+        async with market.client(ledger=ledger) as client:
+            with anyio.move_on_after(moment * 0.05) as scope:
+                await client.submit(VIDEO, key="a")
+            cancelled += scope.cancelled_caught
+            before = market.gamma.bought
+            attempts = await ledger.attempts("a")
+            assert sum(not attempt.state.key_reusable for attempt in attempts) <= 1
+            accepted = [attempt for attempt in attempts if attempt.ref is not None]
+            job = await client.submit(VIDEO, key="a")
+            assert job.ref.provider == "gamma"
+            assert market.gamma.bought == before + (not accepted)
+    assert market.alpha.bought == market.beta.bought == 0
+    assert cancelled > 10
