@@ -28,7 +28,7 @@ from kling_async import (
 )
 from kling_async.providers.base import Reply
 from kling_async.sandbox import Sandbox
-from support.kling_requests import BARE, FULL
+from support.kling_requests import BARE, FULL, picture
 from support.strict_kling import StrictKling
 
 pytestmark = pytest.mark.asyncio
@@ -247,6 +247,42 @@ async def test_a_lost_submission_is_found_by_its_id(sandbox: Sandbox, tmp_path: 
         assert all([(await job).urls for job in jobs])
         assert await client.unresolved() == []
     assert sandbox.counters.bought["kling"] == 3
+
+
+async def test_elements_and_voices_are_made_named_and_deleted(sandbox: Sandbox) -> None:
+    """What is made is an input of the next request, and the strictness of video characters holds for it."""
+    async with client_of(sandbox) as client:
+        account = kling.KlingAccount.of(client)
+        new = kling.NewElement(name="cat", description="a grey cat", images=[picture(), IMAGE], tags=("o_102",))
+        person = kling.NewElement(name="anna", description="a woman", video_url=VIDEO, voice_id="7")
+        tasks = [await account.elements.create(one) for one in (new, person)]
+        voice_task = await account.voices.create(kling.NewVoice(name="anna", url="https://x.example/anna.mp3"))
+        assert account.elements.made(tasks[0]) == []
+        sandbox.state.clock.advance(600)
+        [cat], [anna] = [account.elements.made(await account.elements.get(task["task_id"])) for task in tasks]
+        [voice] = account.voices.made(await account.voices.get(voice_task["task_id"]))
+        assert (cat.name, cat.description, cat.video_character) == ("cat", "a grey cat", False)
+        assert (anna.video_character, voice.name, bool(voice.url)) == (True, "anna", True)
+        elements = [cat.named("cat"), anna.named("anna")]
+        assert (await client.run(kling.OmniVideo("@anna strokes @cat", elements=elements))).urls
+        speech = kling.ImageToVideo(
+            "@anna speaks",
+            IMAGE,
+            model="kling-2.6",
+            resolution="1080p",
+            audio="native",
+            voices=[voice.named("anna")],
+        )
+        assert (await client.run(speech)).urls
+        hidden = [kling.Element(id=anna.id, name=f"anna{n}") for n in range(4)]  # not said to be video characters
+        with pytest.raises(InvalidRequest, match="video-character"):
+            await client.submit(kling.OmniVideo("four of them", elements=hidden))
+        assert len(await account.elements.list()) == 2
+        await account.elements.delete(cat)
+        await account.voices.delete(voice.id)
+        [left] = await account.elements.list()
+        assert account.elements.made(left) == [anna]
+        assert await account.voices.list() == []
 
 
 async def test_the_account_has_elements_voices_and_money(sandbox: Sandbox) -> None:

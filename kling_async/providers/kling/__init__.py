@@ -1,6 +1,15 @@
 """Kling's own API. The request classes, and the provider."""
 
-from kling_async.providers.kling.account import KlingAccount, KlingCollection
+from kling_async.providers.kling.account import (
+    AccountElement,
+    AccountVoice,
+    KlingAccount,
+    KlingCollection,
+    KlingElements,
+    KlingVoices,
+    NewElement,
+    NewVoice,
+)
 from kling_async.providers.kling.legacy import (
     Avatar,
     Effects,
@@ -18,6 +27,8 @@ from kling_async.providers.kling.provider import Kling
 from kling_async.providers.kling.video import Element, ImageToVideo, MotionControl, OmniVideo, TextToVideo, Voice
 
 __all__ = [
+    "AccountElement",
+    "AccountVoice",
     "Avatar",
     "Effects",
     "Element",
@@ -27,9 +38,13 @@ __all__ = [
     "Kling",
     "KlingAccount",
     "KlingCollection",
+    "KlingElements",
+    "KlingVoices",
     "LipSync",
     "MotionControl",
     "MultiImageToImage",
+    "NewElement",
+    "NewVoice",
     "OmniImage",
     "OmniVideo",
     "TextToAudio",

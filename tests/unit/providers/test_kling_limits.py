@@ -313,3 +313,23 @@ def test_the_region_chooses_the_host() -> None:
     assert Kling("k").base_url == "https://api-singapore.klingai.com"
     assert Kling("k", region="china").base_url == "https://api-beijing.klingai.com"
     assert "secret" not in repr(Kling(access_key="secret-a", secret_key="secret-b"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (kling.NewElement, {"name": "x" * 21, "images": [IMAGE]}, "name"),
+        (kling.NewElement, {"description": "x" * 101, "images": [IMAGE]}, "description"),
+        (kling.NewElement, {}, "give one of images and video_url"),
+        (kling.NewElement, {"images": [IMAGE], "video_url": VIDEO}, "give one of images and video_url"),
+        (kling.NewElement, {"images": [IMAGE], "voice_id": "7"}, "only an element from a video takes a voice"),
+        (kling.NewElement, {"images": [Path(__file__)]}, "by its content|local file"),
+        (kling.NewElement, {"images": [IMAGE] * 5}, "5 reference images were given; at most 4"),
+        (kling.NewVoice, {}, "give one of url and video_id"),
+        (kling.NewVoice, {"url": "a.mp3"}, "url"),
+    ],
+)
+def test_what_cannot_become_an_element_or_a_voice_is_refused(kind: Any, fields: dict[str, Any], message: str) -> None:
+    words = {"description": "a cat"} if kind is kling.NewElement else {}
+    with pytest.raises(ValidationError, match=message):
+        kind.model_validate({"name": "cat", **words, **fields})
