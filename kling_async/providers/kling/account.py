@@ -182,11 +182,13 @@ class KlingCollection:
         self._errors = errors
         self._own, self._presets, self._removal = own, presets, removal
 
-    async def create(self, fields: Mapping[str, Any], *, attempt_id: str | None = None) -> Mapping[str, Any]:
+    async def create(
+        self, fields: NewElement | NewVoice | Mapping[str, Any], *, attempt_id: str | None = None
+    ) -> Mapping[str, Any]:
         """Make one. Kling makes it in the background: `get` returns it when it is ready.
 
         Args:
-            fields: The body, in Kling's own words.
+            fields: A `NewElement` or a `NewVoice`, or the body in Kling's own words.
             attempt_id: Our id of the purchase, as Kling stores it (``external_task_id``). Creating again under the same
                 id makes nothing twice. If None, a new one.
 
