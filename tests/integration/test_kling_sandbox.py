@@ -76,8 +76,12 @@ async def test_every_endpoint_makes_its_files(sandbox: Sandbox, request_: Reques
 
 async def test_a_failure_has_its_reason(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
-        with pytest.raises(GenerationFailed, match="RISK_CONTROL"):
+        with pytest.raises(GenerationFailed, match="RISK_CONTROL") as stopped:
             await client.run(kling.TextToVideo("a lamp [sandbox: fail=RISK_CONTROL]"))
+        assert stopped.value.retryable is False
+        with pytest.raises(GenerationFailed, match="SOMETHING") as failed:
+            await client.run(kling.TextToVideo("a lamp [sandbox: fail=SOMETHING]"))
+        assert failed.value.retryable is None
 
 
 async def test_a_task_is_followed_by_klings_own_number(sandbox: Sandbox) -> None:
@@ -86,6 +90,10 @@ async def test_a_task_is_followed_by_klings_own_number(sandbox: Sandbox) -> None
         await job
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {sandbox.api_key('kling')}"}) as api:
             answer = (await api.get(f"{sandbox.base_url('kling')}/tasks?external_task_ids={job.ref.id}")).json()
+        now = sandbox.state.clock.at(sandbox.state.clock.now()).timestamp() * 1000
+        [times] = [[task[name] for name in task if name.endswith(("_at", "_time"))] for task in answer["data"]]
+        assert times
+        assert all(now - 86_400_000 < moment <= now for moment in times)
         attached = client.attach(f"kling/omni-image/{answer['data'][0]['id']}")
         assert (await attached).urls
         assert attached.status is Status.COMPLETED

@@ -43,6 +43,7 @@ from kling_async.providers.fal.replies import (
     is_result_of_model,
     of_list,
     queued,
+    status_word,
 )
 from kling_async.providers.fal.request import (
     Avatar,
@@ -120,7 +121,7 @@ class StatusStream(Stream):
             raise self._errors.unreadable("an event of the stream has no status", self._ref)
         if "request_id" in data and not self._errors.is_about(data, self._ref, "request_id"):
             raise self._errors.unreadable("an event of the stream is about another job", self._ref)
-        self.ended = data["status"] == "COMPLETED"
+        self.ended = status_word(data) == "COMPLETED"
         if self.ended:
             return None
         return self._errors.redact_report(queued(data))
@@ -329,7 +330,7 @@ class Fal(Provider):
                 raise self.errors.parse_error(reply) or self.errors.make_error(reply.status, None, reply.excerpt())
             return {ref: self.errors.redact_report(listed)}
         data = self.errors.expect_job(reply, ref, "request_id")
-        if data["status"] != "COMPLETED":
+        if status_word(data) != "COMPLETED":
             return {ref: self.errors.redact_report(queued(data))}
         self.errors.require_id(data, ref, "request_id")
         result = yield Call("GET", address.path, Effect.READ, any_status=True)

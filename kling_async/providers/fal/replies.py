@@ -14,7 +14,17 @@ from kling_async._models import Artifact, Failure, JobRef, Status, StatusReport
 from kling_async.providers._base.error_mapping import ErrorMapper
 from kling_async.providers._base.images import decode_data_uri
 
-__all__ = ["FalErrors", "JobAddress", "failed", "finished", "is_result_of_model", "of_list", "queued", "words"]
+__all__ = [
+    "FalErrors",
+    "JobAddress",
+    "failed",
+    "finished",
+    "is_result_of_model",
+    "of_list",
+    "queued",
+    "status_word",
+    "words",
+]
 
 _RESULT_LIFE = 3600.0  # s for which a result can be read
 _SHORT_LIFE = 360.0  # s, where it is large
@@ -149,12 +159,18 @@ def _content(reply: Reply) -> Any:
 _WORDS: Mapping[str, Status] = {"IN_QUEUE": Status.PENDING, "IN_PROGRESS": Status.PROCESSING}
 
 
+def status_word(data: Mapping[str, Any]) -> object:
+    """The status in an answer or an event, without regard to case."""
+    said = data.get("status")
+    return said.strip().upper() if isinstance(said, str) else said
+
+
 def queued(data: Mapping[str, Any]) -> StatusReport:
     """The report in a status answer of a job that has not ended.
 
     For COMPLETED there is no status in it: that word says only that the result can be read.
     """
-    said = data.get("status")
+    said = status_word(data)
     status = _WORDS.get(said) if isinstance(said, str) else None
     position = data.get("queue_position")
     lines = tuple(_lines(data.get("logs")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,6 +15,7 @@ __all__ = ["RESULT_LIFETIME", "external_id", "is_task", "task_id", "task_report"
 
 RESULT_LIFETIME = timedelta(days=30)
 """Kling deletes results after this time."""
+_POLICY = re.compile(r"risk.?control|policy|sensitive|violat", re.IGNORECASE)
 _STATUSES: Mapping[str, Status] = {
     "submitted": Status.PENDING,
     "processing": Status.PROCESSING,
@@ -52,6 +54,12 @@ def is_task(value: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
+def _failure(reason: str | None) -> Failure:
+    """Why a task failed. Kling gives no code. The same request would be stopped by its policy again."""
+    stopped = reason is not None and _POLICY.search(reason) is not None
+    return Failure("unknown", reason, False if stopped else None)
+
+
 def task_report(task: Mapping[str, Any]) -> StatusReport:
     """What a task's answer reports.
 
@@ -59,7 +67,7 @@ def task_report(task: Mapping[str, Any]) -> StatusReport:
         ValueError: Its status is success, and it names no file.
     """
     word = task.get("task_status", task.get("status"))
-    status = _STATUSES.get(word) if isinstance(word, str) else None
+    status = _STATUSES.get(word.strip().lower()) if isinstance(word, str) else None
     # The reason of a failure. The message around a task of /v1 stays "SUCCEED" even then, and is never read.
     reason = task.get("task_status_msg") or (task.get("message") if "task_status" not in task else None)
     reason = reason if isinstance(reason, str) and reason else None
@@ -73,7 +81,7 @@ def task_report(task: Mapping[str, Any]) -> StatusReport:
         status,
         message=reason if failed else None,
         artifacts=artifacts,
-        failures=(Failure("unknown", reason),) if failed else (),
+        failures=(_failure(reason),) if failed else (),
         cost=_cost(task, artifacts) if status is not None and status.terminal else None,
         lifetime=RESULT_LIFETIME.total_seconds() if any(file.expires is None for file in artifacts) else None,
         unrecognized=None if status is not None else f"the status {word!r}",

@@ -238,7 +238,7 @@ class Replicate(Provider):
 
     def _report(self, data: Mapping[str, Any], ref: JobRef | None) -> StatusReport:
         word = data.get("status")
-        status = _STATUSES.get(word.lower()) if isinstance(word, str) else None
+        status = _STATUSES.get(word.strip().lower()) if isinstance(word, str) else None
         if status is Status.COMPLETED:
             return self._completed(data, ref)
         if status is Status.FAILED:

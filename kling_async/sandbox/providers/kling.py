@@ -316,8 +316,10 @@ class _Api:
         params = job.order.params
         form = params["new"] if new is None else new
         failed, done = phase is Phase.FAILED, phase is Phase.COMPLETED
-        created = int(job.created * 1000)
-        changed = int(min(job.ends, self._state.clock.now()) * 1000)
+        clock = self._state.clock
+        created, changed = (
+            int(clock.at(moment).timestamp() * 1000) for moment in (job.created, min(job.ends, clock.now()))
+        )
         reason = (job.failure or "") if failed else ""
         makes = params["makes"]
         if form:
