@@ -18,6 +18,7 @@ from kling_async._cli.options import Command, Group
 __all__ = ["app", "run"]
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
+_REHEARSAL_SPEED = 60.0
 _SEE_EXITS = "Exit codes: kling --help"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -51,7 +52,7 @@ _COMMANDS = {
         "Decide about a submission with an unknown outcome: it is job REF, forget it, or submit it again.",
         _SEE_EXITS,
     ),
-    "sandbox": _Listed("commands.sandbox", "Run a local imitation of all providers until Ctrl-C: no key, no cost."),
+    "sandbox": _Listed("commands.sandbox", "Run a local imitation of all providers: no key, no cost."),
     "quote": _Listed(
         "commands.quote", "Show what a request costs and how long it takes, provider by provider. Nothing is bought."
     ),
@@ -70,8 +71,11 @@ class _OnDemand(Group):
 
 def _loaded(name: str) -> Any:
     home, _, epilog = _COMMANDS[name]
+    module = import_module(f"kling_async._cli.{home}")
+    if name == "sandbox":
+        epilog = module.faults_help()
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=_SETTINGS)
-    alone.command(name, cls=Command, epilog=epilog)(getattr(import_module(f"kling_async._cli.{home}"), name))
+    alone.command(name, cls=Command, epilog=epilog)(getattr(module, name))
     return typer.main.get_command(alone)
 
 
@@ -96,7 +100,12 @@ def _version(value: bool) -> None:  # as typer calls it
 
 @app.callback()
 def kling(
+    context: typer.Context,
     *,
+    sandbox: Annotated[
+        bool,
+        typer.Option("--sandbox", help="Run the command on a sandbox of its own, 60 times faster: no key, no cost."),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -106,6 +115,25 @@ def kling(
     Try it without a key: kling demo
     """
     del version
+    if sandbox and not context.resilient_parsing:
+        _rehearse(context)
+
+
+def _rehearse(context: typer.Context) -> None:
+    """Start a sandbox for the command, and lead it there."""
+    from kling_async._cli.commands.sandbox import environment  # noqa: PLC0415  # loaded only where it is wanted
+    from kling_async.sandbox import Sandbox  # noqa: PLC0415  # the same
+
+    stage = context.with_resource(Sandbox(speed=_REHEARSAL_SPEED))
+    before = dict(os.environ)
+
+    def restore() -> None:
+        os.environ.clear()
+        os.environ.update(before)
+
+    context.call_on_close(restore)
+    os.environ.update(environment(stage))
+    sys.stderr.write(f"On a sandbox: nothing is bought, and time runs {_REHEARSAL_SPEED:g} times faster.\n")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

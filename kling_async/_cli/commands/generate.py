@@ -196,16 +196,18 @@ def watch(
                 f"{ref!r:.200} is not a job reference; one looks like "
                 "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
             ) from error
-        kind, _ = find(address.endpoint)
+        kind, endpoint = find(address.endpoint)
         client = open_client([kind], timeout)
         place = place_of(output, name, address.id)
-        run(lambda: _watch(client, address, place, report), report)
+        expected = endpoint.duration_prior(None).median / sandbox_speed(kind)
+        run(lambda: _watch(client, JobStarted(address, expected), place, report), report)
 
 
-async def _watch(client: Client, ref: JobRef, place: Path | Names, report: Report) -> None:
+async def _watch(client: Client, started: JobStarted, place: Path | Names, report: Report) -> None:
+    ref = started.ref
     async with client:
         await prepare(place)
-        report.emit(JobStarted(ref))
+        report.emit(started)
         await _collect(client.attach(ref), place, report)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
+from rich.markup import escape
 
 from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, options_from
@@ -20,7 +24,10 @@ from kling_async.providers._base.credentials import SPEED_VARIABLE  # read by th
 if TYPE_CHECKING:
     from kling_async.sandbox import Sandbox
 
-__all__ = ["exports", "sandbox"]
+__all__ = ["environment", "exports", "faults_help", "run_inside", "sandbox"]
+
+
+_PORT = 8765
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +35,15 @@ class _Options:
     """The arguments of ``kling sandbox``."""
 
     port: Annotated[
-        int, typer.Option(metavar="PORT", min=0, max=65535, help="TCP port on 127.0.0.1; 0 takes any free one.")
-    ] = 8765
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="TCP port on 127.0.0.1; 0 takes any free one.",
+            show_default=f"{_PORT}, and with a command any free one",
+        ),
+    ] = None
     speed: Annotated[
         float, typer.Option(metavar="FACTOR", min=0, max=3600, help="How many times faster than real time.")
     ] = 1.0
@@ -64,20 +78,35 @@ class _Options:
             help="A fault to simulate, such as accept-then-reset:submit:every=10; --fault help lists all.",
         ),
     ] = None
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER.NAME=VALUE",
+            help="How a provider answers where its versions differ, such as inferencesh.progress=yes. May be repeated.",
+        ),
+    ] = None
     as_json: AsJson = False
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- COMMAND ...]",
+            help="Run this program with the variables set, and end with it.",
+            show_default=False,
+        ),
+    ] = None
 
     def stage(self) -> Sandbox:
         """The sandbox that is wanted.
 
         Raises:
-            CommandError: A fault is not one.
+            CommandError: A fault or an option is not one.
         """
         from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
         stage = Sandbox(
             speed=self.speed,
             seed=self.seed,
-            port=self.port,
+            port=self.port if self.port is not None else 0 if self.command else _PORT,
             scale=self.scale,
             rate_limit="documented" if self.rate_limit is None else self.rate_limit or None,
             credits=self.credit,
@@ -88,19 +117,30 @@ class _Options:
                 stage.faults.add(text)
             except ValueError as error:
                 raise CommandError(f"--fault: {error}") from error
+        for text in self.option or ():
+            try:
+                stage.set_option(text)
+            except ValueError as error:
+                raise CommandError(f"--option: {error}") from error
         return stage
 
 
 @options_from(_Options)
 def sandbox(options: _Options) -> None:
-    """Run a local imitation of all providers until Ctrl-C: no key, no cost.
+    """Run a local imitation of all providers: no key, no cost.
 
-    It prints the environment variables that lead kling, and all programs with this library, to the sandbox.
+    It prints the environment variables that lead kling, and all programs with this library, to the sandbox, and runs
+    until Ctrl-C. With a command, it runs that program with the variables set, and ends with it:
+
+    kling sandbox --speed 60 -- kling generate runblob/o3-video "a paper boat"
     """
     report = choose_report(as_json=options.as_json, directory=None, resumable=False)
     with handle_errors(report):
         stage = options.stage()
         try:
+            if options.command:
+                with stage:
+                    raise typer.Exit(run_inside(stage, options.command))
             run(lambda: _serve(stage, report, as_json=options.as_json), report)
         except KeyboardInterrupt:
             report.say("The sandbox has ended.")  # as it was asked to: exit code 0
@@ -109,23 +149,53 @@ def sandbox(options: _Options) -> None:
 async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:
     async with stage:
         if as_json:
-            print(json.dumps({"type": "sandbox", **stage.describe()}), flush=True)  # noqa: T201  # what was asked for
+            described = {"type": "sandbox", **stage.describe(), "environment": environment(stage)}
+            print(json.dumps(described), flush=True)  # noqa: T201  # what was asked for
         for line in exports(stage):
             report.product(line)
         report.say(f"The sandbox serves on {stage.url}; Ctrl-C ends it.")
         await anyio.sleep_forever()
 
 
-def exports(stage: Sandbox) -> list[str]:
-    """The shell commands that send every provider of this library to the sandbox. Its keys open nothing else."""
+def run_inside(stage: Sandbox, command: Sequence[str]) -> int:
+    """Run a program with the variables of a sandbox that serves. Return its exit code.
+
+    Raises:
+        CommandError: It cannot be started.
+    """
+    try:
+        with subprocess.Popen(command, env={**os.environ, **environment(stage)}) as process:  # noqa: S603  # the user's
+            while True:
+                try:
+                    return process.wait()
+                except KeyboardInterrupt:  # the program got it as well, and decides when it ends
+                    continue
+    except OSError as error:
+        raise CommandError(f"{command[0]!r:.80} cannot be started: {error.strerror or error}") from error
+
+
+def environment(stage: Sandbox) -> dict[str, str]:
+    """The variables that send every provider of this library to the sandbox. Its keys open nothing else."""
     played = stage.describe()["providers"]
     speed = stage.state.clock.speed
-    pace = [] if speed in {0.0, 1.0} else [f"export {SPEED_VARIABLE}={speed:g}"]
-    return pace + [
-        f"export {variable}={shlex.quote(value)}"
-        for kind in ALL_PROVIDERS
-        if kind.name in played
-        for variable, value in zip(
-            kind.env_vars, (played[kind.name]["api_key"], played[kind.name]["base_url"]), strict=True
-        )
-    ]
+    found = {} if speed in {0.0, 1.0} else {SPEED_VARIABLE: f"{speed:g}"}
+    for kind in ALL_PROVIDERS:
+        if kind.name in played:
+            key, address = kind.env_vars
+            found |= {key: played[kind.name]["api_key"], address: played[kind.name]["base_url"]}
+    return found
+
+
+def exports(stage: Sandbox) -> list[str]:
+    """The same as commands of a POSIX shell."""
+    return [f"export {name}={shlex.quote(value)}" for name, value in environment(stage).items()]
+
+
+def faults_help() -> str:
+    """The faults of ``--fault`` and the directives in prompts, for ``--help``."""
+    from kling_async.sandbox.emulator.jobs import DIRECTIVES  # noqa: PLC0415  # an optional extra
+    from kling_async.sandbox.faults.catalog import Fault  # noqa: PLC0415  # the same
+
+    faults = "\n".join(f"  {fault.value:<22}{fault.description}" for fault in Fault)
+    directives = escape("\n".join(f"  {text:<32}{effect}" for text, effect in DIRECTIVES.items()))
+    return f"\b\nFaults (NAME:KIND:OPTION=VALUE):\n{faults}\n\n\b\nIn a prompt:\n{directives}"
