@@ -168,9 +168,12 @@ class Cost:
         return cls(amount, unit) if amount.is_finite() else None
 
     def __str__(self) -> str:
+        """The amount without unneeded zeros: ``$0.60``, ``$0.056`` or ``3 credits``."""
+        least = Decimal("0.01") if self.unit == "USD" else Decimal(1)
+        amount = self.amount.normalize() + least - least  # back from 5E+1
         if self.unit == "USD":
-            return f"${self.amount}"
-        return f"{self.amount} {'credit' if self.amount == 1 else 'credits'}"
+            return f"${amount}"
+        return f"{amount} {'credit' if amount == 1 else 'credits'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,6 @@ from kling_async._cli.file_names import Names
 from kling_async._cli.ledger import work_with
 from kling_async._cli.options import preference
 from kling_async._cli.output.events import FileProgress, FilesSaved, JobChanged, JobOver
-from kling_async._cli.output.formatting import money
 from kling_async._cli.output.json_lines import JsonRenderer
 from kling_async._cli.output.live import LiveRenderer
 from kling_async._cli.output.reports import Report, resume_command, take_up_command
@@ -317,7 +316,7 @@ async def collect(job: Job, place: Path | Names, report: Report, *, replay: bool
         report.emit(JobOver(job.ref))
         if not isinstance(error, JobNotFound) and job.cost is not None:
             refunded = find(job.ref.endpoint)[0].features.refunded(job.status)
-            report.say(f"{money(job.cost)} was {'refunded' if refunded else 'charged'} for the {job.status} job")
+            report.say(f"{job.cost} was {'refunded' if refunded else 'charged'} for the {job.status} job")
         raise
 
     def progress(done: int, total: int | None) -> None:

@@ -229,7 +229,7 @@ async def test_events_come_back_as_they_were(ledger: Ledger) -> None:
     assert log == [event(0, Status.PENDING), event(1), event(2, progress=0.5), FULL]
     assert log[-1].raw == FULL.raw
     assert log[-1].cost == Cost(Decimal("0.1500"), "USD")
-    assert str(log[-1].cost) == "$0.1500"
+    assert str(log[-1].cost) == "$0.15"
     assert log[-1].at.utcoffset() == timedelta(0)
     assert await ledger.events(JobRef("runblob", "o3-video", "other")) == []
 

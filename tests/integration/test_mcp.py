@@ -74,7 +74,7 @@ async def test_an_assistant_makes_an_image_sees_it_and_saves_it(sandbox: Sandbox
         assert "prompt" in schema["properties"]
         assert "callback_url" not in json.dumps(schema)
         quote = await call(client, "quote", endpoint="runblob/o3-photo", fields=PHOTO)
-        assert quote["budget_left"] == "$5.0"
+        assert quote["budget_left"] == "$5.00"
         made = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
         again = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
         assert made["ref"] == again["ref"]
@@ -100,7 +100,7 @@ async def test_the_ledger_is_the_memory_of_the_next_start_and_the_budget_goes_on
         assert (job["key"], job["ref"]) == ("boat", first["ref"])
         text, *_ = await call(client, "watch", key="boat")
         assert json.loads(text.text)["status"] == "completed"
-        assert json.loads(text.text)["budget_left"] != "$5.0"
+        assert json.loads(text.text)["budget_left"] != "$5.00"
     assert sandbox.counters.jobs_bought == 1
 
 

@@ -174,7 +174,7 @@ async def test_one_rows_error_is_its_own(client: Client, server: FakeRunBlob) ->
     kinds = [type(outcome.error).__name__ for outcome in found]
     assert (kinds.count("InvalidRequest"), kinds.count("SubmissionUnknown"), kinds.count("NoneType")) == (10, 10, 80)
     assert (statistics.done, statistics.failed, statistics.unknown, statistics.in_flight) == (80, 10, 10, 0)
-    assert [str(cost) for cost in statistics.cost] == ["$12.0000"]
+    assert [str(cost) for cost in statistics.cost] == ["$12.00"]
     assert server.bought == 90
 
 
@@ -191,8 +191,8 @@ async def test_what_was_given_back_for_failed_jobs_is_not_spent(client: Client, 
         statistics = outcomes.statistics()
     failed = [outcome.job for outcome in found if outcome.error is not None]
     assert (len(failed), statistics.failed, server.bought) == (10, 10, 50)
-    assert {str(job.cost) for job in failed if job} == {"$0.1500"}, "they have a price all the same"
-    assert [str(cost) for cost in statistics.cost] == ["$6.0000"]
+    assert {str(job.cost) for job in failed if job} == {"$0.15"}, "they have a price all the same"
+    assert [str(cost) for cost in statistics.cost] == ["$6.00"]
 
 
 async def test_failed_jobs_and_deadlines_are_outcomes(server: FakeRunBlob) -> None:

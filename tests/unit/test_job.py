@@ -43,7 +43,7 @@ async def collect(job: Job) -> list[Event]:
 
 async def test_a_job_is_awaited_and_gives_its_result(client: Client, server: FakeRunBlob) -> None:
     job = await client.submit(VIDEO)
-    assert (job.status, str(job.cost)) == (Status.PENDING, "$0.1500")
+    assert (job.status, str(job.cost)) == (Status.PENDING, "$0.15")
     result = await job
     assert result.urls == [f"https://cdn.runblob.test/{job.ref.id}"]
     assert result.artifacts[0].kind == "video"

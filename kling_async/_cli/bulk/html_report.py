@@ -23,7 +23,7 @@ from urllib.parse import quote
 from kling_async import Cost
 from kling_async._cli.atomic_file import written_anew
 from kling_async._cli.bulk.results import Record, makers
-from kling_async._cli.output.formatting import duration, money, printable
+from kling_async._cli.output.formatting import duration, printable
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["write_page"]
@@ -82,7 +82,7 @@ def _row(record: Record) -> Mapping[str, Any]:
         (name, str(value)) for name, value in record.request.items() if name != "prompt" and value not in (None, [])
     ]
     facts = [(name, str(getattr(record, name))) for name in _SHOWN if getattr(record, name) is not None]
-    refunds = [("refunded", money(record.price))] if record.refunded and record.price else []
+    refunds = [("refunded", str(record.price))] if record.refunded and record.price else []
     seeds = [("seed", str(file["seed"])) for file in record.files if file.get("seed") is not None]
     return {
         "key": record.key,
@@ -92,7 +92,7 @@ def _row(record: Record) -> Mapping[str, Any]:
         "state": record.state,
         "prompt": str(record.request.get("prompt", "")),
         "elapsed": None if record.elapsed is None else duration(record.elapsed),
-        "cost": money(record.spent) if record.spent else None,
+        "cost": str(record.spent) if record.spent else None,
         "files": [{"src": quote(file["path"]), "kind": file["kind"]} for file in record.files],
         "reason": record.error["message"] if record.error and record.state != "completed" else None,
         "details": [*facts, *refunds, *settings, *seeds],
@@ -103,9 +103,9 @@ def _sums(records: Sequence[Record]) -> list[tuple[str, str]]:
     states = Counter(record.state for record in records)
     files = sum(len(record.files) for record in records)
     sums = [(f"{states['completed']:,}", f"of {len(records):,} rows"), (f"{files:,}", "files")]
-    sums += [(money(cost), "spent") for cost in _costs(records)]
+    sums += [(str(cost), "spent") for cost in _costs(records)]
     guesses = [(_TITLES.get(name, name), cost) for name, cost in _estimates(records)]
-    sums += [(f"about {money(cost)}", f"at {title}, which reports no price") for title, cost in guesses]
+    sums += [(f"about {cost}", f"at {title}, which reports no price") for title, cost in guesses]
     sums += [(line.partition(": ")[2], f"by {line.partition(': ')[0]}") for line in makers(records)]
     failed = states["failed"] + states["refused"]
     sums += [(f"{failed:,}", "failed")] if failed else []

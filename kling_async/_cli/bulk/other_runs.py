@@ -19,7 +19,6 @@ from kling_async._cli.bulk.plan import OutputPaths, Task
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import CommandError
-from kling_async._cli.output.formatting import money
 from kling_async._submission.budget import BudgetAccount  # sums the spending of other ledgers by the budget's rules
 from kling_async._submission.pricing import Unit, earlier_price  # the same
 
@@ -182,4 +181,4 @@ async def budget_left(amounts: Mapping[Unit, Decimal], places: OutputPaths) -> s
 
 
 def _listed(amounts: Mapping[Unit, Decimal]) -> str:
-    return " and ".join(money(Cost(amount, unit)) for unit, amount in amounts.items())
+    return " and ".join(str(Cost(amount, unit)) for unit, amount in amounts.items())

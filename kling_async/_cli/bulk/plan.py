@@ -10,7 +10,7 @@ from typing import Any
 from kling_async import Client, Cost
 from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import BadRow, Row, Shard
-from kling_async._cli.output.formatting import as_json, money
+from kling_async._cli.output.formatting import as_json
 
 __all__ = ["EndpointEstimate", "OutputPaths", "Task", "conflicts", "estimates", "plan_of", "record_before"]
 
@@ -145,7 +145,7 @@ class EndpointEstimate:
         """The sum in words."""
         if self.cost is None:
             return "unknown"
-        return f"{'about ' if self.estimated else ''}{money(self.cost)}"
+        return f"{'about ' if self.estimated else ''}{self.cost}"
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values."""

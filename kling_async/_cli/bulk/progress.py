@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from kling_async import Cost
 from kling_async._cli.bulk.results import Record
-from kling_async._cli.output.formatting import money
 
 __all__ = ["BulkProgress"]
 
@@ -76,8 +75,8 @@ class BulkProgress:
         """What was spent, and separately what is only estimated."""
         guesses = self.estimated.items()
         return [
-            *(money(cost) for cost in self.spent.values()),
-            *(f"about {money(cost)} at {name}, which reports no price" for name, cost in guesses),
+            *(str(cost) for cost in self.spent.values()),
+            *(f"about {cost} at {name}, which reports no price" for name, cost in guesses),
         ]
 
     def words(self) -> str:

@@ -32,7 +32,7 @@ from kling_async import (
 )
 from kling_async._cli.atomic_file import unwritten, written_anew
 from kling_async._cli.errors import CommandError, explain
-from kling_async._cli.output.formatting import as_json, money, printable
+from kling_async._cli.output.formatting import as_json, printable
 from kling_async._cli.request_arguments import find
 
 __all__ = ["Record", "Results", "State", "makers", "record_of"]
@@ -183,7 +183,7 @@ def makers(records: Iterable[Record]) -> list[str]:
         return []
     return [
         f"{endpoint}: {count:,} row{'s' if count != 1 else ''}"
-        + "".join(f", {money(Cost(amount, unit))}" for unit, amount in costs.get(endpoint, {}).items())  # type: ignore[arg-type]  # units come from Costs
+        + "".join(f", {Cost(amount, unit)!s}" for unit, amount in costs.get(endpoint, {}).items())  # type: ignore[arg-type]  # units come from Costs
         for endpoint, count in rows.most_common()
     ]
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kling_async import Cost
 from kling_async._cli.options import AsJson
-from kling_async._cli.output.formatting import duration, money, printable
+from kling_async._cli.output.formatting import duration, printable
 from kling_async._cli.request_arguments import fields, find_any
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
@@ -74,7 +74,7 @@ def _typical(endpoint: Endpoint[Any]) -> float:
 
 def _facts(endpoint: Endpoint[Any]) -> str:
     price = _price(endpoint)
-    cost = f"{money(price)} with the defaults" if price else "depends on the request"
+    cost = f"{price} with the defaults" if price else "depends on the request"
     typical, deadline = duration(_typical(endpoint)), duration(endpoint.deadline)
     return f"Price: {cost}. Usual time: up to {typical}. Default timeout: {deadline}."
 

@@ -20,7 +20,6 @@ from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import JobStarted, Submitting
-from kling_async._cli.output.formatting import money
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, find_any, parse_settings
 from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
@@ -174,7 +173,7 @@ class _Order:
             report.say(f"chosen: {job.choice}")
         if job.cost is not None:
             words = "bought" if fresh else "it was bought before,"
-            report.say(f"{words} for {money(job.cost)}")
+            report.say(f"{words} for {job.cost}")
         await _collect(job, place, report, replay=fresh)
 
 
@@ -216,4 +215,4 @@ async def _collect(job: Job, place: Path | Names, report: Report, *, replay: boo
     price = job.cost
     await collect(job, place, report, replay=replay)
     if price is None and job.cost is not None:
-        report.say(f"the job cost {money(job.cost)}")
+        report.say(f"the job cost {job.cost}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import Status, Submission, SubmissionState, inspect_ledger
+from kling_async import Cost, LedgerContents, Status, Submission, SubmissionState, inspect_ledger
+from kling_async._cli.errors import CommandError
 from kling_async._cli.ledger import LedgerFile, existing
 from kling_async._cli.options import AsJson
-from kling_async._cli.output.formatting import as_json, duration, money, printable
+from kling_async._cli.output.formatting import as_json, duration, printable
 from kling_async._cli.output.reports import Report
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
@@ -39,6 +41,7 @@ _COLOURS = {
     "cancelled": "magenta",
     "unknown": "bold red",
 }
+_UNKNOWN = "unknown"
 
 
 def jobs(
@@ -47,6 +50,20 @@ def jobs(
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Only unfinished ones: running jobs and unknown outcomes.")
     ] = False,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help=f"Only jobs with this status: {', '.join(_COLOURS)}.", show_default=False),
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this endpoint or provider, such as runblob.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Only what was submitted since then: 2h, 3d or 2026-11-27.", show_default=False
+        ),
+    ] = None,
     last: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="Only the last N; 0: all.", show_default=f"{_LAST}, and with --json all"),
@@ -62,15 +79,18 @@ def jobs(
     with handle_errors(report):
         path = existing(ledger)
         shown = (None if as_lines else _LAST) if last is None else last or None
-        contents = anyio.run(partial(inspect_ledger, path, unfinished=unfinished, last=shown))
-        chosen = contents.submissions
         now = datetime.now(UTC)
+        chosen, contents = _read(path, now, status, endpoint, since, unfinished=unfinished, last=shown)
         if as_lines:
             for submission in chosen:
                 print(json.dumps(_fields(submission, now)))  # noqa: T201  # what was asked for
             return
-        if chosen:
+        if chosen and sys.stdout.isatty():
+            _show_records(chosen, now)
+        elif chosen:
             _show(_table(chosen, now))
+        if chosen:
+            report.say(_sum(chosen))
         if last is None and len(chosen) < contents.total:
             report.say(f"These are the last {len(chosen)} of {contents.total:,}; --last 0 lists all.")
         recent = anyio.run(partial(inspect_ledger, path, unsaved=True, since=now - 2 * timedelta(seconds=_DAY)))
@@ -78,9 +98,92 @@ def jobs(
         _advise(waiting, contents.owner, report)
 
 
+def _read(
+    path: Path,
+    now: datetime,
+    status: str | None,
+    endpoint: str | None,
+    since: str | None,
+    *,
+    unfinished: bool,
+    last: int | None,
+) -> tuple[list[Submission], LedgerContents]:
+    """Return the submissions that were asked for, and what else the ledger says.
+
+    Raises:
+        CommandError: A status or a time is not one.
+    """
+    if status is not None and status not in _COLOURS:
+        raise CommandError(f"--status {status!r:.40}: it is one of {', '.join(_COLOURS)}")
+    uncertain = status == _UNKNOWN
+    contents = anyio.run(
+        partial(
+            inspect_ledger,
+            path,
+            endpoint=endpoint,
+            status=None if status is None or uncertain else Status(status),
+            since=None if since is None else _moment(since, now),
+            unfinished=unfinished or uncertain,
+            last=None if uncertain else last,
+        )
+    )
+    chosen = contents.submissions
+    if uncertain:  # of the submission, which has no job and no status yet
+        chosen = [submission for submission in chosen if submission.status is None]
+    return chosen, contents
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    """The moment that ``2h``, ``3d`` or a date stands for.
+
+    Raises:
+        CommandError: It is none of these.
+    """
+    unit = {"m": 60.0, "h": _HOUR, "d": _DAY}.get(text[-1:])
+    if unit is not None and text[:-1].isdigit():
+        return now - timedelta(seconds=int(text[:-1]) * unit)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"--since {text!r:.40}: give 30m, 2h, 3d, a date or a time such as 2026-11-27T09:00"
+        ) from None
+    return found if found.tzinfo else found.astimezone()
+
+
+def _sum(submissions: Sequence[Submission]) -> str:
+    """How many they are, and what they cost together."""
+    costs: dict[str, Decimal] = {}
+    for submission in submissions:
+        if submission.cost is not None and not _refunded(submission):
+            costs[submission.cost.unit] = costs.get(submission.cost.unit, Decimal(0)) + submission.cost.amount
+    amounts = [str(Cost(amount, unit)) for unit, amount in sorted(costs.items())]  # type: ignore[arg-type]  # of Costs
+    count = f"{len(submissions):,} job{'s' if len(submissions) != 1 else ''}"
+    untold = sum(submission.cost is None and submission.ref is not None for submission in submissions)
+    rest = f", {untold:,} without a reported cost" if untold else ""
+    return f"{count}: {' and '.join(amounts) or 'no reported cost'}{rest if amounts else ''}."
+
+
+def _show_records(submissions: Iterable[Submission], now: datetime) -> None:
+    """Print two lines for each: what it is, and where its files are. No key, path or reference is broken."""
+    console = Console(highlight=False)
+    for submission in submissions:
+        word = standing(submission)
+        age = _age((now - submission.started).total_seconds())
+        line = Text.assemble(
+            (f"{word:<11}", _COLOURS.get(word, "")),
+            f"{_cost(submission):>9} {age:>5}  ",
+            (f"{submission.endpoint}  ", "dim"),
+            printable(submission.key),
+        )
+        console.print(line, soft_wrap=True)
+        if outcome := _outcome(submission):
+            console.print(Text(f"  {outcome}"), soft_wrap=True)
+
+
 def _show(table: Table) -> None:
-    """Print the table, without the blanks that pad its last column."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE)
+    """Print the table on lines of any length, without the blanks that pad its last column."""
+    console = Console(highlight=False, width=_PIPE)
     with console.capture() as lines:
         console.print(table)
     for line in lines.get().splitlines():
@@ -135,7 +238,7 @@ def _cost(submission: Submission) -> str:
     """What it costs, unless that was given back."""
     if submission.cost is None:
         return ""
-    return "refunded" if _refunded(submission) else money(submission.cost)
+    return "refunded" if _refunded(submission) else str(submission.cost)
 
 
 def _refunded(submission: Submission) -> bool:

@@ -28,10 +28,11 @@ def mcp(
     output: Output = Path("out"),
     ledger: LedgerFile = None,
 ) -> None:
-    """Serve an assistant over standard input and output, by the Model Context Protocol.
+    """Serve an assistant by the Model Context Protocol, within a budget.
 
-    The assistant buys generations within the budget, which counts over all starts with the same ledger. It reads no API
-    key. Results are saved in the output directory. An entry of its configuration:
+    It talks over standard input and output. The assistant buys generations within the budget, which counts over all
+    starts with the same ledger. It reads no API key. Results are saved in the output directory. An entry of its
+    configuration:
 
     {"command": "kling", "args": ["mcp", "--budget", "5", "--ledger", "/home/me/kling.db", "-o", "/home/me/out"]}
     """

@@ -17,7 +17,7 @@ from rich.text import Text
 from kling_async import Client, ConfigurationError, NotOffered, Quote, Request, SqliteLedger, inspect_ledger
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, PreferOption, options_from, preference
-from kling_async._cli.output.formatting import as_json, duration, money, printable
+from kling_async._cli.output.formatting import as_json, duration, printable
 from kling_async._cli.request_arguments import NAMED, build, find_any, parse_settings
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers.base import Provider
@@ -136,7 +136,7 @@ def _print(quotes: list[Quote], missing: list[str]) -> None:
     for each in quotes:
         if each.available:
             about = "about " if each.price == "estimated" else ""
-            cost = f"{about}{money(each.cost)}" if each.cost is not None else "unknown"
+            cost = f"{about}{each.cost}" if each.cost is not None else "unknown"
             table.add_row(each.endpoint, each.model or "", cost, duration(each.median or 0), duration(each.p90 or 0))
             if each.source:
                 sources[f"{each.source}{f' ({each.date})' if each.date else ''}"] = None

@@ -32,7 +32,7 @@ from kling_async._cli.ledger import HERE, LedgerFile, existing
 from kling_async._cli.options import AsJson, Output, Timeout
 from kling_async._cli.output.advice import as_command
 from kling_async._cli.output.events import JobStarted, JobUnresolved
-from kling_async._cli.output.formatting import money, printable
+from kling_async._cli.output.formatting import printable
 from kling_async._cli.output.reports import Report, take_up_command
 from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
@@ -189,7 +189,7 @@ def _confirm(submission: Submission, *, force: bool, yes: bool) -> None:
     """
     kind, _ = find(submission.endpoint)
     if submission.status is Status.COMPLETED:
-        cost = f", and cost {money(submission.cost)}" if submission.cost else ""
+        cost = f", and cost {submission.cost}" if submission.cost else ""
         risk = f"{submission.key!r:.200} is job {submission.ref}, which is completed{cost}"
         if not force:
             raise CommandError(f"{risk}. Nothing was bought; to buy a second job, add --force")

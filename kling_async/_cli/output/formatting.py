@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from kling_async import Cost
 
-__all__ = ["as_json", "counted", "duration", "money", "printable", "size"]
+__all__ = ["as_json", "counted", "duration", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -40,12 +39,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= _KIB
     return f"{count:.1f} GiB"
-
-
-def money(cost: Cost) -> str:
-    """An amount without unneeded zeros, as ``$0.60``, ``$0.056`` or ``3 credits``."""
-    least = "0.01" if cost.unit == "USD" else "1"
-    return str(Cost(cost.amount.normalize() + Decimal(least) - Decimal(least), cost.unit))
 
 
 def as_json(cost: Cost | None) -> dict[str, str] | None:

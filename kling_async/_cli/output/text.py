@@ -35,7 +35,7 @@ from kling_async._cli.output.events import (
     Unfinished,
     Warned,
 )
-from kling_async._cli.output.formatting import duration, money, printable
+from kling_async._cli.output.formatting import duration, printable
 
 if TYPE_CHECKING:
     from kling_async._cli.bulk.plan import EndpointEstimate
@@ -169,7 +169,7 @@ def _change(ref: JobRef, event: Event) -> str:
 
 
 def _submitted(event: JobSubmitted) -> str:
-    return f"bought{f' for {money(event.cost)}' if event.cost else ''}; see how it ends with: {event.command}"
+    return f"bought{f' for {event.cost}' if event.cost else ''}; see how it ends with: {event.command}"
 
 
 def _problem(problem: Problem) -> Iterable[str]:

@@ -330,3 +330,26 @@ def test_without_the_extra_the_program_says_what_to_install(missing: str) -> Non
     assert answer.code == 2, answer
     assert missing in answer.err
     assert "pip install 'kling-async[cli]'" in answer.err
+
+
+def test_one_command_runs_on_a_sandbox_of_its_own(tmp_path: Path) -> None:
+    answer = finish(spawn(*PROGRAM, "--sandbox", "generate", PHOTO, "a fox", *QUICK, "-o", "out", cwd=tmp_path))
+    assert answer.code == 0, answer.err
+    assert "nothing is bought" in answer.err
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_a_program_runs_on_a_sandbox_and_gives_its_exit_code(tmp_path: Path) -> None:
+    program = "import os, sys; print(os.environ['RUNBLOB_BASE_URL'], len(os.environ['KLING_API_KEY']) > 9); sys.exit(7)"
+    answer = finish(spawn(*PROGRAM, "sandbox", "--", sys.executable, "-c", program, cwd=tmp_path))
+    assert answer.code == 7
+    assert answer.out.startswith("http://127.0.0.1:")
+    assert answer.out.endswith("/runblob True\n")
+    missing = finish(spawn(*PROGRAM, "sandbox", "--", "no-such-program", cwd=tmp_path))
+    assert (missing.code, "cannot be started" in missing.err) == (2, True)
+
+
+def test_the_help_of_the_sandbox_lists_faults_and_directives(tmp_path: Path) -> None:
+    shown = finish(spawn(*PROGRAM, "sandbox", "--help", cwd=tmp_path)).out
+    for word in ("accept-then-reset", "webhook-never", "[sandbox: fail=CODE]", "--option"):
+        assert word in shown

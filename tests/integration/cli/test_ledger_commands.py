@@ -316,3 +316,29 @@ def test_files_that_cannot_be_saved_any_more_can_be_given_up(kling: Run, sandbox
     assert (done.code, done.out) == (0, ""), done
     assert "(given up)" in kling("jobs", *KEPT).out
     assert sandbox.counters.jobs_bought == 1
+
+
+def test_jobs_are_chosen_by_status_endpoint_and_time_and_summed(kling: Run, sandbox: Sandbox) -> None:
+    for key in ("one", "two"):
+        assert kling("generate", PHOTO, "a boat", *QUICK, *KEPT, "--key", key, "--no-wait").code == 0
+    shown = kling("jobs", *KEPT, "--endpoint", "runblob", "--since", "1h")
+    assert [line.split()[0] for line in shown.out.splitlines()[1:]] == ["one", "two"]
+    assert "2 jobs: $0.10." in shown.err
+    for nothing in (("--status", "completed"), ("--endpoint", "runware"), ("--since", "2999-01-01")):
+        assert kling("jobs", *KEPT, *nothing).out == ""
+    sandbox.faults.add("accept-then-reset:submit:times=1")
+    kling("generate", PHOTO, "a boat", *QUICK, *KEPT, "--key", "lost", "--no-wait")
+    assert [job["key"] for job in kling("jobs", *KEPT, "--status", "unknown", "--json").objects] == ["lost"]
+    for wrong in (("--status", "done"), ("--since", "soon")):
+        answer = kling("jobs", *KEPT, *wrong)
+        assert (answer.code, wrong[0] in answer.err) == (2, True)
+
+
+def test_on_a_terminal_no_key_and_no_path_is_broken(kling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "a5b577b4-3f1b-474f-b453-bad3d41dd1c3-and-some-more-of-it"
+    assert kling("generate", PHOTO, "a boat", *QUICK, *KEPT, "--key", key, "--no-wait").code == 0
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = kling("jobs", *KEPT).out.splitlines()
+    assert shown[0].endswith(key)
+    assert shown[1].startswith("  runblob/o3-photo/")

@@ -14,7 +14,7 @@ from kling_async import Cost, Progressive, Remedy, Request
 from kling_async._cli.commands.demo import programme
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with, as_command, as_commands
-from kling_async._cli.output.formatting import duration, money, printable, size
+from kling_async._cli.output.formatting import duration, printable, size
 from kling_async._cli.request_arguments import build
 from kling_async._errors import Action
 from kling_async.providers import ALL_PROVIDERS
@@ -158,7 +158,7 @@ def test_durations_are_shown_as_clocks_do(seconds: float, shown: str) -> None:
     ],
 )
 def test_amounts_have_the_digits_that_they_need(amount: str, unit: Literal["USD", "credits"], shown: str) -> None:
-    assert money(Cost(Decimal(amount), unit)) == shown
+    assert str(Cost(Decimal(amount), unit)) == shown
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ async def test_each_step_is_durable_before_the_next(server: FakeRunBlob, ledger:
     await job
     found = await ledger.find(key="a")
     assert found is not None
-    assert (found.status, found.unfinished, str(found.cost)) == (Status.COMPLETED, False, "$0.1500")
+    assert (found.status, found.unfinished, str(found.cost)) == (Status.COMPLETED, False, "$0.15")
 
 
 async def test_a_refused_submission_sets_its_key_free(server: FakeRunBlob, ledger: MemoryLedger) -> None:
