@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 VIDEO = "runblob/o3-video"
 PHOTO = "runblob/o3-photo"
 QUICK = ("--resolution", "1k")
-PATIENCE = 20.0  # s. No wait of these tests is longer, and none should come near it
+PATIENCE = 120.0  # s; a slow machine runs many programs at once
 
 
 class Answer:

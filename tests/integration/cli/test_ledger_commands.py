@@ -334,7 +334,10 @@ def test_jobs_are_chosen_by_status_endpoint_and_time_and_summed(kling: Run, sand
         assert (answer.code, wrong[0] in answer.err) == (2, True)
 
 
-def test_on_a_terminal_no_key_and_no_path_is_broken(kling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_no_key_and_no_path_is_broken(
+    kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del sandbox
     key = "a5b577b4-3f1b-474f-b453-bad3d41dd1c3-and-some-more-of-it"
     assert kling("generate", PHOTO, "a boat", *QUICK, *KEPT, "--key", key, "--no-wait").code == 0
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)

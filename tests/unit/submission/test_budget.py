@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
