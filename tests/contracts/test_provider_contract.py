@@ -27,6 +27,7 @@ UNPRICED = {
     "fal/motion-control",
     "fal/reference-to-video",
     "fal/video-edit",
+    "inferencesh/app",
     "kling/effects",
     "kling/virtual-try-on",
     "pixeldojo/motion-control",

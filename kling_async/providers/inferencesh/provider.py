@@ -1,4 +1,4 @@
-"""inference.sh: the app ``klingai/image-o1`` (Kling Image O1).
+"""inference.sh: the Kling apps, ``klingai/*`` and ``falai/kling-*``.
 
 Wire facts: the app's published page and client examples, ``/docs/api/rest/overview.md`` and the streaming, files and
 errors pages of inference.sh, the official clients (PyPI ``inferencesh`` 0.4.0 to 0.36.0, ``inference-sh/sdk-js``),
@@ -10,7 +10,7 @@ and the app's own source (``inference-sh/grid``, ``api/klingai/video/image-o1``)
   ``cancelling`` in, and the app's page still shows the old 9 for "completed". A word always wins. How an integer is
   weighed is described at `InferenceSh`.
 - The page reads a ``progress`` in percent from updates. No type of the clients has it. It is passed on where it is.
-- The app takes ``n`` up to 9 and is billed for all, and its source returns one image.
+- The app of Image O1 takes ``n`` up to 9 and is billed for all, and its source returns one image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
 from pydantic import SecretStr
 
@@ -37,10 +38,12 @@ from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
-from kling_async.providers._base.images import decode_data_uri, sniff
+from kling_async.providers._base.images import Reference, decode_data_uri, sniff
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
 from kling_async.providers._base.request import Request
+from kling_async.providers.inferencesh.apps import Image, Video
+from kling_async.providers.inferencesh.apps import Request as AnyApp
 from kling_async.providers.inferencesh.portable import OFFERS
 from kling_async.providers.inferencesh.request import ImageO1
 from kling_async.providers.inferencesh.tasks import (
@@ -55,6 +58,8 @@ from kling_async.providers.inferencesh.tasks import (
 )
 
 __all__ = ["InferenceSh"]
+
+AppRequest: TypeAlias = ImageO1 | Video | AnyApp
 
 
 class InferenceShErrors(ErrorMapper):
@@ -111,6 +116,16 @@ class InferenceShErrors(ErrorMapper):
         return None
 
 
+_READ = date(2026, 11, 27)
+_CLIP_DURATION = DurationPrior.from_range(60, 420)  # not documented. What RunBlob documents for the same models
+
+
+def _image_price(request: Image) -> Price:
+    # Kling's list price. The page of image-v3 has $0.0035 (read 2026-09-21), which is the price of a unit of Kling's.
+    amount = Decimal("0.056" if request.resolution == "4k" else "0.028") * request.count
+    return Price(amount, "USD", estimated=True, source="inference.sh/apps/klingai.md", date=_READ)
+
+
 class InferenceSh(Provider):
     """inference.sh, https://inference.sh. Environment: ``INFERENCE_API_KEY``, ``INFERENCE_BASE_URL``.
 
@@ -143,8 +158,33 @@ class InferenceSh(Provider):
                 "USD",
                 estimated=True,  # inference.sh reports no price in its answers
                 source="inference.sh, page of the app klingai/image-o1",
-                date=date(2026, 11, 27),
+                date=_READ,
             ),
+        ),
+        Endpoint(
+            Image,
+            Progressive(2, first=0.5),
+            deadline=900.0,
+            duration_prior=lambda _: DurationPrior(24.0, 0.545),
+            variant=lambda request: f"app={request.app} resolution={request.resolution}",
+            price=_image_price,
+        ),
+        Endpoint(
+            Video,
+            Progressive(5, first=2),
+            deadline=1800.0,
+            duration_prior=lambda _: _CLIP_DURATION,
+            variant=lambda request: f"app={request.app} duration={request.duration} resolution={request.tier}",
+            price=lambda request: Price(
+                request.usd, "USD", estimated=True, source="inference.sh/apps/klingai.md", date=_READ
+            ),
+        ),
+        Endpoint(
+            AnyApp,
+            Progressive(5, first=2),
+            deadline=1800.0,
+            duration_prior=lambda _: _CLIP_DURATION,
+            variant=lambda request: f"app={request.app}",
         ),
     )
     portable: ClassVar[Sequence[Offer]] = OFFERS
@@ -164,15 +204,19 @@ class InferenceSh(Provider):
     def _reader(self) -> TaskReader:
         return TaskReader(self.errors, self.statuses)
 
-    def submit(self, request: ImageO1, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
-        """Upload the inline image, if there is one, then run the app. There is no id of ours for the run."""
+    def submit(self, request: AppRequest, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
+        """Upload the inline images, if there are any, then run the app. There is no id of ours for the run."""
         del attempt_id
-        image = request.reference
-        if isinstance(image, str) and not is_url(image):
-            image = decode_data_uri(image, "the reference")
-        if isinstance(image, bytes):
-            image = yield from self._upload(image)
-        payload = {"app": request.app, "input": _input(request, image)}
+        images: dict[str, Any] = {}
+        for name in request.reference_fields:
+            given = getattr(request, name, None)
+            if isinstance(given, tuple):
+                images[name] = []
+                for one in given:
+                    images[name].append((yield from self._address(one)))
+            elif given is not None:
+                images[name] = yield from self._address(given)
+        payload = {"app": request.app, "input": request.app_input(images)}
         callback = request.callback_url or callback_url
         if callback:
             payload["webhook"] = callback
@@ -182,7 +226,7 @@ class InferenceSh(Provider):
         except JobNotFound as error:  # there is no job yet: it is the app that is not found
             raise self.errors.make_error(error.http_status, "app_not_found", f"it has no app {request.app}") from error
         try:
-            ref = JobRef(self.name, "image-o1", job_id(data["id"]))
+            ref = JobRef(self.name, request.endpoint.partition("/")[2], job_id(data["id"]))
         except (TypeError, KeyError, ValueError) as error:
             named = data.get("id") if isinstance(data, dict) else None
             shown = f"its task id cannot be used: {named!r:.200}" if named is not None else "it has no task id"
@@ -192,6 +236,12 @@ class InferenceSh(Provider):
             # A run that was refused admission (no balance, no payment method) is kept as a task that has ended.
             raise self.errors.make_error(402, "rejected", text_of(data.get("error")))
         return Accepted(ref.id, self._reader.report(data, stage))
+
+    def _address(self, image: Reference) -> Flow[str]:
+        """The address of an image for the app. An inline one is uploaded."""
+        if isinstance(image, str) and not is_url(image):
+            image = decode_data_uri(image, "the reference")
+        return (yield from self._upload(image)) if isinstance(image, bytes) else str(image)
 
     def _upload(self, content: bytes) -> Flow[str]:
         """Announce the image, put it where the provider wants it, and return its address for the app."""
@@ -266,9 +316,9 @@ class InferenceSh(Provider):
         The callback address is unique where the client made it, and a task repeats it, so it decides where both have
         one. Otherwise the app's input decides. An inline image cannot be compared, because its address was made for it.
         """
-        if not isinstance(request, ImageO1):
+        if not isinstance(request, ImageO1 | Video | AnyApp):
             return []
-        wanted = _input(request, request.reference)
+        wanted = request.app_input({name: getattr(request, name, None) for name in request.reference_fields})
         wanted_callback = request.callback_url or callback_url
         found: list[Accepted] = []
         cursor: Any = None
@@ -282,7 +332,7 @@ class InferenceSh(Provider):
                 raise self.errors.unreadable("it lists no tasks")
             tasks = [item for item in items if isinstance(item, dict)]
             recent = [task for task in tasks if (moment(task.get("created_at")) or since) >= since - _SKEW]
-            fitting = [task for task in recent if _same(task, wanted, wanted_callback)]
+            fitting = [task for task in recent if _same(task, request.app, wanted, wanted_callback)]
             found += [
                 Accepted(job_id(task["id"]), self._reader.report(task, self._reader.stage(task))) for task in fitting
             ]
@@ -308,39 +358,35 @@ _SKEW = timedelta(seconds=60)  # between the provider's clock and ours
 _CODE_BY_STATUS = {401: "unauthorized", 402: "payment_required", 404: "not_found", 429: "rate_limited"}
 
 
-def _input(request: ImageO1, image: Any) -> dict[str, Any]:
-    fields = {
-        "prompt": request.prompt,
-        "image": image,
-        "negative_prompt": request.negative_prompt,
-        "aspect_ratio": request.aspect_ratio,
-        "resolution": request.resolution,
-        "n": request.count,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _same(task: Mapping[str, Any], wanted: Mapping[str, Any], callback: str | None) -> bool:
+def _same(task: Mapping[str, Any], app: str, wanted: Mapping[str, Any], callback: str | None) -> bool:
     """Whether a listed task can be the submission of this input with this callback address."""
     if webhook_job_id(task.get("id")) is None:
         return False
     echoed = "webhook" in task
     if echoed and (task["webhook"] or None) != callback:
         return False
-    return (echoed and callback is not None) or _asks(task, wanted)
+    return (echoed and callback is not None) or _asks(task, app, wanted)
 
 
-def _asks(task: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def _asks(task: Mapping[str, Any], app: str, wanted: Mapping[str, Any]) -> bool:
     """Whether a listed task is of this app with this input."""
-    app, given = task.get("app"), task.get("input")
-    if isinstance(app, dict):
-        app = f"{app.get('namespace')}/{app.get('name')}"
-    if not isinstance(given, dict) or (isinstance(app, str) and not app.startswith("klingai/image-o1")):
+    listed, given = task.get("app"), task.get("input")
+    if isinstance(listed, dict):
+        listed = f"{listed.get('namespace')}/{listed.get('name')}"
+    name = app.partition("@")[0].partition(":")[0]
+    if not isinstance(given, dict) or (isinstance(listed, str) and not listed.startswith(name)):
         return False
-    return all(
-        bool(given.get(name)) if name == "image" and not is_url(value) else given.get(name) == value
-        for name, value in wanted.items()
-    )
+    return all(_equal(given.get(field), value) for field, value in wanted.items())
+
+
+def _equal(given: Any, value: Any) -> bool:
+    """Whether a listed field can be this one. The address of an inline image was made for it, so any will do."""
+    if isinstance(value, tuple):
+        alike = isinstance(given, list) and len(given) == len(value)
+        return alike and all(_equal(one, other) for one, other in zip(given, value, strict=True))
+    if isinstance(value, bytes | Path) or (isinstance(value, str) and value.startswith("data:")):
+        return bool(given)
+    return bool(given == value)
 
 
 def _code(error: Mapping[str, Any], status: Any) -> str | None:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from kling_async.providers._base.images import ImageRule, OneImage, Reference
 from kling_async.providers._base.request import Prompt, Request, Text, as_number
 
-__all__ = ["ImageO1"]
+__all__ = ["ImageO1", "flattened"]
 
 # Kling itself takes JPEG and PNG up to 10 MB, and the app hands it the image's address as it is.
 _IMAGE = ImageRule(formats=("jpeg", "png"), most=1)
@@ -84,11 +84,32 @@ class ImageO1(Request):
     @classmethod
     def translate(cls, data: dict[str, Any]) -> dict[str, Any]:
         """The app's input, or the whole body of a run (``{"app", "input", "webhook"}``), in our field names."""
-        if "input" in data:
-            inner = data.pop("input")
-            if not isinstance(inner, Mapping):
-                raise ValueError(f"input must be an object, not {type(inner).__name__}")
-            if twice := data.keys() & inner.keys():
-                raise ValueError(f"{', '.join(sorted(twice))}: given both in the input and beside it")
-            data |= inner
-        return super().translate(data)
+        return super().translate(flattened(data))
+
+    def app_input(self, images: Mapping[str, Any]) -> dict[str, Any]:
+        """The app's input, with these images. What changes the price is always in it."""
+        fields = {
+            "prompt": self.prompt,
+            "image": images.get("reference"),
+            "negative_prompt": self.negative_prompt,
+            "aspect_ratio": self.aspect_ratio,
+            "resolution": self.resolution,
+            "n": self.count,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def flattened(data: dict[str, Any]) -> dict[str, Any]:
+    """The whole body of a run as one object: its ``input`` beside the rest.
+
+    Raises:
+        ValueError: The input is no object, or a field is given twice.
+    """
+    if "input" not in data:
+        return data
+    inner = data.pop("input")
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"input must be an object, not {type(inner).__name__}")  # noqa: TRY004  # pydantic reports these
+    if twice := data.keys() & inner.keys():
+        raise ValueError(f"{', '.join(sorted(twice))}: given both in the input and beside it")
+    return {**data, **inner}

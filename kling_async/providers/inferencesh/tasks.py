@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal
 
 from kling_async._exchange import Call, Reply
 from kling_async._json import read_json
@@ -116,21 +116,21 @@ class TaskReader:
         return STAGES[table[number]] if number < len(table) else None
 
     def report(self, data: dict[str, Any], stage: Stage | None) -> StatusReport:
-        """What is reported about a task at that stage. A completion that names no image is none."""
+        """What is reported about a task at that stage. A completion that names no file is none."""
         if stage is None:
             return StatusReport(
                 None, unrecognized=f"the status {self.errors.redact(repr(data.get('status')), 100)}", raw=data
             )
-        images = _images(data.get("output")) if stage.status is Status.COMPLETED else ()
-        if stage.status is Status.COMPLETED and not images:
-            return StatusReport(None, unrecognized="that the task is completed, without an image", raw=data)
+        files = _files(data.get("output")) if stage.status is Status.COMPLETED else ()
+        if stage.status is Status.COMPLETED and not files:
+            return StatusReport(None, unrecognized="that the task is completed, without a file", raw=data)
         text = text_of(data.get("error"))
         reading = StatusReport(
             stage.status,
             step=stage.step,
             progress=_progress(data.get("progress")),
             message=(text or stage.message) if stage.status is Status.FAILED else stage.message,
-            artifacts=images,
+            artifacts=files,
             failures=(self._failure(text, stage.message),) if stage.status is Status.FAILED else (),
             cost=_cost(data.get("usage_events")),
             raw=data,
@@ -228,7 +228,7 @@ def has_rested(data: Mapping[str, Any], reply: Reply) -> bool:
         now = _aware(parsedate_to_datetime(reply.headers.get("date", "")))
     except ValueError:
         return False
-    return bool(_images(data.get("output"))) and updated is not None and now - updated > _UPLOAD_PATIENCE
+    return bool(_files(data.get("output"))) and updated is not None and now - updated > _UPLOAD_PATIENCE
 
 
 def moment(text: Any) -> datetime | None:
@@ -243,14 +243,26 @@ def _aware(when: datetime) -> datetime:
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def _images(output: Any) -> tuple[Artifact, ...]:
-    """The images of an output: one address, though lists and file objects occur in sibling apps."""
-    fields = output if isinstance(output, dict) else {"image": output}
-    listed = fields.get("images")
-    files = [fields.get("image"), *(listed if isinstance(listed, list) else ())]
-    named = [file.get("uri") or file.get("url") if isinstance(file, dict) else file for file in files]
-    urls = dict.fromkeys(uri for uri in named if isinstance(uri, str) and is_url(uri))
-    return tuple(Artifact("image", url, index=index) for index, url in enumerate(urls))
+def _files(output: Any) -> tuple[Artifact, ...]:
+    """The files of an output: one address, though lists and file objects occur too."""
+    fields = output if isinstance(output, dict) else {_kind_of(output): output}
+    found: dict[str, Literal["image", "video", "audio"]] = {}
+    for kind in _KINDS:
+        listed = fields.get(f"{kind}s")
+        for file in (fields.get(kind), *(listed if isinstance(listed, list) else ())):
+            uri = file.get("uri") or file.get("url") if isinstance(file, dict) else file
+            if isinstance(uri, str) and is_url(uri):
+                found.setdefault(uri, kind)
+    return tuple(Artifact(kind, uri, index=index) for index, (uri, kind) in enumerate(found.items()))
+
+
+_KINDS: tuple[Literal["image", "video", "audio"], ...] = ("image", "video", "audio")
+
+
+def _kind_of(output: Any) -> str:
+    """What a bare address is of, by the ending of its path."""
+    path = output.partition("?")[0].lower() if isinstance(output, str) else ""
+    return "video" if path.endswith((".mp4", ".mov", ".webm")) else "image"
 
 
 def _progress(percent: Any) -> float | None:

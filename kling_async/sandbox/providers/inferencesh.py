@@ -1,8 +1,9 @@
-"""inference.sh's emulation: uploads, runs of `klingai/image-o1`, tasks, streams, lists and webhooks.
+"""inference.sh's emulation: uploads, runs of the Kling apps, tasks, streams, lists and webhooks.
 
 As documented at /docs/api/rest/overview.md and in the types of the official client (PyPI `inferencesh` 0.36.0). It
 speaks today's way: answers as `{"data", "messages"}`, errors as problem+json, statuses as the integers of client 0.6.5
 and later. `Options` make it speak as earlier servers did, and its streams misbehave as real ones do.
+Of the apps `falai/kling-*` only the prompt and the form of the common fields are checked.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import math
 from dataclasses import dataclass, field
 from decimal import Decimal
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from starlette.responses import Response, StreamingResponse
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import MAX_BYTES, BadImageError, check_data_uri, check_url
-from kling_async.sandbox.emulator.jobs import IMAGE_DURATION, Job, Order, Phase, Picture
+from kling_async.sandbox.emulator.jobs import CLIP_DURATIONS, IMAGE_DURATION, Clip, Job, Order, Phase, Picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 from kling_async.sandbox.server.protocol import connection
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _PRICE = Decimal("0.028")  # USD an image. N are charged, one is made
 _HEARTBEAT = 10.0  # s
-_PIXELS = {"1k": 1024, "2k": 2048}  # side of a square. Other ratios keep the area
+_PIXELS = {"1k": 1024, "2k": 2048, "4k": 4096}  # side of a square. Other ratios keep the area
 _PAGE = 50  # tasks
 
 _COMMON = ("unknown", "received", "queued", "dispatched", "preparing", "serving", "setting_up", "running")
@@ -57,6 +58,9 @@ _TITLES = {
 _WAITING = ((0.0, "received"), (0.1, "queued"), (0.9, "dispatched"))
 _WORKING = ((0.0, "preparing"), (0.05, "serving"), (0.08, "setting_up"), (0.12, "running"), (0.92, "uploading"))
 _STUCK_AT = 60.0  # s of work that a stuck task is taken to have: it hangs in "running"
+
+
+T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(slots=True)
@@ -99,8 +103,132 @@ class _Input(BaseModel):
     image: str | None = None
     negative_prompt: str | None = None
     aspect_ratio: Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"] = "16:9"
-    resolution: Literal["1k", "2k"] = "1k"
+    resolution: str = Field(default="1k", pattern="^[12]k$")
     n: Annotated[int, Field(ge=1, le=9)] = 1
+
+
+class _Image3o(_Input):
+    """`klingai/image-3o`."""
+
+    resolution: Literal["1k", "2k", "4k"] = "1k"
+
+
+class _ImageV3(_Input):
+    """`klingai/image-v3`, which takes no image."""
+
+    image: None = None
+
+
+class _Clip(BaseModel):
+    """What the video apps have in common."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=2500)]
+    image: str | None = None
+    end_image: str | None = None
+    aspect_ratio: Literal["16:9", "9:16", "1:1"] | None = None
+    resolution: Literal["720p", "1080p", "4k"] = "1080p"
+    duration: Annotated[int, Field(ge=3, le=15)] = 5
+    sound: bool = False
+
+    @model_validator(mode="after")
+    def _check_frames(self) -> Self:
+        if self.end_image is not None and self.image is None:
+            raise ValueError("end_image needs image")
+        return self
+
+    @property
+    def pictures(self) -> list[str]:
+        """The images that it refers to."""
+        return [image for image in (self.image, self.end_image) if image is not None]
+
+
+class _VideoV3(_Clip):
+    sound: bool = True
+    multi_shot: bool = True
+
+
+class _VideoO1(_Clip):
+    resolution: Literal["720p", "1080p"] = "1080p"
+    duration: Annotated[int, Field(ge=3, le=10)] = 5
+    sound: Literal[False] = False
+    reference_images: Annotated[list[str], Field(max_length=7)] = []
+    reference_video: Annotated[str, Field(pattern="^https?://")] | None = None
+    reference_video_type: Literal["feature", "base"] = "feature"
+    watermark: bool = False
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Self:
+        if self.reference_video is not None and len(self.reference_images) > 4:  # noqa: PLR2004  # documented
+            raise ValueError("at most 4 reference images beside a video")
+        return self
+
+    @property
+    def pictures(self) -> list[str]:
+        """The images that it refers to."""
+        return [*super().pictures, *self.reference_images]
+
+
+class _VideoV26(_Clip):
+    resolution: Literal["720p", "1080p"] = "1080p"
+    duration: Literal[5, 10] = 5
+    sound: bool = True
+    voice_id: str | None = None
+
+
+class _VideoV25(_Clip):
+    resolution: Literal["720p", "1080p"] = "720p"
+    duration: Literal[5, 10] = 5
+    sound: Literal[False] = False
+
+
+class _FalClip(BaseModel):
+    """The apps `falai/kling-*`, whose fields are fal's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: Annotated[str, Field(min_length=1)]
+    image: str | None = None
+    end_image: str | None = None
+    aspect_ratio: Literal["16:9", "9:16", "1:1"] | None = None
+    resolution: Literal["720p", "1080p"] = "1080p"
+    duration: int = 5
+    sound: bool = False
+
+    @property
+    def pictures(self) -> list[str]:
+        """The images that it refers to."""
+        return [image for image in (self.image, self.end_image) if image is not None]
+
+
+_AppInput: TypeAlias = _Input | _Clip | _FalClip
+_APPS: Mapping[str, type[_AppInput]] = {
+    "klingai/image-o1": _Input,
+    "klingai/image-3o": _Image3o,
+    "klingai/image-v3": _ImageV3,
+    "klingai/video-v3": _VideoV3,
+    "klingai/video-o1": _VideoO1,
+    "klingai/video-v2-6": _VideoV26,
+    "klingai/video-v2-5": _VideoV25,
+}
+# USD a second: silent, with sound, with a video.
+_RATES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
+    "klingai/video-v3": {
+        "720p": ("0.084", "0.126", "0.126"),
+        "1080p": ("0.112", "0.168", "0.168"),
+        "4k": ("0.42", "0.42", "0.42"),
+    },
+    "klingai/video-o1": {"720p": ("0.084", "0.084", "0.126"), "1080p": ("0.112", "0.112", "0.168")},
+    "klingai/video-v2-6": {"720p": ("0.042", "0.042", "0.042"), "1080p": ("0.07", "0.14", "0.14")},
+    "klingai/video-v2-5": {"720p": ("0.042", "0.042", "0.042"), "1080p": ("0.07", "0.07", "0.07")},
+}
+_SHORT_SIDE = {"720p": 720, "1080p": 1080, "4k": 2160}
+
+
+def _app_of(name: str) -> type[_AppInput] | None:
+    """The input schema of an app, by its name without version and function."""
+    return _FalClip if name.startswith("falai/kling-") else _APPS.get(name)
 
 
 class _Run(BaseModel):
@@ -109,7 +237,7 @@ class _Run(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     app: Annotated[str, StringConstraints(pattern=r"^[\w-]+/[\w-]+(@\w+)?(:\w+)?$")]
-    input: _Input
+    input: dict[str, Any]
     webhook: str | None = None
     function: Literal["run"] | None = None
     infra: Literal["cloud", "private", "private_first"] | None = None
@@ -218,28 +346,20 @@ class _Service:
         """`POST /apps/run`."""
         account = self._account(request)
         sent = _read(_Run, await request.body())
-        if sent.app.partition("@")[0].partition(":")[0] != "klingai/image-o1":
+        name = sent.app.partition("@")[0].partition(":")[0]
+        schema = _app_of(name)
+        if schema is None:
             raise _RefusedError("not_found", f"app {sent.app} not found")
+        given = _checked(schema, sent.input, "input.")
         if sent.webhook is not None and not sent.webhook.startswith(
             ("https://", "http://127.0.0.1", "http://localhost")
         ):
             raise _RefusedError("validation_error", "webhook: must be an https URL")
-        if sent.input.image is not None:
-            await asyncio.to_thread(self._check_image, sent.input.image)
-        width, height = _size(sent.input)
+        pictures = ([given.image] if given.image else []) if isinstance(given, _Input) else given.pictures
+        for picture in pictures:
+            await asyncio.to_thread(self._check_image, picture)
         try:
-            job = self.state.submit(
-                Order(
-                    account=account,
-                    endpoint="image-o1",
-                    prompt=sent.input.prompt,
-                    media=(Picture(width, height, "png", sent.input.prompt),),
-                    durations=IMAGE_DURATION,
-                    price=_PRICE * sent.input.n,
-                    params={"app": sent.app, "input": sent.input.model_dump(exclude_unset=True)},
-                    callback_url=sent.webhook,
-                )
-            )
+            job = self.state.submit(_order(account, sent, name, given))
         except InsufficientCreditsError as error:
             raise _RefusedError("payment_required", str(error)) from error
         task = self._task(job)
@@ -386,15 +506,18 @@ class _Service:
         name = name or _name(job, clock.now())
         since = max([moment for moment, known in _timeline(job) if known == name] or [job.created])
         asked = job.order.params["input"]
-        meta = {"type": "image", "count": asked.get("n", 1), "extra": {"model": "kling-image-o1"}}
-        made = {"image": self.state.file_url(job, job.files[0]), "output_meta": {"inputs": [], "outputs": [meta]}}
-        used = {"type": "image", "model": "kling-image-o1", "quantity": asked.get("n", 1), "unit": "image"}
+        kind = "image" if isinstance(job.files[0].media, Picture) else "video"
+        app = job.order.params["name"]
+        model = "kling-image-o1" if app == "klingai/image-o1" else app
+        meta = {"type": kind, "count": asked.get("n", 1), "extra": {"model": model}}
+        made = {kind: self.state.file_url(job, job.files[0]), "output_meta": {"inputs": [], "outputs": [meta]}}
+        used = {"type": kind, "model": model, "quantity": asked.get("n", 1), "unit": kind}
         task = {
             "id": job.id,
             "created_at": clock.at(job.created).isoformat(),
             "updated_at": clock.at(since).isoformat(),
             "status": self.options.status(name),
-            "app": {"namespace": "klingai", "name": "image-o1"},
+            "app": dict(zip(("namespace", "name"), app.split("/"), strict=True)),
             "function": "run",
             "input": asked,
             "output": made if name == "completed" else None,
@@ -481,12 +604,45 @@ def _client(api_key: str, base_url: str) -> Provider:
 
 def _read(model: type[Any], body: bytes) -> Any:
     try:
-        return model.model_validate(json.loads(body))
-    except ValidationError as error:
-        places = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        raise _RefusedError("validation_error", "; ".join(places)) from error
+        sent = json.loads(body)
     except ValueError as error:
         raise _RefusedError("validation_error", f"the body is not JSON: {error}") from error
+    return _checked(model, sent)
+
+
+def _checked(model: type[T], sent: Any, prefix: str = "") -> T:
+    try:
+        return model.model_validate(sent)
+    except ValidationError as error:
+        places = [f"{prefix}{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        raise _RefusedError("validation_error", "; ".join(places)) from error
+
+
+def _order(account: Account, sent: _Run, name: str, given: _AppInput) -> Order:
+    """What is sold: one picture, whatever the number, or one clip."""
+    media: Picture | Clip
+    if isinstance(given, _Input):
+        width, height = _size(given)
+        media, durations = Picture(width, height, "png", given.prompt), IMAGE_DURATION
+        price = _PRICE * given.n * (2 if given.resolution == "4k" else 1)
+    else:
+        across, down = map(int, (given.aspect_ratio or "16:9").split(":"))
+        unit = _SHORT_SIDE[given.resolution] / min(across, down)
+        media = Clip(round(across * unit), round(down * unit), given.duration, given.prompt)
+        durations = CLIP_DURATIONS[min(CLIP_DURATIONS, key=lambda known: abs(known - given.duration))]
+        video = isinstance(given, _VideoO1) and given.reference_video is not None
+        rates = _RATES.get(name, _RATES["klingai/video-v3"])[given.resolution]
+        price = Decimal(rates[2 if video else 1 if given.sound else 0]) * given.duration
+    return Order(
+        account=account,
+        endpoint=name.partition("/")[2],
+        prompt=given.prompt,
+        media=(media,),
+        durations=durations,
+        price=price,
+        params={"app": sent.app, "name": name, "input": given.model_dump(exclude_unset=True)},
+        callback_url=sent.webhook,
+    )
 
 
 def _timeline(job: Job) -> list[tuple[float, str]]:
