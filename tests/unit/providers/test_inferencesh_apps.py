@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -15,7 +15,8 @@ from kling_async.providers.inferencesh.apps import VIDEO_APPS
 
 FRAME, LAST, CLIP = "https://example.com/a.png", "https://example.com/b.png", "https://example.com/a.mp4"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
-O1, V26, V25 = "klingai/video-o1", "klingai/video-v2-6", "klingai/video-v2-5"
+O1: Literal["klingai/video-o1"] = "klingai/video-o1"
+V26, V25 = "klingai/video-v2-6", "klingai/video-v2-5"
 
 
 def run(request: Any) -> Call:
