@@ -522,7 +522,9 @@ class Client:
             return await self._router.quote(request, prefer)
 
     async def deliver(self, delivery: Delivery) -> bool:
-        """Process a webhook. It makes no call to a provider, so it may be awaited before the webhook is answered.
+        """Process a webhook. It may be awaited before the webhook is answered.
+
+        It makes no call to a provider. The exception is fal, whose public keys are read once a day.
 
         With ``Webhooks(confirm=True)`` the webhook only makes the next poll of the job urgent. With ``confirm=False`` a
         final status in the webhook ends the job without a poll. It may come twice, late, or before the submission is

@@ -222,8 +222,8 @@ async def _given(client: Client) -> Client:
 def router(client: Client | Callable[..., Client | Awaitable[Client]] = current_client) -> APIRouter:
     """The endpoint for webhooks: include it under the path of `Webhooks.url`.
 
-    It makes no call to a provider before it answers. A delivery wakes the tasks that wait for the job.
-    ``lifespan(client, follow=True)`` waits for all jobs.
+    It makes no call to a provider before it answers, except that fal's public keys are read once a day. A
+    delivery wakes the tasks that wait for the job. ``lifespan(client, follow=True)`` waits for all jobs.
 
     Args:
         client: The client that submitted the jobs, or a dependency that gives it. Defaults to the client of the
