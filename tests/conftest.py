@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kling_async.providers import load_providers
 from support import virtual_time
 
 
@@ -31,9 +32,10 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees a key, an address or a proxy of the machine it runs on."""
-    for provider in ("RUNBLOB", "RUNWARE", "INFERENCE", "PIXELDOJO"):
-        monkeypatch.delenv(f"{provider}_API_KEY", raising=False)
-        monkeypatch.delenv(f"{provider}_BASE_URL", raising=False)
+    for identity in (kind.identity() for kind in load_providers()):
+        secrets = [secret.variable for group in identity.secrets for secret in group]
+        for variable in (*secrets, identity.url_variable):
+            monkeypatch.delenv(variable, raising=False)
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.lower(), raising=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kling_async
+from kling_async.providers import BUILT_IN
 
 ROOT = Path(kling_async.__file__).parent
 
@@ -230,3 +231,16 @@ def test_public_names_are_sorted_and_real() -> None:
     for name in kling_async.__all__:
         thing = getattr(kling_async, name)
         assert thing.__doc__, f"{name} has no docstring"
+
+
+def test_no_module_beside_the_registry_lists_providers() -> None:
+    """Adding a provider touches no list of names elsewhere: none is named outside of its own modules."""
+    names = set(BUILT_IN) - {"kling"}  # the program is called so, too
+    found = [
+        f"{module}:{node.lineno} {node.value}"
+        for module, path in modules()
+        if not module.startswith(("providers", "sandbox.providers"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert found == []
