@@ -18,7 +18,7 @@ A submission that does not fit waits while answers are on the way that may make 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -108,6 +108,8 @@ class Budget:
         credits: Credits.
         max_per_job: The most that one job may cost: an amount in US dollars (in credits, if only these are named), or a
             `Cost`. A job of another unit is refused. Alone, it sets no limit to the sum.
+        assume: What one job costs where no price is known, by the full name of the endpoint or by the provider's name:
+            ``{"replicate/kling-o1": 1.2}``. Without it, a careful guess is reserved until the provider reports a cost.
 
     Raises:
         ConfigurationError: An amount is not a number, or is negative.
@@ -119,12 +121,14 @@ class Budget:
         credits: Amount | None = None,  # noqa: A002  # the word users know
         *,
         max_per_job: Amount | Cost | None = None,
+        assume: Mapping[str, Amount] | None = None,
     ) -> None:
         unit: Unit = "credits" if credits is not None and usd is None else "USD"
         most = None if max_per_job is None else as_cost("Budget", "max_per_job", max_per_job, unit)
         if most is not None and usd is None and credits is None:
             usd, credits = (math.inf, None) if most.unit == "USD" else (None, math.inf)  # noqa: A001  # the same word
-        self._account = BudgetAccount(usd, credits, max_per_job=most)
+        assumed = {name: as_cost("Budget", f"assume[{name!r}]", price).amount for name, price in (assume or {}).items()}
+        self._account = BudgetAccount(usd, credits, max_per_job=most, assumed=assumed)
 
     def __repr__(self) -> str:
         return f"<Budget {self._account}>"
@@ -146,6 +150,7 @@ class BudgetAccount:
         usd: The limit in US dollars.
         credits: The limit in credits.
         max_per_job: The most that one job may cost. If None, there is no limit.
+        assumed: What one job costs where no price is known, by endpoint or provider.
 
     Raises:
         ConfigurationError: An amount is not a number, or is negative.
@@ -157,8 +162,10 @@ class BudgetAccount:
         credits: Amount | None = None,  # noqa: A002  # the word users know
         *,
         max_per_job: Cost | None = None,
+        assumed: Mapping[str, Decimal] | None = None,
     ) -> None:
         self.max_per_job = max_per_job
+        self.assumed = assumed or {}
         self._named = {unit for unit, amount in (("USD", usd), ("credits", credits)) if amount is not None}
         if not self._named:
             raise ConfigurationError("a budget needs an amount: Budget(usd=5), Budget(credits=200), or both")
@@ -207,9 +214,13 @@ class BudgetAccount:
         return known
 
     def _known(self, wanted: PriceInfo) -> Cost | None:
-        """Return the documented or learned price. None if there is only an estimate, or nothing."""
+        """Return the documented, learned or assumed price. None if there is only an estimate, or nothing."""
         seen = self._learned.get((wanted.endpoint, wanted.settings))
         amounts = [amount for amount in (wanted.price, seen) if amount is not None]
+        if not amounts:
+            provider = wanted.endpoint.partition("/")[0]
+            assumed = self.assumed.get(wanted.endpoint, self.assumed.get(provider))
+            amounts = [] if assumed is None else [assumed]
         return Cost(max(amounts), wanted.unit) if amounts else None
 
     def needed(self, wanted: PriceInfo) -> Cost:

@@ -287,7 +287,8 @@ class Submitter:
         """The budget, or an account that only learns prices."""
         await self.load_history()
         if self._estimates is None:
-            self._estimates = BudgetAccount(usd=math.inf, credits=math.inf)
+            assumed = self._budget.assumed if self._budget is not None else None
+            self._estimates = BudgetAccount(usd=math.inf, credits=math.inf, assumed=assumed)
             await self._load_spending(self._estimates)
         return self._estimates
 

@@ -12,7 +12,7 @@ import uvicorn
 
 __all__ = ["Site", "serve"]
 
-PATIENCE = 20.0  # s. No wait of these tests is longer, and none should come near it
+PATIENCE = 120.0  # s. No wait of these tests is longer, and none should come near it
 
 
 class Site:

@@ -10,6 +10,7 @@ import gc
 import math
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -21,7 +22,7 @@ import typer
 
 from kling_async import Budget, Client, Polling, Progressive, SqliteLedger, inspect_ledger
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
-from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of
+from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of, resembling
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
@@ -37,8 +38,10 @@ from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, list
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 
-__all__ = ["bulk", "parse_amounts"]
+__all__ = ["bulk", "parse_amounts", "parse_assumed"]
 
+_SHOWN = 10  # lines of a file that are named
+_PRICE = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(usd|credits?)|\$(\d+(?:\.\d+)?)", re.IGNORECASE)
 
 
@@ -67,6 +70,14 @@ class _Options:
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, estimate the cost, and buy nothing.")] = (
         False
     )
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assume-price",
+            metavar="ENDPOINT=AMOUNT",
+            help="What one job costs where no price is known, such as replicate/kling-o1=1.2. May be repeated.",
+        ),
+    ] = None
     budget: Annotated[
         str | None,
         typer.Option(
@@ -176,6 +187,7 @@ def bulk(options: _Options) -> None:
     report = choose_report(as_json=options.as_json, directory=options.output / "files")
     with handle_errors(report):
         places, polling, amounts = options.places, options.polling, options.amounts
+        assumed = parse_assumed(options.assume or ())
         webhooks = listener(options.webhook_url, options.listen)
         results = Results(places.results)
         rows, share = _valid_rows(options, results, places, report)
@@ -184,11 +196,17 @@ def bulk(options: _Options) -> None:
         limit, left = None, dict[Unit, Decimal]()
         if amounts is not None:
             left, sentence = anyio.run(remaining_budget, amounts, places, options.part, share)
-            limit = Budget(usd=left.get("USD"), credits=left.get("credits"))
+            limit = Budget(usd=left.get("USD"), credits=left.get("credits"), assume=assumed)
             if sentence:
                 report.say(sentence)
+        if similar := resembling(plan, results):  # said before anything is bought
+            lines = ", ".join(str(task.row.line) for task in similar[:_SHOWN]) + (" ..." if similar[_SHOWN:] else "")
+            report.say(
+                f"{counted(len(similar), 'row')} new, but an earlier row had the same endpoint and prompt with other "
+                f"settings (line {lines})"
+            )
         if options.dry_run:
-            sums = anyio.run(_estimates, plan, results, places, options.prefer)
+            sums = anyio.run(_estimates, plan, results, places, options.prefer, assumed)
             report.emit(Estimated(len(rows), len(plan), sums))
             if limit is not None:
                 report.say(f"the budget: {anyio.run(budget_left, left, places)}")
@@ -251,8 +269,26 @@ def parse_amounts(text: str) -> dict[Unit, Decimal]:
     return amounts
 
 
+def parse_assumed(texts: Sequence[str]) -> dict[str, Decimal]:
+    """The prices of ``replicate/kling-o1=1.2``, by endpoint or provider.
+
+    Raises:
+        CommandError: A text is not such a price, or names nothing that is known.
+    """
+    names = {name for kind in ALL_PROVIDERS for name in (kind.name, *(endpoint.name for endpoint in kind.endpoints))}
+    found: dict[str, Decimal] = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        if name not in names:
+            raise CommandError(f"--assume-price {text!r:.60}: there is no endpoint or provider {name!r:.40}")
+        if not _PRICE.fullmatch(amount):
+            raise CommandError(f"--assume-price {text!r:.60}: write an amount like {name}=1.2")
+        found[name] = Decimal(amount)
+    return found
+
+
 async def _estimates(
-    plan: list[Task], results: Results, places: OutputPaths, prefer: str | None
+    plan: list[Task], results: Results, places: OutputPaths, prefer: str | None, assumed: Mapping[str, Decimal]
 ) -> dict[str, EndpointEstimate]:
     """What the plan would cost. It needs no key, and takes no ledger from a run that is active."""
     kinds = {kind for task in plan for kind in _takers(task, with_keys=True)}
@@ -262,7 +298,8 @@ async def _estimates(
     ledger = None
     if places.ledger is not None and places.ledger.exists() and (await inspect_ledger(places.ledger)).owner is None:
         ledger = SqliteLedger(places.ledger)
-    async with Client(providers, ledger=ledger, prefer=preference(prefer)) as client:
+    prices = Budget(usd=math.inf, credits=math.inf, assume=assumed)
+    async with Client(providers, ledger=ledger, budget=prices, prefer=preference(prefer)) as client:
         return await estimates(plan, client, results.prices())
 
 

@@ -12,7 +12,18 @@ from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import BadRow, Row, Shard
 from kling_async._cli.output.formatting import as_json
 
-__all__ = ["EndpointEstimate", "OutputPaths", "Task", "conflicts", "estimates", "plan_of", "record_before"]
+__all__ = [
+    "EndpointEstimate",
+    "OutputPaths",
+    "Task",
+    "conflicts",
+    "estimates",
+    "plan_of",
+    "record_before",
+    "resembling",
+]
+
+_BOUGHT = frozenset({"completed", "failed", "unknown", "running", "unsaved"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,26 @@ def plan_of(rows: Sequence[Row], results: Results, places: OutputPaths, *, retry
         elif not _is_done(known, places, retry=retry, save=save):
             plan.append(Task(row, _again(fresh, known)))
     return plan
+
+
+def resembling(plan: Sequence[Task], results: Results) -> list[Task]:
+    """Rows to be bought whose endpoint and prompt are those of another row that was bought earlier.
+
+    A row that means the same is the same row, whatever its form. This finds those with other settings, which may be
+    an oversight. Letter case and blanks of the prompt make no difference.
+    """
+    bought = {
+        (record.endpoint, _folded(record.request))
+        for record in results.records.values()
+        if record.state in _BOUGHT and _folded(record.request)
+    }
+    new = [task for task in plan if task.row.key not in results.records]
+    return [task for task in new if (task.row.endpoint.name, _folded(task.row.request.describe())) in bought]
+
+
+def _folded(request: Mapping[str, Any] | None) -> str:
+    prompt = (request or {}).get("prompt")
+    return " ".join(prompt.split()).casefold() if isinstance(prompt, str) else ""
 
 
 def _again(fresh: Record, known: Record) -> Record:

@@ -525,3 +525,33 @@ def test_a_dry_run_mentions_what_is_left_of_the_budget(bulk: Run, sandbox: Sandb
     write(tmp_path, photos(4))
     assert bulk("--budget", "3credits").code == 13
     assert "the budget: 0 credits of 3 credits is left" in bulk("--dry-run", "--budget", "3credits").err
+
+
+def test_rows_that_resemble_bought_ones_are_named_before_anything_is_bought(
+    kling: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    first = {"endpoint": "runblob/o3-photo", "prompt": "A paper  boat", "resolution": "1k"}
+    rows.write_text(json.dumps(first))
+    assert kling("bulk", "rows.jsonl", "-o", "out", "--no-save", "--timeout", "0.2").code == 1
+    again = [{**first, "prompt": "a paper boat\r\n"}, {**first, "resolution": "2k"}, {**first, "prompt": "a plane"}]
+    rows.write_text("\n".join(map(json.dumps, again)))
+    answer = kling("bulk", "rows.jsonl", "-o", "out", "--dry-run")
+    assert (
+        "2 rows are new, but an earlier row had the same endpoint and prompt with other settings (line 1, 2)"
+        in answer.err
+    )
+    assert sandbox.counters.jobs_bought == 1
+
+
+def test_an_assumed_price_counts_in_the_estimate_and_in_the_budget(
+    kling: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"endpoint": "replicate/kling-o1", "prompt": "a boat"}))
+    command = ("bulk", "rows.jsonl", "-o", "out", "--no-save")
+    assert "$1.20" in kling(*command, "--dry-run", "--assume-price", "replicate/kling-o1=1.2").out
+    refused = kling(*command, "--budget", "1usd", "--assume-price", "replicate=1.2")
+    assert (refused.code, "replicate/kling-o1 costs $1.20" in refused.err) == (13, True)
+    assert sandbox.counters.jobs_bought == 0
+    for wrong in ("replicate/kling-o9=1", "replicate=much"):
+        assert kling(*command, "--assume-price", wrong).code == 2

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 LINES = [b'{"status": "queued"}\n', b'{"status": "running"}\n', b'{"status": "done"}\n']
 
 

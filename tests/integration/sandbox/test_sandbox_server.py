@@ -19,7 +19,7 @@ from kling_async.sandbox import Fault, Sandbox
 
 ROOT = Path(__file__).parents[3]
 VIDEO = "/v1/kling/o3-video"
-PATIENCE = 20.0  # seconds that a process gets to start or to end
+PATIENCE = 120.0  # seconds that a process gets to start or to end
 
 
 @pytest.mark.anyio

@@ -18,7 +18,7 @@ from kling_async.sandbox import Delivery, Fault, Sandbox
 VIDEO = "/v1/kling/o3-video"
 PHOTO = "/v1/kling/o3-photo"
 ENOUGH = 1000.0
-PATIENCE = 20.0  # seconds that a delivery gets to arrive
+PATIENCE = 120.0  # seconds that a delivery gets to arrive
 FOREIGN = "https://attacker.invalid/not-yours"
 
 Buy = Callable[..., str]
