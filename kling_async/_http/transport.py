@@ -388,7 +388,11 @@ class ProviderTransport:
             self._throttle.on_success()
             return reply
         refusal = None if reply.ok else self.provider.errors.parse_error(reply)
-        meaning = meaning_of(reply.status, stated=refusal is not None)
+        unsure = self.provider.errors.uncertain_codes
+        # A code that may follow a purchase counts as no refusal of a paid call that must not be sent twice.
+        once = call.effect is Effect.PAID and not call.repeatable
+        stated = refusal is not None and not (once and refusal.code in unsure)
+        meaning = meaning_of(reply.status, stated=stated)
         if meaning is Meaning.SERVED:
             self._throttle.on_success()
             self._quota = min(self._quota + 0.1, self.limits.retry_budget)

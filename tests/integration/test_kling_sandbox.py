@@ -223,6 +223,19 @@ async def test_a_lost_answer_buys_each_kind_of_job_once(sandbox: Sandbox, loss: 
         assert [one.key for one in await client.unresolved()] == ["TextToSpeech"]
 
 
+@pytest.mark.parametrize(("status", "code"), [("server-error", 5000), ("unavailable", 5001)])
+async def test_a_fault_of_klings_server_does_not_buy_speech_twice(sandbox: Sandbox, status: str, code: int) -> None:
+    """Kling's table: after 5000 to 5002 a create is repeated only with an external id, and speech takes none."""
+    sandbox.faults.add(f"{status}:submit:times=1,accepted=yes")
+    async with client_of(sandbox) as client:
+        with pytest.raises(SubmissionUnknown, match=str(code)):
+            await client.submit(kling.TextToSpeech("hello"))
+        assert sandbox.counters.bought["kling"] == 1
+        sandbox.faults.add(f"{status}:submit:times=1,accepted=yes")
+        assert (await client.run(kling.OmniImage("a lamp"))).urls
+    assert sandbox.counters.bought["kling"] == 2
+
+
 async def test_an_unknown_model_is_klings_to_refuse(sandbox: Sandbox) -> None:
     async with client_of(sandbox) as client:
         with pytest.raises(InvalidRequest, match="1203"):

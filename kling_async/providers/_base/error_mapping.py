@@ -53,6 +53,9 @@ class ErrorMapper:
     """The class of error for each code that the provider documents."""
     no_slot_codes: ClassVar[frozenset[str]] = frozenset()
     """Codes that say that the account runs as many jobs as it may, so that a submission waits for one to end."""
+    uncertain_codes: ClassVar[frozenset[str]] = frozenset()
+    """Codes of a 5xx answer that do not say whether the call was served. A paid call that the provider does not
+    deduplicate is then not sent again."""
     request_id_headers: ClassVar[tuple[str, ...]] = ("x-request-id",)
     """Headers, in lower case, that carry the provider's id of an HTTP request."""
 

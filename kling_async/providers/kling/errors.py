@@ -61,6 +61,8 @@ class KlingErrors(ErrorMapper):
     }
 
     no_slot_codes: ClassVar[frozenset[str]] = frozenset({NO_SLOT})
+    # The table of codes: after these a create may be sent again only with an external id.
+    uncertain_codes: ClassVar[frozenset[str]] = frozenset({"5000", "5001", "5002"})
 
     def read_error(self, data: Any) -> tuple[str | None, str | None] | None:
         """The code and the message. A code of 0 is a success."""
