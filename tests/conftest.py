@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from kling_async.providers import load_providers
+from kling_async.sandbox import Sandbox
 from support import virtual_time
+from support.cli_process import environment_of
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -29,6 +31,13 @@ def pytest_asyncio_loop_factories(
     return {"real": asyncio.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what talks to a sandbox: ``-m "not network_sandbox"`` leaves it out."""
+    for item in items:
+        if "sandbox" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.network_sandbox)
+
+
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees a key, an address or a proxy of the machine it runs on."""
@@ -39,3 +48,26 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.lower(), raising=False)
+
+
+@pytest.fixture
+def sandbox_defaults() -> dict[str, Any]:
+    """The arguments of `sandbox` that a folder of tests has in common."""
+    return {"speed": 600}
+
+
+@pytest.fixture
+def sandbox(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, sandbox_defaults: dict[str, Any]
+) -> Iterator[Sandbox]:
+    """A sandbox that serves. The mark ``sandbox(...)`` gives its arguments.
+
+    ``environment=True`` leads every provider there by its variables, and a list of names those providers alone.
+    """
+    mark = request.node.get_closest_marker("sandbox")
+    settings = {**sandbox_defaults, **(mark.kwargs if mark else {})}
+    environment = settings.pop("environment", ())
+    with Sandbox(**settings) as running:
+        for variable, value in environment_of(running, None if environment is True else environment).items():
+            monkeypatch.setenv(variable, value)
+        yield running

@@ -55,6 +55,7 @@ fetch("/videos", {method: "POST"}).then((answer) => answer.json()).then(({ref}) 
 
 pytestmark = [
     pytest.mark.asyncio,
+    pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
 ]
 

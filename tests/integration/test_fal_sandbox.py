@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,13 @@ from kling_async import (
 )
 from kling_async.sandbox import Fault, Sandbox
 
-pytestmark = pytest.mark.anyio
+SPEED = 600
+pytestmark = [pytest.mark.anyio, pytest.mark.sandbox(speed=SPEED)]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 IMAGE = "https://x.example/a.png"
 VIDEO = "https://x.example/a.mp4"
 SOUND = "https://x.example/a.mp3"
 QUICK = Polling(schedule=Progressive(0.02), status_calls_per_minute=math.inf)
-SPEED = 600
 REQUESTS: list[Request] = [
     fal.TextToVideo("a lamp", tier="pro", generate_audio=True),
     fal.TextToVideo(multi_prompt=[fal.Shot(prompt="a", duration=3), fal.Shot(prompt="b", duration=2)], model="o3"),
@@ -50,12 +49,6 @@ REQUESTS: list[Request] = [
     fal.LipSync(VIDEO, sound=SOUND),
     fal.Request(model="fal-ai/kling-video/v2.1/master/text-to-video", input={"prompt": "a lamp"}),
 ]
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=SPEED) as running:
-        yield running
 
 
 def client_of(sandbox: Sandbox, **more: Any) -> Client:

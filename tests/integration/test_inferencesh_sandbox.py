@@ -23,7 +23,7 @@ from kling_async.providers.inferencesh.tasks import OLDER
 from kling_async.sandbox import Fault, Sandbox
 from kling_async.sandbox.providers.inferencesh import Options
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sandbox(speed=100)]
 
 NAME = "inferencesh"
 REQUEST = inferencesh.ImageO1("a paper boat in the rain")
@@ -38,12 +38,6 @@ BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 def anyio_backend() -> str:
     """Asyncio alone, except for the tests marked `BOTH`. `test_streams` runs on both throughout."""
     return "asyncio"
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(speed=100) as made:
-        yield made
 
 
 @pytest.fixture

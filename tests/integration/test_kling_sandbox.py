@@ -31,7 +31,7 @@ from kling_async.sandbox import Sandbox
 from support.kling_requests import BARE, FULL, picture
 from support.strict_kling import StrictKling
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.sandbox(speed=5000)]
 IMAGE = "https://x.example/a.png"
 VIDEO = "https://x.example/a.mp4"
 QUICK = Polling(schedule=Progressive(0.01), status_calls_per_minute=1e9)
@@ -52,12 +52,6 @@ REQUESTS: list[Request] = [
     kling.TextToSpeech("hello"),
     kling.Effects("hug", [IMAGE]),
 ]
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=5000) as running:
-        yield running
 
 
 def client_of(sandbox: Sandbox, **more: Any) -> Client:

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,13 @@ from kling_async import ConfigurationError, MemoryLedger, RunBlob
 from kling_async.mcp import server
 from kling_async.sandbox import Sandbox
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sandbox(speed=100, scale=0.2)]
 PHOTO = {"prompt": "a paper boat", "resolution": "1k"}
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=100, scale=0.2) as running:
-        yield running
 
 
 @asynccontextmanager

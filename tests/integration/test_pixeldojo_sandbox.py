@@ -32,14 +32,9 @@ from kling_async import (
 from kling_async.sandbox import Sandbox
 from support.samples import SAMPLES, Sample
 
+pytestmark = pytest.mark.sandbox(speed=0, credits={"pixeldojo": 10})
+
 RUN = "/models/kling-image/run"
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Its clock moves by `advance` alone."""
-    with Sandbox(speed=0, credits={"pixeldojo": 10}) as running:
-        yield running
 
 
 @pytest.fixture

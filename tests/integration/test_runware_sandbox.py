@@ -23,6 +23,8 @@ from kling_async.providers._base.images import data_uri as data_uri_of
 from kling_async.providers.runware.request import SIZES
 from kling_async.sandbox import Fault, Sandbox, ScriptedOutcome
 
+pytestmark = pytest.mark.sandbox(speed=200, scale=0.05)
+
 ImageO3 = runware.ImageO3
 QUICK = Polling(schedule=Progressive(0.05), deadline=30)
 BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -33,12 +35,6 @@ AIR = "klingai:kling-image@o3"
 def anyio_backend() -> str:
     """What the wire does is read by the same code on both libraries: asyncio alone, except for tests marked `BOTH`."""
     return "asyncio"
-
-
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(speed=200, scale=0.05) as made:
-        yield made
 
 
 @pytest.fixture

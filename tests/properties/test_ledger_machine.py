@@ -49,13 +49,6 @@ FAILURES = st.sampled_from([None, None, "TIMEOUT"])
 NOON = 1_777_896_000.0  # POSIX seconds
 
 
-class VirtualLoop(JumpingLoop):
-    """Nothing but the test moves its clock, so that a sequence of steps always comes to the same."""
-
-    def time(self) -> float:
-        return self._jumping.slept
-
-
 class Died(BaseException):
     """The process is not there any more."""
 
@@ -148,7 +141,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.loop = VirtualLoop()
+        self.loop = JumpingLoop()
         self.wall = mock.patch("time.time", self.now)
         self.wall.start()
         self.store = MemoryLedger()

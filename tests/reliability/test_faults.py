@@ -31,12 +31,6 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(speed=600) as made:
-        yield made
-
-
-@pytest.fixture
 async def client(sandbox: Sandbox) -> AsyncIterator[Client]:
     async with make_client(sandbox) as made:
         yield made

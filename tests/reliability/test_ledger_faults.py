@@ -52,12 +52,6 @@ PHOTO = O3Photo("a boat", resolution="1k")
 QUICK = Polling(schedule=Progressive(0.05), status_calls_per_minute=math.inf, deadline=60)
 
 
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(speed=600) as made:
-        yield made
-
-
 def make_client(sandbox: Sandbox, path: Path, **settings: Any) -> Client:
     [provider] = [provider for provider in sandbox.providers() if provider.name == "runblob"]
     return Client(provider, ledger=SqliteLedger(path), polling=QUICK, **settings)
@@ -166,6 +160,7 @@ def company() -> Iterator[dict[str, Any]]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same. Once is enough
+@pytest.mark.slow
 async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
     company: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ async def run_all(client: Client, request: Request, count: int) -> list[Result |
 
 
 @pytest.mark.asyncio
+@pytest.mark.slow
 async def test_ten_thousand_jobs_at_once_all_finish_over_a_hundred_connections(judge: Judge) -> None:
     """Ration off, default limits. Every job submitted once.
 
@@ -116,6 +117,7 @@ async def test_ten_thousand_jobs_at_once_all_finish_over_a_hundred_connections(j
 @pytest.mark.asyncio
 @pytest.mark.parametrize("judge", [("--fault", "accept-then-reset:submit:every=10")], indirect=True)
 @pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.slow
 async def test_every_tenth_answer_lost_buys_no_job_twice(judge: Judge, name: str) -> None:
     """1 000 submissions at each provider. Where we choose the id, not even one stays unknown."""
     polling = Polling(schedule=Progressive(0.3), status_calls_per_minute=math.inf)

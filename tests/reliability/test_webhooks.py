@@ -60,12 +60,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(speed=600) as made:
-        yield made
-
-
 class Reported:
     """A client whose jobs are reported to a real endpoint."""
 

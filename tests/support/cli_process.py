@@ -8,7 +8,7 @@ import pty
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,14 @@ def environment(sandbox: Sandbox) -> dict[str, str]:
     return {"RUNBLOB_API_KEY": sandbox.api_key("runblob"), "RUNBLOB_BASE_URL": sandbox.base_url("runblob")}
 
 
-def environment_of(sandbox: Sandbox) -> dict[str, str]:
-    """What leads the program to a sandbox, at every provider that it emulates."""
+def environment_of(sandbox: Sandbox, providers: Collection[str] | None = None) -> dict[str, str]:
+    """What leads the program to a sandbox, at these providers, or at every one that it emulates."""
     emulated = {provider.name for provider in sandbox.providers()}
+    wanted = emulated if providers is None else emulated & set(providers)
     return {
         variable: value
         for kind in ALL_PROVIDERS
-        if kind.name in emulated
+        if kind.name in wanted
         for variable, value in zip(
             kind.env_vars, (sandbox.api_key(kind.name), sandbox.base_url(kind.name)), strict=True
         )

@@ -3,7 +3,6 @@
 Every operation passes one checkpoint, as on real sockets. Time is the event loop's, and can be skipped.
 """
 
-import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,9 +16,6 @@ import h2.connection
 import h2.events
 import h11
 import httpcore
-import sniffio
-import trio.lowlevel
-import trio.testing
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 OK_AND_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -249,31 +245,3 @@ def _open_gate() -> anyio.Event:
     gate = anyio.Event()
     gate.set()
     return gate
-
-
-class SkippingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock a test may put forward."""
-
-    skipped = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.skipped
-
-
-def backend_with_clock(name: str) -> tuple[str, dict[str, Any]]:
-    """Say how anyio's pytest plugin shall run a test in which `skip` works."""
-    if name == "trio":
-        return "trio", {"clock": trio.testing.MockClock(rate=1.0)}
-    return "asyncio", {"loop_factory": SkippingLoop}
-
-
-def skip(seconds: float) -> None:
-    """Let time pass at once."""
-    if sniffio.current_async_library() == "trio":
-        clock = trio.lowlevel.current_clock()
-        assert isinstance(clock, trio.testing.MockClock)
-        clock.jump(seconds)
-    else:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, SkippingLoop)
-        loop.skipped += seconds

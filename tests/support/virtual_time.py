@@ -1,4 +1,4 @@
-"""Time that jumps: an event loop that never sleeps, because its clock moves on when nothing is ready.
+"""Virtual time: an event loop that never sleeps, because its clock moves on when nothing is ready.
 
 Only for tests without real sockets and worker threads: while one of those works, nothing is "ready" either.
 """
@@ -9,9 +9,10 @@ import asyncio
 import selectors
 from typing import Any
 
+import sniffio
 import trio.testing
 
-__all__ = ["JumpingLoop", "backend"]
+__all__ = ["JumpingLoop", "SkippingLoop", "backend", "backend_with_clock", "skip"]
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -43,7 +44,35 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 def backend(name: str) -> tuple[str, dict[str, Any]]:
-    """What anyio's pytest plugin needs to run a test on `endpoint` (asyncio or trio) in virtual time."""
+    """What anyio's pytest plugin needs to run a test on `name` (asyncio or trio) in virtual time."""
     if name == "trio":
         return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
     return "asyncio", {"loop_factory": JumpingLoop}
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test may put forward. It sleeps as usual, so sockets and threads work."""
+
+    skipped = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped
+
+
+def backend_with_clock(name: str) -> tuple[str, dict[str, Any]]:
+    """Say how anyio's pytest plugin shall run a test in which `skip` works."""
+    if name == "trio":
+        return "trio", {"clock": trio.testing.MockClock(rate=1.0)}
+    return "asyncio", {"loop_factory": SkippingLoop}
+
+
+def skip(seconds: float) -> None:
+    """Let time pass at once."""
+    if sniffio.current_async_library() == "trio":
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(seconds)
+    else:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SkippingLoop)
+        loop.skipped += seconds

@@ -33,6 +33,8 @@ from kling_async import (
 )
 from kling_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.sandbox(speed=200)
+
 PAIRS = [
     (kling_async.Client, sync.Client),
     (kling_async.Job, sync.Job),
@@ -46,12 +48,6 @@ INTERNAL = {"aclose", "saved_by", "identity", "on_done"}
 
 def boat() -> Request:
     return runblob.O3Photo("a paper boat", resolution="1k")
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=200) as running:
-        yield running
 
 
 def account(sandbox: Sandbox) -> RunBlob:

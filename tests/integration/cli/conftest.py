@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kling_async._cli import main
-from kling_async.sandbox import Sandbox
-from support.cli_process import Answer, Run, environment
+from support.cli_process import Answer, Run
 
 
 @pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox whose clock stands still, and an environment that leads to it."""
-    with Sandbox(speed=0, scale=0.1) as running:
-        for name, value in environment(running).items():
-            monkeypatch.setenv(name, value)
-        yield running
+def sandbox_defaults() -> dict[str, Any]:
+    """A clock that stands still, and an environment that leads RunBlob to the sandbox."""
+    return {"speed": 0, "scale": 0.1, "environment": ["runblob"]}
 
 
 @pytest.fixture

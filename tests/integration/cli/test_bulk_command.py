@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -22,20 +21,13 @@ from kling_async._cli.bulk.rows import Row
 from kling_async._cli.errors import CommandError
 from kling_async._cli.request_arguments import find
 from kling_async.sandbox import Fault, Sandbox
-from support.cli_process import Answer, Run, environment_of, on_terminal
+from support.cli_process import Answer, Run, on_terminal
+
+pytestmark = pytest.mark.sandbox(speed=600, scale=0.02, environment=True)
 
 FAST = ("--poll", "0.1", "--status-calls", "0")
 FAILS = "[sandbox: fail=TASK_FAILED duration=1]"
 ENDPOINTS = ("runblob/o3-photo", "runware/image-o3", "inferencesh/image-o1", "pixeldojo/image-v3")
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A fast sandbox, and an environment that leads every provider to it."""
-    with Sandbox(speed=600, scale=0.02) as running:
-        for name, value in environment_of(running).items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def summaries(records: list[dict[str, Any]]) -> dict[str, tuple[str, list[tuple[
     }
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_buys_each_row_once(tmp_path: Path) -> None:
     """Row 16 of the fault matrix: bought == rows, less those unknown. The same files as of an undisturbed run."""
     dice = random.Random(7)
@@ -174,6 +175,7 @@ def wait_for(met: Any, process: subprocess.Popen[str]) -> None:
     raise AssertionError("it did not come to that")
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", 10_000)
     with RemoteSandbox("--speed", "600", "--scale", "0.02") as sandbox:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,13 @@ import pytest
 
 from kling_async.sandbox import Sandbox
 from support.chromium import PROGRAM, Chromium
-from support.cli_process import Run, environment_of
+from support.cli_process import Run
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium to open the page in")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium to open the page in"),
+    pytest.mark.sandbox(speed=600, scale=0.2, environment=True),
+]
 
 HOSTILE = {
     "markup": "<img src=x onerror=\"window.harm='markup'\"><b>bold</b> &amp; <!-- -->",
@@ -34,14 +37,6 @@ WIDTHS = """Promise.all([...document.images].map(async image => {
 PLAYS = """new Promise(done => { const video = document.querySelector("video"); const told = () =>
   done([video.readyState, video.videoWidth, video.currentTime > 0, video.error === null]);
   if (video.currentTime > 0) told(); else { video.addEventListener("timeupdate", told); video.play(); } })"""
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox(speed=600, scale=0.2) as running:
-        for name, value in environment_of(running).items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 def make_page(kling: Run, folder: Path, rows: list[dict[str, Any]], *, code: int) -> str:

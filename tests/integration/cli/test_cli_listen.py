@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kling_async.sandbox import Fault, Sandbox
-from support.cli_process import PHOTO, QUICK, VIDEO, Answer, Run, environment
+from support.cli_process import PHOTO, QUICK, VIDEO, Answer, Run
 
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A sandbox in which a job takes a moment, and an environment that leads to it."""
-    with Sandbox(speed=600, scale=0.1) as running:
-        for name, value in environment(running).items():
-            monkeypatch.setenv(name, value)
-        yield running
+pytestmark = pytest.mark.sandbox(speed=600, scale=0.1, environment=["runblob"])
 
 
 @pytest.fixture

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kling_async.sandbox import Fault, Sandbox
-from support.cli_process import Run, environment_of
+from support.cli_process import Run
+
+pytestmark = pytest.mark.sandbox(speed=600, scale=0.02, environment=True)
 
 FAST = ("--poll", "0.1", "--status-calls", "0")
-
-
-@pytest.fixture
-def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    with Sandbox(speed=600, scale=0.02) as running:
-        for name, value in environment_of(running).items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 def test_quotes_are_shown_with_prices_times_and_reasons_and_need_no_key(kling: Run) -> None:

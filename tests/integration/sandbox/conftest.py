@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -21,9 +21,9 @@ PHOTO = "/v1/kling/o3-photo"
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=0) as running:
-        yield running
+def sandbox_defaults() -> dict[str, Any]:
+    """A clock that stands still."""
+    return {"speed": 0}
 
 
 @pytest.fixture

@@ -9,14 +9,10 @@ import pytest
 
 from kling_async.sandbox import Sandbox
 
+pytestmark = pytest.mark.sandbox(speed=0, scale=0.05, lifetime=86400)
+
 PHOTO = "/v1/kling/o3-photo"
 ENOUGH = 1000.0
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=0, scale=0.05, lifetime=86400) as running:
-        yield running
 
 
 @pytest.fixture

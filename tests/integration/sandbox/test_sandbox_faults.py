@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -14,17 +14,13 @@ import pytest
 from kling_async.sandbox import Fault, Rule, Sandbox
 from kling_async.sandbox.faults.catalog import FaultRegistry, parse
 
+pytestmark = pytest.mark.sandbox(speed=0, scale=0.05)
+
 VIDEO = "/v1/kling/o3-video"
 PHOTO = "/v1/kling/o3-photo"
 ENOUGH = 1000.0
 
 Buy = Callable[..., str]
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=0, scale=0.05) as running:
-        yield running
 
 
 def _submit(client: httpx.Client) -> httpx.Response:

@@ -46,12 +46,6 @@ QUICK = Polling(schedule=Progressive(0.1), status_calls_per_minute=math.inf, dea
 URL = "https://platform.runblob.io/v1/kling/o3-photo"
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(speed=600) as made:
-        yield made
-
-
 def provider(sandbox: Sandbox) -> RunBlob:
     return RunBlob(sandbox.api_key("runblob"), sandbox.base_url("runblob"))
 

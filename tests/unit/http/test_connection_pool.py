@@ -10,7 +10,8 @@ import respx
 
 from kling_async._http.connection import Connection, IdleConnections, TrackedStream
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
-from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, Received, backend_with_clock, skip
+from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, Received
+from support.virtual_time import backend_with_clock, skip
 
 pytestmark = pytest.mark.anyio
 

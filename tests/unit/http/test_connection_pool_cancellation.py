@@ -15,7 +15,8 @@ import httpcore
 import pytest
 
 from kling_async._http.connection_pool import ConnectionPool
-from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork, backend_with_clock, skip
+from support.fake_httpcore_network import OK, OK_AND_CLOSE, FakeNetwork
+from support.virtual_time import backend_with_clock, skip
 
 pytestmark = [
     pytest.mark.anyio,
