@@ -186,7 +186,7 @@ async def test_tasks_are_paid_from_resource_packs(sandbox: Sandbox) -> None:
             kind: (await client.run(request)).cost
             for kind, request in (("video", kling.TextToVideo("a lamp")), ("image", kling.OmniImage("a", count=3)))
         }
-    assert {kind: str(cost) for kind, cost in costs.items()} == {"video": "$0.42", "image": "$0.0840"}
+    assert {kind: str(cost) for kind, cost in costs.items()} == {"video": "$0.42", "image": "$0.084"}
     headers = {"authorization": f"Bearer {sandbox.api_key('kling')}"}
     async with httpx.AsyncClient(base_url=sandbox.base_url("kling"), headers=headers) as api:
         listed = (await api.get("/v1/images/omni-image?pageSize=1")).json()["data"]
