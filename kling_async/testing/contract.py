@@ -143,6 +143,15 @@ class ProviderContract:
         if not flow.refs:
             _check_paid_calls(flow, calls)
 
+    def test_paid_calls_are_marked_repeatable_exactly_where_our_id_is_recognised(self, flow: Sample) -> None:
+        """`Call.repeatable`, `deduplicates` and `Features.client_chosen_id` agree."""
+        if flow.kind != "submit":
+            return
+        _, calls = drive(flow.flow(), flow.replies)
+        recognised = flow.provider().deduplicates(flow.endpoint)
+        assert [call.repeatable for call in calls if call.effect is Effect.PAID][-1] == recognised
+        assert self.provider.features.client_chosen_id or not recognised
+
     def test_samples_are_well_formed(self, sample: Sample) -> None:
         """Each sample names its source, and jobs and fields that exist."""
         assert sample.data["source"]

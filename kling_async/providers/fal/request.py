@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema, JsonValue, model_validator
 
-from kling_async.providers._base.images import ImageRule, Reference, References
+from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import AnyPrompt, as_number, plain_text
 from kling_async.providers._base.request import Request as BaseRequest
 from kling_async.providers.fal.models import (
@@ -43,18 +43,13 @@ _MENTION = re.compile(r"@(Image|Element|Video)(\d+)\b")
 _MODEL = r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){1,7}$"
 
 
-def _one_image(value: Reference) -> Reference:
-    _IMAGE.check(value, "the image")
-    return value
-
-
 def _web_address(value: str) -> str:
     if not value.startswith(("https://", "http://")):
         raise ValueError("a video, a sound and an element's image are given as http(s) URLs")
     return value
 
 
-OneImage: TypeAlias = Annotated[Reference, AfterValidator(_one_image)]
+SingleImage: TypeAlias = Annotated[Reference, AfterValidator(OneImage(_IMAGE))]
 MediaUrl: TypeAlias = Annotated[str, AfterValidator(plain_text), AfterValidator(_web_address)]
 Text: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(plain_text)]
 Tier: TypeAlias = Literal["standard", "pro"]
@@ -344,9 +339,9 @@ class ImageToVideo(FalRequest):
         "fal_webhook": "callback_url",
     }
 
-    start_image: Annotated[OneImage, Field(description=_START_HELP)]
+    start_image: Annotated[SingleImage, Field(description=_START_HELP)]
     prompt: Annotated[AnyPrompt | None, Field(description=_PROMPT_HELP)] = None
-    end_image: Annotated[OneImage | None, Field(description=_END_HELP.format(" (v2.5-turbo: tier pro only)"))] = None
+    end_image: Annotated[SingleImage | None, Field(description=_END_HELP.format(" (v2.5-turbo: tier pro only)"))] = None
     model: Annotated[
         Literal["v3", "o3", "o1", "v2.6", "v2.5-turbo"],
         Field(description="`v3`, `o3`, `o1`, `v2.6` or `v2.5-turbo`."),
@@ -405,8 +400,8 @@ class ReferenceToVideo(FalRequest):
     duration: Annotated[int, Field(description=_DURATION_HELP.format("3 to 15 (o1: 3 to 10)"))] = 5
     aspect_ratio: Annotated[VideoRatio, Field(description=_RATIO_HELP)] = "16:9"
     generate_audio: Annotated[bool | None, Field(description=_AUDIO_HELP.format("o3"))] = None
-    start_image: Annotated[OneImage | None, Field(description=f"{_START_HELP} Only o3.")] = None
-    end_image: Annotated[OneImage | None, Field(description=_END_HELP.format(" (o3)"))] = None
+    start_image: Annotated[SingleImage | None, Field(description=f"{_START_HELP} Only o3.")] = None
+    end_image: Annotated[SingleImage | None, Field(description=_END_HELP.format(" (o3)"))] = None
     multi_prompt: Annotated[Shots, Field(description=_SHOTS_HELP.format("o3"))] = ()
     shot_type: Annotated[
         Literal["customize", "intelligent"] | None, Field(description=_SHOT_TYPE_HELP.format("o3"))
@@ -498,7 +493,7 @@ class MotionControl(FalRequest):
         "fal_webhook": "callback_url",
     }
 
-    reference: Annotated[OneImage, Field(description=f"The person. {_START_HELP.partition(': ')[2]}")]
+    reference: Annotated[SingleImage, Field(description=f"The person. {_START_HELP.partition(': ')[2]}")]
     motion_video: Annotated[MediaUrl, Field(description=_VIDEO_HELP.format(" that shows the motion"))]
     character_orientation: Annotated[
         Literal["image", "video"],
@@ -623,7 +618,7 @@ class Avatar(FalRequest):
         "fal_webhook": "callback_url",
     }
 
-    reference: Annotated[OneImage, Field(description=f"The person. {_START_HELP.partition(': ')[2]}")]
+    reference: Annotated[SingleImage, Field(description=f"The person. {_START_HELP.partition(': ')[2]}")]
     sound: Annotated[
         MediaUrl, Field(description="URL of the sound that is spoken. It decides the length of the video.")
     ]

@@ -73,7 +73,8 @@ def test_a_field_that_takes_any_text_has_no_choices() -> None:
 
 
 def test_images_tell_number_formats_and_bytes() -> None:
-    [found] = VIDEO.images
+    found, *frames = VIDEO.images
+    assert [(frame.field, frame.most) for frame in frames] == [("first_frame", 1), ("last_frame", 1)]
     assert (found.field, found.most, found.formats, found.max_bytes, found.required, found.uniform) == (
         "references",
         5,

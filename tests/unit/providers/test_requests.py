@@ -153,7 +153,7 @@ def test_of_a_field_unlike_any_other_it_is_said_which_there_are() -> None:
     _, message = refused(lambda: runblob.O3Video.model_validate({"prompt": "a boat", "xyz": 1}))["xyz"]
     assert message == (
         "There is no such field. O3Video has prompt, references, duration, aspect_ratio, model, "
-        "keep_original_sound, callback_url"
+        "keep_original_sound, first_frame, last_frame, customize_multi_shots, prefer_multi_shots, callback_url"
     )
 
 
