@@ -217,8 +217,10 @@ def test_ctrl_c_cancels_the_call_after_the_answer_to_the_paid_call(sandbox: Sand
     sandbox.faults.add("delay:submit:seconds=1.5:provider=runblob")
     provider = account(sandbox)
     program = f"""
+        import signal
         from kling_async import RunBlob, SqliteLedger, runblob
         from kling_async.sync import Client
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         provider = RunBlob({sandbox.api_key("runblob")!r}, {provider.base_url!r})
         client = Client(provider, ledger=SqliteLedger({str(tmp_path / "l.db")!r}))
         client.statistics()

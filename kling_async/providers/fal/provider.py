@@ -440,7 +440,7 @@ class Fal(Provider):
         """The end of one job. Where the payload was left out (``payload_error``), a poll must read the result."""
         del headers
         data = Reply(HTTPStatus.OK, content=body).json()
-        if not isinstance(data, dict) or data.get("status") not in {"OK", "ERROR"}:
+        if not isinstance(data, dict) or data.get("status") not in ("OK", "ERROR"):  # any JSON value
             raise self.errors.unreadable("a webhook body without a status OK or ERROR")
         payload = data.get("payload")
         if data["status"] == "ERROR":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import closing
 
 import anyio
 import pytest
@@ -71,7 +72,8 @@ def test_other_threads_keep_real_time() -> None:
     times: list[float] = []
 
     def other() -> None:
-        times.append(asyncio.new_event_loop().time() - time.monotonic())
+        with closing(asyncio.new_event_loop()) as loop:
+            times.append(loop.time() - time.monotonic())
 
     async def main() -> None:
         await anyio.sleep(3600)
