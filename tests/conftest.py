@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -29,6 +30,11 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("virtual_time"):
         return {"virtual": virtual_time.JumpingLoop}
     return {"real": asyncio.new_event_loop}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes for each core: half of the time, a test waits for a socket, a process or a thread."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
