@@ -202,8 +202,8 @@ def bulk(options: _Options) -> None:
         if similar := resembling(plan, results):  # said before anything is bought
             lines = ", ".join(str(task.row.line) for task in similar[:_SHOWN]) + (" ..." if similar[_SHOWN:] else "")
             report.say(
-                f"{counted(len(similar), 'row')} new, but an earlier row had the same endpoint and prompt with other "
-                f"settings (line {lines})"
+                f"{counted(len(similar), 'row')} new, but an earlier row had the same endpoint, and the same prompt "
+                f"but for case and blanks (line {lines})"
             )
         if options.dry_run:
             sums = anyio.run(_estimates, plan, results, places, options.prefer, assumed)

@@ -530,8 +530,8 @@ def test_rows_that_resemble_bought_ones_are_named_before_anything_is_bought(
     rows.write_text("\n".join(map(json.dumps, again)))
     answer = kling("bulk", "rows.jsonl", "-o", "out", "--dry-run")
     assert (
-        "2 rows are new, but an earlier row had the same endpoint and prompt with other settings (line 1, 2)"
-        in answer.err
+        "2 rows are new, but an earlier row had the same endpoint, and the same prompt but for case and blanks "
+        "(line 1, 2)" in answer.err
     )
     assert sandbox.counters.jobs_bought == 1
 

@@ -119,6 +119,18 @@ async def test_the_message_names_the_amounts_and_the_remedy(server: FakeRunBlob)
     assert server.bought == 8
 
 
+async def test_an_assumed_price_is_reserved_and_estimated_until_a_real_one_is_known(server: FakeRunBlob) -> None:
+    assumed = {"runblob/o3-video": "0.2", "runblob": "5"}
+    async with make(server, Budget(usd="0.5", assume=assumed)) as client:
+        first = await client.estimate(clip())
+        assert first is not None
+        ends = await submit_all(client, [clip(n) for n in range(10)])
+        assert sum(isinstance(end, BudgetExceeded) for end in ends) == 7
+    assert server.bought == 3, "each costs 0.15, whatever was assumed"
+    with pytest.raises(ConfigurationError, match="assume"):
+        Budget(usd=1, assume={"runblob": "much"})
+
+
 async def test_a_job_of_unknown_price_goes_alone(server: FakeRunBlob) -> None:
     """While the first one's answer is on the way, nothing else is. Then all that fits."""
     under_way, most = 0, []
