@@ -125,7 +125,9 @@ def test_a_revoked_key_stops_its_provider_and_no_other(dojo: Sandbox, tmp_path: 
     refused = finish(start(environment_of(dojo), rows, out, "--no-save", "--in-flight", "20"), patience=LONG)
     assert refused.code == 3
     assert "PIXELDOJO_API_KEY" in refused.err
-    assert dojo.counters.bought == {"pixeldojo": 100, "runware": 200}
+    in_flight = 20  # calls that were authorized before the key was revoked are still carried out
+    assert 100 <= dojo.counters.bought["pixeldojo"] <= 100 + in_flight
+    assert dojo.counters.bought["runware"] == 200
     made = Counter(record["endpoint"] for record in results(out) if record["state"] == "completed")
     assert made["runware/image-o3"] == 200
 
