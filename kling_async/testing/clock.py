@@ -49,6 +49,7 @@ class VirtualClock:
         self._patch(asyncio.BaseEventLoop, "time", self._time)
         self._patch(kind, "select", self._select)
         self._patch(asyncio.BaseEventLoop, "run_in_executor", self._run_in_executor)
+        self._patch(asyncio.BaseEventLoop, "shutdown_default_executor", self._shutdown_default_executor)
         real = to_thread.run_sync
 
         async def run_sync(*arguments: Any, **options: Any) -> Any:
@@ -94,6 +95,11 @@ class VirtualClock:
         self._working += 1
         future.add_done_callback(lambda _: self._end())
         return future
+
+    async def _shutdown_default_executor(self, real: Callable[..., Any], loop: Any, *arguments: Any) -> None:
+        """Wait for the threads of the executor, for which asyncio sets a time limit since Python 3.12."""
+        with self._thread_works():
+            await real(loop, *arguments)
 
     def _end(self) -> None:
         self._working -= 1

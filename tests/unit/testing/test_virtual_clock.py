@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import anyio
@@ -65,6 +66,25 @@ def test_work_in_threads_is_waited_for(how: str) -> None:
 
     with VirtualClock() as clock:
         asyncio.run(main())
+    assert clock.passed < 5
+
+
+def test_the_end_of_the_loop_waits_for_threads() -> None:
+    """The loop waits at most five minutes for them since Python 3.12, and warns. Those minutes do not jump."""
+    done: list[bool] = []
+
+    def work() -> None:
+        time.sleep(0.2)
+        done.append(True)
+
+    async def main() -> None:
+        executor = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        executor.submit(work)  # unknown to the event loop, as a thread that has still to end is
+
+    with VirtualClock() as clock:
+        asyncio.run(main())
+    assert done == [True]
     assert clock.passed < 5
 
 
