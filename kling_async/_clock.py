@@ -8,13 +8,41 @@ A virtual loop clock (in tests and simulations) moves this one along.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "current_loop", "loop_time"]
+
+
+def current_loop() -> object:
+    """The event loop that runs here, to be compared with others.
+
+    These two functions are called some ten times a status call. To ask asyncio first costs a tenth of what it costs to
+    have anyio find out which library runs.
+
+    Raises:
+        anyio.NoEventLoopError: None does.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return current_token()
+
+
+def loop_time() -> float:
+    """Seconds on the clock of the event loop that runs here.
+
+    Raises:
+        anyio.NoEventLoopError: None does.
+    """
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return anyio.current_time()
 
 
 class Clock:
@@ -28,10 +56,10 @@ class Clock:
     def now(self) -> float:
         """The time in POSIX seconds. Outside of an event loop, the wall clock's."""
         try:
-            loop = current_token()
+            loop = current_loop()
         except anyio.NoEventLoopError:
             return time.time()
-        ticks = anyio.current_time()
+        ticks = loop_time()
         if loop != self._loop:
             self._loop = loop
             self._offset = max(time.time(), self._latest) - ticks

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import checkpoint
 
+from kling_async._clock import current_loop
 from kling_async._errors import ConfigurationError, Remedy
 
 __all__ = ["LoopGuard", "cooperative_map"]
@@ -69,7 +70,7 @@ class LoopGuard:
             ConfigurationError: Another running event loop has calls under way, or this is another process.
         """
         self.require_process()
-        loop = current_token()
+        loop = current_loop()
         with self._lock:
             if self._calls and self._loop != loop:
                 if _runs(self._loop):

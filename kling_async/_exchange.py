@@ -88,6 +88,7 @@ class Reply:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     content: bytes = field(default=b"", repr=False)
+    _decoded: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)  # empty, or the value
 
     @property
     def ok(self) -> bool:
@@ -95,13 +96,16 @@ class Reply:
         return 200 <= self.status < 300  # noqa: PLR2004  # the range of success codes is HTTP's
 
     def json(self) -> Any:
-        """The decoded body.
+        """The decoded body. It is decoded once.
 
         Raises:
             UnreadableReply: The body is not JSON.
         """
+        if self._decoded:
+            return self._decoded[0]
         try:
-            return read_json(self.content)
+            self._decoded.append(read_json(self.content))
+            return self._decoded[0]
         except ValueError as error:
             raise UnreadableReply(
                 f"the answer is not JSON: {len(self.content)} bytes of {self.media_type or 'no content type'}",

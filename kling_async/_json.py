@@ -18,8 +18,9 @@ __all__ = ["read_json"]
 
 _DEEPEST = 200  # levels of nesting. The same as the strict reader's own limit
 _LONGEST_NUMBER = 300  # digits. A longer whole number fits no float, and Python refuses to print much longer ones
-# Each run of digits is tried once, from its first digit, so that the search takes time in proportion to the text.
-_ABSURD = re.compile(rb"(?<!\d)\d{%d}|[eE]\+?\d{3}" % (_LONGEST_NUMBER + 1))
+# Each run of digits is tried once, from its first digit, so that the search takes time in proportion to the text. The
+# beginning of a number tells it from a UUID, which may contain e8400.
+_ABSURD = re.compile(rb"(?:^|(?<=[\s,:\[]))-?\d+(?:(?<=\d{%d})|(?:\.\d+)?[eE]\+?\d{3})" % (_LONGEST_NUMBER + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),

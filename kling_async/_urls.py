@@ -60,6 +60,20 @@ class Url:
         target = quote(f"{path}?{parts.query}" if parts.query else path, safe=_PLAIN_PATH)
         return cls(scheme, host, _PORTS[scheme] if port is None else port, target, parts.netloc.rpartition("@")[0])
 
+    def below(self, path: str) -> Url:
+        """The address whose text is this one's with `path` behind it, without a slash twice between the two.
+
+        Args:
+            path: Begins with a slash. A query may follow.
+
+        Raises:
+            ValueError: It cannot be part of an address.
+        """
+        if _FORBIDDEN.search(path):
+            raise ValueError("it contains a blank, a control character or a backslash")
+        target = quote(path.partition("#")[0], safe=_PLAIN_PATH)
+        return Url(self.scheme, self.host, self.port, self.target.rstrip("/") + target, self.user)
+
     def join(self, location: str) -> Url:
         """The address that a redirect from this one to `location` leads to.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import ssl
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import anyio
 import httpcore
 from anyio import to_thread
-from anyio.lowlevel import current_token
 
+from kling_async._clock import current_loop
 from kling_async._errors import ConfigurationError
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.limits import Limits
@@ -111,10 +112,10 @@ class HttpBackend:
             url: Where to.
             headers: All of them. What a user's client adds is not for the provider's eyes, but for a gateway's.
             body: The body.
-            seconds: Longest silence while sending and receiving. If None, that of the limits.
+            seconds: Longest silence while sending and receiving. If None, that of the limits. ``math.inf``: no limit.
             extensions: Of the pool and of httpcore.
         """
-        silence = self._limits.call if seconds is None else seconds
+        silence = self._limits.call if seconds is None else seconds if seconds < math.inf else None
         timeout = {"connect": self._limits.connect, "read": silence, "write": silence, "pool": None}
         extensions = {**(extensions or {}), "timeout": timeout}
         if self._client is not None:
@@ -201,8 +202,7 @@ class HttpBackend:
         try:
             yield response
         finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
+            await response.aclose()
 
     @property
     def connected(self) -> bool:
@@ -291,13 +291,13 @@ class PerLoopBackend:
 
     async def current(self) -> HttpBackend:
         """The backend of the running event loop."""
-        if self._backend is not None and current_token() == self._loop:
+        if self._backend is not None and current_loop() == self._loop:
             return self._backend
         making = self._making
-        if making is None or making[0] != current_token():  # a lock belongs to a loop. Threads may have one each
-            making = self._making = (current_token(), anyio.Lock())
+        if making is None or making[0] != current_loop():  # a lock belongs to a loop. Threads may have one each
+            making = self._making = (current_loop(), anyio.Lock())
         async with making[1]:
-            if self._backend is not None and current_token() == self._loop:
+            if self._backend is not None and current_loop() == self._loop:
                 return self._backend
             return await self._make()
 
@@ -305,7 +305,7 @@ class PerLoopBackend:
         ours = self._http is None or isinstance(self._http, str)
         context = await to_thread.run_sync(ssl_context, limiter=anyio.CapacityLimiter(1)) if ours else None
         backend = self._backend = HttpBackend(self._http, self._limits, context)
-        self._loop = current_token()
+        self._loop = current_loop()
         self._end = None
         if backend.owned:
             self._open = [backend]
@@ -321,7 +321,7 @@ class PerLoopBackend:
     async def aclose(self) -> None:
         """Close the backend of the running event loop."""
         end, self._end, self._backend = self._end, None, None
-        if end is not None and current_token() == self._loop:
+        if end is not None and current_loop() == self._loop:
             await end.aclose()
 
     def __del__(self) -> None:

@@ -46,7 +46,9 @@ from typing import Self
 import anyio
 import httpcore
 
+from kling_async._clock import loop_time
 from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
+from kling_async._http.network import Network
 
 # A value of `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
 _NONE_KEPT = 0.0
@@ -138,7 +140,7 @@ class ConnectionPool:
         self._ssl_context = ssl_context
         self._http1 = http1
         self._http2 = http2
-        self._backend = httpcore.AnyIOBackend() if network_backend is None else network_backend
+        self._backend = Network() if network_backend is None else network_backend
         self._connections: set[Connection] = set()  # all that count against the limit
         self._idle = IdleConnections()
         self._shared: dict[Origin, dict[Connection, None]] = {}  # HTTP/2 with room for another request
@@ -293,7 +295,7 @@ class ConnectionPool:
 
     def _assign(self, ticket: _Ticket) -> bool:
         """Give the ticket a connection, if one is available now."""
-        now = anyio.current_time()
+        now = loop_time()
         self._doom_expired(now)
         ticket.connection = self._take_shared(ticket, now) or self._take_idle(ticket, now)
         if ticket.connection is not None:
@@ -346,7 +348,7 @@ class ConnectionPool:
 
     def _return_connection(self, connection: Connection, *, served: bool) -> None:
         """End one request of a connection: keep the connection if it is good for another, serve the queue."""
-        now = anyio.current_time()
+        now = loop_time()
         connection.requests -= 1
         if served:
             connection.last_used = now
@@ -364,7 +366,7 @@ class ConnectionPool:
 
     def _answered(self, connection: Connection) -> None:
         """Open an HTTP/2 connection to more requests while it carries this one: it has proved to work."""
-        connection.last_used = anyio.current_time()
+        connection.last_used = loop_time()
         if connection.usable and not self._closed:
             self._share(connection)
             self._serve_waiting()

@@ -9,7 +9,7 @@ import anyio
 
 from kling_async._errors import UnreadableReply
 
-__all__ = ["Response", "header_values", "join_headers", "read_body"]
+__all__ = ["Response", "header_values", "join_headers", "read_body", "read_whole_body"]
 
 _PIECE = 256 * 1024  # bytes that are unpacked at once
 _CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -61,6 +61,7 @@ class Response:
         self.packed = bool(codings)
         self._parts = parts
         self._close = close
+        self._closed = False  # what sends a body gives its connection back at the end of the body
         self._codings: Sequence[str] = () if unpacked else codings
         self._unpackers: list[_Unpacker] | None = None
         self._ready: Iterator[bytes] = iter(())
@@ -70,7 +71,7 @@ class Response:
 
     async def __anext__(self) -> bytes:
         if not self._codings:
-            return await anext(self._parts)
+            return await self._part()
         if self._unpackers is None:
             self._unpackers = [_Unpacker(coding) for coding in reversed(self._codings)]
         while True:
@@ -83,16 +84,26 @@ class Response:
             if piece is not None:
                 return piece
             try:
-                packed = await anext(self._parts)
+                packed = await self._part()
             except StopAsyncIteration:
                 if not all(unpacker.complete for unpacker in self._unpackers):
                     raise UnreadableReply("the packed answer ends in the middle") from None
                 raise
             self._ready = _unpack(self._unpackers, packed)
 
+    async def _part(self) -> bytes:
+        try:
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            self._closed = True
+            raise
+
     async def aclose(self) -> None:
-        """Give the connection back."""
-        await self._close()
+        """Give the connection back, shielded from cancellation."""
+        if not self._closed:
+            self._closed = True
+            with anyio.CancelScope(shield=True):
+                await self._close()
 
 
 class _Unpacker:
@@ -137,6 +148,26 @@ def _unpack(unpackers: Sequence[_Unpacker], packed: bytes) -> Iterator[bytes]:
             yield from _unpack(others, piece)
         else:
             yield piece
+
+
+async def read_whole_body(response: Response, limit: int) -> bytes:
+    """Return the body.
+
+    Raises:
+        UnreadableReply: It is longer than `limit` bytes, or is not packed as its header claims.
+    """
+    parts: list[bytes] = []
+    size = 0
+    with anyio.CancelScope() as reading:  # the loop is never left: see `read_body`
+        async for part in response:
+            size += len(part)
+            if size <= limit:
+                parts.append(part)
+            else:
+                reading.cancel()
+    if size > limit:
+        raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
+    return b"".join(parts)
 
 
 async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:

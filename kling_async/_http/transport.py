@@ -27,9 +27,12 @@ the whole program. It is silent unless the program configures logging. Our own r
 from __future__ import annotations
 
 import logging
+import math
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -37,7 +40,7 @@ import anyio
 import stamina
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from kling_async._clock import Clock
+from kling_async._clock import Clock, loop_time
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -54,7 +57,7 @@ from kling_async._http.connection_pool import PoolStatistics
 from kling_async._http.failures import Sent, forget_frames, was_sent
 from kling_async._http.limits import Limits
 from kling_async._http.paid_call import PaidCallTrace
-from kling_async._http.response import Response, read_body
+from kling_async._http.response import Response, read_body, read_whole_body
 from kling_async._http.slots import NoFreeSlot, SlotQueue
 from kling_async._http.throttle import Throttle, retry_after
 from kling_async._redaction import HiddenText
@@ -184,13 +187,18 @@ class ProviderTransport:
             raise
 
     async def _call(self, call: Call, trace: PaidCallTrace, *, retry: bool) -> Reply:
-        if not retry:
-            try:
-                return await self._attempt(call, trace, retry_stale=False)
-            except RetryableFailure as failure:
-                raise failure.error from failure.__cause__
-        failed = 0
         begin = self._clock.now()
+        try:
+            return await self._attempt(call, trace, retry_stale=retry)
+        except RetryableFailure as failure:
+            if not retry:
+                raise failure.error from failure.__cause__
+            first = failure
+        return await self._retry(call, trace, first, begin)
+
+    async def _retry(self, call: Call, trace: PaidCallTrace, first: RetryableFailure, begin: float) -> Reply:
+        """Make a call again that has failed once. A call that succeeds at once does not pay for the machinery."""
+        failed = 0
         # The alternative to one more attempt of a paid call is a submission whose outcome nobody knows.
         attempts = self.limits.max_attempts * (2 if call.repeatable else 1)
 
@@ -210,8 +218,9 @@ class ProviderTransport:
         try:
             async for attempt in stamina.retry_context(on=again, attempts=None, timeout=self.limits.throttle_timeout):
                 with attempt:
-                    if attempt.num > 1:
-                        self._counts["retried"] += 1
+                    if attempt.num == 1:
+                        raise first
+                    self._counts["retried"] += 1
                     return await self._attempt(call, trace)
         except RetryableFailure as failure:
             raise failure.error from failure.__cause__
@@ -258,7 +267,7 @@ class ProviderTransport:
         extensions: dict[str, Any] = {"retry_stale": retry_stale}
         if call.effect is Effect.PAID:
             extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
-        begin = anyio.current_time()
+        begin = loop_time()
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
@@ -267,12 +276,12 @@ class ProviderTransport:
                 self._require_open()
                 trace.begin(call.effect)
                 self._counts["calls"] += 1
-                begin = anyio.current_time()
+                begin = loop_time()
                 if call.effect is Effect.PAID:
                     reply = await self._exchange_paid(backend, call, url, seconds, extensions)
                 else:
-                    with anyio.fail_after(seconds):
-                        reply = await self._exchange(backend, call, url, seconds, extensions)
+                    with anyio.fail_after(seconds):  # the one limit. Its parts need none
+                        reply = await self._exchange(backend, call, url, math.inf, extensions)
         except ConfigurationError:
             raise
         except KlingError as error:
@@ -287,8 +296,11 @@ class ProviderTransport:
                 self._transport_failed(backend, url, error, sent),
                 sent=sent is not Sent.NO and trace.may_have_been_sent,
             ) from error
-        request_id = self.provider.errors.redact(reply.headers.get("x-request-id", "-"), _LONGEST_ID)
-        log.debug("%s: HTTP %d in %.0f ms, request id %s", _shown(call), reply.status, _milliseconds(begin), request_id)
+        if log.isEnabledFor(logging.DEBUG):
+            request_id = self.provider.errors.redact(reply.headers.get("x-request-id", "-"), _LONGEST_ID)
+            log.debug(
+                "%s: HTTP %d in %.0f ms, request id %s", _shown(call), reply.status, _milliseconds(begin), request_id
+            )
         return self._classify_reply(call, reply)
 
     def _url(self, call: Call) -> Url:
@@ -299,7 +311,7 @@ class ProviderTransport:
         """
         own = call.url.startswith("/")
         try:
-            return Url.parse(self.provider.base_url + _escaped(call.url) if own else call.url)
+            return _base(self.provider.base_url).below(_escaped(call.url)) if own else Url.parse(call.url)
         except ValueError as error:
             what = f"the address of {self.provider.display_name}" if own else "the address that a call goes to"
             raise ConfigurationError(
@@ -349,10 +361,9 @@ class ProviderTransport:
             headers.update(self._credentials())
         response = await backend.send(call.method, url, headers, call.body, seconds=seconds, extensions=extensions)
         try:
-            content = await _read(response, call.max_bytes)
+            content = await read_whole_body(response, call.max_bytes)
         finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
+            await response.aclose()
         return Reply(response.status_code, response.headers, content)
 
     def _credentials(self) -> dict[str, str]:
@@ -499,7 +510,9 @@ class ProviderTransport:
         try:
             async with backend.concurrency, backend.open(call.method, url, headers) as response:
                 if response.status_code != HTTPStatus.OK:
-                    reply = Reply(response.status_code, response.headers, await _read(response, call.max_bytes))
+                    reply = Reply(
+                        response.status_code, response.headers, await read_whole_body(response, call.max_bytes)
+                    )
                     if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
                         self._throttle.on_refusal(retry_after(reply, self._clock.now()))
                     self.provider.errors.expect_json(reply)
@@ -538,21 +551,6 @@ class ProviderTransport:
         await self._backends.aclose()
 
 
-async def _read(response: Response, limit: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-
-    async def take(part: bytes) -> None:
-        nonlocal size
-        size += len(part)
-        if size > limit:
-            raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
-        parts.append(part)
-
-    await read_body(response, take)
-    return b"".join(parts)
-
-
 async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitable[None]]) -> None:
     """Pass each line of a body on as it comes, until one cannot be taken. Blank ones are left out.
 
@@ -589,12 +587,13 @@ def _shown(call: Call) -> str:
 
 
 def _milliseconds(begin: float) -> float:
-    return (anyio.current_time() - begin) * 1000
+    return (loop_time() - begin) * 1000
 
 
 def _escaped(path: str) -> str:
     """A path of the provider with what no address may contain percent-encoded."""
-    return "".join(f"%{ord(c):02X}" if c == "\\" or ord(c) <= ord(" ") or ord(c) == _DELETE else c for c in path)
+    return _FORBIDDEN.sub(lambda found: f"%{ord(found[0]):02X}", path)
 
 
-_DELETE = 0x7F
+_base = lru_cache(maxsize=64)(Url.parse)  # the addresses of the providers
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")

@@ -587,14 +587,17 @@ def _validated(request: Request) -> Request:
     return request if checked == request else checked
 
 
+_NO_TAGS: Mapping[str, str] = MappingProxyType({})  # one for all submissions
+
+
 def require_tags(tags: Mapping[str, str] | None) -> Mapping[str, str]:
     """Return the tags, which do not change afterwards.
 
     Raises:
         ConfigurationError: They are no mapping of texts to texts, or cannot be stored.
     """
-    if tags is None:
-        return MappingProxyType({})
+    if not tags and isinstance(tags, Mapping | None):
+        return _NO_TAGS
     anything: Any = tags  # the user's value, of any type
     pairs = anything.items() if isinstance(anything, Mapping) else ((None, None),)
     if not all(isinstance(part, str) and not _UNFIT.search(part) for pair in pairs for part in pair):

@@ -107,3 +107,15 @@ def test_a_password_in_an_address_is_in_no_repr() -> None:
     url = Url.parse("http://me:secret@proxy.example:3128")
     assert url.user == "me:secret"
     assert "secret" not in repr(url) + url.origin + url.netloc
+
+
+@pytest.mark.parametrize("base", ["https://a.example", "https://a.example/api", "http://127.0.0.1:8080/v1/"])
+@pytest.mark.parametrize("path", ["/x", "/x/y?q=1&r=%20", "/\u00e4", "/x#z", "/"])
+def test_an_address_below_another_is_that_of_their_texts_together(base: str, path: str) -> None:
+    assert Url.parse(base).below(path) == Url.parse(base.rstrip("/") + path)
+
+
+@pytest.mark.parametrize("path", ["/a b", "/a\\b", "/a\nb"])
+def test_what_ends_an_address_for_some_programs_cannot_stand_below_one(path: str) -> None:
+    with pytest.raises(ValueError, match="blank"):
+        Url.parse("https://a.example").below(path)
