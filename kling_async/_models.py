@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -271,6 +272,9 @@ class Artifact(_Savable):
     flagged: bool | None = None
     index: int = 0
 
+    def __repr__(self) -> str:
+        return f"<Artifact {self.index}: {self.kind} {f'of {len(self.data)} bytes' if self.data else self.url}>"
+
     def saved_by(self, saver: Saver) -> Self:
         """The same artifact, ready to save."""
         ready = replace(self)
@@ -352,6 +356,15 @@ class Artifact(_Savable):
         return saver
 
 
+def _summary(artifacts: tuple[Artifact, ...], failures: tuple[Failure, ...], cost: Cost | None) -> str:
+    """What was made, what was not, and what it cost, in a few words."""
+    kinds = Counter(artifact.kind for artifact in artifacts)
+    words = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items()]
+    words += [f"failed: {failure.code}" for failure in failures]
+    words += [str(cost)] if cost is not None else []
+    return ", ".join(words)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """Outcome of a completed job. It can be hashed and pickled. Same as an `Artifact`, a pickled one cannot `save`.
@@ -373,6 +386,9 @@ class Result:
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
     files: tuple[Path, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Result {self.ref}: {_summary(self.artifacts, self.failures, self.cost)}>"
 
     @property
     def urls(self) -> list[str]:
@@ -483,6 +499,15 @@ class Event:
     choice: Choice | None = None
     queue_position: int | None = None
     logs: tuple[str, ...] = field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        progress = f" {self.progress:.0%}" if self.progress is not None and not self.status.terminal else ""
+        queue = f", {self.queue_position} ahead in the queue" if self.queue_position is not None else ""
+        known = _summary(self.artifacts, self.failures, self.cost)
+        message = f", {self.message[:80]!r}" if self.message else ""
+        known = f", {known}" if known else ""
+        when = f"after {self.elapsed:.1f} s ({self.source})"
+        return f"<Event {self.seq}: {self.status}{progress} {when}{queue}{message}{known}>"
 
     def result(self, ref: JobRef, saver: Saver) -> Result:
         """The job's outcome, its artifacts ready to save."""

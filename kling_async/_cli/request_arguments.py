@@ -42,13 +42,13 @@ __all__ = [
     "fields",
     "find",
     "find_any",
+    "image_of",
     "images",
-    "is_url",
-    "is_uuid",
     "known",
     "parse_settings",
     "require_offered",
     "require_words",
+    "with_local_files",
 ]
 
 NAMED = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "count")
@@ -157,14 +157,16 @@ def build(endpoint: Endpoint[Any], prompt: str, references: Sequence[str], given
     words = {"prompt": prompt} if prompt or "prompt" in endpoint.request.model_fields else {}
     values: dict[str, Any] = {**words, **given}
     require_words(values)
+    values = with_local_files(endpoint, values)
     if references:
-        values |= images(endpoint, [_image(reference) for reference in references])
+        values |= images(endpoint, [image_of(reference) for reference in references])
     model: type[Request] = endpoint.request
     with acceptable(endpoint, options=True):
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            parsed = decoded(given, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
+            texts = {name: text for name, text in given.items() if values[name] == text}
+            parsed = decoded(texts, {str(item["loc"][0]) for item in error.errors() if item["loc"]})
             if not parsed:
                 raise
             return model.model_validate(values | parsed)
@@ -182,15 +184,42 @@ def require_words(values: Mapping[str, Any]) -> None:
         raise CommandError("the prompt is empty; nothing was sent", fields={"prompt": reason})
 
 
-def _image(text: str) -> str | Path:
-    """A reference as it is written on the command line: a URL, the id of an uploaded image, or a local file."""
+def image_of(text: str, folder: Path = Path()) -> str | Path:
+    """A reference as it is written in a command or a row: a URL, the id of an uploaded image, or a local file.
+
+    Args:
+        text: What was written.
+        folder: Where relative paths start.
+    """
     if is_url(text) or text.startswith("data:"):
         return text
-    path = Path(text).expanduser()
-    return text if is_uuid(text) and not path.exists() else path
+    path = folder / Path(text).expanduser()
+    return text if _is_uuid(text) and not path.exists() else path
 
 
-def is_uuid(text: str) -> bool:
+def with_local_files(endpoint: Endpoint[Any], values: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
+    """The values, with paths in place of the texts that name local files, such as of ``first_frame``.
+
+    In a field of images each text that is no URL is a path. A sound may also be an id, so there a path has an ending.
+
+    Args:
+        endpoint: The endpoint.
+        values: The fields without the references, which `images` has.
+        folder: Where relative paths start.
+    """
+    pictures = {field.field for field in endpoint.images}
+    found = dict(values)
+    for name in endpoint.request.reference_fields:
+        text = values.get(name)
+        if isinstance(text, str) and text and (name in pictures or _FILE_NAME.search(text)):
+            found[name] = image_of(text, folder)
+    return found
+
+
+_FILE_NAME = re.compile(r"\.[A-Za-z0-9]{2,5}$")
+
+
+def _is_uuid(text: str) -> bool:
     """Whether the text is a UUID, as ids of uploaded images are."""
     try:
         return str(uuid.UUID(text)) == text.lower()
@@ -239,7 +268,8 @@ def acceptable(endpoint: Endpoint[Any], *, options: bool = False) -> Iterator[No
         reasons: dict[str, str] = {}
         for item in error.errors():
             reasons.setdefault(str(item["loc"][0]) if item["loc"] else "the request", _reason(endpoint, item))
-        known = [name for name in reasons if options and name in endpoint.request.model_fields and name != "prompt"]
+        fields_and_references = {*endpoint.request.model_fields, "references"} - {"prompt"}
+        known = [name for name in reasons if options and name in fields_and_references]
         raise CommandError(
             f"{endpoint.name} does not accept this request; nothing was sent",
             fields=reasons,
@@ -262,6 +292,11 @@ _RULES = {
 
 def _reason(endpoint: Endpoint[Any], item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
+        if item["loc"][-1] == "references":
+            places = " and ".join(f"{_option(field.field)}FILE" for field in endpoint.images)
+            return f"{endpoint.name} takes no reference images{f'; its images are {places}' if places else ''}"
+        if item["loc"][-1] == "prompt":
+            return f'{endpoint.name} takes no prompt; give an empty one: ""'
         names = [field.name for field in fields(endpoint)]
         near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""

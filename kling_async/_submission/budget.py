@@ -415,9 +415,9 @@ class BudgetAccount:
             "for it"
         )
         return BudgetExceeded(
-            f"{wanted.endpoint} {price}, and {Cost(max(balance.left, _ZERO), unit)} of the budget of "
-            f"{Cost(balance.limit, unit)} is left ({Cost(balance.spent, unit)} spent, {Cost(balance.reserved, unit)} "
-            f"reserved); nothing was sent",
+            f"{wanted.endpoint} {price}, and the budget of {Cost(balance.limit, unit)} has "
+            f"{Cost(max(balance.left, _ZERO), unit)} left ({Cost(balance.spent, unit)} spent, "
+            f"{Cost(balance.reserved, unit)} reserved); nothing was sent",
             provider=provider,
             remedies=(Remedy("raise_budget", detail=name),),
         )

@@ -40,6 +40,7 @@ from kling_async.providers.base import Provider
 
 __all__ = ["bulk", "parse_amounts", "parse_assumed"]
 
+_NOWHERE = Path(os.devnull) / "out"  # no file is there, and none can be made
 _SHOWN = 10  # lines of a file that are named
 _PRICE = re.compile(r"\d+(\.\d+)?", re.ASCII)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(usd|credits?)|\$(\d+(?:\.\d+)?)", re.IGNORECASE)
@@ -52,7 +53,12 @@ class _Options:
     rows: Annotated[
         str, typer.Argument(metavar="FILE", help="JSONL, CSV, Parquet or text; - reads JSONL from standard input.")
     ]
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory.")]
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Output directory. Only --dry-run does without.", show_default=False
+        ),
+    ] = None
     endpoint: Annotated[
         str | None, typer.Option(metavar="ENDPOINT", help="For rows that name none, such as runblob/o3-video.")
     ] = None
@@ -141,15 +147,20 @@ class _Options:
 
     @property
     def places(self) -> OutputPaths:
-        """Where everything is.
+        """Where everything is. A dry run may have no output directory: then it is as if that were empty.
 
         Raises:
             CommandError: They cannot be there, or contradict each other.
         """
+        if self.output is None and not self.dry_run:
+            raise CommandError("--output is missing: name the directory for the results, such as -o out/")
         if self.no_ledger and self.ledger is not None:
             raise CommandError("--ledger names a ledger, and --no-ledger wants none: leave one of them out")
         return OutputPaths.of(
-            destination(self.output), self.part, None if self.no_ledger else self.ledger, kept=not self.no_ledger
+            destination(self.output or _NOWHERE),
+            self.part,
+            None if self.no_ledger else self.ledger,
+            kept=not self.no_ledger,
         )
 
     @property
@@ -184,7 +195,7 @@ def bulk(options: _Options) -> None:
 
     kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
     """
-    report = choose_report(as_json=options.as_json, directory=options.output / "files")
+    report = choose_report(as_json=options.as_json, directory=options.output and options.output / "files")
     with handle_errors(report):
         places, polling, amounts = options.places, options.polling, options.amounts
         assumed = parse_assumed(options.assume or ())

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -24,12 +24,14 @@ from kling_async import Cost
 from kling_async._cli.atomic_file import written_anew
 from kling_async._cli.bulk.results import Record, makers
 from kling_async._cli.output.formatting import duration, printable
+from kling_async._cli.request_arguments import find_any
+from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["write_page"]
 
 _TITLES = {kind.name: kind.display_name for kind in ALL_PROVIDERS}
-_SHOWN = ("key", "ref", "started", "attempt")
+_SHOWN = ("key", "started", "attempt")
 
 
 def write_page(path: Path, records: Sequence[Record], *, title: str, now: datetime, seconds: float) -> None:
@@ -78,9 +80,12 @@ def _embedded(value: Any) -> str:
 
 
 def _row(record: Record) -> Mapping[str, Any]:
+    pictures = _references(record)
+    shown = {"prompt", *(name for name, _ in pictures)}
     settings = [
-        (name, str(value)) for name, value in record.request.items() if name != "prompt" and value not in (None, [])
+        (name, _words(value)) for name, value in record.request.items() if name not in shown and value not in (None, [])
     ]
+    columns = [(name, _words(value)) for name, value in record.columns.items()]
     facts = [(name, str(getattr(record, name))) for name in _SHOWN if getattr(record, name) is not None]
     refunds = [("refunded", str(record.price))] if record.refunded and record.price else []
     seeds = [("seed", str(file["seed"])) for file in record.files if file.get("seed") is not None]
@@ -91,11 +96,57 @@ def _row(record: Record) -> Mapping[str, Any]:
         "provider": record.endpoint.partition("/")[0],
         "state": record.state,
         "prompt": str(record.request.get("prompt", "")),
+        "ref": record.ref,
+        "seconds": record.elapsed or 0,
+        "price": _price(record.spent),
         "elapsed": None if record.elapsed is None else duration(record.elapsed),
         "cost": str(record.spent) if record.spent else None,
-        "files": [{"src": quote(file["path"]), "kind": file["kind"]} for file in record.files],
+        "files": [
+            {"src": quote(file["path"]), "kind": file["kind"], "name": PurePosixPath(file["path"]).name}
+            for file in record.files
+        ],
+        "urls": record.urls,
+        "references": [{"field": name, **_picture(text, record.folder)} for name, texts in pictures for text in texts],
         "reason": record.error["message"] if record.error and record.state != "completed" else None,
-        "details": [*facts, *refunds, *settings, *seeds],
+        "details": [*facts, *refunds, *settings, *columns, *seeds],
+    }
+
+
+def _price(cost: Cost | None) -> float:
+    """A number that orders costs: amounts in dollars above those in credits, which cannot be compared."""
+    return (float(cost.amount) + (1e9 if cost.unit == "USD" else 0)) if cost else 0
+
+
+def _words(value: Any) -> str:
+    """A setting as people write it: ``yes``, ``5``, ``a, b``."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(_words(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _references(record: Record) -> list[tuple[str, list[str]]]:
+    """The images of the request, by field."""
+    found: list[tuple[str, list[str]]] = []
+    for name in find_any(record.asked or record.endpoint)[1].request.reference_fields:
+        value = record.request.get(name)
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if texts:
+            found.append((name, texts))
+    return found
+
+
+def _picture(text: str, folder: str) -> dict[str, str]:
+    """A reference: a local file is shown, and a URL is only named, because opening the page must call nobody."""
+    if text.startswith("sha256:"):
+        return {"name": f"inline image {text[:15]}..."}
+    if is_url(text):
+        return {"name": text}
+    path = PurePosixPath(folder) / text
+    return {
+        "name": PurePosixPath(text).name,
+        "src": f"file://{quote(str(path))}" if path.is_absolute() else quote(str(path)),
     }
 
 

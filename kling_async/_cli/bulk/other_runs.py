@@ -177,7 +177,7 @@ async def budget_left(amounts: Mapping[Unit, Decimal], places: OutputPaths) -> s
         bought = [one for one in (await inspect_ledger(places.ledger)).submissions if not one.state.key_reusable]
         spent = await spent_by(bought)
     left = {unit: max(amount - spent.get(unit, Decimal(0)), Decimal(0)) for unit, amount in amounts.items()}
-    return f"{_listed(left)} of {_listed(amounts)} is left"
+    return f"{_listed(left)} left of {_listed(amounts)}"
 
 
 def _listed(amounts: Mapping[Unit, Decimal]) -> str:

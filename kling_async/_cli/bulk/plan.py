@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from kling_async import Client, Cost
 from kling_async._cli.bulk.results import Record, Results
-from kling_async._cli.bulk.rows import BadRow, Row, Shard
+from kling_async._cli.bulk.rows import BadRow, Row, Shard, described
 from kling_async._cli.output.formatting import as_json
 
 __all__ = [
@@ -84,7 +85,7 @@ def plan_of(rows: Sequence[Row], results: Results, places: OutputPaths, *, retry
     """What is to be done: everything that is not finished."""
     plan = []
     for row in rows:
-        fresh, known = record_before(row), results.records.get(row.key)
+        fresh, known = record_before(row, places.directory), results.records.get(row.key)
         if known is None:
             plan.append(Task(row, fresh))
         elif known.digest != row.digest:
@@ -134,17 +135,31 @@ def _is_done(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> 
     return known.state == "completed" and known.whole(places.directory, save=save)
 
 
-def record_before(row: Row) -> Record:
-    """A row that is still to be bought."""
+def record_before(row: Row, directory: Path) -> Record:
+    """A row that is still to be bought.
+
+    Args:
+        row: The row.
+        directory: The output directory.
+    """
     return Record(
         row.key,
         row.digest,
         row.line,
         row.endpoint.name,
         "waiting",
-        request=row.request.describe(),
+        request=described(row.request, row.folder),
+        folder=_way(row.folder, directory),
         columns=row.columns,
     )
+
+
+def _way(folder: Path, directory: Path) -> str:
+    """The path from the output directory to the folder of the rows."""
+    try:
+        return Path(os.path.relpath(folder, directory)).as_posix()
+    except ValueError:  # another drive
+        return folder.absolute().as_posix()
 
 
 @dataclass(slots=True)

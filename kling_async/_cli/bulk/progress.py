@@ -8,10 +8,20 @@ from dataclasses import dataclass, field
 
 from kling_async import Cost
 from kling_async._cli.bulk.results import Record
+from kling_async._cli.output.formatting import plural
 
 __all__ = ["BulkProgress"]
 
 _ERRORS = 3  # last errors on the live display
+_WORDS = {
+    "completed": "completed",
+    "failed": "failed",
+    "refused": "refused",
+    "unknown": "with an unknown outcome",
+    "running": "still running",
+    "unsaved": "not saved",
+    "waiting": "not submitted",
+}
 
 
 @dataclass(slots=True)
@@ -29,6 +39,7 @@ class BulkProgress:
         todo: Rows that this run is about.
         ended: Of these, how many it is done with.
         errors: The last errors.
+        stopping: Whether the user has stopped it: nothing more is bought, and the running jobs are waited for.
         over: Whether the run is.
     """
 
@@ -42,6 +53,7 @@ class BulkProgress:
     todo: int = 0
     ended: int = 0
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=_ERRORS))
+    stopping: bool = False
     over: bool = False
 
     @property
@@ -57,7 +69,7 @@ class BulkProgress:
     @property
     def eta(self) -> float | None:
         """Seconds until the last row, at the rate so far, or None if there is no estimate."""
-        if self.over or not self.ended:
+        if self.over or self.stopping or not self.ended:
             return None
         return (self.todo - self.ended) * self.seconds / self.ended
 
@@ -79,11 +91,22 @@ class BulkProgress:
             *(f"about {cost} at {name}, which reports no price" for name, cost in guesses),
         ]
 
+    @property
+    def counts(self) -> list[tuple[str, str]]:
+        """How many rows are where, in words. Each has the state that it is about."""
+        under_way = [("running", self.in_flight, "running"), ("running", self.saving, "being saved")]
+        unsubmitted = max(self.states["waiting"] - self.in_flight - self.saving, 0)
+        rows = {**self.states, "waiting": unsubmitted}
+        found = [*under_way, *((state, rows.get(state, 0), words) for state, words in _WORDS.items())]
+        return [(state, f"{count:,} {words}") for state, count, words in found if count]
+
     def words(self) -> str:
         """The same on one line."""
-        states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if count)
-        cost = f"; {' and '.join(self.costs)}" if self.costs else ""
-        return f"{self.settled}/{self.rows} rows: {states}; {self.in_flight} in flight{cost}"
+        states = ", ".join(words for _, words in self.counts)
+        where = " in this run" if self.todo < self.rows else ""
+        cost = f"; {' and '.join(self.costs)} spent{where}" if self.costs else ""
+        stopping = "stopping; " if self.stopping and not self.over else ""
+        return f"{stopping}{self.settled:,} of {plural(self.rows, 'row')} done: {states or 'nothing'}{cost}"
 
 
 def _add(sums: dict[str, Cost], name: str, cost: Cost) -> None:

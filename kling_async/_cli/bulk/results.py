@@ -18,17 +18,21 @@ from typing import Any, Literal, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from kling_async import (
+    BudgetExceeded,
     ContentRejected,
     Cost,
     GenerationCancelled,
     GenerationFailed,
     GenerationTimeout,
+    InsufficientCredits,
     InvalidRequest,
     KeyConflict,
+    LedgerFailed,
     NotOffered,
     Outcome,
     Result,
     SubmissionUnknown,
+    Unauthorized,
 )
 from kling_async._cli.atomic_file import unwritten, written_anew
 from kling_async._cli.errors import CommandError, explain
@@ -54,6 +58,8 @@ class Record:
         endpoint: Where it went.
         state: See `State`.
         request: What was asked for, images that were given inline as their digests.
+        folder: Where relative paths in the request start, as a path from the output directory.
+        asked: The endpoint that the row names, ``video`` or ``image``, where another one made it.
         columns: The cells that ``--ignore-columns`` ignored.
         attempt: Which purchase this is, from 1: ``--retry-failed`` makes another.
         ref: The job's address, once there is one.
@@ -75,6 +81,8 @@ class Record:
     endpoint: str
     state: State
     request: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    asked: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 1
     ref: str | None = None
@@ -120,7 +128,13 @@ class Record:
         """What went wrong, on one line. If None, nothing did."""
         if self.error is None or self.state == "completed":
             return None
-        return f"line {self.line}: {self.state}: {printable(self.error['message'])}"
+        return f"line {self.line}: {printable(self.error['message'])}"
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The kind of its error, if that stopped the buying: then no other row was submitted either."""
+        kind = self.error["kind"] if self.error is not None and self.state == "waiting" else None
+        return kind if kind in _STOPPING else None
 
     def whole(self, directory: Path, *, save: bool) -> bool:
         """Whether all its files are where they were saved, as large as they were.
@@ -135,6 +149,9 @@ class Record:
         return all(place.is_file() and place.stat().st_size == size for place, size in places)
 
 
+_STOPPING = frozenset(kind.__name__ for kind in (BudgetExceeded, InsufficientCredits, Unauthorized, LedgerFailed))
+
+
 def record_of(before: Record, outcome: Outcome) -> Record:
     """What has become of a row, by its outcome. The files are not saved yet.
 
@@ -145,7 +162,9 @@ def record_of(before: Record, outcome: Outcome) -> Record:
     job, error, result = outcome.job, outcome.error, outcome.result
     cost = as_json(job.cost) if job else None
     if job is not None:
-        before = replace(before, endpoint=job.ref.endpoint)  # of a row for any provider, the one that made it
+        # Of a row for any provider, the one that made it.
+        asked = before.endpoint if before.endpoint != job.ref.endpoint else None
+        before = replace(before, endpoint=job.ref.endpoint, asked=asked)
     refunded = job is not None and job.refunded
     first, last = (job.events[0], job.events[-1]) if job and job.events else (None, None)
     problem = explain(error) if error else None
@@ -296,7 +315,7 @@ class Results:
 
 
 def _line(record: Record) -> bytes:
-    told = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, False)}
+    told = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, False, "")}
     return json.dumps(told, default=str).encode() + b"\n"
 
 

@@ -8,6 +8,8 @@ The columns of a row are the fields of its request, and:
 - ``request``, in place of the fields: the provider's own JSON.
 
 References are URLs, data URIs, ids of uploaded images, or paths. Relative paths start at the file's directory.
+
+A line of ``results.jsonl`` is a row as well: the one that it reports on.
 """
 
 from __future__ import annotations
@@ -33,15 +35,15 @@ from kling_async._cli.request_arguments import (
     decoded,
     field_names,
     find_any,
+    image_of,
     images,
-    is_url,
-    is_uuid,
     require_offered,
     require_words,
+    with_local_files,
 )
 from kling_async.providers.base import Endpoint
 
-__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "read_cells"]
+__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "described", "read_cells"]
 
 Cells: TypeAlias = dict[str, Any]
 
@@ -76,6 +78,7 @@ class Row:
         digest: Of its request. Equal for rows that ask for the same, however they are written.
         endpoint: Where it goes.
         request: What is to be generated.
+        folder: Where its relative paths start.
         columns: The cells that ``--ignore-columns`` ignored. They are copied to ``results.jsonl``.
     """
 
@@ -84,6 +87,7 @@ class Row:
     digest: str
     endpoint: Endpoint[Any]
     request: Request
+    folder: Path = Path()
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -146,12 +150,15 @@ def read_cells(source: Path | None, form: str | None = None) -> Iterator[tuple[i
         raise CommandError(f"{source} is a directory; name the file of prompts")
     if source is not None and not source.exists():
         raise CommandError(f"{source}: there is no such file; name the file of prompts, or - for standard input")
+    guessed = source is None and form is None
     form = form or ("jsonl" if source is None else _FORMATS.get(source.suffix.lower()))
     if form is None:
         raise CommandError(f"{source}: its name does not show the format; add --format {_FORMAT_NAMES}")
     if form == "parquet":
         return _parquet(source)
     data = sys.stdin.buffer.read() if source is None else source.read_bytes()
+    if guessed and data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in {b"", b"{"}:
+        raise CommandError("standard input is not JSON lines; add --format txt (one prompt a line) or --format csv")
     if data.startswith(_UTF_16):
         raise CommandError(f"{source or 'standard input'} is UTF-16 text; save it as UTF-8 (Excel: CSV UTF-8)")
     return {"jsonl": _jsonl, "csv": _csv, "txt": _txt}[form](data)
@@ -296,21 +303,24 @@ class RowReader:
         return rows, bad
 
     def _row(self, line: int, cells: Cells) -> Row:
+        folder = self.folder
+        if cells.keys() >= _REPORT:
+            cells, folder = _reported(cells, folder)
         given = _normalized(cells)
         key = _key(given)
         if key in self._lines:
             raise _Bad("key", f"line {self._lines[key]} has the key {key!r:.60}, too")
-        endpoint, request, columns = self._request(given)
-        digest = _meaning(request, self.folder)
+        endpoint, request, columns = self._request(given, folder)
+        digest = _meaning(request, folder)
         if key is None:
             self._seen[digest] = self._seen.get(digest, 0) + 1
             key = digest if self._seen[digest] == 1 else f"{digest}-{self._seen[digest]}"
             if key in self._lines:
                 raise _Bad("key", f"line {self._lines[key]} has the key {key!r:.60}, too")
         self._lines[key] = line
-        return Row(line, key, digest, endpoint, request, columns)
+        return Row(line, key, digest, endpoint, request, folder, columns)
 
-    def _request(self, given: Cells) -> tuple[Endpoint[Any], Request, Cells]:
+    def _request(self, given: Cells, folder: Path) -> tuple[Endpoint[Any], Request, Cells]:
         if not isinstance(name := given.get("endpoint", self.endpoint), str):
             raise _Bad("endpoint", "it is missing; add the column, or --endpoint, such as runblob/o3-video")
         try:
@@ -329,12 +339,37 @@ class RowReader:
                 if "request" in given:
                     return endpoint, endpoint.request.model_validate(_native(given["request"])), columns
                 defaults = {name: text for name, text in self.settings.items() if name in endpoint.request.model_fields}
-                request = _ours(endpoint, {**defaults, **own}, self.folder)
+                request = _ours(endpoint, {**defaults, **own}, folder)
             require_offered(request)
         except CommandError as error:
             field, reason = next(iter(error.fields.items()), ("references", error.message))
             raise _Bad(field, reason, error.fields) from error
         return endpoint, request, columns
+
+
+_REPORT = frozenset({"digest", "line", "state", "attempt", "request"})
+"""Columns that only a line of ``results.jsonl`` has all of."""
+
+
+def _reported(record: Cells, folder: Path) -> tuple[Cells, Path]:
+    """The row on which a line of ``results.jsonl`` reports, and where its relative paths start.
+
+    Raises:
+        _Bad: The line does not have all of the row.
+    """
+    request, columns, start = record["request"], record.get("columns") or {}, record.get("folder") or ""
+    if not isinstance(request, Mapping) or not isinstance(columns, Mapping) or not isinstance(start, str):
+        raise _Bad("request", "the line looks like one of results.jsonl, but its request is not a JSON object")
+    for name, value in request.items():
+        texts = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and _DIGEST_ONLY.fullmatch(text) for text in texts):
+            raise _Bad(name, "results.jsonl has only the digest of an inline image; give the image again")
+    asked = {name: value for name, value in request.items() if name != "callback_url"}
+    endpoint = record.get("asked") or record.get("endpoint")
+    return {**columns, **asked, "endpoint": endpoint, "key": record.get("key")}, folder / start
+
+
+_DIGEST_ONLY = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def _normalized(cells: Cells) -> Cells:
@@ -388,7 +423,8 @@ def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path) -> Request:
     values = {name: cell for name, cell in own.items() if name not in {"reference", "references"}}
     require_words(values)
     names = [name for name in ("references", "reference") if name in own]
-    found = [_image(reference, folder) for name in names for reference in _listed(own[name])]
+    found = [image_of(reference, folder) for name in names for reference in _listed(own[name])]
+    values = with_local_files(endpoint, values, folder)
     if found:
         values |= images(endpoint, found)
     model: type[Request] = endpoint.request
@@ -417,11 +453,17 @@ def _listed(cell: Any) -> list[str]:
     return cell
 
 
-def _image(text: str, folder: Path) -> str | Path:
-    if is_url(text) or text.startswith("data:"):
-        return text
-    path = folder / Path(text).expanduser()
-    return text if is_uuid(text) and not path.exists() else path
+def described(request: Request, folder: Path) -> dict[str, Any]:
+    """The request as JSON values, with paths as the row has them."""
+    told = request.describe()
+    start = f"{folder}/"
+    for name in request.reference_fields:
+        value = told.get(name)
+        if isinstance(value, list):
+            told[name] = [str(text).removeprefix(start) for text in value]
+        elif isinstance(value, str):
+            told[name] = value.removeprefix(start)
+    return told
 
 
 def _meaning(request: Request, folder: Path) -> str:
@@ -429,15 +471,10 @@ def _meaning(request: Request, folder: Path) -> str:
 
     Fields that have their default do not count, so a field that a later version adds changes no row's name.
     """
-    asked = request.describe()
+    asked = described(request, folder)
     for name, info in type(request).model_fields.items():
         if name == "callback_url" or getattr(request, name) == info.default:
             asked.pop(name, None)
-    start = f"{folder}/"
-    for name in ("references", "reference"):
-        if name in asked:
-            texts = asked[name] if isinstance(asked[name], list) else [asked[name]]
-            asked[name] = [str(text).removeprefix(start) for text in texts]
     return _digest(json.dumps([request.endpoint, asked], sort_keys=True, default=str))
 
 

@@ -23,6 +23,7 @@ from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.output.events import JobStarted, RowDone, RunDone, RunProgressed, RunStarted
+from kling_async._cli.output.formatting import plural
 from kling_async._cli.output.reports import Report
 from kling_async._cli.webhook_listener import Listener
 
@@ -64,8 +65,13 @@ class BulkExecution:
         self._count()
         if self.halted or self._outcomes is None:
             return False
-        self.halted = True
-        self.report.say("stopping: waiting for the running jobs (Ctrl-C again exits at once)")
+        self.halted = self.progress.stopping = True
+        running = [plural(self.progress.in_flight, "running job")] if self.progress.in_flight else []
+        running += [plural(self.progress.saving, "download")] if self.progress.saving else []
+        self.report.say(
+            f"stopping: nothing more is bought; waiting for {' and '.join(running) or 'the last job'} "
+            "(Ctrl-C again exits at once)"
+        )
         self._outcomes.stop()
         return True
 
@@ -159,7 +165,7 @@ class BulkExecution:
         self.progress.states["waiting"] -= 1
         self.progress.states[record.state] += 1
         self.progress.ended += 1
-        if (text := record.error_line) is not None:
+        if (text := record.error_line) is not None and not record.stopped_by:
             self.progress.errors.append(text)
         self.report.emit(RowDone(record))
 
@@ -182,13 +188,15 @@ class BulkExecution:
         self.results.close(order)
         known = self.results.records
         records = [
-            replace(known[row.key], line=row.line) if row.key in known else record_before(row) for row in self.rows
+            replace(known[row.key], line=row.line) if row.key in known else record_before(row, self.places.directory)
+            for row in self.rows
         ]
         seconds = self.progress.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
         self.progress.over = True
         outputs = [path for path in (self.places.results, self.places.page) if path.exists()]
-        self.report.emit(RunDone(self.progress, outputs))
+        cause = self.stopped.cause if self.stopped is not None else None
+        self.report.emit(RunDone(self.progress, outputs, type(cause).__name__ if cause is not None else None))
         for line in makers(records):
             self.report.say(f"made by {line}")
 

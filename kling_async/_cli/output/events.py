@@ -199,10 +199,17 @@ class RowDone:
 
 @dataclass(frozen=True, slots=True)
 class RunDone:
-    """A bulk run has ended. `outputs` are the files that describe it."""
+    """A bulk run has ended.
+
+    Attributes:
+        progress: How far it came.
+        outputs: The files that describe it.
+        cause: The kind of the error that stopped it, which is reported next. If None, it came to its end.
+    """
 
     progress: BulkProgress
     outputs: Sequence[Path]
+    cause: str | None = None
 
 
 ReportEvent: TypeAlias = (

@@ -6,7 +6,7 @@ import re
 
 from kling_async import Cost
 
-__all__ = ["as_json", "counted", "duration", "printable", "size"]
+__all__ = ["as_json", "counted", "duration", "plural", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -27,9 +27,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def plural(count: int, noun: str) -> str:
+    """A number of things: ``1 row``, ``2 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def counted(count: int, noun: str) -> str:
     """A number of things and its verb: ``1 row is``, ``2 rows are``."""
-    return f"{count:,} {noun} is" if count == 1 else f"{count:,} {noun}s are"
+    return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
 
 
 def size(count: float) -> str:

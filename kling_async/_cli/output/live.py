@@ -26,7 +26,7 @@ from kling_async._cli.output.events import (
     RunStarted,
     Submitting,
 )
-from kling_async._cli.output.formatting import duration, printable, size
+from kling_async._cli.output.formatting import duration, plural, printable, size
 from kling_async._cli.output.terminal import Display
 from kling_async._cli.output.text import TextRenderer, print_product
 
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveRenderer"]
 
-_MARKS = {
-    Status.PENDING: ("○", "yellow"),
-    Status.PROCESSING: ("●", "cyan"),
-    Status.COMPLETED: ("✓", "green"),
-    Status.FAILED: ("✗", "red"),
-    Status.CANCELLED: ("✗", "magenta"),
+_MARKS = {  # and what an ASCII terminal shows
+    Status.PENDING: ("○", "o", "yellow"),
+    Status.PROCESSING: ("●", "*", "cyan"),
+    Status.COMPLETED: ("✓", "+", "green"),
+    Status.FAILED: ("✗", "x", "red"),
+    Status.CANCELLED: ("✗", "x", "magenta"),
 }
 _STATES = {
     "completed": "green",
@@ -150,7 +150,7 @@ class LiveRenderer:
             case RunStarted(progress):
                 self._progress = progress
                 self._display.start()
-            case RunDone(_, outputs):
+            case RunDone(_, outputs, _):
                 self.close()
                 for path in outputs:
                     self._product(str(path))
@@ -169,10 +169,10 @@ class LiveRenderer:
         if room >= _SHARE:
             table.add_column("Progress", no_wrap=True, overflow="ellipsis", max_width=room)
         for ref, row in list(self._rows.items()):
-            mark, colour = _MARKS[row.status]
+            mark, plain, colour = _MARKS[row.status]
             cells: list[RenderableType] = [
                 Text(ref.endpoint, no_wrap=True, overflow="ellipsis"),
-                Text(f"{mark} {row.status}", style=colour),
+                Text(f"{plain if self._display.ascii_only else mark} {row.status}", style=colour),
                 duration(row.age()),
             ]
             if room >= _SHARE:
@@ -192,7 +192,7 @@ def _saved(event: FilesSaved) -> str:
 
 def _progress(row: _Row, *, bar: bool) -> RenderableType:
     if row.status.terminal:
-        return Text(printable(row.outcome), style=_MARKS[row.status][1] if row.status is not Status.COMPLETED else "")
+        return Text(printable(row.outcome), style=_MARKS[row.status][-1] if row.status is not Status.COMPLETED else "")
     share = row.share()
     if share is None:
         return Text("")
@@ -209,7 +209,7 @@ def _bulk(progress: BulkProgress) -> RenderableType:
     bar = Table.grid(padding=(0, 2, 0, 0))
     bar.add_row(
         ProgressBar(total=max(progress.rows, 1), completed=progress.settled, width=40, complete_style="green"),
-        Text(f"{progress.settled:,} of {progress.rows:,} rows", style="bold"),
+        Text(f"{progress.settled:,} of {plural(progress.rows, 'row')} done", style="bold"),
         Text(duration(progress.seconds), style="dim"),
         Text(f"{progress.ended * 60 / max(progress.seconds, 1e-3):,.0f} rows/min", style="dim"),
         Text(f"about {duration(progress.eta)} left" if progress.eta else "", style="dim"),
@@ -220,11 +220,9 @@ def _bulk(progress: BulkProgress) -> RenderableType:
 
 
 def _counts(progress: BulkProgress) -> Iterable[Text]:
-    yield Text(f"{progress.in_flight:,} in flight", style="cyan")
-    if progress.saving:
-        yield Text(f"{progress.saving:,} saving", style="cyan")
-    for state, style in _STATES.items():
-        if progress.states[state]:
-            yield Text(f"{progress.states[state]:,} {'to do' if state == 'waiting' else state}", style=style)
+    if progress.stopping:
+        yield Text("stopping", style="bold")
+    for state, words in progress.counts:
+        yield Text(words, style=_STATES[state])
     for cost in progress.costs:
         yield Text(cost, style="bold")

@@ -42,6 +42,11 @@ class Display:
         return self._console.width - _ECHO
 
     @property
+    def ascii_only(self) -> bool:
+        """Whether it shows nothing but ASCII."""
+        return self._console.options.ascii_only
+
+    @property
     def moving(self) -> bool:
         """Whether it is being drawn."""
         return self._live is not None

@@ -35,7 +35,7 @@ from kling_async._cli.output.events import (
     Unfinished,
     Warned,
 )
-from kling_async._cli.output.formatting import duration, printable
+from kling_async._cli.output.formatting import duration, plural, printable
 
 if TYPE_CHECKING:
     from kling_async._cli.bulk.plan import EndpointEstimate
@@ -74,6 +74,7 @@ class TextRenderer:
         self._progress: BulkProgress | None = None
         self._last_line = time.monotonic()
         self._reasons: Counter[str] = Counter()
+        self._stopping: dict[str, str] = {}  # by the kind of the error
 
     def render(self, event: ReportEvent) -> None:
         """Show an event, or nothing if users need not see it."""
@@ -109,7 +110,7 @@ class TextRenderer:
                 if len(rows) > _SHOWN:
                     self._say(f"... and {len(rows) - _SHOWN} more")
             case Estimated(rows, todo):
-                self._say(f"{rows} valid rows, {rows - todo} of them done; nothing was bought")
+                self._say(f"{plural(rows, 'valid row')}, {rows - todo:,} of them done; nothing was bought")
                 _print_estimates(event.endpoints)
             case RunStarted(progress):
                 self._progress = progress
@@ -117,7 +118,8 @@ class TextRenderer:
                 self._say_progress()
             case RowDone(record):
                 self._say_error(record)
-            case RunDone(progress, outputs):
+            case RunDone(progress, outputs, cause):
+                self._say_all(line for kind, line in self._stopping.items() if kind != cause)
                 self._say_all(self._repeated_errors())
                 self._say(progress.words())
                 self._product_all(outputs)
@@ -141,6 +143,9 @@ class TextRenderer:
         line = record.error_line
         if record.error is None or line is None:
             return
+        if record.stopped_by is not None:  # it will be in all rows that are left
+            self._stopping.setdefault(record.stopped_by, line)
+            return
         reason = str(record.error["message"])
         self._reasons[reason] += 1
         if self._reasons[reason] <= _ALIKE:
@@ -149,7 +154,7 @@ class TextRenderer:
     def _repeated_errors(self) -> Iterable[str]:
         for reason, count in self._reasons.items():
             if count > _ALIKE:
-                yield f"... and {count - _ALIKE:,} more rows: {reason}"
+                yield f"... and {plural(count - _ALIKE, 'more row')}: {reason}"
 
 
 def hints(unfinished: Iterable[Unfinished]) -> list[str]:

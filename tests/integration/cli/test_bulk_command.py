@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -12,13 +13,17 @@ from typing import Any
 
 import anyio
 import pytest
+from PIL import Image
 
 from kling_async import Cost, SqliteLedger, runblob
 from kling_async._cli.bulk.command import parse_amounts
 from kling_async._cli.bulk.plan import OutputPaths, plan_of
-from kling_async._cli.bulk.results import Record, Results
+from kling_async._cli.bulk.progress import BulkProgress
+from kling_async._cli.bulk.results import Record, Results, State
 from kling_async._cli.bulk.rows import Row
 from kling_async._cli.errors import CommandError
+from kling_async._cli.output.events import RowDone, RunDone
+from kling_async._cli.output.text import TextRenderer
 from kling_async._cli.request_arguments import find
 from kling_async.sandbox import Fault, Sandbox
 from support.cli_process import Answer, Run, on_terminal
@@ -95,7 +100,7 @@ def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, 
     assert [line["line"] for line in told if line["type"] == "bad-row"] == list(range(4, 54))
 
 
-def test_the_same_error_of_many_rows_is_shown_for_the_first_few(
+def test_the_error_that_stops_the_run_is_shown_once(
     bulk: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNBLOB_API_KEY", "wrong")
@@ -103,9 +108,9 @@ def test_the_same_error_of_many_rows_is_shown_for_the_first_few(
     answer = bulk("--in-flight", "8")
     assert answer.code == 3, answer
     lines = [line for line in answer.err.splitlines() if "does not accept the API key" in line]
-    assert [line.partition(":")[0].partition(" ")[0] for line in lines] == ["line", "line", "line", "...", "error"]
-    assert lines[3].startswith("... and 5 more rows: RunBlob does not accept the API key")
-    assert "the run stopped: RunBlob does not accept" in lines[4]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: the run stopped: RunBlob does not accept")
+    assert "0 of 8 rows done: 8 not submitted" in answer.err
     assert sandbox.counters.jobs_bought == 0
 
 
@@ -337,7 +342,8 @@ def test_a_spent_budget_stops_the_run_and_counts_in_the_next(bulk: Run, sandbox:
     write(tmp_path, [{"endpoint": "pixeldojo/image-v3", "prompt": f"row {n}"} for n in range(20)])
     answer = bulk("--budget", "5credits")
     assert answer.code == 13
-    assert "the budget of 5 credits" in answer.err
+    assert answer.err.count("the budget of 5 credits has 0 credits left") == 1
+    assert "5 of 20 rows done: 5 completed, 15 not submitted" in answer.err
     assert sandbox.counters.jobs_bought == 5
     assert bulk("--budget", "5credits").code == 13
     assert sandbox.counters.jobs_bought == 5
@@ -516,7 +522,7 @@ def test_a_dry_run_mentions_what_is_left_of_the_budget(bulk: Run, sandbox: Sandb
     del sandbox
     write(tmp_path, photos(4))
     assert bulk("--budget", "3credits").code == 13
-    assert "the budget: 0 credits of 3 credits is left" in bulk("--dry-run", "--budget", "3credits").err
+    assert "the budget: 0 credits left of 3 credits" in bulk("--dry-run", "--budget", "3credits").err
 
 
 def test_rows_that_resemble_bought_ones_are_named_before_anything_is_bought(
@@ -547,3 +553,85 @@ def test_an_assumed_price_counts_in_the_estimate_and_in_the_budget(
     assert sandbox.counters.jobs_bought == 0
     for wrong in ("replicate/kling-o9=1", "replicate=much"):
         assert kling(*command, "--assume-price", wrong).code == 2
+
+
+def test_results_are_rows_as_well(bulk: Run, kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    """In the same folder they are done, in another one they are bought, and each row is the same row."""
+    (tmp_path / "img").mkdir()
+    Image.new("RGB", (400, 400)).save(tmp_path / "img" / "boat.png")
+    write(
+        tmp_path,
+        [
+            {"endpoint": "runblob/o3-photo", "prompt": "a boat", "references": ["img/boat.png"], "key": "boat"},
+            {"endpoint": "image", "prompt": "a fox"},
+            {
+                "endpoint": "runblob/o3-video",
+                "prompt": "a tram",
+                "first_frame": "img/boat.png",
+                "last_frame": "img/boat.png",
+            },
+        ],
+    )
+    assert bulk("--no-save").code == 0
+    first = results(tmp_path)
+    assert first[1]["asked"] == "image"
+    again = kling("bulk", "out/results.jsonl", "-o", "out", "--no-save", "--dry-run")
+    assert "3 valid rows, 3 of them done" in again.err
+    assert sandbox.counters.jobs_bought == 3
+    answer = kling("bulk", "out/results.jsonl", "-o", "two/deep", "--no-save", *FAST)
+    assert answer.code == 0, answer
+    assert sandbox.counters.jobs_bought == 6
+    second = [json.loads(line) for line in (tmp_path / "two" / "deep" / "results.jsonl").read_text().splitlines()]
+    for name in ("key", "digest", "request", "asked"):
+        assert [record.get(name) for record in second] == [record.get(name) for record in first]
+    assert [record["folder"] for record in second] == ["../.."] * 3
+
+
+def test_a_dry_run_needs_no_output_directory(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    del sandbox
+    (tmp_path / "rows.txt").write_text("a boat\na fox\n")
+    answer = kling("bulk", "rows.txt", "--endpoint", "pixeldojo/image-v3", "--dry-run")
+    assert answer.code == 0
+    assert "2 valid rows, 0 of them done" in answer.err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.txt"]
+    answer = kling("bulk", "rows.txt", "--endpoint", "pixeldojo/image-v3")
+    assert answer.code == 2
+    assert "--output is missing" in answer.err
+
+
+def test_a_row_that_stays_out_for_another_reason_is_shown() -> None:
+    """Two accounts may end one run: the error that is raised is one, and the row shows the other."""
+    lines: list[str] = []
+    renderer = TextRenderer(lines.append, lines.append)
+    for number, kind in enumerate(["BudgetExceeded", "BudgetExceeded", "Unauthorized", "GenerationFailed"], 1):
+        state: State = "failed" if kind == "GenerationFailed" else "waiting"
+        error = {"kind": kind, "message": f"because of {kind}", "code": None}
+        renderer.render(RowDone(Record(f"{number}", "", number, "runblob/o3-photo", state, error=error)))
+    progress = BulkProgress(4, Counter(failed=1, waiting=3), todo=4)
+    progress.over = True
+    renderer.render(RunDone(progress, [], "BudgetExceeded"))
+    assert lines == [
+        "line 4: because of GenerationFailed",
+        "line 3: because of Unauthorized",
+        "1 of 4 rows done: 1 failed, 3 not submitted",
+    ]
+
+
+def test_an_error_that_many_rows_have_is_shown_for_the_first_few() -> None:
+    lines: list[str] = []
+    renderer = TextRenderer(lines.append, lines.append)
+    error = {"kind": "GenerationFailed", "message": "it failed", "code": None}
+    for number in range(1, 6):
+        renderer.render(RowDone(Record(f"{number}", "", number, "runblob/o3-photo", "failed", error=error)))
+    renderer.render(RunDone(BulkProgress(5, Counter(failed=5), todo=5), []))
+    assert lines[:4] == [*(f"line {number}: it failed" for number in (1, 2, 3)), "... and 2 more rows: it failed"]
+
+
+def test_the_progress_has_each_row_once() -> None:
+    progress = BulkProgress(20, Counter(waiting=15, completed=4, failed=1), in_flight=6, saving=2, todo=20, ended=5)
+    assert progress.words() == ("5 of 20 rows done: 6 running, 2 being saved, 4 completed, 1 failed, 7 not submitted")
+    assert progress.eta is not None
+    progress.stopping = True
+    assert progress.words().startswith("stopping; 5 of 20 rows done: 6 running")
+    assert progress.eta is None
+    assert BulkProgress(1, Counter(completed=1)).words() == "1 of 1 row done: 1 completed"

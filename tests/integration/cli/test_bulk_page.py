@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from kling_async.sandbox import Sandbox
 from support.chromium import PROGRAM, Chromium
@@ -39,6 +41,26 @@ PLAYS = """new Promise(done => { const video = document.querySelector("video"); 
   if (video.currentTime > 0) told(); else { video.addEventListener("timeupdate", told); video.play(); } })"""
 
 
+DETAILS = """Object.fromEntries([...document.querySelectorAll('[data-key="row 1"] dt')]
+  .map(name => [name.textContent, name.nextSibling.textContent])
+  .filter(([name]) => ["prefer_multi_shots", "resolution", "aspect_ratio"].includes(name)))"""
+REFERENCES = """[...document.querySelector('[data-key="row 1"] .references').children].map(shown =>
+  shown.firstChild.alt ? [shown.firstChild.alt, shown.firstChild.naturalWidth] : shown.textContent)"""
+COPIED = """new Promise(done => {
+  const button = document.querySelector('[data-key="row 1"] .actions button');
+  const watched = new MutationObserver(() => done([button.title.startsWith("runblob/o3-photo/"), button.textContent]));
+  watched.observe(button, { childList: true });
+  button.click(); })"""
+ORDER = """(value => { const order = document.querySelector("nav select"); order.value = value;
+  order.dispatchEvent(new Event("change")); })"""
+
+
+def png(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "orange").save(file, "PNG")
+    return file.getvalue()
+
+
 def make_page(kling: Run, folder: Path, rows: list[dict[str, Any]], *, code: int) -> str:
     name = 'rows <b> & "quoted" \u202e.jsonl'
     (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -68,17 +90,32 @@ def test_pictures_load_the_video_plays_and_the_filters_work(kling: Run, sandbox:
     rows: list[dict[str, Any]] = [
         {"key": f"row {n}", "endpoint": endpoints[n % 5], "prompt": prompts[n % 4]} for n in range(12)
     ]
+    (tmp_path / "boat 1.png").write_bytes(png(64, 32))
+    rows[1] |= {"references": ["boat 1.png"], "prefer_multi_shots": True}
     rows.append({"key": "bad", "endpoint": "runblob/o3-video", "prompt": FAILING})
     address = make_page(kling, tmp_path, rows, code=1)
     with Chromium(tmp_path / "browser", address) as page:
         assert len(shown(page)) == 13
         widths = page.evaluate(WIDTHS)
-        assert len(widths) == 9
-        assert all(width > 100 for width in widths)
+        assert len(widths) == 10
+        assert min(widths) == 64
+        assert sorted(widths)[1] > 100
         ready, width, playing, sound = page.evaluate(PLAYS)
         assert (ready >= 2, width > 100, playing, sound) == (True, True, True, True)
         if target := os.environ.get("KLING_SCREENSHOT"):
             page.screenshot(Path(target))
+        assert page.evaluate(DETAILS) == {"prefer_multi_shots": "yes", "resolution": "4k", "aspect_ratio": "1:1"}
+        assert page.evaluate(REFERENCES) == [["references: boat 1.png", 64]]
+        assert page.evaluate("getComputedStyle(document.querySelector('figure img')).objectFit") == "contain"
+        name = page.evaluate("document.querySelector('.actions a').download")
+        assert (tmp_path / "out" / "files" / name).exists()
+        assert page.evaluate(COPIED) == [True, "Copied"]
+        page.evaluate(ORDER + "('cost')")
+        assert next(iter(shown(page))) in {"row 0", "row 5", "row 10"}  # the videos cost most
+        page.evaluate(ORDER + "('state')")
+        assert list(shown(page))[-1] == "bad"
+        page.evaluate(ORDER + "('line')")
+        assert list(shown(page)) == [row["key"] for row in rows]
         page.evaluate("document.querySelector('button[data-state=failed]').click()")
         assert list(shown(page)) == ["bad"]
         assert "CONTENT_POLICY_VIOLATION" in page.evaluate("document.querySelector('.reason').textContent")
@@ -86,7 +123,7 @@ def test_pictures_load_the_video_plays_and_the_filters_work(kling: Run, sandbox:
         page.evaluate("document.querySelector('button[data-provider=runware]').click()")
         assert list(shown(page)) == ["row 2", "row 7"]
         page.evaluate("document.querySelector('button[data-state=failed]').click()")
-        assert page.evaluate("document.getElementById('none').textContent") == "No row is like that."
+        assert page.evaluate("document.getElementById('none').textContent") == "No row matches."
         assert page.complaints == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,60 @@ def test_a_header_that_is_not_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('"prompt"x,key\na,b\n')
     with pytest.raises(CommandError, match="the header is not CSV"):
         read(tmp_path / "rows.csv")
+
+
+def test_a_line_of_results_is_the_row_that_it_reports_on(tmp_path: Path) -> None:
+    line = {
+        "key": "boat",
+        "digest": "0" * 16,
+        "line": 7,
+        "endpoint": "runblob/o3-video",
+        "state": "failed",
+        "request": {"prompt": "a boat", "first_frame": "img/a.png", "last_frame": "img/a.png"},
+        "folder": "..",
+        "columns": {"customer": "A-7"},
+        "attempt": 2,
+        "error": {"kind": "GenerationFailed", "message": "it failed", "code": "X"},
+    }
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a.png").write_bytes(PNG)
+    (tmp_path / "out").mkdir()
+    path = write(tmp_path / "out" / "results.jsonl", line)
+    rows, bad = read(path, ignore_columns=True)
+    assert bad == []
+    picture = tmp_path / "out" / ".." / "img" / "a.png"
+    assert rows[0].request == O3Video("a boat", first_frame=picture, last_frame=picture)
+    assert (rows[0].key, rows[0].columns) == ("boat", {"customer": "A-7"})
+    source = write(tmp_path / "rows.jsonl", {"prompt": "a boat", "first_frame": "img/a.png", "last_frame": "img/a.png"})
+    assert read(source)[0][0].digest == rows[0].digest
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"prompt": "a", "references": ["sha256:" + "0" * 64]}, "references: results.jsonl has only the digest"),
+        ({"prompt": "a", "first_frame": "sha256:" + "0" * 64}, "first_frame: results.jsonl has only the digest"),
+        ("a", "request: the line looks like one of results.jsonl"),
+    ],
+)
+def test_a_line_of_results_that_lacks_an_image_is_refused(tmp_path: Path, request_: Any, reason: str) -> None:
+    line = {"key": "k", "digest": "d", "line": 1, "endpoint": "runblob/o3-video", "state": "failed", "attempt": 1}
+    path = write(tmp_path / "results.jsonl", line | {"request": request_})
+    assert [reason in complaint for complaint in complaints(path)] == [True]
+
+
+@pytest.mark.parametrize("text", ["a boat\na fox\n", "prompt,key\na,b\n", "[1]"])
+def test_standard_input_is_not_guessed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    with pytest.raises(CommandError, match="add --format txt"):
+        read_cells(None)
+
+
+def test_standard_input_has_a_prompt_a_line_if_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a boat\n\na fox\n")))
+    assert list(read_cells(None, "txt")) == [(1, {"prompt": "a boat"}), (3, {"prompt": "a fox"})]
+
+
+def test_a_prompt_that_is_null_is_missing(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", {"prompt": None, "references": []})
+    assert complaints(path) == ["line 1: prompt: it is missing"]

@@ -48,3 +48,14 @@ def test_a_narrow_table_loses_the_bar_then_the_progress_and_never_its_header(
         assert word in line
         assert "0:00" in line
         assert len(line) <= width
+
+
+def test_a_terminal_without_unicode_gets_ascii_marks() -> None:
+    paper = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=paper, force_terminal=True, width=80, color_system=None)
+    renderer = LiveRenderer(console, show_refs=False)
+    with Report(renderer) as report:
+        report.emit(JobStarted(REFS[0], expected=60.0))
+        report.emit(JobChanged(REFS[0], _event(Status.PROCESSING)))
+    paper.flush()
+    assert "* processing" in paper.buffer.getvalue().decode()

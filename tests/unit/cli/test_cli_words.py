@@ -15,7 +15,7 @@ from kling_async._cli.commands.demo import programme
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with, as_command, as_commands
 from kling_async._cli.output.formatting import duration, printable, size
-from kling_async._cli.request_arguments import build
+from kling_async._cli.request_arguments import build, find_any
 from kling_async._errors import Action
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
@@ -68,6 +68,31 @@ def test_a_reference_is_an_address_or_a_file(word: str, expected: str | Path) ->
     request = build(COLLAGE, "x", [word], {})
     assert isinstance(request, Collage)
     assert request.reference == expected
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [("fal/image-to-video", "start_image"), ("runblob/video", "first_frame"), ("video", "first_frame")],
+)
+def test_every_field_of_images_takes_a_local_file(endpoint: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    assert getattr(build(find_any(endpoint)[1], "x", (), {name: str(path)}), name) == path
+    with pytest.raises(CommandError) as caught:
+        build(find_any(endpoint)[1], "x", (), {name: f"{path}.jpg"})
+    assert "No such file" in caught.value.fields[name]
+
+
+def test_a_field_that_an_endpoint_lacks_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(CommandError) as caught:
+        build(find_any("fal/image-to-video")[1], "x", ["a.png"], {"start_image": "https://a.test/a.png"})
+    assert caught.value.fields["references"] == (
+        "fal/image-to-video takes no reference images; its images are --set start_image=FILE and --set end_image=FILE"
+    )
+    assert caught.value.labels["references"] == "--reference"
+    with pytest.raises(CommandError) as caught:
+        build(find_any("kling/effects")[1], "a boat", ["https://a.test/a.png"], {"scene": "heart"})
+    assert "takes no prompt" in caught.value.fields["prompt"]
 
 
 def test_more_references_than_the_one_that_is_taken_are_refused() -> None:

@@ -113,7 +113,7 @@ async def test_the_message_names_the_amounts_and_the_remedy(server: FakeRunBlob)
         with pytest.raises(BudgetExceeded) as caught:
             await client.submit(clip())
     message = caught.value.message
-    assert "runblob/o3-video costs $0.15, and $0.00 of the budget of $1.20 is left" in message
+    assert "runblob/o3-video costs $0.15, and the budget of $1.20 has $0.00 left" in message
     assert "nothing was sent" in message
     assert caught.value.remedies == (Remedy("raise_budget", detail="usd"),)
     assert server.bought == 8
@@ -153,7 +153,7 @@ async def test_a_job_of_unknown_price_goes_alone(server: FakeRunBlob) -> None:
 
 async def test_no_job_of_unknown_price_is_submitted_when_little_is_left(server: FakeRunBlob) -> None:
     async with make(server, Budget(usd="0.29")) as client:
-        with pytest.raises(BudgetExceeded, match=r"\$0.30 is reserved for it, and \$0.29 of the budget"):
+        with pytest.raises(BudgetExceeded, match=r"\$0.30 is reserved for it, and the budget of \$\S+ has \$0.29 left"):
             await client.submit(clip())
     assert server.requests["submit"] == 0
 
@@ -210,7 +210,9 @@ async def test_documented_prices_are_reserved_without_asking() -> None:
     """Nothing is learned first: what does not fit by the price list is not sent."""
     client = Client(kling_async.Runware("key"), budget=Budget(usd="0.05"))
     async with client:
-        with pytest.raises(BudgetExceeded, match=r"runware/image-o3 costs \$0\.\d+, and \$0.05"):
+        with pytest.raises(
+            BudgetExceeded, match=r"runware/image-o3 costs \$0\.\d+, and the budget of \$0.05 has \$0.05 left"
+        ):
             await client.submit(runware.ImageO3("a boat", resolution="4k", aspect_ratio="1:1", count=4))
 
 
