@@ -44,6 +44,7 @@ __all__ = [
     "find_any",
     "image_of",
     "images",
+    "is_url",
     "known",
     "parse_settings",
     "require_offered",

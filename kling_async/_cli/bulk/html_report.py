@@ -24,8 +24,7 @@ from kling_async import Cost
 from kling_async._cli.atomic_file import written_anew
 from kling_async._cli.bulk.results import Record, makers
 from kling_async._cli.output.formatting import duration, printable
-from kling_async._cli.request_arguments import find_any
-from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
+from kling_async._cli.request_arguments import find_any, is_url
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["write_page"]
