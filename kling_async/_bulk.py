@@ -51,6 +51,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._files.local import ensure_writable, with_local_files
+from kling_async._files.object_store import ObjectUrl, destination
 from kling_async._job import Job, final_outcome
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
@@ -89,7 +90,7 @@ class Outcome:
         result: The result. None if there is an `error`, except one of saving.
         error: Why there is no result, or why it could not be saved.
         new: Whether this run paid for the job. False if it was submitted earlier, under the same key.
-        files: Where the result was saved, with ``save_to``.
+        files: Where the result was saved, with ``save_to``: paths, or URLs (str) of objects.
         tags: The job's tags. Those of the row if there is no job.
     """
 
@@ -100,7 +101,7 @@ class Outcome:
     result: Result | None = None
     error: KlingError | ValidationError | None = None
     new: bool = False
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | Any, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -301,7 +302,7 @@ class BulkRun:
             workers: How many rows are submitted at once, and how many jobs are polled at once, at most.
             in_flight: How many jobs may run at once.
             ordered: Yield outcomes in the order of the rows.
-            save_to: The directory for the results. If None, they are not saved.
+            save_to: The directory or address for the results. If None, they are not saved.
             downloads: How many results are saved at once.
             prefer: Who makes portable rows.
             retry_failed: How often a row is submitted again whose job failed.
@@ -318,7 +319,7 @@ class BulkRun:
         self._guard = next(iter(sessions.values())).guard
         self._call: AbstractContextManager[None] = nullcontext()
         self._ordered = ordered
-        self._directory = None if save_to is None else Path(save_to).expanduser()
+        self._directory = None if save_to is None else _expanded(save_to)
         self._progress = Progress(self._source.total)
         self._next = 0
         self._ready: deque[Outcome] = deque()
@@ -560,7 +561,7 @@ class BulkRun:
             save.set()
         self._wake_submitter()
 
-    async def _save_results(self, directory: Path) -> None:
+    async def _save_results(self, directory: Path | ObjectUrl) -> None:
         """Save results as their jobs end. Several tasks do this."""
         while True:
             while not self._unsaved:
@@ -598,12 +599,17 @@ class BulkRun:
             self._wanting.popleft().set()
 
 
-async def _saved(outcome: Outcome, directory: Path) -> Outcome:
+def _expanded(save_to: str | os.PathLike[str]) -> Path | ObjectUrl:
+    place = destination(save_to)
+    return place.expanduser() if isinstance(place, Path) else place
+
+
+async def _saved(outcome: Outcome, directory: Path | ObjectUrl) -> Outcome:
     """Save the result of a row. Return its outcome with the files, or with the error."""
     if outcome.result is None:
         return outcome
     try:
-        files = await outcome.result.save(directory)
+        files = await outcome.result.save(directory if isinstance(directory, Path) else str(directory))
     except KlingError as error:
         return replace(outcome, error=error)
     except OSError as error:

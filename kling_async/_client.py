@@ -20,6 +20,7 @@ from kling_async._concurrency import LoopGuard
 from kling_async._errors import ConfigurationError, GenerationFailed, KlingError
 from kling_async._exchange import Flow
 from kling_async._files.local import ensure_writable, with_local_files
+from kling_async._files.object_store import destination
 from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderStatistics, ProviderTransport
@@ -300,8 +301,8 @@ class Client:
             tags: Same as `submit`.
             on_event: Called with every event of the job, a function or a coroutine function. An error that it raises
                 ends the wait. The job goes on.
-            save_to: A directory. The result is saved there, and ``result.files`` has the paths. If None, it is not
-                saved.
+            save_to: A directory, or an address such as ``s3://bucket/prefix``. The result is saved there, and
+                ``result.files`` has the paths or addresses. If None, it is not saved.
 
         Raises:
             DownloadFailed: The result could not be saved.
@@ -311,7 +312,7 @@ class Client:
         count_of("retry_failed", retry_failed)
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"run(on_event=...) takes a function, not {given(on_event)}; nothing was sent")
-        folder = None if save_to is None else Path(save_to)
+        folder = None if save_to is None else destination(save_to)
         if folder is not None:
             await ensure_writable(folder)
         job = await self.submit(request, key=key, max_cost=max_cost, prefer=prefer, tags=tags)
@@ -320,7 +321,10 @@ class Client:
         while True:
             try:
                 result = await job.result(timeout, on_event=on_event)
-                return result if folder is None else replace(result, files=tuple(await result.save(folder)))
+                if folder is None:
+                    return result
+                files = await result.save(folder if isinstance(folder, Path) else str(folder))
+                return replace(result, files=tuple(files))
             except GenerationFailed as error:
                 again = len(failed) < retry_failed and may_retry(error, refunded=job.refunded, cost=job.cost)
                 if not again:
@@ -360,8 +364,8 @@ class Client:
                 for nothing twice.
             in_flight: How many jobs may run at once.
             ordered: Yield outcomes in the order of the rows. If False, in the order in which they end.
-            save_to: A directory. Results are saved there while the run goes on, and ``outcome.files`` has the paths. If
-                None, results are not saved.
+            save_to: A directory, or an address such as ``s3://bucket/prefix``. Results are saved there while the run
+                goes on, and ``outcome.files`` has the paths or addresses. If None, results are not saved.
             downloads: How many results are saved at once.
             prefer: Who makes portable rows. If None, same as ``Client(prefer=...)``. When the best provider is at its
                 limit, the next one takes the row.

@@ -220,9 +220,15 @@ class Saver(Protocol):
     """Downloads an artifact and writes it to disk. The job of the artifact provides it."""
 
     async def save(
-        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None, name: str | None = None
-    ) -> Path:
-        """Save to the file `target`, or into `target` as a directory (made if need be).
+        self,
+        artifact: Artifact,
+        target: str | Path,
+        *,
+        directory: bool,
+        progress: Progress | None,
+        name: str | None = None,
+    ) -> Path | str:
+        """Save to the file `target`, or into `target` as a directory (made if need be), or to an object store.
 
         There, it is named after the job, or by the template `name`.
         """
@@ -294,27 +300,28 @@ class Artifact(_Savable):
         """What makes it the same file when a provider names it twice."""
         return self.id or self.url or self.data
 
-    async def save(self, path: str | Path, *, progress: Progress | None = None) -> Path:
-        """Download to `path`.
+    async def save(self, path: str | Path, *, progress: Progress | None = None) -> Path | Any:
+        """Download to `path`, on this machine or in an object store.
 
         The file appears under its name only when it is whole: it is written beside it, synced and renamed. One that the
         client's ledger knows to be in that directory, and that is still there, is not fetched again.
 
         Args:
             path: The file to write. An existing directory, or a path ending in ``/``: the file is named after
-                the job and its real content type.
+                the job and its real content type. ``s3://bucket/name``, ``gs://`` and ``az://`` (extra ``cloud``) are
+                objects, also with ``/`` at the end.
             progress: Called with bytes so far and bytes in all.
 
         Returns:
-            The path of the file.
+            The path of the file. The URL (str) of an object.
 
         Raises:
             DownloadFailed: It could not be downloaded or written. The job is kept, and saving may be tried again.
             RuntimeError: It was pickled, or belongs to an event.
         """
-        return await self._ready().save(self, Path(path), directory=str(path).endswith("/"), progress=progress)
+        return await self._ready().save(self, path, directory=str(path).endswith("/"), progress=progress)
 
-    async def _save(self, directory: Path, *, name: str | None, progress: Progress | None) -> Path:
+    async def _save(self, directory: str | Path, *, name: str | None, progress: Progress | None) -> Path | Any:
         return await self._ready().save(self, directory, directory=True, progress=progress, name=name)
 
     async def read(self) -> bytes:
@@ -376,7 +383,7 @@ class Result:
         failures: Files that were asked for and not made (a partial success), empty otherwise.
         raw: The provider's last answer about the job, decoded, without the key and callback addresses.
         balance: What the account last had left, or None if the provider does not report it.
-        files: Where ``client.run(request, save_to=...)`` saved the files.
+        files: Where ``client.run(request, save_to=...)`` saved the files: paths, or URLs (str) of objects.
     """
 
     ref: JobRef
@@ -385,7 +392,7 @@ class Result:
     failures: tuple[Failure, ...] = ()
     raw: Any = field(default=None, repr=False, hash=False)
     balance: Cost | None = None
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | Any, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Result {self.ref}: {_summary(self.artifacts, self.failures, self.cost)}>"
@@ -397,11 +404,15 @@ class Result:
 
     async def save(
         self, directory: str | Path, *, name: str | None = None, progress: Progress | None = None
-    ) -> list[Path]:
+    ) -> list[Path | Any]:
         """Download every file into `directory`, which is made if need be.
 
+        Into an object store, files are streamed without a temporary file. An object appears when it is whole. One that
+        was saved from the same file before is not fetched again.
+
         Args:
-            directory: Where to.
+            directory: Where to: a path, or ``s3://bucket/prefix``, ``gs://...`` or ``az://container/prefix`` (extra
+                ``cloud``). The credentials are those of the environment.
             name: A template for the names of the files, without the extension, such as ``"{key}-{index}"``. ``{key}``
                 is the key of the submission, ``{index}`` counts the files from 1, ``{id}`` and ``{endpoint}`` are the
                 job's. Without ``{index}``, the second file and later ones get a number. Characters that file systems
@@ -409,14 +420,13 @@ class Result:
             progress: Called, file after file, with bytes so far and bytes in all.
 
         Returns:
-            The paths, in the order of `artifacts`.
+            The paths, in the order of `artifacts`. URLs (str) of objects.
 
         Raises:
             DownloadFailed: One could not be downloaded or written. The job is kept, and saving may be tried again.
             ValueError: The template has another field, or is not the name of a file.
         """
-        folder = Path(directory)
-        return [await artifact._save(folder, name=name, progress=progress) for artifact in self.artifacts]  # noqa: SLF001  # the same module
+        return [await artifact._save(directory, name=name, progress=progress) for artifact in self.artifacts]  # noqa: SLF001  # the same module
 
 
 @dataclass(frozen=True, slots=True)

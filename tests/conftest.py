@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from kling_async.providers import load_providers
 from kling_async.sandbox import Sandbox
 from support import virtual_time
 from support.cli_process import environment_of
+
+if TYPE_CHECKING:
+    from support.s3 import Bucket
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -54,6 +57,26 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.lower(), raising=False)
+
+
+@pytest.fixture(scope="session")
+def s3_client() -> Iterator[Any]:
+    """Amazon's client for an S3 server in this process. One serves all tests."""
+    from support.s3 import serving  # noqa: PLC0415  # it takes a second, and few tests need it
+
+    with serving() as client:
+        yield client
+
+
+@pytest.fixture
+def bucket(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A bucket of its own, to which the environment leads."""
+    from support.s3 import bucket_of  # noqa: PLC0415  # the same
+
+    made = bucket_of(s3_client)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    return made
 
 
 @pytest.fixture

@@ -2,13 +2,15 @@
 
 A file is downloaded to a temporary name beside its final one, synced, and renamed when it is whole and is an image, a
 video or audio. No broken file ever stands under a final name. A transfer that breaks leaves its part, and the next one
-continues it if the server still has the same version of the file.
+continues it if the server still has the same version of the file. To an object store it is streamed without a temporary
+file: see `kling_async._files.object_store`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from kling_async._errors import DownloadFailed, KlingError
 from kling_async._exchange import Reply
 from kling_async._files.atomic import written_atomically
 from kling_async._files.names import bounded_name, named
+from kling_async._files.object_store import ObjectUpload, ObjectUrl, StoreFailed, destination, object_is, write_object
 from kling_async._files.partial_file import PartialFile, Sink, Spool, TransferBroken, Version
 from kling_async._http.backend import USER_AGENT, HttpBackend, PerLoopBackend
 from kling_async._http.response import Response, read_body
@@ -62,6 +65,8 @@ _REDIRECTED = frozenset(
     }
 )
 _PASSING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_LIKELY = {"image": (".png", ".jpg", ".webp"), "video": (".mp4",), "audio": (".mp3", ".wav")}
+"""By kind of file the extensions under which an object that was saved before is looked for."""
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 
 
@@ -110,11 +115,20 @@ class Downloader:
     stem: str | None = None
 
     async def save(
-        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None, name: str | None = None
-    ) -> Path:
+        self,
+        artifact: Artifact,
+        target: str | Path,
+        *,
+        directory: bool,
+        progress: Progress | None,
+        name: str | None = None,
+    ) -> Path | str:
         """See `kling_async._models.Saver`."""
         chosen = self if name is None else replace(self, stem=named(name, self.ref, self.key, artifact.index))
-        path = await chosen._save(artifact, target, directory, progress)  # noqa: SLF001  # a copy of this object
+        place = destination(target)
+        if isinstance(place, ObjectUrl):
+            return await chosen._save_object(artifact, place, directory, progress)  # noqa: SLF001  # a copy of this object
+        path = await chosen._save(artifact, place, directory, progress)  # noqa: SLF001  # the same
         if self.saved is not None:
             with anyio.CancelScope(shield=True):
                 await self.saved(self.ref, artifact.index, path)
@@ -175,6 +189,30 @@ class Downloader:
             raise self._failed(
                 f"writing to {target} failed: {error.strerror or error}; free or choose another place"
             ) from error
+
+    async def _save_object(
+        self, artifact: Artifact, target: ObjectUrl, directory: bool, progress: Progress | None
+    ) -> str:
+        """Save to an object store, unless the object is there. It says itself which file of which job it is."""
+        mark = f"{self.ref}#{artifact.index}"
+
+        def named_after(extension: str) -> ObjectUrl:
+            return target / f"{self._stem(artifact)}{extension}" if directory or not target.key else target
+
+        try:
+            for url in dict.fromkeys(named_after(extension) for extension in _LIKELY[artifact.kind]):
+                if await object_is(url, mark):
+                    return str(url)
+            if (data := artifact.data) is not None:
+                kind = media_type(data[:HEAD_BYTES])
+                url = named_after(_extension(data[:HEAD_BYTES]) or ".bin")
+                await write_object(url, data, kind.mime if kind else "application/octet-stream", mark)
+                return str(url)
+            async with ObjectUpload(lambda: named_after(self._recognised(artifact, upload)), mark) as upload:
+                await self._attempted(artifact, partial(self._fill, spool=upload, progress=progress))
+                return str(await upload.finish())
+        except StoreFailed as error:
+            raise self._failed(f"writing to {target} failed: {error.strerror}. Then save it again") from None
 
     def _save_inline(self, artifact: Artifact, target: Path, directory: bool) -> Path:
         data = artifact.data or b""
@@ -360,6 +398,7 @@ class Downloader:
         began, size = anyio.current_time(), part.size
 
         async def take(chunk: bytes) -> None:
+            stall.deadline = math.inf  # how long the disk or the store takes is not the server's fault
             await part.write(chunk)
             slowest = began + _STALL + (part.size - size) / _SLOWEST
             stall.deadline = min(anyio.current_time() + _STALL, slowest)

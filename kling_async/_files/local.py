@@ -9,6 +9,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from kling_async._errors import ConfigurationError
+from kling_async._files.object_store import ObjectUrl, ensure_object_writable
 from kling_async.providers._base.request import Request
 
 __all__ = ["ensure_writable", "load", "with_local_files"]
@@ -42,12 +43,18 @@ async def with_local_files(request: Request) -> Request:
     return request.with_files(await load(request.files)) if request.files else request
 
 
-async def ensure_writable(directory: Path) -> None:
+async def ensure_writable(place: Path | ObjectUrl) -> None:
     """Make the directory if it does not exist, and test that files can be written there before anything is paid for.
+
+    Of an object store only the test is made: a bucket is not.
 
     Raises:
         ConfigurationError: They cannot.
     """
+    if isinstance(place, ObjectUrl):
+        await ensure_object_writable(place)
+        return
+    directory = place
 
     def prove() -> None:
         directory.mkdir(parents=True, exist_ok=True)

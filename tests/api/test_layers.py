@@ -68,12 +68,13 @@ PRIVATE_IN_TESTS = {
 """Private rooms that tests use though they are not unit tests of that room or of a higher one, with the reason."""
 PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
-OPTIONAL = {"mcp", "pytest", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av"}
+OPTIONAL = {"mcp", "pytest", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av", "obstore"}
 HOMES = {
     "httpx": {"_http", "sandbox", "testing"},
     "stamina": {"_http"},
     "httpcore": {"_http"},
     "sqlite3": {"_ledger"},
+    "obstore": {"_files"},
 }
 
 

@@ -73,9 +73,15 @@ def garbled(draw: st.DrawFn, value: Any) -> bytes:
 
 class Saver:
     async def save(
-        self, artifact: Artifact, target: Path, *, directory: bool, progress: Progress | None, name: str | None = None
+        self,
+        artifact: Artifact,
+        target: str | Path,
+        *,
+        directory: bool,
+        progress: Progress | None,
+        name: str | None = None,
     ) -> Path:
-        return target
+        return Path(target)
 
     async def read(self, artifact: Artifact) -> bytes:
         return artifact.data or b""
