@@ -39,10 +39,10 @@ class Order:
     done: Done
 
 
-def _client(order: Order) -> Any:
+def _client(order: Order, http: str | None = None) -> Any:
     kling = importlib.import_module("kling_async")
     polling = kling.Polling(schedule=kling.Progressive(order.interval), status_calls_per_minute=math.inf)
-    return kling.Client(kling.RunBlob(_KEY, order.url), polling=polling)
+    return kling.Client(kling.RunBlob(_KEY, order.url), polling=polling, http=http)
 
 
 def _requests(order: Order) -> Iterator[Any]:
@@ -50,11 +50,15 @@ def _requests(order: Order) -> Iterator[Any]:
     return (kling.runblob.O3Video(prompt) for prompt in order.prompts)
 
 
-async def _map(order: Order) -> None:
-    client = _client(order)
+async def _map(order: Order, http: str | None = None) -> None:
+    client = _client(order, http)
     async with client, client.map(_requests(order), in_flight=len(order.prompts)) as outcomes:
         async for outcome in outcomes:
             order.done(outcome.result.raw["ended"])
+
+
+async def _fast(order: Order) -> None:
+    await _map(order, "fast")
 
 
 async def _run(order: Order) -> None:
@@ -178,11 +182,12 @@ class Candidate:
         return self.title.format(version)
 
 
-MAP, RUN, AIOHTTP, HTTPX = "map", "run", "aiohttp", "httpx"
+MAP, FAST, RUN, AIOHTTP, HTTPX = "map", "fast", "run", "aiohttp", "httpx"
 
 CANDIDATES = {
     MAP: Candidate("client.map", "kling_async", _map),
     "frozen": Candidate("client.map after gc.freeze()", "kling_async", _map, freezes=True),
+    FAST: Candidate('client.map with http="fast" (pyreqwest {})', "pyreqwest", _fast),
     RUN: Candidate("gather(client.run)", "kling_async", _run),
     AIOHTTP: Candidate("aiohttp {} + gather", "aiohttp", _aiohttp),
     HTTPX: Candidate("httpx {} + gather", "httpx", _httpx),

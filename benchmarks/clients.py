@@ -7,6 +7,7 @@ None of them closes an idle connection during the measurement: what is compared 
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -62,26 +63,36 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 
 
 @asynccontextmanager
-async def _our_engine(url: str) -> AsyncIterator[Fetch]:
+async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]:
+    import anyio  # noqa: PLC0415  # in the process that measures it
+
     from kling_async._http.backend import HttpBackend  # noqa: PLC0415  # the same
     from kling_async._http.limits import Limits  # noqa: PLC0415  # the same
+    from kling_async._http.response import read_whole_body  # noqa: PLC0415  # the same
     from kling_async._http.tls import ssl_context  # noqa: PLC0415  # the same
     from kling_async._urls import Url  # noqa: PLC0415  # the same
 
-    engine = HttpBackend(None, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), ssl_context())
+    engine = HttpBackend(http, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), ssl_context())
     target = Url.parse(url)
+    headers, extensions = {"accept": "application/json"}, {"retry_stale": True}
 
     async def fetch() -> bytes:
-        response = await engine.send("GET", target, {"accept": "application/json"}, extensions={"retry_stale": True})
-        try:
-            return b"".join([part async for part in response])
-        finally:
-            await response.aclose()
+        # As a status call is sent: one time limit as a whole.
+        with anyio.fail_after(_PATIENCE):
+            response = await engine.send("GET", target, headers, seconds=math.inf, extensions=extensions, read=True)
+            try:
+                return await read_whole_body(response, 1_000_000)
+            finally:
+                await response.aclose()
 
     try:
         yield fetch
     finally:
         await engine.aclose()
+
+
+def _our_fast_reads(url: str) -> AbstractAsyncContextManager[Fetch]:
+    return _our_engine(url, "fast")
 
 
 @dataclass(frozen=True)
@@ -109,11 +120,12 @@ class Client:
         return self.title.format(importlib.metadata.version(self.package))
 
 
-AIOHTTP, STOCK, HTTPX2, ENGINE = "aiohttp", "httpx", "httpx2", "kling-engine"
+AIOHTTP, STOCK, HTTPX2, ENGINE, FAST = "aiohttp", "httpx", "httpx2", "kling-engine", "kling-fast"
 
 CLIENTS = {
     AIOHTTP: Client("aiohttp {}", "aiohttp", _aiohttp),
     STOCK: Client("httpx {}", "httpx", _stock_httpx),
     HTTPX2: Client("httpx2 {}", "httpx2", _httpx2),
     ENGINE: Client("kling_async's engine", "httpx", _our_engine),
+    FAST: Client('kling_async with http="fast" (pyreqwest {})', "pyreqwest", _our_fast_reads),
 }

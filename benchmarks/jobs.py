@@ -36,7 +36,7 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmarks import charts
-from benchmarks.candidates import AIOHTTP, CANDIDATES, CONNECTIONS, HTTPX, MAP, Order
+from benchmarks.candidates import AIOHTTP, CANDIDATES, CONNECTIONS, FAST, HTTPX, MAP, Order
 from benchmarks.generation_server import LATENCY, generation_server
 from benchmarks.job_server import pin_to_core
 from benchmarks.process import cpu_seconds, resident_bytes
@@ -237,13 +237,14 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
 
 def _ratios(by_candidate: dict[str, dict[int, Figure]], levels: list[int]) -> list[str]:
     lines = []
-    ours = by_candidate.get(MAP, {})
-    for peer in (AIOHTTP, HTTPX):
-        theirs = by_candidate.get(peer, {})
+    for candidate, peer in ((MAP, AIOHTTP), (FAST, AIOHTTP), (MAP, HTTPX)):
+        ours, theirs = by_candidate.get(candidate, {}), by_candidate.get(peer, {})
+        label = f"{CANDIDATES[candidate].label} / {CANDIDATES[peer].label}"
         for level in levels:
             if level in ours and level in theirs and theirs[level].done:
                 ratio = ours[level].milliseconds / theirs[level].milliseconds
-                lines.append(f"- CPU of {CANDIDATES[MAP].label} / {CANDIDATES[peer].label} at {level:,}: {ratio:.2f}")
+                lines.append(f"- CPU of {label} at {level:,}: {ratio:.2f}")
+    ours = by_candidate.get(MAP, {})
     if levels[0] in ours and levels[-1] in ours:
         ratio = ours[levels[-1]].milliseconds / ours[levels[0]].milliseconds
         lines.append(f"- CPU of {CANDIDATES[MAP].label} at {levels[-1]:,} / at {levels[0]:,}: {ratio:.2f}")

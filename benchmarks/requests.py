@@ -25,7 +25,7 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmarks import charts
-from benchmarks.clients import AIOHTTP, CLIENTS, CONNECTIONS, ENGINE, STOCK, Fetch
+from benchmarks.clients import AIOHTTP, CLIENTS, CONNECTIONS, ENGINE, FAST, STOCK, Fetch
 from benchmarks.job_server import STATUS_BYTES, job_server, pin_to_core
 from benchmarks.process import cpu_seconds
 
@@ -149,10 +149,15 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
         lines.append(f"| {CLIENTS[client].label} | " + " | ".join(cells) + " |")
     lines += ["", "| ratio | " + " | ".join(f"{level:,}" for level in levels) + " |", "|---|" + "---:|" * len(levels)]
     for peer in (STOCK, AIOHTTP):
-        if ENGINE in by_client and peer in by_client:
-            ratios = [_ratio(by_client[ENGINE][level], by_client[peer][level]) for level in levels]
-            lines.append(f"| {CLIENTS[ENGINE].label} / {CLIENTS[peer].label} | " + " | ".join(ratios) + " |")
-    lines += ["", "Targets: against stock httpx at most 0.15 at 50 in flight and 0.05 at 500.", ""]
+        for ours in (ENGINE, FAST):
+            if ours in by_client and peer in by_client:
+                ratios = [_ratio(by_client[ours][level], by_client[peer][level]) for level in levels]
+                lines.append(f"| {CLIENTS[ours].label} / {CLIENTS[peer].label} | " + " | ".join(ratios) + " |")
+    lines += [
+        "",
+        "Targets at 50 and 500 in flight: against stock httpx at most 0.15 and 0.05, against aiohttp at most 2.2,",
+    ]
+    lines += ["and with pyreqwest at most 1.0.", ""]
     return "\n".join(lines)
 
 

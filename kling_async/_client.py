@@ -88,8 +88,9 @@ class Client:
             belongs to this client, which closes it. If None, nothing is stored.
         webhooks: The URL that providers report to. Pass what they send to `deliver`. If None, jobs are only polled.
         budget: How much may be spent: ``Budget(usd=5)``. It belongs to this client. If None, there is no limit.
-        http: Used in place of this library's connection pool: an ``httpx.AsyncClient`` or a transport of your own, or
-            the URL of a proxy. You close what you pass.
+        http: Used in place of this library's connection pool: an ``httpx.AsyncClient`` or a transport of your own, the
+            URL of a proxy, or ``"fast"``, which sends status calls by pyreqwest (asyncio alone, needs
+            ``kling-async[fast]``; the variable ``KLING_HTTP=fast`` does the same). You close what you pass.
         prefer: Who makes portable requests (`Video`, `Image`): ``"cheapest"``, ``"fastest"``, or a list of providers
             or endpoints, the best first, such as ``["kling", "runblob"]``. Those that are not listed are not used.
             Defaults to the cheapest.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -206,6 +207,7 @@ def open_client(
     budget: Budget | None = None,
     webhooks: Webhooks | None = None,
     prefer: str | None = None,
+    fast: bool = False,
 ) -> Client:
     """A client of those providers whose keys are in the environment. Their addresses are taken from there, too.
 
@@ -217,6 +219,7 @@ def open_client(
         budget: How much may be spent.
         webhooks: Where providers report to. If None, nowhere.
         prefer: Who makes portable requests, as ``--prefer`` names it.
+        fast: Send status calls by pyreqwest, if it is installed.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -243,6 +246,7 @@ def open_client(
         budget=budget,
         webhooks=webhooks,
         prefer=preference(prefer),
+        http="fast" if fast and importlib.util.find_spec("pyreqwest") is not None else None,
     )
 
 

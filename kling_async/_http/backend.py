@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import ssl
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
@@ -23,6 +24,7 @@ from anyio import to_thread
 from kling_async._clock import current_loop
 from kling_async._errors import ConfigurationError
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
+from kling_async._http.fast import FAST, FastReads, require_fast
 from kling_async._http.limits import Limits
 from kling_async._http.proxies import Proxy, environment_proxy
 from kling_async._http.response import Response
@@ -37,6 +39,7 @@ __all__ = ["USER_AGENT", "Http", "HttpBackend", "PerLoopBackend"]
 log = logging.getLogger("kling_async")
 
 USER_AGENT = "kling-async"
+_VARIABLE = "KLING_HTTP"
 
 
 class _ClientLike(Protocol):
@@ -60,7 +63,7 @@ class _TransportLike(Protocol):
 
 Http: TypeAlias = "_ClientLike | _TransportLike | str | None"
 """What `Client(http=...)` takes: an ``httpx.AsyncClient``, an ``httpx.AsyncBaseTransport``, an ``httpx2.AsyncClient``,
-or the URL of a proxy. Classes of our own, because of these libraries only httpx is installed for certain."""
+``"fast"``, or the URL of a proxy. Classes of our own, because only httpx of these libraries is surely installed."""
 
 # Of the headers that a user's client adds to every request, these are ours to decide.
 _NOT_THE_CLIENTS = frozenset(
@@ -85,8 +88,10 @@ class HttpBackend:
         self._context = context
         self._client: Any = None
         self._transport: _TransportLike | None = None
+        self._fast = FastReads(limits) if http == FAST else None
+        http = None if http == FAST else http
         self._proxy = Proxy.parse(http, "Client(http=...)") if isinstance(http, str) else None
-        self._routes: dict[str, Proxy | None] = {}
+        self._routes: dict[tuple[str, str, int], Proxy | None] = {}
         self._proxied: dict[str, _TransportLike] = {}
         if http is None:
             self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
@@ -104,6 +109,7 @@ class HttpBackend:
         *,
         seconds: float | None = None,
         extensions: Mapping[str, Any] | None = None,
+        read: bool = False,
     ) -> Response:
         """Send a request. The response's body is still to be read, and the response to be closed.
 
@@ -114,6 +120,7 @@ class HttpBackend:
             body: The body.
             seconds: Longest silence while sending and receiving. If None, that of the limits. ``math.inf``: no limit.
             extensions: Of the pool and of httpcore.
+            read: It changes nothing and the caller bounds its time, so the fast client may send it.
         """
         silence = self._limits.call if seconds is None else seconds if seconds < math.inf else None
         timeout = {"connect": self._limits.connect, "read": silence, "write": silence, "pool": None}
@@ -121,6 +128,8 @@ class HttpBackend:
         if self._client is not None:
             return await self._send_by_client(method, url, headers, body, extensions)
         proxy = self.proxy_for(url)
+        if read and self._fast is not None and proxy is None:
+            return await self._fast.send(method, url, headers)
         if proxy is None and self.pool is not None:
             return await _send(self.pool, method, url, headers, body, extensions)
         import httpx  # noqa: PLC0415  # when it is needed
@@ -174,9 +183,10 @@ class HttpBackend:
         """
         if self.pool is None:
             return self._proxy
-        if url.origin not in self._routes:
-            self._routes[url.origin] = environment_proxy(url)
-        return self._routes[url.origin]
+        origin = url.scheme, url.host, url.port
+        if origin not in self._routes:
+            self._routes[origin] = environment_proxy(url)
+        return self._routes[origin]
 
     def _through(self, proxy: Proxy) -> _TransportLike:
         import httpx  # noqa: PLC0415  # when it is needed
@@ -207,12 +217,13 @@ class HttpBackend:
     @property
     def connected(self) -> bool:
         """Whether it has connections. Of what is not our pool that is not known, and assumed."""
-        return bool(self._proxied) or self.pool is None or self.pool.statistics().connections > 0
+        return bool(self._proxied or self._fast) or self.pool is None or self.pool.statistics().connections > 0
 
     async def aclose(self) -> None:
         """Close the connections, if it is `owned`."""
-        for transport in (*self._proxied.values(), *((self.pool,) if self.pool is not None else ())):
-            await transport.aclose()
+        for closed in (*self._proxied.values(), self.pool, self._fast):
+            if closed is not None:
+                await closed.aclose()
         self._proxied.clear()
 
 
@@ -279,7 +290,14 @@ class PerLoopBackend:
     _end: AsyncGenerator[None, None] | None = None
 
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
-        if isinstance(http, str):
+        if http is None and (chosen := os.environ.get(_VARIABLE)):
+            if chosen != FAST:
+                raise ConfigurationError(f"{_VARIABLE} is not known: it can be {FAST!r}, or be left out")
+            require_fast(f"{_VARIABLE}={FAST}")
+            http = FAST
+        elif http == FAST:
+            require_fast(f"Client(http={FAST!r})")
+        elif isinstance(http, str):
             Proxy.parse(http, "Client(http=...)")
         elif http is not None:
             _require_backend(http)

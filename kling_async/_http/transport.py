@@ -359,7 +359,10 @@ class ProviderTransport:
         headers.update(call.headers)
         if self.provider.is_own(call.url):
             headers.update(self._credentials())
-        response = await backend.send(call.method, url, headers, call.body, seconds=seconds, extensions=extensions)
+        read = call.effect is Effect.READ and not call.body
+        response = await backend.send(
+            call.method, url, headers, call.body, seconds=seconds, extensions=extensions, read=read
+        )
         try:
             content = await read_whole_body(response, call.max_bytes)
         finally:

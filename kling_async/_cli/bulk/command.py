@@ -339,4 +339,6 @@ def _client(
         open_client(takers, None)  # each of them needs a key
     kinds = [kind for kind in ALL_PROVIDERS if any(kind in takers for takers in used.values())]
     webhooks = listener.webhooks if listener else None
-    return open_client(kinds, None, places.ledger, polling=polling, budget=budget, webhooks=webhooks, prefer=prefer)
+    return open_client(
+        kinds, None, places.ledger, polling=polling, budget=budget, webhooks=webhooks, prefer=prefer, fast=True
+    )

@@ -1,0 +1,303 @@
+"""A status call over real sockets, by everything that may carry it: our pool, an httpx transport, and pyreqwest."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import importlib.util
+import json
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from kling_async import ConfigurationError, KlingError, Limits, RunBlob, TransportFailed
+from kling_async._clock import Clock
+from kling_async._exchange import Call, Effect, Reply
+from kling_async._http.paid_call import PaidCallTrace
+from kling_async._http.transport import ProviderTransport
+
+pytestmark = pytest.mark.asyncio
+
+KEY = "the-key-of-a-user"
+PATIENCE = 120.0  # s
+CARRIERS = ["pool", "httpx", "fast"]
+JSON = b'{"status": "pending"}'
+if importlib.util.find_spec("pyreqwest") is None:
+    CARRIERS.remove("fast")
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    """A server that gives the answers in turn, the last one for ever.
+
+    Attributes:
+        requests: The heads of the requests, as they came.
+        connections: How many were made.
+        open: How many are open now.
+    """
+
+    def __init__(self, *answers: Answer | bytes) -> None:
+        self._answers = list(answers)
+        self.requests: list[bytes] = []
+        self.connections = self.open = 0
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                await reader.readexactly(int(length[0].partition(b":")[2]) if length else 0)
+                self.requests.append(head)
+                answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                if isinstance(answer, bytes):
+                    writer.write(answer)
+                else:
+                    await answer(writer)
+                await writer.drain()
+                if writer.is_closing():
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def all_closed(self) -> None:
+        """Wait until no connection is open."""
+        with anyio.fail_after(PATIENCE):
+            while self.open:  # noqa: ASYNC110  # the server's tasks have no event for it
+                await asyncio.sleep(0)
+
+
+def answer(body: bytes = JSON, status: str = "200 OK", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+async def cut_off(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+
+
+async def silence(_: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(PATIENCE)
+
+
+async def endless(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+        await writer.drain()
+
+
+@asynccontextmanager
+async def serving(*answers: Answer | bytes) -> AsyncIterator[Server]:
+    served = Server(*answers)
+    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
+    served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield served
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def carried(carrier: str, url: str, **limits: Any) -> AsyncIterator[ProviderTransport]:
+    async with httpx.AsyncHTTPTransport() as transport:
+        http: Any = {"pool": None, "httpx": transport, "fast": "fast"}[carrier]
+        sender = ProviderTransport(RunBlob(KEY, url), Limits(**limits), http, Clock())
+        try:
+            yield sender
+        finally:
+            await sender.aclose()
+
+
+async def read(sender: ProviderTransport, **more: Any) -> Reply:
+    with anyio.fail_after(PATIENCE):
+        return await sender.call(Call.get("/v1/status?x=1", **more), PaidCallTrace(), retry=False)
+
+
+def opened(sender: ProviderTransport) -> int:
+    """How many connections our own pool has opened."""
+    pool = sender.statistics().connections
+    assert pool is not None
+    return pool.opened
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+async def test_what_is_asked_and_answered(carrier: str) -> None:
+    async with serving(answer(JSON, "200 OK", "X-Request-Id: 7", "Set-Cookie: a=b")) as server:
+        async with carried(carrier, server.url) as sender:
+            replies = [await read(sender) for _ in range(3)]
+        await server.all_closed()
+    assert [reply.json() for reply in replies] == [{"status": "pending"}] * 3
+    assert replies[0].headers["x-request-id"] == "7"
+    assert server.connections == 1, "it is kept"
+    lines = [request.decode().lower().split("\r\n") for request in server.requests]
+    assert {each[0] for each in lines} == {"get /v1/status?x=1 http/1.1"}
+    sent = [dict(line.split(": ", 1) for line in each[1:] if line) for each in lines]
+    host = server.url.removeprefix("http://")
+    wanted = {"host": host, "accept": "application/json", "accept-encoding": "gzip", "user-agent": "kling-async"}
+    for headers in sent:
+        headers.pop("connection", None)
+        assert headers == {**wanted, "authorization": f"bearer {KEY}"}, "and no cookie"
+
+
+async def test_a_packed_answer_is_unpacked(carrier: str) -> None:
+    packed = gzip.compress(json.dumps({"text": "x" * 100_000}).encode())
+    packing = answer(packed, "200 OK", "Content-Encoding: gzip")
+    async with serving(packing) as server, carried(carrier, server.url) as sender:
+        assert len((await read(sender)).json()["text"]) == 100_000
+
+
+@pytest.mark.parametrize(
+    "body", [answer(b" " * 100_001), answer(gzip.compress(b" " * 100_001)), endless], ids=["long", "packed", "endless"]
+)
+async def test_an_answer_beyond_the_cap_is_refused_and_not_read_to_its_end(carrier: str, body: Any) -> None:
+    if isinstance(body, bytes) and b"\x1f\x8b" in body:
+        body = body.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1)
+    async with serving(body) as server:
+        async with carried(carrier, server.url) as sender:
+            with pytest.raises(KlingError, match="larger than 100000 bytes"):
+                await read(sender, max_bytes=100_000)
+        await server.all_closed()
+
+
+async def test_a_redirect_is_not_followed(carrier: str) -> None:
+    async with (
+        serving(answer(b"{}")) as elsewhere,
+        serving(answer(b"", "302 Found", f"Location: {elsewhere.url}/v1/status")) as server,
+        carried(carrier, server.url) as sender,
+    ):
+        with pytest.raises(ConfigurationError, match="redirects are not followed"):
+            await read(sender)
+    assert elsewhere.connections == 0
+
+
+@pytest.mark.parametrize("fault", [hang_up, cut_off])
+async def test_a_lost_answer_is_asked_for_again(carrier: str, fault: Answer) -> None:
+    async with serving(fault, fault, answer()) as server, carried(carrier, server.url) as sender:
+        with anyio.fail_after(PATIENCE):
+            reply = await sender.call(Call.get("/v1/status"), PaidCallTrace())
+        assert reply.json() == {"status": "pending"}
+    assert len(server.requests) == 3
+
+
+async def test_a_broken_connection_names_the_provider_and_shows_no_key(carrier: str) -> None:
+    async with serving(cut_off) as server, carried(carrier, server.url) as sender:
+        with pytest.raises(
+            TransportFailed, match=r"RunBlob at 127\.0\.0\.1:.* broke before the answer was whole"
+        ) as told:
+            await read(sender)
+    shown = "".join(traceback.TracebackException.from_exception(told.value, capture_locals=True).format())
+    assert KEY not in shown.replace(f"KEY = {KEY!r}", "")
+
+
+async def test_an_address_where_nobody_listens_names_the_remedy(carrier: str) -> None:
+    async with serving(answer()) as server:
+        url = server.url
+    async with carried(carrier, url) as sender:
+        with pytest.raises(TransportFailed, match="could not be reached") as told:
+            await read(sender)
+    assert [remedy.action for remedy in told.value.remedies] == ["configure"]
+
+
+async def test_a_call_has_one_time_limit_as_a_whole(carrier: str) -> None:
+    async with serving(silence) as server, carried(carrier, server.url, call=0.05) as sender:
+        with pytest.raises(TransportFailed, match="no answer in time"):
+            await read(sender)
+
+
+async def test_a_cancelled_call_ends_its_connection_and_the_next_one_works(carrier: str) -> None:
+    async with serving(silence, answer()) as server:
+        async with carried(carrier, server.url) as sender:
+            async with anyio.create_task_group() as group:
+                group.start_soon(read, sender)
+                with anyio.fail_after(PATIENCE):
+                    while not server.requests:  # noqa: ASYNC110  # the same
+                        await asyncio.sleep(0)
+                group.cancel_scope.cancel()
+            assert (await read(sender)).json() == {"status": "pending"}
+        await asyncio.sleep(0)
+    assert server.connections == 2
+
+
+async def test_a_full_client_keeps_to_its_bound(carrier: str) -> None:
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.01)
+        writer.write(answer())
+
+    async with serving(slow) as server, carried(carrier, server.url, connections=3) as sender:
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(read, sender)
+        assert len(server.requests) == 20
+        assert server.connections <= 3
+
+
+@pytest.mark.skipif("fast" not in CARRIERS, reason="pyreqwest is not installed")
+class TestFast:
+    async def test_calls_that_change_something_stay_with_the_pool(self) -> None:
+        async with serving(answer()) as server, carried("fast", server.url) as sender:
+            for effect in (Effect.PAID, Effect.WRITE):
+                await sender.call(Call.post("/v1/x", {}, effect), PaidCallTrace())
+            assert opened(sender) == 1
+            await read(sender)
+            assert opened(sender) == 1
+        assert server.connections == 2
+
+    async def test_a_proxy_of_the_environment_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with serving(answer()) as proxy, serving(answer()) as server:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            async with carried("fast", server.url) as sender:
+                await read(sender)
+        assert (proxy.connections, server.connections) == (1, 0)
+
+    async def test_the_environment_chooses_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KLING_HTTP", "fast")
+        async with serving(answer()) as server, carried("pool", server.url) as sender:
+            await read(sender)
+            assert opened(sender) == 0
+        assert server.connections == 1
+
+    async def test_another_word_in_the_environment_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KLING_HTTP", "quick")
+        with pytest.raises(ConfigurationError, match="KLING_HTTP is not known: it can be 'fast'"):
+            ProviderTransport(RunBlob(KEY), Limits(), None, Clock())
+
+    @pytest.mark.parametrize("source", ["Client(http='fast')", "KLING_HTTP=fast"])
+    async def test_the_missing_package_is_named(self, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        if source.startswith("KLING"):
+            monkeypatch.setenv("KLING_HTTP", "fast")
+        with pytest.raises(ConfigurationError) as told:
+            ProviderTransport(RunBlob(KEY), Limits(), "fast" if source.startswith("Client") else None, Clock())
+        assert str(told.value).startswith(source)
+        assert told.value.remedies[0].detail == "pip install 'kling-async[fast]'"
+
+    async def test_another_event_loop_is_refused_before_anything_is_sent(self) -> None:
+        async def main() -> None:
+            sender = ProviderTransport(RunBlob(KEY, "http://127.0.0.1:9"), Limits(), "fast", Clock())
+            await sender.call(Call.get("/x"), PaidCallTrace())
+
+        with pytest.raises(ConfigurationError, match="works on asyncio alone"):
+            await anyio.to_thread.run_sync(lambda: anyio.run(main, backend="trio"))
