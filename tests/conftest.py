@@ -41,10 +41,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what talks to a sandbox: ``-m "not network_sandbox"`` leaves it out."""
+    """Mark what talks to a sandbox: ``-m "not network_sandbox"`` leaves it out. Slow tests run first."""
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.network_sandbox)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import cast
+from unittest import mock
 
 import anyio
 import httpx
@@ -21,6 +22,7 @@ import pytest
 
 import kling_async
 from kling_async import Artifact, DownloadFailed, JobRef, Limits, Result
+from kling_async._files import downloads
 from kling_async._files.downloads import Downloader
 from kling_async._files.local import ensure_writable
 from kling_async._files.names import bounded_name
@@ -420,7 +422,7 @@ async def test_without_a_strong_validator_the_file_is_begun_again(
 
 
 @pytest.mark.parametrize(
-    ("modified", "starts"), [(-60.0, [0, 200_000]), (0.5, [0, 0])], ids=["a minute old", "of this second"]
+    ("modified", "starts"), [(-60.0, [0, 200_000]), (60.0, [0, 0])], ids=["a minute old", "not over yet"]
 )
 async def test_last_modified_is_a_validator_once_its_second_is_over(
     cdn: Cdn, engines: PerLoopBackend, tmp_path: Path, modified: float, starts: list[int]
@@ -439,7 +441,7 @@ async def left_part(cdn: Cdn, engines: PerLoopBackend, folder: Path) -> tuple[Pa
     cdn.answer = lambda _, start: (
         (200, {"content-length": str(len(PICTURE))}, PICTURE[:200_000]) if not start else (503, {}, b"")
     )
-    with pytest.raises(DownloadFailed):
+    with pytest.raises(DownloadFailed), mock.patch.object(downloads, "_FIRST_WAIT", 0.01):
         await artifact(engines, f"{cdn.url}/a").save(f"{folder}/")
     note, part = sorted(folder.iterdir(), key=lambda path: -len(path.name))
     cdn.requests.clear()
@@ -532,7 +534,8 @@ async def test_half_a_minute_after_the_end_a_missing_file_is_expired(
     with pytest.raises(DownloadFailed, match="asking for a new URL did not help"):
         await one.save(f"{tmp_path}/")
     assert len(renewals) == 1
-    assert len(cdn.requests) == 4  # at once, after 0.5 s, at the end of the half minute, and the new URL
+    # At once, at the end of the half minute, and the new URL. Between them after 0.5 s, where the machine is fast enough.
+    assert 3 <= len(cdn.requests) <= 4
 
 
 @pytest.mark.parametrize("status", [404, 503, 429])
