@@ -534,7 +534,7 @@ async def test_half_a_minute_after_the_end_a_missing_file_is_expired(
     with pytest.raises(DownloadFailed, match="asking for a new URL did not help"):
         await one.save(f"{tmp_path}/")
     assert len(renewals) == 1
-    # At once, at the end of the half minute, and the new URL. Between them after 0.5 s, where the machine is fast enough.
+    # At once, at the end of the half minute, and the new URL. After 0.5 s as well, where the machine is fast enough.
     assert 3 <= len(cdn.requests) <= 4
 
 
