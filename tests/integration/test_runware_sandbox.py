@@ -16,6 +16,8 @@ import anyio
 import httpx
 import pytest
 from PIL import Image
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import kling_async
 from kling_async import Client, Cost, GenerationFailed, JobRef, Limits, Polling, Progressive, Runware, Status, runware
@@ -29,6 +31,7 @@ ImageO3 = runware.ImageO3
 QUICK = Polling(schedule=Progressive(0.05), deadline=30)
 BOTH = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 AIR = "klingai:kling-image@o3"
+PATIENCE = 120
 
 
 @pytest.fixture
@@ -572,3 +575,91 @@ def test_an_image_upload_may_name_a_delivery_method(post: Any) -> None:
     assert reply.status_code == 200
     [row] = reply.json()["data"]
     assert row["imageUUID"] == str(uuid.UUID(row["imageUUID"]))
+
+
+# The WebSocket, which Runware's own SDK uses.
+
+
+def conversation(sandbox: Sandbox, **options: Any) -> Any:
+    return connect(sandbox.base_url("runware").replace("http", "ws"), **options)
+
+
+async def ask(socket: ClientConnection, *tasks: dict[str, Any]) -> dict[str, Any]:
+    await socket.send(json.dumps(tasks))
+    return await heard(socket)
+
+
+async def heard(socket: ClientConnection) -> dict[str, Any]:
+    frame: dict[str, Any] = json.loads(await socket.recv())
+    return frame
+
+
+async def authenticated(socket: ClientConnection, sandbox: Sandbox, **more: str) -> str:
+    task = {"taskType": "authentication", "apiKey": sandbox.api_key("runware"), **more}
+    session: str = (await ask(socket, task))["data"][0]["connectionSessionUUID"]
+    return session
+
+
+def picture_task(**more: Any) -> dict[str, Any]:
+    task = {"taskType": "imageInference", "taskUUID": str(uuid.uuid4()), "model": AIR, "positivePrompt": "a boat"}
+    return {**task, "width": 1024, "height": 1024, **more}
+
+
+@pytest.mark.anyio
+async def test_a_websocket_answers_tasks_in_frames_of_their_own(sandbox: Sandbox) -> None:
+    async with conversation(sandbox) as socket:
+        assert (await ask(socket, picture_task()))["errors"][0]["code"] == "missingApiKey"
+        wrong = {"taskType": "authentication", "apiKey": "wrong"}
+        assert (await ask(socket, wrong))["errors"][0]["code"] == "invalidApiKey"
+        await authenticated(socket, sandbox)
+        assert await ask(socket, {"taskType": "ping", "ping": True}) == {"data": [{"taskType": "ping", "pong": True}]}
+        task = picture_task(numberResults=2, includeCost=True)
+        frames = [await ask(socket, task), await heard(socket)]
+        rows = [frame["data"][0] for frame in frames]
+        assert {row["taskUUID"] for row in rows} == {task["taskUUID"]}
+        assert len({row["imageURL"] for row in rows}) == 2
+        refused = await ask(socket, picture_task(width=7))
+        assert refused["errors"][0]["code"] == "invalidDimensions"
+        later = picture_task(deliveryMethod="async")
+        assert await ask(socket, later) == {"data": [{"taskType": "imageInference", "taskUUID": later["taskUUID"]}]}
+        question = {"taskType": "accountManagement", "taskUUID": str(uuid.uuid4()), "operation": "getDetails"}
+        account = (await ask(socket, question))["data"][0]
+        assert account["usage"]["total"] == {"credits": 0.084, "requests": 2}
+        assert account["balance"] > 0
+    assert bought(sandbox) == 2
+    assert sandbox.api_key("runware") not in json.dumps(account)
+
+
+@pytest.mark.anyio
+@pytest.mark.sandbox(speed=0, scale=0.05)
+async def test_a_result_waits_for_the_session_to_come_back(sandbox: Sandbox) -> None:
+    async with conversation(sandbox) as socket:
+        session = await authenticated(socket, sandbox)
+        task = picture_task()
+        await socket.send(json.dumps([task]))
+        await ask(socket, {"taskType": "ping", "ping": True})  # the task before it has begun
+    sandbox.state.clock.advance(600)
+    async with conversation(sandbox) as socket:
+        with anyio.fail_after(PATIENCE):
+            await authenticated(socket, sandbox, connectionSessionUUID=session)
+            row = (await heard(socket))["data"][0]
+    assert row["taskUUID"] == task["taskUUID"]
+    assert bought(sandbox) == 1
+
+
+@pytest.mark.anyio
+async def test_a_websocket_can_lose_the_answer_to_a_task_that_was_bought(sandbox: Sandbox) -> None:
+    sandbox.faults.add(Fault.accept_then_reset, provider="runware", kind="submit")
+    async with conversation(sandbox) as socket:
+        await authenticated(socket, sandbox)
+        with pytest.raises(ConnectionClosed):
+            await ask(socket, picture_task())
+    assert bought(sandbox) == 1
+
+
+@pytest.mark.anyio
+async def test_a_web_page_cannot_open_a_websocket(sandbox: Sandbox) -> None:
+    with pytest.raises(InvalidStatus):
+        await conversation(sandbox, origin="https://evil.example")
+    with pytest.raises(InvalidStatus):
+        await connect(sandbox.url.replace("http", "ws") + "/runblob")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 if TYPE_CHECKING:
     from kling_async.providers._base.provider import Provider
@@ -82,6 +83,7 @@ class Emulation:
             choose.
         base_path: What follows the prefix in the base URL that clients are given, such as `/v1`.
         rate_limit: Status calls a minute that the provider documents. If None, it documents no limit.
+        websocket: What answers a WebSocket at the base URL. If None, there is none.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Emulation:
     options: Any = None
     base_path: str = ""
     rate_limit: int | None = None
+    websocket: Callable[[WebSocket], Awaitable[None]] | None = None
 
 
 def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

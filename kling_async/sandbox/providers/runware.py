@@ -5,6 +5,10 @@ HTTP 200. If all tasks were refused, the status is that of the first. Where the 
 an array with an element that is not a task, or with an invalid `taskUUID`, is refused as a whole with 400 and does not
 name the element. A running task has no rows until it leaves the queue. A `sync` answer that takes longer than a gateway
 waits becomes a 504 while the task continues. An `uploadEndpoint` gets each image with PUT when it is ready.
+
+A WebSocket at the same URL takes the same arrays as frames, after an authentication task. Each task has its answer in a
+frame of its own, and each result of a `sync` task comes when it is ready. A connection that reconnects with its session
+gets the results that are waiting for it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import HTMLResponse
+from starlette.websockets import WebSocketDisconnect
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
 from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
@@ -36,19 +41,25 @@ from kling_async.sandbox.emulator.jobs import (
     UnknownDirectiveError,
 )
 from kling_async.sandbox.emulator.provider_state import DuplicateJobError
+from kling_async.sandbox.faults.catalog import Fault
+from kling_async.sandbox.faults.catalog import Rule as FaultRule
 from kling_async.sandbox.providers._runware_models import HD, O1, RULES, Rule
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
+from kling_async.sandbox.server.protocol import connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.websockets import WebSocket
 
     from kling_async.providers._base.provider import Provider
     from kling_async.sandbox.emulator.provider_state import ProviderState
 
 _BODY_ON_THE_LOOP = 64 * 1024  # bytes. Larger bodies hold images and are checked in a worker thread
+_IDLE = 120.0  # s after which a silent WebSocket is closed
+_UNLIMITED = 1000.0  # the balance of an account without a limit
 _GATEWAY = 100.0  # simulated s that a gateway waits for a sync answer
 _AIR = "klingai:kling-image@o3"
 _DOCS = "https://runware.ai/docs/models/klingai-image-o3"
@@ -182,6 +193,14 @@ class _Upload(_Wire):
     delivery: Literal["sync", "async"] = Field(default="sync", alias="deliveryMethod")
 
 
+class _Account(_Wire):
+    """`taskType: accountManagement`."""
+
+    task_type: Literal["accountManagement"] = Field(alias="taskType")
+    task_uuid: str = Field(alias="taskUUID")
+    operation: Literal["getDetails"]
+
+
 class _RefusedError(Exception):
     """A task, or a whole array, that is refused with an error in Runware's shape."""
 
@@ -206,11 +225,13 @@ class _Outcome:
         self.errors.append({**error.row, **named, "documentation": _DOCS})
         self.refusals.append(error.status)
 
+    def body(self) -> dict[str, Any]:
+        """The answer as JSON values."""
+        return {"data": self.data, "errors": self.errors} if self.errors else {"data": self.data}
+
     def response(self) -> Response:
         """The answer to the POST."""
-        body: dict[str, Any] = {"data": self.data}
-        if self.errors:
-            body["errors"] = self.errors
+        body = self.body()
         only_refused = bool(self.refusals) and not self.data and not self.looked
         return reply(body, self.refusals[0] if only_refused else 200)
 
@@ -221,20 +242,24 @@ class _Address:
 
     state: ProviderState
     uploads: set[str]
+    held: dict[str, list[dict[str, Any]]]
+    """The frames that wait for a WebSocket session to come back, by its UUID."""
+    sockets: dict[str, WebSocket]
+    """The connection of each session that has one."""
 
     async def serve(self, request: Request) -> Response:
         """Carry out an array of tasks."""
         body = await request.body()
         try:
             tasks = _read(body)
-            account = self._account(request, tasks)
+            account = self.account(request.headers.get("authorization"), tasks)
         except _RefusedError as error:
             return reply({"errors": [error.row]}, error.status)
         outcome = _Outcome()
         late: list[Job] = []
         for task in tasks:
             try:
-                await self._perform(account, task, outcome, late, large=len(body) > _BODY_ON_THE_LOOP)
+                await self.perform(account, task, outcome, late, large=len(body) > _BODY_ON_THE_LOOP)
             except _RefusedError as error:
                 outcome.refuse(error, task)
         if not await self._wait(late):
@@ -243,10 +268,14 @@ class _Address:
             await self._results(job, outcome, final=True)
         return outcome.response()
 
-    def _account(self, request: Request, tasks: list[dict[str, Any]]) -> Account:
+    async def converse(self, socket: WebSocket) -> None:
+        """Carry out the arrays of tasks that come over a WebSocket."""
+        await socket.accept()
+        await _Conversation(self, socket).run()
+
+    def account(self, authorization: str | None, tasks: list[dict[str, Any]]) -> Account:
         """The customer by the header, or by an authentication task at the head of the array, which it takes away."""
-        authorization = request.headers.get("authorization")
-        if tasks[0]["taskType"] == "authentication":
+        if tasks and tasks[0]["taskType"] == "authentication":
             key = tasks.pop(0).get("apiKey")
             authorization = authorization or f"Bearer {key}"
         account = self.state.account("runware", authorization)
@@ -259,7 +288,7 @@ class _Address:
             raise _RefusedError(429, "rateLimitExceeded", "Too many requests. Retry with backoff.")
         return account
 
-    async def _perform(
+    async def perform(
         self, account: Account, task: dict[str, Any], outcome: _Outcome, late: list[Job], *, large: bool
     ) -> None:
         """Carry out one task. A job whose results are awaited is added to `late`."""
@@ -275,6 +304,9 @@ class _Address:
             image_uuid = str(uuid.uuid5(uuid.NAMESPACE_OID, image))
             self.uploads.add(image_uuid)
             outcome.data.append({**_named(task), "imageUUID": image_uuid})
+        elif kind == "accountManagement":
+            operation = _checked(_Account, task).operation
+            outcome.data.append({**_named(task), "operation": operation, **self._details(account)})
         elif kind == "videoInference":
             accept = self._accepted_video
             video = await asyncio.to_thread(accept, task) if large else accept(task)
@@ -289,6 +321,21 @@ class _Address:
                 outcome.data.append(_named(task))
         else:
             raise _RefusedError(400, "unsupportedTaskType", f"Unknown taskType {kind!r}", parameter="taskType")
+
+    def _details(self, account: Account) -> dict[str, Any]:
+        """What the account is, and what it has left and has used."""
+        now = self.state.clock.now()
+        left = account.balance(now)
+        jobs = [job for job in self.state.jobs.values() if job.order.account is account]
+        used = {"credits": float(sum((job.order.price for job in jobs), Decimal(0))), "requests": len(jobs)}
+        return {
+            "organizationUUID": str(uuid.uuid5(uuid.NAMESPACE_OID, account.key)),
+            "organizationName": "Sandbox",
+            "balance": float(left) if left is not None else _UNLIMITED,
+            "team": [],
+            "apiKeys": [{"name": "sandbox", "enabled": not account.revoked, "requests": len(jobs)}],
+            "usage": dict.fromkeys(("total", "today", "last7Days", "last30Days"), used),
+        }
 
     async def _wait(self, jobs: list[Job]) -> bool:
         """Wait for the ends of jobs; False: a gateway lost patience."""
@@ -415,17 +462,20 @@ class _Address:
 
     async def _results(self, job: Job, outcome: _Outcome, *, final: bool) -> None:
         """Add what there is of a job's images so far. A `final` answer has no status words."""
-        now = self.state.clock.now()
         for file in job.files:
-            if file.ready > now:
-                outcome.data.append({**_task(job), "status": "processing"})
-            elif (code := _failure(job, file)) is not None:
-                outcome.errors.append({**_error(job, code), "status": "error"})
-            else:
-                row = self.row(job, file)
-                if job.order.params["output"] != "URL":
-                    row |= _inline(job, file, await self.state.draw(file))
-                outcome.data.append(row if final else {**row, "status": "success"})
+            await self.result(job, file, outcome, final=final)
+
+    async def result(self, job: Job, file: File, outcome: _Outcome, *, final: bool) -> None:
+        """Add what there is of one image or video."""
+        if file.ready > self.state.clock.now():
+            outcome.data.append({**_task(job), "status": "processing"})
+        elif (code := _failure(job, file)) is not None:
+            outcome.errors.append({**_error(job, code), "status": "error"})
+        else:
+            row = self.row(job, file)
+            if job.order.params["output"] != "URL":
+                row |= _inline(job, file, await self.state.draw(file))
+            outcome.data.append(row if final else {**row, "status": "success"})
 
     def row(self, job: Job, file: File) -> dict[str, Any]:
         """The row about a finished image or video, without the file itself."""
@@ -453,9 +503,108 @@ class _Address:
         return {"data": [row]}
 
 
+class _Conversation:
+    """One WebSocket.
+
+    Args:
+        address: What carries tasks out.
+        socket: The connection, accepted.
+    """
+
+    def __init__(self, address: _Address, socket: WebSocket) -> None:
+        self.address = address
+        self.socket = socket
+        self.session = ""
+        self.key: str | None = None
+
+    async def run(self) -> None:
+        """Read frames until the client leaves or is silent for long. What it asked for is carried out all the same."""
+        async with asyncio.TaskGroup() as group:
+            try:
+                while await self._frame(group):
+                    pass
+            except (WebSocketDisconnect, TimeoutError):
+                pass
+            finally:
+                if self.address.sockets.get(self.session) is self.socket:
+                    del self.address.sockets[self.session]
+
+    async def _frame(self, group: asyncio.TaskGroup) -> bool:
+        """Read one frame and begin its tasks. Return False if a fault has ended the connection."""
+        frame = (await asyncio.wait_for(self.socket.receive_text(), _IDLE)).encode()
+        rule = self._fault(_kind(frame))
+        if rule is not None and rule.fault is not Fault.accept_then_reset:
+            connection(self.socket).reset()
+            return False
+        try:
+            tasks = _read(frame, alone=True)
+            if tasks[0]["taskType"] == "authentication":
+                await self._authenticate(tasks.pop(0))
+            account = self.address.account(f"Bearer {self.key}" if self.key else None, tasks)
+        except _RefusedError as error:
+            await self.socket.send_json({"errors": [error.row]})
+            return True
+        for task in tasks:
+            group.create_task(self._answer(account, task, large=len(frame) > _BODY_ON_THE_LOOP))
+        if rule is not None:
+            await asyncio.sleep(0)  # the tasks begin, and their answers are lost
+            connection(self.socket).reset()
+        return rule is None
+
+    def _fault(self, kind: str) -> FaultRule | None:
+        """Count a frame, and draw its fault: each ends the connection, before the tasks are begun or after."""
+        state = self.address.state
+        state.counters.requests["runware", kind] += 1
+        rule = state.faults.draw("runware", kind)
+        if rule is not None:
+            state.counters.faults[rule.fault] += 1
+        return rule
+
+    async def _authenticate(self, task: dict[str, Any]) -> None:
+        """Begin a session, or go on with one, which gets what was kept for it.
+
+        Raises:
+            _RefusedError: The key is not valid.
+        """
+        key = str(task.get("apiKey"))
+        self.address.account(f"Bearer {key}", [])
+        self.key, self.session = key, str(task.get("connectionSessionUUID") or uuid.uuid4())
+        told = {"taskType": "authentication", "connectionSessionUUID": self.session}
+        await self.socket.send_json({"data": [told]})
+        self.address.sockets[self.session] = self.socket
+        for frame in self.address.held.pop(self.session, []):
+            await self.socket.send_json(frame)
+
+    async def _answer(self, account: Account, task: dict[str, Any], *, large: bool) -> None:
+        """Carry out one task, and send what comes of it."""
+        if task["taskType"] == "ping":
+            await self._send({"data": [{"taskType": "ping", "pong": True}]})
+            return
+        outcome, late = _Outcome(), list[Job]()
+        try:
+            await self.address.perform(account, task, outcome, late, large=large)
+        except _RefusedError as error:
+            outcome.refuse(error, task)
+        if outcome.data or outcome.errors:
+            await self._send(outcome.body())
+        for job in late:
+            for file in sorted(job.files, key=lambda file: file.ready):
+                await self.address.state.clock.until(file.ready)
+                outcome = _Outcome()
+                await self.address.result(job, file, outcome, final=True)
+                await self._send(outcome.body())
+
+    async def _send(self, frame: dict[str, Any]) -> None:
+        """Send a frame over the session's connection, or keep it for the next one."""
+        try:
+            await self.address.sockets.get(self.session, self.socket).send_json(frame)
+        except (WebSocketDisconnect, RuntimeError):  # the latter where the socket is closed already
+            self.address.held.setdefault(self.session, []).append(frame)
+
+
 def emulate(state: ProviderState) -> Emulation:
     """Runware, as the sandbox plays it."""
-    address = _Address(state, set())
+    address = _Address(state, set(), {}, {})
     return Emulation(
         name="runware",
         api_key=f"rw-sandbox-{state.secret('runware')}",
@@ -469,6 +618,7 @@ def emulate(state: ProviderState) -> Emulation:
             pauses=(30.0, 30.0, 30.0),
         ),
         base_path="/v1",
+        websocket=address.converse,
     )
 
 
@@ -482,7 +632,10 @@ def _kind(body: bytes) -> str:
     """What an array is for. The names cannot stand in a string of the body: there the quotes would be escaped."""
     if b'"imageInference"' in body or b'"videoInference"' in body:
         return "submit"
-    return "upload" if b'"imageUpload"' in body else "status"
+    if b'"getResponse"' in body:
+        return "status"
+    kinds = {b'"imageUpload"': "upload", b'"accountManagement"': "account", b'"ping"': "ping"}
+    return next((kind for name, kind in kinds.items() if name in body), "status")
 
 
 def _error_body(status: int, _path: str, retry_after: float | None) -> dict[str, Any]:
@@ -491,8 +644,12 @@ def _error_body(status: int, _path: str, retry_after: float | None) -> dict[str,
     return body if retry_after is None else {**body, "retryAfter": retry_after}
 
 
-def _read(body: bytes) -> list[dict[str, Any]]:
+def _read(body: bytes, *, alone: bool = False) -> list[dict[str, Any]]:
     """The tasks of an array, each an object with a type and, unless it authenticates, a UUID of its own.
+
+    Args:
+        body: The array as JSON.
+        alone: Whether an authentication may come without another task, and a ping, as over a WebSocket.
 
     Raises:
         _RefusedError: It is no such array.
@@ -506,9 +663,10 @@ def _read(body: bytes) -> list[dict[str, Any]]:
     for task in tasks:
         if not isinstance(task, dict) or not isinstance(task.get("taskType"), str):
             raise _RefusedError(400, "missingTaskType", "Every task is an object with a taskType")
-        if task["taskType"] != "authentication" and not _is_uuid(task.get("taskUUID"), version=4):
+        unnamed = {"authentication", "ping"} if alone else {"authentication"}
+        if task["taskType"] not in unnamed and not _is_uuid(task.get("taskUUID"), version=4):
             raise _RefusedError(400, "invalidTaskUUID", "A taskUUID is a UUID v4", parameter="taskUUID")
-    if [task["taskType"] for task in tasks] == ["authentication"]:
+    if [task["taskType"] for task in tasks] == ["authentication"] and not alone:
         raise _RefusedError(400, "missingTask", "An authentication task is followed by the tasks to be done")
     return tasks
 

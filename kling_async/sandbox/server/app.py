@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
-from starlette.routing import Route, Router
+from starlette.routing import Route, Router, WebSocketRoute
 
 from kling_async.sandbox.emulator.jobs import UnknownDirectiveError
 from kling_async.sandbox.faults.inject import Exchange, inject
@@ -45,6 +45,11 @@ class App:
         self._router = Router(
             [
                 *(self._route(emulation, operation) for emulation in emulations for operation in emulation.operations),
+                *(
+                    WebSocketRoute(f"/{each.name}{each.base_path}", each.websocket)
+                    for each in emulations
+                    if each.websocket is not None
+                ),
                 Route("/cdn/{name}", self._download, methods=["GET"]),
                 *Admin(state).routes(),
                 Route("/", self._status, methods=["GET"]),
@@ -55,6 +60,11 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, unless a web page of another site sent it."""
+        if scope["type"] == "websocket":
+            headers = Headers(scope=scope)
+            if not is_local_host(headers) or is_foreign_page(headers):  # a page of any site may open one
+                await send({"type": "websocket.close"})
+                return
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             if not is_local_host(headers):
@@ -133,6 +143,9 @@ class App:
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
     await reply({"detail": "Not Found"}, 404)(scope, receive, send)
 
 

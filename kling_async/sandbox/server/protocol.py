@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from starlette.requests import Request
+    from starlette.requests import HTTPConnection
 
     from kling_async.sandbox.emulator.counters import Counters
 
@@ -72,8 +73,19 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc,valid-type]  # uvicorn 
         self.transport.close()
 
 
-def connection(request: Request) -> Connection:
-    """The connection that a request came on."""
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """A connection that has become a WebSocket. `Connection` has counted it in."""
+
+    counters: Counters
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count the connection out."""
+        self.counters.open_connections -= 1
+        super().connection_lost(exc)
+
+
+def connection(request: HTTPConnection) -> Connection:
+    """The connection that a request or a WebSocket came on."""
     found: Connection = request.state.connection
     return found
 
@@ -96,8 +108,9 @@ class Server(uvicorn.Server):
         background: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         protocol = type("Connection", (Connection,), {"counters": counters, "keep_alive": staticmethod(keep_alive)})
+        sockets = type("WebSocketConnection", (WebSocketConnection,), {"counters": counters})
         super().__init__(
-            uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, server_header=False)
+            uvicorn.Config(app, http=protocol, ws=sockets, lifespan="off", log_config=None, server_header=False)
         )
         self.ready = threading.Event()
         self._background = background
