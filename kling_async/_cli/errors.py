@@ -72,7 +72,7 @@ EXITS: Mapping[int, str] = {
     REJECTED: "refused by the provider's content policy",
     NOT_FOUND: "the provider does not know the job",
     UNREACHABLE: "the provider cannot be reached or is not available",
-    UNKNOWN: "the answer to a submission was lost; a job may have been bought",
+    UNKNOWN: "the outcome of a submission is not known; a job may have been bought",
     UNSAVED: "a result could not be saved or printed; the job is not lost",
     CANCELLED: "the job was cancelled at the provider",
     LEDGER: "the ledger cannot be read or written; nothing was bought without it",

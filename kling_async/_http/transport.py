@@ -47,6 +47,7 @@ from kling_async._errors import (
     KlingError,
     ProviderUnavailable,
     RateLimited,
+    ReceivedAnswer,
     Remedy,
     TransportFailed,
     UnreadableReply,
@@ -478,7 +479,7 @@ class ProviderTransport:
             return RetryableFailure(error)
         # A provider's "try again later" is no advice here.
         clear = reply is None or isinstance(error, UnreadableReply)
-        lost = self._lost(error.message if clear else "the answer does not say whether a job was bought", reply)
+        lost = self._lost(error.message if clear else "", reply)
         return RetryableFailure(lost) if call.repeatable else lost
 
     def _lost(self, reason: str, reply: Reply | None = None) -> AnswerLost:
@@ -486,15 +487,24 @@ class ProviderTransport:
         if reply is None:
             return AnswerLost(reason, provider=self.provider.name)
         return AnswerLost(
-            f"{reason}; the answer was HTTP {reply.status}, {self.provider.errors.redact(reply.excerpt())}",
+            f"{reason}{'; ' if reason else ''}the answer was HTTP {reply.status}, "
+            f"{self.provider.errors.redact(reply.excerpt())}",
+            answer=self._received(reply),
             provider=self.provider.name,
             http_status=reply.status,
             request_id=self.provider.errors.redact(reply.headers.get("x-request-id", ""), _LONGEST_ID) or None,
         )
 
+    def _received(self, reply: Reply) -> ReceivedAnswer:
+        """What is kept of an answer that does not tell what became of a paid call: enough to ask the provider."""
+        redact = self.provider.errors.redact
+        headers = {name: redact(value, _LONGEST_ID) for name, value in reply.headers.items() if name != "set-cookie"}
+        return ReceivedAnswer(reply.status, headers, redact(reply.content[:4096].decode("utf-8", "replace"))[:_KEPT])
+
     def _warn(self, call: Call, reply: Reply, what: str) -> None:
         # The key is searched for in more than is shown, so that no part of it is left at the end.
-        head = self.provider.errors.redact(repr(reply.content[:4096]), 120)
+        text = reply.content[:4096].decode("utf-8", "replace")
+        head = self.provider.errors.redact(repr(text), 120) if text else "nothing"
         log.warning("%s: the answer (HTTP %d) %s: %s", _shown(call), reply.status, what, head)
 
     async def stream(self, call: Call, line: Callable[[str], Awaitable[None]]) -> None:
@@ -579,6 +589,7 @@ async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitab
 _SLOWEST_UPLOAD = 100_000  # bytes a second. A slower one runs into the deadline
 _LAST_READ = 0.1  # s in which an answer is read that had arrived when the deadline of a paid call passed
 _LONGEST_ID = 100  # characters of a request id
+_KEPT = 300  # characters of an answer that does not tell what became of a paid call
 _FIRST_WAIT = 0.2  # s. Doubled with each attempt
 _LONGEST_WAIT = 10.0  # s
 _JITTER = 0.5  # s

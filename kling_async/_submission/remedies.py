@@ -106,8 +106,9 @@ class RecoveryAdvisor:
         if ref is not None:
             remedies = (Remedy("attach", submission.key, ref, "to see whether it was bought"), *remedies)
         when = submission.started.isoformat(timespec="seconds")
+        came = "was lost" if answer is None else "does not tell whether a job was bought"
         return SubmissionUnknown(
-            f"the answer to the {submission.endpoint} submission {submission.key!r} of {when} was lost ({reason}). "
+            f"the answer to the {submission.endpoint} submission {submission.key!r} of {when} {came} ({reason}). "
             f"A job may have been bought, so it is not sent again",
             key=submission.key,
             answer=answer,
