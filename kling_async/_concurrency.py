@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from anyio.lowlevel import checkpoint
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar, checkpoint
 
 from kling_async._clock import current_loop
 from kling_async._errors import ConfigurationError, Remedy
 
-__all__ = ["LoopGuard", "cooperative_map"]
+__all__ = ["LoopGuard", "cooperative_map", "file_readers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_READERS = 2  # threads. More read no faster, keep more in memory, and take more of the interpreter's time at once
+_limiter: RunVar[CapacityLimiter] = RunVar("kling_async_file_readers")
 _BATCH = 100  # items. One item takes some 20 us.
 
 
@@ -30,6 +33,16 @@ async def cooperative_map(make: Callable[[T], R], items: Iterable[T]) -> list[R]
         if number % _BATCH == 0:
             await checkpoint()
     return made
+
+
+def file_readers() -> CapacityLimiter:
+    """How many threads of this event loop read local files at once."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        made = CapacityLimiter(_READERS)
+        _limiter.set(made)
+        return made
 
 
 class LoopGuard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,8 +11,9 @@ import pydantic_core
 
 from kling_async._errors import UnreadableReply
 from kling_async._json import read_json
+from kling_async._local_file import FileText, LocalFile
 
-__all__ = ["Call", "Effect", "Flow", "Reply"]
+__all__ = ["Call", "Effect", "FileBody", "Flow", "Reply"]
 
 MIB = 1024 * 1024
 _EXCERPT = 300  # bytes of an answer that a message quotes
@@ -30,6 +31,44 @@ class Effect(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FileBody:
+    """A body with local files in it, which are read while it is sent. Its length is known before.
+
+    Attributes:
+        parts: What it consists of: bytes, files as they are, and files as base64.
+    """
+
+    parts: tuple[bytes | LocalFile | FileText, ...]
+
+    def __len__(self) -> int:
+        return sum(part.length if isinstance(part, FileText) else len(part) for part in self.parts)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body, piece by piece, from its beginning. Each step may block.
+
+        Raises:
+            FileChanged: A file is not what it was. The rest of it did not come, so nobody has received a whole body.
+        """
+        for part in self.parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                yield from part.pieces()
+
+    @classmethod
+    def of_json(cls, text: bytes, files: list[FileText]) -> FileBody:
+        """The body of a JSON text in which those files stand, in that order."""
+        parts: list[bytes | LocalFile | FileText] = []
+        for file in files:
+            before, _, text = text.partition(file.encode())
+            parts += [before, file]
+        return cls((*parts, text))
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One HTTP request to make.
 
@@ -39,6 +78,7 @@ class Call:
             An absolute URL (an upload address, say) is never sent with credentials.
         effect: What sending it twice would do.
         body: The body, ready to send.
+        streamed: The body where it has local files in it, which are read while it is sent. Then `body` is empty.
         headers: Headers besides the credentials.
         repeatable: For PAID calls: the provider recognises a repetition by an id that we chose, so a call whose
             answer was lost may be sent again.
@@ -61,6 +101,12 @@ class Call:
     timeout: float | None = None
     max_bytes: int = 16 * MIB
     any_status: bool = False
+    streamed: FileBody | None = field(default=None, repr=False)
+
+    @property
+    def content(self) -> bytes | FileBody:
+        """The body in whichever form it has."""
+        return self.body if self.streamed is None else self.streamed
 
     @classmethod
     def get(cls, url: str, **more: Any) -> Call:
@@ -71,8 +117,18 @@ class Call:
     def post(cls, url: str, payload: Any, effect: Effect, **more: Any) -> Call:
         """A POST of a JSON payload. Bytes in it must already be text: the encoder makes one copy, not three."""
         body = pydantic_core.to_json(payload)
+        streamed = None
+        if files := list(_files_in(payload)):
+            body, streamed = b"", FileBody.of_json(body, files)
         headers = {"content-type": "application/json", **more.pop("headers", {})}
-        return cls("POST", url, effect, body, headers, **more)
+        return cls("POST", url, effect, body, headers, streamed=streamed, **more)
+
+    @classmethod
+    def upload(cls, method: str, url: str, content: bytes | LocalFile, headers: Mapping[str, str], **more: Any) -> Call:
+        """A WRITE call whose body is one file."""
+        if isinstance(content, LocalFile):
+            return cls(method, url, Effect.WRITE, headers=headers, streamed=FileBody((content,)), **more)
+        return cls(method, url, Effect.WRITE, content, headers, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +182,18 @@ class Reply:
         text = " ".join(self.content[:_EXCERPT].decode("utf-8", "replace").split())
         origin = f"{self.media_type or 'no content type'}{f' from {server}' if server else ''}"
         return f"{origin}: {text}" if text else f"{origin}, empty"
+
+
+def _files_in(payload: Any) -> Iterator[FileText]:
+    """The files in a payload, in the order in which JSON has them."""
+    if isinstance(payload, FileText):
+        yield payload
+    elif isinstance(payload, Mapping):
+        for value in payload.values():
+            yield from _files_in(value)
+    elif isinstance(payload, list | tuple):
+        for value in payload:
+            yield from _files_in(value)
 
 
 T = TypeVar("T")

@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from anyio import to_thread
 
+from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError
 from kling_async._files.object_store import ObjectUrl, ensure_object_writable
+from kling_async._local_file import LocalFile
 from kling_async.providers._base.request import Request
 
-__all__ = ["ensure_writable", "load", "with_local_files"]
+__all__ = ["ensure_writable", "with_local_files"]
+
+RequestT = TypeVar("RequestT", bound=Request)
 
 
-async def load(paths: Iterable[Path]) -> Mapping[Path, bytes]:
-    """Return the contents of local files. They are read in a thread.
+async def with_local_files(request: RequestT) -> RequestT:
+    """Return the request with its local files as they are now. They are read once, in a thread, piece by piece.
 
-    Raises:
-        ConfigurationError: One cannot be read any more.
-    """
-
-    def read() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in paths}
-
-    try:
-        return await to_thread.run_sync(read)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the reference image {error.filename} cannot be read: {error.strerror}; nothing was sent"
-        ) from error
-
-
-async def with_local_files(request: Request) -> Request:
-    """Return the request with its local files replaced by their contents.
+    What is sent later is compared with that. So a file that changes in between is noticed.
 
     Raises:
         ConfigurationError: One cannot be read any more.
         pydantic.ValidationError: A file's content is not acceptable any more.
     """
-    return request.with_files(await load(request.files)) if request.files else request
+    if not request.files:
+        return request
+
+    def read() -> RequestT:
+        return request.with_files({path: LocalFile.read(path) for path in request.files})
+
+    try:
+        return await to_thread.run_sync(read, limiter=file_readers())
+    except OSError as error:
+        raise ConfigurationError(
+            f"the reference image {error.filename} cannot be read: {error.strerror}; nothing was sent"
+        ) from error
 
 
 async def ensure_writable(place: Path | ObjectUrl) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import ssl
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -22,7 +22,9 @@ import httpcore
 from anyio import to_thread
 
 from kling_async._clock import current_loop
+from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError
+from kling_async._exchange import FileBody
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.fast import FAST, FastReads, require_fast
 from kling_async._http.limits import Limits
@@ -105,7 +107,7 @@ class HttpBackend:
         method: str,
         url: Url,
         headers: Mapping[str, str],
-        body: bytes = b"",
+        body: bytes | FileBody = b"",
         *,
         seconds: float | None = None,
         extensions: Mapping[str, Any] | None = None,
@@ -134,13 +136,15 @@ class HttpBackend:
             return await _send(self.pool, method, url, headers, body, extensions)
         import httpx  # noqa: PLC0415  # when it is needed
 
-        request = httpx.Request(method, str(url), headers=headers, content=body or None, extensions=extensions)
+        request = httpx.Request(
+            method, str(url), headers=_framed(headers, body), content=_content(body), extensions=extensions
+        )
         transport = self._transport if proxy is None else self._through(proxy)
         assert transport is not None  # noqa: S101  # there is a pool, a client, a transport or a proxy
         return _wrap(await transport.handle_async_request(request))
 
     async def _send_by_client(
-        self, method: str, url: Url, headers: Mapping[str, str], body: bytes, extensions: Mapping[str, Any]
+        self, method: str, url: Url, headers: Mapping[str, str], body: bytes | FileBody, extensions: Mapping[str, Any]
     ) -> Response:
         """Send by the transport that a user's client has for the address.
 
@@ -150,7 +154,9 @@ class HttpBackend:
         client = self._client
         if getattr(client, "is_closed", False):
             raise ConfigurationError("the client given as http was closed; nothing was sent")
-        request = client.build_request(method, str(url), content=body or None, extensions=extensions)
+        request = client.build_request(
+            method, str(url), headers=_framed({}, body), content=_content(body), extensions=extensions
+        )
         request.url = type(request.url)(str(url))  # without the client's own parameters
         for name in _NOT_THE_CLIENTS - ({"content-length", "transfer-encoding"} if body else set()) - {"host"}:
             request.headers.pop(name, None)
@@ -244,12 +250,40 @@ class _Body:
         return self._rest.pop()
 
 
+class _Pieces:
+    """A request's body that has local files in it. They are read in a thread, a piece at a time."""
+
+    def __init__(self, body: FileBody) -> None:
+        self._body = body
+        self._rest: Iterator[bytes] = iter(())
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._rest = self._body.pieces()
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await to_thread.run_sync(next, self._rest, b"", limiter=file_readers())
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+def _content(body: bytes | FileBody) -> bytes | _Pieces | None:
+    """A body for httpx and libraries of its shape."""
+    return _Pieces(body) if isinstance(body, FileBody) else body or None
+
+
+def _framed(headers: Mapping[str, str], body: bytes | FileBody) -> dict[str, str]:
+    """The headers with the length of a body of which httpx does not know it: without, it would send it in chunks."""
+    return {"content-length": str(len(body)), **headers} if isinstance(body, FileBody) else {**headers}
+
+
 async def _send(
     pool: ConnectionPool,
     method: str,
     url: Url,
     headers: Mapping[str, str],
-    body: bytes,
+    body: bytes | FileBody,
     extensions: dict[str, Any],
 ) -> Response:
     """Send by our own pool. What httpx would put around it costs as much as the sending."""
@@ -258,7 +292,8 @@ async def _send(
         framing["content-length"] = str(len(body))
     framing.update(headers)
     target = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
-    request = httpcore.Request(method, target, headers=framing, content=_Body(body), extensions=extensions)
+    content = _Pieces(body) if isinstance(body, FileBody) else _Body(body)
+    request = httpcore.Request(method, target, headers=framing, content=content, extensions=extensions)
     response = await pool.handle_async_request(request)
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
     return Response(response.status, pairs, aiter(cast("AsyncIterable[bytes]", response.stream)), response.aclose)

@@ -61,6 +61,7 @@ from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.response import Response, read_body, read_whole_body
 from kling_async._http.slots import NoFreeSlot, SlotQueue
 from kling_async._http.throttle import Throttle, retry_after
+from kling_async._local_file import FileChanged
 from kling_async._redaction import HiddenText
 from kling_async._status_codes import Meaning, meaning_of
 from kling_async._urls import Url
@@ -264,7 +265,7 @@ class ProviderTransport:
         self._require_open()
         url = self._url(call)
         backend.proxy_for(url)  # a proxy that cannot be used is found before anything counts as sent
-        seconds = call.timeout or self.limits.call + len(call.body) / _SLOWEST_UPLOAD
+        seconds = call.timeout or self.limits.call + len(call.content) / _SLOWEST_UPLOAD
         extensions: dict[str, Any] = {"retry_stale": retry_stale}
         if call.effect is Effect.PAID:
             extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
@@ -285,6 +286,12 @@ class ProviderTransport:
                         reply = await self._exchange(backend, call, url, math.inf, extensions)
         except ConfigurationError:
             raise
+        except FileChanged as error:
+            trace.begin(Effect.READ)  # the last piece was kept back, so nobody has received the call
+            raise ConfigurationError(
+                f"{error}; the call was not completed and nothing was bought. Submit it again with the file as it is",
+                provider=self.provider.name,
+            ) from None
         except KlingError as error:
             raise self._classify_failure(call, error, sent=True) from error
         except Exception as error:
@@ -360,9 +367,9 @@ class ProviderTransport:
         headers.update(call.headers)
         if self.provider.is_own(call.url):
             headers.update(self._credentials())
-        read = call.effect is Effect.READ and not call.body
+        read = call.effect is Effect.READ and not call.content
         response = await backend.send(
-            call.method, url, headers, call.body, seconds=seconds, extensions=extensions, read=read
+            call.method, url, headers, call.content, seconds=seconds, extensions=extensions, read=read
         )
         try:
             content = await read_whole_body(response, call.max_bytes)

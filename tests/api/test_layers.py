@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "_urls": 1,
     "_json": 1,
     "_media_types": 1,
+    "_local_file": 1,
     "_status_codes": 1,
     "_validation": 1,
     "_clock": 1,
@@ -66,7 +67,7 @@ PRIVATE_IN_TESTS = {
     "unit/providers": {"_http", "_tracking"},  # flows run on a transport, reports on the state machine
 }
 """Private rooms that tests use though they are not unit tests of that room or of a higher one, with the reason."""
-PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency"}]
+PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency", "_local_file"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
 OPTIONAL = {"mcp", "pytest", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av", "obstore"}
 HOMES = {

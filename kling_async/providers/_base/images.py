@@ -16,10 +16,11 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, GetPydanticSchema
 from pydantic_core import PydanticCustomError, core_schema
 
+from kling_async._local_file import FileText, LocalFile
 from kling_async._media_types import HEAD_BYTES, media_type
 from kling_async._urls import _scheme_and_host, is_url
 
-__all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "sniff"]
+__all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "image_format", "sniff"]
 
 
 def to_reference(value: Any) -> Any:
@@ -28,7 +29,7 @@ def to_reference(value: Any) -> Any:
     Raises:
         PydanticCustomError: It is no image, or a file that cannot be read.
     """
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes | LocalFile):
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
@@ -82,7 +83,12 @@ class _ReferenceSchema:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
-        return core_schema.no_info_before_validator_function(to_reference, handler(source))
+        image = core_schema.no_info_before_validator_function(to_reference, handler(source))
+
+        def checked(value: Any, inner: Any) -> Any:
+            return value if isinstance(value, LocalFile) else inner(value)  # in place of its `Path`, by the client
+
+        return core_schema.no_info_wrap_validator_function(checked, image)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
@@ -95,7 +101,7 @@ Reference: TypeAlias = Annotated[str | Path | bytes, _ReferenceSchema]
 
 
 def _several(value: Any) -> Any:
-    single = isinstance(value, str | bytes | bytearray | memoryview) or hasattr(value, "__fspath__")
+    single = isinstance(value, str | bytes | bytearray | memoryview | LocalFile) or hasattr(value, "__fspath__")
     if single or hasattr(value, "read") or hasattr(value, "getbands"):
         return [value]
     if not isinstance(value, list | tuple | Sequence):
@@ -121,8 +127,15 @@ def sniff(head: bytes) -> str | None:
     return found.name if found is not None and found.kind == "image" else None
 
 
-def data_uri(content: bytes) -> str:
-    """The image as a data URI. Its content decides the type."""
+def image_format(content: bytes | LocalFile) -> str | None:
+    """The image format of a content, such as ``jpeg``. None if it is no image."""
+    return sniff(content.head if isinstance(content, LocalFile) else content[:_HEAD])
+
+
+def data_uri(content: bytes | LocalFile) -> str:
+    """The image as a data URI. Its content decides the type. A file is read only while it is sent."""
+    if isinstance(content, LocalFile):
+        return FileText(content, f"data:image/{image_format(content)};base64,")
     return f"data:image/{sniff(content[:_HEAD])};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -163,7 +176,9 @@ class ImageRule:
 
     def check(self, reference: Reference, label: str) -> None:
         """Check one reference. `label` names it in the message."""
-        if isinstance(reference, Path):
+        if isinstance(reference, LocalFile):
+            self._check_content(reference.head, reference.size, f"{label} ({str(reference.path)[:200]})")
+        elif isinstance(reference, Path):
             self._check_file(reference, f"{label} ({str(reference)[:200]})")
         elif isinstance(reference, bytes):
             self._check_content(reference[:_HEAD], len(reference), label)

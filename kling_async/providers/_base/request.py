@@ -37,6 +37,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
+from kling_async._local_file import LocalFile
 from kling_async._redaction import NOT_KEPT
 from kling_async._urls import is_secure
 from kling_async.providers._base.choices import image_inputs, schema_with_images
@@ -257,23 +258,28 @@ class Request(BaseModel, metaclass=_RequestType):
     @property
     def files(self) -> list[Path]:
         """The local files it refers to."""
-        return [value for value in self._references() if isinstance(value, Path)]
+        found = (value.path if isinstance(value, LocalFile) else value for value in self._references())
+        return [value for value in found if isinstance(value, Path)]
 
     @property
     def inline(self) -> bool:
         """Whether it carries images itself, as bytes or data URIs."""
-        return any(isinstance(value, bytes) or str(value).startswith("data:") for value in self._references())
+        return any(
+            isinstance(value, bytes | LocalFile) or str(value).startswith("data:") for value in self._references()
+        )
 
-    def _references(self) -> list[Reference]:
-        found: list[Reference] = []
+    def _references(self) -> list[Reference | LocalFile]:
+        found: list[Reference | LocalFile] = []
         for name in self.reference_fields:
             value = getattr(self, name, None)
             if value is not None:
                 found.extend(value if isinstance(value, tuple) else (value,))
         return found
 
-    def with_files(self, contents: Mapping[Path, bytes]) -> Self:
+    def with_files(self, contents: Mapping[Path, bytes | LocalFile]) -> Self:
         """The same request with each local file replaced by its content, checked again: it may have changed.
+
+        A `LocalFile` stands for a content that is read when it is sent.
 
         Raises:
             pydantic.ValidationError: A file's content is not acceptable any more.
@@ -282,6 +288,8 @@ class Request(BaseModel, metaclass=_RequestType):
         def inline(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(inline(item) for item in value)
+            if isinstance(value, LocalFile):
+                return contents[value.path]
             return contents[value] if isinstance(value, Path) else value
 
         fields = dict(self)
@@ -298,6 +306,8 @@ class Request(BaseModel, metaclass=_RequestType):
         """
 
         def image(value: Any) -> Any:
+            if isinstance(value, LocalFile):
+                return data_uri(value.content()) if inline else f"sha256:{value.digest}"
             if isinstance(value, bytes):
                 return data_uri(value) if inline else f"sha256:{hashlib.sha256(value).hexdigest()}"
             if isinstance(value, str) and value.startswith("data:") and not inline:

@@ -25,13 +25,14 @@ from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, ProviderUnavailable, Remedy
 from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._local_file import LocalFile
 from kling_async._models import Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import Url
 from kling_async.providers._base.credentials import Secret
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
-from kling_async.providers._base.images import decode_data_uri, sniff
+from kling_async.providers._base.images import decode_data_uri, image_format
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, webhook_job_id
 from kling_async.providers.fal.portable import OFFERS
@@ -246,15 +247,15 @@ class Fal(Provider):
             return urls
         if isinstance(value, str) and not value.startswith("data:"):
             return value
-        content = value if isinstance(value, bytes) else decode_data_uri(value, "the image")
+        content = value if isinstance(value, bytes | LocalFile) else decode_data_uri(value, "the image")
         digest = _digest(content)
         if digest not in uploaded:
             uploaded[digest] = yield from self._upload(content, digest)
         return uploaded[digest]
 
-    def _upload(self, content: bytes, digest: str) -> Flow[str]:
+    def _upload(self, content: bytes | LocalFile, digest: str) -> Flow[str]:
         """Store a file at fal, under a name by which a lost submission is recognised."""
-        kind = sniff(content[:16]) or "octet-stream"
+        kind = image_format(content) or "octet-stream"
         media_type = f"image/{kind}" if kind != "octet-stream" else "application/octet-stream"
         entry = {"content_type": media_type, "file_name": f"{digest}.{kind}"}
         address = f"{self.rest}/storage/upload/initiate?storage_type=fal-cdn-v3"
@@ -265,7 +266,7 @@ class Fal(Provider):
             raise self.errors.unreadable("it does not say where to upload the file")
         if not (self._takes_files(target) and self._takes_files(url)):
             raise self.errors.unreadable("it wants the file uploaded to a host that is not fal's; it was not sent")
-        stored = yield Call("PUT", target, Effect.WRITE, content, {"content-type": media_type}, json=False)
+        stored = yield Call.upload("PUT", target, content, {"content-type": media_type}, json=False)
         if not stored.ok:
             raise ProviderUnavailable(
                 "fal did not take the upload of the file; nothing was bought, try again later",
@@ -463,8 +464,10 @@ def _lost_result() -> StatusReport:
     return StatusReport(Status.FAILED, message=words, failures=(Failure("result_expired", words, retryable=True),))
 
 
-def _digest(content: bytes) -> str:
+def _digest(content: bytes | LocalFile) -> str:
     """What an uploaded file is named by."""
+    if isinstance(content, LocalFile):
+        return content.digest[:32]
     return hashlib.sha256(content).hexdigest()[:32]
 
 
@@ -502,7 +505,7 @@ def _moment(text: Any) -> datetime | None:
 
 def _same(listed: Any, wanted: Any) -> bool:
     """Whether a listed input is the one that was sent. An uploaded file is recognised by the digest in its name."""
-    if isinstance(wanted, bytes):
+    if isinstance(wanted, bytes | LocalFile):
         return isinstance(listed, str) and _digest(wanted) in listed
     if isinstance(wanted, str) and wanted.startswith("data:") and wanted != listed:
         try:

@@ -33,12 +33,13 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._local_file import LocalFile
 from kling_async._models import JobRef, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
-from kling_async.providers._base.images import Reference, decode_data_uri, sniff
+from kling_async.providers._base.images import Reference, decode_data_uri, image_format
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
 from kling_async.providers._base.request import Request
@@ -241,11 +242,11 @@ class InferenceSh(Provider):
         """The address of an image for the app. An inline one is uploaded."""
         if isinstance(image, str) and not is_url(image):
             image = decode_data_uri(image, "the reference")
-        return (yield from self._upload(image)) if isinstance(image, bytes) else str(image)
+        return (yield from self._upload(image)) if isinstance(image, bytes | LocalFile) else str(image)
 
-    def _upload(self, content: bytes) -> Flow[str]:
+    def _upload(self, content: bytes | LocalFile) -> Flow[str]:
         """Announce the image, put it where the provider wants it, and return its address for the app."""
-        kind = sniff(content[:16]) or "octet-stream"
+        kind = image_format(content) or "octet-stream"
         entry = {
             "uri": "",
             "filename": f"reference.{kind}",
@@ -265,7 +266,7 @@ class InferenceSh(Provider):
                 "it wants the reference image uploaded to an address that is not https; it was not sent"
             )
         headers = {"content-type": f"image/{kind}"}
-        stored = yield Call("PUT", target, Effect.WRITE, content, headers, json=False)
+        stored = yield Call.upload("PUT", target, content, headers, json=False)
         if not stored.ok:
             raise ProviderUnavailable(
                 "inference.sh did not take the upload of the reference image; nothing was bought, try again later",
@@ -384,7 +385,7 @@ def _equal(given: Any, value: Any) -> bool:
     if isinstance(value, tuple):
         alike = isinstance(given, list) and len(given) == len(value)
         return alike and all(_equal(one, other) for one, other in zip(given, value, strict=True))
-    if isinstance(value, bytes | Path) or (isinstance(value, str) and value.startswith("data:")):
+    if isinstance(value, bytes | Path | LocalFile) or (isinstance(value, str) and value.startswith("data:")):
         return bool(given)
     return bool(given == value)
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from kling_async._local_file import FileText, LocalFile
 from kling_async._urls import is_url
 from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri
 
@@ -71,6 +72,8 @@ def image_size(content: bytes) -> tuple[int, int] | None:
 
 def _beginning(image: Reference) -> bytes | None:
     """The first bytes of an image that is not at a URL."""
+    if isinstance(image, LocalFile):
+        image = image.path
     if isinstance(image, Path):
         with image.open("rb") as file:
             return file.read(_HEADER_BYTES)
@@ -147,7 +150,9 @@ def _sound(value: Reference) -> Reference:
         if (ending := _ending(value)) and ending not in _SOUNDS:
             raise ValueError(f"the sound ends in {ending}; allowed are MP3, WAV, M4A and AAC")
         return value
-    if isinstance(value, Path):
+    if isinstance(value, LocalFile):
+        size, head = value.size, value.head
+    elif isinstance(value, Path):
         try:
             size = value.stat().st_size
             with value.open("rb") as file:
@@ -180,6 +185,8 @@ refused when somebody tried."""
 
 def wire(image: Reference) -> str:
     """An image or a sound as it is sent: a URL as it is, all else as raw base64, without a ``data:`` prefix."""
+    if isinstance(image, LocalFile):
+        return FileText(image)
     if isinstance(image, bytes):
         return base64.b64encode(image).decode("ascii")
     text = str(image)

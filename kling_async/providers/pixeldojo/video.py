@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
 
+from kling_async._local_file import LocalFile
 from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import AnyPrompt, Request, Text, as_number, plain_text
 
@@ -45,7 +46,7 @@ Shots: TypeAlias = Annotated[Sequence[Shot], GetPydanticSchema(lambda _, schema:
 
 
 def _wire(image: Reference) -> str:
-    return data_uri(image) if isinstance(image, bytes) else str(image)
+    return data_uri(image) if isinstance(image, bytes | LocalFile) else str(image)
 
 
 class VideoRequest(Request):

@@ -22,12 +22,13 @@ from urllib.parse import urlencode
 from pydantic import SecretStr
 
 from kling_async._errors import KlingError
-from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._exchange import Call, Effect, FileBody, Flow, Reply
+from kling_async._local_file import FileText, LocalFile
 from kling_async._models import Artifact, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
-from kling_async.providers._base.images import data_uri, decode_data_uri, sniff
+from kling_async.providers._base.images import data_uri, decode_data_uri, image_format
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem, path_id
 from kling_async.providers.replicate.portable import OFFERS
@@ -152,9 +153,9 @@ class Replicate(Provider):
             return urls
         if isinstance(value, str) and len(value) <= _LONGEST_DATA_URI:
             return value
-        content = value if isinstance(value, bytes) else decode_data_uri(value, "the image")
+        content = value if isinstance(value, bytes | LocalFile) else decode_data_uri(value, "the image")
         as_text = data_uri(content)
-        if len(as_text) <= _LONGEST_DATA_URI:
+        if (as_text.length if isinstance(as_text, FileText) else len(as_text)) <= _LONGEST_DATA_URI:
             return as_text
         reply = yield _upload(content)
         address = self.errors.expect_json(reply)
@@ -279,16 +280,20 @@ _STATUSES: Mapping[str, Status] = {
 }
 
 
-def _upload(content: bytes) -> Call:
+def _upload(content: bytes | LocalFile) -> Call:
     """A file as Replicate's ``POST /files`` takes it: one part of a form, named ``content``."""
-    kind = sniff(content[:16]) or "octet-stream"
+    kind = image_format(content) or "octet-stream"
     mark = uuid.uuid4().hex
     head = (
         f'--{mark}\r\nContent-Disposition: form-data; name="content"; filename="image.{kind}"\r\n'
         f"Content-Type: image/{kind}\r\n\r\n"
     )
-    body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
-    return Call("POST", "/files", Effect.WRITE, body, {"content-type": f"multipart/form-data; boundary={mark}"})
+    tail = f"\r\n--{mark}--\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary={mark}"}
+    if isinstance(content, LocalFile):
+        streamed = FileBody((head.encode(), content, tail.encode()))
+        return Call("POST", "/files", Effect.WRITE, headers=headers, streamed=streamed)
+    return Call("POST", "/files", Effect.WRITE, head.encode() + content + tail.encode(), headers)
 
 
 def _urls(output: Any) -> list[str]:

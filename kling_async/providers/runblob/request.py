@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from kling_async._local_file import LocalFile
 from kling_async._urls import is_url
 from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import Prompt, Request, as_number
@@ -32,7 +33,7 @@ def image_fields(name: str, image: Reference | None) -> dict[str, str]:
         return {}
     if is_url(image):
         return {f"{name}_url": str(image)}
-    return {f"{name}_base64": data_uri(image) if isinstance(image, bytes) else str(image)}
+    return {f"{name}_base64": data_uri(image) if isinstance(image, bytes | LocalFile) else str(image)}
 
 
 class RunBlobRequest(Request):
@@ -44,7 +45,7 @@ class RunBlobRequest(Request):
         if not given:
             return {}
         field = name if is_url(given[0]) else "images_base64"
-        return {field: [data_uri(one) if isinstance(one, bytes) else str(one) for one in given]}
+        return {field: [data_uri(one) if isinstance(one, bytes | LocalFile) else str(one) for one in given]}
 
     def payload(self) -> dict[str, Any]:
         """The body of a submission. What changes the price is always in it."""

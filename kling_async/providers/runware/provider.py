@@ -34,6 +34,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._local_file import LocalFile
 from kling_async._models import JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import ProviderConfig
@@ -381,4 +382,4 @@ def _inputs(request: Video) -> dict[str, Any]:
 
 
 def _wire(image: Reference) -> str:
-    return data_uri(image) if isinstance(image, bytes) else str(image)
+    return data_uri(image) if isinstance(image, bytes | LocalFile) else str(image)
