@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -202,11 +203,11 @@ async def test_a_key_with_another_request_is_a_conflict(server: FakeRunBlob, led
 
 
 async def test_the_same_image_is_the_same_request_however_it_is_given(
-    server: FakeRunBlob, ledger: MemoryLedger, tmp_path: Path
+    server: FakeRunBlob, ledger: MemoryLedger
 ) -> None:
-    await anyio.Path(tmp_path / "a.png").write_bytes(PNG)
+    """A file as well: see `unit/files/test_uploads.py`. It is read in threads, which virtual time does not allow."""
     client = make(server, ledger)
-    await client.submit(O3Video("a boat", references=(tmp_path / "a.png",)), key="a")
+    await client.submit(O3Video("a boat", references=(f"data:image/png;base64,{b64encode(PNG).decode()}",)), key="a")
     await client.submit(O3Video("a boat", references=(PNG,)), key="a")
     await client.submit(O3Video("a boat", references=(PNG,), callback_url="https://app.test/hook"), key="a")
     assert server.bought == 1
