@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -146,41 +144,6 @@ async def test_the_same_key_buys_once(sandbox: Sandbox, tmp_path: Path) -> None:
         for _ in range(5):
             group.start_soon(lambda: client.run(fal.Image("a lamp"), key="row-1"))
     assert sandbox.counters.bought["fal"] == 1
-
-
-def killed_program(ready: Connection, api_key: str, base_url: str, path: str) -> None:
-    """Submits three jobs with a ledger, says so, and waits for ever."""
-
-    async def main() -> None:
-        provider = Fal(api_key, base_url)
-        async with Client(provider, ledger=SqliteLedger(path), polling=QUICK) as client:
-            for number in range(3):
-                await client.submit(fal.Image(f"lamp {number} [sandbox: duration=600]"), key=f"row-{number}")
-            ready.send(None)
-            await anyio.sleep_forever()
-
-    anyio.run(main)
-
-
-async def test_a_killed_program_loses_no_job_and_buys_none_twice(sandbox: Sandbox, tmp_path: Path) -> None:
-    path = tmp_path / "jobs.db"
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    program = context.Process(
-        target=killed_program, args=(theirs, sandbox.api_key("fal"), sandbox.base_url("fal"), str(path))
-    )
-    program.start()
-    try:
-        assert await anyio.to_thread.run_sync(lambda: mine.poll(120))
-    finally:
-        program.kill()
-        await anyio.to_thread.run_sync(program.join)
-    async with client_of(sandbox, ledger=SqliteLedger(path)) as client:
-        jobs = await client.resume()
-        assert sorted(str(job.key) for job in jobs) == ["row-0", "row-1", "row-2"]
-        for job in jobs:
-            assert (await job).urls
-    assert sandbox.counters.bought["fal"] == 3
 
 
 @pytest.mark.parametrize("fault", [Fault.truncated_json, Fault.server_error, Fault.html, Fault.wrong_types])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -237,65 +235,6 @@ async def test_the_same_key_buys_once(sandbox: Sandbox, tmp_path: Path) -> None:
         for _ in range(5):
             group.start_soon(lambda: client.run(replicate.V3Video("a boat"), key="row-1"))
     assert sandbox.counters.bought["replicate"] == 1
-
-
-async def test_cancelled_at_any_moment_of_a_submission_no_job_is_lost_and_none_bought_twice(
-    sandbox: Sandbox, tmp_path: Path
-) -> None:
-    """After each cancellation the same key is submitted again, and at the end each key has one job."""
-    sandbox.faults.add("delay:submit:seconds=0.05")
-    async with client_of(sandbox, ledger=SqliteLedger(tmp_path / "jobs.db")) as client:
-        for number in range(10):
-            with anyio.move_on_after(number * 0.01):
-                await client.submit(replicate.V3Video("a boat"), key=f"row-{number}")
-        await client.resume()
-        for number in range(10):
-            await client.submit(replicate.V3Video("a boat"), key=f"row-{number}")
-        assert await client.unresolved() == []
-    assert sandbox.counters.bought["replicate"] == 10
-
-
-def killed_program(ready: Connection, api_key: str, base_url: str, path: str) -> None:
-    """Submits jobs with a ledger, one after the other, and says when the first is accepted."""
-
-    async def main() -> None:
-        provider = Replicate(api_key, base_url)
-        async with Client(provider, ledger=SqliteLedger(path), polling=QUICK) as client:
-            for number in range(1000):
-                await client.submit(replicate.V3Video(f"boat {number}"), key=f"row-{number}")
-                if number == 0:
-                    ready.send(None)
-
-    anyio.run(main)
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1])
-async def test_a_program_that_is_killed_while_it_buys_loses_no_job_and_buys_none_twice(
-    sandbox: Sandbox, tmp_path: Path, delay: float
-) -> None:
-    path = tmp_path / "jobs.db"
-    ours, theirs = multiprocessing.Pipe()
-    program = multiprocessing.get_context("spawn").Process(
-        target=killed_program, args=(theirs, sandbox.api_key("replicate"), sandbox.base_url("replicate"), str(path))
-    )
-    program.start()
-    assert await anyio.to_thread.run_sync(ours.poll, 60)
-    await anyio.sleep(delay)
-    program.kill()
-    await anyio.to_thread.run_sync(program.join)
-    async with client_of(sandbox, ledger=SqliteLedger(path)) as client:
-        jobs = await client.resume()
-        unknown = await client.unresolved()
-        assert {submission.ref for submission in unknown} <= {None}
-        bought = sandbox.counters.bought["replicate"]
-        assert len(jobs) <= bought <= len(jobs) + len(unknown)
-        for job in jobs:  # the same keys again buy nothing
-            assert job.key is not None
-            again = await client.submit(replicate.V3Video(f"boat {job.key.removeprefix('row-')}"), key=job.key)
-            assert again.ref == job.ref
-        assert sandbox.counters.bought["replicate"] == bought
-    for end in (ours, theirs):
-        end.close()
 
 
 async def test_the_token_is_never_sent_to_the_host_of_the_files(sandbox: Sandbox, tmp_path: Path) -> None:
