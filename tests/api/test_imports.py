@@ -46,6 +46,12 @@ def test_importing_the_package_loads_nothing_else() -> None:
     assert not modules & {"asyncio", "logging", "sqlite3", "ssl"}
 
 
+@pytest.mark.parametrize("module", [kling_async, *PACKAGES], ids=lambda module: module.__name__)
+def test_dir_shows_what_users_need_and_nothing_else(module: ModuleType) -> None:
+    shown = {name for name in dir(module) if not name.startswith("_")}
+    assert shown - {"providers", "webhooks"} == {name for name in module.__all__ if not name.startswith("_")}
+
+
 def test_an_error_class_needs_its_own_module_only() -> None:
     modules = loaded("from kling_async import KlingError")
     assert ours(modules) == ALWAYS | {"kling_async._errors"}

@@ -85,7 +85,7 @@ class Element(BaseModel):
         GetPydanticSchema(lambda _, schema: schema(tuple[MediaUrl, ...])),
         Field(description="More images of it."),
     ] = ()
-    video_url: Annotated[MediaUrl | None, Field(description="A video of it.")] = None
+    video_url: Annotated[MediaUrl | None, Field(description="URL of a video of the character or thing.")] = None
     voice_id: Annotated[Text | None, Field(description="The voice with which it speaks.")] = None
 
     @model_validator(mode="after")
@@ -395,7 +395,7 @@ class ReferenceToVideo(FalRequest):
     prompt: Annotated[AnyPrompt | None, Field(description=_PROMPT_HELP)] = None
     references: Annotated[Images, Field(description=_REFERENCES_HELP.format(" With `elements` at most 7 (o1)."))] = ()
     elements: Annotated[Elements, Field(description=_ELEMENTS_HELP.format(""))] = ()
-    model: Annotated[Literal["o3", "o1"], Field(description="`o3` or `o1`.")] = "o3"
+    model: Annotated[Literal["o3", "o1"], Field(description="Generation of the model: `o3` or `o1`.")] = "o3"
     tier: Annotated[Tier | None, Field(description=_TIER_HELP.format("standard` or `pro"))] = None
     duration: Annotated[int, Field(description=_DURATION_HELP.format("3 to 15 (o1: 3 to 10)"))] = 5
     aspect_ratio: Annotated[VideoRatio, Field(description=_RATIO_HELP)] = "16:9"
@@ -441,7 +441,7 @@ class VideoEdit(FalRequest):
         Literal["edit", "reference"],
         Field(description="`edit` changes the video. `reference` makes a new one with its look or motion."),
     ] = "edit"
-    model: Annotated[Literal["o3", "o1"], Field(description="`o3` or `o1`.")] = "o3"
+    model: Annotated[Literal["o3", "o1"], Field(description="Generation of the model: `o3` or `o1`.")] = "o3"
     tier: Annotated[Tier | None, Field(description=_TIER_HELP.format("standard` or `pro"))] = None
     references: Annotated[Images, Field(description=_REFERENCES_HELP.format(" With `elements` at most 4."))] = ()
     elements: Annotated[Elements, Field(description=_ELEMENTS_HELP.format(""))] = ()
@@ -500,7 +500,7 @@ class MotionControl(FalRequest):
         Field(description="Whether the person looks as in the image (`reference`) or as in the `motion_video`."),
     ]
     prompt: Annotated[AnyPrompt | None, Field(description="What the video shows besides the motion.")] = None
-    model: Annotated[Literal["v3", "v2.6"], Field(description="`v3` or `v2.6`.")] = "v3"
+    model: Annotated[Literal["v3", "v2.6"], Field(description="Generation of the model: `v3` or `v2.6`.")] = "v3"
     tier: Annotated[Tier | None, Field(description=_TIER_HELP.format("standard` or `pro"))] = None
     keep_original_sound: Annotated[bool, Field(description="Whether the sound of the video is kept.")] = True
     elements: Annotated[Elements, Field(description=_ELEMENTS_HELP.format(" At most 1, only v3."))] = ()
@@ -623,7 +623,7 @@ class Avatar(FalRequest):
         MediaUrl, Field(description="URL of the sound that is spoken. It decides the length of the video.")
     ]
     prompt: Annotated[AnyPrompt | None, Field(description="What the person does besides speaking.")] = None
-    model: Annotated[Literal["v2"], Field(description="`v2`.")] = "v2"
+    model: Annotated[Literal["v2"], Field(description="Generation of the model: `v2`.")] = "v2"
     tier: Annotated[Tier, Field(description="`standard` or `pro`. The tier decides the resolution and the price.")] = (
         "standard"
     )

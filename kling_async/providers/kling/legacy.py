@@ -479,8 +479,8 @@ class LipSync(LegacyRequest):
         insert_at: Where in the video the sound begins, in milliseconds.
         face: Which of the faces found, from 0.
         session_id: The search that found the face. With `face_id`, in place of the video.
-        face_id: The face.
-        sound_volume: 0 to 2.
+        face_id: The face that speaks, of those that the search found. With `session_id`.
+        sound_volume: Volume of the new sound, 0 to 2.
         original_volume: Volume of the video's own sound, 0 to 2.
         watermark: Whether to make a version with a watermark as well.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
@@ -548,7 +548,7 @@ class TextToAudio(LegacyRequest):
     """A sound from words, from Kling's own API. The fields are unverified.
 
     Args:
-        prompt: What is heard.
+        prompt: Description of what is heard.
         duration: Seconds, 3 to 10.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
             webhook address, if it has one.
@@ -571,7 +571,7 @@ class VideoToAudio(LegacyRequest):
     Args:
         video_url: URL of the video (MP4 or MOV). In place of `video_id`.
         video_id: The id of a video that Kling made.
-        prompt: What is heard.
+        prompt: Description of what is heard.
         music: What music is heard.
         asmr: Whether the sounds are close and detailed.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
@@ -621,7 +621,7 @@ class TextToSpeech(LegacyRequest):
         prompt: What is said, 1 to 1 000 characters.
         voice_id: The voice, from Kling's list.
         voice_language: ``en`` or ``zh``.
-        voice_speed: 0.8 to 2.
+        voice_speed: Speed of the speech, 0.8 to 2 times the normal one.
         callback_url: https URL to which the provider sends a webhook when the job ends. If None, the client's own
             webhook address, if it has one.
     """

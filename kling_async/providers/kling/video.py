@@ -53,9 +53,9 @@ class Element(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Id
-    name: Name
-    video_character: bool = False
+    id: Annotated[Id, Field(description="The element's id, from the account's elements.")]
+    name: Annotated[Name, Field(description="Its name in the prompt, where it is written @name.")]
+    video_character: Annotated[bool, Field(description="Whether it is a character made from a video.")] = False
 
 
 class Voice(BaseModel):
@@ -68,8 +68,8 @@ class Voice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Id
-    name: Name
+    id: Annotated[Id, Field(description="The voice's id, from the account's voices.")]
+    name: Annotated[Name, Field(description="Its name in the prompt, where it is written @name.")]
 
 
 # Given as any sequence, kept as a tuple, so that a request can be hashed.

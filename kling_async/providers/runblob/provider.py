@@ -122,7 +122,15 @@ class RunBlobErrors(ErrorMapper):
 
 
 class RunBlob(Provider):
-    """RunBlob, https://runblob.io. Environment: ``RUNBLOB_API_KEY``, ``RUNBLOB_BASE_URL``."""
+    """RunBlob, https://runblob.io. Environment: ``RUNBLOB_API_KEY``, ``RUNBLOB_BASE_URL``.
+
+    Args:
+        api_key: Same as `Provider`.
+        base_url: Same as `Provider`.
+
+    Raises:
+        ConfigurationError: Same as `Provider`.
+    """
 
     name: ClassVar[str] = "runblob"
     display_name: ClassVar[str] = "RunBlob"

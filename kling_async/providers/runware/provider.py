@@ -100,7 +100,15 @@ class RunwareErrors(ErrorMapper):
 
 
 class Runware(Provider):
-    """Runware, https://runware.ai. Environment: ``RUNWARE_API_KEY``, ``RUNWARE_BASE_URL``."""
+    """Runware, https://runware.ai. Environment: ``RUNWARE_API_KEY``, ``RUNWARE_BASE_URL``.
+
+    Args:
+        api_key: Same as `Provider`.
+        base_url: Same as `Provider`.
+
+    Raises:
+        ConfigurationError: Same as `Provider`.
+    """
 
     name: ClassVar[str] = "runware"
     display_name: ClassVar[str] = "Runware"

@@ -150,6 +150,14 @@ def test_a_job_that_is_not_there_is_code_7(kling: Run, sandbox: Sandbox) -> None
     assert sandbox.counters.jobs_bought == 0
 
 
+def test_a_job_that_fails_by_policy_is_code_6(kling: Run, sandbox: Sandbox) -> None:
+    ref = kling("generate", VIDEO, "x [sandbox: fail=CONTENT_POLICY_VIOLATION]", "--no-wait").out.strip()
+    sandbox.state.clock.advance(3600)
+    answer = kling("watch", ref)
+    assert answer.code == 6, answer
+    assert "change the request" in answer.err
+
+
 def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox(speed=0) as gone:
         variables = environment(gone)

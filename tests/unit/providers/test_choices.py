@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from kling_async import ConfigurationError, InferenceSh, Kling, RunBlob, kling
+from kling_async import ConfigurationError, Image, InferenceSh, Kling, Request, RunBlob, Video, kling
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Choice, Endpoint
 
@@ -105,6 +105,20 @@ def test_every_image_field_tells_its_limits(endpoint: Endpoint[Any]) -> None:
     told = {image.field for image in endpoint.images}
     fields = {name for name in endpoint.request.reference_fields if name in endpoint.request.model_fields}
     assert fields - {"sound"} == told
+
+
+@pytest.mark.parametrize(
+    "kind", [*(endpoint.request for endpoint in ENDPOINTS), Video, Image], ids=lambda kind: kind.endpoint
+)
+def test_every_field_of_every_request_describes_itself(kind: type[Request]) -> None:
+    """Also the fields of what it is made of, such as shots and elements."""
+    schema = kind.model_json_schema()
+    parts = {kind.__name__: schema, **schema.get("$defs", {})}
+    fields = {
+        (part, name): field for part, found in parts.items() for name, field in found.get("properties", {}).items()
+    }
+    assert len(fields) >= len(kind.model_fields)
+    assert [where for where, field in fields.items() if len(field.get("description", "")) < 10] == []
 
 
 @EVERY

@@ -1,4 +1,4 @@
-"""The error of a submission with an unknown outcome tells what came, if something came."""
+"""What a submit answer may look like, and what the error tells of one that cannot be used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kling_async import Client, RunBlob, SqliteLedger, SubmissionUnknown, runblob
+from kling_async import Client, InferenceSh, RunBlob, SqliteLedger, SubmissionUnknown, inferencesh, runblob
 
 pytestmark = pytest.mark.anyio
 
@@ -67,3 +67,50 @@ async def test_what_came_is_kept_in_the_error_and_in_the_ledger_without_the_key(
     assert "set-cookie" not in found.headers
     assert found.body.startswith("[the key] xxx")
     assert 290 < len(found.body) < 310
+
+
+@pytest.mark.parametrize("given", [12345, "task+9", "gen|7", "YWJj==", "x" * 300])
+async def test_an_unusual_id_is_taken(given: object) -> None:
+    async with client_that_gets(httpx.Response(201, json={"generation_id": given, "status": "pending"})) as client:
+        job = await client.submit(runblob.O3Photo("a boat"))
+    assert job.ref.id == str(given)
+
+
+async def test_an_id_that_cannot_be_used_is_in_the_message() -> None:
+    async with client_that_gets(httpx.Response(201, json={"generation_id": "a/b", "status": "pending"})) as client:
+        with pytest.raises(SubmissionUnknown, match="its job id cannot be used: 'a/b'"):
+            await client.submit(runblob.O3Photo("a boat"))
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"\xef\xbb\xbf%s", {}),  # a byte order mark
+        (b"%s", {"content-type": "APPLICATION/JSON; Charset=UTF-8"}),
+        (b"%s  \r\n", {"content-type": "text/plain"}),
+    ],
+)
+async def test_an_answer_is_read_whatever_its_form(body: bytes, headers: dict[str, str]) -> None:
+    told = rb'{"generation_id": "1", "status": "pending", "note": "\ud83d", "much": NaN, "more": 1e999}'
+    async with client_that_gets(httpx.Response(201, content=body % told, headers=headers)) as client:
+        job = await client.submit(runblob.O3Photo("a boat"))
+    assert job.ref.id == "1"
+
+
+async def test_an_id_outweighs_the_word_that_nothing_succeeded() -> None:
+    answer = httpx.Response(200, json={"success": False, "data": {"id": "abc123"}})
+    client = Client(InferenceSh("key"), http=httpx.MockTransport(lambda _: answer))
+    async with client:
+        job = await client.submit(inferencesh.ImageO1("a boat"))
+    assert job.ref.id == "abc123"
+
+
+@pytest.mark.parametrize("prompt", ["data: rain of numbers", "data:image/png;base64,AAAA"])
+async def test_a_prompt_that_looks_like_a_data_uri_is_text(prompt: str, tmp_path: Path) -> None:
+    answer = httpx.Response(201, json={"generation_id": "1", "status": "pending"})
+    client = Client(RunBlob("key"), http=httpx.MockTransport(lambda _: answer), ledger=SqliteLedger(tmp_path / "l.db"))
+    async with client:
+        job = await client.submit(runblob.O3Photo(prompt), key="row-1")
+    assert job.request is not None
+    assert prompt in repr(job.request)
+    assert job.request.describe()["prompt"] == prompt
