@@ -39,6 +39,7 @@ __all__ = [
     "ensure_object_writable",
     "list_objects",
     "object_is",
+    "object_size",
     "read_object",
     "write_object",
 ]
@@ -204,7 +205,18 @@ async def list_objects(folder: ObjectUrl) -> dict[str, int]:
     return await _call(folder, ask)
 
 
-async def write_object(url: ObjectUrl, content: bytes, mime: str, mark: str | None = None) -> None:
+async def object_size(url: ObjectUrl) -> int:
+    """Return the bytes of an object.
+
+    Raises:
+        StoreFailed: There is none, or it cannot be asked for.
+    """
+    return await _call(url, lambda store: int(_obstore().head(store, url.key)["size"]))
+
+
+async def write_object(
+    url: ObjectUrl, content: bytes, mime: str, mark: str | None = None, *, new: bool = False
+) -> None:
     """Write an object at once, in place of an earlier one.
 
     Args:
@@ -212,12 +224,13 @@ async def write_object(url: ObjectUrl, content: bytes, mime: str, mark: str | No
         content: All of it.
         mime: Its media type.
         mark: Which file it is, for `object_is`. If None, it is not asked for.
+        new: Write it only if there is none.
 
     Raises:
         StoreFailed: It cannot be written. An earlier one is as it was.
     """
-    attributes = _attributes(mime, mark)
-    await _call(url, lambda store: _obstore().put(store, url.key, content, attributes=attributes, use_multipart=False))
+    options = {"attributes": _attributes(mime, mark), "mode": "create" if new else "overwrite"}
+    await _call(url, lambda store: _obstore().put(store, url.key, content, use_multipart=False, **options))
 
 
 class ObjectUpload:
@@ -370,7 +383,8 @@ async def _call(url: ObjectUrl, work: Callable[[ObjectStore], _T]) -> _T:
     except (StoreFailed, ConfigurationError):
         raise
     except Exception as error:  # noqa: BLE001  # obstore's errors have no common class, and name secrets
-        failure = _failure(url, error)
+        taken = type(error).__name__ == "AlreadyExistsError"
+        failure = StoreFailed(f"somebody else has written {url} in between") if taken else _failure(url, error)
     raise failure
 
 
@@ -381,7 +395,7 @@ def _failure(url: ObjectUrl, error: Exception) -> StoreFailed:
     detail = f" ({code[1]})" if code else f" (HTTP {status[1]})" if status else ""
     if _NO_CREDENTIALS.search(text):
         return StoreFailed(f"no credentials for {url.scheme}:// were found; {_ADVICE[url.scheme]}")
-    if isinstance(error, FileNotFoundError) or (status and status[1] == "416"):  # an empty object has no range
+    if isinstance(error, FileNotFoundError) or (status and status[1] in {"404", "416"}):  # 416: an empty object's
         missing = f"there is no bucket {url.bucket}" if code and "Bucket" in code[1] else f"there is no {url}"
         return _Missing(f"{missing}{detail}; create it, or correct the address")
     if status is not None and status[1] in {"401", "403"}:

@@ -29,6 +29,7 @@ else:
 __all__ = ["PartialFile", "Sink", "Spool", "TransferBroken", "Version"]
 
 _LONGEST_NOTE = 4096  # bytes
+_AT_ONCE = 1024**2  # bytes that are collected before they are written: each write costs a way into a thread and back
 # A name that somebody else made is not trusted: a link is not followed, and opening a pipe does not wait.
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -128,6 +129,8 @@ class PartialFile:
         self._file: IO[bytes] | None = None
         self._shared = True  # whether the next transfer finds it
         self._placed = False
+        self._collected: list[bytes] = []
+        self._pending = 0
         self.size = 0
         self.head = b""
         self.version: Version | None = None
@@ -193,6 +196,7 @@ class PartialFile:
         if self.version is None:
             return False
         try:
+            self._write_collected()
             file.flush()
             os.fsync(file.fileno())
             with written_atomically(self._note) as note:
@@ -205,11 +209,19 @@ class PartialFile:
         """Append some bytes."""
         if len(self.head) < HEAD_BYTES:
             self.head += chunk[: HEAD_BYTES - len(self.head)]
-        await to_thread.run_sync(self._open.write, chunk)
+        self._collected.append(chunk)
+        self._pending += len(chunk)
         self.size += len(chunk)
+        if self._pending >= _AT_ONCE:
+            await to_thread.run_sync(self._write_collected)
+
+    def _write_collected(self) -> None:
+        collected, self._collected, self._pending = self._collected, [], 0
+        self._open.writelines(collected)
 
     async def restart(self) -> None:
         """Remove what was written."""
+        self._collected, self._pending = [], 0
 
         def empty() -> None:
             self._open.seek(0)
@@ -223,6 +235,7 @@ class PartialFile:
         """Sync the file and give it its name."""
 
         def rename() -> None:
+            self._write_collected()
             publish(self._open, self._path, path)
             self._placed = True
             self._open.close()

@@ -198,8 +198,10 @@ def test_pure_floors_do_no_io_and_libraries_stay_in_their_rooms(module: str, pat
 
 PRIVATE_IMPORTS_OF_THE_PROGRAM = {
     ("_cli.atomic_file", "_files.atomic"),
+    ("_cli.bulk.command", "_files.object_store"),
     ("_cli.bulk.other_runs", "_submission.budget"),
     ("_cli.bulk.other_runs", "_submission.pricing"),
+    ("_cli.bulk.store", "_files.object_store"),
     ("_cli.commands.sandbox", "providers._base.credentials"),
     ("_cli.file_names", "_files.local"),
     ("_cli.request_arguments", "_urls"),

@@ -26,6 +26,7 @@ from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conf
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
+from kling_async._cli.bulk.store import RunStore, working_directory
 from kling_async._cli.errors import CommandError
 from kling_async._cli.ledger import expanded
 from kling_async._cli.options import AsJson, PreferOption, Timeout, options_from, preference
@@ -35,6 +36,7 @@ from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import find_any, parse_settings
 from kling_async._cli.runner import choose_report, destination, handle_errors, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
+from kling_async._files.object_store import destination as place_for_results  # reads addresses as the library does
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 
@@ -54,9 +56,13 @@ class _Options:
         str, typer.Argument(metavar="FILE", help="JSONL, CSV, Parquet or text; - reads JSONL from standard input.")
     ]
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Output directory. Only --dry-run does without.", show_default=False
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Output directory, or an s3://, gs:// or az:// address. Only --dry-run does without.",
+            show_default=False,
         ),
     ] = None
     endpoint: Annotated[
@@ -156,12 +162,11 @@ class _Options:
             raise CommandError("--output is missing: name the directory for the results, such as -o out/")
         if self.no_ledger and self.ledger is not None:
             raise CommandError("--ledger names a ledger, and --no-ledger wants none: leave one of them out")
-        return OutputPaths.of(
-            destination(self.output or _NOWHERE),
-            self.part,
-            None if self.no_ledger else self.ledger,
-            kept=not self.no_ledger,
-        )
+        place = place_for_results(self.output) if self.output is not None else _NOWHERE
+        store = None if isinstance(place, Path) else RunStore(place)
+        directory = destination(place) if isinstance(place, Path) else working_directory(place)
+        ledger = None if self.no_ledger else self.ledger
+        return OutputPaths.of(directory, self.part, ledger, kept=not self.no_ledger, store=store)
 
     @property
     def polling(self) -> Polling:
@@ -195,11 +200,15 @@ def bulk(options: _Options) -> None:
 
     kling bulk prompts.jsonl -o out/ --endpoint runblob/o3-video --budget 20usd
     """
-    report = choose_report(as_json=options.as_json, directory=options.output and options.output / "files")
+    output = Path(options.output) if options.output is not None and "://" not in options.output else None
+    report = choose_report(as_json=options.as_json, directory=output and output / "files")
     with handle_errors(report):
         places, polling, amounts = options.places, options.polling, options.amounts
         assumed = parse_assumed(options.assume or ())
         webhooks = listener(options.webhook_url, options.listen)
+        if places.store is not None:
+            anyio.run(places.store.open, places.results, places.ledger)
+            report.say(f"the ledger and the progress of this run are in {places.directory}")
         results = Results(places.results)
         rows, share = _valid_rows(options, results, places, report)
         plan = plan_of(rows, results, places, retry=options.retry_failed, save=not options.no_save)

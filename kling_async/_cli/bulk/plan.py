@@ -11,6 +11,7 @@ from typing import Any
 from kling_async import Client, Cost
 from kling_async._cli.bulk.results import Record, Results
 from kling_async._cli.bulk.rows import BadRow, Row, Shard, described
+from kling_async._cli.bulk.store import RunStore
 from kling_async._cli.output.formatting import as_json
 
 __all__ = [
@@ -36,15 +37,27 @@ class OutputPaths:
         results: See `kling_async._cli.bulk.results`.
         page: See `kling_async._cli.bulk.html_report`.
         ledger: Where submissions are stored. If None, nowhere.
+        store: The object store that `--output` names. The directory is then one of this machine. If None, there is
+            none.
     """
 
     directory: Path
     results: Path
     page: Path
     ledger: Path | None
+    store: RunStore | None = None
+
+    def size_of(self, path: str) -> int | None:
+        """The bytes of a file of the results. None if there is none."""
+        if self.store is not None:
+            return self.store.sizes.get(path)
+        place = self.directory / path
+        return place.stat().st_size if place.is_file() else None
 
     @classmethod
-    def of(cls, directory: Path, shard: Shard | None, ledger: Path | None, *, kept: bool) -> OutputPaths:
+    def of(
+        cls, directory: Path, shard: Shard | None, ledger: Path | None, *, kept: bool, store: RunStore | None = None
+    ) -> OutputPaths:
         """The places in a directory."""
         mark = f"-{shard.number}-of-{shard.of}" if shard else ""
         return cls(
@@ -52,6 +65,7 @@ class OutputPaths:
             directory / f"results{mark}.jsonl",
             directory / f"report{mark}.html",
             (ledger or directory / f"ledger{mark}.db") if kept else None,
+            store,
         )
 
 
@@ -132,7 +146,7 @@ def _is_done(known: Record, places: OutputPaths, *, retry: bool, save: bool) -> 
         return not retry
     if places.ledger is None:
         return True  # nobody would know the job: what may have been bought is not bought again
-    return known.state == "completed" and known.whole(places.directory, save=save)
+    return known.state == "completed" and known.whole(places.size_of, save=save)
 
 
 def record_before(row: Row, directory: Path) -> Record:

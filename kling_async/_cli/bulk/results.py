@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from io import FileIO
@@ -136,17 +136,16 @@ class Record:
         kind = self.error["kind"] if self.error is not None and self.state == "waiting" else None
         return kind if kind in _STOPPING else None
 
-    def whole(self, directory: Path, *, save: bool) -> bool:
+    def whole(self, size_of: Callable[[str], int | None], *, save: bool) -> bool:
         """Whether all its files are where they were saved, as large as they were.
 
         Args:
-            directory: From which their paths count.
+            size_of: Returns the bytes of a file by its path, None if there is none.
             save: Whether files that were not saved at all are wanted.
         """
         if save and self.urls and not self.files:
             return False
-        places = [(directory / file["path"], file["bytes"]) for file in self.files]
-        return all(place.is_file() and place.stat().st_size == size for place, size in places)
+        return all(size_of(file["path"]) == file["bytes"] for file in self.files)
 
 
 _STOPPING = frozenset(kind.__name__ for kind in (BudgetExceeded, InsufficientCredits, Unauthorized, LedgerFailed))

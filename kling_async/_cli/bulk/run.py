@@ -20,7 +20,8 @@ from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
 from kling_async._cli.bulk.progress import BulkProgress
 from kling_async._cli.bulk.results import Record, Results, makers, record_of
 from kling_async._cli.bulk.rows import Row, Shard
-from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, explain
+from kling_async._cli.bulk.store import RunStore
+from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, CommandError, explain
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.output.events import JobStarted, RowDone, RunDone, RunProgressed, RunStarted
 from kling_async._cli.output.formatting import plural
@@ -30,6 +31,7 @@ from kling_async._cli.webhook_listener import Listener
 __all__ = ["BulkExecution"]
 
 _TICK = 0.25  # s between two updates of the run's progress
+_COPIED_EVERY = 60.0  # s between two copies of the results to an object store
 
 
 @dataclass(slots=True)
@@ -79,10 +81,15 @@ class BulkExecution:
         """Buy what is to be bought, and save what comes of it."""
         async with client, self.listener.receiving(client) if self.listener else nullcontext():
             await ensure_writable(self.places.directory)
+            store = self.places.store
+            if store is not None:
+                await ensure_writable(store.url)
             if self.places.ledger is not None:
                 await client.unresolved()  # takes the ledger, or raises and names its owner
             # Again, now that we own our ledger: of two runs that start at once, at least one sees the other.
             self._bought_before = await refuse_overlap(self.plan, self.places, self.shard)
+            if store is not None:
+                await store.claim(self.places.results)
             self.begun = True
             for task in self.plan:
                 if task.record.attempt > 1:  # so that in every case the next run goes on with this attempt
@@ -98,6 +105,8 @@ class BulkExecution:
         async with client.map(requests, in_flight=in_flight) as self._outcomes, anyio.create_task_group() as group:
             self.report.emit(RunStarted(self.progress))
             group.start_soon(self._tick)
+            if self.places.store is not None:
+                group.start_soon(self._publish, self.places.store)
             slots = anyio.Semaphore(self.save or 1)
             try:
                 async for outcome in self._outcomes:
@@ -144,9 +153,10 @@ class BulkExecution:
 
     async def _save(self, result: Result, record: Record, slots: anyio.Semaphore) -> None:
         try:
-            paths = await result.save(self.places.directory / "files")
-            files = tuple(self._file(artifact, path) for artifact, path in zip(result.artifacts, paths, strict=True))
-            self._record(replace(record, state="completed", files=files, urls=()))
+            store = self.places.store
+            paths = await result.save(self.places.directory / "files" if store is None else store.files)
+            files = [await self._file(*saved) for saved in zip(result.artifacts, paths, strict=True)]
+            self._record(replace(record, state="completed", files=tuple(files), urls=()))
         except DownloadFailed as error:
             problem = explain(error)
             self._record(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
@@ -154,9 +164,14 @@ class BulkExecution:
             self.progress.saving -= 1
             slots.release()
 
-    def _file(self, artifact: Artifact, path: Path) -> dict[str, Any]:
-        place = path.relative_to(self.places.directory).as_posix()
-        told = {"path": place, "kind": artifact.kind, "bytes": path.stat().st_size, "seed": artifact.seed}
+    async def _file(self, artifact: Artifact, saved: Path | str) -> dict[str, Any]:
+        store = self.places.store
+        if store is not None:
+            place, size = str(saved).removeprefix(f"{store.url}/"), await store.size(str(saved))
+        else:
+            path = Path(saved)
+            place, size = path.relative_to(self.places.directory).as_posix(), path.stat().st_size  # noqa: ASYNC240  # it is there
+        told = {"path": place, "kind": artifact.kind, "bytes": size, "seed": artifact.seed}
         return {name: fact for name, fact in told.items() if fact is not None}
 
     def _record(self, record: Record) -> None:
@@ -173,6 +188,15 @@ class BulkExecution:
         if self._outcomes is not None:
             statistics = self._outcomes.statistics()
             self.progress.in_flight = statistics.in_flight
+
+    async def _publish(self, store: RunStore) -> None:
+        """Copy the results to the store once a minute."""
+        while True:
+            await anyio.sleep(_COPIED_EVERY)
+            try:
+                await store.publish([self.places.results])
+            except CommandError as error:  # the end of the run tries again, and its failure counts
+                self.report.say(str(error))
 
     async def _tick(self) -> None:
         while True:
@@ -194,7 +218,9 @@ class BulkExecution:
         seconds = self.progress.seconds if self.plan else 0.0
         write_page(self.places.page, records, title=self.title, now=datetime.now(UTC), seconds=seconds)
         self.progress.over = True
-        outputs = [path for path in (self.places.results, self.places.page) if path.exists()]
+        outputs: Sequence[Path | str] = [path for path in (self.places.results, self.places.page) if path.exists()]
+        if self.places.store is not None:
+            outputs = anyio.run(self.places.store.publish, [self.places.results, self.places.page])
         cause = self.stopped.cause if self.stopped is not None else None
         self.report.emit(RunDone(self.progress, outputs, type(cause).__name__ if cause is not None else None))
         for line in makers(records):

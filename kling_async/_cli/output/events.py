@@ -203,12 +203,12 @@ class RunDone:
 
     Attributes:
         progress: How far it came.
-        outputs: The files that describe it.
+        outputs: The files or objects that describe it.
         cause: The kind of the error that stopped it, which is reported next. If None, it came to its end.
     """
 
     progress: BulkProgress
-    outputs: Sequence[Path]
+    outputs: Sequence[Path | str]
     cause: str | None = None
 
 

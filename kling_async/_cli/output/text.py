@@ -128,7 +128,7 @@ class TextRenderer:
         for line in lines:
             self._say(line)
 
-    def _product_all(self, paths: Iterable[Path]) -> None:
+    def _product_all(self, paths: Iterable[Path | str]) -> None:
         for path in paths:
             self._product(str(path))
 
