@@ -53,10 +53,8 @@ class FileBody:
             FileChanged: A file is not what it was. The rest of it did not come, so nobody has received a whole body.
         """
         for part in self.parts:
-            if isinstance(part, bytes):
-                yield part
-            else:
-                yield from part.pieces()
+            pieces = (part,) if isinstance(part, bytes) else part.pieces()
+            yield from (piece for piece in pieces if piece)
 
     @classmethod
     def of_json(cls, text: bytes, files: list[FileText]) -> FileBody:

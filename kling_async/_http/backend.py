@@ -262,8 +262,8 @@ class _Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await to_thread.run_sync(next, self._rest, b"", limiter=file_readers())
-        if not piece:
+        piece = await to_thread.run_sync(next, self._rest, None, limiter=file_readers())
+        if piece is None:
             raise StopAsyncIteration
         return piece
 

@@ -18,6 +18,7 @@ from kling_async import (
     Client,
     ConfigurationError,
     Kling,
+    Limits,
     MemoryLedger,
     PixelDojo,
     RunBlob,
@@ -28,8 +29,11 @@ from kling_async import (
     runblob,
     runware,
 )
+from kling_async._clock import Clock
 from kling_async._exchange import Call, FileBody
 from kling_async._files.local import with_local_files
+from kling_async._http.paid_call import PaidCallTrace
+from kling_async._http.transport import ProviderTransport
 from kling_async._local_file import PIECE, FileChanged, LocalFile
 from kling_async.providers.base import Provider, Request
 
@@ -109,6 +113,22 @@ async def test_what_is_sent_of_a_file_is_what_is_sent_of_its_bytes(picture: Path
         assert len(from_file.content) == len(from_bytes.content)
         assert max(len(piece) for piece in from_file.content.pieces()) <= PIECE // 3 * 4
         assert bytes(from_file.content) == from_bytes.content  # as often as it is sent
+
+
+async def test_a_body_is_sent_whole_whatever_stands_before_a_file(picture: Path) -> None:
+    """Kling takes base64 without a prefix, and an upload is nothing but the file."""
+    wire = Wire()
+    for provider, of_file in requests(picture):
+        transport = ProviderTransport(provider, Limits(), wire, Clock())
+        call = next(provider.submit(await with_local_files(of_file), "00000000-0000-4000-8000-000000000000", None))
+        upload = Call.upload("PUT", "https://example.com/file", LocalFile.read(picture), {}, json=False)
+        for one in (call, upload):
+            await transport.call(one, PaidCallTrace())
+            assert wire.bodies[-1] == bytes(one.content)
+            assert wire.lengths[-1] == str(len(one.content))
+            assert all(wire.pieces[-1])
+        await transport.aclose()
+    assert len(wire.bodies) == 10
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
