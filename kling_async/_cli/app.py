@@ -57,6 +57,7 @@ _COMMANDS = {
         "commands.quote", "Show what a request costs and how long it takes, provider by provider. Nothing is bought."
     ),
     "endpoints": _Listed("commands.endpoints", "List the endpoints with their fields."),
+    "studio": _Listed("commands.studio", "Open a page that makes, follows and shows images and videos."),
     "mcp": _Listed("commands.mcp", "Serve an assistant by the Model Context Protocol, within a budget."),
 }
 

@@ -50,6 +50,7 @@ FLOORS: dict[str, int] = {
     "starlette": 8,
     "fastapi": 8,
     "sandbox": 8,
+    "studio": 8,
     "testing": 8,
     "pytest_plugin": 8,
     "_cli": 9,
