@@ -224,7 +224,7 @@ async def _refused(_: Request, error: Exception) -> Response:
         return _json({"message": "Nothing was sent.", "fields": problems(error), "remedies": []}, 422)
     if not isinstance(error, KlingError):
         raise error
-    status, _ = public_error(error)
+    status = public_error(error)[0]
     found = {"message": error.message[:2000], "fields": {}, "remedies": described(error.remedies)}
     return _json({**found, "error": type(error).__name__}, status)
 

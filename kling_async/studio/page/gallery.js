@@ -75,8 +75,8 @@ export function gallery(main) {
       h("span.face", {}, face, media?.type.startsWith("video/") && h("span.play", {}, icon("video"))),
     )
     if (media?.type.startsWith("video/")) {
-      open.onmouseenter = () => open.querySelector("video").play().catch(() => {})
-      open.onmouseleave = () => open.querySelector("video").pause()
+      open.onmouseenter = () => face.play().catch(() => {})
+      open.onmouseleave = () => face.pause()
     }
     return h("li.tile", {}, open, h("label.pick", {}, box), h("p.prompt", {}, card.prompt || "(no prompt)"), h("p.meta", {}, h("span", {}, card.provider), card.cost && h("span", {}, costOf(card))))
   }
@@ -112,7 +112,7 @@ const facts = (card) =>
   )
 
 function details(card) {
-  const shown = h("div.media", {}, card.files.length ? card.files.map((file) => preview(file, { controls: true })) : h("p.empty", {}, "The file was not saved before its link expired."))
+  const shown = h("div.media", {}, card.files.length ? card.files.map((file) => preview(file, { controls: true })) : h("p.empty", {}, card.missing ? "The file was not saved before its link expired." : "The file is being saved."))
   const code = h("div.code", {})
   const box = dialog(
     card.kind === "video" ? "Video" : card.kind === "image" ? "Picture" : "Sound",
