@@ -46,6 +46,11 @@ _COMMANDS = {
         "commands.jobs",
         "List the submissions of a ledger: status, cost and files.",
     ),
+    "cancel": _Listed(
+        "commands.cancel",
+        "Ask the provider to cancel a job. Most providers charge for it all the same.",
+        _SEE_EXITS,
+    ),
     "resume": _Listed("commands.resume", "Wait for all unfinished jobs of a ledger, and save their files.", _SEE_EXITS),
     "resolve": _Listed(
         "commands.resume",

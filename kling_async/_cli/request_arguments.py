@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from kling_async import Image, Request, Video
+from kling_async import Image, JobRef, Request, Video
 from kling_async._cli.errors import CommandError
 from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
@@ -45,6 +45,7 @@ __all__ = [
     "image_of",
     "images",
     "is_url",
+    "job_ref",
     "known",
     "parse_settings",
     "require_offered",
@@ -54,6 +55,22 @@ __all__ = [
 
 NAMED = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "count")
 """The fields that have an option of their own. ``--set`` reaches the others."""
+
+
+def job_ref(text: str) -> JobRef:
+    """The job that an argument names.
+
+    Raises:
+        CommandError: It names none.
+    """
+    try:
+        return JobRef.parse(text)
+    except ValueError as error:
+        raise CommandError(
+            f"{text!r:.200} is not a job reference; one looks like "
+            "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
+        ) from error
+
 
 _SHOWN = 60  # characters of a wrong value that are repeated to the user
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kling_async import Budget, Client, Job, JobRef, Request
+from kling_async import Budget, Client, Job, Request
 from kling_async._cli.errors import CommandError
 from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
@@ -21,7 +21,7 @@ from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import JobStarted, Submitting
 from kling_async._cli.output.reports import Report
-from kling_async._cli.request_arguments import NAMED, acceptable, build, find, find_any, parse_settings
+from kling_async._cli.request_arguments import NAMED, acceptable, build, find, find_any, job_ref, parse_settings
 from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async.providers.base import Endpoint
@@ -188,13 +188,7 @@ def watch(
     """Wait for an existing job and save its files. Nothing is bought."""
     report = choose_report(as_json=as_json, directory=output)
     with handle_errors(report):
-        try:
-            address = JobRef.parse(ref)
-        except ValueError as error:
-            raise CommandError(
-                f"{ref!r:.200} is not a job reference; one looks like "
-                "runblob/o3-video/550e8400-e29b-41d4-a716-446655440000"
-            ) from error
+        address = job_ref(ref)
         kind, endpoint = find(address.endpoint)
         client = open_client([kind], timeout)
         place = place_of(output, name, address.id)

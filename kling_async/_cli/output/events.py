@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllJobsEnded",
+    "CancellationRequested",
     "Estimated",
     "Failed",
     "FileProgress",
@@ -135,6 +136,15 @@ class JobOver:
 
 
 @dataclass(frozen=True, slots=True)
+class CancellationRequested:
+    """The provider was asked to cancel a job, and accepted that or not. The job has this status now."""
+
+    ref: JobRef
+    accepted: bool
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
 class JobUnresolved:
     """The outcome of a submission of the ledger is still not known."""
 
@@ -223,6 +233,7 @@ ReportEvent: TypeAlias = (
     | FilesSaved
     | JobSubmitted
     | JobOver
+    | CancellationRequested
     | JobUnresolved
     | AllJobsEnded
     | Failed

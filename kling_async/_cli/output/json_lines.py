@@ -12,6 +12,7 @@ from kling_async import Artifact, Event, JobRef, Status, Submission
 from kling_async._cli.errors import INTERRUPTED
 from kling_async._cli.output.advice import as_commands
 from kling_async._cli.output.events import (
+    CancellationRequested,
     Estimated,
     Failed,
     FilesSaved,
@@ -57,6 +58,8 @@ class JsonRenderer:
                 )
             case JobSubmitted(ref, cost, command):
                 _write(type="submitted", ref=str(ref), cost=as_json(cost), watch=command)
+            case CancellationRequested(ref, accepted, status):
+                _write(type="cancel", ref=str(ref), accepted=accepted, status=status)
             case JobUnresolved(submission):
                 _write(type="unresolved", **_unresolved(submission))
             case Failed(problem, unfinished):

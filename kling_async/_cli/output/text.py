@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import Event, JobRef, Submission
+from kling_async import Event, JobRef, Status, Submission
 from kling_async._cli.errors import Problem
 from kling_async._cli.output.advice import as_commands
 from kling_async._cli.output.events import (
+    CancellationRequested,
     Estimated,
     Failed,
     FilesSaved,
@@ -91,6 +92,9 @@ class TextRenderer:
             case JobSubmitted(ref):
                 self._product(str(ref))
                 self._say(_submitted(event))
+            case CancellationRequested(ref, accepted, status):
+                self._product(f"{ref} {status}")
+                self._say(_cancellation(accepted=accepted, status=status))
             case JobUnresolved(submission):
                 self._say_all(_unresolved(submission))
             case Failed(problem, unfinished):
@@ -171,6 +175,15 @@ def _change(ref: JobRef, event: Event) -> str:
     progress = f"  {event.progress:.0%}" if event.progress is not None and not event.status.terminal else ""
     message = f"  {printable(event.message)[:_MESSAGE]}" if event.message else ""
     return f"{ref}  {event.status}  {duration(event.elapsed)}{progress}{message}"
+
+
+def _cancellation(*, accepted: bool, status: Status) -> str:
+    if not accepted:
+        return f"the job was not cancelled: it is {status}"
+    charged = "most providers charge for the job all the same"
+    if status.terminal:
+        return f"the job is {status}; {charged}"
+    return f"the provider accepted the cancellation, and the job is still {status}; {charged}"
 
 
 def _submitted(event: JobSubmitted) -> str:

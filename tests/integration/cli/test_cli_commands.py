@@ -77,6 +77,37 @@ def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sand
     assert sandbox.counters.jobs_bought == 1
 
 
+@pytest.mark.sandbox(environment=["fal", "runblob"])
+class TestCancel:
+    def test_a_running_job_is_cancelled_at_its_provider(self, kling: Run, sandbox: Sandbox) -> None:
+        ref = kling("generate", "fal/image", "a fox", "--no-wait").out.strip()
+        answer = kling("cancel", ref)
+        assert answer.code == 0, answer
+        assert answer.out == f"{ref} cancelled\n"
+        assert "the job is cancelled; most providers charge for the job all the same" in answer.err
+        assert sandbox.counters.jobs_bought == 1
+
+    def test_a_job_that_has_ended_is_not(self, kling: Run, sandbox: Sandbox) -> None:
+        ref = kling("generate", "fal/image", "a fox", "--no-wait").out.strip()
+        sandbox.state.clock.advance(600)
+        answer = kling("cancel", ref, "--json")
+        assert answer.code == 0, answer
+        assert answer.objects == [{"type": "cancel", "ref": ref, "accepted": False, "status": "completed"}]
+
+    def test_a_provider_that_cannot_says_what_happens_to_the_job(self, kling: Run, sandbox: Sandbox) -> None:
+        ref = kling("generate", PHOTO, "a fox", *QUICK, "--no-wait").out.strip()
+        answer = kling("cancel", ref)
+        assert answer.code != 0
+        assert "RunBlob has no way to cancel a job: it runs on and is charged as usual" in answer.err
+
+    @pytest.mark.parametrize("ref", ["", "fox", "fal/image", "nobody/image/1"])
+    def test_what_is_no_job_is_refused(self, kling: Run, sandbox: Sandbox, ref: str) -> None:
+        answer = kling("cancel", ref)
+        assert answer.code == 2
+        assert "job reference" in answer.err or "endpoint" in answer.err
+        assert sum(sandbox.counters.requests.values()) == 0
+
+
 def test_the_prompt_may_come_from_standard_input(kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ein Fuchs im Schnee, grün\n".encode())))
     assert kling("generate", PHOTO, "-", "--no-wait").code == 0
