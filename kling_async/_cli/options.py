@@ -100,6 +100,11 @@ class Command(TyperCommand):
         """The parameters, ``--help`` among them."""
         return _flagged(super().get_params(ctx))
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the usage line. Some versions of typer put more brackets around an argument than it has."""
+        pieces = [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        return [re.sub(r"^\[(\[.*\])\]\.*$", r"\1", piece) for piece in pieces]
+
 
 class Group(TyperGroup):
     """The commands together, in the same manner."""
@@ -114,6 +119,8 @@ def _flagged(parameters: list[Any]) -> list[Any]:
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        if parameter.param_type_name == "argument":  # its name says what it is, and "<str>" nothing more
+            parameter.display_type_rich = lambda **_: None
     return parameters
 
 

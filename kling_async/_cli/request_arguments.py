@@ -216,7 +216,7 @@ def image_of(text: str, folder: Path = Path()) -> str | Path:
 
 
 def with_local_files(endpoint: Endpoint[Any], values: Mapping[str, Any], folder: Path = Path()) -> dict[str, Any]:
-    """The values, with paths in place of the texts that name local files, such as of ``first_frame``.
+    """The values, with paths in place of the texts that name local files, such as that of ``first_frame``.
 
     In a field of images each text that is no URL is a path. A sound may also be an id, so there a path has an ending.
 

@@ -35,7 +35,7 @@ _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os
 
 
 class TransferBroken(Exception):
-    """The transfer failed in a way that may pass.
+    """The transfer failed, and trying it again may succeed.
 
     Attributes:
         retry_after: Seconds that the server asks to wait. If None, it does not say.

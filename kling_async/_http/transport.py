@@ -315,7 +315,7 @@ class ProviderTransport:
         """Where a call goes.
 
         Raises:
-            ConfigurationError: It is no address. Nothing was sent.
+            ConfigurationError: The URL cannot be used. Nothing was sent.
         """
         own = call.url.startswith("/")
         try:
@@ -438,7 +438,7 @@ class ProviderTransport:
             self._throttle.on_success()
             return reply
         paid = call.effect is Effect.PAID
-        self._warn(call, reply, "does not say what became of the call" if paid else "reports a fault that may pass")
+        self._warn(call, reply, "does not say what became of the call" if paid else "reports a temporary fault")
         fault = refusal or self.provider.errors.make_error(reply.status, None, reply.excerpt())
         raise self._classify_failure(call, fault, sent=True, reply=reply)
 

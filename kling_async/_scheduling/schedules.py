@@ -4,7 +4,7 @@ Theory. A poll costs a request. Not polling costs *lag*: the seconds between a j
 it. One number relates them: lambda, the seconds of lag that one poll is worth. With F the distribution of durations and
 S = 1 - F, a job that ran at t has ended by a later time u with probability ``(F(u) - F(t)) / S(t)``. The integral of
 that from t to s is the lag that is expected if the next poll is at s. `Learned` polls when it reaches lambda. The rule
-needs no horizon and no dynamic programme, gives the first poll too, and costs about one percent more than the optimum
+needs no horizon and no dynamic programming, gives the first poll too, and costs about one percent more than the optimum
 (`benchmarks/cadence`). The distribution is learned while the jobs run (`kling_async._scheduling.durations`).
 
 Two things bound the rule, because the distribution is only an estimate. A step is never shorter than half a second.

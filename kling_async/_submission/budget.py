@@ -231,7 +231,7 @@ class BudgetAccount:
         """Make sure that one request does not cost more than is allowed for it.
 
         Args:
-            wanted: What is known of its price.
+            wanted: Its price, as far as it is known.
             most: The most that it may cost. If None, there is no limit.
             name: What the user set: ``max_cost`` or ``max_per_job``.
 
@@ -261,7 +261,7 @@ class BudgetAccount:
 
         Args:
             attempt_id: The UUID of the attempt.
-            wanted: What is known of its price.
+            wanted: Its price, as far as it is known.
 
         Raises:
             BudgetExceeded: It does not fit into what is left.

@@ -80,3 +80,12 @@ def test_where_there_is_no_terminal_there_are_no_colours(
     page = shown(kling, monkeypatch, command, 80, **variables)
     assert "\x1b" not in page
     assert "<bool>" not in page
+
+
+def test_an_argument_is_shown_by_its_name_alone(
+    kling: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    page = flat(shown(kling, monkeypatch, command, 132))
+    usage = page.partition("Usage: ")[2].partition(" Arguments")[0]
+    assert not re.search(r"[{}]|\[\[", usage[:80])
+    assert "<str>" not in page
