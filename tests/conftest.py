@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kling_async.providers import load_providers
 from kling_async.sandbox import Sandbox
@@ -14,6 +15,10 @@ from support.cli_process import environment_of
 
 if TYPE_CHECKING:
     from support.s3 import Bucket
+
+# A busy machine makes an example slow, and nothing else.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
