@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import statistics
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -33,11 +34,15 @@ from kling_async._job import Job
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Artifact, Result, Status
 from kling_async._public_body import OPERATOR_FIELDS, public_schema
-from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers import load_providers
+from kling_async.providers._base.offers import ImageOffer, VideoOffer
+from kling_async.providers._base.portable import Image as PortableImage
+from kling_async.providers._base.portable import Video
 from kling_async.providers._base.request import Request
 
 if TYPE_CHECKING:
     from kling_async.providers._base.endpoint import Endpoint
+    from kling_async.providers._base.provider import Provider
 
 try:
     from mcp.server.mcpserver import Context, Image, MCPServer
@@ -57,10 +62,11 @@ _BUYS = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent
 _SAVES = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=True)
 _INSTRUCTIONS = """\
 Makes images and videos with Kling models, for money. Call list_endpoints, then describe_endpoint for the fields, then
-quote for the price, then generate, which returns at once. A video takes minutes: call watch until the status is
-completed, then save. Choose one key for each thing that you make. The same key again returns the same job and costs
-nothing. Never choose a new key because an answer is missing: call list_jobs first. A reference image is an https URL, a
-data URI, or the path of a file that save returned."""
+quote for the price, then generate, which returns at once. The endpoints video and image go to the best provider that
+makes exactly what the fields say: use them unless the user names a provider. A video takes minutes: call watch until
+the status is completed, then save. Choose one key for each thing that you make. The same key again returns the same job
+and costs nothing. Never choose a new key because an answer is missing: call list_jobs first. A reference image is an
+https URL, a data URI, or the path of a file that save returned."""
 
 Key = Annotated[
     str, Field(description="Your name for this generation, such as boat-1. The same key is bought once.", min_length=1)
@@ -83,6 +89,9 @@ class JobInfo(BaseModel):
     status: str = Field(description="pending, processing, completed, failed or cancelled; unknown: it may be bought")
     ref: str | None = None
     cost: str | None = None
+    choice: str | None = Field(
+        default=None, description="Which provider made it and why, with the endpoint video or image"
+    )
     progress: float | None = None
     message: str | None = None
     urls: list[str] = []
@@ -93,6 +102,7 @@ class JobInfo(BaseModel):
 class Quote(BaseModel):
     """What a generation is expected to cost."""
 
+    endpoint: str = Field(description="Who would make it: for video and image the first choice")
     cost: str | None = Field(description="None: the price is not known before one was bought")
     budget_left: str | None
 
@@ -159,22 +169,25 @@ class _Tools:
         """List what can be generated: one endpoint for each model and provider. Costs nothing."""
         return [
             EndpointInfo(
-                endpoint=endpoint.name,
-                summary=(endpoint.request.__doc__ or "").partition("\n")[0],
-                typical_seconds=round(endpoint.duration_prior(None).median, 1),
+                endpoint=name,
+                summary=(kind.__doc__ or "").partition("\n")[0],
+                typical_seconds=round(self._typical(name), 1),
             )
-            for endpoint in self._endpoints().values()
+            for name, kind in self._kinds().items()
         ]
 
     async def describe_endpoint(self, endpoint: str) -> dict[str, Any]:
         """Return the JSON schema of an endpoint's fields, with limits and defaults. Costs nothing."""
-        return public_schema(self._endpoint(endpoint).request)
+        return public_schema(self._kind(endpoint))
 
     async def quote(self, endpoint: str, fields: dict[str, Any]) -> Quote:
         """Return what a generation is expected to cost, and what is left of the budget. Costs nothing."""
         with _explained():
-            cost = await self._client.estimate(self._request(endpoint, fields))
-        return Quote(cost=str(cost) if cost else None, budget_left=self._left())
+            best, *_ = quotes = await self._client.quote(self._request(endpoint, fields))
+        if not best.available:
+            reasons = "; ".join(f"{each.endpoint}: {each.reason}" for each in quotes)
+            raise ToolError(f"nobody makes exactly this {endpoint} ({reasons}); change the fields")
+        return Quote(endpoint=best.endpoint, cost=str(best.cost) if best.cost else None, budget_left=self._left())
 
     async def generate(self, key: Key, endpoint: str, fields: dict[str, Any]) -> JobInfo:
         """Buy one generation, and return at once. It goes on by itself; call watch to see its end.
@@ -221,23 +234,41 @@ class _Tools:
 
     def _endpoints(self) -> dict[str, Endpoint[Any]]:
         """The endpoints of the client's providers, by name."""
-        names = self._client.statistics().providers
-        return {endpoint.name: endpoint for kind in ALL_PROVIDERS if kind.name in names for endpoint in kind.endpoints}
+        return {endpoint.name: endpoint for kind in self._providers() for endpoint in kind.endpoints}
 
-    def _endpoint(self, name: str) -> Endpoint[Any]:
-        known = self._endpoints()
+    def _providers(self) -> list[type[Provider]]:
+        names = self._client.statistics().providers
+        return [kind for kind in load_providers() if kind.name in names]
+
+    def _makers(self, name: str) -> set[str]:
+        """The endpoints that make some portable requests of that name. Empty for any other name."""
+        offer_kind = {"video": VideoOffer, "image": ImageOffer}.get(name)
+        offers = [offer for kind in self._providers() for offer in kind.portable]
+        return {offer.request.endpoint for offer in offers if offer_kind and isinstance(offer, offer_kind)}
+
+    def _typical(self, name: str) -> float:
+        makers = self._makers(name) or {name}
+        return statistics.median(self._endpoints()[maker].duration_prior(None).median for maker in makers)
+
+    def _kinds(self) -> dict[str, type[Request]]:
+        """The classes of the requests that can be bought, by endpoint; the portable ones first."""
+        portable = {kind.endpoint: kind for kind in (Video, PortableImage) if self._makers(kind.endpoint)}
+        return portable | {name: endpoint.request for name, endpoint in self._endpoints().items()}
+
+    def _kind(self, name: str) -> type[Request]:
+        known = self._kinds()
         if name not in known:
             raise ToolError(f"there is no endpoint {name!r:.80}; there are: {', '.join(known)}")
         return known[name]
 
     def _request(self, endpoint: str, fields: dict[str, Any]) -> Request:
         """Return the request, without what belongs to the operator and without files of other directories."""
-        kind = self._endpoint(endpoint).request
+        kind = self._kind(endpoint)
         refused = sorted(OPERATOR_FIELDS & set(fields))
         if refused:
             raise ToolError(f"these fields are not accepted here: {', '.join(refused)}")
         try:
-            request: Request = kind.model_validate({name: self._own_files(value) for name, value in fields.items()})
+            request = kind.model_validate({name: self._own_files(value) for name, value in fields.items()})
         except ValidationError as error:
             raise ToolError(f"{endpoint}: {_problems(error)}") from error
         return request
@@ -277,6 +308,7 @@ class _Tools:
             status=str(job.status),
             ref=str(job.ref),
             cost=str(job.cost) if job.cost else None,
+            choice=str(job.choice) if job.choice else None,
             progress=latest.progress if latest else None,
             message="; ".join(map(str, failures)) or (latest.message if latest else None),
             urls=[artifact.url for artifact in artifacts if artifact.url],

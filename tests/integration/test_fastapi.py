@@ -43,6 +43,7 @@ from kling_async import (
     Status,
     Submission,
     Unauthorized,
+    Video,
     Webhooks,
     runblob,
     runware,
@@ -451,6 +452,10 @@ def public_app(client: Client) -> FastAPI:
     async def submit(request: Public[runblob.O3Video], client: CurrentClient) -> str:
         return str((await client.submit(request)).ref)
 
+    @app.post("/anybody", status_code=202)
+    async def submit_anywhere(request: Public[Video], client: CurrentClient) -> str:
+        return str((await client.submit(request)).ref)
+
     @app.post("/images", status_code=202)
     async def submit_image(request: Public[runware.ImageO3]) -> str:
         return request.endpoint
@@ -469,6 +474,18 @@ async def test_a_public_body_takes_no_field_that_belongs_to_the_operator(server:
         assert server.requests["submit"] == 0
         assert (await web.post("/videos", json={"prompt": "a boat"})).status_code == 202
         assert (await web.post("/videos", json={"prompt": "a boat", "duration": 7})).status_code == 422
+        [generation] = server.generations.values()
+        assert str(generation.body["callback_url"]).startswith("https://example.com/kling/")
+
+
+async def test_a_portable_public_body_is_bought_where_it_is_made(server: FakeRunBlob) -> None:
+    async with make_client(server) as client, browsing(public_app(client)) as web:
+        for evil in ({"callback_url": "https://evil.example/x"}, {"first_frame": "/etc/passwd"}, {"duration": 99}):
+            assert (await web.post("/anybody", json={"prompt": "a boat", **evil})).status_code == 422
+        assert server.requests["submit"] == 0
+        bought = await web.post("/anybody", json={"prompt": "a boat", "model": "kling-o3", "duration": 10})
+        assert bought.status_code == 202
+        assert bought.json().startswith("runblob/o3-video/")
         [generation] = server.generations.values()
         assert str(generation.body["callback_url"]).startswith("https://example.com/kling/")
 

@@ -84,6 +84,26 @@ async def test_an_assistant_makes_an_image_sees_it_and_saves_it(sandbox: Sandbox
     assert sandbox.counters.jobs_bought == 2
 
 
+async def test_an_assistant_buys_from_whoever_makes_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+        listed = (await call(client, "list_endpoints"))["result"]
+        assert [one["endpoint"] for one in listed[:2]] == ["video", "image"]
+        fields = (await call(client, "describe_endpoint", endpoint="image"))["properties"]
+        assert "resolution" in fields
+        assert "callback_url" not in fields
+        assert (await call(client, "quote", endpoint="image", fields=PHOTO))["endpoint"] == "runblob/o3-photo"
+        why = await refused(client, "quote", endpoint="video", fields={"prompt": "a boat", "duration": 17})
+        assert "runblob/o3-video: duration is 17; it has 5, 10, 15" in why
+        assert "callback_url" in await refused(
+            client, "generate", key="boat", endpoint="image", fields={**PHOTO, "callback_url": "https://x.example"}
+        )
+        job = await call(client, "generate", key="boat", endpoint="image", fields=PHOTO)
+        assert job["endpoint"] == "runblob/o3-photo"
+        assert job["choice"].startswith("runblob/o3-photo: first of 1 by preference")
+        assert (await call(client, "generate", key="boat", endpoint="image", fields=PHOTO))["ref"] == job["ref"]
+    assert sandbox.counters.jobs_bought == 1
+
+
 async def test_the_ledger_is_the_memory_of_the_next_start_and_the_budget_goes_on(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -172,6 +172,61 @@ def _fal_image(request: Any) -> Meaning:
     )
 
 
+RUNBLOB_VIDEOS = {
+    "kling_3": ("kling-3.0", "720p"),
+    "kling_3_pro": ("kling-3.0", "1080p"),
+    "kling_2.6": ("kling-2.6", "1080p"),
+}
+APPS = {
+    "klingai/video-v3": "kling-3.0",
+    "klingai/video-o1": "kling-o1",
+    "klingai/video-v2-6": "kling-2.6",
+    "klingai/video-v2-5": "kling-2.5-turbo",
+    "klingai/image-3o": "kling-image-3.0-omni",
+    "klingai/image-v3": "kling-image-3.0",
+}
+
+
+def _runblob_video(request: Any) -> Meaning:
+    sent = request.payload()
+    model, resolution = RUNBLOB_VIDEOS[sent["model"]]
+    return Meaning(
+        model,
+        int(sent["duration"]),
+        resolution,
+        sent.get("aspect_ratio"),
+        sent["model"] == "kling_2.6",
+        first=sent.get("image_url"),
+        negative=sent.get("negative_prompt"),
+    )
+
+
+def _pixeldojo_video(request: Any) -> Meaning:
+    sent = request.payload()
+    return Meaning(
+        "kling-3.0",
+        int(sent["duration"]),
+        "1080p",
+        sent["aspect_ratio"],
+        sent["generate_audio"],
+        negative=sent.get("negative_prompt"),
+    )
+
+
+def _app_video(request: Any) -> Meaning:
+    sent = request.app_input({name: getattr(request, name) for name in request.reference_fields})
+    return Meaning(
+        APPS[request.app],
+        sent["duration"],
+        sent["resolution"],
+        sent.get("aspect_ratio"),
+        sent.get("sound", False),
+        first=sent.get("image"),
+        last=sent.get("end_image"),
+        references=tuple(sent.get("reference_images", ())),
+    )
+
+
 READERS: dict[str, Callable[[Any], Meaning]] = {
     "kling/text-to-video": _kling_video,
     "kling/image-to-video": _kling_video,
@@ -185,6 +240,8 @@ READERS: dict[str, Callable[[Any], Meaning]] = {
         request.aspect_ratio,
         references=request.references,
     ),
+    "runblob/video": _runblob_video,
+    "runblob/o1-photo": _picture("kling-image-o1"),
     "runblob/o3-photo": _picture("kling-image-3.0-omni"),
     "fal/text-to-video": _fal_video,
     "fal/image-to-video": _fal_video,
@@ -193,7 +250,10 @@ READERS: dict[str, Callable[[Any], Meaning]] = {
     "runware/image-o3": _picture("kling-image-3.0-omni"),
     "runware/image": lambda request: _picture(RUNWARE_MODELS[request.model][0])(request),
     "runware/video": _runware_video,
+    "pixeldojo/text-to-video": _pixeldojo_video,
     "pixeldojo/image-v3": _picture("kling-image-3.0"),
+    "inferencesh/video": _app_video,
+    "inferencesh/image": lambda request: _picture(APPS[request.app])(request),
     "inferencesh/image-o1": _picture("kling-image-o1"),
     "replicate/kling-v3-video": _replicate("kling-3.0"),
     "replicate/kling-v3-omni-video": _replicate("kling-3.0-omni"),
@@ -297,7 +357,7 @@ def test_a_mention_of_a_reference_is_written_as_each_provider_wants_it() -> None
 
 def test_a_request_that_nothing_serves_names_the_reasons_and_the_nearest_change() -> None:
     with pytest.raises(NotOffered) as caught:
-        Video("a boat", duration=7).for_("runblob")
+        Video("a boat", model="kling-3.0-omni", duration=7).for_("runblob/o3-video")
     error = caught.value
     assert error.reasons == {"runblob/o3-video": "duration is 7; it has 5, 10, 15"}
     assert error.change == {"duration": 5}

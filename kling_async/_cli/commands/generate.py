@@ -19,7 +19,7 @@ from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
-from kling_async._cli.output.events import JobStarted, Submitting
+from kling_async._cli.output.events import JobStarted, SellerChosen, Submitting
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import NAMED, acceptable, build, find, find_any, job_ref, parse_settings
 from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
@@ -163,6 +163,8 @@ class _Order:
         with acceptable(self.endpoint):
             job = await submit_or_note(client.submit(self.request, key=self.key), client, self.key, report)
         if place is None:
+            if job.choice is not None:
+                report.emit(SellerChosen(job.ref, job.choice))
             report.submitted(job.ref, job.cost)
             return
         kind, endpoint = find(job.ref.endpoint)
@@ -170,7 +172,7 @@ class _Order:
         report.emit(JobStarted(job.ref, expected))  # before anything is shown, which may fail
         fresh = client.statistics().submitted > 0
         if job.choice is not None:
-            report.say(f"chosen: {job.choice}")
+            report.emit(SellerChosen(job.ref, job.choice))
         if job.cost is not None:
             words = "bought" if fresh else "it was bought before,"
             report.say(f"{words} for {job.cost}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from kling_async import Cost, Event, JobRef, Result, Status, Submission
+from kling_async import Choice, Cost, Event, JobRef, Result, Status, Submission
 from kling_async._cli.errors import Problem
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "RunDone",
     "RunProgressed",
     "RunStarted",
+    "SellerChosen",
     "Submitting",
     "Unfinished",
     "Warned",
@@ -92,6 +93,14 @@ class JobStarted:
 
     ref: JobRef
     expected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SellerChosen:
+    """A provider took a portable request, or had taken it before."""
+
+    ref: JobRef
+    choice: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +233,7 @@ class RunDone:
 
 ReportEvent: TypeAlias = (
     Note
+    | SellerChosen
     | Warned
     | Product
     | Submitting

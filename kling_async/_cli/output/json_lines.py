@@ -24,6 +24,7 @@ from kling_async._cli.output.events import (
     RowDone,
     RowsRejected,
     RunDone,
+    SellerChosen,
     Unfinished,
     Warned,
 )
@@ -44,6 +45,15 @@ class JsonRenderer:
         match event:
             case Warned(text):
                 say(text)  # the user of the program sees it, and no reader of the results does
+            case SellerChosen(ref, choice):
+                passed_over = [{"endpoint": endpoint, "reason": reason} for endpoint, reason in choice.passed_over]
+                _write(
+                    type="chosen",
+                    ref=str(ref),
+                    endpoint=choice.endpoint,
+                    reason=choice.reason,
+                    passed_over=passed_over,
+                )
             case JobChanged(ref, change):
                 _write(type="event", **_change(ref, change))
             case FilesSaved(result, paths):

@@ -33,6 +33,7 @@ from kling_async._cli.output.events import (
     RunDone,
     RunProgressed,
     RunStarted,
+    SellerChosen,
     Unfinished,
     Warned,
 )
@@ -84,6 +85,8 @@ class TextRenderer:
                 self._say(text)
             case Product(text):
                 self._product(text)
+            case SellerChosen(_, choice):
+                self._say(f"chosen: {choice}")
             case JobChanged(ref, change):
                 self._say(_change(ref, change))
             case FilesSaved(result, paths):

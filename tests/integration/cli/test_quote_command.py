@@ -61,6 +61,18 @@ def test_one_picture_is_made_by_the_preferred_provider(kling: Run, sandbox: Sand
     assert sandbox.counters.jobs_bought == 1
 
 
+def test_json_says_who_was_chosen_and_why(kling: Run, sandbox: Sandbox) -> None:
+    answer = kling("generate", "image", "a paper boat", "--prefer", "pixeldojo,runblob", "--json", "--no-wait")
+    assert answer.code == 0, answer.err
+    chosen, submitted = answer.objects
+    assert chosen["type"] == "chosen"
+    assert chosen["endpoint"] == "pixeldojo/image-v3"
+    assert chosen["reason"].startswith("first of 2 by preference; ")
+    assert chosen["passed_over"] == []
+    assert chosen["ref"] == submitted["ref"]
+    assert sandbox.counters.jobs_bought == 1
+
+
 def test_bulk_rows_go_to_the_next_provider_and_the_report_says_who_made_what(
     kling: Run, sandbox: Sandbox, tmp_path: Path
 ) -> None:
