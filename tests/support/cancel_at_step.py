@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-__all__ = ["cancelled_at"]
+__all__ = ["cancelled_at", "reached"]
 
 
 @types.coroutine
@@ -38,10 +38,27 @@ def stepwise(
 
 async def cancelled_at(count: int, operation: Callable[[], Awaitable[Any]], *, native: bool) -> bool:
     """Whether the operation was still under way at that step, and was cancelled there."""
+    _, ended = await _run(count, operation, native=native)
+    return not ended
+
+
+async def reached(count: int, operation: Callable[[], Awaitable[Any]], *, native: bool) -> bool:
+    """Whether the operation came to that step. It was cancelled there, which it may have held back."""
+    called, _ = await _run(count, operation, native=native)
+    return called
+
+
+async def _run(count: int, operation: Callable[[], Awaitable[Any]], *, native: bool) -> tuple[bool, bool]:
+    """Whether it was told to stop, and whether it came to its own end."""
+    called: list[None] = []
     ended: list[object] = []
 
     async def run(cancel: Callable[[], object]) -> None:
-        ended.append(await stepwise(operation(), count, cancel))
+        def stop() -> None:
+            called.append(None)
+            cancel()
+
+        ended.append(await stepwise(operation(), count, stop))
 
     if native:
 
@@ -57,4 +74,4 @@ async def cancelled_at(count: int, operation: Callable[[], Awaitable[Any]], *, n
     else:
         with anyio.CancelScope() as scope:
             await run(scope.cancel)
-    return not ended
+    return bool(called), bool(ended)

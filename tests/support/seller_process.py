@@ -1,0 +1,68 @@
+"""Programs that buy at fal or Replicate from a sandbox, and die: run in a process of their own and killed."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from kling_async import Client, Fal, Polling, Progressive, Replicate, Request, SqliteLedger, fal, replicate
+from kling_async.sandbox import Sandbox
+from support.asgi_server import PATIENCE
+
+__all__ = ["buying_program", "client_of", "request"]
+
+QUICK = Polling(schedule=Progressive(0.02), status_calls_per_minute=math.inf)
+_PROVIDERS: dict[str, Any] = {"fal": Fal, "replicate": Replicate}
+
+
+def request(name: str, row: str) -> Request:
+    """What a row buys at that provider."""
+    return fal.Image(f"boat {row}") if name == "fal" else replicate.V3Video(f"boat {row}")
+
+
+def client_of(sandbox: Sandbox, name: str, **more: Any) -> Client:
+    """A client with the sandbox's provider of that name."""
+    provider = _PROVIDERS[name](sandbox.api_key(name), sandbox.base_url(name))
+    provider.speed = sandbox.state.clock.speed or 1.0
+    return Client(provider, **{"polling": QUICK, **more})
+
+
+def _buy(ready: Connection, name: str, api_key: str, base_url: str, path: str) -> None:
+    """Submit jobs with a ledger, one after the other, and say when the first is accepted."""
+
+    async def main() -> None:
+        provider = _PROVIDERS[name](api_key, base_url)
+        async with Client(provider, ledger=SqliteLedger(path), polling=QUICK) as client:
+            for number in range(1000):
+                await client.submit(request(name, f"row-{number}"), key=f"row-{number}")
+                if number == 0:
+                    ready.send(None)
+
+    anyio.run(main)
+
+
+@asynccontextmanager
+async def buying_program(sandbox: Sandbox, name: str, path: Path) -> AsyncIterator[None]:
+    """A program that has bought its first job and goes on. It is killed at the end of the block, whatever happens."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    program = context.Process(
+        target=_buy, args=(sending, name, sandbox.api_key(name), sandbox.base_url(name), str(path))
+    )
+    program.start()
+    try:
+        assert await anyio.to_thread.run_sync(receiving.poll, PATIENCE)
+        yield
+    finally:
+        program.kill()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(program.join)
+        receiving.close()
+        sending.close()
