@@ -102,6 +102,11 @@ class SellerChosen:
     ref: JobRef
     choice: Choice
 
+    @property
+    def text(self) -> str:
+        """It in words."""
+        return f"chosen: {self.choice}"
+
 
 @dataclass(frozen=True, slots=True)
 class JobChanged:

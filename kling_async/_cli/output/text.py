@@ -81,12 +81,10 @@ class TextRenderer:
     def render(self, event: ReportEvent) -> None:
         """Show an event, or nothing if users need not see it."""
         match event:
-            case Note(text) | Warned(text):
+            case Note(text) | Warned(text) | SellerChosen(text=text):
                 self._say(text)
             case Product(text):
                 self._product(text)
-            case SellerChosen(_, choice):
-                self._say(f"chosen: {choice}")
             case JobChanged(ref, change):
                 self._say(_change(ref, change))
             case FilesSaved(result, paths):
