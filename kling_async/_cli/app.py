@@ -89,7 +89,6 @@ app = typer.Typer(
     name="kling",
     cls=_OnDemand,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     epilog=_EPILOG,
     context_settings=_SETTINGS,

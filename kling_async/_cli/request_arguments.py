@@ -37,6 +37,7 @@ __all__ = [
     "Field",
     "acceptable",
     "build",
+    "complete_endpoint",
     "decoded",
     "field_names",
     "fields",
@@ -89,6 +90,11 @@ PORTABLE: Mapping[str, Endpoint[Any]] = {
 def known() -> list[str]:
     """The names of all endpoints."""
     return [endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints]
+
+
+def complete_endpoint(incomplete: str) -> list[str]:
+    """The names that begin so, for the shell to complete."""
+    return [name for name in (*PORTABLE, *known()) if name.startswith(incomplete)]
 
 
 def find_any(name: str) -> tuple[list[type[Provider]], Endpoint[Any]]:

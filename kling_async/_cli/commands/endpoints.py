@@ -14,7 +14,7 @@ from rich.text import Text
 from kling_async import Cost
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, printable
-from kling_async._cli.request_arguments import fields, find_any
+from kling_async._cli.request_arguments import complete_endpoint, fields, find_any
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Endpoint
@@ -23,7 +23,10 @@ __all__ = ["endpoints"]
 
 
 def endpoints(
-    endpoint: Annotated[str | None, typer.Argument(metavar="ENDPOINT", help="One endpoint. Defaults to all.")] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Argument(metavar="ENDPOINT", help="One endpoint. Defaults to all.", autocompletion=complete_endpoint),
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:

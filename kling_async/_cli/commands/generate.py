@@ -21,7 +21,16 @@ from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import JobStarted, SellerChosen, Submitting
 from kling_async._cli.output.reports import Report
-from kling_async._cli.request_arguments import NAMED, acceptable, build, find, find_any, job_ref, parse_settings
+from kling_async._cli.request_arguments import (
+    NAMED,
+    acceptable,
+    build,
+    complete_endpoint,
+    find,
+    find_any,
+    job_ref,
+    parse_settings,
+)
 from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async.providers.base import Endpoint
@@ -45,6 +54,7 @@ class _Options:
         typer.Argument(
             metavar="ENDPOINT",
             help="Such as runblob/o3-video (kling endpoints lists them); video or image for the best provider.",
+            autocompletion=complete_endpoint,
         ),
     ]
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to generate; - reads it from standard input.")]

@@ -6,9 +6,9 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import anyio
 import typer
@@ -85,6 +85,14 @@ class _Options:
             help="How a provider answers where its versions differ, such as inferencesh.progress=yes. May be repeated.",
         ),
     ] = None
+    shell: Annotated[
+        Literal["sh", "fish", "powershell", "env"] | None,
+        typer.Option(
+            "--shell",
+            help="Print the variables as commands of this shell, or as lines of an .env file.",
+            show_default="powershell on Windows, and sh elsewhere",
+        ),
+    ] = None
     as_json: AsJson = False
     command: Annotated[
         list[str] | None,
@@ -141,17 +149,17 @@ def sandbox(options: _Options) -> None:
             if options.command:
                 with stage:
                     raise typer.Exit(run_inside(stage, options.command))
-            run(lambda: _serve(stage, report, as_json=options.as_json), report)
+            run(lambda: _serve(stage, report, as_json=options.as_json, shell=options.shell), report)
         except KeyboardInterrupt:
             report.say("The sandbox has ended.")  # as it was asked to: exit code 0
 
 
-async def _serve(stage: Sandbox, report: Report, *, as_json: bool) -> None:
+async def _serve(stage: Sandbox, report: Report, *, as_json: bool, shell: str | None) -> None:
     async with stage:
         if as_json:
             described = {"type": "sandbox", **stage.describe(), "environment": environment(stage)}
             print(json.dumps(described), flush=True)  # noqa: T201  # what was asked for
-        for line in exports(stage):
+        for line in exports(stage, shell):
             report.product(line)
         report.say(f"The sandbox serves on {stage.url}; Ctrl-C ends it.")
         await anyio.sleep_forever()
@@ -186,9 +194,33 @@ def environment(stage: Sandbox) -> dict[str, str]:
     return found
 
 
-def exports(stage: Sandbox) -> list[str]:
-    """The same as commands of a POSIX shell."""
-    return [f"export {name}={shlex.quote(value)}" for name, value in environment(stage).items()]
+def exports(stage: Sandbox, shell: str | None = None) -> list[str]:
+    """The same as commands of a shell.
+
+    Args:
+        stage: The sandbox.
+        shell: ``sh``, ``fish``, ``powershell`` or ``env``. If None, the usual one of this system.
+    """
+    write = _FORMS[shell or ("powershell" if os.name == "nt" else "sh")]
+    return [write(name, value) for name, value in environment(stage).items()]
+
+
+def _in_fish(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"set -gx {name} '{escaped}'"
+
+
+def _in_powershell(name: str, value: str) -> str:
+    escaped = value.replace("'", "''")
+    return f"$env:{name} = '{escaped}'"
+
+
+_FORMS: Mapping[str, Callable[[str, str], str]] = {
+    "sh": lambda name, value: f"export {name}={shlex.quote(value)}",
+    "fish": _in_fish,
+    "powershell": _in_powershell,
+    "env": lambda name, value: f"{name}={shlex.quote(value)}",
+}
 
 
 def faults_help() -> str:
