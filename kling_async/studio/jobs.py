@@ -204,7 +204,7 @@ class Jobs:
     async def listed(self, *, most: int = 500) -> list[dict[str, Any]]:
         """The last submissions, the newest first."""
         every = sorted(await self._ledger.submissions(), key=lambda one: one.started, reverse=True)
-        return await self.cards(one for one in every[:most] if one.released is None)
+        return await self.cards(one for one in every[:most] if not _forgotten(one))
 
     async def cards(self, submissions: Iterable[Submission]) -> list[dict[str, Any]]:
         """Submissions as the page shows them."""
@@ -233,7 +233,7 @@ class Jobs:
             "prompt": str(one.request.get("prompt") or "")[:20_000],
             "settings": {name: _short(value) for name, value in self.settings(one).items() if name != "prompt"},
             "state": str(one.state),
-            "status": "forgotten" if one.released is not None else str(one.status or one.state),
+            "status": "forgotten" if _forgotten(one) else str(one.status or one.state),
             "ref": str(one.ref) if one.ref else None,
             "started": one.started.timestamp(),
             "ended": latest.at.timestamp() if latest and latest.status.terminal else None,
@@ -312,6 +312,11 @@ class Jobs:
         if one is None or not 0 <= index < len(one.files):
             return None
         return _shown(one.files[index])
+
+
+def _forgotten(one: Submission) -> bool:
+    """Whether the user has freed its key. What bought nothing for sure is then kept as not submitted."""
+    return one.released is not None or (one.state is SubmissionState.NOT_SUBMITTED and one.reason == "forgotten")
 
 
 def _shown(path: str | Path) -> Path | None:

@@ -153,6 +153,7 @@ def _listening(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
+        sock.listen()  # the address is printed before the server runs, and is good from then on
     except OSError as error:
         sock.close()
         raise CommandError(

@@ -62,5 +62,5 @@ try {
   show(true)
   connect(state)
 } catch (error) {
-  main.append(h("p.empty", {}, error.message))
+  main.replaceChildren(h("p.empty", {}, error.message))
 }

@@ -176,6 +176,8 @@ async def test_a_lost_answer_has_its_remedies_as_buttons(sandbox: Sandbox, tmp_p
         again = await page.post("/api/job", json={"key": "k", "action": "resubmit"})
         assert again.status_code == 200
         assert (await until(page, "k", files=1))["status"] == "completed"
+        await page.post("/api/job", json={"key": "k", "action": "forget"})
+        assert (await page.get("/api/jobs")).json() == []
     assert sandbox.counters.jobs_bought == 2  # as the button says
 
 
