@@ -214,9 +214,9 @@ def _estimate(before: Record, outcome: Outcome) -> dict[str, str] | None:
     return as_json(price.cost if price is not None else None)
 
 
-def _amount(told: Mapping[str, str] | None) -> Cost | None:
+def _amount(fields: Mapping[str, str] | None) -> Cost | None:
     """The amount that `as_json` wrote."""
-    return Cost(Decimal(told["amount"]), "credits" if told["unit"] == "credits" else "USD") if told else None
+    return Cost(Decimal(fields["amount"]), "credits" if fields["unit"] == "credits" else "USD") if fields else None
 
 
 def _state(error: Exception) -> State:
@@ -314,8 +314,8 @@ class Results:
 
 
 def _line(record: Record) -> bytes:
-    told = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, False, "")}
-    return json.dumps(told, default=str).encode() + b"\n"
+    fields = {name: value for name, value in asdict(record).items() if value not in (None, (), {}, False, "")}
+    return json.dumps(fields, default=str).encode() + b"\n"
 
 
 def _read(line: bytes) -> Record | None:

@@ -455,15 +455,15 @@ def _listed(cell: Any) -> list[str]:
 
 def described(request: Request, folder: Path) -> dict[str, Any]:
     """The request as JSON values, with paths as the row has them."""
-    told = request.describe()
+    found = request.describe()
     start = f"{folder}/"
     for name in request.reference_fields:
-        value = told.get(name)
+        value = found.get(name)
         if isinstance(value, list):
-            told[name] = [str(text).removeprefix(start) for text in value]
+            found[name] = [str(text).removeprefix(start) for text in value]
         elif isinstance(value, str):
-            told[name] = value.removeprefix(start)
-    return told
+            found[name] = value.removeprefix(start)
+    return found
 
 
 def _meaning(request: Request, folder: Path) -> str:

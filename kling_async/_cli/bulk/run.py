@@ -55,6 +55,8 @@ class BulkExecution:
     stopped: BulkStopped | None = None
     _outcomes: BulkRun | None = None
     _bought_before: frozenset[str] = frozenset()
+    _made: int = 0
+    """Rows with a result about which nothing more is to be done."""
 
     def __post_init__(self) -> None:
         todo = {task.row.key for task in self.plan}
@@ -148,7 +150,6 @@ class BulkExecution:
             self._record(replace(record, state=state))
             return
         await slots.acquire()
-        self.progress.saving += 1
         group.start_soon(self._save, outcome.result, record, slots)
 
     async def _save(self, result: Result, record: Record, slots: anyio.Semaphore) -> None:
@@ -161,7 +162,6 @@ class BulkExecution:
             problem = explain(error)
             self._record(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
         finally:
-            self.progress.saving -= 1
             slots.release()
 
     async def _file(self, artifact: Artifact, saved: Path | str) -> dict[str, Any]:
@@ -176,10 +176,12 @@ class BulkExecution:
 
     def _record(self, record: Record) -> None:
         """A row has come to its end, for this run."""
+        self._made += record.state in {"completed", "unsaved"}
         self.results.add(record)
         self.progress.states["waiting"] -= 1
         self.progress.states[record.state] += 1
         self.progress.ended += 1
+        self._count()
         if (text := record.error_line) is not None and not record.stopped_by:
             self.progress.errors.append(text)
         self.report.emit(RowDone(record))
@@ -188,6 +190,7 @@ class BulkExecution:
         if self._outcomes is not None:
             statistics = self._outcomes.statistics()
             self.progress.in_flight = statistics.in_flight
+            self.progress.saving = max(statistics.done - self._made, 0)  # also those that wait for their turn
 
     async def _publish(self, store: RunStore) -> None:
         """Copy the results to the store once a minute."""
