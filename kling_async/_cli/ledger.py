@@ -8,8 +8,10 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from kling_async import ConfigurationError
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with
+from kling_async._ledger.sqlite_file import require_file_name  # refuses what the library refuses
 
 __all__ = ["HERE", "LedgerFile", "existing", "expanded", "work_with"]
 
@@ -19,8 +21,18 @@ HERE = Path("kling.db")
 
 
 def expanded(path: Path | None) -> Path | None:
-    """The path with the home directory in place of ``~``, where the shell does not replace it."""
-    return path and path.expanduser()
+    """The path with the home directory in place of ``~``, where the shell does not replace it.
+
+    Raises:
+        BadParameter: It is an address, such as that of a database server.
+    """
+    if path is None:
+        return None
+    try:
+        require_file_name(path)
+    except ConfigurationError as error:
+        raise typer.BadParameter(error.message) from None
+    return path.expanduser()
 
 
 LedgerFile: TypeAlias = Annotated[

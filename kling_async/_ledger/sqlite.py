@@ -43,7 +43,7 @@ from anyio.lowlevel import current_token
 from kling_async._errors import ConfigurationError
 from kling_async._ledger import sqlite_schema as statements
 from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.sqlite_file import File, Identity, explained
+from kling_async._ledger.sqlite_file import File, Identity, explained, require_file_name
 from kling_async._ledger.sqlite_schema import Kind
 from kling_async._models import Event, JobRef
 from kling_async._validation import require
@@ -79,10 +79,14 @@ class SqliteLedger:
         path: The file. It is made if need be, readable by its owner only. Its directory must exist.
         keep_images: Keep inline images as they are (a third larger), so that such requests can be submitted again
             after a restart without giving them again. Otherwise they are kept as a digest.
+
+    Raises:
+        ConfigurationError: The path is an address, such as that of a database server.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False) -> None:
         require("SqliteLedger(path)", path, str | os.PathLike, 'a path, such as "jobs.db"')
+        require_file_name(path)
         self.path = Path(path).absolute()  # the working directory may change before it is opened
         self.keep_images = keep_images
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import struct
 import uuid
@@ -37,11 +38,22 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["File", "Identity", "connect_read_only", "explained", "file_version", "is_owned", "recorded_owner"]
+__all__ = [
+    "File",
+    "Identity",
+    "connect_read_only",
+    "explained",
+    "file_version",
+    "is_owned",
+    "recorded_owner",
+    "require_file_name",
+]
 
 _APPLICATION = 0x4B4C4E47  # "KLNG". Marks the file as ours
 _BUSY = 5.0  # s for which a commit waits for a reader
 _PROBE = 0.25  # s for which a new owner waits for a reader that tries the lock
+# Two letters at least: C:/jobs.db is a file. One slash is enough, because `Path` makes one of two
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _LOCKED_BYTE = 1 << 62  # SQLite locks bytes at 1 GiB. Nothing is ever written here
 
 PROCESS_ENDED = "the process ended while it was being sent"
@@ -226,6 +238,20 @@ def lock_of(path: Path) -> Path:
 def connect_read_only(path: Path, timeout: float = _BUSY) -> sqlite3.Connection:
     """A connection that changes nothing and needs no ownership."""
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=timeout)
+
+
+def require_file_name(path: str | os.PathLike[str]) -> None:
+    """Check that a path is not an address. The address itself is never repeated: it may hold a password.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    address = _ADDRESS.match(os.fsdecode(path))
+    if address is not None:
+        raise ConfigurationError(
+            f"a ledger is a file on a local disk, not an address that begins with {address[1]}: (the rest may hold a "
+            "password, and is not shown). Nothing was opened or sent; name a file, such as jobs.db"
+        )
 
 
 def is_owned(path: Path) -> bool:

@@ -183,6 +183,20 @@ def test_a_ledgers_file_is_named_by_a_path(path: Any) -> None:
         SqliteLedger(path)
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_address_of_a_server_is_no_ledger_and_its_password_is_not_shown(kind: type[str | Path]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"not an address that begins with postgresql: .*name a file"
+    ) as caught:
+        SqliteLedger(kind("postgresql://me:hidden-word@db.test/jobs"))
+    assert "hidden-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["C:/jobs.db", "./postgresql:/jobs.db", "jobs:1.db"])
+def test_a_file_with_a_colon_in_its_name_may_be_a_ledger(name: str) -> None:
+    assert SqliteLedger(name).path.name == Path(name).name
+
+
 @pytest.mark.anyio
 async def test_a_directory_is_no_ledger(tmp_path: Path) -> None:
     ledger = SqliteLedger(tmp_path / "jobs")

@@ -345,3 +345,13 @@ def test_on_a_terminal_no_key_and_no_path_is_broken(
     shown = kling("jobs", *KEPT).out.splitlines()
     assert shown[0].endswith(key)
     assert shown[1].startswith("  runblob/o3-photo/")
+
+
+@pytest.mark.parametrize("command", ["jobs", "generate", "bulk"])
+def test_the_address_of_a_server_is_refused_without_its_password(kling: Run, tmp_path: Path, command: str) -> None:
+    more = (PHOTO, "a fox") if command == "generate" else ("rows.csv",) if command == "bulk" else ()
+    answer = kling(command, *more, "--ledger", "postgresql://me:hidden-word@db.test/jobs")
+    assert answer.code == 2, answer
+    assert "postgresql" in answer.err
+    assert "hidden-word" not in answer.out + answer.err
+    assert not list(tmp_path.glob("**/*.db*"))
