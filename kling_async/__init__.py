@@ -52,6 +52,7 @@ _PUBLIC = {
     "_ledger.protocol": ("Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"),
     "_ledger.sqlite": ("SqliteLedger",),
     "_models": ("Artifact", "Choice", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
+    "_observer": ("Attempt", "JobEnd", "Observer"),
     "_polling.settings": ("Polling",),
     "_routing.quotes": ("ProviderHealth", "Quote"),
     "_scheduling.schedules": ("Learned", "Progressive"),

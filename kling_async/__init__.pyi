@@ -69,6 +69,11 @@ from kling_async._models import (
     Result,
     Status,
 )
+from kling_async._observer import (
+    Attempt,
+    JobEnd,
+    Observer,
+)
 from kling_async._polling.settings import (
     Polling,
 )
@@ -130,6 +135,7 @@ __version__: str
 __all__ = [
     "AllRefused",
     "Artifact",
+    "Attempt",
     "Budget",
     "BudgetExceeded",
     "BudgetStatistics",
@@ -154,6 +160,7 @@ __all__ = [
     "InsufficientCredits",
     "InvalidRequest",
     "Job",
+    "JobEnd",
     "JobNotFound",
     "JobRef",
     "KeyConflict",
@@ -166,6 +173,7 @@ __all__ = [
     "Limits",
     "MemoryLedger",
     "NotOffered",
+    "Observer",
     "Outcome",
     "PixelDojo",
     "Polling",

@@ -28,6 +28,7 @@ from kling_async._job import Job, OnEvent
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Result
+from kling_async._observer import Observer, suppressed
 from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
 from kling_async._routing.quotes import Quote
@@ -94,12 +95,13 @@ class Client:
         prefer: Who makes portable requests (`Video`, `Image`): ``"cheapest"``, ``"fastest"``, or a list of providers
             or endpoints, the best first, such as ``["kling", "runblob"]``. Those that are not listed are not used.
             Defaults to the cheapest.
+        observer: Is told of submissions and of the ends of jobs, for telemetry: ``kling_async.otel.Telemetry()``.
 
     Raises:
         ConfigurationError: No provider, two of one kind, or one without a key, or an argument of the wrong kind.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # settings, each by its name
         self,
         providers: Iterable[Provider] | Provider | None = None,
         *,
@@ -110,11 +112,13 @@ class Client:
         budget: Budget | None = None,
         http: Http = None,
         prefer: Prefer | None = None,
+        observer: Observer | None = None,
     ) -> None:
         require("Client(limits=...)", limits, Limits | None, "settings such as Limits(connections=100)")
         require("Client(polling=...)", polling, Polling | None, "settings such as Polling(deadline=900)")
         require("Client(webhooks=...)", webhooks, Webhooks | None, "Webhooks(url, secret)")
         require("Client(budget=...)", budget, Budget | None, "a budget such as Budget(usd=5)")
+        require("Client(observer=...)", observer, Observer | None, "an observer such as otel.Telemetry()")
         self._limits = limits or Limits()
         polling = polling or Polling()
         schedule = polling.schedule or Learned()
@@ -164,6 +168,7 @@ class Client:
             clock=clock,
             budget=account_of(budget) if budget is not None else None,
             learned=self._learned,
+            observer=observer,
         )
         self._router = Router(
             self._submitter, transports, self._ledger, clock=clock, learned=self._learned, prefer=prefer
@@ -179,6 +184,11 @@ class Client:
             early=early,
             applier=applier,
         )
+        self._observer = observer
+        self._counts = lambda: {name: transport.counts for name, transport in transports.items()}
+        if observer is not None:
+            with suppressed():
+                observer.opened(self._counts)
 
     if not TYPE_CHECKING:  # type checkers would take every misspelt method for one that is found here
 
@@ -211,7 +221,7 @@ class Client:
 
         New calls are refused. Paid calls that were sent are waited for, for ``Limits.cancel_grace`` seconds at most.
         """
-        self._closed = True
+        closed, self._closed = self._closed, True
         if self._guard.forked:
             return  # connections and ledger belong to the process that made the client
         with anyio.CancelScope(shield=True):
@@ -223,6 +233,9 @@ class Client:
             await self._downloads.aclose()
             learned = self._learned.state() if self._learned is not None else {}
             await self._ledger.aclose(learned if learned.get("ends") else None)
+        if self._observer is not None and not closed:
+            with suppressed():
+                self._observer.closed(self._counts)
 
     async def submit(
         self,

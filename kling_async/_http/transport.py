@@ -95,6 +95,7 @@ class ProviderStatistics:
 
     Attributes:
         calls: Calls sent, retries included.
+        polls: Polls among them, retries not included.
         retried: Calls sent again after a failure.
         throttled: "Not now" answers.
         lost: Paid calls whose answer was lost.
@@ -103,6 +104,7 @@ class ProviderStatistics:
     """
 
     calls: int
+    polls: int
     retried: int
     throttled: int
     lost: int
@@ -129,7 +131,7 @@ class ProviderTransport:
         self._slots = SlotQueue(clock, limits.slot_timeout, lambda: self.provider.speed)
         self._clock = clock
         self._quota = float(limits.retry_budget)
-        self._counts = {"calls": 0, "retried": 0, "throttled": 0, "lost": 0}
+        self._counts = {"calls": 0, "polls": 0, "retried": 0, "throttled": 0, "lost": 0}
 
     async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None, *, retry: bool = True) -> T:
         """Run a flow to its end.
@@ -550,6 +552,15 @@ class ProviderTransport:
     def busy(self) -> float:
         """Seconds until a call may leave, because the provider said "not now". 0: at once."""
         return self._throttle.busy
+
+    def count_poll(self) -> None:
+        """Count a poll."""
+        self._counts["polls"] += 1
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The counters of `ProviderStatistics`, as they are now. May be read from any thread."""
+        return self._counts.copy()
 
     def statistics(self) -> ProviderStatistics:
         """What was sent so far."""

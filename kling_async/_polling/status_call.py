@@ -56,6 +56,7 @@ class StatusCaller:
         Raises:
             KlingError: The call failed.
         """
+        self._transport.count_poll()
         answer = (await self._transport.run(self._transport.provider.poll([ref]), retry=self._retry)).get(ref)
         if isinstance(answer, KlingError):
             raise answer
@@ -71,6 +72,7 @@ class StatusCaller:
         for each in asked.values():
             each.begin_poll(now)
         answers: Mapping[JobRef, StatusReport | KlingError]
+        self._transport.count_poll()
         try:
             answers = await self._transport.run(self._transport.provider.poll(list(asked)), retry=self._retry)
         except KlingError as error:

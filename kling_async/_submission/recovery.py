@@ -54,6 +54,7 @@ class Recovery:
         for submission in await self._unfinished():
             tracked = await self._resume(submission)
             if tracked is not None:
+                log.info("resumed %s (key %r), %s", tracked.ref, tracked.key, tracked.status)
                 jobs.append(tracked)
                 continue
             reason = self._advisor.missing(submission) or submission.reason or "its outcome is unknown"

@@ -50,6 +50,7 @@ from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionSt
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Choice, Cost, JobRef, Status, StatusReport
+from kling_async._observer import JobEnd, Observer, observed, suppressed
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import BudgetAccount
 from kling_async._submission.cancellation import finish_within_grace
@@ -122,6 +123,7 @@ class Submitter:
         clock: The client's clock.
         budget: How much may be spent. If None, there is no limit.
         learned: The duration model to load from the ledger. If None, there is none.
+        observer: Is told of submissions and of the ends of jobs.
     """
 
     def __init__(  # noqa: PLR0913  # the parts of a client, each by its name
@@ -136,6 +138,7 @@ class Submitter:
         clock: Clock,
         budget: BudgetAccount | None = None,
         learned: Learned | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._transports = transports
         self._ledger = ledger
@@ -146,6 +149,7 @@ class Submitter:
         self._clock = clock
         self._budget = budget
         self._learned = learned
+        self._observer = observer
         self._estimates = budget
         self._in_flight: dict[str, InFlight] = {}  # by key
         self._traces: list[PaidCallTrace] = []  # of the submissions under way
@@ -154,8 +158,7 @@ class Submitter:
         self._loading = anyio.Lock()
         self.submitted = 0
         """How many jobs were paid for."""
-        if budget is not None:
-            registry.on_release = self.record_cost
+        registry.on_release = self._released
 
     async def submit(  # noqa: PLR0913  # settings of one submission, each by its name
         self,
@@ -196,19 +199,24 @@ class Submitter:
         transport = provider_of(self._transports, request.endpoint)
         request = _validated(request)
         await self.load_history()
-        intent = replace(await self.prepare(request, key, mark), tags=require_tags(tags))
-        async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit, max_cost=max_cost):
-            if resubmit:
-                await self._reopen(transport, intent, force=force)
+        intent = await self.prepare(request, key, mark)
+        own_tags = require_tags(tags)
+        with observed(self._observer or Observer(), intent, request) as attempt:
+            intent = replace(intent, tags=require_tags({**attempt.tags, **own_tags}))
+            async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit, max_cost=max_cost):
+                if resubmit:
+                    await self._reopen(transport, intent, force=force)
 
-            async def run(trace: PaidCallTrace) -> SubmittedJob:
-                trace.patient = patient
-                accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
-                # A key that another process used at the same time may have gone to another endpoint.
-                own = request if accepted.ref.endpoint == request.endpoint else None
-                return await self._adopt(accepted, own, choice)
+                async def run(trace: PaidCallTrace) -> SubmittedJob:
+                    trace.patient = patient
+                    accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
+                    # A key that another process used at the same time may have gone to another endpoint.
+                    own = request if accepted.ref.endpoint == request.endpoint else None
+                    return await self._adopt(accepted, own, choice)
 
-            return await self._finish(run)
+                submitted = await self._finish(run)
+                attempt.ref, attempt.new = submitted.tracked.ref, submitted.new
+        return submitted
 
     async def _adopt(
         self, accepted: AcceptedSubmission, request: Request | None, choice: Choice | None = None
@@ -324,6 +332,21 @@ class Submitter:
             yield
         finally:
             self._budget.release(reservation)
+
+    def _released(self, tracked: TrackedJob) -> None:
+        """Note that a job of ours has ended, or that its deadline has passed."""
+        self.record_cost(tracked)
+        latest = tracked.latest
+        if latest is None or not tracked.ended:
+            return
+        log.info("job %s: %s after %.1f s (key %r)", tracked.ref, tracked.status, latest.elapsed, tracked.key)
+        if self._observer is None:
+            return
+        polled = latest.source == "poll" and tracked.last_seen_running > tracked.started
+        lag = latest.at.timestamp() - tracked.last_seen_running if polled else None
+        started = datetime.fromtimestamp(tracked.started, UTC)
+        with suppressed():
+            self._observer.ended(JobEnd(tracked.ref, tracked.key, tracked.tags, started, tracked.events, lag))
 
     def record_cost(self, tracked: TrackedJob) -> None:
         """Report what is known of a job's cost to the budget."""

@@ -37,6 +37,7 @@ FLOORS: dict[str, int] = {
     "_submission": 5,
     "_polling": 5,
     "_files": 5,
+    "_observer": 4,
     "_session": 6,
     "_bulk": 6,
     "_job": 6,
@@ -47,6 +48,7 @@ FLOORS: dict[str, int] = {
     "_public_body": 4,
     "mcp": 8,
     "sync": 8,
+    "otel": 8,
     "starlette": 8,
     "fastapi": 8,
     "sandbox": 8,
@@ -70,7 +72,19 @@ PRIVATE_IN_TESTS = {
 """Private rooms that tests use though they are not unit tests of that room or of a higher one, with the reason."""
 PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency", "_local_file"}]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
-OPTIONAL = {"mcp", "pytest", "typer", "rich", "starlette", "uvicorn", "fastapi", "PIL", "av", "obstore"}
+OPTIONAL = {
+    "mcp",
+    "pytest",
+    "typer",
+    "rich",
+    "starlette",
+    "uvicorn",
+    "fastapi",
+    "PIL",
+    "av",
+    "obstore",
+    "opentelemetry",
+}
 HOMES = {
     "httpx": {"_http", "sandbox", "testing"},
     "stamina": {"_http"},
@@ -78,6 +92,7 @@ HOMES = {
     "pyreqwest": {"_http"},
     "sqlite3": {"_ledger"},
     "obstore": {"_files"},
+    "opentelemetry": {"otel"},
 }
 
 
