@@ -19,7 +19,7 @@ class Block:
         document: Where it stands, relative to the repository.
         number: Its position there, from 0.
         code: The code.
-        bought: How many jobs it buys: the number behind ``bought=`` at the head of the block, or else 1.
+        bought: How many jobs it buys: the number in ``<!-- bought=3 -->`` on the line before it, or else 1.
     """
 
     document: str
@@ -39,7 +39,7 @@ class Block:
 
 
 def _blocks(path: Path) -> list[Block]:
-    found = re.findall(r"```python(?: bought=(\d+))?\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"(?:<!-- bought=(\d+) -->\n)?```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
     name = path.relative_to(ROOT).as_posix()
     return [Block(name, number, code, int(bought or 1)) for number, (bought, code) in enumerate(found)]
 
