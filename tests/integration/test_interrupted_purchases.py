@@ -1,4 +1,7 @@
-"""Cancelled or killed in the middle of a purchase, at the sellers that can be asked what became of it."""
+"""Cancelled or killed in the middle of a purchase at Kling and Runware, which know a purchase by an id of ours.
+
+fal and Replicate are asked in another way: `test_killed_and_cancelled.py`.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,7 @@ from kling_async import (
     Request,
     SqliteLedger,
     SubmissionUnknown,
-    fal,
     kling,
-    replicate,
     runware,
 )
 from kling_async.providers import ALL_PROVIDERS
@@ -35,9 +36,7 @@ QUICK = Polling(schedule=Progressive(0.02), status_calls_per_minute=math.inf)
 PATIENCE = 120.0  # s
 LONGEST = 200  # steps of one submission
 SELLERS: dict[str, Callable[[object], Request]] = {
-    "fal": lambda row: fal.Image(f"lamp {row}"),
     "kling": lambda row: kling.ImageGeneration(f"lamp {row}"),
-    "replicate": lambda row: replicate.V3Video(f"lamp {row}"),
     "runware": lambda row: runware.ImageO3(f"lamp {row}"),
 }
 
@@ -87,7 +86,7 @@ async def test_cancelled_at_any_step_of_a_submission_nothing_is_lost_or_bought_t
         assert not under_way
         assert row > 1
         sandbox.faults.clear()
-        sandbox.state.clock.advance(3000)  # fal lists what has ended
+        sandbox.state.clock.advance(3000)
         await client.resume()
         jobs, unknown = await submit_again(client, seller, range(1, row + 1))
         assert sorted(unknown) == sorted(str(each.key) for each in await client.unresolved())
