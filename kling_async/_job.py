@@ -13,6 +13,7 @@ import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
+from kling_async._html import table
 from kling_async._models import Artifact, Choice, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._session import ProviderSession
@@ -55,6 +56,22 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.ref} {self.status}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the events so far. No call is made."""
+        return table(
+            repr(self),
+            [
+                (
+                    f"{event.elapsed:.0f} s",
+                    event.status,
+                    "" if event.progress is None else f"{event.progress:.0%}",
+                    event.source,
+                    event.message or "",
+                )
+                for event in self.events
+            ],
+        )
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a job is bound to its client; pickle str(job.ref) and use client.attach({str(self.ref)!r})")

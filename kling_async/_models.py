@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
+from kling_async._html import media, table
+
 __all__ = [
     "Artifact",
     "Choice",
@@ -396,6 +398,12 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {self.ref}: {_summary(self.artifacts, self.failures, self.cost)}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the files that were saved, and links to the others. Nothing is fetched."""
+        files: tuple[object, ...] = (*self.files, *(None,) * len(self.artifacts))
+        shown = [media(made.kind, made.url, made.data, file) for made, file in zip(self.artifacts, files, strict=False)]
+        return table(repr(self), ()) + "".join(shown)
 
     @property
     def urls(self) -> list[str]:

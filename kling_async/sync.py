@@ -303,6 +303,9 @@ class Result(_Handle[_models.Result]):
     urls = _Same[list[str]]()
     save = _blocking(_models.Result.save, _plain)
 
+    def _repr_html_(self) -> str:
+        return self._inner._repr_html_()
+
 
 class Job(_Handle[_job.Job]):
     """Handle to one generation: ``job.result()`` waits for its end, ``for event in job`` yields its events.
@@ -329,6 +332,9 @@ class Job(_Handle[_job.Job]):
     def __iter__(self) -> Iterator[Event]:
         """Yield every event from the first on. It ends after the terminal one."""
         return _pieces(self._loop, aiter(self._inner))
+
+    def _repr_html_(self) -> str:
+        return self._inner._repr_html_()
 
 
 class Outcome(_Handle[_bulk.Outcome]):

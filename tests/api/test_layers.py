@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "_scheduling": 1,
     "_models": 1,
     "_errors": 1,
+    "_html": 1,
     "_redaction": 1,
     "_urls": 1,
     "_json": 1,
