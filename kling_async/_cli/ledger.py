@@ -8,10 +8,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from kling_async import ConfigurationError
+from kling_async import ConfigurationError, SqliteLedger
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with
-from kling_async._ledger.sqlite_file import require_file_name  # refuses what the library refuses
 
 __all__ = ["HERE", "LedgerFile", "existing", "expanded", "work_with"]
 
@@ -29,7 +28,7 @@ def expanded(path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        require_file_name(path)
+        SqliteLedger(path)  # refuses what is no file name. It opens nothing
     except ConfigurationError as error:
         raise typer.BadParameter(error.message) from None
     return path.expanduser()

@@ -165,7 +165,9 @@ function ask(card, remedy, act) {
 
 export function preview(file, { controls = false } = {}) {
   if (file.type.startsWith("video/")) {
-    const clip = h("video", { src: file.href, muted: true, loop: true, playsInline: true, preload: "metadata", controls, tabIndex: controls ? 0 : -1 })
+    // Without a time, some browsers show no picture before the clip plays.
+    const src = controls ? file.href : `${file.href}#t=0.1`
+    const clip = h("video", { src, muted: true, loop: true, playsInline: true, preload: "metadata", controls, tabIndex: controls ? 0 : -1 })
     if (controls) clip.autoplay = true
     return clip
   }
