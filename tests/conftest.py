@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,11 +47,20 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what talks to a sandbox: ``-m "not network_sandbox"`` leaves it out. Slow tests run first."""
+    """Mark what talks to a sandbox: ``-m "not network_sandbox"`` leaves it out. And run slow tests first."""
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.network_sandbox)
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    # Each process begins with its own part of the list, so each part begins with its share of the slow tests.
+    parts = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = iter([item for item in items if not item.get_closest_marker("slow")])
+    size = -(-len(items) // parts)
+    ordered: list[pytest.Item] = []
+    for part in range(parts):
+        share = slow[part::parts]
+        ordered += [*share, *islice(others, size - len(share))]
+    items[:] = ordered
 
 
 @pytest.fixture(autouse=True)
