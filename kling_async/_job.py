@@ -13,7 +13,6 @@ import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
-from kling_async._html import table
 from kling_async._models import Artifact, Choice, Cost, Event, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._session import ProviderSession
@@ -59,6 +58,8 @@ class Job:
 
     def _repr_html_(self) -> str:
         """For notebooks: the events so far. No call is made."""
+        from kling_async._html import table  # noqa: PLC0415  # notebooks alone need it
+
         return table(
             repr(self),
             [

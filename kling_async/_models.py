@@ -13,8 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-from kling_async._html import media, table
-
 __all__ = [
     "Artifact",
     "Choice",
@@ -401,6 +399,8 @@ class Result:
 
     def _repr_html_(self) -> str:
         """For notebooks: the files that were saved, and links to the others. Nothing is fetched."""
+        from kling_async._html import media, table  # noqa: PLC0415  # notebooks alone need it
+
         files: tuple[object, ...] = (*self.files, *(None,) * len(self.artifacts))
         shown = [media(made.kind, made.url, made.data, file) for made, file in zip(self.artifacts, files, strict=False)]
         return table(repr(self), ()) + "".join(shown)
