@@ -1,4 +1,4 @@
-"""What a client tells an observer: each submission, each job's end, and the counts of its calls. For telemetry."""
+"""What a client reports to an observer: submissions, the ends of jobs, and the counts of its calls. For telemetry."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def observed(observer: Observer, submission: Submission, request: Request) -> It
 
 @contextmanager
 def suppressed(known: BaseException | None = None) -> Iterator[None]:
-    """Log what an observer raises: who only observes must not change what becomes of a job.
+    """Log what an observer raises. It must not change the outcome of a job.
 
     Args:
-        known: An error that the observer was told of, and may raise again.
+        known: An error that the observer was given, and may raise again.
     """
     try:
         yield

@@ -10,7 +10,7 @@ from anyio import to_thread
 
 from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError
-from kling_async._files.object_store import ObjectUrl, ensure_object_writable
+from kling_async._files.object_store import ObjectUrl, destination, ensure_object_writable
 from kling_async._local_file import LocalFile
 from kling_async.providers._base.request import Request
 
@@ -48,12 +48,13 @@ async def ensure_writable(place: Path | ObjectUrl) -> None:
     Of an object store only the test is made: a bucket is not.
 
     Raises:
-        ConfigurationError: They cannot.
+        ConfigurationError: They cannot, or the path was made of the address of an object store.
     """
     if isinstance(place, ObjectUrl):
         await ensure_object_writable(place)
         return
     directory = place
+    destination(directory)  # refuses a path that was made of the address of an object store
 
     def prove() -> None:
         directory.mkdir(parents=True, exist_ok=True)

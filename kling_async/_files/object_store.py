@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -129,9 +129,11 @@ def destination(place: str | os.PathLike[str]) -> Path | ObjectUrl:
     if isinstance(place, str) and _URL.fullmatch(place):
         return ObjectUrl.parse(place)
     path = Path(place)
-    if isinstance(place, PurePath) and path.parts and path.parts[0].rstrip(":") in _ADVICE and ":" in path.parts[0]:
+    scheme = path.parts[0].lower() if path.parts else ""
+    if scheme.removesuffix(":") in _ADVICE and scheme.endswith(":"):
         raise ConfigurationError(
-            f"Path({str(path)!r:.80}) has lost a slash of its address; give the address of an object store as text"
+            f"{str(path)!r:.80} is a path on this machine; give the address of an object store as text, with two "
+            f"slashes: {scheme}//bucket/prefix (on the command line, only kling bulk takes one)"
         )
     return path
 

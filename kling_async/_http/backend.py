@@ -23,7 +23,7 @@ from anyio import to_thread
 
 from kling_async._clock import current_loop
 from kling_async._concurrency import file_readers
-from kling_async._errors import ConfigurationError
+from kling_async._errors import ConfigurationError, Remedy
 from kling_async._exchange import FileBody
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.fast import FAST, FastReads, require_fast
@@ -124,8 +124,9 @@ class HttpBackend:
             extensions: Of the pool and of httpcore.
             read: It changes nothing and the caller bounds its time, so the fast client may send it.
         """
-        silence = self._limits.call if seconds is None else seconds if seconds < math.inf else None
-        timeout = {"connect": self._limits.connect, "read": silence, "write": silence, "pool": None}
+        silence = self._limits.call if seconds is None else seconds
+        longest = None if silence == math.inf else silence
+        timeout = {"connect": self._limits.connect, "read": longest, "write": longest, "pool": None}
         extensions = {**(extensions or {}), "timeout": timeout}
         if self._client is not None:
             return await self._send_by_client(method, url, headers, body, extensions)
@@ -315,7 +316,7 @@ def _require_backend(http: Http) -> None:
     if not (shaped or isinstance(http, httpx.AsyncBaseTransport)):
         raise ConfigurationError(
             "Client(http=...) takes an httpx.AsyncClient, an httpx.AsyncBaseTransport, another library's client of the "
-            f"same shape, or a proxy's URL; {type(http).__name__} is none of them"
+            f"same shape, {FAST!r}, or a proxy's URL; {type(http).__name__} is none of them"
         )
 
 
@@ -327,7 +328,10 @@ class PerLoopBackend:
     def __init__(self, http: Http, limits: Limits, address: str) -> None:
         if http is None and (chosen := os.environ.get(_VARIABLE)):
             if chosen != FAST:
-                raise ConfigurationError(f"{_VARIABLE} is not known: it can be {FAST!r}, or be left out")
+                raise ConfigurationError(
+                    f"the value of {_VARIABLE} is not known: the only one is {FAST!r}",
+                    remedies=(Remedy("configure", detail=f"set {_VARIABLE}={FAST}, or unset it"),),
+                )
             require_fast(f"{_VARIABLE}={FAST}")
             http = FAST
         elif http == FAST:

@@ -289,10 +289,10 @@ class ProviderTransport:
         except ConfigurationError:
             raise
         except FileChanged as error:
-            trace.begin(Effect.READ)  # the last piece was kept back, so nobody has received the call
+            trace.begin(Effect.READ)  # the last piece was kept back, so nobody has received this call
+            again = "" if trace.lost else " and nothing was bought. Submit it again with the file as it is"
             raise ConfigurationError(
-                f"{error}; the call was not completed and nothing was bought. Submit it again with the file as it is",
-                provider=self.provider.name,
+                f"{error}; the call was not completed{again}", provider=self.provider.name
             ) from None
         except KlingError as error:
             raise self._classify_failure(call, error, sent=True) from error

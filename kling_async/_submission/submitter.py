@@ -123,7 +123,7 @@ class Submitter:
         clock: The client's clock.
         budget: How much may be spent. If None, there is no limit.
         learned: The duration model to load from the ledger. If None, there is none.
-        observer: Is told of submissions and of the ends of jobs.
+        observer: Notified of submissions and of the ends of jobs. If None, nobody is.
     """
 
     def __init__(  # noqa: PLR0913  # the parts of a client, each by its name

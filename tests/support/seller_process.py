@@ -1,10 +1,10 @@
-"""Programs that buy at fal or Replicate from a sandbox, and die: run in a process of their own and killed."""
+"""Programs that buy from a sandbox at a seller of choice, and die: run in a process of their own and killed."""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,19 +12,27 @@ from typing import Any
 
 import anyio
 
-from kling_async import Client, Fal, Polling, Progressive, Replicate, Request, SqliteLedger, fal, replicate
+from kling_async import Client, Polling, Progressive, Request, SqliteLedger, fal, kling, replicate, runware
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
 from support.asgi_server import PATIENCE
 
-__all__ = ["buying_program", "client_of", "request"]
+__all__ = ["SELLERS", "buying_program", "client_of", "request"]
 
 QUICK = Polling(schedule=Progressive(0.02), status_calls_per_minute=math.inf)
-_PROVIDERS: dict[str, Any] = {"fal": Fal, "replicate": Replicate}
+SELLERS: dict[str, Callable[[str], Request]] = {
+    "fal": fal.Image,
+    "kling": kling.ImageGeneration,
+    "replicate": replicate.V3Video,
+    "runware": runware.ImageO3,
+}
+"""What each of them makes of a prompt."""
+_PROVIDERS: dict[str, Any] = {kind.name: kind for kind in ALL_PROVIDERS}
 
 
 def request(name: str, row: str) -> Request:
     """What a row buys at that provider."""
-    return fal.Image(f"boat {row}") if name == "fal" else replicate.V3Video(f"boat {row}")
+    return SELLERS[name](f"boat {row}")
 
 
 def client_of(sandbox: Sandbox, name: str, **more: Any) -> Client:

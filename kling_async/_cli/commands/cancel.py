@@ -34,6 +34,5 @@ def cancel(
 async def _cancel(client: Client, ref: JobRef, report: Report) -> None:
     async with client:
         job = client.attach(ref)
-        await job.refresh()
         accepted = await job.cancel()
         report.emit(CancellationRequested(ref, accepted, job.status))

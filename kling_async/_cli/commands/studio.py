@@ -16,6 +16,7 @@ import typer
 
 from kling_async import Budget, Client, SqliteLedger
 from kling_async._cli.errors import CommandError
+from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import options_from
 from kling_async._cli.output.reports import Report
@@ -96,7 +97,7 @@ async def _serve(options: _Options, report: Report, serving: list[uvicorn.Server
     file = options.ledger or _state_file("studio.db" if keyed else "studio-sandbox.db")
     file.parent.mkdir(parents=True, exist_ok=True)
     directory = destination(options.output)
-    directory.mkdir(parents=True, exist_ok=True)
+    await ensure_writable(directory)
     budget = None
     if options.budget is not None or options.budget_credits is not None:
         budget = Budget(usd=options.budget, credits=options.budget_credits)

@@ -95,7 +95,7 @@ class TextRenderer:
                 self._say(_submitted(event))
             case CancellationRequested(ref, accepted, status):
                 self._product(f"{ref} {status}")
-                self._say(_cancellation(accepted=accepted, status=status))
+                self._say(_cancellation(ref, accepted=accepted, status=status))
             case JobUnresolved(submission):
                 self._say_all(_unresolved(submission))
             case Failed(problem, unfinished):
@@ -178,7 +178,9 @@ def _change(ref: JobRef, event: Event) -> str:
     return f"{ref}  {event.status}  {duration(event.elapsed)}{progress}{message}"
 
 
-def _cancellation(*, accepted: bool, status: Status) -> str:
+def _cancellation(ref: JobRef, *, accepted: bool, status: Status) -> str:
+    if status is Status.COMPLETED:
+        return f"the job was not cancelled: it is completed. To save its files: kling watch {ref}"
     if not accepted:
         return f"the job was not cancelled: it is {status}"
     charged = "most providers charge for the job all the same"

@@ -77,6 +77,17 @@ def test_no_wait_prints_the_reference_and_watch_goes_on_with_it(kling: Run, sand
     assert sandbox.counters.jobs_bought == 1
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/run", "gs://bucket/boat.png", "az:/box"])
+def test_what_cannot_be_saved_to_is_refused_before_anything_is_bought(
+    kling: Run, sandbox: Sandbox, place: str, tmp_path: Path
+) -> None:
+    answer = kling("generate", PHOTO, "a fox", *QUICK, "-o", place)
+    assert answer.code == 2, answer
+    assert "only kling bulk takes one" in answer.err
+    assert sandbox.counters.jobs_bought == 0
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.sandbox(environment=["fal", "runblob"])
 class TestCancel:
     def test_a_running_job_is_cancelled_at_its_provider(self, kling: Run, sandbox: Sandbox) -> None:
@@ -93,12 +104,14 @@ class TestCancel:
         answer = kling("cancel", ref, "--json")
         assert answer.code == 0, answer
         assert answer.objects == [{"type": "cancel", "ref": ref, "accepted": False, "status": "completed"}]
+        assert f"it is completed. To save its files: kling watch {ref}" in kling("cancel", ref).err
 
     def test_a_provider_that_cannot_says_what_happens_to_the_job(self, kling: Run, sandbox: Sandbox) -> None:
         ref = kling("generate", PHOTO, "a fox", *QUICK, "--no-wait").out.strip()
         answer = kling("cancel", ref)
         assert answer.code != 0
         assert "RunBlob has no way to cancel a job: it runs on and is charged as usual" in answer.err
+        assert sandbox.counters.requests["runblob", "status"] == 0
 
     @pytest.mark.parametrize("ref", ["", "fox", "fal/image", "nobody/image/1"])
     def test_what_is_no_job_is_refused(self, kling: Run, sandbox: Sandbox, ref: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
@@ -33,26 +32,6 @@ from support.cdn import PICTURE, Cdn, Reply
 pytestmark = pytest.mark.anyio
 
 Way = Callable[[Artifact], Awaitable[bytes]]
-
-
-@pytest.fixture
-def cdn() -> Iterator[Cdn]:
-    with Cdn() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.hold.set()
-            server.shutdown()
-            thread.join()
-
-
-@pytest.fixture
-async def engines() -> AsyncIterator[PerLoopBackend]:
-    made = PerLoopBackend(None, Limits(), "http://127.0.0.1")
-    yield made
-    await made.aclose()
 
 
 def artifact(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,26 +27,6 @@ pytestmark = pytest.mark.anyio
 PATIENCE = 120
 LARGE = PICTURE + bytes(20 * 1024**2)
 """A picture that is sent in three parts."""
-
-
-@pytest.fixture
-def cdn() -> Iterator[Cdn]:
-    with Cdn() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.hold.set()
-            server.shutdown()
-            thread.join()
-
-
-@pytest.fixture
-async def engines() -> AsyncIterator[PerLoopBackend]:
-    made = PerLoopBackend(None, Limits(), "http://127.0.0.1")
-    yield made
-    await made.aclose()
 
 
 def artifact(
@@ -311,6 +290,7 @@ def test_a_destination_is_a_path_or_an_address(text: str | Path, parsed: Path | 
         ("s3://bucket/../b", "empty part, . or .."),
         ("s3://bucket/a\nb", "cannot be printed"),
         (Path("s3://bucket/a"), "give the address of an object store as text"),
+        ("s3:/bucket/a", "'s3:/bucket/a' is a path on this machine; give .* with two slashes: s3://bucket/prefix"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(place: str | Path, message: str) -> None:

@@ -24,6 +24,7 @@ from kling_async import (
     RunBlob,
     Runware,
     SubmissionState,
+    SubmissionUnknown,
     kling,
     pixeldojo,
     runblob,
@@ -185,6 +186,20 @@ async def test_a_file_that_changes_while_it_is_sent_buys_nothing(picture: Path) 
         job = await client.submit(runblob.O3Photo("a boat", references=[picture, picture]), key="row")
     assert job.key == "row"
     assert len(wire.bodies[1]) == int(wire.lengths[1] or 0)
+
+
+async def test_a_file_that_changes_after_a_lost_answer_leaves_the_outcome_unknown(picture: Path) -> None:
+    """The repetition was not completed. But the first call was, so nobody may say that nothing was bought."""
+    wire, ledger = Wire(), MemoryLedger()
+    wire.statuses = [500]
+    wire.meanwhile = lambda _: change(picture, 5000) if len(wire.bodies) == 2 else None
+    async with Client([Kling("key")], http=wire, ledger=ledger) as client:
+        with pytest.raises(SubmissionUnknown, match="was changed after it was checked") as raised:
+            await client.submit(kling.OmniImage("a boat", references=[picture]), key="row")
+        [submission] = await ledger.submissions()
+    assert submission.state is SubmissionState.UNKNOWN
+    assert "nothing was bought" not in f"{raised.value} {submission.reason}"
+    assert len(wire.bodies) == 2
 
 
 async def test_a_call_that_is_repeated_reads_the_file_again(picture: Path) -> None:

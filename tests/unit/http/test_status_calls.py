@@ -281,7 +281,7 @@ class TestFast:
 
     async def test_another_word_in_the_environment_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("KLING_HTTP", "quick")
-        with pytest.raises(ConfigurationError, match="KLING_HTTP is not known: it can be 'fast'"):
+        with pytest.raises(ConfigurationError, match="the value of KLING_HTTP is not known: the only one is 'fast'"):
             ProviderTransport(RunBlob(KEY), Limits(), None, Clock())
 
     @pytest.mark.parametrize("source", ["Client(http='fast')", "KLING_HTTP=fast"])
