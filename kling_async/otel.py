@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -76,7 +77,7 @@ class Telemetry(Observer):
         self._cost = meter.create_counter("kling.job.cost", "1", "What jobs cost, in the currency `kling.cost.unit`")
         self._submissions = meter.create_counter("kling.submissions", "{submission}", "Submissions, by their outcome")
         for name, description in _COUNTERS.items():
-            meter.create_observable_counter(f"kling.{name}", [self._reader(name)], "{call}", description)
+            meter.create_observable_counter(f"kling.{name}", [partial(self._observe, name)], "{call}", description)
 
     def opened(self, counts: CallCounts) -> None:
         """Read the counts of this client from now on."""
@@ -153,34 +154,18 @@ class Telemetry(Observer):
         if job.lag is not None:
             self._lag.record(job.lag, attributes)
 
-    def _reader(self, name: str) -> CounterReader:
-        return CounterReader(self, name)
-
-    def totals(self, name: str) -> dict[str, int]:
-        """How many calls of a kind were made so far, by provider.
-
-        Args:
-            name: ``"calls"``, ``"polls"``, ``"retried"``, ``"throttled"`` or ``"lost"``.
-        """
+    def _observe(self, name: str, options: CallbackOptions) -> Iterable[Observation]:
+        """The calls of a kind so far, one number for each provider. Called when metrics are collected."""
+        del options
         with self._lock:
             total = Counter(self._finished)
             for counts in self._open:
                 total.update(_flat(counts))  # not "+", which leaves out what is 0
-        return {provider: number for (provider, kind), number in total.items() if kind == name}
-
-
-class CounterReader:
-    """Reads one of the counters when metrics are collected."""
-
-    def __init__(self, telemetry: Telemetry, name: str) -> None:
-        self._telemetry = telemetry
-        self._name = name
-
-    def __call__(self, options: CallbackOptions) -> Iterable[Observation]:
-        """Return the totals so far, one for each provider."""
-        del options
-        totals = self._telemetry.totals(self._name)
-        return [Observation(number, {"gen_ai.provider.name": provider}) for provider, number in totals.items()]
+        return [
+            Observation(number, {"gen_ai.provider.name": provider})
+            for (provider, kind), number in total.items()
+            if kind == name
+        ]
 
 
 def _flat(counts: CallCounts) -> Counter[tuple[str, str]]:

@@ -228,7 +228,7 @@ async def _next_event(events: Any) -> Event | None:
     failure: KlingError | None = None
     arrived = False
     async with anyio.create_task_group() as group:
-        group.start_soon(_cancel_at_shutdown, group.cancel_scope)
+        group.start_soon(cancel_at_shutdown, group.cancel_scope)
         try:
             event = await anext(events, None)
             arrived = True
@@ -242,7 +242,8 @@ async def _next_event(events: Any) -> Event | None:
     return event
 
 
-async def _cancel_at_shutdown(scope: anyio.CancelScope) -> None:
+async def cancel_at_shutdown(scope: anyio.CancelScope) -> None:
+    """Cancel the scope of an open stream when the server is asked to stop, which would wait for the stream for ever."""
     while not _server_is_stopping():  # noqa: ASYNC110  # the server notifies nobody
         await anyio.sleep(_SHUTDOWN_CHECK)
     scope.cancel()

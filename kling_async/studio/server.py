@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, InvalidRequest, KlingError, Remedy
 from kling_async._ledger.protocol import Ledger
-from kling_async.starlette import _cancel_at_shutdown, public_error
+from kling_async.starlette import cancel_at_shutdown, public_error
 from kling_async.studio.access import LOOPBACK, Access
 from kling_async.studio.code import as_code
 from kling_async.studio.forms import Forms, problems
@@ -176,7 +176,7 @@ class _Events(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with anyio.create_task_group() as group:
             group.start_soon(self._leave, receive, group.cancel_scope)
-            group.start_soon(_cancel_at_shutdown, group.cancel_scope)
+            group.start_soon(cancel_at_shutdown, group.cancel_scope)
             group.start_soon(self._jobs.drive)  # where no lifespan does, because this is mounted
             seen = self._jobs.count
             await _write(send, "retry: 1000\nevent: hello\ndata: {}\n\n")
