@@ -84,8 +84,8 @@ class _Expired(Exception):
         self.retry_after = retry_after
 
 
-Saved = Callable[[JobRef, int, Path], Awaitable[None]]
-"""Records that the file of a job with that index was saved at that path."""
+Saved = Callable[[JobRef, int, Path | str], Awaitable[None]]
+"""Records that the file of a job with that index was saved there: its path, or the address of its object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Downloader:
     local: bool
     renew: Callable[[], Awaitable[tuple[Artifact, ...]]]
     saved: Saved | None = None
-    files: Callable[[JobRef], Awaitable[Sequence[Path]]] | None = None
+    files: Callable[[JobRef], Awaitable[Sequence[Path | str]]] | None = None
     ended: datetime | None = None
     key: str | None = None
     stem: str | None = None
@@ -126,9 +126,11 @@ class Downloader:
         """See `kling_async._models.Saver`."""
         chosen = self if name is None else replace(self, stem=named(name, self.ref, self.key, artifact.index))
         place = destination(target)
+        path: Path | str
         if isinstance(place, ObjectUrl):
-            return await chosen._save_object(artifact, place, directory, progress)  # noqa: SLF001  # a copy of this object
-        path = await chosen._save(artifact, place, directory, progress)  # noqa: SLF001  # the same
+            path = await chosen._save_object(artifact, place, directory, progress)  # noqa: SLF001  # a copy of this object
+        else:
+            path = await chosen._save(artifact, place, directory, progress)  # noqa: SLF001  # the same
         if self.saved is not None:
             with anyio.CancelScope(shield=True):
                 await self.saved(self.ref, artifact.index, path)
@@ -168,6 +170,8 @@ class Downloader:
         """Return the file, if it was saved in that directory before and is still there."""
         known = await self.files(self.ref) if self.files is not None else ()
         for path in known:
+            if isinstance(path, str):
+                continue
             same = path.stem == self._stem(artifact) and path.parent == await anyio.Path(folder).absolute()
             if same and await anyio.Path(path).is_file():
                 return folder / path.name

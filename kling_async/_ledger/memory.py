@@ -29,7 +29,7 @@ class MemoryLedger:
         self._attempts: dict[str, list[Submission]] = {}  # by key, oldest first
         self._keys: dict[str, str] = {}  # by attempt_id
         self._events: dict[JobRef, dict[int, Event]] = {}
-        self._files: dict[JobRef, dict[int, Path]] = {}
+        self._files: dict[JobRef, dict[int, Path | str]] = {}
         self._values: dict[str, Any] = {}
         self._closed = False
 
@@ -71,10 +71,10 @@ class MemoryLedger:
         for event in events:
             log.setdefault(event.seq, event)
 
-    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
+    async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """See `Ledger.record_file`."""
         self._require_open()
-        self._files.setdefault(ref, {})[index] = path
+        self._files.setdefault(ref, {})[index] = place
 
     async def find(
         self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None

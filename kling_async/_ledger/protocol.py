@@ -79,7 +79,7 @@ class Submission:
         answer: What the provider answered, where the outcome is unknown although there was an answer.
         released: Why the user freed the key although something was bought, or may have been. None if the user did not.
         latest: The job's last recorded event.
-        files: Where the job's files were saved.
+        files: Where the job's files were saved: paths, and addresses of objects as text.
         tags: What the user stored with it, such as ``{"customer": "17"}``.
         remedies: What can be done about it, where it needs attention. The client sets them. They are not stored.
     """
@@ -96,7 +96,7 @@ class Submission:
     answer: ReceivedAnswer | None = field(default=None, repr=False)
     released: str | None = None
     latest: Event | None = field(default=None, repr=False)
-    files: tuple[Path, ...] = ()
+    files: tuple[Path | str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
     remedies: tuple[Remedy, ...] = ()
 
@@ -196,8 +196,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
-        """Store where the job's file with that index was saved. The last path replaces earlier ones."""
+    async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
+        """Store where the job's file with that index was saved: its path, or the address of an object as text.
+
+        The last place replaces earlier ones.
+        """
         ...
 
     async def find(

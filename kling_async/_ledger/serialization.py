@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
@@ -23,6 +25,7 @@ __all__ = [
     "event_from_json",
     "event_to_json",
     "fingerprint",
+    "place_of",
     "request_from_json",
     "request_to_json",
 ]
@@ -136,3 +139,11 @@ def _shallow(record: Any) -> dict[str, Any]:
 def _known(kind: Any, record: Mapping[str, Any]) -> dict[str, Any]:
     names = {item.name for item in fields(kind)}
     return {name: value for name, value in record.items() if name in names}
+
+
+def place_of(text: str) -> Path | str:
+    """Where a file was saved, of the text that was stored: a path, or the address of an object, which stays text."""
+    return text if _ADDRESS.match(text) else Path(text)
+
+
+_ADDRESS = re.compile(r"(s3|gs|az)://")

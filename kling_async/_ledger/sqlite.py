@@ -114,9 +114,9 @@ class SqliteLedger:
         """See `Ledger.append_events`."""
         await self._perform(statements.append_events, (ref, events))
 
-    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
+    async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """See `Ledger.record_file`."""
-        await self._perform(statements.record_file, (str(ref), index, str(path)))
+        await self._perform(statements.record_file, (str(ref), index, str(place)))
 
     async def find(
         self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None

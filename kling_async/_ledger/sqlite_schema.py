@@ -15,11 +15,10 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kling_async._ledger.protocol import ReceivedAnswer, SpendingGroup, Submission, SubmissionState
-from kling_async._ledger.serialization import IMAGE_PREFIXES, event_from_json, event_to_json
+from kling_async._ledger.serialization import IMAGE_PREFIXES, event_from_json, event_to_json, place_of
 from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = [
@@ -351,7 +350,7 @@ def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerpr
         released=released,
         latest=read("event", lambda: event_from_json(latest) if latest else None, None),
         tags=read("tags", lambda: _object(tags) if tags else {}, {}),
-        files=read("files", lambda: tuple(Path(path) for path in json.loads(files)), ()),
+        files=read("files", lambda: tuple(place_of(text) for text in json.loads(files)), ()),
     )
     if not unreadable:
         return submission

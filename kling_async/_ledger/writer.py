@@ -118,14 +118,16 @@ class LedgerWriter:
         else:
             self._pending_events.pop(ref, None)
 
-    async def record_file(self, ref: JobRef, index: int, path: Path) -> None:
+    async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """Store where a file was saved. If that fails, a warning is logged: the file itself is saved."""
         try:
-            await self.ledger.record_file(ref, index, path.absolute())  # noqa: ASYNC240  # it asks for the working directory
+            if isinstance(place, Path):
+                place = place.absolute()  # noqa: ASYNC240  # it asks for the working directory
+            await self.ledger.record_file(ref, index, place)
         except (LedgerFailed, ConfigurationError) as error:  # the same
-            log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, path, error)
+            log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, place, error)
 
-    async def files(self, ref: JobRef) -> Sequence[Path]:
+    async def files(self, ref: JobRef) -> Sequence[Path | str]:
         """Where files of the job were saved, as far as that is stored and can be read."""
         try:
             found = await self.ledger.find(ref=ref)

@@ -249,14 +249,14 @@ async def test_a_submission_tells_where_its_job_stands(ledger: Ledger) -> None:
     assert found == accepted
     assert (found.status, found.unfinished) == (Status.PENDING, True)
     await ledger.append_events(REF, [event(0), event(1), event(2), FULL])
-    await ledger.record_file(REF, 1, Path("out/b.png"))
+    await ledger.record_file(REF, 1, "s3://bucket/out/b.png")
     await ledger.record_file(REF, 0, Path("tmp/a.mp4"))
     await ledger.record_file(REF, 0, Path("out/a.mp4"))
     found = await ledger.find(key="row-1")
     assert found is not None
     assert (found.status, found.unfinished, found.cost) == (Status.COMPLETED, False, FULL.cost)
     assert found.latest == FULL
-    assert found.files == (Path("out/a.mp4"), Path("out/b.png"))
+    assert found.files == (Path("out/a.mp4"), "s3://bucket/out/b.png")
 
 
 async def test_what_needs_attention_is_told_from_what_does_not(ledger: Ledger) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from kling_async import Client, ConfigurationError, Polling, Progressive, runblob
+from kling_async import Client, ConfigurationError, Polling, Progressive, SqliteLedger, inspect_ledger, runblob
 from kling_async.sandbox import Sandbox
 from support.s3 import Bucket
 
@@ -42,3 +43,17 @@ async def test_nothing_is_bought_if_results_cannot_be_saved(sandbox: Sandbox, bu
             client.map([runblob.O3Photo("a boat")], save_to="s3://")
     assert sandbox.counters.jobs_bought == 0
     assert bucket.keys() == []
+
+
+async def test_the_ledger_knows_the_objects_so_that_nothing_is_saved_again(
+    sandbox: Sandbox, bucket: Bucket, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "jobs.db"
+    often = Polling(Progressive(0.05), status_calls_per_minute=math.inf)
+    async with Client(sandbox.providers(), polling=often, ledger=SqliteLedger(ledger)) as client:
+        result = await client.run(runblob.O3Photo("a boat"), key="boat", save_to=bucket.url("run"))
+    (address,) = result.files
+    contents = await inspect_ledger(ledger)
+    assert [submission.files for submission in contents.submissions] == [(address,)]
+    assert [address] == list(map(bucket.url, bucket.keys()))
+    assert not (await inspect_ledger(ledger, unsaved=True)).submissions
