@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from kling_async import Event, JobRef, Ledger, SqliteLedger, Status, Submission, SubmissionState
-from kling_async._ledger.sqlite_schema import Kind
+from kling_async._ledger.group_commit import Kind
 
 RESULTS = Path(__file__).parent / "results"
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -27,7 +27,6 @@ __all__ = [
     "MIGRATIONS",
     "UNFINISHED",
     "UNSAVED",
-    "Kind",
     "append_events",
     "attempts",
     "claim",
@@ -102,9 +101,6 @@ UNSAVED = """s.current AND s.ref IS NOT NULL AND (
         json_array_length(event, '$.artifacts') > (SELECT count(*) FROM files WHERE ref = s.ref), 0)
     FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1)"""
 """The condition of the attempts whose job is completed and has files that were not saved."""
-
-Kind = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
-"""What is done for all operations of a kind at once: takes their arguments, gives their results."""
 
 
 def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
