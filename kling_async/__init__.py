@@ -54,6 +54,7 @@ _PUBLIC = {
     "_models": ("Artifact", "Choice", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
     "_observer": ("Attempt", "JobEnd", "Observer"),
     "_polling.settings": ("Polling",),
+    "_prepared_image": ("PreparedImage", "prepare_image"),
     "_routing.quotes": ("ProviderHealth", "Quote"),
     "_scheduling.schedules": ("Learned", "Progressive"),
     "_submission.budget": ("Budget", "BudgetStatistics"),

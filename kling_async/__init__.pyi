@@ -77,6 +77,10 @@ from kling_async._observer import (
 from kling_async._polling.settings import (
     Polling,
 )
+from kling_async._prepared_image import (
+    PreparedImage,
+    prepare_image,
+)
 from kling_async._routing.quotes import (
     ProviderHealth,
     Quote,
@@ -177,6 +181,7 @@ __all__ = [
     "Outcome",
     "PixelDojo",
     "Polling",
+    "PreparedImage",
     "Progressive",
     "ProviderHealth",
     "ProviderUnavailable",
@@ -206,6 +211,7 @@ __all__ = [
     "inspect_ledger",
     "kling",
     "pixeldojo",
+    "prepare_image",
     "replicate",
     "runblob",
     "runware",

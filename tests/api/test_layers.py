@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "_json": 1,
     "_media_types": 1,
     "_local_file": 1,
+    "_prepared_image": 1,
     "_status_codes": 1,
     "_validation": 1,
     "_clock": 1,
@@ -71,7 +72,8 @@ PRIVATE_IN_TESTS = {
     "unit/providers": {"_http", "_tracking"},  # flows run on a transport, reports on the state machine
 }
 """Private rooms that tests use though they are not unit tests of that room or of a higher one, with the reason."""
-PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in {"_clock", "_concurrency", "_local_file"}]
+WITH_FILES_OR_CLOCK = {"_clock", "_concurrency", "_local_file", "_prepared_image"}
+PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in WITH_FILES_OR_CLOCK]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
 OPTIONAL = {
     "mcp",

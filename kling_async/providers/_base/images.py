@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import math
 import re
 import stat
@@ -18,6 +17,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from kling_async._local_file import FileText, LocalFile
 from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._prepared_image import prepare_image
 from kling_async._urls import _scheme_and_host, is_url
 
 __all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "image_format", "sniff"]
@@ -29,6 +29,8 @@ def to_reference(value: Any) -> Any:
     Raises:
         PydanticCustomError: It is no image, or a file that cannot be read.
     """
+    if isinstance(value, str) and value.startswith("data:"):
+        return _with_its_type(value)
     if isinstance(value, str | bytes | LocalFile):
         return value
     if isinstance(value, bytearray | memoryview):
@@ -37,17 +39,31 @@ def to_reference(value: Any) -> Any:
         return _expanded(Path(value))
     if callable(getattr(value, "read", None)):  # an open file, BytesIO
         return _read(value)
-    if callable(getattr(value, "save", None)) and hasattr(value, "getbands"):  # a PIL image
-        content = io.BytesIO()
-        value.save(content, "PNG")
-        return content.getvalue()
+    if callable(getattr(value, "save", None)) and hasattr(value, "getbands"):  # a Pillow image: it is in no format yet
+        try:
+            return bytes(prepare_image(value))
+        except ValueError as error:
+            raise PydanticCustomError("reference_image", "{error}", {"error": str(error)}) from error
     kind = type(value).__name__
     raise PydanticCustomError(
         "reference_type",
         "an image is a URL or data URI (text), pathlib.Path(...) of a local file, its bytes, an open binary file or a "
-        "PIL image, not an object of type {kind}",
+        "Pillow image, not an object of type {kind}",
         {"kind": kind},
     )
+
+
+def _with_its_type(uri: str) -> str:
+    """The data URI, with the type that its content has, whichever one was written there."""
+    head, _, payload = uri.partition(";base64,")
+    try:
+        found = media_type(base64.b64decode(payload[: 4 * -(-HEAD_BYTES // 3)]))
+    except binascii.Error:
+        return uri  # what is broken is refused by the rule of the field
+    written_type = head.removeprefix("data:").partition(";")[0]
+    if found is None or found.kind != "image" or found.mime == written_type:
+        return uri
+    return f"data:{found.mime};base64,{payload}"
 
 
 def _expanded(path: Path) -> Path:
@@ -68,6 +84,10 @@ def _read(file: Any) -> bytes:
         ) from error
     if not isinstance(content, bytes):
         raise PydanticCustomError("reference_file", "the file is open as text; open it with mode 'rb'")
+    if not content:
+        raise PydanticCustomError(
+            "reference_file", "the open file has nothing left to read; if it was just written, call seek(0) first"
+        )
     return content
 
 
@@ -118,7 +138,7 @@ References: TypeAlias = Annotated[
 _HEAD = HEAD_BYTES
 _MIB = 1024 * 1024
 _CONVERT = "convert it to JPEG or PNG first"
-_CONVERT_WITH = {"heic": " (Pillow reads it with the package pillow-heif)", "svg": " (it has no pixels: render it)"}
+_PREPARE = " (in Python, prepare_image(...) of kling-async[images] does)"
 
 
 def sniff(head: bytes) -> str | None:
@@ -217,11 +237,14 @@ class ImageRule:
         if size > self.max_bytes:
             # Rounded up: one byte too many must not read as "10.0 MiB. At most 10 MiB".
             mebibytes = math.ceil(size / _MIB * 10) / 10
-            raise ValueError(f"{label} has {mebibytes} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed")
+            raise ValueError(
+                f"{label} has {mebibytes} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed; make it smaller "
+                f"(in Python, prepare_image(..., max_bytes=...) of kling-async[images] does)"
+            )
         found = sniff(head)
         if found not in self.formats:
             allowed = ", ".join(name.upper() for name in self.formats)
-            remedy = f"; {_CONVERT}{_CONVERT_WITH.get(found, '')}" if found else ""
+            remedy = f"; {_CONVERT}{' (it has no pixels: render it)' if found == 'svg' else _PREPARE}" if found else ""
             shown = f"{'an' if found in {'avif', 'svg'} else 'a'} {found.upper()}" if found else "not an image"
             raise ValueError(f"{label} is {shown} by its content; allowed are {allowed}{remedy}")
 

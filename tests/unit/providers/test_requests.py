@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_what_is_no_image_gives_one_clear_error(kind: Callable[..., Any], wrong:
     assert place.startswith("references")
     assert code in {"references_type", "reference_type"}
     assert "give a list of images" in message or "an image is a URL or data URI" in message
+
+
+@pytest.mark.parametrize("written", ["image/png", "image/jpg", "application/octet-stream", "image/jpeg;name=a"])
+def test_a_data_uri_is_sent_with_the_type_of_its_content(written: str) -> None:
+    jpeg = b"\xff\xd8\xff\xe0" + bytes(600)
+    payload = base64.b64encode(jpeg).decode()
+    [reference] = runblob.O3Photo("a boat", references=[f"data:{written};base64,{payload}"]).references
+    assert str(reference).startswith("data:image/jpeg")
+    assert str(reference).endswith(f";base64,{payload}")
+
+
+def test_an_open_file_at_its_end_is_refused_with_what_to_do() -> None:
+    buffer = io.BytesIO()
+    buffer.write(PNG)
+    assert refused(lambda: runblob.O3Photo("a boat", references=buffer))["references.0"][1].endswith(
+        "call seek(0) first"
+    )  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_open_as_text_is_refused(tmp_path: Path) -> None:
