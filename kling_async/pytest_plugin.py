@@ -50,11 +50,9 @@ def kling_sandbox(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
             for secret in secrets:
                 monkeypatch.delenv(secret.variable, raising=False)
     with Sandbox(**options) as sandbox:
-        for provider in sandbox.providers():
-            key, address = provider.env_vars
-            monkeypatch.setenv(key, sandbox.api_key(provider.name))
-            monkeypatch.setenv(address, sandbox.base_url(provider.name))
-        monkeypatch.setenv("KLING_SANDBOX_SPEED", f"{sandbox.state.clock.speed or 1:g}")
+        monkeypatch.delenv("KLING_SANDBOX_SPEED", raising=False)
+        for variable, value in sandbox.environment().items():
+            monkeypatch.setenv(variable, value)
         yield sandbox
 
 

@@ -30,5 +30,6 @@ from kling_async.sandbox.emulator.counters import Counters
 from kling_async.sandbox.emulator.jobs import ScriptedOutcome
 from kling_async.sandbox.faults.catalog import Fault, Rule
 from kling_async.sandbox.server.webhooks import Delivery
+from kling_async.sandbox.stand_in import sandbox_without_key
 
-__all__ = ["Counters", "Delivery", "Fault", "Rule", "Sandbox", "ScriptedOutcome"]
+__all__ = ["Counters", "Delivery", "Fault", "Rule", "Sandbox", "ScriptedOutcome", "sandbox_without_key"]

@@ -99,7 +99,7 @@ class Links(HTMLParser):
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_no_link_is_broken(tmp_path: Path) -> None:
-    for name in (".zensical.toml", "docs", "kling_async"):
+    for name in (".zensical.toml", "docs", "examples", "kling_async"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--config-file", ".zensical.toml"]

@@ -216,6 +216,15 @@ class Sandbox:
         }
         return {"url": self.url, "providers": providers}
 
+    def environment(self) -> dict[str, str]:
+        """The variables that lead every `Client`, and the program ``kling``, to this sandbox. It must have started."""
+        speed = self.state.clock.speed
+        found = {} if speed in {0.0, 1.0} else {"KLING_SANDBOX_SPEED": f"{speed:g}"}
+        for provider in self.providers():
+            key, address = provider.env_vars
+            found |= {key: self.api_key(provider.name), address: self.base_url(provider.name)}
+        return found
+
     def wait(self) -> None:
         """Block until the server ends, which it does when another thread or a signal handler stops it."""
         if self._thread is not None:

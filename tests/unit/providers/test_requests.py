@@ -99,9 +99,8 @@ def test_a_data_uri_is_sent_with_the_type_of_its_content(written: str) -> None:
 def test_an_open_file_at_its_end_is_refused_with_what_to_do() -> None:
     buffer = io.BytesIO()
     buffer.write(PNG)
-    assert refused(lambda: runblob.O3Photo("a boat", references=buffer))["references.0"][1].endswith(
-        "call seek(0) first"
-    )  # type: ignore[arg-type]
+    errors = refused(lambda: runblob.O3Photo.model_validate({"prompt": "a boat", "references": buffer}))
+    assert errors["references.0"][1].endswith("call seek(0) first")
 
 
 def test_a_file_that_is_open_as_text_is_refused(tmp_path: Path) -> None:
