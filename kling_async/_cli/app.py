@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from contextvars import copy_context
@@ -12,8 +13,18 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 import kling_async
-from kling_async._cli.errors import EXITS, PIPE_CLOSED, close_output, explain, is_output_error, print_final_message
+from kling_async._cli.errors import (
+    EXITS,
+    PIPE_CLOSED,
+    CommandError,
+    close_output,
+    explain,
+    is_output_error,
+    print_final_message,
+)
 from kling_async._cli.options import Command, Group
+from kling_async._cli.output.formatting import printable
+from kling_async._cli.output.loudness import with_loudness
 
 __all__ = ["app", "run"]
 
@@ -46,6 +57,8 @@ _COMMANDS = {
         "commands.jobs",
         "List the submissions of a ledger: status, cost and files.",
     ),
+    "open": _Listed("commands.open", "Open the saved file of a job, or its address."),
+    "balance": _Listed("commands.balance", "Show what the accounts have left, where the providers tell."),
     "cancel": _Listed(
         "commands.cancel",
         "Ask the provider to cancel a job. Most providers charge for it all the same.",
@@ -81,7 +94,7 @@ def _loaded(name: str) -> Any:
     if name == "sandbox":
         epilog = module.faults_help()
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings=_SETTINGS)
-    alone.command(name, cls=Command, epilog=epilog)(getattr(module, name))
+    alone.command(name, cls=Command, epilog=epilog)(with_loudness(getattr(module, name)))
     return typer.main.get_command(alone)
 
 
@@ -120,16 +133,8 @@ def kling(
     Try it without a key: kling demo
     """
     del version
-    if sandbox and not context.resilient_parsing:
-        _rehearse(context)
-
-
-def _rehearse(context: typer.Context) -> None:
-    """Start a sandbox for the command, and lead it there."""
-    from kling_async._cli.commands.sandbox import environment  # noqa: PLC0415  # loaded only where it is wanted
-    from kling_async.sandbox import Sandbox  # noqa: PLC0415  # the same
-
-    stage = context.with_resource(Sandbox(speed=_REHEARSAL_SPEED))
+    if context.resilient_parsing:
+        return
     before = dict(os.environ)
 
     def restore() -> None:
@@ -137,6 +142,42 @@ def _rehearse(context: typer.Context) -> None:
         os.environ.update(before)
 
     context.call_on_close(restore)
+    _read_settings(context)
+    if sandbox:
+        _rehearse(context)
+
+
+def _read_settings(context: typer.Context) -> None:
+    """Have the command begin with what the files of settings say, where there are any.
+
+    Raises:
+        BadParameter: One cannot be used.
+    """
+    from kling_async._cli.settings import apply_files, found_files  # noqa: PLC0415  # loaded only where it is wanted
+
+    name = context.invoked_subcommand or ""
+    if not found_files():
+        return
+    try:
+        chosen = apply_files(name, _COMMANDS, lambda: _parameters(name))
+    except CommandError as error:
+        sys.stderr.write(f"error: {printable(error.message)}\n")
+        raise typer.Exit(error.code) from None
+    context.default_map = {name: chosen}
+
+
+def _parameters(name: str) -> dict[str, str]:
+    """The parameters of a command by the names of their options."""
+    options = [parameter for parameter in _loaded(name).params if parameter.param_type_name == "option"]
+    return {max(option.opts, key=len).lstrip("-"): str(option.name) for option in options}
+
+
+def _rehearse(context: typer.Context) -> None:
+    """Start a sandbox for the command, and lead it there."""
+    from kling_async._cli.commands.sandbox import environment  # noqa: PLC0415  # loaded only where it is wanted
+    from kling_async.sandbox import Sandbox  # noqa: PLC0415  # the same
+
+    stage = context.with_resource(Sandbox(speed=_REHEARSAL_SPEED, seed=secrets.randbits(31)))
     os.environ.update(environment(stage))
     sys.stderr.write(f"On a sandbox: nothing is bought, and time runs {_REHEARSAL_SPEED:g} times faster.\n")
 

@@ -43,9 +43,10 @@ from kling_async._cli.options import preference
 from kling_async._cli.output.events import FileProgress, FilesSaved, JobChanged, JobOver
 from kling_async._cli.output.json_lines import JsonRenderer
 from kling_async._cli.output.live import LiveRenderer
+from kling_async._cli.output.loudness import is_quiet, log_level
 from kling_async._cli.output.reports import Report, resume_command, take_up_command
 from kling_async._cli.output.terminal import terminal
-from kling_async._cli.output.text import TextRenderer
+from kling_async._cli.output.text import QuietRenderer, TextRenderer
 from kling_async._cli.request_arguments import find
 from kling_async.providers.base import Provider
 
@@ -85,9 +86,11 @@ def choose_report(
 
     follow = resume if resumable else None
     if as_json:
-        return Report(JsonRenderer(), follow)
+        return Report(JsonRenderer(), follow, log_level())
+    if is_quiet():
+        return Report(QuietRenderer(), follow)
     console = terminal()
-    return Report(LiveRenderer(console, show_refs=resumable) if console else TextRenderer(), follow)
+    return Report(LiveRenderer(console, show_refs=resumable) if console else TextRenderer(), follow, log_level())
 
 
 @contextmanager
@@ -225,7 +228,7 @@ def open_client(
         CommandError: There is no key of any, or one cannot be a key.
         ConfigurationError: An address is not acceptable.
     """
-    keyed = [kind for kind in kinds if os.environ.get(kind.env_vars[0])]
+    keyed = [kind for kind in kinds if kind.identity().found_in(os.environ)]
     if not keyed:
         titles = " or ".join(kind.display_name for kind in kinds)
         exports = " or ".join(f"export {kind.env_vars[0]}=..." for kind in kinds)
@@ -233,10 +236,11 @@ def open_client(
             f"no API key for {titles} in the environment: {exports} (to try without one: kling demo)", code=NO_KEY
         )
     for kind in keyed:
+        names = {secret.variable for group in kind.identity().secrets for secret in group} & os.environ.keys()
         try:
-            kind().with_environment({kind.env_vars[0]: os.environ[kind.env_vars[0]]})
+            kind().with_environment({name: os.environ[name] for name in names})
         except ConfigurationError as error:
-            raise CommandError(f"{error.message}; check {kind.env_vars[0]}", code=NO_KEY) from error
+            raise CommandError(f"{error.message}; check {' and '.join(sorted(names))}", code=NO_KEY) from error
     work_with(ledger)
     kept = None if ledger is None else SqliteLedger(ledger)
     return Client(

@@ -29,6 +29,7 @@ Every argument and every environment variable. This page is made from the docstr
 """
 VARIABLES = {
     "KLING_HTTP": '`fast` sends status calls by pyreqwest, like `Client(http="fast")`.',
+    "KLING_CONFIG": "The settings of the program `kling`, in place of `~/.config/kling/config.toml`. Empty: none.",
     "KLING_LEDGER": "The ledger of the program `kling`, where `--ledger` is not given.",
     "KLING_SANDBOX_SPEED": "How much faster than real time a sandbox runs. Counts only for an address on this machine.",
     "KLING_TRACEBACK": "If set, the program `kling` shows the traceback of an unexpected error.",
@@ -38,7 +39,38 @@ VARIABLES = {
     "HTTPS_PROXY": "The proxy for https addresses.",
     "ALL_PROXY": "The proxy for all addresses that have none of their own.",
     "NO_PROXY": "Hosts that are reached without the proxy.",
+    "XDG_STATE_HOME": "Where `kling` keeps its history. Defaults to `~/.local/state` (Windows: `LOCALAPPDATA`).",
+    "XDG_CONFIG_HOME": "Where `kling/config.toml` is. Defaults to `~/.config` (Windows: `APPDATA`).",
 }
+FILES = """## The files of the program `kling`
+
+An argument counts more than an environment variable, that more than `.env` in the working directory, and that more than
+`config.toml` of the user.
+
+| file | what it may have |
+|---|---|
+| `.env` in the working directory | Keys, addresses and `KLING_...` from the list above. All else is ignored. |
+| `~/.config/kling/config.toml` | `[environment]` with the same variables, and a table of options for each command. |
+
+```toml
+[environment]
+RUNBLOB_API_KEY = "..."
+
+[generate]
+output = "~/Pictures/kling"
+prefer = "cheapest"
+
+[bulk]
+in-flight = 20
+```
+
+- No value of these files is ever shown. A name that `kling` does not know is an error in `config.toml`.
+- Options that decide about money (`--budget`, `--yes`, `--force`, `--resubmit`, `--forget`, `--spend`) are given each
+  time.
+- A `.env` may come with a folder of somebody else. So the address of a provider in it is used only if the key is in the
+  same file, or if it is an address of this machine.
+- The library itself reads the environment alone. A program of yours loads `.env` as it does for its other libraries.
+"""
 
 
 def settings() -> list[Any]:
@@ -112,7 +144,7 @@ def page() -> str:
         lines += [f"## `{made.__name__}`\n", "| argument | default | meaning |", "|---|---|---|", *rows, ""]
     lines += ["## Environment variables\n", "| variable | meaning |", "|---|---|"]
     lines += [f"| `{name}` | {words} |" for name, words in variables().items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", FILES])
 
 
 if __name__ == "__main__":

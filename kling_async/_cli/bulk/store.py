@@ -9,7 +9,6 @@ taken. Without this run's ledger, the other machine would buy the same rows agai
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from kling_async._cli.atomic_file import written_anew
 from kling_async._cli.errors import UNSAVED, CommandError
+from kling_async._cli.places import state_file
 from kling_async._files.object_store import (  # the same object stores as `save_to` of the library
     ObjectUrl,
     StoreFailed,
@@ -33,9 +33,8 @@ _TYPES = {".jsonl": "application/jsonl", ".html": "text/html; charset=utf-8"}
 
 def working_directory(url: ObjectUrl) -> Path:
     """The directory of this machine in which a run keeps its ledger and its progress."""
-    state = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "state"
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{url.scheme}-{url.bucket}-{url.key}")[:80].strip("-")
-    return Path(state) / "kling" / "bulk" / f"{name}-{hashlib.sha256(str(url).encode()).hexdigest()[:12]}"
+    return state_file("bulk", f"{name}-{hashlib.sha256(str(url).encode()).hexdigest()[:12]}")
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from kling_async import Budget, Client, Job, Request
 from kling_async._cli.errors import CommandError
 from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
-from kling_async._cli.ledger import LedgerFile
+from kling_async._cli.ledger import LedgerFile, NoLedger, kept, key_of
 from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import JobStarted, SellerChosen, Submitting
 from kling_async._cli.output.reports import Report
@@ -74,6 +74,7 @@ class _Options:
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's reference and exit.")] = False
     timeout: Timeout = None
     ledger: LedgerFile = None
+    no_ledger: NoLedger = False
     prefer: PreferOption = None
     key: Annotated[
         str | None,
@@ -115,17 +116,20 @@ def generate(options: _Options) -> None:
     """
     report = choose_report(as_json=options.as_json, directory=options.output, ledger=options.ledger)
     with handle_errors(report):
-        if options.key is not None and options.ledger is None:
-            raise CommandError("--key is a name in a ledger: give --ledger as well, or leave it out")
+        if options.key is not None and options.no_ledger:
+            raise CommandError("--key is a name in a ledger, and --no-ledger wants none: leave one of them out")
         kinds, endpoint = find_any(options.endpoint)
         request = options.request(endpoint)
         told = options.listener()
+        ledger = kept(options.ledger, report, wanted=not options.no_ledger)
+        if options.key is not None and ledger is None:
+            raise CommandError("--key is a name in a ledger, and there is none now: name one with --ledger FILE")
         client = open_client(
             kinds,
             options.timeout,
-            options.ledger,
+            ledger,
             # It limits nothing: where there is no ledger, it knows what may have been bought.
-            budget=Budget(usd=math.inf, credits=math.inf) if options.ledger is None else None,
+            budget=Budget(usd=math.inf, credits=math.inf) if ledger is None else None,
             webhooks=told.webhooks if told else None,
             prefer=options.prefer,
         )
@@ -196,24 +200,31 @@ def watch(
     name: FileName = None,
     as_json: AsJson = False,
     timeout: Timeout = None,
+    ledger: LedgerFile = None,
 ) -> None:
-    """Wait for an existing job and save its files. Nothing is bought."""
+    """Wait for an existing job and save its files. Nothing is bought.
+
+    If the job is in the ledger or in your history, its end and its files are recorded there.
+    """
     report = choose_report(as_json=as_json, directory=output)
     with handle_errors(report):
         address = job_ref(ref)
         kind, endpoint = find(address.endpoint)
-        client = open_client([kind], timeout)
-        place = place_of(output, name, address.id)
+        known = key_of(address, ledger)
+        client = open_client([kind], timeout, known[0] if known else None)
+        place = place_of(output, name, known[1] if known else address.id)
         expected = endpoint.duration_prior(None).median / sandbox_speed(kind)
-        run(lambda: _watch(client, JobStarted(address, expected), place, report), report)
+        run(lambda: _watch(client, JobStarted(address, expected), known and known[1], place, report), report)
 
 
-async def _watch(client: Client, started: JobStarted, place: Path | Names, report: Report) -> None:
+async def _watch(client: Client, started: JobStarted, key: str | None, place: Path | Names, report: Report) -> None:
     ref = started.ref
     async with client:
         await prepare(place)
         report.emit(started)
-        await _collect(client.attach(ref), place, report)
+        # To say of a job what the ledger says already makes no call.
+        job = client.attach(ref) if key is None else await client.resolve(key, ref)
+        await _collect(job, place, report)
 
 
 async def _collect(job: Job, place: Path | Names, report: Report, *, replay: bool = True) -> None:

@@ -73,7 +73,7 @@ def jobs(
     """List the submissions of a ledger: status, cost and files.
 
     The newest comes last. It needs no API key and makes no call, and works while another program uses the ledger. The
-    ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
+    ledger is --ledger, KLING_LEDGER, kling.db in the working directory if there is one, or else your history.
     """
     report = choose_report(as_json=as_lines, directory=None)
     with handle_errors(report):

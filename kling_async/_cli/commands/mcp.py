@@ -9,8 +9,9 @@ import typer
 
 from kling_async import Budget
 from kling_async._cli.errors import CommandError
-from kling_async._cli.ledger import HERE, LedgerFile
+from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import Output
+from kling_async._cli.places import state_file
 from kling_async._cli.runner import choose_report, handle_errors, open_client
 from kling_async.providers import ALL_PROVIDERS
 
@@ -45,5 +46,7 @@ def mcp(
         except ImportError as error:
             raise CommandError(str(error)) from error
         output.mkdir(parents=True, exist_ok=True)
-        client = open_client(ALL_PROVIDERS, None, ledger or HERE, budget=Budget(usd=budget, credits=budget_credits))
+        memory = ledger or state_file("mcp.db")  # not the history: the budget counts all that its ledger has
+        memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        client = open_client(ALL_PROVIDERS, None, memory, budget=Budget(usd=budget, credits=budget_credits))
         server(client, output.resolve()).run()

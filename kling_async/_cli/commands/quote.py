@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async import Client, ConfigurationError, NotOffered, Quote, Request, SqliteLedger, inspect_ledger
-from kling_async._cli.ledger import LedgerFile
+from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import AsJson, PreferOption, options_from, preference
 from kling_async._cli.output.formatting import as_json, duration, printable
 from kling_async._cli.request_arguments import NAMED, build, find_any, parse_settings
@@ -59,7 +59,7 @@ class _Options:
 def quote(options: _Options) -> None:
     """Show what a request costs and how long it takes, provider by provider. Nothing is bought.
 
-    No key is needed. With --ledger, prices and times are learned from the jobs in it.
+    No key is needed. Prices and times are learned from the jobs in your history, or in --ledger.
 
     kling quote "a paper boat" --duration 10
     """
@@ -83,17 +83,17 @@ def quote(options: _Options) -> None:
 async def _quotes(kinds: list[type[Provider]], request: Request, options: _Options) -> list[Quote]:
     """Ask a client that makes no call. A provider whose key is missing gets a text in its place."""
     providers = [kind() if kind.identity().found_in(os.environ) else kind("a key, which is not sent") for kind in kinds]
-    async with Client(providers, ledger=await _free_ledger(options.ledger)) as client:
+    async with Client(providers, ledger=await _free_ledger(options.ledger or usual())) as client:
         return await client.quote(request, prefer=preference(options.prefer))
 
 
-async def _free_ledger(path: Path | None) -> SqliteLedger | None:
+async def _free_ledger(path: Path) -> SqliteLedger | None:
     """The ledger, unless another process has it."""
     try:
-        free = path is not None and (await inspect_ledger(path)).owner is None
+        free = (await inspect_ledger(path, last=0)).owner is None
     except ConfigurationError:  # there is none yet
         free = False
-    return SqliteLedger(path) if path is not None and free else None
+    return SqliteLedger(path) if free else None
 
 
 def _not_offered(request: Any, kinds: list[type[Provider]]) -> NotOffered:

@@ -28,7 +28,7 @@ from kling_async._cli.commands.jobs import GIVEN_UP, unsaved
 from kling_async._cli.errors import UNKNOWN, CommandError, explain
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.interrupts import submit_or_note
-from kling_async._cli.ledger import HERE, LedgerFile, existing
+from kling_async._cli.ledger import LedgerFile, existing, usual
 from kling_async._cli.options import AsJson, Output, Timeout
 from kling_async._cli.output.advice import as_command
 from kling_async._cli.output.events import JobStarted, JobUnresolved
@@ -51,9 +51,10 @@ def resume(
     """Wait for all unfinished jobs of a ledger, and save their files.
 
     A submission with an unknown outcome is searched where the provider allows it. Otherwise it is listed with what you
-    can do. Nothing is bought twice. The ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
+    can do. Nothing is bought twice. The ledger is --ledger, KLING_LEDGER,
+    kling.db in the working directory if there is one, or else your history.
     """
-    report = choose_report(as_json=as_json, directory=output, ledger=ledger or HERE)
+    report = choose_report(as_json=as_json, directory=output, ledger=ledger or usual())
     with handle_errors(report):
         path = existing(ledger)
         contents = anyio.run(partial(inspect_ledger, path, unfinished=True, unsaved=True))
@@ -137,9 +138,9 @@ def resolve(
 ) -> None:
     """Decide about a submission with an unknown outcome: it is job REF, forget it, or submit it again.
 
-    The ledger is --ledger, KLING_LEDGER or kling.db in the working directory.
+    The ledger is --ledger, KLING_LEDGER, kling.db in the working directory if there is one, or else your history.
     """
-    report = choose_report(as_json=as_json, directory=Path(), ledger=ledger or HERE)
+    report = choose_report(as_json=as_json, directory=Path(), ledger=ledger or usual())
     with handle_errors(report):
         if (ref is not None) + forget + resubmit != 1:
             raise CommandError("give one of these: the REF of its job, --forget or --resubmit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ class _Options:
     ] = 1.0
     seed: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Seed of keys, ids, durations and images. By default, keys are random."),
+        typer.Option(metavar="N", help="Seed of keys, ids, durations and images. By default, all are random."),
     ] = None
     scale: Annotated[
         float | None,
@@ -113,7 +114,8 @@ class _Options:
 
         stage = Sandbox(
             speed=self.speed,
-            seed=self.seed,
+            # Else each sandbox would number its jobs alike, and they meet in one history.
+            seed=secrets.randbits(31) if self.seed is None else self.seed,
             port=self.port if self.port is not None else 0 if self.command else _PORT,
             scale=self.scale,
             rate_limit="documented" if self.rate_limit is None else self.rate_limit or None,

@@ -20,6 +20,7 @@ from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import options_from
 from kling_async._cli.output.reports import Report
+from kling_async._cli.places import state_file
 from kling_async._cli.runner import choose_report, destination, handle_errors, run
 from kling_async.providers import ALL_PROVIDERS
 
@@ -94,7 +95,7 @@ async def _serve(options: _Options, report: Report, serving: list[uvicorn.Server
     from kling_async.studio import app  # noqa: PLC0415  # the same
 
     keyed = any(kind.identity().found_in(os.environ) for kind in ALL_PROVIDERS)
-    file = options.ledger or _state_file("studio.db" if keyed else "studio-sandbox.db")
+    file = options.ledger or state_file("studio.db" if keyed else "studio-sandbox.db")
     file.parent.mkdir(parents=True, exist_ok=True)
     directory = destination(options.output)
     await ensure_writable(directory)
@@ -162,9 +163,3 @@ def _listening(host: str, port: int) -> socket.socket:
             "another one may run already; choose another port with --port (0 takes any free one)"
         ) from error
     return sock
-
-
-def _state_file(name: str) -> Path:
-    """A file in the directory of this user for what programs remember."""
-    root = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.local/state"
-    return Path(root).expanduser() / "kling" / name

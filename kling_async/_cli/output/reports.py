@@ -61,26 +61,35 @@ class Report:
     Args:
         renderer: Shows the events.
         resume: The command that continues with a job. If None, the jobs end with the program.
+        log_level: The least level of the library's log that is shown.
     """
 
     interrupt_note: str | None = "nothing was bought"
     """What an interruption means for the user's money now. If None, the unfinished jobs are listed instead."""
 
-    def __init__(self, renderer: Renderer, resume: Callable[[JobRef], str] | None = None) -> None:
+    def __init__(
+        self, renderer: Renderer, resume: Callable[[JobRef], str] | None = None, log_level: int = logging.WARNING
+    ) -> None:
         self._renderer = renderer
         self._resume = resume
         self._unfinished: dict[JobRef, Status] = {}
-        self._warnings = _Warnings(self)
+        self._log = _Log(self, log_level)
+        self._level_before = logging.NOTSET
 
     def __enter__(self) -> Self:
-        logging.getLogger().addHandler(self._warnings)
+        logging.getLogger().addHandler(self._log)
+        log = logging.getLogger("kling_async")
+        self._level_before = log.level
+        if self._log.level < logging.WARNING:
+            log.setLevel(self._log.level)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._renderer.close()
-        logging.getLogger().removeHandler(self._warnings)
+        logging.getLogger().removeHandler(self._log)
+        logging.getLogger("kling_async").setLevel(self._level_before)
 
     def emit(self, event: ReportEvent) -> None:
         """Report an event."""
@@ -142,11 +151,11 @@ class Report:
         return hints(self.unfinished())
 
 
-class _Warnings(logging.Handler):
-    """Shows the library's warnings through the report. Written past it, they would disturb a live table."""
+class _Log(logging.Handler):
+    """Shows the library's log through the report. Written past it, it would disturb a live table."""
 
-    def __init__(self, report: Report) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, report: Report, level: int) -> None:
+        super().__init__(level)
         self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from kling_async._cli.bulk.progress import BulkProgress
     from kling_async._cli.bulk.results import Record
 
-__all__ = ["TextRenderer", "hints", "print_product", "say"]
+__all__ = ["QuietRenderer", "TextRenderer", "hints", "print_product", "say"]
 
 _SHOWN = 20  # invalid rows that are shown
 _ALIKE = 3  # rows for which the same error is shown
@@ -160,6 +160,22 @@ class TextRenderer:
         for reason, count in self._reasons.items():
             if count > _ALIKE:
                 yield f"... and {plural(count - _ALIKE, 'more row')}: {reason}"
+
+
+class QuietRenderer:
+    """Shows results, warnings and errors."""
+
+    def __init__(self) -> None:
+        self._loud = TextRenderer()
+        self._silent = TextRenderer(say=lambda _: None)
+
+    def render(self, event: ReportEvent) -> None:
+        """Show an event, or nothing if users need not see it."""
+        needed = isinstance(event, Failed | Interrupted | JobUnresolved | RowDone | RowsRejected | Warned)
+        (self._loud if needed else self._silent).render(event)
+
+    def close(self) -> None:
+        """Do nothing: lines need no end."""
 
 
 def hints(unfinished: Iterable[Unfinished]) -> list[str]:

@@ -20,7 +20,7 @@ the sources disagree or are silent:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -43,6 +43,7 @@ from kling_async.providers._base.error_mapping import Accepted, ErrorMapper
 from kling_async.providers._base.images import Reference, data_uri
 from kling_async.providers._base.offers import Offer
 from kling_async.providers._base.provider import Provider, WebhookItem
+from kling_async.providers.runware.account import RunwareAccount
 from kling_async.providers.runware.portable import OFFERS
 from kling_async.providers.runware.request import CONSTANTS, FORMATS, Image, ImageO3
 from kling_async.providers.runware.responses import (
@@ -145,6 +146,10 @@ class Runware(Provider):
         """Use this configuration from now on, its address without the version."""
         # Runware's own SDK writes the address with the version, we write it without. Both are accepted.
         super().configure(replace(config, base_url=config.base_url.removesuffix(_PATH)))
+
+    def account(self, run: Callable[[Flow[Any]], Awaitable[Any]]) -> RunwareAccount:
+        """What is left."""
+        return RunwareAccount(run, self.errors)
 
     def submit(self, request: ImageO3 | Video, attempt_id: str, callback_url: str | None) -> Flow[Accepted]:
         """One POST under a ``taskUUID`` of ours: "that one exists" answers a repetition, and means accepted."""

@@ -1,0 +1,33 @@
+"""Where the program keeps what it remembers, and where it reads its settings: the XDG base directories.
+
+They are two lines each, so no package is needed for them. macOS has them, too, as most programs for its terminal do.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["config_file", "history_file", "state_file"]
+
+
+def state_file(*names: str) -> Path:
+    """A file in the directory of this user for what programs remember."""
+    root = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "state"
+    return Path(root).expanduser().joinpath("kling", *names)
+
+
+def config_file() -> Path:
+    """The file of this user's settings."""
+    root = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA") or Path.home() / ".config"
+    return Path(root).expanduser() / "kling" / "config.toml"
+
+
+def history_file() -> Path:
+    """The ledger of the commands that are given none. What is made on a sandbox has one of its own."""
+    from kling_async.providers import ALL_PROVIDERS  # noqa: PLC0415  # kling --help does not load the library
+
+    used = [kind for kind in ALL_PROVIDERS if kind.identity().found_in(os.environ)]
+    # A plain http address is acceptable only if it leads to this machine.
+    rehearsal = bool(used) and all(os.environ.get(kind.env_vars[1], "").startswith("http:") for kind in used)
+    return state_file("sandbox.db" if rehearsal else "history.db")
