@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE, Popen
-from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from kling_async import Status, SubmissionUnknown
 from support import failover_process as victim
+from support.program import fork_server
+from support.remote_sandbox import RemoteSandbox
 
 FAULTS = (
     "rate-limited:submit:every=3,seconds=0.02,hint=body,provider=pixeldojo",
@@ -25,25 +21,20 @@ FAULTS = (
 
 
 @pytest.fixture
-def company() -> Iterator[dict[str, Any]]:
+def remote() -> Iterator[RemoteSandbox]:
     """A sandbox in a process of its own, in which PixelDojo refuses every third submission."""
-    command = [sys.executable, "-m", "kling_async.sandbox", "--speed", "600", "--until-eof"]
     faults = [word for fault in FAULTS for word in ("--fault", fault)]
-    with Popen([*command, *faults], stdin=PIPE, stdout=PIPE) as process:  # this interpreter
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.stdin.close()
+    with RemoteSandbox("--speed", "600", *faults) as running:
+        yield running
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same. Once is enough
 async def test_killed_in_the_middle_of_a_failover_nothing_is_bought_twice(
-    company: dict[str, Any], tmp_path: Path
+    remote: RemoteSandbox, tmp_path: Path
 ) -> None:
-    sellers = company["providers"]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kling_async"])
+    sellers = remote.providers
+    context = fork_server()
     dice = random.Random(15)  # moments
     accepted = unknown = elsewhere = 0
     for kill in range(5):
@@ -70,8 +61,7 @@ async def test_killed_in_the_middle_of_a_failover_nothing_is_bought_twice(
             assert client.ledger is not None
             elsewhere += sum([len(await client.ledger.attempts(key)) > 1 for key in keys])
         accepted += len(jobs)
-        async with httpx.AsyncClient() as http:
-            counters = (await http.get(f"{company['url']}/_sandbox/counters")).json()
+        counters = await anyio.to_thread.run_sync(remote.counters)
         assert accepted <= sum(counters["bought"].values()) <= accepted + unknown
     assert set(counters["bought"]) >= {"pixeldojo", "runblob"}
     assert elsewhere > 0

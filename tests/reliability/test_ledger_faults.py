@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import multiprocessing
 import os
 import random
 import sqlite3
@@ -15,12 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import PIPE, Popen, run
+from subprocess import run
 from typing import Any
 from unittest import mock
 
 import anyio
-import httpx
 import pytest
 import trio
 
@@ -47,6 +44,8 @@ from kling_async._ledger import sqlite_file, sqlite_schema
 from kling_async.providers.runblob import O3Photo
 from kling_async.sandbox import Fault, Sandbox
 from support import crash_process as victim
+from support.program import fork_server
+from support.remote_sandbox import RemoteSandbox
 
 PHOTO = O3Photo("a boat", resolution="1k")
 QUICK = Polling(schedule=Progressive(0.05), status_calls_per_minute=math.inf, deadline=60)
@@ -147,27 +146,22 @@ def test_cancelled_at_every_moment_of_a_submission(tmp_path: Path, backend: str,
 
 
 @pytest.fixture
-def company() -> Iterator[dict[str, Any]]:
+def remote() -> Iterator[RemoteSandbox]:
     """A sandbox in a process of its own, whose answers to half of the submissions are slow."""
-    command = [sys.executable, "-m", "kling_async.sandbox", "--speed", "600", "--until-eof"]
     faults = ["--fault", "delay:submit:every=2,seconds=0.05"]
-    with Popen([*command, *faults], stdin=PIPE, stdout=PIPE) as process:  # this interpreter
-        assert process.stdin is not None
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        process.stdin.close()
+    with RemoteSandbox("--speed", "600", *faults) as running:
+        yield running
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same. Once is enough
 @pytest.mark.slow
 async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
-    company: dict[str, Any], tmp_path: Path
+    remote: RemoteSandbox, tmp_path: Path
 ) -> None:
     """`kill -9` of a process with single jobs. The next one takes up, submits the same keys again, and resolves all."""
-    seller = company["providers"]["runblob"]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kling_async"])
+    seller = remote.providers["runblob"]
+    context = fork_server()
     dice = random.Random(20)  # moments
     accepted = unknown = interrupted = 0
     for kill in range(20):
@@ -193,8 +187,7 @@ async def test_killed_at_twenty_moments_no_job_is_bought_twice_or_forgotten(
             assert await client.resume() == []
         assert len(jobs) + len(lost) == len(keys)
         accepted, unknown = accepted + len(jobs), unknown + len(lost)
-        async with httpx.AsyncClient() as http:
-            counters = (await http.get(f"{company['url']}/_sandbox/counters")).json()
+        counters = await anyio.to_thread.run_sync(remote.counters)
         assert accepted <= counters["bought"].get("runblob", 0) <= accepted + unknown
     assert interrupted >= 15
     assert unknown >= 1

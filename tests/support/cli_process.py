@@ -14,6 +14,7 @@ from typing import Any
 
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
+from support.program import Program
 
 PROGRAM = ("-m", "kling_async._cli")
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,12 @@ def spawn(*arguments: str, variables: Mapping[str, str] | None = None, **setting
     return subprocess.Popen([sys.executable, *arguments], env=ours, **(defaults | settings))
 
 
-def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Answer:
+def launch(*arguments: str, **settings: Any) -> Program:
+    """The program `kling` as a process that starts at once. See `support.program` for what differs from `spawn`."""
+    return Program(PROGRAM[1], *arguments, **settings)
+
+
+def finish(process: subprocess.Popen[str] | Program, patience: float = PATIENCE) -> Answer:
     """Wait for its end. A traceback is never an answer."""
     try:
         out, err = process.communicate(timeout=patience)
@@ -82,7 +88,7 @@ def finish(process: subprocess.Popen[str], patience: float = PATIENCE) -> Answer
 def on_terminal(folder: Path, *arguments: str) -> Answer:
     """Run the program on a terminal. All that is written to it counts as standard output."""
     controller, terminal = pty.openpty()
-    process = spawn(*PROGRAM, *arguments, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal)
+    process = launch(*arguments, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     pieces = []
     try:

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from kling_async.providers import ALL_PROVIDERS
-from support.cli_process import PATIENCE, spawn
+from support.cli_process import PATIENCE
+from support.program import Program
 
 __all__ = ["RemoteSandbox"]
 
@@ -21,18 +22,19 @@ class RemoteSandbox:
     def __init__(self, *options: str) -> None:
         self._options = options
         self.environment: dict[str, str] = {}
+        self.providers: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Self:
-        self._process = spawn(
-            "-m", "kling_async.sandbox", "--until-eof", *self._options, stdin=subprocess.PIPE, stderr=sys.stderr
-        )
+        options = ("--until-eof", *self._options)
+        self._process = Program("kling_async.sandbox", *options, stdin=subprocess.PIPE, stderr=sys.stderr)
         assert self._process.stdout is not None
-        told = json.loads(self._process.stdout.readline())
-        self._url = told["url"]
+        described = json.loads(self._process.stdout.readline())
+        self.url: str = described["url"]
+        self.providers = described["providers"]
         for kind in ALL_PROVIDERS:
-            if kind.name in told["providers"]:
-                played = told["providers"][kind.name]
-                self.environment |= zip(kind.env_vars, (played["api_key"], played["base_url"]), strict=True)
+            if kind.name in self.providers:
+                account = self.providers[kind.name]
+                self.environment |= zip(kind.env_vars, (account["api_key"], account["base_url"]), strict=True)
         return self
 
     def __exit__(
@@ -45,6 +47,6 @@ class RemoteSandbox:
 
     def counters(self) -> dict[str, Any]:
         """What it has seen so far."""
-        with urllib.request.urlopen(f"{self._url}/_sandbox/counters", timeout=PATIENCE) as answer:  # noqa: S310  # ours
+        with urllib.request.urlopen(f"{self.url}/_sandbox/counters", timeout=PATIENCE) as answer:  # noqa: S310  # ours
             found: dict[str, Any] = json.load(answer)
             return found

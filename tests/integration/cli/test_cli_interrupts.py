@@ -18,7 +18,7 @@ from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.output.reports import Report, resume_command
 from kling_async._cli.output.text import TextRenderer
 from kling_async.sandbox import Sandbox
-from support.cli_process import PATIENCE, PROGRAM, VIDEO, Answer, Run, finish, spawn
+from support.cli_process import PATIENCE, VIDEO, Answer, Run, finish, launch
 from support.fake_runblob import KEY, FakeRunBlob
 
 NOTHING = "interrupted; nothing was bought"
@@ -65,7 +65,7 @@ def dead_end() -> Iterator[DeadEnd]:
 
 def interrupted(dead_end: DeadEnd, folder: Path, *arguments: str) -> Answer:
     """What the program says when SIGINT comes while the provider is tried for the third time."""
-    process = spawn(*PROGRAM, *arguments, cwd=folder, variables=dead_end.variables)
+    process = launch(*arguments, cwd=folder, variables=dead_end.variables)
     try:
         dead_end.hang_up(2)
     finally:
@@ -93,7 +93,7 @@ def test_a_bulk_run_says_that_it_bought_nothing(dead_end: DeadEnd, tmp_path: Pat
     """Once, its submissions are given up as they fail. A second time, at once."""
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x", "endpoint": VIDEO}))
     arguments = ["bulk", "rows.jsonl", "-o", "out", *([] if kept else ["--no-ledger"])]
-    process = spawn(*PROGRAM, *arguments, cwd=tmp_path, variables=dead_end.variables)
+    process = launch(*arguments, cwd=tmp_path, variables=dead_end.variables)
     assert process.stderr is not None
     try:
         dead_end.hang_up(2)
@@ -116,7 +116,7 @@ def test_a_refusal_that_is_waited_for_has_bought_nothing(dead_end: DeadEnd, tmp_
         **dead_end.variables,
         "RUNBLOB_BASE_URL": dead_end.variables["RUNBLOB_BASE_URL"].replace("https", "http"),
     }
-    process = spawn(*PROGRAM, "generate", VIDEO, "x", cwd=tmp_path, variables=variables)
+    process = launch("generate", VIDEO, "x", cwd=tmp_path, variables=variables)
     try:
         dead_end.refuse()
         dead_end.refuse()
@@ -131,7 +131,7 @@ def test_a_wait_for_the_answer_to_a_paid_call_is_explained(sandbox: Sandbox, tmp
     sandbox.faults.add("delay:submit:seconds=1.5")
     paid = threading.Event()
     sandbox.state.subscribe(lambda _: paid.set())
-    process = spawn(*PROGRAM, "generate", VIDEO, "x", cwd=tmp_path)
+    process = launch("generate", VIDEO, "x", cwd=tmp_path)
     assert paid.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     answer = finish(process)

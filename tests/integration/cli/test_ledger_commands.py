@@ -13,7 +13,7 @@ import pytest
 from kling_async import Remedy, SqliteLedger, Submission
 from kling_async._cli.output.advice import as_commands
 from kling_async.sandbox import Sandbox
-from support.cli_process import PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, spawn
+from support.cli_process import PHOTO, QUICK, VIDEO, Answer, Run, finish, launch
 
 KEPT = ("--ledger", "jobs.db")
 RESUME = ("resume", *KEPT, "-o", "out", "--timeout", "0.3")
@@ -38,7 +38,7 @@ def lose(kling: Run, sandbox: Sandbox, key: str) -> None:
 def test_a_killed_program_is_taken_up_again_and_nothing_is_bought_twice(
     kling: Run, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    process = spawn(*PROGRAM, "generate", PHOTO, "a fox", *QUICK, *KEPT, "--key", "row-1", "-o", "out", cwd=tmp_path)
+    process = launch("generate", PHOTO, "a fox", *QUICK, *KEPT, "--key", "row-1", "-o", "out", cwd=tmp_path)
     assert process.stderr is not None
     seen = "x"
     while seen and "pending" not in seen:
@@ -266,7 +266,7 @@ def test_a_ledger_that_is_in_use_is_read_but_not_taken(kling: Run, sandbox: Sand
         await ledger.aclose()
 
     def spawned(*arguments: str) -> Answer:
-        return finish(spawn(*PROGRAM, *arguments, cwd=tmp_path))
+        return finish(launch(*arguments, cwd=tmp_path))
 
     anyio.run(while_owned)
     assert sandbox.counters.status_calls == 0
