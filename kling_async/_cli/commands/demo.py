@@ -49,6 +49,15 @@ def demo(
     speed: Annotated[
         float, typer.Option(metavar="FACTOR", min=1, max=3600, help="How many times faster than real time.")
     ] = 60.0,
+    scale: Annotated[
+        float,
+        typer.Option(
+            metavar="FACTOR",
+            min=0.05,
+            max=1,
+            help="Size of the results. Smaller ones are drawn sooner on a slow machine.",
+        ),
+    ] = 1.0,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory.")] = Path(
         "kling-demo"
     ),
@@ -65,7 +74,7 @@ def demo(
     with handle_errors(report):
         from kling_async.sandbox import Sandbox  # noqa: PLC0415  # an optional extra
 
-        show = _Demo(Sandbox(speed=speed), speed, destination(output), report)
+        show = _Demo(Sandbox(speed=speed, scale=scale), speed, destination(output), report)
         try:
             run(lambda: show.run(keep=keep), report)
         except KeyboardInterrupt:

@@ -18,6 +18,8 @@ from kling_async.sandbox import Sandbox
 from support.cli_process import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, launch, on_terminal, spawn
 from support.program import CLOSED
 
+SMALL = ("--scale", "0.1")  # files are drawn in a moment
+
 
 @pytest.fixture
 def attempt_id(sandbox: Sandbox) -> threading.Event:
@@ -142,7 +144,7 @@ def test_a_reader_that_left_before_anything_was_said_is_code_141(arguments: list
 
 
 def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> None:
-    answer = finish(launch("demo", "--speed", "600", "--json", "-o", "out", cwd=tmp_path))
+    answer = finish(launch("demo", "--speed", "600", *SMALL, "--json", "-o", "out", cwd=tmp_path))
     assert answer.code == 0, answer
     results = [told for told in answer.objects if told["type"] == "result"]
     kinds = sorted(artifact["kind"] for result in results for artifact in result["artifacts"])
@@ -156,7 +158,7 @@ def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> Non
 
 
 def test_the_demo_keeps_the_sandbox_when_told_to_and_until_told_to_end(tmp_path: Path) -> None:
-    process = launch("demo", "--speed", "600", "--keep", "-o", "out", cwd=tmp_path)
+    process = launch("demo", "--speed", "600", *SMALL, "--keep", "-o", "out", cwd=tmp_path)
     assert process.stdout is not None
     line = process.stdout.readline()
     while line and not line.startswith("export RUNBLOB_BASE_URL=http://127.0.0.1:"):
@@ -168,7 +170,7 @@ def test_the_demo_keeps_the_sandbox_when_told_to_and_until_told_to_end(tmp_path:
 
 
 def test_an_interrupted_demo_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
-    process = launch("demo", "--speed", "1", "-o", "out", cwd=tmp_path)
+    process = launch("demo", "--speed", "1", *SMALL, "-o", "out", cwd=tmp_path)
     assert process.stderr is not None
     seen = "x"
     while seen and "pending" not in seen:
@@ -227,7 +229,7 @@ def test_output_that_was_closed_is_not_missed(sandbox: Sandbox, tmp_path: Path, 
 
 
 def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path) -> None:
-    answer = on_terminal(tmp_path, "demo", "--speed", "120", "-o", "out")
+    answer = on_terminal(tmp_path, "demo", "--speed", "120", *SMALL, "-o", "out")
     assert answer.code == 0, answer
     screen = answer.out
     assert "\x1b[?25l" in screen, "the cursor is hidden while the table moves"
