@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field, ValidationError
 from kling_async import __version__
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, KlingError, Remedy
+from kling_async._field_errors import describe_problem
 from kling_async._job import Job
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Artifact, Result, Status
@@ -334,7 +335,7 @@ def _recorded(submission: Submission) -> JobInfo:
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False))
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {describe_problem(one)}" for one in error.errors())
 
 
 @contextmanager

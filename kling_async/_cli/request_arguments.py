@@ -18,17 +18,17 @@ from pydantic_core import ErrorDetails
 
 from kling_async import Image, JobRef, Request, Video
 from kling_async._cli.errors import CommandError
+from kling_async._field_errors import describe_problem, problem_place  # one wording for all
 from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import (
-    DurationPrior,
     Endpoint,
     ImageOffer,
-    Progressive,
     Provider,
     VideoOffer,
     not_offered,
     options,
+    portable_endpoints,
 )
 
 __all__ = [
@@ -76,14 +76,7 @@ def job_ref(text: str) -> JobRef:
 _SHOWN = 60  # characters of a wrong value that are repeated to the user
 
 
-def _portable(request: type[Request], deadline: float, usual: DurationPrior) -> Endpoint[Any]:
-    return Endpoint(request, Progressive(5), deadline, lambda _: usual)
-
-
-PORTABLE: Mapping[str, Endpoint[Any]] = {
-    "video": _portable(Video, 2100.0, DurationPrior(150.0, 0.4)),
-    "image": _portable(Image, 1200.0, DurationPrior(30.0, 0.5)),
-}
+PORTABLE: Mapping[str, Endpoint[Any]] = portable_endpoints()
 """``video`` and ``image``, which go to the best provider, as endpoints."""
 
 
@@ -301,17 +294,8 @@ def acceptable(endpoint: Endpoint[Any], *, options: bool = False) -> Iterator[No
         ) from error
 
 
-_RULES = {
-    "missing": "it is missing",
-    "bool_parsing": "it must be true or false",
-    "bool_type": "it must be true or false",
-    "int_parsing": "it must be a whole number",
-    "int_type": "it must be a whole number",
-    "int_from_float": "it must be a whole number",
-    "float_parsing": "it must be a number",
-    "string_type": "it must be text",
-}
-"""Pydantic's kinds of errors for which its own words are too technical."""
+_SAID_ALREADY = frozenset({"missing", "string_too_long", "string_too_short", "blank_prompt"})
+"""Kinds of errors that need not repeat what was given."""
 
 
 def _reason(endpoint: Endpoint[Any], item: ErrorDetails) -> str:
@@ -325,15 +309,13 @@ def _reason(endpoint: Endpoint[Any], item: ErrorDetails) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         return f"{endpoint.name} has no such field{meant} (its fields: {', '.join(names)})"
-    if item["type"] == "missing":
-        return _RULES["missing"]
-    message = _RULES.get(item["type"], item["msg"])
-    rule = re.sub(r"^(Value|Assertion) error, ", "", message)
-    if rule != message:  # our own validators say what they got
-        return rule
+    place = problem_place(item)
+    reason = f"{place}: {describe_problem(item)}" if place else describe_problem(item)
+    if item["type"] in _SAID_ALREADY or not reason.startswith("it "):  # our own validators say what they got
+        return reason
     got = item["input"]
     shown = f"{len(got)} characters" if isinstance(got, str) and len(got) > _SHOWN else repr(got)[:_SHOWN]
-    return f"{rule[0].lower()}{rule[1:]}, got {shown}"
+    return f"{reason}, got {shown}"
 
 
 @dataclass(frozen=True, slots=True)

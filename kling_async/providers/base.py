@@ -50,6 +50,7 @@ from kling_async.providers._base.offers import (
     options,
 )
 from kling_async.providers._base.portable import Image, Video
+from kling_async.providers._base.portable_endpoints import portable_endpoints
 from kling_async.providers._base.provider import Provider, Stream, WebhookItem, path_id, webhook_job_id
 from kling_async.providers._base.request import AnyPrompt, CallbackUrl, Prompt, Request, Text, as_number, plain_text
 
@@ -113,6 +114,7 @@ __all__ = [
     "options",
     "path_id",
     "plain_text",
+    "portable_endpoints",
     "sniff",
     "webhook_job_id",
 ]

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+from anyio import to_thread
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._client import Client
+from kling_async._field_errors import describe_problem, problem_place
 from kling_async._public_body import OPERATOR_FIELDS, public_schema
 from kling_async._routing.quotes import Quote
-from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers.base import DurationPrior, Endpoint, Image, ImageInput, Progressive, Provider, Request, Video
+from kling_async.providers import load_providers
+from kling_async.providers.base import Endpoint, ImageInput, Provider, Request, portable_endpoints
 
 __all__ = ["Forms", "problems"]
 
-_PORTABLE: Mapping[str, Endpoint[Any]] = {
-    kind.endpoint: Endpoint(kind, Progressive(5), 2100.0, lambda _: DurationPrior(150.0, 0.4))
-    for kind in (Video, Image)
-}
 _VIDEO = re.compile("video|lip-sync|avatar|motion|effects")
-_WORDS = {
-    "missing": "This is needed.",
-    "string_too_short": "This is needed.",
-    "blank_prompt": "Say what to generate.",
-    "bool_parsing": "It must be yes or no.",
-    "int_parsing": "It must be a whole number.",
-    "int_type": "It must be a whole number.",
-    "int_from_float": "It must be a whole number.",
-    "float_parsing": "It must be a number.",
-    "extra_forbidden": "This endpoint has no such field.",
+_IN_A_FORM = {
+    "missing": "this is needed",
+    "string_too_short": "this is needed",
+    "bool_parsing": "it must be yes or no",
+    "bool_type": "it must be yes or no",
+    "extra_forbidden": "this endpoint has no such field",
 }
+"""Kinds of errors that a form says in other words."""
+_PROMPT = "a prompt"
+_REMEMBERED = 100  # settings whose choices are remembered. One takes some kilobytes
 
 
 class Forms:
@@ -45,32 +43,45 @@ class Forms:
     def __init__(self, client: Client) -> None:
         self._client = client
         names = client.statistics().providers
-        self.providers: dict[str, type[Provider]] = {kind.name: kind for kind in ALL_PROVIDERS if kind.name in names}
-        self.endpoints: dict[str, Endpoint[Any]] = dict(_PORTABLE)
+        self.providers: dict[str, type[Provider]] = {kind.name: kind for kind in load_providers() if kind.name in names}
+        self._portable = portable_endpoints(self.providers.values())
+        self.endpoints: dict[str, Endpoint[Any]] = dict(self._portable)
         self.endpoints |= {each.name: each for kind in self.providers.values() for each in kind.endpoints}
+        self._described: dict[str, dict[str, Any]] = {}
+        self._choices = lru_cache(maxsize=_REMEMBERED)(self._choices_with)
 
-    def describe(self) -> list[dict[str, Any]]:
-        """All endpoints as JSON values."""
-        return [self._described(endpoint) for endpoint in self.endpoints.values()]
+    def listed(self) -> list[dict[str, Any]]:
+        """All endpoints, without their forms."""
+        return [self._summary(endpoint) for endpoint in self.endpoints.values()]
 
-    def _described(self, endpoint: Endpoint[Any]) -> dict[str, Any]:
+    def _summary(self, endpoint: Endpoint[Any]) -> dict[str, Any]:
         kind = self.providers.get(endpoint.name.partition("/")[0])
-        schema = public_schema(endpoint.request)
-        fields = {name: part for name, part in schema["properties"].items() if name not in OPERATOR_FIELDS}
-        for name, part in fields.items():
-            found = [] if endpoint.name in _PORTABLE and name == "duration" else endpoint.choices(name)
-            part["choices"] = [choice.describe() for choice in found]
-        if endpoint.name in _PORTABLE:
-            fields = {name: _without_prices(part) for name, part in fields.items()}
-        images = {one.field: _limits(one) for one in endpoint.images}
-        for name in endpoint.request.reference_fields:  # those of portable requests: each provider has its own limits
-            if name in fields:
-                images.setdefault(name, _limits(ImageInput(name, 1, ("jpeg", "png", "webp"), 10 * 2**20)))
         return {
             "endpoint": endpoint.name,
             "provider": kind.display_name if kind else None,
             "kind": kind_of(endpoint.name),
             "summary": (endpoint.request.__doc__ or "").partition("\n")[0],
+        }
+
+    def described(self, name: str) -> dict[str, Any]:
+        """The form of one endpoint.
+
+        Raises:
+            KeyError: There is no such endpoint.
+        """
+        if name not in self._described:
+            self._described[name] = self._form(self.endpoints[name])
+        return self._described[name]
+
+    def _form(self, endpoint: Endpoint[Any]) -> dict[str, Any]:
+        schema = public_schema(endpoint.request)
+        fields = {name: part for name, part in schema["properties"].items() if name not in OPERATOR_FIELDS}
+        choices = self._choices(endpoint.name, None)
+        for name, part in fields.items():
+            part["choices"] = choices.get(name, [])
+        images = {one.field: _limits(one) for one in endpoint.images}
+        return {
+            **self._summary(endpoint),
             "fields": fields,
             "definitions": schema.get("$defs", {}),
             "required": schema.get("required", []),
@@ -99,14 +110,15 @@ class Forms:
         except ValidationError as error:
             return {"problems": problems(error), "quotes": [], "choices": {}}
         quotes = await self._client.quote(request)
-        endpoint = self.endpoints[name]
-        choices = {}
-        if name not in _PORTABLE:
-            for field in endpoint.request.model_fields:
-                found = endpoint.choices(field, request) if field not in endpoint.request.reference_fields else ()
-                if found:
-                    choices[field] = [choice.describe() for choice in found]
+        # What a prompt says decides no time and no price, so that typing one asks for them once.
+        alike = request.model_copy(update={"prompt": _PROMPT}) if "prompt" in fields else request
+        choices = await to_thread.run_sync(self._choices, name, alike)
         return {"problems": {}, "quotes": [_quoted(quote) for quote in quotes], "choices": choices}
+
+    def _choices_with(self, name: str, request: Request | None) -> dict[str, list[dict[str, Any]]]:
+        """The values of each field that has some, as JSON values."""
+        found = self.endpoints[name].all_choices(request)
+        return {field: [one.describe() for one in choices] for field, choices in found.items()}
 
 
 def _limits(one: ImageInput) -> dict[str, Any]:
@@ -122,19 +134,17 @@ def problems(error: ValidationError) -> dict[str, str]:
     """What is wrong, by field. What concerns no single field is under ``""``."""
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        found.setdefault(str(item["loc"][0]) if item["loc"] else "", _words(item))
+        found.setdefault(str(item["loc"][0]) if item["loc"] else "", _sentence(item))
     return found
 
 
-def _words(item: ErrorDetails) -> str:
-    text = _WORDS.get(item["type"]) or re.sub(r"^(Value|Assertion) error, ", "", item["msg"])
-    return f"{text[:1].upper()}{text[1:400]}"
-
-
-def _without_prices(part: dict[str, Any]) -> dict[str, Any]:
-    """A field of a portable request: what it costs is what the quotes say."""
-    kept = {"value", "label", "hint", "default"}
-    return {**part, "choices": [{name: each[name] for name in each.keys() & kept} for each in part["choices"]]}
+def _sentence(item: ErrorDetails) -> str:
+    text = _IN_A_FORM.get(item["type"]) or describe_problem(item)
+    if item["type"] == "string_too_short" and item["input"]:
+        text = describe_problem(item)
+    place = problem_place(item)
+    text = f"{place}: {text}" if place else f"{text[:1].upper()}{text[1:]}"
+    return f"{text[:400]}{'' if text.endswith('.') else '.'}"
 
 
 def _quoted(quote: Quote) -> dict[str, Any]:

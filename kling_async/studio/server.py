@@ -84,13 +84,13 @@ class _Pages:
         self._facts = facts
         self._forms = Forms(client)
         self._jobs = Jobs(client, ledger, self._forms, directory)
-        self._endpoints: list[dict[str, Any]] = []
 
     def routes(self) -> list[Route | Mount]:
         return [
             Route("/", self.page),
             Mount("/static", StaticFiles(directory=_PAGE)),
             Route("/api/start", self.start),
+            Route("/api/form", self.form),
             Route("/api/check", self.check, methods=["POST"]),
             Route("/api/jobs", self.jobs, methods=["GET"]),
             Route("/api/jobs", self.submit, methods=["POST"]),
@@ -112,9 +112,10 @@ class _Pages:
         return FileResponse(_PAGE / "index.html")
 
     async def start(self, _: Request) -> Response:
-        if not self._endpoints:
-            self._endpoints = await anyio.to_thread.run_sync(self._forms.describe)
-        return _json({**self._facts, "endpoints": self._endpoints})
+        return _json({**self._facts, "endpoints": self._forms.listed()})
+
+    async def form(self, request: Request) -> Response:
+        return _json(await anyio.to_thread.run_sync(self._forms.described, request.query_params["endpoint"]))
 
     async def check(self, request: Request) -> Response:
         given = await _body(request)

@@ -28,6 +28,7 @@ FLOORS: dict[str, int] = {
     "_prepared_image": 1,
     "_status_codes": 1,
     "_validation": 1,
+    "_field_errors": 1,
     "_clock": 1,
     "_concurrency": 1,
     "_exchange": 2,
@@ -223,6 +224,7 @@ PRIVATE_IMPORTS_OF_THE_PROGRAM = {
     ("_cli.bulk.store", "_files.object_store"),
     ("_cli.commands.sandbox", "providers._base.credentials"),
     ("_cli.file_names", "_files.local"),
+    ("_cli.request_arguments", "_field_errors"),
     ("_cli.request_arguments", "_urls"),
 }
 """Modules of the program, and the private modules that they import. The reason stands beside each import."""

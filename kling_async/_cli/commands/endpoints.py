@@ -14,7 +14,7 @@ from rich.text import Text
 from kling_async import Cost
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, printable
-from kling_async._cli.request_arguments import complete_endpoint, fields, find_any
+from kling_async._cli.request_arguments import PORTABLE, complete_endpoint, fields, find_any
 from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Endpoint
@@ -33,7 +33,8 @@ def endpoints(
     """List the endpoints with their fields."""
     report = choose_report(as_json=as_json, directory=None)
     with handle_errors(report):
-        every = [(kind.env_vars[0], each) for kind in ALL_PROVIDERS for each in kind.endpoints]
+        every: list[tuple[str, Endpoint[Any]]] = [("that of any provider", each) for each in PORTABLE.values()]
+        every += [(kind.env_vars[0], each) for kind in ALL_PROVIDERS for each in kind.endpoints]
         if endpoint is not None:
             kinds, found = find_any(endpoint)
             every = [(" or ".join(kind.env_vars[0] for kind in kinds), found)]

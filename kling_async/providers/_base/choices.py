@@ -43,7 +43,10 @@ _LABELS: Mapping[str, Mapping[Any, tuple[str, str]]] = {
         "off": ("Silent", ""),
         "native": ("With sound", "the model makes it"),
         "original": ("Sound of the video", "kept as it is"),
+        False: ("Silent", ""),
+        True: ("With sound", "the model makes it"),
     },
+    "generate_audio": {False: ("Silent", ""), True: ("With sound", "the model makes it")},
     "output_format": {
         "png": ("PNG", "lossless"),
         "jpeg": ("JPEG", "small files"),
@@ -190,6 +193,8 @@ def choices_of(
     known = [(value, probe(value) if probe is not None else None) for value in candidates]
     kept = [(value, found) for value, found in known if found is not None or probe is None]
     usual = next((found for value, found in kept if value == default), None)
+    if usual is None and probe is not None:
+        usual = probe(default)  # None, where the endpoint decides
     base = usual[1] if usual is not None else None
     timed = name == "duration" or len({found[0] for _, found in kept if found is not None}) > 1
     made = []
@@ -231,14 +236,18 @@ def _spelled(seconds: tuple[float, float]) -> str:
 def _relative(factor: Decimal | None) -> str:
     if factor is None or factor == 1:
         return ""
-    return f"about {factor:f} times the price"
+    rounded = factor.quantize(Decimal("0.1")).normalize()
+    words = {Decimal("0.5"): "half", Decimal(1): "", Decimal(2): "twice"}.get(rounded, f"{rounded:f} times")
+    if not words:
+        return "a little more" if factor > 1 else "a little less"
+    return f"about {words} the price"
 
 
 def probe_of(
     make: Callable[[Mapping[str, Any]], Any],
     given: Mapping[str, Any],
     name: str,
-    read: Callable[[Any], tuple[DurationPrior, Price | None]],
+    read: Callable[[Any], tuple[DurationPrior, Price | None] | None],
 ) -> Callable[[Any], tuple[DurationPrior, Price | None] | None]:
     """A function that tells duration and price of a request with another value in one field."""
 

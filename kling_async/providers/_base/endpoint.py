@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
@@ -33,6 +35,7 @@ class Endpoint(Generic[RequestT]):
             known), the duration of the slowest request.
         variant: The settings that change the duration, as text. Durations are learned for each variant.
         price: The expected price of a request. None if nothing is known.
+        serves: Whether it can make a request that its class accepts. Only for `Video` and `Image` it may be false.
     """
 
     request: type[RequestT]
@@ -41,6 +44,7 @@ class Endpoint(Generic[RequestT]):
     duration_prior: Callable[[RequestT | None], DurationPrior]
     variant: Callable[[RequestT], str] = field(default=lambda _: "")
     price: Callable[[RequestT], Price | None] = field(default=lambda _: None)
+    serves: Callable[[RequestT], bool] = field(default=lambda _: True)
 
     @property
     def name(self) -> str:
@@ -69,7 +73,20 @@ class Endpoint(Generic[RequestT]):
         kind = self.request
         if name not in kind.model_fields:
             raise ConfigurationError(f"{self.name} has no field {name!r:.60}; it has {', '.join(kind.model_fields)}")
-        return self._choices(name, kind.model_json_schema()["properties"][name], request)
+        return self._choices(name, _schema(kind)["properties"][name], request)
+
+    def all_choices(self, request: RequestT | None = None) -> dict[str, tuple[Choice, ...]]:
+        """The `choices` of every field that has any, by field.
+
+        Args:
+            request: What the other fields are. Defaults to a request with what the endpoint requires.
+        """
+        found = {
+            name: self._choices(name, part, request)
+            for name, part in _schema(self.request)["properties"].items()
+            if name not in self.request.reference_fields
+        }
+        return {name: choices for name, choices in found.items() if choices}
 
     def _choices(self, name: str, schema: Mapping[str, Any], request: RequestT | None) -> tuple[Choice, ...]:
         kind = self.request
@@ -81,17 +98,25 @@ class Endpoint(Generic[RequestT]):
             default = getattr(kind.model_validate(given), name)
         except ValidationError:
             return choices_of(name, candidates, kind.labels.get(name, {}), None, schema.get("default"))
-        probe = probe_of(kind.model_validate, given, name, lambda made: (self.duration_prior(made), self.price(made)))
+        probe = probe_of(kind.model_validate, given, name, self._forecast)
         return choices_of(name, candidates, kind.labels.get(name, {}), probe, default)
+
+    def _forecast(self, request: RequestT) -> tuple[DurationPrior, Price | None] | None:
+        """Duration and price of a request. None if it is not made."""
+        return (self.duration_prior(request), self.price(request)) if self.serves(request) else None
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema of the request, with the `choices` of each field under ``x-choices``."""
-        schema = self.request.model_json_schema()
-        for name, part in schema["properties"].items():
-            found = self._choices(name, part, None)
-            if found:
-                part["x-choices"] = [choice.describe() for choice in found]
+        schema = copy.deepcopy(_schema(self.request))
+        for name, found in self.all_choices().items():
+            schema["properties"][name]["x-choices"] = [choice.describe() for choice in found]
         return schema
+
+
+@cache
+def _schema(kind: type[Request]) -> dict[str, Any]:
+    """The JSON schema of a request class. Pydantic makes it anew each time, which takes 15 ms for a large one."""
+    return kind.model_json_schema()
 
 
 @dataclass(frozen=True, slots=True)

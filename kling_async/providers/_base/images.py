@@ -209,9 +209,11 @@ class ImageRule:
             if not _scheme_and_host(reference)[1]:
                 raise ValueError(f"{label} is {reference!r:.80}, which is not a complete URL: it names no host")
         elif not (self.uuids and _UUID.fullmatch(reference)):
-            raise ValueError(
-                f"{label} is {reference!r:.80}, which is neither an http(s) URL nor a data URI; "
-                "for a local file pass pathlib.Path(...), for image data pass bytes"
+            raise PydanticCustomError(
+                "reference_text",
+                "{label} is {text}, which is neither an http(s) URL nor a data URI; "
+                "for a local file pass pathlib.Path(...), for image data pass bytes",
+                {"label": label, "text": f"{reference!r:.80}"},
             )
 
     def _check_file(self, path: Path, label: str) -> None:

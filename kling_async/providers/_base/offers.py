@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from kling_async._errors import ConfigurationError, NotOffered, Remedy
+from kling_async._field_errors import describe_problem
 from kling_async.providers import find_provider, load_providers
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
@@ -30,6 +32,7 @@ __all__ = [
     "Option",
     "Unmet",
     "VideoOffer",
+    "models_of",
     "nearest_change",
     "not_offered",
     "options",
@@ -186,6 +189,14 @@ class Option:
         return "; ".join(one.reason for one in self.unmet)
 
 
+def models_of(kind: str) -> list[str]:
+    """The models that some provider offers for ``"video"`` or ``"image"``, the newest first."""
+    wanted = VideoOffer if kind == "video" else ImageOffer
+    offers = [offer for maker in load_providers() for offer in maker.portable if isinstance(offer, wanted)]
+    found = {offer.model: None for offer in offers}  # without repetitions
+    return sorted(found, key=lambda model: model not in CURRENT_MODELS)
+
+
 def options(wanted: PortableRequest, providers: Iterable[Provider | type[Provider]]) -> list[Option]:
     """Return what each endpoint makes of a portable request: those that can serve it, then the others.
 
@@ -228,15 +239,14 @@ def translate(wanted: PortableRequest, offer: Any) -> Request | list[Unmet]:
         request: Request = offer.request.model_validate(fields)
     except ValidationError as error:
         return [
-            Unmet(str(line["loc"][0]) if line["loc"] else "request", _words(line["loc"], line["msg"]))
-            for line in error.errors(include_url=False, include_input=False)
+            Unmet(str(line["loc"][0]) if line["loc"] else "request", _words(line))
+            for line in error.errors(include_url=False)
         ]
     return request
 
 
-def _words(place: Sequence[Any], message: str) -> str:
-    message = re.sub(r"^(Value|Assertion) error, ", "", message)
-    return f"{place[0]}: {message[:1].lower()}{message[1:]}" if place else message
+def _words(line: ErrorDetails) -> str:
+    return f"{line['loc'][0]}: {describe_problem(line)}" if line["loc"] else describe_problem(line)
 
 
 def _model(offer: Offer, wanted: Any) -> list[Unmet]:

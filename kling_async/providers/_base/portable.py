@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from kling_async.providers._base.images import ImageRule, Reference, References
+from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import AnyPrompt, Request, as_number
 
 __all__ = ["Image", "ModelName", "PortableRequest", "Ratio", "Video"]
@@ -17,24 +18,27 @@ _ANY_IMAGE = ImageRule(formats=("jpeg", "png", "gif", "webp"), most=10, max_byte
 _ALIASES: Mapping[str, str] = {"kling-o3": "kling-3.0-omni", "kling-image-o3": "kling-image-3.0-omni"}
 
 
-def _one_image(value: Reference) -> Reference:
-    _ANY_IMAGE.check(value, "the image")
-    return value
+_MODEL = r"^kling-[a-z0-9][a-z0-9.-]*$"
 
 
-def _lower(value: Any) -> Any:
-    return value.strip().lower() if isinstance(value, str) else value
+def _model_name(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower()
+    if not re.match(_MODEL, name):
+        raise ValueError(f"{value!r:.80} is no model's name; it begins with kling-, as in kling-3.0")
+    return name
 
 
 ModelName: TypeAlias = Annotated[
     str,
-    BeforeValidator(_lower),
-    StringConstraints(pattern=r"^kling-[a-z0-9][a-z0-9.-]*$", max_length=64),
+    BeforeValidator(_model_name),
+    StringConstraints(pattern=_MODEL, max_length=64),
     AfterValidator(lambda name: _ALIASES.get(name, name)),
 ]
 Ratio: TypeAlias = Literal["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9"]
 _Images: TypeAlias = Annotated[References, AfterValidator(_ANY_IMAGE)]
-_Frame: TypeAlias = Annotated[Reference, AfterValidator(_one_image)]
+_Frame: TypeAlias = Annotated[Reference, AfterValidator(OneImage(_ANY_IMAGE))]
 _Whole: TypeAlias = Annotated[int, BeforeValidator(as_number)]
 
 _MENTION_HELP = "The prompt may name the first reference image as @image_1, and so on."
@@ -65,6 +69,13 @@ class PortableRequest(Request):
             for one in cls.__signature__.parameters.values()
         ]
         cls.__signature__ = cls.__signature__.replace(parameters=by_name)
+
+    @classmethod
+    def known_values(cls, name: str) -> Sequence[Any]:
+        """The models that somebody makes; else none."""
+        from kling_async.providers._base.offers import models_of  # noqa: PLC0415  # which needs these classes
+
+        return models_of(cls.endpoint) if name == "model" else ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from kling_async._local_file import FileText, LocalFile
 from kling_async._urls import is_url
@@ -163,8 +164,10 @@ def _sound(value: Reference) -> Reference:
         content = value if isinstance(value, bytes) else decode_data_uri(value, "the sound")
         size, head = len(content), content[:16]
     else:
-        raise ValueError(
-            f"{value!r:.80} is neither an http(s) URL nor a data URI; for a local file pass pathlib.Path(...)"
+        raise PydanticCustomError(
+            "reference_text",
+            "{text} is neither an http(s) URL nor a data URI; for a local file pass pathlib.Path(...)",
+            {"text": f"{value!r:.80}"},
         )
     if size > _SOUND_BYTES:
         raise ValueError(f"the sound has {size} bytes; at most {_SOUND_BYTES} are allowed")

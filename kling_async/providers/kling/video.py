@@ -41,6 +41,12 @@ _SHOT_WORDS = 512
 _LIMITED_BY_MODEL = ("resolution", "duration", "audio", "multi_shot")
 
 
+def _omitted(data: Mapping[str, Any]) -> Sequence[Any]:
+    """The settings that are not sent. What is no list is refused later, with its own message."""
+    found = data.get("omit")
+    return found if isinstance(found, list | tuple) else ()
+
+
 class Element(BaseModel):
     """An element of the account, such as a character or a thing, under the name that the prompt uses for it.
 
@@ -112,7 +118,7 @@ class VideoRequest(Request):
         data |= {name: decode_media(data[name]) for name in cls.reference_fields if data.get(name) is not None}
         model = data.get("model", cls.model_fields["model"].default)
         known = cls.limits(model)
-        omitted = data.get("omit") or ()
+        omitted = _omitted(data)
         if cls._has("audio") and data.get("audio") is None and "audio" not in omitted:
             if known is None or known.audio:
                 data["audio"] = cls.quiet(data)
@@ -508,7 +514,7 @@ class OmniVideo(VideoRequest):
         """The fields, with the ratio that Kling requires where no input decides it."""
         data = super().translate(data)
         decided = any(data.get(name) for name in ("first_frame", "feature_video", "base_video"))
-        if data.get("aspect_ratio") is None and not decided and "aspect_ratio" not in (data.get("omit") or ()):
+        if data.get("aspect_ratio") is None and not decided and "aspect_ratio" not in _omitted(data):
             data["aspect_ratio"] = "16:9"
         return data
 

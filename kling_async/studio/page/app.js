@@ -57,7 +57,7 @@ try {
   start = await call("api/start")
   const banner = document.getElementById("banner")
   banner.hidden = !start.sandbox
-  banner.textContent = "Sandbox: nothing is bought, and time runs faster. Set an API key to make real pictures."
+  banner.textContent = "Sandbox: nothing is bought, and jobs end sooner than the usual times shown here. Set an API key to make real pictures."
   addEventListener("hashchange", () => show())
   show(true)
   connect(state)

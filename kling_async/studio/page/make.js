@@ -7,6 +7,13 @@ const FIRST = ["prompt", "duration", "model", "mode", "resolution", "aspect_rati
 const DRAFT = "kling-studio-draft"
 const PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
 const CARDS = 6 // values that are shown as cards; more become a list
+const SHAPES = 12 // the same, where each card is the shape of a picture
+const forms = new Map() // by endpoint, as they are needed
+
+async function form_of(name) {
+  if (!forms.has(name)) forms.set(name, await call(`api/form?endpoint=${encodeURIComponent(name)}`))
+  return forms.get(name)
+}
 
 export function make(main, { endpoints, ask_above: threshold }) {
   const known = new Map(endpoints.map((one) => [one.endpoint, one]))
@@ -16,6 +23,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
   let checked = 0
   let pending
   let sending = false
+  let wanted
   const rows = new Map()
   const fieldsBox = h("div.fields")
   const problem = h("div.problem", { role: "alert" })
@@ -53,9 +61,19 @@ export function make(main, { endpoints, ask_above: threshold }) {
   )
   main.append(h("h1", {}, "Make"), form)
 
-  function choose(name, fields = draft.fields) {
-    const endpoint = known.get(name) ?? endpoints[0]
-    const kept = Object.fromEntries(Object.entries(fields).filter(([field, value]) => fits(endpoint.fields[field], value)))
+  /** Another endpoint. What was typed goes with it as far as it fits; what was made once, as it was. */
+  async function choose(name, fields = draft.fields, { whole = false } = {}) {
+    if (!known.has(name)) name = endpoints[0].endpoint
+    wanted = name
+    let endpoint
+    try {
+      endpoint = await form_of(name)
+    } catch (error) {
+      problem.textContent = error.message
+      return
+    }
+    if (wanted !== name) return // another one was chosen since
+    const kept = Object.fromEntries(Object.entries(fields).filter(([field, value]) => (whole ? field in endpoint.fields : fits(endpoint.fields[field], value))))
     draft = { endpoint: endpoint.endpoint, fields: kept }
     const one = Boolean(endpoint.provider)
     form.querySelector(`[value="${one ? "one" : name}"]`).checked = true
@@ -177,10 +195,10 @@ export function make(main, { endpoints, ask_above: threshold }) {
   }
 
   const again = decodeURIComponent(location.hash.split("?")[1] ?? "")
-  choose(draft.endpoint)
-  if (again) {
+  if (!again) choose(draft.endpoint)
+  else {
     call(`api/request?key=${encodeURIComponent(again)}`)
-      .then((told) => choose(told.endpoint, told.fields))
+      .then((told) => choose(told.endpoint, told.fields, { whole: true }))
       .catch((error) => (problem.textContent = error.message))
   }
   return () => clearTimeout(pending)
@@ -194,7 +212,7 @@ function fieldOf(name, endpoint, value, set) {
   const hint = h("p.hint", { id: `${id}-hint` }, schema.description ?? "")
   const needed = endpoint.required.includes(name)
   const parts = { id, set, value: value ?? schema.default, schema, hint, describedBy: `${id}-hint ${id}-error` }
-  const control = images ? drop(parts, images) : control_of(parts, name)
+  const control = images ? drop(parts, images) : control_of(parts, name, needed)
   const title = [words(name), !needed && !control.group && h("span.optional", {}, "optional")]
   const grouped = control.group
   const element = h(
@@ -220,13 +238,17 @@ function fieldOf(name, endpoint, value, set) {
   }
 }
 
-function control_of(parts, name) {
+function control_of(parts, name, needed) {
   const { id, set, schema, value, describedBy } = parts
-  const choices = schema.choices ?? []
+  const choices = [...(schema.choices ?? [])]
   const kind = schema.type
-  if (kind === "boolean") return toggle(parts)
-  if (choices.length > 1 && choices.length <= CARDS) return radios(parts, name, choices)
-  if (choices.length > CARDS) return select(parts, choices)
+  if (kind === "boolean") return toggle(parts, choices)
+  if (choices.length > 1) {
+    const open = !needed && (schema.default === undefined || schema.default === null)
+    if (value !== undefined && value !== null && !choices.some((one) => one.value === value)) choices.push({ value, label: String(value), hint: "" })
+    const every = open ? [{ value: null, label: "Automatic", hint: "if you choose nothing" }, ...choices] : choices
+    return every.length > (name === "aspect_ratio" ? SHAPES : CARDS) ? select(parts, name, every) : radios(parts, name, every)
+  }
   if (name === "prompt" || name.endsWith("prompt") || (kind === "string" && (schema.maxLength ?? 0) > 300)) {
     const count = h("output.count", { htmlFor: id })
     const tell = () => {
@@ -260,51 +282,47 @@ function control_of(parts, name) {
   return { element: input }
 }
 
-function toggle({ id, set, value, describedBy }) {
+function toggle({ id, set, value, hint, schema, describedBy }, choices) {
   const input = h("input", { id, type: "checkbox", role: "switch", checked: Boolean(value), "aria-describedby": describedBy, onchange: () => set(input.checked) })
-  return { element: input, first: true }
+  const tell = (list) => {
+    const cost = list.find((one) => one.value)?.hint
+    hint.textContent = [schema.description, cost && `With it: ${cost}.`].filter(Boolean).join(" ")
+  }
+  tell(choices)
+  return { element: input, first: true, choices: tell }
 }
+
+/** The picture of what a value means. */
+function sign(name, choice, i) {
+  if (name === "aspect_ratio" || /^\d+:\d+$/.test(choice.value)) return shape(String(choice.value ?? ""))
+  if (name === "duration") return icon("clock")
+  if (name === "count") return icon("image")
+  if (name === "model" || name === "mode" || name === "resolution" || name === "tier") return icon(choice.value === null ? "list" : i ? "fine" : "fast")
+  return name === "audio" || name === "sound" ? icon("sound") : ""
+}
+
+/** All values, with what the server says of each beside the other settings. A value that does not go with them stays. */
+const merged = (choices, told) => choices.map((choice) => told.find((one) => one.value === choice.value) ?? (choice.value === null ? choice : { ...choice, hint: "not with the other settings" }))
 
 /** Values as cards: label, hint, and a picture of what it means. */
 function radios({ id, set, value }, name, choices) {
   const element = h("div.options")
-  const sign = (choice, i) => {
-    if (name === "aspect_ratio" || /^\d+:\d+$/.test(choice.value)) return shape(String(choice.value))
-    if (name === "duration") return icon("clock")
-    if (name === "model" || name === "mode" || name === "resolution") return icon(i ? "fine" : "fast")
-    return name === "audio" || name === "sound" ? icon("sound") : ""
-  }
-  function draw(list) {
-    const focus = element.contains(document.activeElement)
-    element.replaceChildren(
-      ...list.map((choice, i) =>
-        h(
-          "label.option",
-          {},
-          h("input", {
-            type: "radio",
-            name: id,
-            value: String(choice.value),
-            checked: choice.value === value,
-            onchange: () => ((value = choice.value), set(choice.value)),
-          }),
-          sign(choice, i),
-          h("span", {}, h("strong", {}, choice.label), h("small", {}, about(name, choice))),
-        ),
-      ),
-    )
-    if (focus) element.querySelector("input:checked")?.focus()
-  }
-  let shown = ""
-  const choicesOf = (list) => {
-    const text = JSON.stringify(list)
-    if (text === shown || !list.some((one) => one.value === value || value === undefined || value === null)) return
-    shown = text
-    draw(list)
-  }
-  if (value === undefined || value === null) value = choices.find((one) => one.default)?.value
-  draw(choices)
-  return { element, group: true, choices: choicesOf }
+  const begin = choices[0].value === null ? 1 : 0
+  value ??= choices.find((one) => one.default)?.value ?? null
+  const texts = []
+  element.append(
+    ...choices.map((choice, i) => {
+      texts[i] = h("small", {}, about(name, choice))
+      return h(
+        "label.option",
+        {},
+        h("input", { type: "radio", name: id, value: String(choice.value ?? ""), checked: choice.value === value, onchange: () => set(choice.value ?? undefined) }),
+        sign(name, choice, i - begin),
+        h("span", {}, h("strong", {}, choice.label), texts[i]),
+      )
+    }),
+  )
+  return { element, group: true, choices: (told) => merged(choices, told).forEach((one, i) => (texts[i].textContent = about(name, one))) }
 }
 
 function about(name, choice) {
@@ -312,14 +330,20 @@ function about(name, choice) {
   return [choice.hint, time].filter(Boolean).join(", ")
 }
 
-function select({ id, set, value, describedBy }, choices) {
+function select({ id, set, value, describedBy }, name, choices) {
+  value ??= choices.find((one) => one.default)?.value ?? null
+  const line = (choice) => [choice.label, about(name, choice)].filter(Boolean).join(", ")
   const element = h(
     "select",
-    { id, "aria-describedby": describedBy, onchange: () => set(choices[element.selectedIndex].value) },
-    choices.map((choice) => h("option", { value: String(choice.value), selected: choice.value === value || (value == null && choice.default) }, [choice.label, choice.hint].filter(Boolean).join(", "))),
+    { id, "aria-describedby": describedBy, onchange: () => set(choices[element.selectedIndex].value ?? undefined) },
+    choices.map((choice) => h("option", { value: String(choice.value ?? ""), selected: choice.value === value }, line(choice))),
   )
-  if (value == null && !choices.some((one) => one.default)) element.selectedIndex = -1
-  return { element }
+  if (!choices.some((one) => one.value === value)) element.selectedIndex = -1
+  const picture = sign(name, choices.at(-1), 1)
+  return {
+    element: picture ? h("div.signed", {}, picture, element) : element,
+    choices: (told) => merged(choices, told).forEach((one, i) => (element.options[i].text = line(one))),
+  }
 }
 
 /** Images by drop, paste, a file or a URL: previews, order, and the limits before anything is sent. */

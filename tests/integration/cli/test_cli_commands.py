@@ -140,6 +140,7 @@ def test_a_prompt_from_standard_input_that_is_not_text_buys_nothing(
 def test_endpoints_lists_every_field_of_every_endpoint(kling: Run) -> None:
     answer = kling("endpoints")
     assert answer.code == 0, answer
+    assert {"video", "image"} <= set(re.findall(r"^(\w+) ", answer.out, re.MULTILINE))
     for kind in ALL_PROVIDERS:
         for endpoint in kind.endpoints:
             assert endpoint.name in answer.out
@@ -151,6 +152,13 @@ def test_endpoints_json_has_the_schema(kling: Run) -> None:
     [told] = kling("endpoints", VIDEO, "--json").objects
     assert told["endpoint"] == VIDEO
     assert set(told["schema"]["properties"]) > {"prompt", "duration"}
+    [portable] = kling("endpoints", "video", "--json").objects
+    for one in (told, portable):
+        five, *_ = [each for each in one["schema"]["properties"]["duration"]["x-choices"] if each["value"] == 5]
+        assert five["label"] == "5 seconds"
+        assert "usually" in five["hint"]
+        assert float(five["price"]["amount"]) > 0
+        assert len(five["seconds"]) == 2
 
 
 def test_every_command_is_listed_in_the_words_of_its_own_help(kling: Run) -> None:

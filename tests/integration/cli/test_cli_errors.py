@@ -31,8 +31,8 @@ SIX = [word for number in range(6) for word in ("--reference", f"https://example
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([VIDEO, ""], ["prompt", "at least 1 character"]),
-        ([VIDEO, "x" * 2501], ["prompt", "at most 2500 characters", "got 2501"]),
+        ([VIDEO, ""], ["prompt", "it is empty"]),
+        ([VIDEO, "x" * 2501], ["prompt", "it has 2501 characters", "at most 2500"]),
         (["runblob/o3-vidoe", "x"], ["runblob/o3-vidoe", "did you mean runblob/o3-video", PHOTO]),
         ([VIDEO, "x", *SIX], ["--reference", "6 reference images", "at most 5"]),
         ([VIDEO, "x", "--reference", "folder"], ["--reference", "folder", "is a directory"]),

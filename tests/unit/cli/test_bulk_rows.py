@@ -96,7 +96,7 @@ def test_parquet_without_its_extra_is_missed_with_a_sentence(tmp_path: Path, mon
     [
         ("{not json", "the line", "it is not JSON"),
         ("[1, 2]", "the line", "must be a JSON object"),
-        ({"prompt": ""}, "prompt", "at least 1 character"),
+        ({"prompt": ""}, "prompt", "it is empty"),
         ({"prompt": "x" * 2501}, "prompt", "2501 characters"),
         ({"prompt": "a", "duration": 7}, "duration", "5, 10 or 15, got 7"),
         ({"prompt": "a", "colour": "red"}, "colour", "has no such field"),

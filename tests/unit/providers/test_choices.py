@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from kling_async import ConfigurationError, Image, InferenceSh, Kling, Request, RunBlob, Video, kling
 from kling_async.providers import ALL_PROVIDERS
-from kling_async.providers.base import Choice, Endpoint
+from kling_async.providers.base import Choice, Endpoint, portable_endpoints
 
 ENDPOINTS = [endpoint for kind in ALL_PROVIDERS for endpoint in kind.endpoints]
 VIDEO: Endpoint[Any] = next(endpoint for endpoint in RunBlob.endpoints if endpoint.name == "runblob/o3-video")
@@ -27,7 +27,7 @@ def test_runblobs_selectors_can_be_built_from_its_choices() -> None:
     """As in its documentation: durations with their times, models with their prices, ratios with their uses."""
     assert shown(VIDEO.choices("duration")) == [
         (5, "5 seconds", "usually 2 to 3 min"),
-        (10, "10 seconds", "usually 3 to 5 min, about 2 times the price"),
+        (10, "10 seconds", "usually 3 to 5 min, about twice the price"),
         (15, "15 seconds", "usually 5 to 7 min, about 3 times the price"),
     ]
     assert [(choice.value, choice.label, choice.factor) for choice in VIDEO.choices("model")] == [
@@ -64,6 +64,37 @@ def test_the_other_fields_decide_what_can_be_chosen() -> None:
         "kling-2.6",
         "kling-2.5-turbo",
     ]
+
+
+def test_portable_requests_have_the_same_selectors() -> None:
+    """Their times and prices are those of the cheapest that makes it, and what nobody makes is left out."""
+    video = portable_endpoints([RunBlob])["video"]
+    durations = [one for one in shown(video.choices("duration")) if one[0] in {5, 10, 15}]
+    assert durations == shown(VIDEO.choices("duration"))
+    assert [(choice.value, choice.label, choice.factor) for choice in video.choices("resolution")] == [
+        ("720p", "Standard (720p)", Decimal(1)),
+        ("1080p", "High (1080p)", Decimal(2)),
+        *[(choice.value, choice.label, choice.factor) for choice in video.choices("resolution")[2:]],
+    ]
+    assert [choice.label for choice in video.choices("aspect_ratio")] == [
+        choice.label for choice in VIDEO.choices("aspect_ratio")
+    ]
+    every = portable_endpoints()["video"]
+    assert max(choice.value for choice in every.choices("duration")) == 15  # of the 60 seconds that `Video` allows
+    assert {"kling-3.0", "kling-2.6"} <= {choice.value for choice in every.choices("model")}
+    loud = next(choice for choice in every.choices("audio") if choice.value)
+    assert loud.factor is not None
+    assert loud.factor > 1
+    picture = portable_endpoints()["image"]
+    assert len(picture.choices("aspect_ratio")) == 8
+    assert all(choice.price is not None for choice in picture.choices("count"))
+
+
+def test_all_choices_are_those_of_each_field() -> None:
+    for endpoint in (VIDEO, TEXT_TO_VIDEO, portable_endpoints()["video"]):
+        found = endpoint.all_choices()
+        assert {"duration", "aspect_ratio"} <= set(found)
+        assert found == {name: endpoint.choices(name) for name in found}
 
 
 def test_a_field_that_takes_any_text_has_no_choices() -> None:

@@ -101,7 +101,11 @@ async def test_no_key_reaches_the_page(sandbox: Sandbox, tmp_path: Path) -> None
 
 async def test_every_endpoint_has_a_form(sandbox: Sandbox, tmp_path: Path) -> None:
     async with studio(sandbox, tmp_path) as page:
-        told = (await page.get("/api/start")).json()["endpoints"]
+        told = [
+            (await page.get("/api/form", params={"endpoint": one["endpoint"]})).json()
+            for one in (await page.get("/api/start")).json()["endpoints"]
+        ]
+        assert (await page.get("/api/form?endpoint=none/such")).status_code == 404
     names = {endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints}
     assert {one["endpoint"] for one in told} >= {"video", "image", *names}
     video = next(one for one in told if one["endpoint"] == "runblob/o3-video")
