@@ -14,6 +14,8 @@ from kling_async.providers.base import Provider, Request
 __all__ = ["as_code"]
 
 _OPTIONS = ("duration", "aspect_ratio", "resolution", "model", "negative_prompt", "count")
+_IMAGE = "https://example.com/"  # in place of an image that was sent inline
+_REPLACE = f"# Put addresses of your images, or local files, in place of {_IMAGE}..."
 _STAND_IN = "KEY-OF-THE-ACCOUNT-0123456789abcdef"
 
 
@@ -30,14 +32,15 @@ def as_code(kind: type[Provider] | None, model: type[Request], fields: Mapping[s
     found = {"python": _python(kind, model, given), "kling": _command(model, given)}
     if kind is not None and (curl := _curl(kind, model, given)) is not None:
         found["curl"] = curl
-    return found
+    inline = any(_named(name, value) != value for name, value in fields.items())
+    return {name: f"{_REPLACE}\n{text}" if inline else text for name, text in found.items()}
 
 
 def _named(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_named(f"{name}-{number}", one) for number, one in enumerate(value, 1)]
     if isinstance(value, str) and value.startswith(("data:", "sha256:")):
-        return f"https://example.com/{name}.png"
+        return f"{_IMAGE}{name}.png"
     return value
 
 

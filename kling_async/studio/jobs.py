@@ -223,7 +223,7 @@ class Jobs:
         median, p90 = await self._expected(one) if running else (None, None)
         kind = self._forms.providers.get(one.provider)
         failures = "; ".join(map(str, latest.failures)) if latest else ""
-        files = [(number, _shown(path)) for number, path in enumerate(one.files)]
+        files = [(number, found) for number, path in enumerate(one.files) if (found := _shown(path)) is not None]
         remedies = [*one.remedies, *(error.remedies if error else ())]
         return {
             "key": one.key,
@@ -247,9 +247,8 @@ class Jobs:
             "files": [
                 {"href": f"files/{one.ref}/{number}", "type": MEDIA[path.suffix.lower()], "name": path.name}
                 for number, path in files
-                if path is not None
             ],
-            "missing": one.status is Status.COMPLETED and not one.files and one.key not in self._followed,
+            "missing": one.status is Status.COMPLETED and not files and one.key not in self._followed,
             "cancel": running and kind is not None and kind.features.cancel,
             "remedies": described(remedies),
         }

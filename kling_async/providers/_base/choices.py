@@ -222,6 +222,8 @@ def _label(name: str, value: Any) -> str:
         return f"{value} seconds"
     if name == "count":
         return "1 picture" if value == 1 else f"{value} pictures"
+    if name == "model" and str(value).startswith("kling-"):
+        return str(value).replace("-", " ").title()
     return str(value)
 
 

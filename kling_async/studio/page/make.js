@@ -133,7 +133,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
     const portable = !known.get(draft.endpoint).provider
     const available = list.filter((one) => one.available)
     best = available.find((one) => one.endpoint === place) ?? available[0]
-    when.textContent = best?.median ? `${spell(best.median)} usually, ${spell(best.p90)} at most in nine of ten` : ""
+    when.textContent = best?.median ? `Usually ${spell(best.median)}; nine of ten within ${spell(best.p90)}` : ""
     button.textContent = best?.cost ? `Make it · ${best.estimated && !best.cost.startsWith("about") ? "about " : ""}${best.cost}` : "Make it"
     if (!portable || !list.length) {
       offers.replaceChildren()
@@ -209,7 +209,8 @@ function fieldOf(name, endpoint, value, set) {
   const images = endpoint.images[name]
   const id = `field-${name}`
   const error = h("p.error", { id: `${id}-error` })
-  const hint = h("p.hint", { id: `${id}-hint` }, schema.description ?? "")
+  schema.description = plain(schema.description)
+  const hint = h("p.hint", { id: `${id}-hint` }, schema.description)
   const needed = endpoint.required.includes(name)
   const parts = { id, set, value: value ?? schema.default, schema, hint, describedBy: `${id}-hint ${id}-error` }
   const control = images ? drop(parts, images) : control_of(parts, name, needed)
@@ -237,6 +238,9 @@ function fieldOf(name, endpoint, value, set) {
     },
   }
 }
+
+/** A description without the words of Python. */
+const plain = (text = "") => text.replaceAll("If None,", "If left out,").replaceAll("If None.", "If left out.").replaceAll("None", "nothing")
 
 function control_of(parts, name, needed) {
   const { id, set, schema, value, describedBy } = parts
