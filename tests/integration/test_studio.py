@@ -6,15 +6,23 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Dialog, Page, Request, expect, sync_playwright
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
+import kling_async.studio
+from kling_async import Client, MemoryLedger
 from kling_async.sandbox import Sandbox
+from support.asgi_server import Site, serve
 from support.chromium import PROGRAM as CHROMIUM
 from support.cli_process import PROGRAM, environment_of
 
@@ -87,10 +95,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, studio: Studio) -> Iterator[Page]:
-    yield from opened(browser, studio)
+    yield from opened(browser, studio.url)
 
 
-def opened(browser: Browser, studio: Studio, **settings: Any) -> Iterator[Page]:
+def opened(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
     """A page whose console must stay clean, and which loads nothing from another host."""
     context = browser.new_context(**settings)
     context.set_default_timeout(PATIENCE)
@@ -108,8 +116,8 @@ def opened(browser: Browser, studio: Studio, **settings: Any) -> Iterator[Page]:
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", runs)
     page.on("request", loads)
-    page.goto(studio.url)
-    page.locator(".buy").wait_for()
+    page.goto(url)
+    page.get_by_role("textbox", name="Prompt").wait_for()
     yield page
     context.close()
     assert not wrong
@@ -122,9 +130,7 @@ def visit(page: Page, view: str) -> None:
 
 def make(page: Page, prompt: str) -> None:
     """Buy a video at RunBlob."""
-    visit(page, "Make")
-    page.get_by_role("radio", name="One provider").check()
-    page.get_by_label("Provider and endpoint").select_option("runblob/o3-video")
+    one_provider(page, "runblob/o3-video")
     page.get_by_role("textbox", name="Prompt").fill(prompt)
     expect(page.locator(".buy")).to_contain_text("$0.15", timeout=PATIENCE)
     page.locator(".buy").click()
@@ -178,7 +184,7 @@ def test_a_reload_and_another_tab_show_the_same(page: Page, stage: Sandbox) -> N
 def test_a_killed_server_loses_nothing(browser: Browser, stage: Sandbox, tmp_path: Path) -> None:
     studio = Studio(tmp_path, stage)
     try:
-        pages = opened(browser, studio)
+        pages = opened(browser, studio.url)
         page = next(pages)
         make(page, "a boat that sails on")
         studio.kill()
@@ -199,8 +205,7 @@ def test_a_killed_server_loses_nothing(browser: Browser, stage: Sandbox, tmp_pat
 
 def test_a_refused_field_is_told_beside_it_and_has_the_focus(page: Page, stage: Sandbox) -> None:
     bought = stage.counters.jobs_bought
-    page.get_by_role("radio", name="One provider").check()
-    page.get_by_label("Provider and endpoint").select_option("runblob/o3-video")
+    one_provider(page, "runblob/o3-video")
     prompt = page.get_by_role("textbox", name="Prompt")
     prompt.fill("")
     page.locator(".buy").click()
@@ -214,8 +219,7 @@ def test_a_refused_field_is_told_beside_it_and_has_the_focus(page: Page, stage: 
 
 def test_a_lost_answer_has_buttons(page: Page, stage: Sandbox) -> None:
     stage.faults.add("accept-then-reset:submit:times=1")
-    page.get_by_role("radio", name="One provider").check()
-    page.get_by_label("Provider and endpoint").select_option("runblob/o3-video")
+    one_provider(page, "runblob/o3-video")
     page.get_by_role("textbox", name="Prompt").fill("a boat in the fog")
     page.locator(".buy").click()
     expect(page.locator(".problem")).to_contain_text("may have been bought", timeout=PATIENCE)
@@ -248,6 +252,208 @@ def test_what_others_write_is_only_text(page: Page, stage: Sandbox) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def one_provider(page: Page, endpoint: str) -> None:
+    """Choose an endpoint, and wait for its form."""
+    visit(page, "Make")
+    page.get_by_role("radio", name="One provider").check()
+    page.get_by_label("Provider and endpoint").select_option(endpoint)
+    page.locator(f'form[data-endpoint="{endpoint}"]').wait_for()
+
+
+GIVE = """async ([kind, names]) => {
+  const data = new DataTransfer()
+  for (const name of names) {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 320, height: 320 })
+    canvas.getContext('2d').fillStyle = name.split('.')[0]
+    canvas.getContext('2d').fillRect(0, 0, 320, 320)
+    const type = name.endsWith('png') ? 'image/png' : 'image/tiff'
+    data.items.add(new File([await new Promise((done) => canvas.toBlob(done))], name, { type }))
+  }
+  const event = kind === 'drop' ? new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true })
+    : new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true })
+  document.querySelector('#field-references-row .drop').dispatchEvent(event)
+}"""
+"""Drops or pastes pictures: each is of the colour that its name begins with."""
+
+
+def test_pictures_by_drop_paste_and_address(page: Page, stage: Sandbox) -> None:
+    """With previews, in an order that can be changed, their limits before anything is sent, and made again."""
+    one_provider(page, "runblob/o3-video")
+    field = page.locator("#field-references-row")
+    expect(field).to_contain_text("Up to 5 images: JPEG, PNG, GIF, WEBP, at most 10 MiB each", timeout=PATIENCE)
+    page.get_by_role("textbox", name="Prompt").fill("a boat with pictures")
+    page.evaluate(GIVE, ["drop", ["red.png", "scan.tiff"]])
+    expect(field.get_by_role("alert")).to_have_text("scan.tiff is TIFF; this takes JPEG, PNG, GIF, WEBP.")
+    page.evaluate(GIVE, ["paste", ["blue.png"]])
+    expect(field.get_by_role("img")).to_have_count(2)
+    pictures = [one.get_attribute("src") for one in field.get_by_role("img").all()]
+    field.get_by_role("button", name="Move image 2 forward").click()
+    assert [one.get_attribute("src") for one in field.get_by_role("img").all()] == pictures[::-1]
+    field.get_by_role("textbox").fill("javascript:alert(1)")
+    field.get_by_role("button", name="Add URL").click()
+    expect(field.get_by_role("alert")).to_contain_text("begins with https://")
+    field.get_by_role("textbox").fill("https://example.com/boat.png")
+    field.get_by_role("textbox").press("Enter")
+    page.locator(".buy").click()  # the server knows more than the page does
+    expect(field.locator(".error").last).to_contain_text("cannot be mixed in one request", timeout=PATIENCE)
+    field.get_by_role("button", name="Remove image 3").click()
+    page.evaluate(GIVE, ["drop", ["red.png"] * 4])
+    expect(field.get_by_role("alert")).to_contain_text("There is room for 5")
+    for _ in range(3):
+        field.get_by_role("button", name="Remove image 3").click()
+    bought = stage.counters.jobs_bought
+    page.locator(".buy").click()
+    expect(page.locator(".sent")).to_contain_text("under way", timeout=PATIENCE)
+    assert stage.counters.jobs_bought == bought + 1
+    stage.state.clock.advance(LATER)
+    visit(page, "Gallery")
+    page.get_by_role("button", name="Show: a boat with pictures").click()
+    page.get_by_role("link", name="Again with these settings").click()
+    expect(field.get_by_role("img")).to_have_count(2, timeout=PATIENCE)
+    assert [one.get_attribute("src") for one in field.get_by_role("img").all()] == pictures[::-1]
+
+
+def test_what_is_dear_is_asked_first(page: Page, stage: Sandbox) -> None:
+    bought = stage.counters.jobs_bought
+    one_provider(page, "kling/text-to-video")
+    page.get_by_role("textbox", name="Prompt").fill("a dear boat")
+    page.get_by_role("radio", name="Ultra (4k)").check()
+    expect(page.locator(".buy")).to_have_text("Make it · $2.10", timeout=PATIENCE)
+    question = page.get_by_role("dialog", name="Before you buy")
+    page.locator(".buy").click()
+    expect(question).to_contain_text("This costs $2.10. Make it?")
+    page.keyboard.press("Escape")
+    expect(question).to_have_count(0)
+    page.locator(".buy").click()
+    question.get_by_role("button", name="Close").click()
+    assert stage.counters.jobs_bought == bought
+    page.locator(".buy").click()
+    question.get_by_role("button", name="Make it").click()
+    expect(page.locator(".sent")).to_contain_text("under way", timeout=PATIENCE)
+    assert stage.counters.jobs_bought == bought + 1
+
+
+def test_the_selectors_say_what_each_choice_means(page: Page) -> None:
+    """Also for a portable request. A choice that does not go with the others stays, and says so."""
+
+    def option(field: str, name: str) -> Any:
+        return page.locator(f"#field-{field}-row .option").filter(has=page.get_by_text(name, exact=True))
+
+    one_provider(page, "runblob/o3-video")
+    expect(option("duration", "5 seconds")).to_contain_text("usually 2 to 3 min", timeout=PATIENCE)
+    expect(option("duration", "10 seconds")).to_contain_text("usually 3 to 5 min, about twice the price")
+    expect(option("model", "Standard (720p)")).to_contain_text("faster generation, lower cost")
+    expect(option("model", "Pro (1080p)")).to_contain_text("higher quality")
+    expect(option("aspect_ratio", "Portrait (9:16)")).to_contain_text("for phones")
+    for field in ("duration", "model", "aspect_ratio"):
+        assert page.locator(f"#field-{field}-row .option > svg").count() >= 2, field
+    one_provider(page, "kling/text-to-video")
+    page.get_by_role("textbox", name="Prompt").fill("a boat")
+    expect(option("model", "Kling 2.6")).to_contain_text("not with the other settings", timeout=PATIENCE)
+    option("resolution", "High (1080p)").click()
+    expect(option("model", "Kling 2.6")).to_contain_text("the price", timeout=PATIENCE)
+    option("model", "Kling 2.6").click()
+    expect(page.locator(".buy")).to_contain_text("$", timeout=PATIENCE)
+    page.get_by_role("radio", name="Video").check()
+    expect(option("resolution", "High (1080p)")).to_contain_text("usually", timeout=PATIENCE)
+    durations = page.get_by_label("Duration").locator("option")
+    expect(durations.filter(has_text="10 seconds")).to_contain_text("usually", timeout=PATIENCE)
+    expect(page.locator(".offer").first).to_contain_text("$", timeout=PATIENCE)
+    page.locator(".offer").nth(1).click()
+    dearer = page.locator(".offer").nth(1).locator(".price").inner_text()
+    expect(page.locator(".buy")).to_contain_text(dearer.removeprefix("about "))
+
+
+def test_a_gallery_is_searched_and_two_are_compared(page: Page, stage: Sandbox, studio: Studio) -> None:
+    buy = """async ([key, endpoint, prompt]) => (await fetch('api/jobs', {
+      method: 'POST', body: JSON.stringify({ key, endpoint, fields: { prompt } }) })).status"""
+    for key, endpoint in (("one", "runblob/o3-video"), ("two", "runblob/o3-photo"), ("three", "fal/image")):
+        assert page.evaluate(buy, [key, endpoint, f"a swan number {key}"]) == 201
+    stage.state.clock.advance(LATER)
+    visit(page, "Gallery")
+    search = page.get_by_role("searchbox", name="Search")
+    search.fill("SWAN number")
+    tiles = page.locator(".tile")
+    expect(tiles).to_have_count(3, timeout=PATIENCE)
+    expect(tiles.locator("img, video")).to_have_count(3, timeout=PATIENCE)
+    page.get_by_label("Kind").select_option("video")
+    expect(tiles).to_have_count(1)
+    page.get_by_label("Kind").select_option("")
+    page.get_by_label("Provider").select_option("fal")
+    expect(tiles).to_have_count(1)
+    page.get_by_label("Provider").select_option("")
+    two = page.get_by_role("button", name="Compare two")
+    for name in ("one", "two", "three"):  # the third takes the place of the first
+        page.get_by_role("checkbox", name=f"Compare: a swan number {name}").check()
+    expect(page.get_by_role("checkbox", name="Compare: a swan number one")).not_to_be_checked()
+    two.click()
+    compared = page.get_by_role("dialog", name="Compare")
+    expect(compared.locator("img")).to_have_count(2)
+    expect(compared).to_contain_text("a swan number three")
+    assert_readable(page, "Compare")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Show: a swan number two").click()
+    page.get_by_role("button", name="As code").click()
+    expect(page.locator("pre")).to_have_count(3, timeout=PATIENCE)
+    assert_readable(page, "Details")
+    page.keyboard.press("Escape")
+    search.fill("no such words")
+    expect(tiles).to_have_count(0)
+    # A file that is gone is not shown as broken, and is fetched again where its link still works.
+    for file in (studio.folder / "out").rglob("*"):
+        if file.is_file() and file.suffix != ".mp4":
+            file.unlink()
+    page.reload()
+    page.get_by_role("searchbox", name="Search").fill("swan number two")
+    expect(tiles).to_contain_text("Not saved in time", timeout=PATIENCE)
+    assert tiles.locator("img").count() == 0
+    visit(page, "Follow")
+    card(page, "a swan number two").get_by_role("button", name="Save again").click()
+    expect(card(page, "a swan number two").locator("img")).to_be_visible(timeout=PATIENCE)
+
+
+def assert_readable(page: Page, view: str) -> None:
+    """Axe finds nothing serious, and nothing is wider than the screen."""
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
+    found = Axe().run(page).response["violations"]
+    serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
+    assert not serious, view
+
+
+def test_mounted_it_makes_and_shows(browser: Browser, stage: Sandbox, tmp_path: Path) -> None:
+    """In another application, below another path, without its lifespan: while a page is open it follows and saves."""
+    url, ended = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    async def site() -> None:
+        async with Client(stage.providers(), ledger=MemoryLedger()) as client:
+            mounted = Starlette(
+                routes=[Mount("/studio", kling_async.studio.app(client, directory=tmp_path, token="t"))]
+            )
+            async with serve(Site(), mounted) as served:
+                found.append(f"{served.url}/studio/?token=t")
+                url.set()
+                await anyio.to_thread.run_sync(ended.wait)
+
+    server = threading.Thread(target=anyio.run, args=[site])
+    server.start()
+    try:
+        assert url.wait(PATIENCE / 1000)
+        pages = opened(browser, found[0])
+        page = next(pages)
+        make(page, "a boat in another house")
+        visit(page, "Follow")
+        stage.state.clock.advance(LATER)
+        status(page, "a boat in another house", "Done")
+        expect(page.locator("article video")).to_be_visible(timeout=PATIENCE)
+        assert page.url.partition("#")[0].endswith("/studio/")
+        assert next(pages, None) is None
+    finally:
+        ended.set()
+        server.join()
+    assert list(tmp_path.rglob("*.mp4"))
+
+
 def test_with_the_keyboard_alone(page: Page) -> None:
     focused = "document.activeElement.id || document.activeElement.className"
     page.keyboard.press("Tab")
@@ -272,15 +478,12 @@ def test_with_the_keyboard_alone(page: Page) -> None:
     ("scheme", "width"), [("light", 1440), ("dark", 360)], ids=["light and wide", "dark and on a phone"]
 )
 def test_every_view_can_be_read_by_all(browser: Browser, studio: Studio, scheme: Any, width: int) -> None:
-    pages = opened(browser, studio, color_scheme=scheme, viewport={"width": width, "height": 800})
+    pages = opened(browser, studio.url, color_scheme=scheme, viewport={"width": width, "height": 800})
     page = next(pages)
     for view in ("Make", "Follow", "Gallery", "Money"):
         visit(page, view)
         page.wait_for_load_state("networkidle")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
-        found = Axe().run(page).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
-        assert not serious, view
+        assert_readable(page, view)
     light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 249)"
     assert light is (scheme == "light")
     assert next(pages, None) is None

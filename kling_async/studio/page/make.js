@@ -81,6 +81,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
     if (one) specific.value = name
     place = ""
     build(endpoint)
+    form.dataset.endpoint = name
     check()
   }
 

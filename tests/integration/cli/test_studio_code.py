@@ -122,7 +122,7 @@ def test_it_runs_as_it_is_shown(kling: Run, sandbox: Sandbox, tmp_path: Path, pl
         provider = kind(api_key="none")
         script = code["curl"].replace(provider.base_url, sandbox.base_url(kind.name))
         ran = subprocess.run(
-            ["sh", "-c", script.replace("curl ", "curl -sS --fail-with-body ", 1)],
+            ["/bin/sh", "-c", script.replace("curl ", "curl -sS --fail-with-body ", 1)],
             env={**os.environ, **environment_of(sandbox)},
             capture_output=True,
             text=True,

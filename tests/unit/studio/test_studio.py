@@ -38,12 +38,12 @@ async def studio(sandbox: Sandbox, directory: Path, **settings: Any) -> AsyncIte
             yield page
 
 
-async def until(page: httpx.AsyncClient, key: str, *, files: int) -> dict[str, Any]:
-    """The card, once it has so many files."""
+async def until(page: httpx.AsyncClient, key: str, *, files: int = 0, message: bool = False) -> dict[str, Any]:
+    """The card, once it has so many files, or a message."""
     with anyio.fail_after(PATIENCE):
         while True:
             found = {card["key"]: card for card in (await page.get("/api/jobs")).json()}
-            if len(found[key]["files"]) >= files:
+            if len(found[key]["files"]) >= files and (found[key]["message"] or not message):
                 card: dict[str, Any] = found[key]
                 return card
             await anyio.sleep(0.05)
@@ -185,6 +185,37 @@ async def test_a_lost_answer_has_its_remedies_as_buttons(sandbox: Sandbox, tmp_p
     assert sandbox.counters.jobs_bought == 2  # as the button says
 
 
+async def test_a_result_whose_link_has_expired_is_named_and_can_be_saved_again(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.faults.add("expired:download")
+    async with studio(sandbox, tmp_path) as page:
+        await page.post("/api/jobs", json={**VIDEO, "key": "k"})
+        card = await until(page, "k", message=True)
+        assert card["status"] == "completed"
+        assert card["missing"]
+        assert card["files"] == []
+        assert "does not work any more" in card["message"]
+        sandbox.faults.clear()
+        await page.post("/api/job", json={"key": "k", "action": "save"})
+        card = await until(page, "k", files=1)
+        assert not card["missing"]
+        assert card["message"] == ""
+    assert sandbox.counters.jobs_bought == 1
+
+
+async def test_a_field_that_is_refused_is_explained_in_plain_words(sandbox: Sandbox, tmp_path: Path) -> None:
+    fields = {"prompt": "x" * 2501, "duration": 7, "aspect_ratio": "5:4", "references": ["boat.png"]}
+    async with studio(sandbox, tmp_path) as page:
+        wrong = (await page.post("/api/check", json={**VIDEO, "fields": fields})).json()["problems"]
+    assert wrong == {
+        "prompt": "It has 2501 characters; at most 2500 characters are allowed.",
+        "duration": "It must be 5, 10 or 15.",
+        "aspect_ratio": "It must be 16:9, 9:16 or 1:1.",
+        "references": "Reference 1 is 'boat.png', which is neither an http(s) URL nor a data URI.",
+    }
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [(b"no json", 400), (b'{"key": "?", "action": "forget"}', 404), (b'{"key": "k", "action": "explode"}', 422)],
@@ -219,7 +250,7 @@ async def test_as_code_it_is_the_same_request() -> None:
     code = as_code(runblob.RunBlob, runblob.O3Video, fields)
     compile(code["python"], "as code", "exec")
     assert 'prompt="it\'s <b>a</b> boat"' in code["python"]
-    words = shlex.split(code["kling"])
+    words = shlex.split(code["kling"], comments=True)
     assert words[:4] == ["kling", "generate", "runblob/o3-video", "it's <b>a</b> boat"]
     assert words[words.index("--duration") + 1] == "10"
     assert '"authorization: Bearer $RUNBLOB_API_KEY"' in code["curl"]
