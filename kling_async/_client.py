@@ -624,7 +624,7 @@ class Client:
 def _status_calls(polling: Polling, provider: Provider) -> float | None:
     """Return the limit on status calls per minute. None if there is none."""
     calls = polling.status_calls_per_minute or provider.status_calls_per_minute
-    return None if calls == math.inf else calls
+    return None if calls is None or calls == math.inf else calls * polling.share
 
 
 def _configured(providers: Iterable[Provider] | Provider | None) -> list[Provider]:

@@ -59,6 +59,8 @@ FLOORS: dict[str, int] = {
     "testing": 8,
     "pytest_plugin": 8,
     "_cli": 9,
+    "_ray": 9,
+    "ray": 9,
     "__main__": 10,
 }
 INDEPENDENT = [{"_ledger", "_tracking", "_http"}, {"_submission", "_polling", "_files"}]
@@ -88,6 +90,8 @@ OPTIONAL = {
     "av",
     "obstore",
     "opentelemetry",
+    "pyarrow",
+    "ray",
 }
 HOMES = {
     "httpx": {"_http", "sandbox", "testing"},
@@ -97,6 +101,7 @@ HOMES = {
     "sqlite3": {"_ledger"},
     "obstore": {"_files"},
     "opentelemetry": {"otel"},
+    "ray": {"_ray", "ray"},
 }
 
 
@@ -218,7 +223,12 @@ def test_pure_floors_do_no_io_and_libraries_stay_in_their_rooms(module: str, pat
 
 PRIVATE_IMPORTS_OF_THE_PROGRAM = {
     ("_cli.atomic_file", "_files.atomic"),
+    ("_cli.bulk.cluster", "_ray.run"),
+    ("_cli.bulk.cluster", "_ray.settings"),
+    ("_cli.bulk.cluster", "_ray.worker"),
     ("_cli.bulk.command", "_files.object_store"),
+    ("_cli.bulk.command", "_ray.run"),
+    ("_cli.bulk.command", "_ray.settings"),
     ("_cli.bulk.other_runs", "_submission.budget"),
     ("_cli.bulk.other_runs", "_submission.pricing"),
     ("_cli.bulk.store", "_files.object_store"),

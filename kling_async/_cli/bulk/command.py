@@ -10,17 +10,18 @@ import gc
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
 
 from kling_async import Budget, Client, Polling, Progressive, SqliteLedger, inspect_ledger
+from kling_async._cli.bulk.cluster import ClusterExecution
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of, resembling
 from kling_async._cli.bulk.results import Results
@@ -35,10 +36,13 @@ from kling_async._cli.output.formatting import counted
 from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import find_any, parse_settings
 from kling_async._cli.runner import choose_report, destination, handle_errors, open_client, patience, run
-from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
+from kling_async._cli.webhook_listener import Listen, WebhookUrl, listener
 from kling_async._files.object_store import destination as place_for_results  # reads addresses as the library does
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
+
+if TYPE_CHECKING:
+    from kling_async._ray.settings import Settings  # the actors of Ray
 
 __all__ = ["bulk", "parse_amounts", "parse_assumed"]
 
@@ -99,6 +103,17 @@ class _Options:
     in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Number of jobs at the same time.")] = 100
     downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Number of downloads at the same time.")] = 8
     no_save: Annotated[bool, typer.Option("--no-save", help="Save no files. results.jsonl has their URLs.")] = False
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Buy and save on a Ray cluster; auto is the one on this machine, or a new one.",
+        ),
+    ] = None
+    actors: Annotated[
+        int, typer.Option(metavar="N", min=1, help="With --ray: the number of processes that share the jobs.")
+    ] = 1
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Only the I-th of N parts of the rows, for several machines.")
     ] = None
@@ -206,6 +221,8 @@ def bulk(options: _Options) -> None:
         places, polling, amounts = options.places, options.polling, options.amounts
         assumed = parse_assumed(options.assume or ())
         webhooks = listener(options.webhook_url, options.listen)
+        if options.cluster is not None:
+            _require_clustered(options)
         if places.store is not None:
             anyio.run(places.store.open, places.results, places.ledger)
             report.say(f"the ledger and the progress of this run are in {places.directory}")
@@ -216,7 +233,7 @@ def bulk(options: _Options) -> None:
         limit, left = None, dict[Unit, Decimal]()
         if amounts is not None:
             left, sentence = anyio.run(remaining_budget, amounts, places, options.part, share)
-            limit = Budget(usd=left.get("USD"), credits=left.get("credits"), assume=assumed)
+            limit = partial(Budget, usd=left.get("USD"), credits=left.get("credits"), assume=assumed)
             if sentence:
                 report.say(sentence)
         if similar := resembling(plan, results):  # said before anything is bought
@@ -232,19 +249,29 @@ def bulk(options: _Options) -> None:
                 report.say(f"the budget: {anyio.run(budget_left, left, places)}")
             return
         save = None if options.no_save else options.downloads
-        work = BulkExecution(
+        kind = BulkExecution if options.cluster is None else ClusterExecution
+        work = kind(
             rows, plan, results, report, places, title=options.title, save=save, shard=options.part, listener=webhooks
         )
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:
-                client = _client(plan, polling, limit, places, webhooks, options.prefer)
-                run(partial(work.run, client, options.in_flight), report, stop=work.stop)
+                run(_buying(work, options, polling, limit), report, stop=work.stop)
         finally:
             gc.unfreeze()
             if work.begun or not plan:
                 work.conclude()
         raise typer.Exit(work.code())
+
+
+def _buying(
+    work: BulkExecution, options: _Options, polling: Polling, budget: Callable[[], Budget] | None
+) -> Callable[[], Awaitable[None]]:
+    """What buys the rows: a client of this process, or a cluster."""
+    if isinstance(work, ClusterExecution):
+        return partial(work.run_on, _settings(options, work, polling, budget), options.actors)
+    client = _client(work, polling, budget() if budget is not None else None, options.prefer)
+    return partial(work.run, client, options.in_flight)
 
 
 def _valid_rows(options: _Options, results: Results, places: OutputPaths, report: Report) -> tuple[list[Row], Decimal]:
@@ -258,6 +285,8 @@ def _valid_rows(options: _Options, results: Results, places: OutputPaths, report
     source = options.source
     cells = read_cells(source, options.form)
     folder = source.parent if source else Path()
+    if options.cluster is not None:
+        folder = folder.absolute()  # the actors have working directories of their own
     settings = parse_settings(options.setting or ())
     reader = RowReader(folder, options.endpoint, settings, ignore_columns=options.ignore_columns)
     good, bad = reader.read(cells, options.part)
@@ -335,19 +364,85 @@ def _takers(task: Task, *, with_keys: bool) -> list[type[Provider]]:
     return keyed if with_keys and keyed else takers
 
 
-def _client(
-    plan: list[Task],
-    polling: Polling,
-    budget: Budget | None,
-    places: OutputPaths,
-    listener: Listener | None,
-    prefer: str | None,
-) -> Client:
+def _require_clustered(options: _Options) -> None:
+    """Refuse what a run on a cluster cannot do.
+
+    Raises:
+        CommandError: It was asked for.
+    """
+    if options.no_ledger:
+        raise CommandError(
+            "--ray needs a ledger: what a dead machine did is repeated, and without a ledger it would be bought again"
+        )
+    if options.webhook_url is not None or options.listen is not None:
+        raise CommandError("--ray polls jobs: leave --webhook-url and --listen out")
+    if options.budget is not None and options.actors > 1:
+        raise CommandError(
+            f"--budget with --actors {options.actors}: every actor counts for itself; leave --actors out"
+        )
+    if options.actors > options.in_flight:
+        raise CommandError(f"--actors {options.actors}: there are more actors than jobs (--in-flight)")
+
+
+def _settings(
+    options: _Options, work: BulkExecution, polling: Polling, budget: Callable[[], Budget] | None
+) -> Settings:
+    """What the actors of a run on a cluster are made with.
+
+    Raises:
+        CommandError: A key is missing.
+        ConfigurationError: There is no such cluster, or something is on one machine alone.
+    """
+    from kling_async._ray.run import connect  # noqa: PLC0415  # an optional extra
+    from kling_async._ray.settings import settings_for  # noqa: PLC0415  # the same
+
+    kinds, places = _kinds(work.plan), work.places
+    connect(options.cluster or "auto")
+    if places.ledger is None:
+        raise AssertionError("a run on a cluster has a ledger")
+    saved = places.store.files if places.store is not None else places.directory / "files"
+    return settings_for(
+        ledger=places.ledger,
+        reader={},
+        in_flight=options.in_flight,
+        actors=options.actors,
+        save_to=None if options.no_save else saved,
+        downloads=options.downloads,
+        providers=[kind() for kind in kinds if kind.identity().found_in(os.environ)],
+        polling=polling,
+        limits=None,
+        budget=budget,
+        prefer=preference(options.prefer),
+        retry_failed=0,
+    )
+
+
+def _kinds(plan: Sequence[Task]) -> list[type[Provider]]:
+    """The providers that may make the rows.
+
+    Raises:
+        CommandError: There is no key for a row.
+    """
     used = {task.row.endpoint.name: _takers(task, with_keys=False) for task in plan}
     for takers in used.values():
         open_client(takers, None)  # each of them needs a key
-    kinds = [kind for kind in ALL_PROVIDERS if any(kind in takers for takers in used.values())]
-    webhooks = listener.webhooks if listener else None
+    return [kind for kind in ALL_PROVIDERS if any(kind in takers for takers in used.values())]
+
+
+def _client(
+    work: BulkExecution,
+    polling: Polling,
+    budget: Budget | None,
+    prefer: str | None,
+) -> Client:
+    webhooks = work.listener.webhooks if work.listener else None
     return open_client(
-        kinds, None, places.ledger, polling=polling, budget=budget, webhooks=webhooks, prefer=prefer, fast=True
+        _kinds(work.plan),
+        None,
+        work.places.ledger,
+        polling=polling,
+        budget=budget,
+        webhooks=webhooks,
+        prefer=prefer,
+        fast=True,
     )

@@ -22,7 +22,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,7 +43,7 @@ from kling_async._cli.request_arguments import (
 )
 from kling_async.providers.base import Endpoint
 
-__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "described", "read_cells"]
+__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "described", "numbered", "read_cells"]
 
 Cells: TypeAlias = dict[str, Any]
 
@@ -80,6 +80,7 @@ class Row:
         request: What is to be generated.
         folder: Where its relative paths start.
         columns: The cells that ``--ignore-columns`` ignored. They are copied to ``results.jsonl``.
+        named: Whether the row has a key of its own. Otherwise its key was made of its request.
     """
 
     line: int
@@ -89,6 +90,7 @@ class Row:
     request: Request
     folder: Path = Path()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    named: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,11 @@ def _parquet(source: Path | None) -> Iterator[tuple[int, Cells | BadRow]]:
         raise CommandError(f"{source} is not a Parquet file: {error}") from error
 
 
+def numbered(digest: str, count: int) -> str:
+    """The key of the row without a key of its own that is the count-th with this digest."""
+    return digest if count == 1 else f"{digest}-{count}"
+
+
 class _Bad(Exception):
     """What is wrong with a row, by field."""
 
@@ -302,23 +309,39 @@ class RowReader:
                 rows.append(row)
         return rows, bad
 
-    def _row(self, line: int, cells: Cells) -> Row:
+    def parse(self, line: int, cells: Cells) -> Row | list[BadRow]:
+        """A row by itself, or everything that is wrong with it.
+
+        A row without a key has the digest of its request for one. Equal rows are not told apart: see `numbered`.
+
+        Args:
+            line: Where it stands.
+            cells: Its cells.
+        """
+        try:
+            return self._parsed(line, cells)
+        except _Bad as error:
+            return [BadRow(line, field, reason) for field, reason in error.reasons.items()]
+
+    def _parsed(self, line: int, cells: Cells) -> Row:
         folder = self.folder
         if cells.keys() >= _REPORT:
             cells, folder = _reported(cells, folder)
         given = _normalized(cells)
         key = _key(given)
-        if key in self._lines:
-            raise _Bad("key", f"line {self._lines[key]} has the key {key!r:.60}, too")
         endpoint, request, columns = self._request(given, folder)
         digest = _meaning(request, folder)
-        if key is None:
-            self._seen[digest] = self._seen.get(digest, 0) + 1
-            key = digest if self._seen[digest] == 1 else f"{digest}-{self._seen[digest]}"
-            if key in self._lines:
-                raise _Bad("key", f"line {self._lines[key]} has the key {key!r:.60}, too")
-        self._lines[key] = line
-        return Row(line, key, digest, endpoint, request, folder, columns)
+        return Row(line, key or digest, digest, endpoint, request, folder, columns, named=key is not None)
+
+    def _row(self, line: int, cells: Cells) -> Row:
+        row = self._parsed(line, cells)
+        if not row.named:
+            self._seen[row.digest] = self._seen.get(row.digest, 0) + 1
+            row = replace(row, key=numbered(row.digest, self._seen[row.digest]))
+        if row.key in self._lines:
+            raise _Bad("key", f"line {self._lines[row.key]} has the key {row.key!r:.60}, too")
+        self._lines[row.key] = line
+        return row
 
     def _request(self, given: Cells, folder: Path) -> tuple[Endpoint[Any], Request, Cells]:
         if not isinstance(name := given.get("endpoint", self.endpoint), str):

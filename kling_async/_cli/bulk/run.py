@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
-from kling_async import Artifact, BulkRun, BulkStopped, Client, DownloadFailed, KlingError, Outcome, Result
+from kling_async import BulkStopped, Client, DownloadFailed, KlingError, Outcome, Result
 from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
@@ -32,6 +32,24 @@ __all__ = ["BulkExecution"]
 
 _TICK = 0.25  # s between two updates of the run's progress
 _COPIED_EVERY = 60.0  # s between two copies of the results to an object store
+
+
+class Counts(Protocol):
+    """How far rows have come."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def done(self) -> int: ...
+
+
+class Outcomes(Protocol):
+    """Rows that are being bought."""
+
+    def stop(self) -> None: ...
+
+    def statistics(self) -> Counts: ...
 
 
 @dataclass(slots=True)
@@ -53,7 +71,7 @@ class BulkExecution:
     """Whether the output directory is ours."""
     halted: bool = False
     stopped: BulkStopped | None = None
-    _outcomes: BulkRun | None = None
+    _outcomes: Outcomes | None = None
     _bought_before: frozenset[str] = frozenset()
     _made: int = 0
     """Rows with a result about which nothing more is to be done."""
@@ -82,41 +100,63 @@ class BulkExecution:
     async def run(self, client: Client, in_flight: int) -> None:
         """Buy what is to be bought, and save what comes of it."""
         async with client, self.listener.receiving(client) if self.listener else nullcontext():
-            await ensure_writable(self.places.directory)
-            store = self.places.store
-            if store is not None:
-                await ensure_writable(store.url)
+            await self.ensure_writable()
             if self.places.ledger is not None:
                 await client.unresolved()  # takes the ledger, or raises and names its owner
-            # Again, now that we own our ledger: of two runs that start at once, at least one sees the other.
-            self._bought_before = await refuse_overlap(self.plan, self.places, self.shard)
-            if store is not None:
-                await store.claim(self.places.results)
-            self.begun = True
-            for task in self.plan:
-                if task.record.attempt > 1:  # so that in every case the next run goes on with this attempt
-                    self.results.add(task.record)
+            await self.begin()
             try:
                 await self._buy(client, in_flight)
             finally:
                 with anyio.CancelScope(shield=True):
                     self.report.interrupt_note = await self._interrupt_note(client)
 
+    async def ensure_writable(self) -> None:
+        """Make sure that the results can be saved.
+
+        Raises:
+            ConfigurationError: They cannot.
+        """
+        await ensure_writable(self.places.directory)
+        if self.places.store is not None:
+            await ensure_writable(self.places.store.url)
+
+    async def begin(self) -> None:
+        """Take the output directory.
+
+        Raises:
+            CommandError: Another run has it, or may buy the same rows.
+        """
+        # Again, now that we own our ledger: of two runs that start at once, at least one sees the other.
+        self._bought_before = await refuse_overlap(self.plan, self.places, self.shard)
+        if self.places.store is not None:
+            await self.places.store.claim(self.places.results)
+        self.begun = True
+        for task in self.plan:
+            if task.record.attempt > 1:  # so that in every case the next run goes on with this attempt
+                self.results.add(task.record)
+
     async def _buy(self, client: Client, in_flight: int) -> None:
         requests = [(task.key, task.row.request) for task in self.plan]
-        async with client.map(requests, in_flight=in_flight) as self._outcomes, anyio.create_task_group() as group:
-            self.report.emit(RunStarted(self.progress))
-            group.start_soon(self._tick)
-            if self.places.store is not None:
-                group.start_soon(self._publish, self.places.store)
+        async with client.map(requests, in_flight=in_flight) as outcomes, self.watching(outcomes) as group:
             slots = anyio.Semaphore(self.save or 1)
             try:
-                async for outcome in self._outcomes:
+                async for outcome in outcomes:
                     await self._take(outcome, slots, group)
             except BulkStopped as stopped:
                 self.stopped = stopped
             for _ in range(self.save or 1):
                 await slots.acquire()
+
+    @asynccontextmanager
+    async def watching(self, outcomes: Outcomes) -> AsyncIterator[anyio.abc.TaskGroup]:
+        """Show the progress while rows are bought, and copy the results to the store."""
+        self._outcomes = outcomes
+        async with anyio.create_task_group() as group:
+            self.report.emit(RunStarted(self.progress))
+            group.start_soon(self._tick)
+            if self.places.store is not None:
+                group.start_soon(self._publish, self.places.store)
+            yield group
             self._count()
             group.cancel_scope.cancel()
 
@@ -147,7 +187,7 @@ class BulkExecution:
             self.progress.add_cost(record)
         if outcome.result is None or self.save is None:
             state = record.state if outcome.result is None else "completed"
-            self._record(replace(record, state=state))
+            self.record(replace(record, state=state))
             return
         await slots.acquire()
         group.start_soon(self._save, outcome.result, record, slots)
@@ -156,25 +196,28 @@ class BulkExecution:
         try:
             store = self.places.store
             paths = await result.save(self.places.directory / "files" if store is None else store.files)
-            files = [await self._file(*saved) for saved in zip(result.artifacts, paths, strict=True)]
-            self._record(replace(record, state="completed", files=tuple(files), urls=()))
+            saved = zip(result.artifacts, paths, strict=True)
+            files = [await self.file_of(path, artifact.kind, artifact.seed) for artifact, path in saved]
+            self.record(replace(record, state="completed", files=tuple(files), urls=()))
         except DownloadFailed as error:
             problem = explain(error)
-            self._record(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
+            self.record(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
         finally:
             slots.release()
 
-    async def _file(self, artifact: Artifact, saved: Path | str) -> dict[str, Any]:
+    async def file_of(self, saved: Path | str, kind: str, seed: int | None) -> dict[str, Any]:
+        """What `results.jsonl` has of a saved file."""
         store = self.places.store
         if store is not None:
             place, size = str(saved).removeprefix(f"{store.url}/"), await store.size(str(saved))
         else:
-            path = Path(saved)
-            place, size = path.relative_to(self.places.directory).as_posix(), path.stat().st_size  # noqa: ASYNC240  # it is there
-        told = {"path": place, "kind": artifact.kind, "bytes": size, "seed": artifact.seed}
+            path = Path(saved).absolute()  # noqa: ASYNC240  # it asks for the working directory
+            place = path.relative_to(self.places.directory.absolute()).as_posix()
+            size = path.stat().st_size
+        told = {"path": place, "kind": kind, "bytes": size, "seed": seed}
         return {name: fact for name, fact in told.items() if fact is not None}
 
-    def _record(self, record: Record) -> None:
+    def record(self, record: Record) -> None:
         """A row has come to its end, for this run."""
         self._made += record.state in {"completed", "unsaved"}
         self.results.add(record)
