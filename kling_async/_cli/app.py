@@ -74,6 +74,10 @@ _COMMANDS = {
     "quote": _Listed(
         "commands.quote", "Show what a request costs and how long it takes, provider by provider. Nothing is bought."
     ),
+    "doctor": _Listed(
+        "commands.doctor",
+        "Check keys, region, clock, proxy, certificates, ledger and versions. It costs nothing.",
+    ),
     "endpoints": _Listed("commands.endpoints", "List the endpoints with their fields."),
     "studio": _Listed("commands.studio", "Open a page that makes, follows and shows images and videos."),
     "mcp": _Listed("commands.mcp", "Serve an assistant by the Model Context Protocol, within a budget."),

@@ -64,7 +64,7 @@ _NO_PLACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 EXITS: Mapping[int, str] = {
     0: "success",
-    FAILED: "the generation failed; in a bulk run, some rows failed",
+    FAILED: "the generation failed; in a bulk run, some rows failed; kling doctor found an error",
     USAGE: "wrong usage or an invalid request; nothing was bought",
     NO_KEY: "no API key, or the provider does not accept it",
     CREDITS: "the account has not enough credits",

@@ -24,6 +24,7 @@ from kling_async import (
     JobNotFound,
     JobRef,
     Polling,
+    Result,
     SqliteLedger,
     Webhooks,
 )
@@ -301,8 +302,8 @@ def sandbox_speed(kind: type[Provider]) -> float:
     return kind().config.with_environment(os.environ).speed
 
 
-async def collect(job: Job, place: Path | Names, report: Report, *, replay: bool = True) -> None:
-    """Follow a job to its end and save its files.
+async def collect(job: Job, place: Path | Names, report: Report, *, replay: bool = True) -> tuple[Result, list[Path]]:
+    """Follow a job to its end and save its files. Return what it made, and where that is.
 
     Args:
         job: The job.
@@ -335,3 +336,4 @@ async def collect(job: Job, place: Path | Names, report: Report, *, replay: bool
     else:
         paths = await result.save(place, progress=progress)
     report.emit(FilesSaved(result, paths))
+    return result, paths

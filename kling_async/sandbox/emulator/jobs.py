@@ -43,7 +43,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture to be drawn. Equal descriptions give equal bytes. Several `shots` share it as tiles."""
+    """A picture to be drawn. Equal descriptions give equal bytes. Several `shots` share it as tiles.
+
+    `references` are small PNG files of the images that were sent. They are seen in it.
+    """
 
     width: int
     height: int
@@ -52,17 +55,19 @@ class Picture:
     seed: int = 0
     quality: int = 90
     shots: Literal[1, 4] = 1
+    references: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A video to be drawn. Equal descriptions give equal frames."""
+    """A video to be drawn. Equal descriptions give equal frames. `references` as in `Picture`."""
 
     width: int
     height: int
     seconds: float
     prompt: str
     seed: int = 0
+    references: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ class Order:
         id: The job's id if the customer chose it. If None, the state chooses one.
         lifetime: Simulated seconds that the results can be downloaded for. If None, as long as all others.
         upload_url: Where to send the result files with PUT. If None, nowhere.
+        references: Small PNG files of the images that were sent (`images.thumbnails`).
     """
 
     account: Account
@@ -152,6 +158,7 @@ class Order:
     id: str | None = None
     lifetime: float | None = None
     upload_url: str | None = None
+    references: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -257,7 +264,7 @@ def plan(order: Order, ending: ScriptedOutcome, now: float, rng: random.Random) 
     files = tuple(
         File(
             id=f"{rng.getrandbits(96):024x}",
-            media=replace(media, seed=rng.getrandbits(31)),
+            media=replace(media, seed=rng.getrandbits(31), references=media.references or order.references),
             ready=now + ends - spread * (count - 1 - index),
             failure=failure if index < failing else None,
         )

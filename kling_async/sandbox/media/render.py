@@ -6,16 +6,17 @@ Everything is decided by the description (`Picture`, `Clip`): equal descriptions
 from __future__ import annotations
 
 import array
-import contextlib
 import functools
 import io
+import itertools
 import math
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import av
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from kling_async.sandbox.media.scene import Scene
 
@@ -38,6 +39,7 @@ _CANVAS = 512  # px of the longer side up to which shapes are drawn. Larger pict
 _TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side. The largest that fits
 _TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
 _LEADING = 1.28  # height of a line in font sizes
+_PIN = 0.2  # of the shorter side, for a reference image
 _LEGIBLE = 9  # px. Smaller text is not worth drawing
 _FONT_FOLDERS = [
     "/usr/share/fonts",
@@ -88,6 +90,7 @@ def draw_picture(picture: Picture, scale: float = 1.0) -> bytes:
         image = image.resize(size, Image.Resampling.BICUBIC)
     caption, corner = _caption(picture.prompt, size)
     image.paste(caption, corner, caption)
+    _pin(image, _pins(picture.references, size))
     file = io.BytesIO()
     options: dict[str, Any] = {"quality": picture.quality}
     if picture.format == "png":
@@ -179,14 +182,35 @@ def _frames(clip: Clip, size: tuple[int, int]) -> Iterator[Image.Image]:
     width, height = size
     scene = Scene(clip.prompt, clip.seed, width, height)
     caption, corner = _caption(clip.prompt, size)
+    pins = _pins(clip.references, size)
     bar = max(2, height // 120)
     count = round(clip.seconds * _FPS)
     for index in range(count):
         image = scene.frame(index / count, index / _FPS)
         image.paste(caption, corner, caption)
+        _pin(image, pins)
         played = width * (index + 1) // count
         ImageDraw.Draw(image).rectangle((0, height - bar, played, height), fill=scene.accent)
         yield image
+
+
+def _pins(references: tuple[bytes, ...], size: tuple[int, int]) -> list[Image.Image]:
+    """The reference images with a white border, as they are pinned to the result."""
+    side = max(4, round(min(size) * _PIN))
+    border = max(1, side // 24)
+    found = []
+    for reference in references:
+        with Image.open(io.BytesIO(reference)) as image:
+            inner = image.convert("RGB").resize((side - 2 * border, side - 2 * border), Image.Resampling.BICUBIC)
+        found.append(ImageOps.expand(inner, border, "white"))
+    return found
+
+
+def _pin(image: Image.Image, pins: list[Image.Image]) -> None:
+    """Pin the reference images to the upper right corner, the first one outermost."""
+    for number, pin in enumerate(pins, 1):
+        gap = pin.height // 6
+        image.paste(pin, (image.width - number * (pin.width + gap), gap))
 
 
 def _frame(image: Image.Image) -> av.VideoFrame:
@@ -196,13 +220,14 @@ def _frame(image: Image.Image) -> av.VideoFrame:
 
 def _caption(text: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """The text on a dark pane, and where its corner goes."""
+    text = _readable(text)
     width, height = size
     short = min(size)
     margin, padding = round(short * 0.05), round(short * 0.03)
     room = width - 2 * (margin + padding)
     for share in _TEXT_SIZES:
         points = max(_LEGIBLE, round(short * share))
-        font = _font(text, points)
+        font = _Type(points)
         most = max(1, int(height * _TEXT_HEIGHT / (points * _LEADING)))
         lines = _wrapped(text, font, room, most)
         if len(lines) <= most:
@@ -215,22 +240,80 @@ def _caption(text: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, 
     draw = ImageDraw.Draw(pane)
     draw.rounded_rectangle((0, 0, pane.width - 1, pane.height - 1), radius=padding, fill=_PANEL)
     for row, line in enumerate(lines):
-        draw.text((padding, padding + row * points * _LEADING), line, font=font, fill=_INK)
+        font.draw(draw, (padding, padding + row * points * _LEADING), line)
     return pane, (margin, height - margin - pane.height)
 
 
-def _font(text: str, points: int) -> _Font:
-    """A font that can show the text: Pillow's own, or for other scripts one of this machine, if it has one."""
-    if text.isascii():
-        return ImageFont.load_default(points)
-    wanted = {char for char in text if not char.isspace() and not char.isascii()}
-    for name in _installed_fonts():
-        with contextlib.suppress(OSError):
-            font = ImageFont.truetype(name, points)
-            missing = bytes(font.getmask(_UNASSIGNED))
-            if all(bytes(font.getmask(char)) != missing for char in wanted):
-                return font
-    return ImageFont.load_default(points)
+class _Type:
+    """Sets text: each character in the first font that has it, Pillow's own or one of this machine.
+
+    Args:
+        points: The size in pixels.
+    """
+
+    def __init__(self, points: int) -> None:
+        self._points = points
+
+    def getlength(self, text: str) -> float:
+        """How wide a text is, in pixels."""
+        return sum(font.getlength(part) for part, font in self._parts(text))
+
+    def draw(self, on: ImageDraw.ImageDraw, corner: tuple[float, float], text: str) -> None:
+        """Draw a line of text, all of its fonts on one baseline."""
+        x, y = corner
+        for part, font in self._parts(text):
+            if isinstance(font, ImageFont.FreeTypeFont):
+                on.text((x, y + self._points), part, font=font, fill=_INK, anchor="ls")
+            else:
+                on.text((x, y), part, font=font, fill=_INK)
+            x += font.getlength(part)
+
+    def _parts(self, text: str) -> Iterator[tuple[str, _Font]]:
+        for file, characters in itertools.groupby(text, key=_font_file):
+            yield "".join(characters), _font(file, self._points)
+
+
+@functools.lru_cache(maxsize=64)
+def _font(file: str | None, points: int) -> _Font:
+    return ImageFont.load_default(points) if file is None else ImageFont.truetype(file, points)
+
+
+@functools.lru_cache(maxsize=4096)
+def _font_file(char: str) -> str | None:
+    """The font file that has the character. None if Pillow's own has it, or no font does."""
+    if char.isascii() or _has(None, char):
+        return None
+    return next((file for file in _installed_fonts() if _has(file, char)), None)
+
+
+def _has(file: str | None, char: str) -> bool:
+    try:
+        font = _font(file, _LEGIBLE)
+        return bytes(font.getmask(char)) != bytes(font.getmask(_UNASSIGNED))
+    except (OSError, ValueError, UnicodeEncodeError):  # not a font after all, or one without such a size
+        return False
+
+
+def _readable(text: str) -> str:
+    """The text as it can be set here. A symbol that no font has, such as an emoji, is written as its name.
+
+    Where a letter is in no font of this machine, a sentence says so, in place of boxes without explanation.
+    """
+    found: list[str] = []
+    lost = 0
+    for char in text:
+        kind = unicodedata.category(char)
+        if kind[0] == "M" and found[-1:] == ["?"]:
+            continue  # a mark on a letter that is lost
+        if char.isascii() or char.isspace() or _font_file(char) is not None or _has(None, char):
+            found.append(char)
+        elif kind[0] == "S":
+            found.append(f":{unicodedata.name(char, 'symbol').lower()}:")
+        elif kind[0] in "LNP":  # joiners and variants have no picture
+            found.append("?")
+            lost += 1
+    note = f" (no font of this machine has {lost} of these characters)" if lost else ""
+    return "".join(found) + note
 
 
 @functools.cache
@@ -242,11 +325,11 @@ def _installed_fonts() -> tuple[str, ...]:
         name = path.name.lower().replace("-", "").replace(" ", "")
         return next((place for place, part in enumerate(_FONT_NAMES) if part in name), len(_FONT_NAMES))
 
-    ranked = sorted(files, key=lambda path: (rank(path), path.name))
+    ranked = sorted(files, key=lambda path: (rank(path), "bold" in path.name.lower(), path.name))
     return tuple(str(path) for path in ranked if rank(path) < len(_FONT_NAMES))
 
 
-def _wrapped(text: str, font: _Font, room: int, most: int) -> list[str]:
+def _wrapped(text: str, font: _Type, room: int, most: int) -> list[str]:
     """The text in lines no wider than `room`, broken inside words if need be. It ends soon after `most`."""
     lines = [""]
     for word in text.split():
@@ -265,7 +348,7 @@ def _wrapped(text: str, font: _Font, room: int, most: int) -> list[str]:
     return [line for line in lines if line] or [" "]
 
 
-def _fitting(text: str, font: _Font, room: int) -> int:
+def _fitting(text: str, font: _Type, room: int) -> int:
     """How many characters of a text fit into the room."""
     fits, fails = 0, len(text) + 1
     while fails - fits > 1:

@@ -1,4 +1,4 @@
-"""A landscape that moves: sky, sun, drifting lights and ridges. The prompt decides colours and forms."""
+"""A landscape that moves: sky, sun, drifting lights and ridges of four kinds. The prompt decides colours and forms."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _RUGGED = (0.4, 1.6)  # height of the ridges, from plains to peaks
 _DAYLIGHT = (0.16, 0.75)  # brightness of the upper sky, from night to day
 _LIGHTS = 14
 _NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves. The farthest moves a tenth of it
+_BLOCKS = (56, 24)  # towers in two picture widths, far away and near
 _SMOOTH = 2  # ridges are drawn so many times larger, then reduced: edges without steps
 
 
@@ -25,7 +26,7 @@ class Scene:
     """The landscape of one prompt.
 
     Args:
-        prompt: Decides the colours, and how many and how high the ridges are.
+        prompt: Decides the colours, the kind of land, and how many and how high the ridges are.
         seed: Decides the shapes.
         width: Pixels.
         height: Pixels.
@@ -41,6 +42,7 @@ class Scene:
         warmth = hue + palette.uniform(*_CONTRAST)
         self._rugged = palette.uniform(*_RUGGED)
         self._count = palette.randint(*_RIDGES)
+        self._land = palette.choice((_hills, _peaks, _waves, _towers))
         light = palette.uniform(*_DAYLIGHT)
         self.accent = _colour(warmth, 0.5, 1.0)
         dusk, glow = _colour(hue, 0.62, light), _colour(warmth, 0.45, 0.55 + 0.43 * light / _DAYLIGHT[1])
@@ -99,7 +101,7 @@ class Scene:
         outline = [
             (
                 x * _SMOOTH,
-                _SMOOTH * (base - sum(tall * math.sin(math.pi * count * x / width + at) for count, at, tall in waves)),
+                _SMOOTH * (base - sum(tall * self._land(x, width, count, at, near) for count, at, tall in waves)),
             )
             for x in range(0, self._span * width + step, step)
         ]
@@ -109,6 +111,25 @@ class Scene:
         top = _mix(glow, _colour(hue, 0.7, 0.1), 0.25 + 0.72 * near)
         mist = _mix(top, glow, 0.35 * (1 - near) + 0.06)
         return _gradient(self._size, top, top, mist), mask
+
+
+def _hills(x: float, width: int, count: int, at: float, _near: float) -> float:
+    """One wave of a ridge: from -1 to 1, the same after two picture widths."""
+    return math.sin(math.pi * count * x / width + at)
+
+
+def _peaks(x: float, width: int, count: int, at: float, near: float) -> float:
+    return math.asin(_hills(x, width, count, at, near)) * 2 / math.pi
+
+
+def _waves(x: float, width: int, count: int, at: float, _near: float) -> float:
+    return 1 - 2 * abs(math.sin((math.pi * count * x / width + at) / 2))
+
+
+def _towers(x: float, width: int, count: int, at: float, near: float) -> float:
+    blocks = round(_BLOCKS[0] + (_BLOCKS[1] - _BLOCKS[0]) * near)
+    block = int(x * blocks / (2 * width))
+    return 1.4 * math.sin(math.tau * count * block / blocks * 7 + at)
 
 
 def _light(shapes: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:

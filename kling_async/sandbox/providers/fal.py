@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response, StreamingResponse
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.images import thumbnails
 from kling_async.sandbox.emulator.jobs import (
     IMAGE_DURATION,
     Clip,
@@ -117,6 +118,7 @@ class _Service:
                     durations=durations,
                     price=price,
                     params={"input": body},
+                    references=thumbnails(body),
                     callback_url=request.query_params.get("fal_webhook"),
                     lifetime=_lifetime(request),
                 )

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from starlette.responses import Response, StreamingResponse
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.images import MAX_BYTES, BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.images import MAX_BYTES, BadImageError, check_data_uri, check_url, thumbnails
 from kling_async.sandbox.emulator.jobs import CLIP_DURATIONS, IMAGE_DURATION, Clip, Job, Order, Phase, Picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 from kling_async.sandbox.server.protocol import connection
@@ -642,6 +642,7 @@ def _order(account: Account, sent: _Run, name: str, given: _AppInput) -> Order:
         price=price,
         params={"app": sent.app, "name": name, "input": given.model_dump(exclude_unset=True)},
         callback_url=sent.webhook,
+        references=thumbnails(given),
     )
 
 

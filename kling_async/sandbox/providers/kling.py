@@ -21,6 +21,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
+from kling_async.sandbox.emulator.images import thumbnails
 from kling_async.sandbox.emulator.jobs import (
     IMAGE_DURATION,
     Clip,
@@ -131,7 +132,9 @@ class _Api:
         prompt = str(body.get("prompt") or (words[0] if words else "motion"))
         settings, options = body.get("settings", {}), body.get("options", {})
         seconds = float(settings.get("duration", 5))
-        media = Clip(*_SIZES.get(settings.get("aspect_ratio", ""), (1280, 720)), seconds, prompt)
+        media = Clip(
+            *_SIZES.get(settings.get("aspect_ratio", ""), (1280, 720)), seconds, prompt, references=thumbnails(body)
+        )
         return self._accept(account, path, prompt, (media,), options, "video", seconds)
 
     async def create_legacy(self, request: Request) -> Response:
@@ -142,9 +145,9 @@ class _Api:
         _refuse_problems(path.strip("/"), _legacy_problems(path, body))
         makes = LEGACY[path].makes
         prompt = str(body.get("prompt") or body.get("element_name") or body.get("voice_name") or path)
-        media: Clip | Picture = Clip(1280, 720, 5.0, prompt)
+        media: Clip | Picture = Clip(1280, 720, 5.0, prompt, references=thumbnails(body))
         if makes in {"image", "element"}:
-            media = Picture(1024, 1024, "png", prompt)
+            media = Picture(1024, 1024, "png", prompt, references=thumbnails(body))
         pack = f"{path} {body.get('model_name', '')}".strip()
         return self._accept(account, pack, prompt, (media,) * slots(path, body), body, makes, 5.0)
 

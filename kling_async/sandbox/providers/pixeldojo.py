@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.images import check_data_uri, check_url
+from kling_async.sandbox.emulator.images import check_data_uri, check_url, thumbnails
 from kling_async.sandbox.emulator.jobs import (
     CLIP_DURATIONS,
     IMAGE_DURATION,
@@ -380,6 +380,7 @@ def _order(account: Account, sent: _Submission) -> Order:
         durations=IMAGE_DURATION,
         price=_PRICE * sent.num_outputs,
         params={"sent": sent.model_dump()},
+        references=thumbnails(sent),
         callback_url=sent.webhook_url or None,
     )
 
@@ -400,6 +401,7 @@ def _clip_order(account: Account, model: str, sent: _Text | _References | _Motio
         durations=CLIP_DURATIONS[min(CLIP_DURATIONS, key=lambda known: abs(known - seconds))],
         price=price,
         params={"sent": sent.model_dump(exclude={"start_image_url", "end_image_url", "image_urls", "character_image"})},
+        references=thumbnails(sent),
         callback_url=sent.webhook_url or None,
     )
 

@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urlsplit
 from starlette.responses import Response
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url, thumbnails
 from kling_async.sandbox.emulator.jobs import CLIP_DURATIONS, Clip, Job, Order, Phase
 from kling_async.sandbox.emulator.signatures import standard_signature
 from kling_async.sandbox.providers.emulation import Emulation, Endpoint, Operation, Webhook, reply
@@ -146,6 +146,7 @@ class _Api:
                         "events": tuple(body.get("webhook_events_filter", _EVENTS)),
                     },
                     callback_url=body.get("webhook"),
+                    references=thumbnails(given),
                     lifetime=_KEPT,
                 )
             )

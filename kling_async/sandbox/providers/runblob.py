@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url, thumbnails
 from kling_async.sandbox.emulator.jobs import CLIP_DURATIONS, Clip, DurationRange, Job, Order, Phase, Picture
 from kling_async.sandbox.providers.emulation import Emulation, Operation, Webhook, reply
 
@@ -297,6 +297,7 @@ class _Page:
             price=price,
             params=params,
             callback_url=sent.callback_url or None,
+            references=thumbnails(sent),
         )
 
 

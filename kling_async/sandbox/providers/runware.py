@@ -28,7 +28,7 @@ from starlette.responses import HTMLResponse
 from starlette.websockets import WebSocketDisconnect
 
 from kling_async.sandbox.emulator.accounts import Account, InsufficientCreditsError
-from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url
+from kling_async.sandbox.emulator.images import BadImageError, check_data_uri, check_url, thumbnails
 from kling_async.sandbox.emulator.jobs import (
     CLIP_DURATIONS,
     IMAGE_DURATION,
@@ -418,6 +418,7 @@ class _Address:
                     "checked": sent.safety.check or sent.safety.mode != "none",
                 },
                 callback_url=sent.webhook or None,
+                references=thumbnails(sent),
                 lifetime=sent.ttl or None,
                 upload_url=sent.upload or None,
                 id=sent.task_uuid,
@@ -443,6 +444,7 @@ class _Address:
                 "checked": sent.safety.check or sent.safety.mode != "none",
             },
             callback_url=sent.webhook or None,
+            references=thumbnails(sent),
             lifetime=sent.ttl or None,
             upload_url=sent.upload or None,
             id=sent.task_uuid,

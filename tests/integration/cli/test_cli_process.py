@@ -237,7 +237,9 @@ def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
     paths = [line for line in plain.splitlines() if line.startswith("out/")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(Path(path).name for path in paths)
-    assert plain.rstrip().endswith(paths[-1])
+    assert paths[-1] == "out/report.html"
+    assert plain.rindex("saved") < plain.index(paths[0])
+    assert "kling open out" in plain
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
 
 
