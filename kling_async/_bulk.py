@@ -121,6 +121,7 @@ class BulkStatistics:
         rate: Rows ended per second, over the whole run.
         eta: Seconds until the last row, at that rate. None if it is not known.
         saving: Rows whose results are being saved.
+        total: Rows of the input. None if it has no length.
     """
 
     submitted: int
@@ -133,6 +134,34 @@ class BulkStatistics:
     rate: float
     eta: float | None
     saving: int = 0
+    total: int | None = None
+
+    @property
+    def ended(self) -> int:
+        """Rows that have an outcome, or will have none."""
+        return self.done + self.failed + self.unknown + self.left
+
+    def __str__(self) -> str:
+        """The same in words, such as ``37 of 100 rows: 35 done, 2 failed, 20 in flight, $1.05``."""
+        counts = {
+            "done": self.done,
+            "failed": self.failed,
+            "unknown": self.unknown,
+            "in flight": self.in_flight,
+            "being saved": self.saving,
+            "not submitted": self.left,
+        }
+        words = [f"{count} {name}" for name, count in counts.items() if count] + [str(cost) for cost in self.cost]
+        if self.eta:
+            words.append(f"about {int(self.eta) // 60}:{int(self.eta) % 60:02} left")
+        rows = _rows(self.ended, self.total)
+        return f"{rows}: {', '.join(words)}" if words else rows
+
+
+def _rows(ended: int, total: int | None) -> str:
+    """Such as ``3 of 5 rows``."""
+    noun = "row" if (ended if total is None else total) == 1 else "rows"
+    return f"{ended} {noun}" if total is None else f"{ended} of {total} {noun}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +264,7 @@ class Progress:
     unknown: int = 0
     left: int = 0
     costs: dict[str, Decimal] = field(default_factory=dict)
-    started: float = 0.0
+    started: float | None = None
     stopped: float | None = None
 
     @property
@@ -255,8 +284,8 @@ class Progress:
 
     def statistics(self) -> BulkStatistics:
         """How far the run has come."""
-        seconds = max((self.stopped or anyio.current_time()) - self.started, 1e-9)
-        rate = self.ended / seconds
+        seconds = (self.stopped or anyio.current_time()) - self.started if self.started is not None else 0.0
+        rate = self.ended / seconds if seconds > 0 else 0.0
         known = self.total is not None and rate > 0
         return BulkStatistics(
             submitted=self.submitted,
@@ -269,6 +298,7 @@ class Progress:
             rate=rate,
             eta=((self.total or 0) - self.ended - self.left) / rate if known else None,
             saving=self.saving,
+            total=self.total,
         )
 
 
@@ -371,7 +401,19 @@ class BulkRun:
             for tracked in subscribed:
                 self._session(tracked).poller.unsubscribe(tracked, self)
             self._call.__exit__(None, None, None)
+            self._progress.stopped = self._progress.stopped or anyio.current_time()
             await self._source.aclose()
+
+    def __repr__(self) -> str:
+        progress = self._progress
+        return f"<BulkRun {_rows(progress.ended + progress.left, progress.total)}, {progress.in_flight} in flight>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: how far it has come. `kling_async.notebook.live` shows that while it runs."""
+        from kling_async._html import bar  # noqa: PLC0415  # notebooks alone need it
+
+        statistics = self.statistics()
+        return bar(statistics.ended, statistics.total, str(statistics))
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
         return self

@@ -1,4 +1,7 @@
-"""Jobs and results as HTML, for notebooks. Nothing is fetched: a file is shown where it was saved, or came inline."""
+"""Jobs, results and bulk runs as HTML, for notebooks.
+
+Nothing is fetched: a file is shown where it was saved, or came inline.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from urllib.parse import quote
 
 from kling_async._media_types import HEAD_BYTES, media_type
 
-__all__ = ["media", "table"]
+__all__ = ["bar", "media", "table", "title"]
 
 _LARGEST_INLINE = 5_000_000  # bytes. A notebook stores what it shows
 _TAGS = {
@@ -21,10 +24,28 @@ _TAGS = {
 }
 
 
-def table(title: str, rows: Iterable[Sequence[object]]) -> str:
-    """A table with a title. The cells are text."""
-    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div><code>{escape(title)}</code><table>{body}</table></div>"
+def title(text: str) -> str:
+    """A line above something."""
+    return f"<div><code>{escape(text)}</code></div>"
+
+
+def table(rows: Iterable[Sequence[object]]) -> str:
+    """A table. The cells are text."""
+    cell = '<td style="text-align:left">{}</td>'.format
+    body = "".join(f"<tr>{''.join(cell(escape(str(one))) for one in row)}</tr>" for row in rows)
+    return f"<table>{body}</table>"
+
+
+def bar(done: int, total: int | None, words: str) -> str:
+    """How far something has come: a bar, and the same in words.
+
+    Args:
+        done: How many of them are done.
+        total: How many there are. If None, that is not known, and there is no bar.
+        words: What is written below it.
+    """
+    drawn = f'<progress value="{done}" max="{total}" style="width:32em"></progress><br>' if total else ""
+    return f"<div>{drawn}{escape(words)}</div>"
 
 
 def media(kind: Literal["image", "video", "audio"], url: str | None, data: bytes | None, file: object) -> str:

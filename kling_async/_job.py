@@ -13,7 +13,7 @@ import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
-from kling_async._models import Artifact, Choice, Cost, Event, JobRef, Result, Status
+from kling_async._models import Artifact, Choice, Cost, Event, EventLog, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._session import ProviderSession
 from kling_async._tracking.tracked_job import TrackedJob
@@ -58,21 +58,9 @@ class Job:
 
     def _repr_html_(self) -> str:
         """For notebooks: the events so far. No call is made."""
-        from kling_async._html import table  # noqa: PLC0415  # notebooks alone need it
+        from kling_async._html import title  # noqa: PLC0415  # notebooks alone need it
 
-        return table(
-            repr(self),
-            [
-                (
-                    f"{event.elapsed:.0f} s",
-                    event.status,
-                    "" if event.progress is None else f"{event.progress:.0%}",
-                    event.source,
-                    event.message or "",
-                )
-                for event in self.events
-            ],
-        )
+        return title(repr(self)) + self.events._repr_html_()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a job is bound to its client; pickle str(job.ref) and use client.attach({str(self.ref)!r})")
@@ -108,9 +96,9 @@ class Job:
         return self._tracked.status
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> EventLog:
         """The events so far."""
-        return self._tracked.events
+        return EventLog(self._tracked.events)
 
     @property
     def cost(self) -> Cost | None:

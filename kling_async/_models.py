@@ -18,6 +18,7 @@ __all__ = [
     "Choice",
     "Cost",
     "Event",
+    "EventLog",
     "Failure",
     "JobRef",
     "Progress",
@@ -399,11 +400,11 @@ class Result:
 
     def _repr_html_(self) -> str:
         """For notebooks: the files that were saved, and links to the others. Nothing is fetched."""
-        from kling_async._html import media, table  # noqa: PLC0415  # notebooks alone need it
+        from kling_async._html import media, title  # noqa: PLC0415  # notebooks alone need it
 
         files: tuple[object, ...] = (*self.files, *(None,) * len(self.artifacts))
         shown = [media(made.kind, made.url, made.data, file) for made, file in zip(self.artifacts, files, strict=False)]
-        return table(repr(self), ()) + "".join(shown)
+        return title(repr(self)) + "".join(shown)
 
     @property
     def urls(self) -> list[str]:
@@ -477,6 +478,29 @@ class StatusReport:
     def has_reason(self) -> bool:
         """Whether it gives a reason for a failure."""
         return any(failure.code != "unknown" or failure.message for failure in self.failures)
+
+
+class EventLog(tuple["Event", ...]):
+    """The events of a job, in order."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """For notebooks: one line for each event."""
+        from kling_async._html import table  # noqa: PLC0415  # notebooks alone need it
+
+        return table(
+            [
+                (
+                    f"{event.elapsed:.0f} s",
+                    event.status,
+                    "" if event.progress is None else f"{event.progress:.0%}",
+                    event.source,
+                    event.message or "",
+                )
+                for event in self
+            ],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from kling_async import _bulk, _client, _job, _models
 from kling_async._concurrency import LoopGuard
 from kling_async._errors import ConfigurationError, KlingError, Remedy
 from kling_async._ledger.protocol import Ledger
-from kling_async._models import Choice, Cost, Event, Failure, JobRef, Status
+from kling_async._models import Choice, Cost, Event, EventLog, Failure, JobRef, Status
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Webhooks
 
@@ -320,7 +320,7 @@ class Job(_Handle[_job.Job]):
     tags = _Same[Mapping[str, str]]()
     request = _Same[Request | None]()
     status = _Same[Status]()
-    events = _Same[tuple[Event, ...]]()
+    events = _Same[EventLog]()
     cost = _Same[Cost | None]()
     choice = _Same[Choice | None]()
     refunded = _Same[bool]()
@@ -331,7 +331,10 @@ class Job(_Handle[_job.Job]):
 
     def __iter__(self) -> Iterator[Event]:
         """Yield every event from the first on. It ends after the terminal one."""
-        return _pieces(self._loop, aiter(self._inner))
+        return self._pieces(aiter)
+
+    def _pieces(self, over: Callable[[_job.Job], AsyncIterator[Any]]) -> Iterator[Any]:
+        return _pieces(self._loop, over(self._inner))
 
     def _repr_html_(self) -> str:
         return self._inner._repr_html_()
@@ -366,6 +369,12 @@ class BulkRun(_Handle[_bulk.BulkRun]):
     stop = _immediate(_bulk.BulkRun.stop, _plain)
     statistics = _immediate(_bulk.BulkRun.statistics, _plain)
 
+    def _repr_html_(self) -> str:
+        try:
+            return _immediate(_bulk.BulkRun._repr_html_, _plain)(self)
+        except ConfigurationError:  # the client is closed, so the run has ended
+            return self._inner._repr_html_()
+
     def __enter__(self) -> Self:
         self._block = self._loop.portal().wrap_async_context_manager(self._inner)
         self._block.__enter__()
@@ -377,7 +386,12 @@ class BulkRun(_Handle[_bulk.BulkRun]):
         return self._block.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[Outcome]:
-        return (Outcome(self._loop, outcome) for outcome in _pieces(self._loop, aiter(self._inner)))
+        return self._pieces(aiter)
+
+    def _pieces(self, over: Callable[[_bulk.BulkRun], AsyncIterator[Any]]) -> Iterator[Any]:
+        """Yield the outcomes that `over` yields, and what else it yields."""
+        for piece in _pieces(self._loop, over(self._inner)):
+            yield Outcome(self._loop, piece) if isinstance(piece, _bulk.Outcome) else piece
 
 
 class Client(_Handle[_client.Client]):

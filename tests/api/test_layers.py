@@ -51,6 +51,7 @@ FLOORS: dict[str, int] = {
     "_public_body": 4,
     "mcp": 8,
     "sync": 8,
+    "notebook": 8,
     "otel": 8,
     "starlette": 8,
     "fastapi": 8,
