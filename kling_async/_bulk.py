@@ -349,7 +349,7 @@ class BulkRun:
         self._guard = next(iter(sessions.values())).guard
         self._call: AbstractContextManager[None] = nullcontext()
         self._ordered = ordered
-        self._directory = None if save_to is None else _expanded(save_to)
+        self._directory = None if save_to is None else destination(save_to)
         self._progress = Progress(self._source.total)
         self._next = 0
         self._ready: deque[Outcome] = deque()
@@ -639,11 +639,6 @@ class BulkRun:
         """Wake one task that submits rows, for one place that has become free."""
         if self._wanting:
             self._wanting.popleft().set()
-
-
-def _expanded(save_to: str | os.PathLike[str]) -> Path | ObjectUrl:
-    place = destination(save_to)
-    return place.expanduser() if isinstance(place, Path) else place
 
 
 async def _saved(outcome: Outcome, directory: Path | ObjectUrl) -> Outcome:

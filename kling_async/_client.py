@@ -43,7 +43,7 @@ from kling_async._submission.remedies import RecoveryAdvisor, provider_of
 from kling_async._submission.submitter import Submitter, require_request
 from kling_async._tracking.registry import JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
-from kling_async._validation import given, require
+from kling_async._validation import given, require, require_seconds
 from kling_async._webhooks.applier import WebhookApplier
 from kling_async._webhooks.receiver import WebhookReceiver
 from kling_async.providers import load_providers
@@ -322,8 +322,10 @@ class Client:
             DownloadFailed: The result could not be saved.
             KlingError: Same as `submit`.
             GenerationFailed, GenerationCancelled, GenerationTimeout: How the job ended. Each has the job as ``job``.
+            ConfigurationError: Same as `submit`, or an argument is not of its kind. Nothing was sent.
         """
         count_of("retry_failed", retry_failed)
+        require_seconds("run(timeout=...)", timeout)
         if on_event is not None and not callable(on_event):
             raise ConfigurationError(f"run(on_event=...) takes a function, not {given(on_event)}; nothing was sent")
         folder = None if save_to is None else destination(save_to)

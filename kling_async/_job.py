@@ -17,6 +17,7 @@ from kling_async._models import Artifact, Choice, Cost, Event, EventLog, JobRef,
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._session import ProviderSession
 from kling_async._tracking.tracked_job import TrackedJob
+from kling_async._validation import require_seconds
 from kling_async.providers._base.request import Request
 
 __all__ = ["Job", "OnEvent", "final_outcome"]
@@ -125,6 +126,7 @@ class Job:
         Returns:
             The status then. It is not terminal if the time ran out.
         """
+        require_seconds("wait(timeout=...)", timeout)
         with anyio.move_on_after(timeout):
             with contextlib.suppress(GenerationTimeout):
                 await self._until_end()
@@ -142,6 +144,7 @@ class Job:
             GenerationTimeout: The time is over. The job is not cancelled, and has no result yet.
             KlingError: Same as ``await job``.
         """
+        require_seconds("result(timeout=...)", timeout)
         with anyio.move_on_after(timeout):
             if on_event is not None:
                 async for event in self:

@@ -9,7 +9,7 @@ from types import UnionType
 
 from kling_async._errors import ConfigurationError
 
-__all__ = ["given", "require"]
+__all__ = ["given", "require", "require_seconds"]
 
 
 def require(argument: str, value: object, kind: type | UnionType, wanted: str) -> None:
@@ -26,6 +26,20 @@ def require(argument: str, value: object, kind: type | UnionType, wanted: str) -
     """
     if not isinstance(value, kind):
         raise ConfigurationError(f"{argument} takes {wanted}, not {given(value)}")
+
+
+def require_seconds(argument: str, value: object) -> None:
+    """Refuse a time limit that is no number of seconds. None is no limit.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (number and value >= 0):  # type: ignore[operator]  # a number
+        return
+    raise ConfigurationError(
+        f"{argument} takes seconds, a number from 0 on, or None, not {value if number else given(value)}"
+    )
 
 
 def given(value: object) -> str:

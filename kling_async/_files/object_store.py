@@ -27,6 +27,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from kling_async._errors import ConfigurationError
 from kling_async._files.partial_file import Version
 from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._validation import given
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -121,11 +122,16 @@ class ObjectUrl:
 
 
 def destination(place: str | os.PathLike[str]) -> Path | ObjectUrl:
-    """Return where results are to be saved: a directory, or a folder in an object store.
+    """Return where results are to be saved: a directory (``~`` is that of the user), or a folder in an object store.
 
     Raises:
-        ConfigurationError: It is an address that is no place for results.
+        ConfigurationError: It is an address that is no place for results, or no path at all.
     """
+    anything: Any = place  # the user's value, of any type
+    if not isinstance(anything, str | os.PathLike):
+        raise ConfigurationError(
+            f"results are saved in a directory or at an address such as s3://bucket/prefix, not in {given(anything)}"
+        )
     if isinstance(place, str) and _URL.fullmatch(place):
         return ObjectUrl.parse(place)
     path = Path(place)
@@ -135,7 +141,10 @@ def destination(place: str | os.PathLike[str]) -> Path | ObjectUrl:
             f"{str(path)!r:.80} is a path on this machine; give the address of an object store as text, with two "
             f"slashes: {scheme}//bucket/prefix (on the command line, only kling bulk takes one)"
         )
-    return path
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"results cannot be saved to {path}: {error}") from error
 
 
 async def ensure_object_writable(folder: ObjectUrl) -> None:

@@ -621,13 +621,19 @@ def require_tags(tags: Mapping[str, str] | None) -> Mapping[str, str]:
     """
     if not tags and isinstance(tags, Mapping | None):
         return _NO_TAGS
+    wanted = "tags are texts by their names, such as {'customer': '17'}"
     anything: Any = tags  # the user's value, of any type
-    pairs = anything.items() if isinstance(anything, Mapping) else ((None, None),)
-    if not all(isinstance(part, str) and not _UNFIT.search(part) for pair in pairs for part in pair):
-        raise ConfigurationError(
-            f"tags are texts by their names, such as {{'customer': '17'}}, not {given(tags)}; nothing was sent"
-        )
-    return MappingProxyType(dict(tags))
+    if not isinstance(anything, Mapping):
+        raise ConfigurationError(f"{wanted}, not {given(tags)}; nothing was sent")
+    for name, value in anything.items():
+        for part in (name, value):
+            if not isinstance(part, str):
+                raise ConfigurationError(f"{wanted}; the tag {name!r:.40} has {given(part)}; nothing was sent")
+            if _UNFIT.search(part):
+                raise ConfigurationError(
+                    f"{wanted}; the tag {name!r:.40} has a character that cannot be stored; nothing was sent"
+                )
+    return MappingProxyType(dict(anything))
 
 
 def require_request(request: object) -> None:

@@ -65,6 +65,46 @@ async def test_a_key_is_text(key: Any) -> None:
     assert server.requests.total() == 0
 
 
+WRONG_OF_RUN: dict[str, tuple[dict[str, Any], str]] = {
+    "timeout text": ({"timeout": "60"}, r"run\(timeout=...\) takes seconds, .* not an object of type str"),
+    "timeout below": ({"timeout": -1}, r"run\(timeout=...\) takes seconds, a number from 0 on, or None, not -1"),
+    "timeout nan": ({"timeout": math.nan}, r"not nan"),
+    "timeout bool": ({"timeout": True}, r"not an object of type bool"),
+    "on_event": ({"on_event": 3}, r"run\(on_event=...\) takes a function, not an object of type int"),
+    "save_to": ({"save_to": 5}, r"results are saved in a directory or at an address .* not in an object of type int"),
+    "save_to nobody": ({"save_to": "~nobody-of-that-name/out"}, r"results cannot be saved to ~nobody-of-that-name"),
+    "retry_failed": ({"retry_failed": -1}, r"retry_failed is -1; it must be a whole number, at least 0"),
+    "tags text": ({"tags": "17"}, r"tags are texts by their names, such as .*, not an object of type str"),
+    "tags number": ({"tags": {"customer": 17}}, r"the tag 'customer' has an object of type int; nothing was sent"),
+    "tags name": ({"tags": {17: "customer"}}, r"the tag 17 has an object of type int"),
+    "tags nul": ({"tags": {"customer": "a\0"}}, r"the tag 'customer' has a character that cannot be stored"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OF_RUN)
+@pytest.mark.asyncio
+async def test_a_wrong_argument_of_run_buys_nothing(name: str) -> None:
+    wrong, message = WRONG_OF_RUN[name]
+    server = FakeRunBlob()
+    async with Client(RunBlob(KEY), http=server) as client:
+        with pytest.raises(ConfigurationError, match=message):
+            await client.run(runblob.O3Video("a boat"), **wrong)
+        if "save_to" in wrong:
+            with pytest.raises(ConfigurationError, match=message):
+                client.map([runblob.O3Video("a boat")], **wrong)
+    assert server.requests.total() == 0
+
+
+@pytest.mark.asyncio
+async def test_a_wait_takes_seconds() -> None:
+    async with Client(RunBlob(KEY), http=FakeRunBlob()) as client:
+        job = client.attach("runblob/o3-video/1")
+        with pytest.raises(ConfigurationError, match=r"wait\(timeout=...\) takes seconds"):
+            await job.wait("5")  # type: ignore[arg-type]  # the mistake
+        with pytest.raises(ConfigurationError, match=r"result\(timeout=...\) takes seconds"):
+            await job.result(-5)
+
+
 @pytest.mark.anyio
 async def test_jobs_are_named_by_references() -> None:
     async with Client(RunBlob(KEY), http=FakeRunBlob()) as client:

@@ -15,7 +15,9 @@ from unittest import mock
 import httpx
 import pytest
 
+from kling_async import Image
 from kling_async.sandbox import Sandbox, sandbox_without_key
+from kling_async.sync import Client as SyncClient
 from support.asgi_server import Site, serve
 from support.documents import ROOT
 from support.s3 import Bucket
@@ -136,6 +138,15 @@ async def test_the_service_makes_a_clip(sandbox: Sandbox, monkeypatch: pytest.Mo
         answer = await web.get(submitted.json()["events"])
     assert '"completed"' in answer.text
     assert sum(sandbox.counters.webhooks.values()) >= 1
+
+
+def test_results_are_saved_at_home(sandbox: Sandbox, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(place / "home"))
+    with SyncClient() as client:
+        result = client.run(Image("a boat"), save_to="~/boats")
+        assert result.files[0].parent == place / "home" / "boats"
+        assert result.save("~/more", name="{key}-{index}")[0].parent == place / "home" / "more"
+    assert not (place / "~").exists()
 
 
 def test_without_a_key_a_sandbox_stands_in(
