@@ -13,7 +13,7 @@ from kling_async.sandbox import Sandbox
 from support.asgi_server import Site, serve
 from support.documents import BLOCKS, Block
 
-SCRIPTS = [block for block in BLOCKS if not block.is_service]
+SCRIPTS = [block for block in BLOCKS if not block.is_service and not block.needs_ray]
 SERVICES = [block for block in BLOCKS if block.is_service]
 KINDS = (b"\x89PNG\r\n\x1a\n", b"\0\0\0 ftyp")
 

@@ -35,6 +35,7 @@ ANY = Polling(status_calls_per_minute=1e9)
 def box() -> Iterator[RemoteSandbox]:
     """A sandbox in a process of its own, to which the environment of all actors leads."""
     with RemoteSandbox("--speed", "600") as running:
+        running.environment["KLING_SANDBOX_SPEED"] = "600"
         yield running
 
 

@@ -33,6 +33,11 @@ class Block:
         return f"{re.sub(r'[^a-z0-9]+', '_', self.document.lower())}_{self.number}"
 
     @property
+    def needs_ray(self) -> bool:
+        """Whether it runs on a Ray cluster. Then it runs in ``ray_cluster/``."""
+        return "import ray" in self.code
+
+    @property
     def is_service(self) -> bool:
         """Whether it makes a web application. Otherwise it runs by itself."""
         return "FastAPI(" in self.code
