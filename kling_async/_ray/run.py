@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -20,6 +22,7 @@ from kling_async._ray.worker import Task, Worker
 __all__ = ["ClusterRun", "ClusterStatistics", "connect"]
 
 _PAUSE = 1.0  # s before rows of an actor that died are handed out again
+_REACHED = 10.0  # s within which a cluster accepts a connection
 _GOODBYE = 20.0  # s in which an actor closes its client
 
 
@@ -35,13 +38,28 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     try:
+        if address not in {"auto", "local"}:
+            _reach(address)
         ray.init(address=None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise ConfigurationError(
             f"there is no Ray cluster at {address!r:.100} ({reason}); start one (ray start --head), or use --ray auto. "
             "Nothing was bought"
         ) from None
+
+
+def _reach(address: str) -> None:
+    """Make sure that somebody listens there. Ray itself would try for minutes.
+
+    Raises:
+        OSError: Nobody does.
+        ValueError: It is no address.
+    """
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    if not place.hostname or not place.port:
+        raise ValueError("an address is HOST:PORT, or ray://HOST:PORT")
+    socket.create_connection((place.hostname, place.port), _REACHED).close()
 
 
 @dataclass(frozen=True, slots=True)

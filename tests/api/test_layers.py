@@ -69,6 +69,7 @@ INDEPENDENT = [{"_ledger", "_tracking", "_http"}, {"_submission", "_polling", "_
 PRIVATE_IN_TESTS = {
     "integration/cli": {"_cli"},  # the program in this process, with its seams
     "integration/test_inferencesh_sandbox.py": {"_clock", "_http"},  # a flow of a feature that no client uses
+    "support/shapes.py": {"_cli"},  # writes the file that the doctor reads, with the doctor's own reader
     "properties": {"_models", "_tracking"},  # what is generated is judged by the pure state machine
     "reliability/test_ledger_attacks.py": {"_ledger"},  # files that no client writes
     "reliability/test_ledger_faults.py": {"_ledger"},  # the disk fails beneath it

@@ -45,7 +45,7 @@ _TOKEN_SKEW = 4.0  # s, where a token with our time is signed. Kling allows 5
 _SPACE = 500 * 1024**2  # bytes
 _OURS = ("anyio", "httpx", "httpcore", "pydantic", "stamina", "typer", "rich")
 _PRIVATE = stat.S_IRWXG | stat.S_IRWXO
-_JOBS = {"fal": "fal/image/fal-ai~kling-image:o3~text-to-image:{}", "kling": "kling/image-generation/{}"}
+_JOBS = ("fal/image/fal-ai~kling-image:o3~text-to-image:{}", "kling/image-generation/{}")
 """A job that nobody has, where its id must have a form or any endpoint will not do."""
 
 
@@ -196,7 +196,8 @@ async def at_providers(kinds: Sequence[type[Provider]]) -> list[Finding]:
 async def _asked(kind: type[Provider]) -> list[Finding]:
     log: list[Exchange] = []
     provider = tapped(kind().with_environment(os.environ), log)
-    job = _JOBS.get(kind.name, f"{kind.endpoints[0].name}/{{}}").format(uuid.uuid4())
+    usual = f"{kind.endpoints[0].name}/{{}}"
+    job = next((job for job in _JOBS if job.startswith(f"{kind.name}/")), usual).format(uuid.uuid4())
     place, name = _host(provider.base_url), kind.name
     error: KlingError | None = None
     limits = Limits(connect=_PATIENCE / 2, call=_PATIENCE, max_attempts=1, throttle_timeout=1, poll_failure_timeout=0)
