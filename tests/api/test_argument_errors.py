@@ -172,7 +172,7 @@ def test_a_client_takes_the_settings_that_are_documented(name: str, wrong: Any) 
     assert SECRET not in said
 
 
-def test_a_ledger_that_lacks_a_method_is_told_which() -> None:
+def test_a_ledger_that_lacks_a_method_is_refused_with_its_name() -> None:
     class Half(MemoryLedger):
         find = None  # type: ignore[assignment]  # the mistake
 

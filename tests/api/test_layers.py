@@ -200,11 +200,11 @@ def test_there_are_no_cycles() -> None:
     }
     done: set[str] = set()
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, f"import cycle: {' -> '.join((*trail, module))}"
+    def visit(module: str, chain: tuple[str, ...]) -> None:
+        assert module not in chain, f"import cycle: {' -> '.join((*chain, module))}"
         if module not in done:
             for target in graph.get(module, ()):
-                visit(target, (*trail, module))
+                visit(target, (*chain, module))
             done.add(module)
 
     for module in graph:

@@ -99,9 +99,9 @@ async def test_tags_are_stored_with_the_attempt_that_has_them(ledger: Ledger) ->
 @pytest.mark.parametrize("state", [SubmissionState.SENDING, SubmissionState.ACCEPTED, SubmissionState.UNKNOWN])
 async def test_a_taken_key_is_not_claimed_again(ledger: Ledger, state: SubmissionState) -> None:
     await ledger.claim(submission())
-    held = submission(state=state, ref=REF if state is SubmissionState.ACCEPTED else None)
-    await ledger.record_outcome(held)
-    assert await ledger.claim(submission(purchase="p-2", fingerprint="f-2")) == held
+    stored = submission(state=state, ref=REF if state is SubmissionState.ACCEPTED else None)
+    await ledger.record_outcome(stored)
+    assert await ledger.claim(submission(purchase="p-2", fingerprint="f-2")) == stored
     assert await ledger.find(attempt_id="p-2") is None
 
 
@@ -121,8 +121,8 @@ async def test_of_many_claims_of_one_key_one_wins(ledger: Ledger) -> None:
     winners: list[str] = []
 
     async def claim(number: int) -> None:
-        held = await ledger.claim(submission(purchase=f"p-{number}"))
-        winners.append(held.attempt_id)
+        stored = await ledger.claim(submission(purchase=f"p-{number}"))
+        winners.append(stored.attempt_id)
 
     async with anyio.create_task_group() as group:
         for number in range(50):
@@ -190,8 +190,8 @@ async def test_spending_is_grouped_and_leaves_out_what_is_unfinished_or_bought_n
         await ledger.claim(claimed)
         await ledger.record_outcome(replace(claimed, state=SubmissionState.ACCEPTED, ref=ref))
         if status is not None:
-            told = Cost(Decimal(cost), "USD") if cost else None
-            await ledger.append_events(ref, [event(0), event(1, status, cost=told)])
+            reported = Cost(Decimal(cost), "USD") if cost else None
+            await ledger.append_events(ref, [event(0), event(1, status, cost=reported)])
         return ref
 
     await buy(0, Status.COMPLETED, "0.15", references=["sha256:a"], duration=5)
@@ -259,7 +259,7 @@ async def test_a_submission_tells_where_its_job_stands(ledger: Ledger) -> None:
     assert found.files == (Path("out/a.mp4"), "s3://bucket/out/b.png")
 
 
-async def test_what_needs_attention_is_told_from_what_does_not(ledger: Ledger) -> None:
+async def test_what_needs_attention_is_distinguished_from_what_does_not(ledger: Ledger) -> None:
     def ref(name: str) -> JobRef:
         return JobRef("runblob", "o3-video", name)
 
@@ -540,20 +540,20 @@ async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) 
     """While the thread is held up, a thousand writes queue. They then take a few statements, commits included."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     statements: list[str] = []
-    hold, held = threading.Event(), anyio.Event()
+    hold, stored = threading.Event(), anyio.Event()
 
     async def write(number: int) -> None:
         await ledger.claim(submission(f"row-{number}", f"p-{number}"))
 
     async def block() -> None:
-        held.set()
+        stored.set()
         await ledger._read(lambda _: hold.wait(10))
 
     await ledger._read(lambda connection: connection.set_trace_callback(statements.append))
     statements.clear()
     async with anyio.create_task_group() as group:
         group.start_soon(block)
-        await held.wait()
+        await stored.wait()
         for number in range(1000):
             group.start_soon(write, number)
         await anyio.wait_all_tasks_blocked()
@@ -579,10 +579,10 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
     await ledger._read(lambda connection: connection.set_trace_callback(statements.append))
     again = submission("row-0", "again", started=NOON + timedelta(seconds=1))
     found: list[Submission] = []
-    hold, held = threading.Event(), anyio.Event()
+    hold, stored = threading.Event(), anyio.Event()
 
     async def block() -> None:
-        held.set()
+        stored.set()
         await ledger._read(lambda _: hold.wait(10))
 
     async def poll() -> None:
@@ -590,7 +590,7 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
 
     async with anyio.create_task_group() as group:
         group.start_soon(block)
-        await held.wait()
+        await stored.wait()
         group.start_soon(poll)
         await anyio.wait_all_tasks_blocked()
         group.start_soon(ledger.claim, again)
@@ -606,7 +606,7 @@ async def test_a_long_list_is_read_in_pages_between_which_others_write(tmp_path:
     await ledger.aclose()
 
 
-async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Path) -> None:
+async def test_claims_and_settlements_in_one_commit_are_distinguished(tmp_path: Path) -> None:
     """Many keys, new, taken and free, in one group: each task hears of its own."""
     ledger = SqliteLedger(tmp_path / "jobs.db")
     hold = threading.Event()
@@ -628,13 +628,13 @@ async def test_claims_and_settlements_in_one_commit_are_told_apart(tmp_path: Pat
         hold.set()
     for number in range(60):
         row = number % 40
-        held = claims[f"new-{number}"]
-        assert held.key == f"row-{row}"
+        stored = claims[f"new-{number}"]
+        assert stored.key == f"row-{row}"
         if row < 30 and row % 3 != 1:
-            assert (held.attempt_id, held.reason) == (f"old-{row}", str(row))
+            assert (stored.attempt_id, stored.reason) == (f"old-{row}", str(row))
         else:
-            assert held.attempt_id in {f"new-{row}", f"new-{row + 40}"}
-            assert held == await ledger.find(key=f"row-{row}")
+            assert stored.attempt_id in {f"new-{row}", f"new-{row + 40}"}
+            assert stored == await ledger.find(key=f"row-{row}")
     await ledger.aclose()
 
 

@@ -65,7 +65,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
-        self.told = anyio.Event()
+        self.reported = anyio.Event()
 
 
 def service(site: Site, watched: Watched, sandbox: Sandbox) -> FastAPI:
@@ -93,7 +93,7 @@ def service(site: Site, watched: Watched, sandbox: Sandbox) -> FastAPI:
     @app.post("/seen")
     async def seen(request: Request) -> None:
         watched.seen = json.loads(await request.body())
-        watched.told.set()
+        watched.reported.set()
 
     return app
 
@@ -118,7 +118,7 @@ async def poller(site: Site, app: Any, watched: Watched, profile: Path, query: s
     """What a browser saw that opened the page."""
     async with serve(site, app), browser(f"{site.url}/?{query}", profile):
         with anyio.fail_after(PATIENCE):
-            await watched.told.wait()
+            await watched.reported.wait()
     return watched.seen
 
 
@@ -172,7 +172,7 @@ async def test_a_browser_that_leaves_cancels_nothing(tmp_path: Path) -> None:
         app = service(site, watched, sandbox)
         async with serve(site, app), browser(f"{site.url}/?way=fastapi&leave=1", tmp_path):
             with anyio.fail_after(PATIENCE):
-                await watched.told.wait()
+                await watched.reported.wait()
                 while not any(path.startswith("/kling/") for path, _ in site.answers):
                     await site.answered(len(site.answers) + 1)
         assert watched.seen["why"] == "left"

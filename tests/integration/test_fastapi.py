@@ -145,8 +145,8 @@ async def test_a_bad_token_is_answered_like_an_address_that_is_not_there(server:
     assert {(answer.status_code, answer.text) for answer in answers} == {(404, '{"detail":"Not Found"}')}
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["content-length", "chunked"])
-async def test_a_large_body_is_not_read_to_its_end(server: FakeRunBlob, told: bool) -> None:
+@pytest.mark.parametrize("announced", [True, False], ids=["content-length", "chunked"])
+async def test_a_large_body_is_not_read_to_its_end(server: FakeRunBlob, announced: bool) -> None:
     taken = 0
 
     async def flood() -> Any:
@@ -159,7 +159,7 @@ async def test_a_large_body_is_not_read_to_its_end(server: FakeRunBlob, told: bo
         app.include_router(router(client), prefix="/kling")
         await client.submit(VIDEO)
         path, _ = reported(server)
-        headers = [(b"content-length", str(160 * MAX_BODY).encode())] if told else []
+        headers = [(b"content-length", str(160 * MAX_BODY).encode())] if announced else []
         sent = await call(app, "POST", path, flood, headers)
     assert sent[0]["status"] == 413
     assert taken <= 2
@@ -340,7 +340,7 @@ async def test_a_ledger_that_cannot_be_read_does_not_keep_the_application_from_s
     assert "jobs of earlier processes are not followed: the file is damaged" in caplog.text
 
 
-async def test_a_handler_without_a_lifespan_is_told_what_is_missing(server: FakeRunBlob) -> None:
+async def test_a_handler_without_a_lifespan_says_what_is_missing(server: FakeRunBlob) -> None:
     app = FastAPI()
     app.include_router(router(), prefix="/kling")
     async with browsing(app) as web:
@@ -613,9 +613,9 @@ async def test_events_are_streamed_with_ids_pings_and_an_end(server: FakeRunBlob
         answer = await web.get(f"/{way}/{job.ref}")
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
-    told = messages(answer.text)
-    assert {"": "ping"} in told
-    *events, end = [message for message in told if "" not in message]
+    frames = messages(answer.text)
+    assert {"": "ping"} in frames
+    *events, end = [message for message in frames if "" not in message]
     assert [message["id"] for message in events] == ["0", "1", "2"]
     assert [json.loads(message["data"])["status"] for message in events] == ["pending", "processing", "completed"]
     [file] = json.loads(events[-1]["data"])["artifacts"]
@@ -701,7 +701,7 @@ def _with_state(app: Any, state: Any) -> Any:
 
 
 @pytest.mark.parametrize(("module", "missing"), [("fastapi", "fastapi"), ("starlette", "starlette")])
-def test_without_the_extra_its_name_is_told(module: str, missing: str) -> None:
+def test_without_the_extra_its_name_is_reported(module: str, missing: str) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; import kling_async.{module}"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 1

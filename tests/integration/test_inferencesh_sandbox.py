@@ -98,7 +98,7 @@ async def test_a_local_image_is_uploaded_and_the_result_saved(sandbox: Sandbox, 
 
 
 @BOTH
-async def test_a_job_is_heard_on_one_stream(sandbox: Sandbox, client: Client) -> None:
+async def test_a_job_is_followed_on_one_stream(sandbox: Sandbox, client: Client) -> None:
     job = await client.submit(REQUEST)
     await job
     check_log(job)
@@ -213,7 +213,7 @@ async def test_ten_minutes_of_heartbeats_are_no_failure() -> None:
         assert requests(sandbox)["stream"] == 1
 
 
-async def test_progress_is_told_where_it_is_given(client: Client, habits: Options) -> None:
+async def test_progress_is_reported_where_it_is_given(client: Client, habits: Options) -> None:
     habits.progress = True
     job = await client.submit(REQUEST)
     await job
@@ -271,7 +271,7 @@ async def test_cancelling_an_ended_job_says_so(
 
 
 @pytest.mark.parametrize("envelope", ["current", "v1", "v2"])
-async def test_an_empty_account_is_told_in_every_envelope(envelope: Any) -> None:
+async def test_an_empty_account_is_reported_in_every_envelope(envelope: Any) -> None:
     async with Sandbox(speed=100, credits=0.05) as poor, make_client(poor) as client:
         poor.options(NAME).envelope = envelope
         await client.submit(REQUEST)
@@ -280,7 +280,7 @@ async def test_an_empty_account_is_told_in_every_envelope(envelope: Any) -> None
         assert poor.counters.bought[NAME] == 1
 
 
-async def test_a_wrong_key_is_told(sandbox: Sandbox) -> None:
+async def test_a_wrong_key_is_reported(sandbox: Sandbox) -> None:
     async with Client(InferenceSh("inf_wrong", sandbox.base_url(NAME))) as client:
         with pytest.raises(kling_async.Unauthorized, match="INFERENCE_API_KEY"):
             await client.submit(REQUEST)

@@ -155,7 +155,7 @@ def sent(request: Request) -> list[tuple[str, dict[str, Any]]]:
     return [(call.url, json.loads(call.body)) for call in found]
 
 
-async def test_the_sandbox_is_as_strict_as_the_judge_of_the_tests(sandbox: Sandbox) -> None:
+async def test_the_sandbox_is_as_strict_as_the_strict_server_of_the_tests(sandbox: Sandbox) -> None:
     """Both accept what the client sends, and refuse the same changes of it with the same code."""
     strict = StrictKling()
     compared: list[int] = []
@@ -166,12 +166,12 @@ async def test_the_sandbox_is_as_strict_as_the_judge_of_the_tests(sandbox: Sandb
             transport=httpx.ASGITransport(strict),
             base_url=strict.base,
             headers={"authorization": f"Bearer {strict.key}"},
-        ) as judge,
+        ) as other,
     ):
         for path, body in bodies():
             strict.tasks.clear()
             sandbox.state.jobs.clear()
-            ours, theirs = await api.post(path, json=body), await judge.post(path, json=body)
+            ours, theirs = await api.post(path, json=body), await other.post(path, json=body)
             assert ours.json()["code"] == theirs.json()["code"], (path, body, ours.text, theirs.text)
             compared.append(ours.json()["code"])
     assert compared.count(0) > 100

@@ -127,11 +127,11 @@ async def test_what_cannot_be_bought_is_explained_and_nothing_is_bought(sandbox:
         assert "resolution" in await refused(client, "generate", **say, fields={**PHOTO, "resolution": "9k"})
         outside = await refused(client, "generate", **say, fields={**PHOTO, "references": [str(secret)]})
         assert "reference 1" in outside
-        told = await refused(client, "generate", **say, fields={**PHOTO, "callback_url": "https://evil.example"})
-        assert "callback_url" in told
+        reported = await refused(client, "generate", **say, fields={**PHOTO, "callback_url": "https://evil.example"})
+        assert "callback_url" in reported
         assert "runblob/o3-photo" in await refused(client, "quote", endpoint="runblob/o9", fields=PHOTO)
         assert "list_jobs" in await refused(client, "watch", key="plane")
-        assert sandbox.api_key("runblob") not in outside + told
+        assert sandbox.api_key("runblob") not in outside + reported
     assert sandbox.counters.jobs_bought == 0
 
 

@@ -227,7 +227,7 @@ async def test_a_client_gets_its_pictures(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 @pytest.mark.anyio
-async def test_an_empty_account_is_told_and_nothing_is_bought(sandbox: Sandbox) -> None:
+async def test_an_empty_account_is_reported_and_nothing_is_bought(sandbox: Sandbox) -> None:
     [provider] = [one for one in sandbox.providers() if one.name == "pixeldojo"]
     async with Client(provider) as client:
         await client.submit(pixeldojo.ImageV3("a fox", count=9))
@@ -238,7 +238,7 @@ async def test_an_empty_account_is_told_and_nothing_is_bought(sandbox: Sandbox) 
 
 
 @pytest.mark.anyio
-async def test_a_wrong_key_is_told_without_being_repeated(sandbox: Sandbox) -> None:
+async def test_a_wrong_key_is_reported_without_being_repeated(sandbox: Sandbox) -> None:
     provider = PixelDojo("pd_wrong_key", sandbox.base_url("pixeldojo"))
     async with Client(provider) as client:
         with pytest.raises(Unauthorized, match="check PIXELDOJO_API_KEY") as refused:

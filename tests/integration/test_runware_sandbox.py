@@ -117,12 +117,12 @@ async def test_every_output_ends_as_files(
 
 
 @pytest.mark.anyio
-async def test_cost_is_told_only_where_it_was_asked_for(client: Client) -> None:
+async def test_cost_is_reported_only_where_it_was_asked_for(client: Client) -> None:
     assert (await client.run(ImageO3(prompt="x", include_cost=False))).cost is None
 
 
 @pytest.mark.anyio
-async def test_a_partial_success_is_told_as_it_is(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
+async def test_a_partial_success_is_reported_as_it_is(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     """Some images and some errors: the job completed, with the failures listed, and the cost of what was made."""
     sandbox.state.plan_next(ScriptedOutcome(fail="timeoutProvider", files=1), provider="runware")
     result = await client.run(ImageO3(prompt="x", count=3))
@@ -341,11 +341,11 @@ async def test_each_image_is_called_back_and_our_reader_understands_it(sandbox: 
             await anyio.sleep(0.01)
     made, failed = [], []
     for delivery in sandbox.deliveries[:3]:
-        [told] = provider(sandbox).parse_webhook(delivery.body, {})
-        assert told.id == job.ref.id.partition("~")[0]
-        assert told.report.status is Status.PROCESSING
-        made += [str(artifact.id) for artifact in told.report.artifacts]
-        failed += [failure.code for failure in told.report.failures]
+        [reported] = provider(sandbox).parse_webhook(delivery.body, {})
+        assert reported.id == job.ref.id.partition("~")[0]
+        assert reported.report.status is Status.PROCESSING
+        made += [str(artifact.id) for artifact in reported.report.artifacts]
+        failed += [failure.code for failure in reported.report.failures]
     assert sorted(made) == sorted(str(artifact.id) for artifact in (await job).artifacts)
     assert failed == ["timeoutProvider"]
 
@@ -501,7 +501,7 @@ def test_an_uploaded_image_may_be_named_by_its_uuid(world: Sandbox, post: Any) -
     assert requests(world, "upload") == 1
 
 
-def test_a_ration_counts_posts_and_not_tasks(world: Sandbox, post: Any) -> None:
+def test_a_rate_limit_counts_posts_and_not_tasks(world: Sandbox, post: Any) -> None:
     many = [poll(str(uuid.uuid4())) for _ in range(40)]
     codes = [post(*many).status_code for _ in range(101)]
     assert codes == [200] * 100 + [429]
@@ -586,10 +586,10 @@ def conversation(sandbox: Sandbox, **options: Any) -> Any:
 
 async def ask(socket: ClientConnection, *tasks: dict[str, Any]) -> dict[str, Any]:
     await socket.send(json.dumps(tasks))
-    return await heard(socket)
+    return await received(socket)
 
 
-async def heard(socket: ClientConnection) -> dict[str, Any]:
+async def received(socket: ClientConnection) -> dict[str, Any]:
     frame: dict[str, Any] = json.loads(await socket.recv())
     return frame
 
@@ -614,7 +614,7 @@ async def test_a_websocket_answers_tasks_in_frames_of_their_own(sandbox: Sandbox
         await authenticated(socket, sandbox)
         assert await ask(socket, {"taskType": "ping", "ping": True}) == {"data": [{"taskType": "ping", "pong": True}]}
         task = picture_task(numberResults=2, includeCost=True)
-        frames = [await ask(socket, task), await heard(socket)]
+        frames = [await ask(socket, task), await received(socket)]
         rows = [frame["data"][0] for frame in frames]
         assert {row["taskUUID"] for row in rows} == {task["taskUUID"]}
         assert len({row["imageURL"] for row in rows}) == 2
@@ -642,7 +642,7 @@ async def test_a_result_waits_for_the_session_to_come_back(sandbox: Sandbox) -> 
     async with conversation(sandbox) as socket:
         with anyio.fail_after(PATIENCE):
             await authenticated(socket, sandbox, connectionSessionUUID=session)
-            row = (await heard(socket))["data"][0]
+            row = (await received(socket))["data"][0]
     assert row["taskUUID"] == task["taskUUID"]
     assert bought(sandbox) == 1
 

@@ -203,7 +203,7 @@ def test_a_killed_server_loses_nothing(browser: Browser, stage: Sandbox, tmp_pat
         studio.kill()
 
 
-def test_a_refused_field_is_told_beside_it_and_has_the_focus(page: Page, stage: Sandbox) -> None:
+def test_a_refused_field_is_reported_beside_it_and_has_the_focus(page: Page, stage: Sandbox) -> None:
     bought = stage.counters.jobs_bought
     one_provider(page, "runblob/o3-video")
     prompt = page.get_by_role("textbox", name="Prompt")

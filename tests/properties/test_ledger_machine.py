@@ -41,7 +41,7 @@ from support.virtual_time import JumpingLoop
 
 KEYS = st.sampled_from(["a", "b", "c"])
 VARIANTS = st.sampled_from([0, 0, 0, 1])
-FATES = st.sampled_from(["accepted", "accepted", "lost after acceptance", "lost before", "refused", "unreachable"])
+OUTCOMES = st.sampled_from(["accepted", "accepted", "lost after acceptance", "lost before", "refused", "unreachable"])
 MOMENTS = st.floats(0.0, 3.0)
 FAILURES = st.sampled_from([None, None, "TIMEOUT"])
 
@@ -56,8 +56,8 @@ class Died(BaseException):
 class Process:
     """What dies in a crash: a hold on the ledger, and connections."""
 
-    def __init__(self, store: Ledger, company: Company) -> None:
-        self.store, self.company, self.dead = store, company, False
+    def __init__(self, store: Ledger, seller: Seller) -> None:
+        self.store, self.seller, self.dead = store, seller, False
 
     async def does(self, what: Awaitable[Any]) -> Any:
         """Something outside of the process. It happens or does not. A dead process does not learn which."""
@@ -98,16 +98,16 @@ class Wire(httpx.AsyncBaseTransport):
         self._process = process
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response: httpx.Response = await self._process.does(self._process.company.handle_async_request(request))
+        response: httpx.Response = await self._process.does(self._process.seller.handle_async_request(request))
         return response
 
 
-class Company(FakeRunBlob):
+class Seller(FakeRunBlob):
     """The provider. It accepts when it hears of a submission. Its answer takes a while."""
 
     def __init__(self) -> None:
         super().__init__(duration=60.0, latency=0.0)
-        self.fate = "accepted"
+        self.outcome = "accepted"
         self.bought_by: defaultdict[str, list[str]] = defaultdict(list)
 
     def accept(self, kind: str, body: dict[str, object]) -> httpx.Response:
@@ -120,18 +120,18 @@ class Company(FakeRunBlob):
         if not request.url.path.endswith("/generate"):
             await anyio.sleep(0.5)
             return await super().handle_async_request(request)
-        if self.fate == "unreachable":
+        if self.outcome == "unreachable":
             await anyio.sleep(0.1)
             raise httpx.ConnectError("refused")
-        if self.fate == "refused":
+        if self.outcome == "refused":
             await anyio.sleep(1.0)
             return httpx.Response(402, json={"detail": "INSUFFICIENT_CREDITS"})
-        if self.fate != "lost before":
+        if self.outcome != "lost before":
             answer = await super().handle_async_request(request)
             body = json.loads(await request.aread())
             self.bought_by[body["prompt"][0]].append(answer.json()["generation_id"])
         await anyio.sleep(1.0)
-        if self.fate.startswith("lost"):
+        if self.outcome.startswith("lost"):
             raise httpx.ReadError("connection reset")
         return answer
 
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         self.wall = mock.patch("time.time", self.now)
         self.wall.start()
         self.store = MemoryLedger()
-        self.company = Company()
+        self.seller = Seller()
         self.jobs: dict[JobRef, Job] = {}
         self.allowed: Counter[str] = Counter(a=1, b=1, c=1)
         self.given_up: set[str] = set()
@@ -165,20 +165,20 @@ class Machine(RuleBasedStateMachine):
 
     async def begin(self) -> None:
         """A process starts and takes up what there is."""
-        self.process = Process(self.store, self.company)
+        self.process = Process(self.store, self.seller)
         limits = Limits(cancel_grace=0.5, max_attempts=2)
         self.client = Client(RunBlob(KEY), http=Wire(self.process), ledger=Hold(self.process), limits=limits)
         self.jobs = {job.ref: job for job in await self.client.resume()}
 
     async def submit(self, key: str, variant: int) -> None:
-        held = await self.store.find(key=key)
-        before = self.company.requests["submit"]
+        stored = await self.store.find(key=key)
+        before = self.seller.requests["submit"]
         try:
             job = await self.client.submit(O3Video(f"{key} {variant}"), key=key)
         except KeyConflict:
-            assert held is not None
-            assert not held.key_reusable
-            assert self.company.requests["submit"] == before
+            assert stored is not None
+            assert not stored.key_reusable
+            assert self.seller.requests["submit"] == before
         except KlingError:
             pass
         else:
@@ -186,36 +186,36 @@ class Machine(RuleBasedStateMachine):
             assert await self.store.find(ref=job.ref) is not None  # what is handed out is known after a crash
             self.jobs[job.ref] = job
 
-    @rule(key=KEYS, variant=VARIANTS, fate=FATES, failure=FAILURES)
-    def submits(self, key: str, variant: int, fate: str, failure: str | None) -> None:
-        self.company.fate, self.company.failure = fate, failure
+    @rule(key=KEYS, variant=VARIANTS, outcome=OUTCOMES, failure=FAILURES)
+    def submits(self, key: str, variant: int, outcome: str, failure: str | None) -> None:
+        self.seller.outcome, self.seller.failure = outcome, failure
         self.run(self.submit(key, variant))
 
-    @rule(key=KEYS, variant=VARIANTS, fate=FATES)
-    def submits_twice_at_once(self, key: str, variant: int, fate: str) -> None:
+    @rule(key=KEYS, variant=VARIANTS, outcome=OUTCOMES)
+    def submits_twice_at_once(self, key: str, variant: int, outcome: str) -> None:
         async def both() -> None:
             await asyncio.gather(self.submit(key, variant), self.submit(key, variant))
 
-        self.company.fate = fate
+        self.seller.outcome = outcome
         self.run(both())
 
-    @rule(key=KEYS, fate=FATES, moment=MOMENTS)
-    def submits_and_is_cancelled(self, key: str, fate: str, moment: float) -> None:
+    @rule(key=KEYS, outcome=OUTCOMES, moment=MOMENTS)
+    def submits_and_is_cancelled(self, key: str, outcome: str, moment: float) -> None:
         async def cancelled() -> None:
             with anyio.move_on_after(moment):
                 await self.submit(key, 0)
 
-        self.company.fate = fate
+        self.seller.outcome = outcome
         self.run(cancelled())
 
-    @rule(key=KEYS, fate=FATES, moment=MOMENTS)
-    def submits_and_crashes(self, key: str, fate: str, moment: float) -> None:
+    @rule(key=KEYS, outcome=OUTCOMES, moment=MOMENTS)
+    def submits_and_crashes(self, key: str, outcome: str, moment: float) -> None:
         async def crash() -> None:
             task = asyncio.ensure_future(self.submit(key, 0))
             await asyncio.wait([task], timeout=moment)
             await self.crash(task)
 
-        self.company.fate = fate
+        self.seller.outcome = outcome
         self.run(crash())
 
     @rule(moment=MOMENTS, data=st.data())
@@ -261,7 +261,7 @@ class Machine(RuleBasedStateMachine):
         job = data.draw(st.sampled_from(sorted(self.jobs.values(), key=str)))
 
         async def deliver() -> None:
-            answer = self.company.status(job.ref.endpoint_id, job.ref.id).json()
+            answer = self.seller.status(job.ref.endpoint_id, job.ref.id).json()
             if late:
                 answer = {**answer, "status": "processing", "video_url": None}
             [delivered] = RunBlob(KEY).parse_webhook(json.dumps(answer).encode(), {})
@@ -285,13 +285,13 @@ class Machine(RuleBasedStateMachine):
         self.run(read())
 
     @rule(key=KEYS)
-    def the_user_settles_what_is_unknown(self, key: str) -> None:
+    def the_user_resolves_what_is_unknown(self, key: str) -> None:
         """After a check of the provider's account."""
 
-        async def settle() -> None:
+        async def resolve() -> None:
             for listed in await self.client.unresolved():
                 if listed.key == key:
-                    bought = [ref for ref in self.company.bought_by[key] if ref not in self.given_up]
+                    bought = [ref for ref in self.seller.bought_by[key] if ref not in self.given_up]
                     known = [ref for ref in bought if await self.store.find(ref=JobRef("runblob", "o3-video", ref))]
                     if missing := set(bought) - set(known):
                         job = await self.client.resolve(key, f"runblob/o3-video/{missing.pop()}")
@@ -299,28 +299,28 @@ class Machine(RuleBasedStateMachine):
                     else:
                         await self.client.forget(key)
 
-        self.run(settle())
+        self.run(resolve())
 
-    @rule(key=KEYS, fate=FATES)
-    def the_user_insists(self, key: str, fate: str) -> None:
+    @rule(key=KEYS, outcome=OUTCOMES)
+    def the_user_insists(self, key: str, outcome: str) -> None:
         """A second purchase in so many words."""
 
-        async def insist() -> None:
-            held = await self.store.find(key=key)
-            earlier = list(self.company.bought_by[key])
+        async def resubmit() -> None:
+            stored = await self.store.find(key=key)
+            earlier = list(self.seller.bought_by[key])
             try:
                 job = await self.client.resubmit(key)
                 self.jobs[job.ref] = job
             except KlingError:
                 pass
-            if held is not None and (
-                len(self.company.bought_by[key]) > len(earlier) or await self.freed(held.attempt_id)
+            if stored is not None and (
+                len(self.seller.bought_by[key]) > len(earlier) or await self.freed(stored.attempt_id)
             ):
                 self.given_up.update(earlier)
-                self.allowed[key] += not held.key_reusable
+                self.allowed[key] += not stored.key_reusable
 
-        self.company.fate = fate
-        self.run(insist())
+        self.seller.outcome = outcome
+        self.run(resubmit())
 
     async def freed(self, purchase: str) -> bool:
         found = await self.store.find(attempt_id=purchase)
@@ -328,14 +328,14 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_bought_twice(self) -> None:
-        for key, bought in self.company.bought_by.items():
+        for key, bought in self.seller.bought_by.items():
             assert len(bought) <= self.allowed[key], key
 
     @invariant()
     def no_accepted_job_is_forgotten(self) -> None:
         async def check() -> None:
             listed = {submission.key for submission in await self.client.unresolved()}
-            for key, bought in self.company.bought_by.items():
+            for key, bought in self.seller.bought_by.items():
                 for identity in set(bought) - self.given_up:
                     known = await self.store.find(ref=JobRef("runblob", "o3-video", identity))
                     assert known is not None or key in listed, (key, identity)
@@ -359,10 +359,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_leaks(self) -> None:
-        async def settle() -> None:
+        async def resolve() -> None:
             await asyncio.sleep(0)
 
-        self.run(settle())
+        self.run(resolve())
         assert asyncio.all_tasks(self.loop) == set()
         assert self.client._submitter._in_flight == {}
 

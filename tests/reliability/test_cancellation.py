@@ -71,10 +71,10 @@ OPERATIONS: dict[str, Callable[[Job, Client], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("native", [False, True])
-@pytest.mark.parametrize("company", [False, True])
+@pytest.mark.parametrize("others", [False, True])
 @pytest.mark.parametrize("name", OPERATIONS)
 async def test_cancelled_at_any_step_nothing_is_left_and_others_go_on(
-    name: str, company: bool, native: bool, anyio_backend_name: str
+    name: str, others: bool, native: bool, anyio_backend_name: str
 ) -> None:
     if native and anyio_backend_name == "trio":
         pytest.skip("a task cannot be cancelled but by its scope")
@@ -88,10 +88,10 @@ async def test_cancelled_at_any_step_nothing_is_left_and_others_go_on(
             count += 1
             job = await client.submit(VIDEO)
             async with anyio.create_task_group() as group:
-                if company:
+                if others:
                     group.start_soon(wait, job)
                 under_way = await cancelled_at(count, partial(OPERATIONS[name], job, client), native=native)
-            if company:
+            if others:
                 assert job.status is Status.COMPLETED, "who waited beside it goes on"
             clean(client)
             assert {str(other.ref.id) for other in client.jobs} <= set(server.generations)

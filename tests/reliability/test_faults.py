@@ -89,7 +89,7 @@ async def test_a_reset_before_reading_is_unknown_too(sandbox: Sandbox, client: C
 
 
 @BOTH
-async def test_a_refused_connection_is_retried_then_told() -> None:
+async def test_a_refused_connection_is_retried_then_reported() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -100,7 +100,7 @@ async def test_a_refused_connection_is_retried_then_told() -> None:
     assert (statistics.submitted, statistics.providers["runblob"].calls) == (0, 3)
 
 
-async def test_a_name_that_does_not_resolve_is_told() -> None:
+async def test_a_name_that_does_not_resolve_is_reported() -> None:
     async with Client(RunBlob("key", "https://kling.invalid"), limits=Limits(max_attempts=2)) as client:
         with pytest.raises(kling_async.TransportFailed, match=r"kling\.invalid"):
             await client.submit(PHOTO)
@@ -108,7 +108,7 @@ async def test_a_name_that_does_not_resolve_is_told() -> None:
 
 @pytest.mark.parametrize("kind", ["submit", "status"])
 @pytest.mark.parametrize("hint", ["seconds", "date", "body", "absent", "unreadable"])
-async def test_too_many_pauses_the_lane_and_fails_no_job(
+async def test_too_many_pauses_the_calls_and_fails_no_job(
     sandbox: Sandbox, client: Client, hint: Any, kind: str
 ) -> None:
     sandbox.faults.add(Fault.rate_limited, kind=kind, times=2, hint=hint, seconds=0.2)
@@ -273,7 +273,7 @@ async def test_a_server_that_drops_idle_connections_makes_nothing_unknown(sandbo
     assert len(jobs) == sandbox.counters.bought["runblob"] == 500
 
 
-async def test_closing_twice_works_and_use_after_close_is_told(client: Client) -> None:
+async def test_closing_twice_works_and_use_after_close_is_reported(client: Client) -> None:
     await client.aclose()
     await client.aclose()
     with pytest.raises(kling_async.ConfigurationError, match="closed"):

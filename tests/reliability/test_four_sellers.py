@@ -36,7 +36,7 @@ class LosesSome(FakeSeller):
     """A provider whose answer to every seventh submission is lost."""
 
     async def handle_async_request(self, request: Any) -> Any:
-        self.fate = "lost" if request.url.path.endswith("/generate") and self.bought % 7 == 6 else "ok"
+        self.outcome = "lost" if request.url.path.endswith("/generate") and self.bought % 7 == 6 else "ok"
         return await super().handle_async_request(request)
 
 
@@ -62,7 +62,7 @@ async def run(fakes: dict[str, FakeSeller], ledger: MemoryLedger, prefer: Any = 
     async def die() -> None:
         await anyio.sleep(100)
         if "dies" in fakes:
-            fakes["dies"].fate = "down"
+            fakes["dies"].outcome = "down"
 
     async with client(fakes, ledger, prefer) as one, anyio.create_task_group() as group:
         group.start_soon(die)
@@ -109,7 +109,7 @@ async def test_the_same_run_again_buys_nothing() -> None:
     async with client(fakes, ledger) as one:
         async with one.map(rows[:20], in_flight=60) as outcomes:
             first = {outcome.key: outcome.job async for outcome in outcomes}
-        fakes["dies"].fate = "down"
+        fakes["dies"].outcome = "down"
         async with one.map(rows, in_flight=60, prefer=["steady", "dies", "throttles"]) as outcomes:
             second = {outcome.key: outcome.job async for outcome in outcomes}
     assert sum(fake.bought for fake in fakes.values()) == 30

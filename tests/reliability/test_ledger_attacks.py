@@ -103,17 +103,17 @@ class OwnId(RunBlob):
 class Script:
     """What becomes of the submissions, one after the other. The rest are accepted as usual."""
 
-    def __init__(self, server: FakeRunBlob, *fates: httpx.Response | Exception) -> None:
-        self.fates = list(fates)
+    def __init__(self, server: FakeRunBlob, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
         server.intercept = self
 
     async def __call__(self, request: httpx.Request) -> httpx.Response | None:
-        if not request.url.path.endswith("/generate") or not self.fates:
+        if not request.url.path.endswith("/generate") or not self.answers:
             return None
-        fate = self.fates.pop(0)
-        if isinstance(fate, Exception):
-            raise fate
-        return fate
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 async def lose(server: FakeRunBlob, ledger: Ledger, key: str) -> None:
@@ -189,9 +189,9 @@ class Mortal(MemoryLedger):
 
     async def claim(self, submission: Submission) -> Submission:
         self.life.step()
-        held = await super().claim(submission)
+        stored = await super().claim(submission)
         self.life.step()
-        return held
+        return stored
 
     async def record_outcome(self, submission: Submission) -> None:
         self.life.step()
@@ -411,7 +411,7 @@ class Full(MemoryLedger):
 
 
 @virtual
-async def test_what_is_owed_does_not_undo_what_the_user_decides_later(server: FakeRunBlob) -> None:
+async def test_what_is_written_late_does_not_undo_what_the_user_decides_later(server: FakeRunBlob) -> None:
     ledger = Full()
     client = make(server, ledger)
     ledger.full = True
@@ -469,11 +469,11 @@ async def test_neither_the_key_nor_a_callback_token_reaches_the_file(server: Fak
     job = await client.submit(request, key="failed")
     words = f"the hook {request.callback_url} of {KEY} is bad"
 
-    async def told(_: httpx.Request) -> httpx.Response:
+    async def reported(_: httpx.Request) -> httpx.Response:
         answer = {"generation_id": job.ref.id, "status": "failed", "message": words, "error": words, **hooked}
         return httpx.Response(200, json=answer)
 
-    server.intercept = told
+    server.intercept = reported
     with pytest.raises(GenerationFailed):
         await job
     await client.aclose()

@@ -308,7 +308,7 @@ async def test_the_files_of_a_job_are_known_after_a_restart(sandbox: Sandbox, tm
 
 
 @pytest.mark.anyio
-async def test_runware_settles_a_lost_submission_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_runware_resolves_a_lost_submission_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
     """Every answer is lost until the client gives up and dies. The next one sends the same id, and buys one job."""
     fault = sandbox.faults.add(Fault.accept_then_reset, kind="submit", provider="runware")
     request = runware.ImageO3("a boat", resolution="1k", aspect_ratio="1:1")

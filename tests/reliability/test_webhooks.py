@@ -158,7 +158,7 @@ async def test_many_waiters_wake_from_one_delivery(sandbox: Sandbox) -> None:
 
 
 @BOTH_MODES
-async def test_a_failure_is_told_with_its_code(sandbox: Sandbox, confirm: bool) -> None:
+async def test_a_failure_is_reported_with_its_code(sandbox: Sandbox, confirm: bool) -> None:
     sandbox.plan_next(fail="CONTENT_POLICY_VIOLATION")
     async with reported(sandbox, confirm=confirm) as at:
         job = await at.client.submit(PHOTO)
@@ -179,7 +179,7 @@ async def test_a_stream_and_a_webhook_that_race_make_one_log(sandbox: Sandbox) -
     assert at.site.statuses == [200]
 
 
-async def test_each_picture_of_runware_is_told_and_the_job_ends_once(sandbox: Sandbox) -> None:
+async def test_each_picture_of_runware_is_reported_and_the_job_ends_once(sandbox: Sandbox) -> None:
     async with reported(sandbox, "runware", confirm=False) as at:
         job = await at.client.submit(runware.ImageO3("a boat", width=1024, height=1024, count=4))
         result = await finish(job)

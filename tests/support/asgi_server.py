@@ -32,13 +32,13 @@ class Site:
         return [status for _, status in self.answers]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def told(message: Any) -> None:
+        async def reported(message: Any) -> None:
             await send(message)
             if message["type"] == "http.response.start":
                 self.answers.append((scope["path"], message["status"]))
                 self._news.set()
 
-        await self.app(scope, receive, told)
+        await self.app(scope, receive, reported)
 
     async def answered(self, count: int) -> None:
         """Wait until so many answers were given."""

@@ -110,17 +110,17 @@ class Chromium:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
-            told = self._next()
-            self._note(told)
-            if told.get("id") == self._number:
-                assert "error" not in told, told["error"]
-                return told["result"]
+            reported = self._next()
+            self._note(reported)
+            if reported.get("id") == self._number:
+                assert "error" not in reported, reported["error"]
+                return reported["result"]
 
-    def _note(self, told: dict[str, Any]) -> None:
-        if told.get("method") == "Runtime.exceptionThrown":
-            self.complaints.append(str(told["params"]["exceptionDetails"]))
-        if told.get("method") == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
-            self.complaints.append(told["params"]["entry"]["text"])
+    def _note(self, reported: dict[str, Any]) -> None:
+        if reported.get("method") == "Runtime.exceptionThrown":
+            self.complaints.append(str(reported["params"]["exceptionDetails"]))
+        if reported.get("method") == "Log.entryAdded" and reported["params"]["entry"]["level"] == "error":
+            self.complaints.append(reported["params"]["entry"]["text"])
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:

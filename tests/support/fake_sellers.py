@@ -69,7 +69,7 @@ class FakeSeller(FakeRunBlob):
     def __init__(self, *, price: str = "0.15", duration: float = 60.0, latency: float = 0.05) -> None:
         super().__init__(duration=duration, latency=latency)
         self.price = price
-        self.fate = "ok"
+        self.outcome = "ok"
         self.at_once: int | None = None
         self.refused = 0
         self._arriving = 0
@@ -83,21 +83,21 @@ class FakeSeller(FakeRunBlob):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if not request.url.path.endswith("/generate"):
             return await super().handle_async_request(request)
-        if self.fate == "down":
+        if self.outcome == "down":
             self.refused += 1
             raise httpx.ConnectError("nobody answers")
         if self.at_once is not None and self.running >= self.at_once:
             self.refused += 1
             return httpx.Response(429, json={"detail": "RATE_LIMIT_EXCEEDED"})
-        if self.fate not in {"ok", "lost"}:
+        if self.outcome not in {"ok", "lost"}:
             self.refused += 1
-            return httpx.Response(400, json={"detail": self.fate})
+            return httpx.Response(400, json={"detail": self.outcome})
         self._arriving += 1
         try:
             answer = await super().handle_async_request(request)
         finally:
             self._arriving -= 1
-        if self.fate == "lost":
+        if self.outcome == "lost":
             raise httpx.ReadError("the connection broke")
         return answer
 

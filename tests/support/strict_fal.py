@@ -336,15 +336,15 @@ class StrictFal(StrictServer):
             ahead = sum(1 for other in self.jobs.values() if other.created < job.created and self.now < other.starts)
             return body | {"status": "IN_QUEUE", "queue_position": self.queue_length + ahead}
         lines = [{"message": "Generating", "level": "INFO", "source": "USER", "timestamp": _iso(job.starts)}]
-        told: dict[str, Any] = {"logs": lines if logs else None}
+        reported: dict[str, Any] = {"logs": lines if logs else None}
         if self.now < job.ends:
-            return body | told | {"status": "IN_PROGRESS"}
-        told |= {"status": "COMPLETED", "metrics": {"inference_time": job.ends - job.starts}}
+            return body | reported | {"status": "IN_PROGRESS"}
+        reported |= {"status": "COMPLETED", "metrics": {"inference_time": job.ends - job.starts}}
         if job.outcome.error is not None:
-            told["error"] = job.outcome.error
+            reported["error"] = job.outcome.error
             if job.outcome.error_type is not None:
-                told["error_type"] = job.outcome.error_type
-        return body | told
+                reported["error_type"] = job.outcome.error_type
+        return body | reported
 
     def _stream(self, job: FalJob, *, logs: bool) -> Response:
         async def lines() -> Any:
@@ -530,17 +530,17 @@ class StrictFal(StrictServer):
         job = self.jobs[request_id]
         failed, payload_error = job.outcome.error is not None, job.outcome.payload_error
         payload = {"detail": job.outcome.detail or job.outcome.error} if failed else self.output_of(job)
-        told: dict[str, Any] = {
+        reported: dict[str, Any] = {
             "request_id": job.id,
             "gateway_request_id": job.gateway_id,
             "status": "ERROR" if failed else "OK",
             "payload": None if payload_error is not None else payload,
         }
         if failed:
-            told["error"] = job.outcome.error
+            reported["error"] = job.outcome.error
         if payload_error is not None:
-            told["payload_error"] = payload_error
-        body = json.dumps(told).encode()
+            reported["payload_error"] = payload_error
+        body = json.dumps(reported).encode()
         stamp = str(int(self.now if at is None else at))
         message = "\n".join((job.id, "user-1", stamp, hashlib.sha256(body).hexdigest()))
         headers = {

@@ -621,8 +621,8 @@ class StrictKling(StrictServer):
     def delivery(self, task_id: str, status: str | None = None, *, at: float | None = None) -> Delivery:
         """The callback of a task for one status. Defaults to its status now, signed now by the server's clock."""
         task = self.tasks[task_id]
-        told = self._callback_form(task, status or self.status_of(task))
-        body = json.dumps(told).encode()
+        reported = self._callback_form(task, status or self.status_of(task))
+        body = json.dumps(reported).encode()
         headers = {"content-type": "application/json"}
         if self.webhook_secrets:
             stamp, number = str(int(self.now if at is None else at)), str(uuid.uuid4().int)[:10]

@@ -102,10 +102,10 @@ async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlo
     requests = (runblob.O3Video(f"clip {number}") for number in range(400))
     async with client.map(requests, in_flight=400):
         await anyio.sleep(server.duration - 10)
-        held = {name: count for name, count in (ours() - before).items() if count > 200}
+        kept = {name: count for name, count in (ours() - before).items() if count > 200}
     assert server.bought == 400
-    assert set(held) == {"O3Video", "TrackedJob"}
-    assert sum(held.values()) <= 800
+    assert set(kept) == {"O3Video", "TrackedJob"}
+    assert sum(kept.values()) <= 800
 
 
 async def test_rows_are_pulled_only_when_there_is_room(client: Client) -> None:
@@ -348,7 +348,7 @@ async def test_a_run_that_is_left_leaves_the_other_running(client: Client, serve
     assert sum(outcome.result is not None for outcome in outcomes) == 50
 
 
-async def test_a_ration_holds_in_a_run(server: FakeRunBlob) -> None:
+async def test_a_rate_limit_holds_in_a_run(server: FakeRunBlob) -> None:
     server.duration = 100
     async with Client(kling_async.RunBlob(KEY), http=server) as client:
         start = anyio.current_time()

@@ -281,12 +281,12 @@ async def test_a_lasting_not_found_is_raised(client: Client, server: FakeRunBlob
 
 
 async def test_failed_polls_do_not_fail_the_job(client: Client, server: FakeRunBlob) -> None:
-    async def trouble(request: httpx.Request) -> httpx.Response | None:
+    async def failing(request: httpx.Request) -> httpx.Response | None:
         if request.method == "GET" and server.requests["poll"] < 10:
             raise httpx.ReadTimeout("slow", request=request)
         return None
 
-    server.intercept = trouble
+    server.intercept = failing
     job = await client.submit(VIDEO)
     assert (await job).urls
     assert [event.status for event in job.events] == [Status.PENDING, Status.COMPLETED]

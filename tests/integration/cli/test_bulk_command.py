@@ -96,8 +96,8 @@ def test_bad_rows_are_listed_and_nothing_is_bought(bulk: Run, sandbox: Sandbox, 
     assert "50 rows are not valid; nothing was bought" in answer.err
     assert sandbox.counters.requests == {}
     assert not (tmp_path / "out").exists()
-    told = bulk("--json").objects
-    assert [line["line"] for line in told if line["type"] == "bad-row"] == list(range(4, 54))
+    reported = bulk("--json").objects
+    assert [line["line"] for line in reported if line["type"] == "bad-row"] == list(range(4, 54))
 
 
 def test_the_error_that_stops_the_run_is_shown_once(
@@ -124,9 +124,9 @@ def test_a_dry_run_estimates_and_buys_nothing(bulk: Run, sandbox: Sandbox, tmp_p
     assert "pixeldojo/image-v3 2 2 credits" in words
     assert "runblob/o3-photo 2 about $0.10" in words
     assert sandbox.counters.requests == {}
-    [told] = bulk("--dry-run", "--json").objects
+    [reported] = bulk("--dry-run", "--json").objects
     sums = {"rows": 2, "unpriced": 0, "cost": "$0.056", "estimated": True}
-    assert told["endpoints"]["inferencesh/image-o1"] == sums
+    assert reported["endpoints"]["inferencesh/image-o1"] == sums
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_what_a_provider_refunds_is_not_spent(bulk: Run, sandbox: Sandbox, tmp_p
     assert (clip["cost"], "refunded" in clip) == ({"amount": "0.1500", "unit": "USD"}, False)
     assert ("cost" in failed_clip, failed_clip["refunded"]) == (False, clip["cost"])
     assert failed_picture["cost"] == {"amount": "0", "unit": "credits"}
-    told = json.loads(page_data(tmp_path / "out" / "report.html"))
-    assert ["$0.15", "spent"] in told["sums"]
-    assert ["1 credit", "spent"] in told["sums"]
-    assert [row["cost"] for row in told["rows"]] == ["$0.15", None, "1 credit", "0 credits"]
-    assert ["refunded", "$0.15"] in told["rows"][1]["details"]
+    reported = json.loads(page_data(tmp_path / "out" / "report.html"))
+    assert ["$0.15", "spent"] in reported["sums"]
+    assert ["1 credit", "spent"] in reported["sums"]
+    assert [row["cost"] for row in reported["rows"]] == ["$0.15", None, "1 credit", "0 credits"]
+    assert ["refunded", "$0.15"] in reported["rows"][1]["details"]
 
 
 def test_what_earlier_attempts_cost_is_spent_too(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def page_data(page: Path) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_an_option_that_makes_no_sense_is_told_and_nothing_is_bought(
+def test_an_option_that_makes_no_sense_is_reported_and_nothing_is_bought(
     bulk: Run, sandbox: Sandbox, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     write(tmp_path, mixed(2))
@@ -256,7 +256,7 @@ def test_an_option_that_makes_no_sense_is_told_and_nothing_is_bought(
         ("utf-16.jsonl", "utf-16.jsonl is UTF-16 text"),
     ],
 )
-def test_a_file_without_rows_is_told(kling: Run, tmp_path: Path, name: str, words: str) -> None:
+def test_a_file_without_rows_is_reported(kling: Run, tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "rows.dat").touch()
     (tmp_path / "empty.jsonl").write_text("\n")
@@ -268,7 +268,7 @@ def test_a_file_without_rows_is_told(kling: Run, tmp_path: Path, name: str, word
     assert not (tmp_path / "out").exists()
 
 
-def test_results_that_cannot_be_written_are_told_and_the_ledger_has_what_was_bought(
+def test_results_that_cannot_be_written_are_reported_and_the_ledger_has_what_was_bought(
     bulk: Run, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     write(tmp_path, mixed(4))
@@ -284,12 +284,12 @@ def test_results_that_cannot_be_written_are_told_and_the_ledger_has_what_was_bou
     assert sandbox.counters.jobs_bought == 4
 
 
-def test_a_line_of_results_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_line_of_results_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     found = Results(tmp_path / "results.jsonl")
     found.path.symlink_to("/dev/full")
-    with pytest.raises(CommandError, match="No space left on device") as told:
+    with pytest.raises(CommandError, match="No space left on device") as caught:
         found.add(Record("key", "digest", 1, "runblob/o3-video", "completed"))
-    assert told.value.code == 10
+    assert caught.value.code == 10
 
 
 def test_a_retry_that_is_interrupted_is_the_same_retry_afterwards(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:

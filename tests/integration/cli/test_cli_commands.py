@@ -149,11 +149,11 @@ def test_endpoints_lists_every_field_of_every_endpoint(kling: Run) -> None:
 
 
 def test_endpoints_json_has_the_schema(kling: Run) -> None:
-    [told] = kling("endpoints", VIDEO, "--json").objects
-    assert told["endpoint"] == VIDEO
-    assert set(told["schema"]["properties"]) > {"prompt", "duration"}
+    [reported] = kling("endpoints", VIDEO, "--json").objects
+    assert reported["endpoint"] == VIDEO
+    assert set(reported["schema"]["properties"]) > {"prompt", "duration"}
     [portable] = kling("endpoints", "video", "--json").objects
-    for one in (told, portable):
+    for one in (reported, portable):
         five, *_ = [each for each in one["schema"]["properties"]["duration"]["x-choices"] if each["value"] == 5]
         assert five["label"] == "5 seconds"
         assert "usually" in five["hint"]
@@ -201,7 +201,7 @@ def test_files_may_be_named_by_a_template(kling: Run, sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("reason", "code"), [("CONTENT_POLICY_VIOLATION", 6), ("TASK_FAILED", 1)])
-def test_a_failed_job_ends_with_its_code_and_the_fate_of_the_money(
+def test_a_failed_job_ends_with_its_code_and_says_whether_it_is_refunded(
     kling: Run, sandbox: Sandbox, reason: str, code: int
 ) -> None:
     sandbox.plan_next(fail=reason, duration=0)

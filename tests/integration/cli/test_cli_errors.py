@@ -52,7 +52,7 @@ SIX = [word for number in range(6) for word in ("--reference", f"https://example
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_bad_input_is_told_and_nothing_is_sent(
+def test_bad_input_is_reported_and_nothing_is_sent(
     kling: Run, sandbox: Sandbox, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     bad_files(tmp_path)
@@ -72,7 +72,9 @@ def test_bad_input_is_told_and_nothing_is_sent(
         ("runblob/o4-video/550e8400", ["no endpoint 'runblob/o4-video'", VIDEO]),
     ],
 )
-def test_a_bad_reference_is_told_and_nothing_is_sent(kling: Run, sandbox: Sandbox, ref: str, words: list[str]) -> None:
+def test_a_bad_reference_is_reported_and_nothing_is_sent(
+    kling: Run, sandbox: Sandbox, ref: str, words: list[str]
+) -> None:
     answer = kling("watch", ref)
     assert answer.code == 2, answer
     for word in words:
@@ -170,7 +172,7 @@ def test_a_provider_that_is_not_there_is_code_8(kling: Run, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
-def test_polls_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox: Sandbox, form: list[str]) -> None:
+def test_polls_that_fail_are_reported_once_while_the_job_goes_on(kling: Run, sandbox: Sandbox, form: list[str]) -> None:
     """On standard error, so that a program which reads JSON meets JSON alone."""
     ref = kling("generate", VIDEO, "x", "--no-wait").out.strip()
     sandbox.faults.add("server-error:status:status=418")
@@ -181,7 +183,7 @@ def test_polls_that_fail_are_told_once_while_the_job_goes_on(kling: Run, sandbox
     assert "warning" not in answer.out
 
 
-def test_a_poll_that_fails_for_good_is_told_as_the_error_that_it_is(kling: Run, sandbox: Sandbox) -> None:
+def test_a_poll_that_fails_for_good_is_reported_as_the_error_that_it_is(kling: Run, sandbox: Sandbox) -> None:
     answer = kling("watch", f"{VIDEO}/00000000-0000-4000-8000-000000000000")
     assert (answer.code, sandbox.counters.jobs_bought) == (7, 0)
     assert "warning" not in answer.err
@@ -209,15 +211,15 @@ def test_text_from_elsewhere_cannot_disturb_the_terminal(kling: Run, sandbox: Sa
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", answer.err), answer
 
 
-def test_a_fault_of_the_program_is_told_with_the_jobs_that_go_on(
+def test_a_fault_of_the_program_is_reported_with_the_jobs_that_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has paid must learn of it, and whoever searches for the fault must see where it is."""
     report = Report(TextRenderer(), lambda ref: resume_command(ref, None))
     report.emit(JobStarted(JobRef("runblob", "o3-video", "a")))
-    with pytest.raises(typer.Exit) as told, handle_errors(report):
+    with pytest.raises(typer.Exit) as caught, handle_errors(report):
         raise ZeroDivisionError("by nothing")
-    assert told.value.exit_code == 70
+    assert caught.value.exit_code == 70
     said = capsys.readouterr().err
     assert "error: ZeroDivisionError: by nothing. This is an internal error of kling; KLING_TRACEBACK=1" in said
     assert f"kling watch {VIDEO}/a" in said

@@ -77,8 +77,8 @@ def interrupted(dead_end: DeadEnd, folder: Path, *arguments: str) -> Answer:
 
 def test_nothing_is_bought_from_a_provider_that_cannot_be_reached(dead_end: DeadEnd, tmp_path: Path) -> None:
     assert NOTHING in interrupted(dead_end, tmp_path, "generate", VIDEO, "x").err.splitlines()
-    [told] = interrupted(dead_end, tmp_path, "generate", VIDEO, "x", "--json").objects
-    assert told == {"type": "interrupted", "message": NOTHING, "exit_code": 130}
+    [reported] = interrupted(dead_end, tmp_path, "generate", VIDEO, "x", "--json").objects
+    assert reported == {"type": "interrupted", "message": NOTHING, "exit_code": 130}
 
 
 def test_the_ledger_says_the_same(dead_end: DeadEnd, kling: Run, tmp_path: Path) -> None:

@@ -63,21 +63,21 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
     process.send_signal(signal.SIGINT)
     answer = finish(process)
     [job] = sandbox.state.jobs.values()
-    [told] = answer.objects
-    assert (answer.code, told["type"], told["exit_code"]) == (130, "interrupted", 130)
-    assert told["unfinished"] == [
+    [reported] = answer.objects
+    assert (answer.code, reported["type"], reported["exit_code"]) == (130, "interrupted", 130)
+    assert reported["unfinished"] == [
         {"ref": f"{VIDEO}/{job.id}", "status": "pending", "watch": f"kling watch {VIDEO}/{job.id}"}
     ]
 
 
 @pytest.mark.parametrize("moment", ["kling_async._cli.app", "typer", "kling_async._cli.commands.endpoints"])
-def test_an_interrupt_during_the_start_is_told_in_a_sentence(moment: str) -> None:
+def test_an_interrupt_during_the_start_is_reported_in_a_sentence(moment: str) -> None:
     """The signal comes while that module is searched."""
     answer = interrupted(moment, "endpoints")
     assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was bought\n")
 
 
-def test_an_interrupt_before_a_command_works_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_an_interrupt_before_a_command_works_is_reported_in_a_sentence(tmp_path: Path) -> None:
     """The demo searches for the sandbox when the command has begun, and its work has not."""
     answer = interrupted("kling_async.sandbox", "demo", "-o", str(tmp_path))
     assert (answer.code, answer.out, answer.err) == (130, "", "interrupted; nothing was bought\n")
@@ -146,7 +146,7 @@ def test_a_reader_that_left_before_anything_was_said_is_code_141(arguments: list
 def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> None:
     answer = finish(launch("demo", "--speed", "600", *SMALL, "--json", "-o", "out", cwd=tmp_path))
     assert answer.code == 0, answer
-    results = [told for told in answer.objects if told["type"] == "result"]
+    results = [reported for reported in answer.objects if reported["type"] == "result"]
     kinds = sorted(artifact["kind"] for result in results for artifact in result["artifacts"])
     assert kinds.count("video") >= 1
     assert kinds.count("image") >= 2
@@ -157,7 +157,7 @@ def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> Non
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_the_demo_keeps_the_sandbox_when_told_to_and_until_told_to_end(tmp_path: Path) -> None:
+def test_the_demo_keeps_the_sandbox_when_asked_to_and_until_asked_to_end(tmp_path: Path) -> None:
     process = launch("demo", "--speed", "600", *SMALL, "--keep", "-o", "out", cwd=tmp_path)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -204,13 +204,13 @@ def test_output_that_has_no_place_does_not_hide_what_was_bought(
         answer = finish(process)
     [job] = sandbox.state.jobs.values()
     assert answer.code == 10, answer
-    told = answer.out + answer.err
-    assert ("No space left on device; send it to another place" in told) == (len(full) == 1)
-    assert (f"kling watch {PHOTO}/{job.id} -o out" in told) == (len(full) == 1)
+    reported = answer.out + answer.err
+    assert ("No space left on device; send it to another place" in reported) == (len(full) == 1)
+    assert (f"kling watch {PHOTO}/{job.id} -o out" in reported) == (len(full) == 1)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_an_error_is_told_though_the_output_has_no_place(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_an_error_is_reported_though_the_output_has_no_place(sandbox: Sandbox, tmp_path: Path) -> None:
     """It is what the user has to know. That the output is full comes second."""
     sandbox.faults.add("accept-then-reset:submit")
     with Path("/dev/full").open("w") as device:
@@ -251,7 +251,7 @@ def test_the_live_table_shows_hostile_words_and_obeys_none(sandbox: Sandbox, tmp
     assert not re.search(r"\x1b\]|\x07|\x1b\[2J|\u202e", answer.out)
 
 
-def test_the_sandbox_serves_until_it_is_told_to_end(
+def test_the_sandbox_serves_until_it_is_asked_to_end(
     kling: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its output is a shell script that leads the program to it."""
@@ -280,7 +280,7 @@ def test_the_sandbox_serves_until_it_is_told_to_end(
     assert (answer.code, answer.out) == (0, ""), answer
 
 
-def test_a_fault_that_there_is_not_is_told(kling: Run) -> None:
+def test_a_fault_that_there_is_not_is_reported(kling: Run) -> None:
     answer = kling("sandbox", "--port", "0", "--fault", "lightning:submit")
     assert answer.code == 2, answer
     assert "lightning" in answer.err

@@ -17,7 +17,7 @@ def history() -> Path:
     return Path(os.environ["XDG_STATE_HOME"]) / "kling" / "sandbox.db"
 
 
-def test_a_history_is_kept_and_told_once(kling: Run, sandbox: Sandbox) -> None:
+def test_a_history_is_kept_and_reported_once(kling: Run, sandbox: Sandbox) -> None:
     first = kling(*BUY, "--no-wait")
     assert first.code == 0, first
     assert f"your history is kept in {history()}" in first.err

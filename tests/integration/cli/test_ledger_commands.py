@@ -82,7 +82,7 @@ def test_jobs_needs_no_key_and_shows_each_submission_on_a_line(
     assert sandbox.counters.requests.total() == before
 
 
-def test_jobs_lists_the_last_hundred_unless_told_otherwise(kling: Run, tmp_path: Path) -> None:
+def test_jobs_lists_the_last_hundred_unless_asked_otherwise(kling: Run, tmp_path: Path) -> None:
     async def fill() -> None:
         ledger = SqliteLedger(tmp_path / "jobs.db")
         for n in range(120):
@@ -129,8 +129,8 @@ def test_resume_saves_what_ended_unsaved_and_tells_the_way_out_of_the_rest(kling
     assert "warning" not in answer.err
     [saved, lost] = kling("jobs", *KEPT, "--json").objects
     assert (len(saved["files"]), lost["state"]) == (1, "unknown")
-    [told] = kling(*RESUME, "--json").objects
-    assert (told["type"], told["key"], told["state"]) == ("unresolved", "lost", "unknown")
+    [reported] = kling(*RESUME, "--json").objects
+    assert (reported["type"], reported["key"], reported["state"]) == ("unresolved", "lost", "unknown")
     assert (sandbox.counters.jobs_bought, sandbox.counters.requests["runblob", "submit"]) == (2, 2)
 
 
@@ -210,7 +210,7 @@ def test_resubmitting_what_may_have_been_bought_takes_a_yes(kling: Run, sandbox:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_a_wrong_ledger_or_word_is_told_and_nothing_is_bought(
+def test_a_wrong_ledger_or_word_is_reported_and_nothing_is_bought(
     kling: Run, sandbox: Sandbox, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     buy(kling, "row-1")
@@ -236,7 +236,7 @@ def test_the_ledger_is_named_by_the_environment_or_stands_in_the_working_directo
     assert job["ref"] == answer.out.strip()
 
 
-def test_without_the_key_of_its_provider_a_job_is_told_as_unresolved(
+def test_without_the_key_of_its_provider_a_job_is_reported_as_unresolved(
     kling: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buy(kling, "row-1")
@@ -282,8 +282,8 @@ def test_a_key_cannot_disturb_the_terminal(kling: Run, sandbox: Sandbox) -> None
 
 @pytest.mark.parametrize("key", ["row-1", "it's", 'a "b" c', "back\\slash", "new\nline", "$(rm -rf ~)"])
 def test_advice_quotes_a_key_for_the_shell(key: str) -> None:
-    told = ", or ".join(as_commands([Remedy("resubmit", key), Remedy("forget", key)]))
-    for words, option in zip(re.findall(r"`([^`]*)`", told), ["--resubmit", "--forget"], strict=True):
+    reported = ", or ".join(as_commands([Remedy("resubmit", key), Remedy("forget", key)]))
+    for words, option in zip(re.findall(r"`([^`]*)`", reported), ["--resubmit", "--forget"], strict=True):
         assert shlex.split(words) == ["kling", "resolve", key, option]
 
 

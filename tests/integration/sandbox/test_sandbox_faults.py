@@ -183,7 +183,7 @@ def test_a_web_page_with_status_200(client: httpx.Client, sandbox: Sandbox) -> N
     assert sandbox.counters.jobs_bought == 1
 
 
-def test_empty_wrong_and_unheard_of_answers(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
+def test_empty_wrong_and_unknown_answers(client: httpx.Client, sandbox: Sandbox, bought: Buy) -> None:
     job = bought()
     honest = _poll(client, job).json()
     answers = []
@@ -288,7 +288,7 @@ def test_an_expired_address_stays_dead_and_is_replaced(client: httpx.Client, san
     assert httpx.get(fresh, trust_env=False).status_code == 200
 
 
-def test_api_faults_leave_downloads_alone_unless_told_otherwise(client: httpx.Client, sandbox: Sandbox) -> None:
+def test_api_faults_leave_downloads_alone_unless_asked_otherwise(client: httpx.Client, sandbox: Sandbox) -> None:
     url = _fresh(sandbox, client)
     rule = sandbox.faults.add(Fault.server_error)
     assert httpx.get(url, trust_env=False).status_code == 200
@@ -343,7 +343,7 @@ def test_the_text_form(text: str, rule: Rule) -> None:
         ("drip:seconds=-1", "seconds=-1.0 is not a duration"),
     ],
 )
-def test_a_text_that_is_no_fault_is_told_what_there_is(text: str, complaint: str) -> None:
+def test_a_text_that_is_no_fault_is_refused_with_the_faults_that_there_are(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse(text)
 
@@ -353,7 +353,7 @@ def test_options_go_with_a_fault_and_not_with_its_text() -> None:
         FaultRegistry().add("stuck", every=2)
 
 
-def test_an_option_that_there_is_not_is_told_what_there_is() -> None:
+def test_an_option_that_there_is_not_is_refused_with_those_that_there_are() -> None:
     switchboard = FaultRegistry()
     with pytest.raises(ValueError, match="drip: unknown option 'only'; there are: provider, kind, every, times"):
         switchboard.add(Fault.drip, only=2)  # type: ignore[call-arg]

@@ -216,7 +216,7 @@ def test_status_calls_are_limited_per_key_over_all_jobs(
         assert sandbox.counters.status_calls == 62
 
 
-def test_durations_follow_the_documented_laws() -> None:
+def test_durations_follow_the_documented_distributions() -> None:
     """The middle 80 % of 100 jobs lie in the documented ranges, give or take a tenth."""
     ranges = {
         (VIDEO, "5", "kling_o3"): (120, 180),

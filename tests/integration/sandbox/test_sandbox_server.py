@@ -232,7 +232,7 @@ def test_sigterm_ends_it_in_an_orderly_way(start: Start) -> None:
         (("--speed", "-1"), "speed=-1.0 is not a usable speed"),
     ],
 )
-def test_bad_arguments_are_told_on_stderr(start: Start, arguments: tuple[str, ...], complaint: str) -> None:
+def test_bad_arguments_are_reported_on_stderr(start: Start, arguments: tuple[str, ...], complaint: str) -> None:
     process = start(*arguments)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2

@@ -87,15 +87,15 @@ def test_keys_open_only_their_own_provider(state: ProviderState, account: Accoun
 
 
 def test_a_job_is_cancelled_until_it_has_ended(state: ProviderState, account: Account) -> None:
-    told: list[Phase] = []
-    state.subscribe(lambda job: told.append(state.phase(job)))
+    reported: list[Phase] = []
+    state.subscribe(lambda job: reported.append(state.phase(job)))
     first, second = state.submit(_order(account)), state.submit(_order(account))
     assert state.cancel(first)
     assert not state.cancel(first)
     state.clock.advance(900)
     assert not state.cancel(second)
     assert [state.phase(first), state.phase(second)] == [Phase.CANCELLED, Phase.COMPLETED]
-    assert told == [Phase.PENDING, Phase.PENDING, Phase.CANCELLED]
+    assert reported == [Phase.PENDING, Phase.PENDING, Phase.CANCELLED]
     assert not state.downloadable(first, first.files[0], 0)
 
 
@@ -179,7 +179,7 @@ def test_durations_are_lognormal() -> None:
     assert (logs[1683] - logs[317]) / 2 == pytest.approx(0.545, rel=0.08)
 
 
-def test_a_ration_slides_with_time() -> None:
+def test_a_rate_limit_slides_with_time() -> None:
     account = Account("acme", "key", rate_limit=2)
     moments = [0, 30, 40, 59.9, 60, 61, 90]
     assert [account.may_poll(moment) for moment in moments] == [True, True, False, False, True, False, True]

@@ -71,7 +71,7 @@ def customer() -> Iterator[Customer]:
     endpoint.server.server_close()
 
 
-def _settled(sandbox: Sandbox, attempts: int) -> list[Delivery]:
+def _finished(sandbox: Sandbox, attempts: int) -> list[Delivery]:
     """The deliveries, once so many attempts were answered."""
     deliveries = sandbox.wait_for_deliveries(attempts, PATIENCE)
     assert len(deliveries) == attempts
@@ -91,7 +91,7 @@ def test_a_completed_job_is_reported_with_its_result(
     body = customer.next()
     assert body.pop(field).endswith(extension)
     assert body == {"generation_id": job, "status": "completed", "model": model, "message": None}
-    (delivery,) = _settled(sandbox, 1)
+    (delivery,) = _finished(sandbox, 1)
     assert (delivery.job.id, delivery.attempt, delivery.status) == (job, 1, 200)
     assert sandbox.counters.webhooks == {"runblob": 1}
 
@@ -122,7 +122,7 @@ def test_nothing_is_reported_before_the_end_or_without_an_address(
     assert customer.calls.empty()
     sandbox.state.clock.advance(0.1)
     customer.next()
-    _settled(sandbox, 1)
+    _finished(sandbox, 1)
     assert sandbox.counters.webhooks == {"runblob": 1}
 
 
@@ -135,13 +135,13 @@ def test_a_refused_delivery_is_repeated_every_30_s_and_given_up_after_the_fifth(
     sandbox.state.clock.advance(ENOUGH)
     bodies = [customer.next()]
     for attempt in range(2, 6):
-        _settled(sandbox, attempt - 1)
+        _finished(sandbox, attempt - 1)
         sandbox.state.clock.advance(29)
         assert customer.calls.empty()
         sandbox.state.clock.advance(1)
         bodies.append(customer.next())
     sandbox.state.clock.advance(ENOUGH)
-    deliveries = _settled(sandbox, 5)
+    deliveries = _finished(sandbox, 5)
     assert [(each.attempt, each.status) for each in deliveries] == [(n, 500) for n in range(1, 6)]
     assert all(body == bodies[0] for body in bodies)
     assert customer.calls.empty()
@@ -152,17 +152,17 @@ def test_an_accepted_repetition_ends_the_matter(sandbox: Sandbox, bought: Buy, c
     bought(callback_url=customer.url)
     sandbox.state.clock.advance(ENOUGH)
     customer.next()
-    _settled(sandbox, 1)
+    _finished(sandbox, 1)
     sandbox.state.clock.advance(30)
     customer.next()
-    assert [each.status for each in _settled(sandbox, 2)] == [503, 200]
+    assert [each.status for each in _finished(sandbox, 2)] == [503, 200]
 
 
 def test_a_customer_who_is_not_there_is_tried_again(sandbox: Sandbox, bought: Buy) -> None:
     bought(callback_url="http://127.0.0.1:1/nobody")
     for attempt in range(1, 6):
         sandbox.state.clock.advance(ENOUGH)
-        assert [each.status for each in _settled(sandbox, attempt)] == [None] * attempt
+        assert [each.status for each in _finished(sandbox, attempt)] == [None] * attempt
 
 
 def test_a_customer_who_never_answers_does_not_keep_the_sandbox_from_stopping() -> None:
@@ -216,7 +216,7 @@ def test_twice_is_the_same_twice(sandbox: Sandbox, bought: Buy, customer: Custom
     bought(callback_url=customer.url)
     sandbox.state.clock.advance(ENOUGH)
     assert customer.next() == customer.next()
-    assert [each.attempt for each in _settled(sandbox, 2)] == [1, 1]
+    assert [each.attempt for each in _finished(sandbox, 2)] == [1, 1]
 
 
 def test_out_of_order_says_processing_after_completed(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
@@ -232,10 +232,10 @@ def test_out_of_order_says_processing_after_completed(sandbox: Sandbox, bought: 
 def test_never_is_never(sandbox: Sandbox, bought: Buy, customer: Customer) -> None:
     sandbox.faults.add(Fault.webhook_never, times=1)
     bought(callback_url=customer.url)
-    told = bought(callback_url=customer.url)
+    reported = bought(callback_url=customer.url)
     sandbox.state.clock.advance(ENOUGH)
-    assert customer.next()["generation_id"] == told
-    _settled(sandbox, 1)
+    assert customer.next()["generation_id"] == reported
+    _finished(sandbox, 1)
     assert sandbox.counters.webhooks == {"runblob": 1}
 
 
@@ -243,7 +243,7 @@ def test_forgeries_come_before_the_real_one(sandbox: Sandbox, bought: Buy, custo
     sandbox.faults.add(Fault.webhook_forged)
     job = bought(callback_url=customer.url)
     sandbox.state.clock.advance(ENOUGH)
-    guessed, foreign, broken, flood, honest = _settled(sandbox, 5)
+    guessed, foreign, broken, flood, honest = _finished(sandbox, 5)
     assert [each.forged for each in (guessed, foreign, broken, flood, honest)] == [True] * 4 + [False]
     assert guessed.url != customer.url
     assert guessed.url[:-1] == customer.url[:-1]
@@ -263,7 +263,7 @@ def test_a_refused_forgery_is_not_repeated(sandbox: Sandbox, bought: Buy, custom
         customer.answers.put(status)
     bought(callback_url=customer.url)
     sandbox.state.clock.advance(ENOUGH)
-    assert [each.status for each in _settled(sandbox, 5)] == [404, 404, 400, 413, 200]
+    assert [each.status for each in _finished(sandbox, 5)] == [404, 404, 400, 413, 200]
     sandbox.state.clock.advance(ENOUGH)
     assert len(sandbox.deliveries) == 5
 

@@ -130,7 +130,7 @@ def test_a_mistake_is_named_by_line_field_and_reason(tmp_path: Path, row: Any, f
     assert reason in bad[0].reason
 
 
-def test_every_field_of_a_row_is_told(tmp_path: Path) -> None:
+def test_every_field_of_a_row_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", {"prompt": "", "duration": 7, "colour": "red"})
     assert {bad.field for bad in read(path)[1]} == {"prompt", "duration", "colour"}
 

@@ -213,7 +213,7 @@ async def test_addresses_that_are_not_secure_are_not_opened(
     assert files(tmp_path) == []
 
 
-async def test_an_address_that_is_none_is_told(engines: PerLoopBackend, tmp_path: Path) -> None:
+async def test_an_address_that_is_none_is_reported(engines: PerLoopBackend, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed):
         await artifact(engines, "//[").save(f"{tmp_path}/")
 
@@ -258,7 +258,7 @@ async def test_a_file_that_exists_is_replaced_only_by_a_whole_one(
     assert files(tmp_path) == ["x.png"]
 
 
-async def test_a_place_that_cannot_be_written_is_told(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
+async def test_a_place_that_cannot_be_written_is_reported(cdn: Cdn, engines: PerLoopBackend, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "runblob-o3-photo-job-1.png").mkdir()
     for target in (f"{tmp_path}/file/", f"{tmp_path}/file/x.png", f"{tmp_path}/"):
@@ -323,7 +323,7 @@ async def test_a_save_cancelled_at_any_step_leaves_nothing_or_the_whole_file(
     assert len(files(folder)) == 1
 
 
-async def test_an_expired_address_that_cannot_be_renewed_is_told(
+async def test_an_expired_address_that_cannot_be_renewed_is_reported(
     cdn: Cdn, engines: PerLoopBackend, tmp_path: Path
 ) -> None:
     cdn.answer = lambda _path, _start: (403, {}, b"")

@@ -239,19 +239,19 @@ async def test_the_ledger_stores_the_digest_and_knows_the_file_by_it(picture: Pa
     assert f"sha256:{hashlib.sha256(PICTURE).hexdigest()}" in repr(first.request)
 
 
-async def _held(requests: list[Request]) -> tuple[int, int]:
+async def _most_in_memory(requests: list[Request]) -> tuple[int, int]:
     """The most pieces and bytes of files that were held at once while those requests were sent together."""
-    held: dict[int, int] = {}
+    in_memory: dict[int, int] = {}
     peak = [0, 0]
 
     class Counting(Wire):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             assert isinstance(request.stream, httpx.AsyncByteStream)
             async for piece in request.stream:
-                held[id(request)] = len(piece)
-                peak[0], peak[1] = max(peak[0], len(held)), max(peak[1], sum(held.values()))
+                in_memory[id(request)] = len(piece)
+                peak[0], peak[1] = max(peak[0], len(in_memory)), max(peak[1], sum(in_memory.values()))
                 await asyncio.sleep(0)
-                held.pop(id(request))
+                in_memory.pop(id(request))
                 del piece
             return httpx.Response(200, json=ANSWER)
 
@@ -261,12 +261,12 @@ async def _held(requests: list[Request]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_few_pieces_are_held_at_once_whatever_the_number_of_files(tmp_path: Path) -> None:
+async def test_a_few_pieces_are_in_memory_at_once_whatever_the_number_of_files(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(8)]
     for path in paths:
         path.write_bytes(PICTURE)
     together: list[Request] = [runblob.O3Photo("a boat", references=[path, *paths[:4]]) for path in paths]
-    pieces, size = await _held(together)
+    pieces, size = await _most_in_memory(together)
     assert 1 <= pieces <= len(together)
     assert size <= len(together) * PIECE // 3 * 4
     assert size < len(PICTURE) * 3  # of 40 files

@@ -251,8 +251,8 @@ def test_a_client_that_is_dropped_with_connections_says_how_to_close_it(sandbox:
         return [str(each.message) for each in caught]
 
     address = urlsplit(sandbox.url).netloc
-    told = anyio.run(partial(drop, close=False), backend=backend)
-    [ours] = [text for text in told if not text.startswith("unclosed ")]
+    reported = anyio.run(partial(drop, close=False), backend=backend)
+    [ours] = [text for text in reported if not text.startswith("unclosed ")]
     assert ours == (
         f"a Client was dropped while it had connections to {address}: close it, by `async with Client(...) as "
         "client:` or by `await client.aclose()`"
@@ -357,7 +357,7 @@ async def test_connections_are_kept_between_polls_and_bounded(sandbox: Sandbox) 
 
 
 @pytest.mark.asyncio
-async def test_a_rehearsal_is_looked_at_at_its_own_speed(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rehearsal_is_polled_at_its_own_speed(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """On default settings: the sandbox's providers carry its speed, others on this machine take it from a variable."""
     [played] = [one for one in sandbox.providers() if one.name == "runblob"]
     monkeypatch.setenv("KLING_SANDBOX_SPEED", "600")

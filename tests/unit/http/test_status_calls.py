@@ -206,9 +206,9 @@ async def test_a_broken_connection_names_the_provider_and_shows_no_key(carrier: 
     async with serving(cut_off) as server, carried(carrier, server.url) as sender:
         with pytest.raises(
             TransportFailed, match=r"RunBlob at 127\.0\.0\.1:.* broke before the answer was whole"
-        ) as told:
+        ) as caught:
             await read(sender)
-    shown = "".join(traceback.TracebackException.from_exception(told.value, capture_locals=True).format())
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
     assert KEY not in shown.replace(f"KEY = {KEY!r}", "")
 
 
@@ -216,9 +216,9 @@ async def test_an_address_where_nobody_listens_names_the_remedy(carrier: str) ->
     async with serving(answer()) as server:
         url = server.url
     async with carried(carrier, url) as sender:
-        with pytest.raises(TransportFailed, match="could not be reached") as told:
+        with pytest.raises(TransportFailed, match="could not be reached") as caught:
             await read(sender)
-    assert [remedy.action for remedy in told.value.remedies] == ["configure"]
+    assert [remedy.action for remedy in caught.value.remedies] == ["configure"]
 
 
 async def test_a_call_has_one_time_limit_as_a_whole(carrier: str) -> None:
@@ -289,10 +289,10 @@ class TestFast:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         if source.startswith("KLING"):
             monkeypatch.setenv("KLING_HTTP", "fast")
-        with pytest.raises(ConfigurationError) as told:
+        with pytest.raises(ConfigurationError) as caught:
             ProviderTransport(RunBlob(KEY), Limits(), "fast" if source.startswith("Client") else None, Clock())
-        assert str(told.value).startswith(source)
-        assert told.value.remedies[0].detail == "pip install 'kling-async[fast]'"
+        assert str(caught.value).startswith(source)
+        assert caught.value.remedies[0].detail == "pip install 'kling-async[fast]'"
 
     async def test_another_event_loop_is_refused_before_anything_is_sent(self) -> None:
         async def main() -> None:

@@ -111,7 +111,7 @@ async def test_what_was_not_sent_is_sent_again(effect: Effect, fault: Exception)
 
 
 @pytest.mark.parametrize("effect", Effect)
-async def test_what_cannot_be_sent_is_told_after_some_attempts(effect: Effect) -> None:
+async def test_what_cannot_be_sent_is_reported_after_some_attempts(effect: Effect) -> None:
     line = Line(NOT_SENT[0])
     assert isinstance(await outcome(line, call(effect), max_attempts=3), TransportFailed)
     assert len(line.requests) == 3

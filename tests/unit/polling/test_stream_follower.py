@@ -42,7 +42,7 @@ class Lines(httpx.AsyncByteStream):
         self.server = server
         self.identity = identity
         self.opened = anyio.current_time()
-        self.told = server.stage if server.snapshot else None
+        self.reported = server.stage if server.snapshot else None
         self.first = server.snapshot and not server.deaf
         self.lines = 0
         server.open_streams += 1
@@ -52,7 +52,7 @@ class Lines(httpx.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         server = self.server
-        if self.lines == server.close_after or (self.told == "completed" and not self.first and not server.deaf):
+        if self.lines == server.close_after or (self.reported == "completed" and not self.first and not server.deaf):
             if server.breaks:
                 raise httpx.ReadError("connection reset by peer")
             raise StopAsyncIteration
@@ -64,9 +64,9 @@ class Lines(httpx.AsyncByteStream):
             self.first = False
             return self.line(server.task(self.identity))
         await anyio.sleep(min(server.heartbeat, server.until_change()))
-        if server.deaf or server.stage == (self.told or self.server.stage_at(self.opened)):
+        if server.deaf or server.stage == (self.reported or self.server.stage_at(self.opened)):
             return self.line({"type": "heartbeat"})
-        self.told = server.stage
+        self.reported = server.stage
         part = {name: value for name, value in server.task(self.identity).items() if name in {"status", "output"}}
         return self.line({"data": part, "fields": list(part)})
 
@@ -152,7 +152,7 @@ async def client(server: FakeInferenceSh) -> AsyncIterator[Client]:
     assert server.open_streams == 0, "a stream was left open"
 
 
-def told(job: Job) -> list[tuple[Source, str | None, int]]:
+def reported(job: Job) -> list[tuple[Source, str | None, int]]:
     """The log as (where from, stage, second)."""
     return [(event.source, event.message or event.status, round(event.elapsed)) for event in job.events]
 
@@ -161,7 +161,7 @@ async def test_an_awaited_job_is_followed_to_its_end_on_one_stream(client: Clien
     job = await client.submit(REQUEST)
     result = await job
     assert result.urls == [OUTPUT["image"]]
-    assert told(job) == [
+    assert reported(job) == [
         ("submit", "received", 0),
         ("stream", "queued", 0),
         ("stream", "running", 5),
@@ -183,7 +183,7 @@ async def test_ten_minutes_of_heartbeats_are_no_failure(client: Client, server: 
     server.plan = {"queued": 0, "running": 1, "completed": 600}
     job = await client.submit(REQUEST)
     await job
-    assert told(job)[-1] == ("stream", "completed", 600)
+    assert reported(job)[-1] == ("stream", "completed", 600)
     assert server.streams == [0]
     assert len(server.polls) == 19, "one check for every 30 s of silence"
 
@@ -195,7 +195,7 @@ async def test_a_stream_that_stays_open_and_reports_nothing_costs_little_time(
     job = await client.submit(REQUEST)
     await job
     assert (server.polls, server.streams) == ([2, 6, 14, 30], [0])
-    assert told(job)[-1] == ("poll", "completed", 30)
+    assert reported(job)[-1] == ("poll", "completed", 30)
 
 
 async def test_a_webhook_counts_beside_a_silent_stream(server: FakeInferenceSh) -> None:
@@ -211,14 +211,14 @@ async def test_a_webhook_counts_beside_a_silent_stream(server: FakeInferenceSh) 
             body = json.dumps({"id": job.ref.id, "status": 10, "output": OUTPUT}).encode()
             assert await client.deliver(Delivery(provider, key, token, body))
     assert (server.polls, server.streams) == ([2, 6, 14, 20], [0])
-    assert told(job)[-1] == ("poll", "completed", 20)
+    assert reported(job)[-1] == ("poll", "completed", 20)
 
 
 async def test_a_stream_that_is_silent_for_ten_minutes_does_no_harm(client: Client, server: FakeInferenceSh) -> None:
     server.deaf, server.plan = True, {"queued": 0, "running": 1, "completed": 600}
     job = await client.submit(REQUEST)
     await job
-    assert told(job)[-1][:2] == ("poll", "completed")
+    assert reported(job)[-1][:2] == ("poll", "completed")
     assert server.polls[-1] <= 630
     assert len(server.polls) <= 24
 
@@ -231,14 +231,14 @@ async def test_an_end_that_came_before_the_stream_was_open_is_not_missed(
     job = await client.submit(REQUEST)
     server.plan = {"queued": 0, "completed": 0}
     await job
-    assert told(job)[-1] == ("poll", "completed", 2)
+    assert reported(job)[-1] == ("poll", "completed", 2)
 
 
 async def test_changes_are_reported_without_a_first_line_too(client: Client, server: FakeInferenceSh) -> None:
     server.snapshot = False
     job = await client.submit(REQUEST)
     await job
-    assert told(job)[1:] == [("poll", "queued", 2), ("stream", "running", 5), ("stream", "completed", 24)]
+    assert reported(job)[1:] == [("poll", "queued", 2), ("stream", "running", 5), ("stream", "completed", 24)]
 
 
 @pytest.mark.parametrize("breaks", [False, True])
@@ -261,7 +261,7 @@ async def test_after_several_failed_streams_a_job_is_only_polled(client: Client,
     job = await client.submit(REQUEST)
     await job
     assert len(server.streams) == 5
-    assert told(job)[-1][:2] == ("poll", "completed")
+    assert reported(job)[-1][:2] == ("poll", "completed")
     gaps = [later - earlier for earlier, later in zip(server.polls, server.polls[1:], strict=False)]
     assert all(1.9 <= gap <= 2.1 for gap in gaps[5:])
     assert 60 <= job.events[-1].elapsed <= 62.1
@@ -272,7 +272,7 @@ async def test_a_server_without_streams_is_polled(client: Client, server: FakeIn
     server.stream_status = status
     job = await client.submit(REQUEST)
     await job
-    assert told(job)[-1][:2] == ("poll", "completed")
+    assert reported(job)[-1][:2] == ("poll", "completed")
     assert len(server.streams) == 5
 
 
@@ -311,7 +311,7 @@ async def test_polls_that_fail_beside_a_stream_do_not_end_it(client: Client, ser
     job = await client.submit(REQUEST)
     server.poll_status = 500
     await job
-    assert told(job)[-1] == ("stream", "completed", 100)
+    assert reported(job)[-1] == ("stream", "completed", 100)
 
 
 async def test_the_deadline_comes_although_the_stream_is_open(server: FakeInferenceSh) -> None:
@@ -330,9 +330,9 @@ async def test_a_cancelled_waiter_closes_its_stream_and_loses_nothing(client: Cl
     with anyio.move_on_after(10):
         await job
     assert server.open_streams == 0
-    assert told(job)[-1] == ("stream", "running", 5)
+    assert reported(job)[-1] == ("stream", "running", 5)
     await job
-    assert told(job)[-1] == ("stream", "completed", 24)
+    assert reported(job)[-1] == ("stream", "completed", 24)
     assert len(server.streams) == 2
 
 
@@ -358,5 +358,5 @@ async def test_an_unreadable_line_ends_the_stream_and_not_the_job(client: Client
     job = await client.submit(REQUEST)
     server.garbled = True
     await job
-    assert told(job)[-1][:2] == ("poll", "completed")
+    assert reported(job)[-1][:2] == ("poll", "completed")
     assert len(server.streams) == 5

@@ -133,9 +133,9 @@ def test_every_choice_of_every_endpoint_is_one_that_it_accepts(endpoint: Endpoin
 
 @EVERY
 def test_every_image_field_tells_its_limits(endpoint: Endpoint[Any]) -> None:
-    told = {image.field for image in endpoint.images}
+    reported = {image.field for image in endpoint.images}
     fields = {name for name in endpoint.request.reference_fields if name in endpoint.request.model_fields}
-    assert fields - {"sound"} == told
+    assert fields - {"sound"} == reported
 
 
 @pytest.mark.parametrize(

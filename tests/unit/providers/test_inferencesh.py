@@ -286,7 +286,7 @@ def test_the_request_s_own_callback_goes_before_the_client_s(provider: Inference
     assert sent(done.calls[0])["webhook"] == "https://mine.example.com/"
 
 
-def test_a_missing_app_is_told_as_such_and_not_as_a_missing_job(provider: InferenceSh) -> None:
+def test_a_missing_app_is_reported_as_such_and_not_as_a_missing_job(provider: InferenceSh) -> None:
     missing = reply({"type": "https://api.inference.sh/errors/not_found", "title": "Not Found", "status": 404}, 404)
     with pytest.raises(InvalidRequest, match="it has no app klingai/image-o1@gone") as refused:
         drive(provider.submit(ImageO1("a boat", app="klingai/image-o1@gone"), "key", None), missing)
@@ -396,9 +396,9 @@ def test_a_stream_asks_for_lines_of_json(provider: InferenceSh) -> None:
 def test_each_stream_starts_from_nothing(provider: InferenceSh) -> None:
     """What an earlier stream told is not mixed into the next one's parts."""
     first = provider.stream(REF)
-    told = first.read(json.dumps({"id": "task-1", "status": 10, "output": {"image": IMAGE}}))
-    assert told is not None
-    assert told.status is Status.COMPLETED
+    reported = first.read(json.dumps({"id": "task-1", "status": 10, "output": {"image": IMAGE}}))
+    assert reported is not None
+    assert reported.status is Status.COMPLETED
     part = json.dumps({"data": {"status": 10}, "fields": ["status"]})
     assert provider.stream(REF).read(part) is None
 

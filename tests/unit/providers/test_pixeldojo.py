@@ -179,7 +179,7 @@ def test_every_code_is_understood_in_every_envelope(code: str) -> None:
     assert type(PixelDojo(KEY).errors.parse_error(Reply(status, content=json.dumps({"error": code}).encode()))) is kind
 
 
-def test_an_empty_account_is_told_from_a_forbidden_key_by_its_code() -> None:
+def test_an_empty_account_is_distinguished_from_a_forbidden_key_by_its_code() -> None:
     """The older description answers 403 to both."""
     provider = PixelDojo(KEY)
     empty = {"error": {"code": "insufficient_credits"}}
@@ -256,7 +256,7 @@ async def client(server: Server) -> AsyncIterator[Client]:
 
 @pytest.mark.anyio
 @pytest.mark.virtual_time
-async def test_cost_and_balance_are_told_in_credits(client: Client, server: Server) -> None:
+async def test_cost_and_balance_are_reported_in_credits(client: Client, server: Server) -> None:
     job = await client.submit(pixeldojo.ImageV3("a fox"))
     assert job.cost == Cost(Decimal(1), "credits")
     assert job.events[0].balance == Cost(Decimal(41), "credits")

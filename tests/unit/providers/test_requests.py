@@ -174,7 +174,7 @@ def test_of_a_field_unlike_any_other_it_is_said_which_there_are() -> None:
     )
 
 
-def test_all_mistakes_are_told_at_once_each_as_what_it_is() -> None:
+def test_all_mistakes_are_reported_at_once_each_as_what_it_is() -> None:
     """An unknown field changes nothing about what is said of the others."""
     wrong: dict[str, Any] = {"prompt": "", "duration": 7, "references": ["{boat}.png"], "callback_url": "http://a.test"}
     alone = refused(lambda: runblob.O3Video.model_validate(wrong))

@@ -324,7 +324,7 @@ def test_an_answer_that_does_not_tell_is_asked_for_once_more(lost: Reply) -> Non
         assert [call.body for call in calls] == [calls[0].body] * 2
 
 
-def test_a_submission_that_is_never_told_of_is_asked_for_twice_and_no_more() -> None:
+def test_a_submission_that_is_never_reported_is_asked_for_twice_and_no_more() -> None:
     error, calls = drive(Runware("key").submit(ImageO3(prompt="x"), KEY, None), [Reply(200, {}, b"{}")])
     assert isinstance(error, ProviderUnavailable)
     assert len(calls) == 2
@@ -577,7 +577,7 @@ async def test_a_file_is_renewed_under_its_own_address(anyio_backend: str, tmp_p
 # Polls together, in virtual time.
 
 
-class Company:
+class FakeRunware:
     """Runware in memory: jobs that end at a given time, and every array that was asked about."""
 
     def __init__(self, ends: float) -> None:
@@ -599,14 +599,14 @@ class Company:
 @pytest.mark.anyio
 async def test_jobs_that_are_due_together_travel_together(anyio_backend: Any) -> None:
     """120 jobs, waited for all at once, are three full calls a round, and no job is asked about twice in one."""
-    company = Company(anyio.current_time() + 4.5)
-    async with company.client() as client:
+    server = FakeRunware(anyio.current_time() + 4.5)
+    async with server.client() as client:
         jobs = [client.attach(one) for one in many(120)]
         async with anyio.create_task_group() as group:
             for job in jobs:
                 group.start_soon(job.wait)
     assert [job.status for job in jobs] == [Status.COMPLETED] * 120
-    rounds = [company.asked[start : start + 3] for start in range(0, len(company.asked), 3)]
+    rounds = [server.asked[start : start + 3] for start in range(0, len(server.asked), 3)]
     assert len(rounds) <= 7
     for asked in rounds:
         assert sorted(map(len, asked)) == [20, 50, 50]
@@ -617,8 +617,8 @@ async def test_jobs_that_are_due_together_travel_together(anyio_backend: Any) ->
 @pytest.mark.anyio
 async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any) -> None:
     """Waiters are cancelled at every moment of a round, also while their poll has been granted. The others finish."""
-    company = Company(anyio.current_time() + 4.5)
-    async with company.client() as client:
+    server = FakeRunware(anyio.current_time() + 4.5)
+    async with server.client() as client:
         jobs = [client.attach(one) for one in many(120)]
         async with anyio.create_task_group() as group:
             for number, job in enumerate(jobs):
@@ -628,14 +628,14 @@ async def test_whoever_stops_waiting_takes_no_other_job_along(anyio_backend: Any
                     group.start_soon(job.wait, number / 60)  # up to 2 s, in steps shorter than a poll waits for others
         assert [job.status for job in jobs[1::2]] == [Status.COMPLETED] * 60
         assert not any(job.status.terminal for job in jobs[::2])
-        assert len(company.asked) <= 30
+        assert len(server.asked) <= 30
 
 
 @pytest.mark.virtual_time
 @pytest.mark.asyncio
-async def test_a_poll_that_is_granted_and_not_made_sets_its_company_free() -> None:
+async def test_a_poll_that_is_granted_and_not_made_sets_its_batch_free() -> None:
     """The leader of an array is cancelled before it is sent. The others that were in it are polled later."""
-    company = Company(anyio.current_time() + 0.5)
+    server = FakeRunware(anyio.current_time() + 0.5)
     waiters: dict[kling_async.Job, asyncio.Task[Status]] = {}
     left: list[kling_async.Job] = []
 
@@ -648,7 +648,7 @@ async def test_a_poll_that_is_granted_and_not_made_sets_its_company_free() -> No
             return super().poll(refs)
 
     polling = Polling(schedule=Progressive(1.0), deadline=60)
-    async with Client(Interrupting("key"), http=httpx.MockTransport(company), polling=polling) as client:
+    async with Client(Interrupting("key"), http=httpx.MockTransport(server), polling=polling) as client:
         for job in [client.attach(one) for one in many(120)]:
             waiters[job] = asyncio.create_task(job.wait())
         _, late = await asyncio.wait(waiters.values(), timeout=30)

@@ -113,7 +113,7 @@ async def test_the_first_event_has_the_choice_and_the_ledger_keeps_it(market: Ma
 
 
 async def test_a_choice_is_stored_with_all_its_parts(market: Market) -> None:
-    market.alpha.fate = "INSUFFICIENT_CREDITS"
+    market.alpha.outcome = "INSUFFICIENT_CREDITS"
     async with market.client() as client:
         event = (await client.submit(VIDEO)).events[0]
     assert event.choice is not None
@@ -122,11 +122,11 @@ async def test_a_choice_is_stored_with_all_its_parts(market: Market) -> None:
     assert "beta/clip: number 2 of 3 by preference" in str(event.choice)
 
 
-@pytest.mark.parametrize("fate", ["down", "INSUFFICIENT_CREDITS", "MAINTENANCE", "INVALID_PARAMETERS"])
+@pytest.mark.parametrize("outcome", ["down", "INSUFFICIENT_CREDITS", "MAINTENANCE", "INVALID_PARAMETERS"])
 async def test_after_a_proven_refusal_the_next_provider_is_tried(
-    market: Market, ledger: MemoryLedger, fate: str
+    market: Market, ledger: MemoryLedger, outcome: str
 ) -> None:
-    market.alpha.fate = fate
+    market.alpha.outcome = outcome
     async with market.client(ledger=ledger) as client:
         job = await client.submit(VIDEO, key="a")
         assert job.ref.endpoint == "beta/clip"
@@ -141,11 +141,11 @@ async def test_after_a_proven_refusal_the_next_provider_is_tried(
 
 
 async def test_after_an_unknown_outcome_no_other_provider_is_tried(market: Market, ledger: MemoryLedger) -> None:
-    market.alpha.fate = "lost"
+    market.alpha.outcome = "lost"
     async with market.client(ledger=ledger) as client:
         with pytest.raises(SubmissionUnknown):
             await client.submit(VIDEO, key="a")
-        market.alpha.fate = "ok"
+        market.alpha.outcome = "ok"
         with pytest.raises(SubmissionUnknown):
             await client.submit(VIDEO, key="a")
         assert await states(ledger, "a") == [("alpha", SubmissionState.UNKNOWN)]
@@ -153,7 +153,7 @@ async def test_after_an_unknown_outcome_no_other_provider_is_tried(market: Marke
 
 
 async def test_without_a_ledger_an_unknown_outcome_stops_too(market: Market) -> None:
-    market.alpha.fate = "lost"
+    market.alpha.outcome = "lost"
     async with market.client() as client:
         with pytest.raises(SubmissionUnknown):
             await client.submit(VIDEO)
@@ -161,7 +161,7 @@ async def test_without_a_ledger_an_unknown_outcome_stops_too(market: Market) -> 
 
 
 async def test_content_that_was_rejected_is_not_offered_to_others(market: Market) -> None:
-    market.alpha.fate = "CONTENT_POLICY_VIOLATION"
+    market.alpha.outcome = "CONTENT_POLICY_VIOLATION"
     async with market.client() as client:
         with pytest.raises(ContentRejected):
             await client.submit(VIDEO)
@@ -169,8 +169,8 @@ async def test_content_that_was_rejected_is_not_offered_to_others(market: Market
 
 
 async def test_if_all_refuse_the_error_has_the_answer_of_each(market: Market) -> None:
-    market.alpha.fate = market.beta.fate = "INSUFFICIENT_CREDITS"
-    market.gamma.fate = "down"
+    market.alpha.outcome = market.beta.outcome = "INSUFFICIENT_CREDITS"
+    market.gamma.outcome = "down"
     async with market.client() as client:
         with pytest.raises(AllRefused, match="nothing was bought") as caught:
             await client.submit(VIDEO)
@@ -179,7 +179,7 @@ async def test_if_all_refuse_the_error_has_the_answer_of_each(market: Market) ->
 
 
 async def test_if_only_one_may_take_it_its_own_error_is_raised(market: Market) -> None:
-    market.beta.fate = "INSUFFICIENT_CREDITS"
+    market.beta.outcome = "INSUFFICIENT_CREDITS"
     async with market.client(prefer=["beta"]) as client:
         with pytest.raises(InsufficientCredits):
             await client.submit(VIDEO)
@@ -206,7 +206,7 @@ async def test_a_key_is_paid_for_once_whoever_is_preferred_then(market: Market, 
 
 
 async def test_many_submissions_of_one_key_buy_one_job(market: Market, ledger: MemoryLedger) -> None:
-    market.alpha.fate = "INSUFFICIENT_CREDITS"
+    market.alpha.outcome = "INSUFFICIENT_CREDITS"
     async with market.client(ledger=ledger) as client:
         refs = []
 
@@ -221,7 +221,7 @@ async def test_many_submissions_of_one_key_buy_one_job(market: Market, ledger: M
 
 
 async def test_a_provider_that_fails_is_rested_and_probed_for_all_jobs(market: Market) -> None:
-    market.alpha.fate = "down"
+    market.alpha.outcome = "down"
     async with market.client() as client:
         for _ in range(10):
             assert (await client.submit(VIDEO)).ref.provider == "beta"
@@ -232,13 +232,13 @@ async def test_a_provider_that_fails_is_rested_and_probed_for_all_jobs(market: M
         assert quote.health.failures == 3
         assert "nobody answers" in quote.health.reason
         await anyio.sleep(31)
-        market.alpha.fate = "ok"
+        market.alpha.outcome = "ok"
         assert (await client.submit(VIDEO)).ref.provider == "alpha"
         assert (await client.submit(VIDEO)).ref.provider == "alpha"
 
 
 async def test_a_probe_that_fails_rests_the_provider_for_longer(market: Market) -> None:
-    market.alpha.fate = "down"
+    market.alpha.outcome = "down"
     async with market.client() as client:
         for _ in range(3):
             await client.submit(VIDEO)
@@ -253,7 +253,7 @@ async def test_a_probe_that_fails_rests_the_provider_for_longer(market: Market) 
 
 
 async def test_a_provider_that_loses_answers_is_rested(market: Market) -> None:
-    market.alpha.fate = "lost"
+    market.alpha.outcome = "lost"
     async with market.client() as client:
         unknown = 0
         for _ in range(10):
@@ -385,31 +385,31 @@ async def test_max_cost_bounds_a_providers_own_request(market: Market) -> None:
 
 
 async def test_an_unknown_submission_is_resubmitted_to_its_own_endpoint(market: Market, ledger: MemoryLedger) -> None:
-    market.alpha.fate = "lost"
+    market.alpha.outcome = "lost"
     async with market.client(ledger=ledger) as client:
         with pytest.raises(SubmissionUnknown):
             await client.submit(VIDEO, key="a")
-        market.alpha.fate = "ok"
+        market.alpha.outcome = "ok"
         job = await client.resubmit("a")
         assert job.ref.endpoint == "alpha/clip"
         assert await client.submit(VIDEO, key="a") == job
 
 
 async def test_a_cancelled_submission_leaves_the_probe_to_another(market: Market) -> None:
-    market.alpha.fate = "down"
+    market.alpha.outcome = "down"
     async with market.client() as client:
         for _ in range(3):
             await client.submit(VIDEO)
         await anyio.sleep(31)
         with anyio.move_on_after(0.1):
             await client.submit(VIDEO)
-        market.alpha.fate = "ok"
+        market.alpha.outcome = "ok"
         assert (await client.submit(VIDEO)).ref.provider == "alpha"
 
 
 async def test_a_bulk_run_stops_when_nobody_can_take_another_row(market: Market) -> None:
     for one in (market.alpha, market.beta, market.gamma):
-        one.fate = "INSUFFICIENT_CREDITS"
+        one.outcome = "INSUFFICIENT_CREDITS"
     async with market.client() as client:
         kinds: Counter[str] = Counter()
         with pytest.raises(BulkStopped):  # noqa: PT012  # the loop raises at its end
@@ -422,7 +422,7 @@ async def test_a_bulk_run_stops_when_nobody_can_take_another_row(market: Market)
 
 async def test_cancelled_at_any_moment_of_a_failover_nothing_is_bought_twice(market: Market) -> None:
     """The first provider is down, the second one refuses, the third one accepts."""
-    market.alpha.fate, market.beta.fate = "down", "INSUFFICIENT_CREDITS"
+    market.alpha.outcome, market.beta.outcome = "down", "INSUFFICIENT_CREDITS"
     cancelled = 0
     for moment in range(60):
         ledger = MemoryLedger()

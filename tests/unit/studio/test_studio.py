@@ -101,14 +101,14 @@ async def test_no_key_reaches_the_page(sandbox: Sandbox, tmp_path: Path) -> None
 
 async def test_every_endpoint_has_a_form(sandbox: Sandbox, tmp_path: Path) -> None:
     async with studio(sandbox, tmp_path) as page:
-        told = [
+        reported = [
             (await page.get("/api/form", params={"endpoint": one["endpoint"]})).json()
             for one in (await page.get("/api/start")).json()["endpoints"]
         ]
         assert (await page.get("/api/form?endpoint=none/such")).status_code == 404
     names = {endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints}
-    assert {one["endpoint"] for one in told} >= {"video", "image", *names}
-    video = next(one for one in told if one["endpoint"] == "runblob/o3-video")
+    assert {one["endpoint"] for one in reported} >= {"video", "image", *names}
+    video = next(one for one in reported if one["endpoint"] == "runblob/o3-video")
     labels = [(choice["label"], choice.get("seconds")) for choice in video["fields"]["duration"]["choices"]]
     assert labels == [("5 seconds", [120, 180]), ("10 seconds", [180, 300]), ("15 seconds", [300, 420])]
     assert video["images"]["references"]["most"] == 5

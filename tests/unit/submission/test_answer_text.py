@@ -23,7 +23,7 @@ def client_that_gets(answer: httpx.Response | None) -> Client:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         (httpx.Response(500, json={"x": 1}), 'the answer was HTTP 500, application/json: {"x":1}'),
         (httpx.Response(502, content=b""), "the answer was HTTP 502, no content type, empty"),
@@ -31,13 +31,13 @@ def client_that_gets(answer: httpx.Response | None) -> Client:
     ],
 )
 async def test_an_answer_that_came_is_not_called_lost(
-    answer: httpx.Response, told: str, caplog: pytest.LogCaptureFixture
+    answer: httpx.Response, reported: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     async with client_that_gets(answer) as client:
         with pytest.raises(SubmissionUnknown) as caught:
             await client.submit(runblob.O3Photo("a boat"), key="row-1")
-    assert f"does not tell whether a job was bought ({told}" in str(caught.value)
+    assert f"does not tell whether a job was bought ({reported}" in str(caught.value)
     assert "lost" not in str(caught.value)
     assert "b'" not in caplog.text
 
@@ -91,8 +91,8 @@ async def test_an_id_that_cannot_be_used_is_in_the_message() -> None:
     ],
 )
 async def test_an_answer_is_read_whatever_its_form(body: bytes, headers: dict[str, str]) -> None:
-    told = rb'{"generation_id": "1", "status": "pending", "note": "\ud83d", "much": NaN, "more": 1e999}'
-    async with client_that_gets(httpx.Response(201, content=body % told, headers=headers)) as client:
+    reported = rb'{"generation_id": "1", "status": "pending", "note": "\ud83d", "much": NaN, "more": 1e999}'
+    async with client_that_gets(httpx.Response(201, content=body % reported, headers=headers)) as client:
         job = await client.submit(runblob.O3Photo("a boat"))
     assert job.ref.id == "1"
 

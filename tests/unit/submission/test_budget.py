@@ -351,9 +351,9 @@ def test_it_never_overshoots_with_a_hundred_in_flight(usd: Decimal, prices: dict
 
     ends = run_virtually(attempt)
     statistics = budget.statistics()
-    held = sum(amounts(statistics.spent).values()) + sum(amounts(statistics.reserved).values())
-    assert server.charged <= held <= usd
-    assert amounts(statistics.left)["USD"] == usd - held
+    accounted = sum(amounts(statistics.spent).values()) + sum(amounts(statistics.reserved).values())
+    assert server.charged <= accounted <= usd
+    assert amounts(statistics.left)["USD"] == usd - accounted
     assert len(ends) == 100
 
 

@@ -777,7 +777,7 @@ async def test_a_disk_that_fills_up_during_the_paid_call_loses_no_job(server: Fa
     assert server.bought == 2
 
 
-async def test_what_is_owed_is_written_at_the_end(server: FakeRunBlob) -> None:
+async def test_what_could_not_be_written_is_written_at_the_end(server: FakeRunBlob) -> None:
     class Kept(FullDisk):
         async def aclose(self) -> None:
             """Stay open for a poll."""

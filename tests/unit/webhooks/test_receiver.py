@@ -361,8 +361,8 @@ async def test_the_reason_that_a_delivery_tells_counts_where_the_poll_confirms_t
 
     server.intercept = answer
     [bought] = server.generations.values()
-    told = {"generation_id": job.ref.id, "status": "failed", "message": "CONTENT_POLICY_VIOLATION"}
-    assert await client.deliver(delivery(bought.body["callback_url"], told))
+    reported = {"generation_id": job.ref.id, "status": "failed", "message": "CONTENT_POLICY_VIOLATION"}
+    assert await client.deliver(delivery(bought.body["callback_url"], reported))
     assert job.status is Status.PENDING
     assert not job.events[-1].failures, "nothing of it counts yet"
     await job.wait()
@@ -470,12 +470,12 @@ def test_no_more_lost_submissions_are_remembered_than_a_thousand() -> None:
 
 def test_no_more_deliveries_are_parked_than_tell_something() -> None:
     early = EarlyDeliveries(Webhooks(URL, SECRET))
-    told = [WebhookItem("x", StatusReport(Status.PENDING))] * 50
+    reported = [WebhookItem("x", StatusReport(Status.PENDING))] * 50
     with early.open(_submission(0)) as letters:
         for _ in range(10):
-            assert early.buffer("purchase-0", told)
+            assert early.buffer("purchase-0", reported)
         assert len(letters) == 64
-    assert not early.buffer("purchase-0", told)
+    assert not early.buffer("purchase-0", reported)
 
 
 # With a ledger.
@@ -680,6 +680,6 @@ def _answer(words: dict[str, Any]) -> Any:
 def test_readings_are_equal_by_whichever_way_they_come() -> None:
     """What the property above rests on: a webhook's body is read as a status answer is."""
     body = json.dumps({"generation_id": "x", **END}).encode()
-    [told] = RunBlob(KEY).parse_webhook(body, {})
-    assert isinstance(told.report, StatusReport)
-    assert told.report.status is Status.COMPLETED
+    [reported] = RunBlob(KEY).parse_webhook(body, {})
+    assert isinstance(reported.report, StatusReport)
+    assert reported.report.status is Status.COMPLETED
