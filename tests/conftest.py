@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from kling_async import Client, Polling, RunBlob
 from kling_async.providers import load_providers
 from kling_async.sandbox import Sandbox
 from support import virtual_time
 from support.cli_process import environment_of
+from support.fake_runblob import KEY, FakeRunBlob
 
 if TYPE_CHECKING:
     from support.s3 import Bucket
@@ -77,6 +79,25 @@ def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.lower(), raising=False)
+
+
+@pytest.fixture
+def server() -> FakeRunBlob:
+    """RunBlob in memory."""
+    return FakeRunBlob()
+
+
+@pytest.fixture
+def polling() -> Polling:
+    """How `client` polls. A file of tests may have its own."""
+    return Polling(schedule="documented")
+
+
+@pytest.fixture
+async def client(server: FakeRunBlob, polling: Polling) -> AsyncIterator[Client]:
+    """A client of `server`. Files that test another provider, or real sockets, have their own."""
+    async with Client(RunBlob(KEY), http=server, polling=polling) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,12 @@ from kling_async import (
     InsufficientCredits,
     JobRef,
     KlingError,
-    Polling,
     RateLimited,
     Result,
     SubmissionUnknown,
     runblob,
 )
-from support.fake_runblob import KEY, FakeRunBlob
+from support.fake_runblob import FakeRunBlob
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -51,18 +50,6 @@ WAYS: list[Callable[[Any], Any]] = [
     *HERE,
     *(pickled(protocol) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)),
 ]
-
-
-@pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
-async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
-    made = Client(kling_async.RunBlob(KEY), http=server, polling=Polling(schedule="documented"))
-    yield made
-    await made.aclose()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -72,11 +72,6 @@ VIDEO = runblob.O3Video("a paper boat in the rain")
 WEBHOOKS = Webhooks("https://example.com/kling", SECRET)
 
 
-@pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
 def make_client(server: FakeRunBlob, **more: Any) -> Client:
     polling = Polling(Progressive(5, 5, 10, 15))
     return Client(RunBlob(KEY), http=server, **{"webhooks": WEBHOOKS, "polling": polling, **more})

@@ -59,11 +59,6 @@ MADE: list[Client] = []
 
 
 @pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
 def ledger() -> MemoryLedger:
     return MemoryLedger()
 

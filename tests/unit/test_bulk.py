@@ -33,15 +33,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 @pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
-async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
-    polling = Polling(schedule="documented", status_calls_per_minute=math.inf)
-    async with Client(kling_async.RunBlob(KEY), http=server, polling=polling) as made:
-        yield made
+def polling() -> Polling:
+    return Polling(schedule="documented", status_calls_per_minute=math.inf)
 
 
 def rows(count: int) -> list[tuple[str, Request]]:

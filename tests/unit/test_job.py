@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import anyio
 import httpx
 import pytest
@@ -17,18 +15,6 @@ from support.fake_runblob import KEY, FakeRunBlob
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 VIDEO = O3Video(prompt="a paper boat in the rain")
-
-
-@pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
-async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
-    made = Client(kling_async.RunBlob(KEY), http=server, polling=Polling(schedule="documented"))
-    yield made
-    await made.aclose()
 
 
 def polls(server: FakeRunBlob) -> list[float]:

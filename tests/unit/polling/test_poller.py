@@ -27,14 +27,8 @@ FREE: dict[str, Any] = {"schedule": "documented", "status_calls_per_minute": mat
 
 
 @pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
-async def client(server: FakeRunBlob) -> AsyncIterator[Client]:
-    async with Client(kling_async.RunBlob(KEY), http=server, polling=Polling(**FREE)) as made:
-        yield made
+def polling() -> Polling:
+    return Polling(**FREE)
 
 
 @pytest.fixture

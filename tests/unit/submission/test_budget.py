@@ -65,11 +65,6 @@ def amounts(costs: tuple[Cost, ...]) -> dict[str, Decimal]:
     return {cost.unit: cost.amount for cost in costs}
 
 
-@pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
 async def submit_all(client: Client, requests: Sequence[Request]) -> list[KlingError | None]:
     """Submit all at once, what each came to."""
     ends: list[KlingError | None] = []

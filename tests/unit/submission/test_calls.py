@@ -29,11 +29,6 @@ VIDEO = O3Video("a paper boat in the rain")
 TAGS = {"customer": "17", "order": "a b"}
 
 
-@pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
 def make(server: FakeRunBlob, **settings: Any) -> Client:
     return Client(
         RunBlob(KEY), http=server, polling=Polling("documented", status_calls_per_minute=math.inf), **settings

@@ -50,11 +50,6 @@ class KeptLedger(MemoryLedger):
 
 
 @pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
 def ledger() -> KeptLedger:
     return KeptLedger()
 

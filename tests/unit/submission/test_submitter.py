@@ -66,11 +66,6 @@ def one_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
-@pytest.fixture
 def ledger() -> MemoryLedger:
     return MemoryLedger()
 

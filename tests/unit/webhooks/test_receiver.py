@@ -56,11 +56,6 @@ virtual = pytest.mark.virtual_time
 on_both = pytest.mark.anyio
 
 
-@pytest.fixture
-def server() -> FakeRunBlob:
-    return FakeRunBlob()
-
-
 @dataclass
 class Setting:
     """Which client a test wants."""
