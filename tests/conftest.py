@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,9 +17,7 @@ from kling_async.sandbox import Sandbox
 from support import virtual_time
 from support.cli_process import environment_of
 from support.fake_runblob import KEY, FakeRunBlob
-
-if TYPE_CHECKING:
-    from support.s3 import Bucket
+from support.s3 import Bucket, bucket_of, serving
 
 # A busy machine makes an example slow, and nothing else.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -67,6 +66,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         share = slow[part::parts]
         ordered += [*share, *islice(others, size - len(share))]
     items[:] = ordered
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end. The garbage collector need not visit it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -122,8 +127,6 @@ def no_home(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
 @pytest.fixture(scope="session")
 def s3_client() -> Iterator[Any]:
     """Amazon's client for an S3 server in this process. One serves all tests."""
-    from support.s3 import serving  # noqa: PLC0415  # it takes a second, and few tests need it
-
     with serving() as client:
         yield client
 
@@ -131,8 +134,6 @@ def s3_client() -> Iterator[Any]:
 @pytest.fixture
 def bucket(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A bucket of its own, to which the environment leads."""
-    from support.s3 import bucket_of  # noqa: PLC0415  # the same
-
     made = bucket_of(s3_client)
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)

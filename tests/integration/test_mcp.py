@@ -8,21 +8,24 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("mcp", reason="the extra [mcp] is not installed")
-
-from mcp import Client, StdioServerParameters
+if TYPE_CHECKING:
+    from mcp import Client
 
 from kling_async import Client as KlingClient
 from kling_async import ConfigurationError, MemoryLedger, RunBlob
-from kling_async.mcp import server
 from kling_async.sandbox import Sandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.sandbox(speed=100, scale=0.2)]
+pytestmark = [
+    pytest.mark.skipif(find_spec("mcp") is None, reason="the extra [mcp] is not installed"),
+    pytest.mark.anyio,
+    pytest.mark.sandbox(speed=100, scale=0.2),
+]
 PHOTO = {"prompt": "a paper boat", "resolution": "1k"}
 
 
@@ -41,6 +44,8 @@ async def assistant(sandbox: Sandbox, folder: Path, *options: str) -> AsyncItera
         "KLING_SANDBOX_SPEED": "100",
     }
     command = ["-m", "kling_async", "mcp", "--ledger", str(folder / "jobs.db"), "-o", str(folder / "out"), *options]
+    from mcp import Client, StdioServerParameters  # noqa: PLC0415  # it takes seconds, and few tests need it
+
     started = StdioServerParameters(command=sys.executable, args=command, env=environment)
     async with Client(started, raise_exceptions=False) as client:
         yield client
@@ -136,5 +141,7 @@ async def test_what_cannot_be_bought_is_explained_and_nothing_is_bought(sandbox:
 
 
 async def test_a_client_without_budget_or_ledger_is_refused(tmp_path: Path) -> None:
+    from kling_async.mcp import server  # noqa: PLC0415  # the same
+
     with pytest.raises(ConfigurationError, match="budget and a ledger"):
         server(KlingClient(RunBlob("key"), ledger=MemoryLedger()), tmp_path)

@@ -253,7 +253,7 @@ async def test_another_jobs_token_is_no_token(sandbox: Sandbox, caplog: pytest.L
     assert not any(token in line or SECRET in line for token in tokens for line in ours)
 
 
-async def test_1000_forged_mutations_change_nothing(sandbox: Sandbox) -> None:
+async def test_hundreds_of_forged_mutations_change_nothing(sandbox: Sandbox) -> None:
     """Whatever part of a real delivery's address is changed, in whatever way, with whatever body."""
     chance = random.Random(6)
     sandbox.plan_next(stuck=True)
@@ -275,7 +275,7 @@ async def test_1000_forged_mutations_change_nothing(sandbox: Sandbox) -> None:
             answer = await web.post("/".join([base, *address]), content=content)
             assert answer.status_code == 404, address
 
-        for number in range(1000):
+        for number in range(300):
             await forge(number)
         assert len(job.events) == 1
         assert at.polls == 0

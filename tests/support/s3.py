@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
-from moto.server import ThreadedMotoServer
-
 __all__ = ["Bucket", "bucket_of", "serving"]
 
 KEY_ID, SECRET = "AKIATESTTESTTESTTEST", "the-secret-of-the-store"
@@ -65,6 +62,9 @@ class Bucket:
 @contextmanager
 def serving() -> Iterator[Any]:
     """A client of Amazon's for a server that serves meanwhile."""
+    import boto3  # noqa: PLC0415  # these take a second, and few tests need them
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415  # the same
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
