@@ -22,15 +22,9 @@ CLIENT = Client(
     http=SERVER,
     webhooks=Webhooks("https://example.com/kling", "an old and very secret secret", confirm=False),
 )
-SCHEMA = schemathesis.pytest.from_fixture("schema")
-
-
-@pytest.fixture(scope="module")
-def schema() -> Any:
-    """The OpenAPI document. It is read where it is tested: that takes seconds, also in processes that only collect."""
-    app = FastAPI()
-    app.include_router(router(CLIENT), prefix="/kling")
-    return schemathesis.openapi.from_asgi("/openapi.json", app)
+APP = FastAPI()
+APP.include_router(router(CLIENT), prefix="/kling")
+SCHEMA = schemathesis.openapi.from_asgi("/openapi.json", APP)
 
 
 @pytest.fixture(scope="module")

@@ -265,12 +265,12 @@ async def test_finished_jobs_leave_nothing_behind(limited: Client, server: FakeR
                 pass
 
     if waiting == "map":
-        async with limited.map([VIDEO] * 300) as outcomes:
-            assert len([outcome async for outcome in outcomes]) == 300
+        async with limited.map([VIDEO] * 120) as outcomes:
+            assert len([outcome async for outcome in outcomes]) == 120
         del outcomes
     else:
         async with anyio.create_task_group() as group:
-            for _ in range(300):
+            for _ in range(120):
                 group.start_soon(one)
     assert idle(limited)
     assert limited.jobs == ()
@@ -291,11 +291,11 @@ class CountingQueue(PollQueue[TrackedJob]):
 
 
 async def test_the_driver_does_not_spin(client: Client, server: FakeRunBlob) -> None:
-    """Hundreds of jobs take a few turns of the driver's loop for each poll, however long they wait."""
+    """A hundred jobs take a few turns of the driver's loop for each poll, however long they wait."""
     server.duration = 100
     queue = client._sessions["runblob"].poller._queue = CountingQueue()
     async with anyio.create_task_group() as group:
-        for _ in range(250):
+        for _ in range(100):
             group.start_soon(client.run, VIDEO)
     assert queue.turns <= 8 * server.requests["poll"]
 
@@ -314,9 +314,9 @@ async def test_a_granted_poll_wakes_one_bulk_worker(
 
     monkeypatch.setattr(Poller, "_rest", counted)
     server.duration = 100
-    requests = (runblob.O3Video(f"clip {number}") for number in range(200))
-    async with client.map(requests, in_flight=200) as outcomes:
-        assert len([outcome async for outcome in outcomes]) == 200
+    requests = (runblob.O3Video(f"clip {number}") for number in range(120))
+    async with client.map(requests, in_flight=120) as outcomes:
+        assert len([outcome async for outcome in outcomes]) == 120
     assert rests <= server.requests["poll"] + 2 * 100
 
 
@@ -398,7 +398,7 @@ class KeptLedger(kling_async.MemoryLedger):
 
 
 async def test_a_job_that_was_attached_competes_for_polls_once_it_is_resumed(server: FakeRunBlob) -> None:
-    """300 bought jobs use the whole limit. The attached job has ended, and nobody has confirmed it."""
+    """100 bought jobs use the whole limit. The attached job has ended, and nobody has confirmed it."""
     ledger = KeptLedger()
     server.duration = 30
     async with Client(kling_async.RunBlob(KEY), http=server, ledger=ledger) as earlier:
@@ -406,7 +406,7 @@ async def test_a_job_that_was_attached_competes_for_polls_once_it_is_resumed(ser
     server.duration = 10_000
     polling = Polling(schedule="documented", deadline=5000)
     async with Client(kling_async.RunBlob(KEY), http=server, ledger=ledger, polling=polling) as client:
-        jobs = await submit(client, 300)
+        jobs = await submit(client, 100)
         attached = client.attach(ref)
         async with anyio.create_task_group() as group:
             for job in (*jobs, attached):
