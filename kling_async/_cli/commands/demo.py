@@ -66,14 +66,15 @@ def demo(
         float, typer.Option(metavar="FACTOR", min=1, max=3600, help="How many times faster than real time.")
     ] = 60.0,
     scale: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="FACTOR",
             min=0.05,
             max=1,
             help="Size of the results. Smaller ones are drawn sooner on a slow machine.",
+            show_default="pictures whole, clips half as wide and high",
         ),
-    ] = 1.0,
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory.")] = Path(
         "kling-demo"
     ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +22,8 @@ from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Endpoint
 
 __all__ = ["endpoints"]
+
+_EACH = 5  # values whose prices are all shown
 
 
 def endpoints(
@@ -44,6 +48,7 @@ def endpoints(
                 facts: dict[str, Any] = {"type": "endpoint", "endpoint": each.name, "schema": each.json_schema()}
                 price = _price(each)
                 facts |= {"price": str(price) if price else None, "typical_seconds": _typical(each)}
+                facts |= {"prices": {f.name: prices for f in fields(each) if (prices := _prices(each, f.name))}}
                 print(json.dumps(facts))  # noqa: T201  # what was asked for
                 continue
             summary = (each.request.__doc__ or "").partition("\n")[0]
@@ -56,8 +61,9 @@ def endpoints(
             table.add_column()
             for field in fields(each):
                 default = "" if field.default is None else f" [{field.default}]"
-                allowed = _allowed(each, field.name, field.meaning)
-                table.add_row(Text(field.option), Text.assemble(printable(field.meaning), allowed, (default, "dim")))
+                meaning = re.sub(r" Defaults to \S+\.$", "", printable(field.meaning))  # the brackets say it
+                allowed = _allowed(each, field.name, field.meaning) + _priced(_prices(each, field.name))
+                table.add_row(Text(field.option), Text.assemble(meaning, allowed, (default, "dim")))
             console.print(table)
 
 
@@ -69,6 +75,26 @@ def _price(endpoint: Endpoint[Any]) -> Cost | None:
         return None
     price = endpoint.price(request)
     return Cost(price.amount, price.unit) if price else None
+
+
+def _prices(endpoint: Endpoint[Any], name: str) -> dict[str, str]:
+    """The documented price of each value of a field, the others at their defaults. Empty if it makes no difference."""
+    told = {
+        str(choice.value): str(Cost(choice.price.amount, choice.price.unit))
+        for choice in endpoint.choices(name)
+        if choice.price is not None
+    }
+    return told if len(set(told.values())) > 1 else {}
+
+
+def _priced(prices: Mapping[str, str]) -> str:
+    """The same in words: each, or the first and the last of many."""
+    pairs = list(prices.items())
+    if len(pairs) > _EACH:
+        pairs, link = [pairs[0], pairs[-1]], " to "
+    else:
+        link = ", "
+    return f" Price: {link.join(f'{value} {price}' for value, price in pairs)}." if pairs else ""
 
 
 def _typical(endpoint: Endpoint[Any]) -> float:

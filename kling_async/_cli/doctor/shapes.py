@@ -49,7 +49,10 @@ class Difference:
 
 
 def differences(provider: str, operation: str, reply: Reply) -> list[Difference]:
-    """How a reply differs from all samples of that operation."""
+    """How a reply differs from all samples of that operation.
+
+    Its fields and words are compared with those of all operations: providers describe a job in the same way everywhere.
+    """
     known = _shapes().get(provider, {}).get(operation)
     if known is None:
         return [Difference("body", "", "there is no sample of this operation")]
@@ -60,20 +63,33 @@ def differences(provider: str, operation: str, reply: Reply) -> list[Difference]
         body = reply.json()
     except UnreadableReply:
         return [*found, Difference("body", "", f"not JSON, but {reply.media_type or 'no content type'}")]
-    found |= dict.fromkeys(_in_body(body, known))
+    found |= dict.fromkeys(_in_body(body, *_described(provider)))
     new = [name for name in reply.headers if name not in known["headers"] and not _COMMON.fullmatch(name)]
     return [*found, *(Difference("header", name[:_LONGEST], "new") for name in new)]
 
 
-def _in_body(body: Any, known: Mapping[str, Any]) -> Iterator[Difference]:
+@cache
+def _described(provider: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The types of each field, and the words of each status, in any operation."""
+    merged: list[dict[str, list[str]]] = []
+    for part in ("fields", "words"):
+        found: dict[str, set[str]] = {}
+        for operation in _shapes()[provider].values():
+            for path, values in operation[part].items():
+                found.setdefault(path, set()).update(values)
+        merged.append({path: sorted(values) for path, values in found.items()})
+    return merged[0], merged[1]
+
+
+def _in_body(body: Any, fields: Mapping[str, list[str]], words: Mapping[str, list[str]]) -> Iterator[Difference]:
     for path, kind, word in paths(body):
-        types = known["fields"].get(path)
+        types = fields.get(path)
         if types is None:
-            if _parent(path) in known["fields"]:  # of a new object, its name alone
+            if _parent(path) in fields:  # of a new object, its name alone
                 yield Difference("field", path, kind)
         elif kind not in types and kind != "null":
             yield Difference("type", path, f"{kind}, and not {' or '.join(types)}")
-        elif word is not None and path in known["words"] and word not in known["words"][path]:
+        elif word is not None and path in words and word not in words[path]:
             yield Difference("status word", path, word)
 
 

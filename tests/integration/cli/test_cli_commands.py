@@ -216,3 +216,11 @@ def test_the_expected_time_follows_the_speed_of_the_sandbox(sandbox: Sandbox, mo
     assert sandbox_speed(RunBlob) == 20
     monkeypatch.setenv("RUNBLOB_BASE_URL", "https://api.example.com")
     assert sandbox_speed(RunBlob) == 1, "the provider's own servers have no other speed"
+
+
+def test_endpoints_show_the_price_of_each_value_that_changes_it(kling: Run) -> None:
+    page = " ".join(kling("endpoints", VIDEO).out.split())
+    assert "Price: 5 $0.15, 10 $0.30, 15 $0.45. [5]" in page
+    [facts] = kling("endpoints", VIDEO, "--json").objects
+    assert facts["prices"]["duration"] == {"5": "$0.15", "10": "$0.30", "15": "$0.45"}
+    assert "aspect_ratio" not in facts["prices"]
