@@ -166,6 +166,6 @@ def test_without_a_key_a_sandbox_stands_in(
 
 def test_every_example_is_tested_and_listed() -> None:
     assert set(PROGRAMS) == {*CHECKS, "save_to_s3"}
-    for document in ("README.md", "docs/examples.md"):
+    for document, form in (("README.md", "`{}.py`"), ("docs/examples.md", '--8<-- "examples/{}.py"')):
         text = (ROOT / document).read_text("utf-8")
-        assert [name for name in EXAMPLES if f"{name}.py" not in text] == [], document
+        assert [name for name in EXAMPLES if form.format(name) not in text] == [], document

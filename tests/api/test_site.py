@@ -79,6 +79,11 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert set(kling_async.__all__) - named - providers - modules == set()
 
 
+def plain(page: Path) -> str:
+    """The text of a page, without its tags."""
+    return re.sub(r"<[^>]+>", "", page.read_text("utf-8"))
+
+
 class Links(HTMLParser):
     """The targets of the links of a page, and its anchors."""
 
@@ -109,6 +114,7 @@ def test_the_site_is_built_without_a_warning_and_no_link_is_broken(tmp_path: Pat
     built = {path.relative_to(site).as_posix(): Links(path.read_text("utf-8")) for path in site.rglob("*.html")}
     assert "reference/client.html" in built
     assert "kling_async.Client.submit" in built["reference/client.html"].anchors
+    assert "from kling_async.sandbox import sandbox_without_key" in plain(site / "examples.html")
     broken = []
     for page, links in built.items():
         for target in links.targets:
