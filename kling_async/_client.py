@@ -29,6 +29,7 @@ from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Result
 from kling_async._observer import Observer, suppressed
+from kling_async._polling.leases import JobLeases
 from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
 from kling_async._routing.quotes import Quote
@@ -141,17 +142,17 @@ class Client:
             ledger, {name: provider.config.secret_texts for name, provider in self._providers.items()}
         )
         stored = self._ledger if self._ledger.enabled else None
+        leases = JobLeases(self._ledger.shared)
         pollers = {
-            name: Poller(transport, clock, _status_calls(polling, transport.provider))
-            for name, transport in transports.items()
-        }
-        self._sessions = {
-            name: ProviderSession(transport, pollers[name], self._downloads, stored, self._guard)
+            name: Poller(transport, clock, _status_calls(polling, transport.provider), leases)
             for name, transport in transports.items()
         }
         if webhooks is not None:
             webhooks = webhooks.with_environment(_secret_variables(self._providers.values()), os.environ)
         self._webhooks = webhooks
+        self._longest_deadline = polling.deadline or max(
+            endpoint.deadline for provider in self._providers.values() for endpoint in provider.endpoints
+        )
         early = EarlyDeliveries(webhooks)
         applier = WebhookApplier(webhooks, self._providers, pollers)
         advisor = RecoveryAdvisor(self._providers, clock, kept=self._ledger.enabled)
@@ -170,6 +171,10 @@ class Client:
             learned=self._learned,
             observer=observer,
         )
+        self._sessions = {
+            name: ProviderSession(transport, pollers[name], self._downloads, stored, self._submitter, self._guard)
+            for name, transport in transports.items()
+        }
         self._router = Router(
             self._submitter, transports, self._ledger, clock=clock, learned=self._learned, prefer=prefer
         )
@@ -569,11 +574,14 @@ class Client:
         """Poll every unfinished job that was submitted or resumed here, also later ones, until cancelled.
 
         For services that start jobs for which nobody waits. Run it as a task of your own. It never returns, and the end
-        of a job does not make it raise.
+        of a job does not make it raise. Where several processes share a ledger, it also takes over jobs that no process
+        polls any more. All processes that follow share them out.
         """
         followed: set[str] = set()
         with self._call():
             async with anyio.create_task_group() as group:
+                if self._ledger.shared is not None:
+                    group.start_soon(self._recovery.take_over_jobs, self._longest_deadline)
                 while True:
                     arrival = self._registry.arrival
                     for ref, tracked in self._registry.running.items():

@@ -201,6 +201,7 @@ class Job:
     async def _until_more_than(self, seen: int) -> None:
         try:
             with self._session.guard.call():
+                await self._session.submitter.recall(self._tracked)
                 await self._session.poller.wait(self._tracked, seen)
         except DeadlinePassed:
             raise self._late() from None

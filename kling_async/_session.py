@@ -9,6 +9,7 @@ from kling_async._http.backend import PerLoopBackend
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._polling.poller import Poller
+from kling_async._submission.submitter import Submitter
 from kling_async.providers._base.provider import Provider
 
 __all__ = ["ProviderSession"]
@@ -23,6 +24,7 @@ class ProviderSession:
         poller: Polls the jobs.
         downloads: Fetches the files.
         ledger: Where the paths of saved files are stored. If None, there is no ledger.
+        submitter: Knows the jobs that the ledger has.
         guard: Makes sure that one event loop at a time uses the client.
     """
 
@@ -30,6 +32,7 @@ class ProviderSession:
     poller: Poller
     downloads: PerLoopBackend
     ledger: LedgerWriter | None
+    submitter: Submitter
     guard: LoopGuard
 
     @property

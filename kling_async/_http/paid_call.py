@@ -23,6 +23,7 @@ class PaidCallTrace:
         paid: A paid call was begun.
         lost: The answer to an attempt was lost. What came of later ones, under the same id, does not undo that.
         on_commit: Called with True when giving up would lose something, and with False when it would not.
+        may_send: Called before a paid call begins, and before its first byte is written. It raises if it must not.
         may_repeat: Asked before a paid call whose answer was lost is repeated: whether the provider surely still
             recognises its id.
         patient: Whether the call waits while the provider says "not now" or has no free slot. Otherwise it is refused.
@@ -31,6 +32,7 @@ class PaidCallTrace:
     paid: bool = False
     lost: bool = False
     on_commit: Callable[[bool], None] = lambda _: None
+    may_send: Callable[[], None] = lambda: None
     may_repeat: Callable[[], bool] = lambda: True
     patient: bool = True
     _steps: int = 0
@@ -43,6 +45,8 @@ class PaidCallTrace:
 
     def begin(self, effect: Effect) -> None:
         """A call of that effect is about to be made."""
+        if effect is Effect.PAID:
+            self.may_send()
         self.paid = effect is Effect.PAID
         self._steps, self._written = 0, False
         self.on_commit(self.paid or self.lost)
@@ -59,4 +63,6 @@ class PaidCallTrace:
             return
         if self.paid and self._written and event.endswith(".send_request_headers.started"):
             raise SentTwiceError("a paid call was about to be sent a second time by the transport given as http")
+        if self.paid and not self._written:
+            self.may_send()
         self._written = True

@@ -45,6 +45,7 @@ from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
     KlingError,
+    LedgerFailed,
     ProviderUnavailable,
     RateLimited,
     ReceivedAnswer,
@@ -286,7 +287,7 @@ class ProviderTransport:
                 else:
                     with anyio.fail_after(seconds):  # the one limit. Its parts need none
                         reply = await self._exchange(backend, call, url, math.inf, extensions)
-        except ConfigurationError:
+        except (ConfigurationError, LedgerFailed):
             raise
         except FileChanged as error:
             trace.begin(Effect.READ)  # the last piece was kept back, so nobody has received this call

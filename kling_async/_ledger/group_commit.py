@@ -13,6 +13,10 @@ operation by operation, so that one that cannot be written does not take the oth
 *Few steps.* All operations of one kind in a group are done at once. The waiting tasks are woken a few at a time, so
 that the event loop can run others in between.
 
+*Other processes.* Between its groups, the thread tends what the ledger shares with other processes (see `leases`).
+While somebody waits for a job, it looks twenty times a second whether others have written. Then it reads what they
+recorded, takes leases that have become free, and does the operations again that had no result yet (`NOT_YET`).
+
 A process that was forked while the ledger was open must not use it: the connection, and the thread, belong to the
 parent.
 """
@@ -24,7 +28,9 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import anyio
@@ -32,13 +38,19 @@ from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError
+from kling_async._ledger.leases import LOOK, Leases
+from kling_async._ledger.protocol import LeaseWatcher
+from kling_async._models import Event
 
-__all__ = ["Database", "Kind", "LedgerThread", "Operation", "by_kind"]
+__all__ = ["NOT_YET", "Database", "Kind", "LedgerThread", "News", "Operation", "by_kind"]
 
 log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
+
+NOT_YET = object()
+"""The value of an operation that is to be done again later, when others have written."""
 
 Kind: TypeAlias = Callable[[Any, Sequence[Any]], Sequence[Any]]
 """What is done for all operations of a kind at once: takes the connection and their arguments, gives their results."""
@@ -54,6 +66,20 @@ class Operation:
     done: anyio.Event = field(default_factory=anyio.Event)
     value: Any = None
     error: Exception | None = None
+    abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What other processes have recorded of jobs that are waited for here.
+
+    Attributes:
+        events: References with events, in order.
+        requests: References with the reports of `SharedLedger.request_poll`.
+    """
+
+    events: Sequence[tuple[str, Sequence[Event]]] = ()
+    requests: Sequence[tuple[str, Any]] = ()
 
 
 class Database(Protocol):
@@ -71,6 +97,38 @@ class Database(Protocol):
         """Close it."""
         ...
 
+    def end(self) -> None:
+        """Let others have at once what this process owns."""
+        ...
+
+    def renew(self) -> None:
+        """Renew this process's row in a transaction of its own."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether others have written since the last call."""
+        ...
+
+    def news(self, *, restart: bool) -> News:
+        """Read what others have recorded since the last call.
+
+        Args:
+            restart: Begin at this moment: nobody has waited for anything before.
+        """
+        ...
+
+    def logs(self, refs: Sequence[str]) -> News:
+        """Read the whole logs of jobs."""
+        ...
+
+    def take(self, refs: Sequence[str]) -> Sequence[str]:
+        """Take the leases of these jobs that are free. Return those that are ours now."""
+        ...
+
+    def give_back(self, refs: Sequence[str]) -> None:
+        """Let others poll these jobs."""
+        ...
+
 
 class LedgerThread:
     """Does the operations of one ledger. It is started by the first one.
@@ -80,18 +138,30 @@ class LedgerThread:
         label: What the thread is called.
         connect: Opens the database. It is called again after an error that left the database closed.
         explain: Makes the error for one task that waits of an error of the database.
+        leases: What this process owns in the ledger.
     """
 
     def __init__(
-        self, name: str, label: str, connect: Callable[[], Database], explain: Callable[[Exception], Exception]
+        self,
+        name: str,
+        label: str,
+        connect: Callable[[], Database],
+        explain: Callable[[Exception], Exception],
+        leases: Leases,
     ) -> None:
         self._name = name
         self._label = label
         self._connect = connect
         self._explain = explain
-        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._leases = leases
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()  # None: there is something else to do
         self._thread: threading.Thread | None = None
         self._process: int | None = None
+        self._unsettled: list[Operation] = []  # done again later
+        self._watching = self._failing = False
+        self._loop: Any = None  # in which the watcher is notified
+        self.watcher: LeaseWatcher | None = None
+        """The client's side, which is notified."""
         self.closed = False
 
     async def perform(self, kind: Kind, argument: Any) -> Any:
@@ -100,6 +170,32 @@ class LedgerThread:
         Raises:
             ConfigurationError: The ledger is closed, or was opened before this process was forked.
         """
+        self._start()
+        operation = Operation(kind, argument)
+        self._queue.put(operation)
+        try:
+            await operation.done.wait()
+        finally:
+            operation.abandoned = True  # of no use if it is unsettled
+        if operation.error is not None:
+            raise operation.error
+        return operation.value
+
+    def want(self, ref: str) -> bool:
+        """See `SharedLedger.want`."""
+        idle = not self._leases.watching
+        held = self._leases.want(ref)
+        if idle or not held:
+            self._loop = current_token().native_token
+            self._start()
+            self._queue.put(None)  # the thread has something else to do than to wait for operations
+        return held
+
+    def unwant(self, ref: str, *, ended: bool) -> None:
+        """See `SharedLedger.unwant`."""
+        self._leases.unwant(ref, ended=ended)
+
+    def _start(self) -> None:
         if self.closed:
             raise ConfigurationError(f"the ledger {self._name} is closed; make a new one")
         if self._process not in {None, os.getpid()}:
@@ -113,15 +209,9 @@ class LedgerThread:
             # A daemon: a program that ends without closing its ledger must end all the same, and loses nothing by it.
             self._thread = threading.Thread(target=self._run, name=self._label, daemon=True)
             self._thread.start()
-        operation = Operation(kind, argument)
-        self._queue.put(operation)
-        await operation.done.wait()
-        if operation.error is not None:
-            raise operation.error
-        return operation.value
 
     async def aclose(self) -> None:
-        """Finish what is queued, and close the database. Closing twice is harmless."""
+        """Finish what is queued, give all leases back and close the database. Closing twice is harmless."""
         self.closed = True
         thread, self._thread = self._thread, None
         if thread is not None and self._process == os.getpid():
@@ -130,26 +220,97 @@ class LedgerThread:
                 await to_thread.run_sync(thread.join)
 
     def _run(self) -> None:
-        """The thread: it commits group after group, until the queue holds the stop mark."""
+        """The thread: it commits group after group, until the ledger is closed and everything queued is done."""
         database: Database | None = None
-        stop = False
-        while not stop:
+        while not (self.closed and self._queue.empty()):
             group = self._next_group()
-            operations = [operation for operation in group if operation is not None]
-            stop = len(operations) < len(group)
             try:
-                if operations:
+                if group or self._leases.watching:
                     database = database or self._connect()
-                    self._commit(database, operations)
+                if database is not None and group:
+                    self._commit(database, group)
             except Exception as error:  # noqa: BLE001  # every error must reach the tasks that wait
-                for operation in operations:
-                    operation.error = self._explain(error)
+                _fail(group, self._explain(error))
+                _close(database)
+                database = None  # the next group opens it anew
+            self._finish(group)
+            try:
                 if database is not None:
-                    database.close()
-                    database = None  # the next group opens it anew
-            _answer(operations)
+                    self._tend(database)
+                    self._failing = False
+            except Exception as error:  # noqa: BLE001  # the same
+                self._warn(error)
+                waiting, self._unsettled = self._unsettled, []
+                _fail(waiting, self._explain(error))
+                _answer(waiting)
+                _close(database)
+                database = None
+        _fail(self._unsettled, ConfigurationError(f"the ledger {self._name} was closed"))
+        _answer(self._unsettled)
         if database is not None:
-            database.close()
+            with suppress(Exception):  # what it owns expires by itself
+                database.end()
+            _close(database)
+
+    def _warn(self, error: Exception) -> None:
+        """Log once that what other processes do cannot be seen."""
+        level = logging.DEBUG if self._failing else logging.WARNING
+        self._failing = True
+        log.log(level, "%s. Jobs that other processes poll are not seen until it works again", self._explain(error))
+
+    def _finish(self, operations: Iterable[Operation]) -> None:
+        """Answer operations that were done. Those that had no result yet are done again later."""
+        done: list[Operation] = []
+        for operation in operations:
+            (self._unsettled if operation.value is NOT_YET and operation.error is None else done).append(operation)
+        _answer(done)
+
+    def _tend(self, database: Database) -> None:
+        """Do what the ledger shares with other processes."""
+        leases = self._leases
+        self._notify("on_lost", leases.take_lost())
+        fresh = leases.take_fresh()
+        watching = leases.watching
+        if watching and not self._watching:
+            database.news(restart=True)
+        self._watching = watching
+        if fresh:
+            self._report(database.logs(fresh))
+        if watching or self._unsettled:
+            changed, retry = database.changed(), leases.retry_due()
+            if changed and watching:
+                self._report(database.news(restart=False))
+            if (fresh or retry) and (missing := leases.missing()):
+                taken = database.take(missing)
+                if again := [ref for ref in taken if ref not in fresh]:
+                    self._report(database.logs(again))  # what its owner recorded before it died
+                leases.grant(taken)
+                self._notify("on_leased", taken)
+            if changed or retry:
+                self._settle(database)
+        if idle := leases.take_idle():
+            database.give_back(idle)
+        if leases.must_renew():
+            database.renew()
+
+    def _settle(self, database: Database) -> None:
+        """Do the operations again that had no result yet."""
+        waiting, self._unsettled = [each for each in self._unsettled if not each.abandoned], []
+        if waiting:
+            self._commit(database, waiting)
+            self._finish(waiting)
+
+    def _report(self, news: News) -> None:
+        """Notify the client of what others have recorded."""
+        for ref, events in news.events:
+            self._notify("on_recorded", ref, events)
+        for ref, report in news.requests:
+            self._notify("on_poll_requested", ref, report)
+
+    def _notify(self, method: str, first: Any, *rest: Any) -> None:
+        """Call the watcher in its event loop."""
+        if first and self.watcher is not None and self._loop is not None:
+            _schedule(self._loop, partial(getattr(self.watcher, method), first, *rest))
 
     def _commit(self, database: Database, operations: Sequence[Operation]) -> None:
         """Do the operations in one transaction, or, where that fails, each in one of its own."""
@@ -162,15 +323,31 @@ class LedgerThread:
             for operation in operations:
                 self._commit(database, [operation])
 
-    def _next_group(self) -> list[Operation | None]:
-        """What is queued, up to the size of a group. Waits for the first."""
-        group = [self._queue.get()]
+    def _next_group(self) -> list[Operation]:
+        """What is queued, up to the size of a group. Waits for the first, or until there is something else to do."""
+        patience = LOOK if self._unsettled else self._leases.patience()
+        group: list[Operation] = []
         try:
-            while len(group) < _GROUP and group[-1] is not None:
-                group.append(self._queue.get_nowait())
+            first = self._queue.get(timeout=patience)
+            group += [first] if first is not None else []
+            while len(group) < _GROUP:
+                following = self._queue.get_nowait()
+                group += [following] if following is not None else []
         except queue.Empty:
             pass
         return group
+
+
+def _fail(operations: Iterable[Operation], error: Exception) -> None:
+    for operation in operations:
+        operation.error = error
+
+
+def _close(database: Database | None) -> None:
+    """Close the database, whatever state it is in."""
+    if database is not None:
+        with suppress(Exception):
+            database.close()
 
 
 def by_kind(operations: Sequence[Operation]) -> dict[Kind, list[Operation]]:
@@ -187,16 +364,21 @@ def _answer(operations: Iterable[Operation]) -> None:
     for operation in operations:
         by_loop.setdefault(operation.token.native_token, []).append(operation.done)
     for loop, events in by_loop.items():
-        # asyncio's name for it, and trio's
-        schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
-        try:
-            schedule(_wake, schedule, events)
-        except RuntimeError:
-            log.debug("an event loop ended before the ledger answered it")
+        _schedule(loop, partial(_wake, loop, events))
 
 
-def _wake(schedule: Callable[..., object], events: Sequence[anyio.Event]) -> None:
+def _wake(loop: Any, events: Sequence[anyio.Event]) -> None:
     for event in events[:_AT_ONCE]:
         event.set()
     if len(events) > _AT_ONCE:
-        schedule(_wake, schedule, events[_AT_ONCE:])
+        _schedule(loop, partial(_wake, loop, events[_AT_ONCE:]))
+
+
+def _schedule(loop: Any, call: Callable[[], object]) -> None:
+    """Have a function called in an event loop."""
+    # asyncio's name for it, and trio's
+    schedule = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+    try:
+        schedule(call)
+    except RuntimeError:
+        log.debug("an event loop ended before the ledger answered it")

@@ -1,26 +1,20 @@
-"""Reading a ledger that another process may own."""
+"""Reading a ledger that other processes may have open."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from anyio import to_thread
 
 from kling_async._errors import ConfigurationError
-from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_file import (
-    PROCESS_ENDED,
-    connect_read_only,
-    explained,
-    file_version,
-    is_owned,
-    recorded_owner,
-)
+from kling_async._ledger.protocol import Submission
+from kling_async._ledger.sqlite_file import connect_read_only, explained, file_version
+from kling_async._ledger.sqlite_leases import living_processes
 from kling_async._ledger.sqlite_schema import CURRENT, JOB_STATUS, MIGRATIONS, UNFINISHED, UNSAVED, count, select_last
 from kling_async._models import Status
 
@@ -35,13 +29,13 @@ class LedgerContents:
         submissions: The chosen submissions, oldest first.
         total: How many submissions fulfil the conditions, without `last`.
         unfinished: How many submissions of the whole ledger need attention (`Submission.unfinished`).
-        owner: The process that has the ledger open (``"?"`` if it has just opened it). None if no process has.
+        processes: The processes that are at work on it: that send submissions, or poll jobs.
     """
 
     submissions: list[Submission]
     total: int
     unfinished: int
-    owner: str | None
+    processes: tuple[int, ...]
 
 
 async def inspect_ledger(
@@ -55,10 +49,10 @@ async def inspect_ledger(
     unsaved: bool = False,
     last: int | None = None,
 ) -> LedgerContents:
-    """Read a ledger without owning it, also while another process does. Nothing is changed.
+    """Read a ledger, also while other processes use it. Nothing is changed.
 
-    A submission whose sender has died is shown as unknown. Only what is asked for is read, so a large ledger takes no
-    longer than a small one to show its last submissions.
+    A submission whose sender has died is unknown once the sender's lease has expired. Only what is asked for is read,
+    so a large ledger takes no longer than a small one to show its last submissions.
 
     Args:
         path: The ledger's file.
@@ -96,9 +90,8 @@ async def inspect_ledger(
         try:
             with closing(connect_read_only(file)) as connection:
                 version = file_version(file, connection)
-                owner = (recorded_owner(file) or "?") if is_owned(file) else None
                 if not version:
-                    return LedgerContents([], 0, 0, owner)
+                    return LedgerContents([], 0, 0, ())
                 if version < len(MIGRATIONS):
                     raise ConfigurationError(
                         f"the ledger {file} was written by an older version of kling_async; open it once with a client "
@@ -107,17 +100,9 @@ async def inspect_ledger(
                 submissions = select_last(connection, condition, values, last)
                 total = count(connection, condition, values)
                 left = count(connection, UNFINISHED)
+                processes = living_processes(connection)
         except sqlite3.Error as error:
             raise explained(file, error) from error
-        if owner is None:
-            submissions = [_abandoned(submission) for submission in submissions]
-        return LedgerContents(submissions, total, left, owner)
+        return LedgerContents(submissions, total, left, tuple(processes))
 
     return await to_thread.run_sync(read)
-
-
-def _abandoned(submission: Submission) -> Submission:
-    """The submission as its ledger will have it once it is opened again: nobody is sending it any more."""
-    if submission.state is not SubmissionState.SENDING:
-        return submission
-    return replace(submission, state=SubmissionState.UNKNOWN, reason=submission.reason or PROCESS_ENDED)

@@ -10,7 +10,7 @@ from typing import Any
 
 from kling_async._concurrency import cooperative_map
 from kling_async._errors import ConfigurationError
-from kling_async._ledger.protocol import SpendingGroup, Submission
+from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionState
 from kling_async._ledger.serialization import comparable_request
 from kling_async._models import Event, JobRef
 
@@ -48,6 +48,9 @@ class MemoryLedger:
     async def record_outcome(self, submission: Submission) -> None:
         """See `Ledger.record_outcome`."""
         self._require_open()
+        known = [a for a in self._attempts.get(submission.key, ()) if a.attempt_id == submission.attempt_id]
+        if submission.ref is None and any(attempt.state is SubmissionState.ACCEPTED for attempt in known):
+            return
         outcome = {name: getattr(submission, name) for name in ("state", "ref", "reason", "answer")}
         self._change(submission.key, submission.attempt_id, **outcome)
 
@@ -64,12 +67,15 @@ class MemoryLedger:
             if attempt.attempt_id == attempt_id:
                 attempts[index] = replace(attempt, **changes)
 
-    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """See `Ledger.append_events`."""
         self._require_open()
         log = self._events.setdefault(ref, {})
         for event in events:
             log.setdefault(event.seq, event)
+        if all(log[event.seq] == event for event in events):
+            return ()
+        return [log[seq] for seq in sorted(log) if seq >= events[0].seq]
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """See `Ledger.record_file`."""

@@ -20,7 +20,8 @@ A key holds one attempt at a time: the *current* one. The key can be claimed aga
 (`SubmissionState.key_reusable`), or when the user freed it (`Ledger.release`). The attempts before the current one stay
 in the ledger as they were (`Ledger.attempts`), so their costs still count.
 
-A ledger belongs to one client at a time. It never contains an API key, or a URL that carries a token.
+A `SharedLedger` may be open in several processes: see `leases`. Any other belongs to one client at a time. It never
+contains an API key, or a URL that carries a token.
 """
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ from typing import Any, Protocol
 from kling_async._errors import ReceivedAnswer, Remedy
 from kling_async._models import Cost, Event, JobRef, Status
 
-__all__ = ["LEDGER_METHODS", "Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"]
+__all__ = [
+    "LEDGER_METHODS",
+    "LeaseWatcher",
+    "Ledger",
+    "ReceivedAnswer",
+    "SharedLedger",
+    "SpendingGroup",
+    "Submission",
+    "SubmissionState",
+]
 
 
 class SubmissionState(enum.StrEnum):
@@ -44,7 +54,7 @@ class SubmissionState(enum.StrEnum):
     NOT_SUBMITTED = "not-submitted"
     """The call certainly did not reach the provider. The key can be used again."""
     SENDING = "sending"
-    """The call is in progress."""
+    """The call is in progress, in this process or in another one that lives."""
     ACCEPTED = "accepted"
     """The provider accepted it: there is a job."""
     REFUSED = "refused"
@@ -157,7 +167,7 @@ class Ledger(Protocol):
     show one part from before the other call and one part from after it. A write that raises has changed nothing.
 
     All methods raise `LedgerFailed` when the storage cannot be read or written, and `ConfigurationError` when it is
-    closed, is not a ledger, or is owned by another process.
+    closed or is not a ledger.
     """
 
     keep_images: bool
@@ -178,7 +188,8 @@ class Ledger(Protocol):
     async def record_outcome(self, submission: Submission) -> None:
         """Store the outcome of an attempt: ``state``, ``ref``, ``reason`` and ``answer`` are durable when this returns.
 
-        It may be called twice. Only the attempt with this ``attempt_id`` changes.
+        It may be called twice. Only the attempt with this ``attempt_id`` changes. One that is accepted stays accepted:
+        a webhook may have named its job in another process before its own process lost the answer.
         """
         ...
 
@@ -189,10 +200,14 @@ class Ledger(Protocol):
         """
         ...
 
-    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """Append to a job's log, before the events are published: all of them are durable when this returns.
 
         It may be called twice: an event whose number is in the log already stays as it is.
+
+        Returns:
+            The job's log from the first of these numbers on, if other events had been recorded under them. Empty
+            otherwise.
         """
         ...
 
@@ -244,6 +259,92 @@ class Ledger(Protocol):
 
     async def aclose(self) -> None:
         """Release the storage. Everything stored stays. Closing twice is harmless."""
+        ...
+
+
+class LeaseWatcher(Protocol):
+    """Who is notified of what other processes do with the jobs that are waited for here. In the event loop."""
+
+    def on_leased(self, refs: Sequence[str]) -> None:
+        """These jobs are ours to poll now."""
+
+    def on_lost(self, refs: Sequence[str]) -> None:
+        """These jobs are not ours to poll any more: this process was stopped for longer than a lease lasts."""
+
+    def on_recorded(self, ref: str, events: Sequence[Event]) -> None:
+        """Another process has recorded these events of a job."""
+
+    def on_poll_requested(self, ref: str, report: Any) -> None:
+        """A webhook of the job reached another process. The report is what `SharedLedger.request_poll` was given."""
+
+
+class SharedLedger(Ledger, Protocol):
+    """A ledger that several processes may have open, with the leases of their jobs. See `leases`."""
+
+    def watch(self, watcher: LeaseWatcher) -> None:
+        """Notify the client of what other processes do."""
+
+    def want(self, ref: str) -> bool:
+        """Ask for the lease of a job. To be called in the event loop.
+
+        Returns:
+            Whether we have it. If not, `LeaseWatcher.on_leased` is called once we have it. Until then, what others
+            record of the job is given to `LeaseWatcher.on_recorded`.
+        """
+        ...
+
+    def unwant(self, ref: str, *, ended: bool) -> None:
+        """Give the lease of a job back, a moment later, or give up asking for it.
+
+        Args:
+            ref: The job.
+            ended: Whether it has ended, so that nobody needs the lease.
+        """
+
+    def lease_left(self) -> float:
+        """Seconds for which other processes surely take what we are sending for being sent."""
+        ...
+
+    async def settled(self, attempt_id: str) -> Submission | None:
+        """Wait until the attempt is not being sent any more: it has an outcome, or its sender has died.
+
+        Returns:
+            The attempt. None if there is none.
+        """
+        ...
+
+    async def request_poll(self, ref: JobRef, report: Any = None) -> None:
+        """Let whoever has the lease of the job poll it soon.
+
+        Args:
+            ref: The job.
+            report: A JSON value for that process, such as the reason of a failure.
+        """
+        ...
+
+    async def take_over(self, limit: int, *, since: datetime, without: Collection[JobRef] = ()) -> Sequence[Submission]:
+        """Take the leases of running jobs that no living process polls, this process's share of them at most.
+
+        Args:
+            limit: How many at most.
+            since: Only jobs that were submitted at this time or later.
+            without: Jobs that are passed over.
+
+        Returns:
+            Their submissions, the oldest first.
+        """
+        ...
+
+    async def next_call(self, account: str, interval: float) -> float:
+        """Take a place in the row of an account's calls, which all processes share.
+
+        Args:
+            account: Names the provider's account. It contains no key.
+            interval: Seconds between two calls.
+
+        Returns:
+            Seconds until the call may be made.
+        """
         ...
 
 

@@ -7,8 +7,8 @@ One thread owns the file (see `group_commit`). All operations of one kind in a g
 
 *Durability.* WAL with ``synchronous=FULL``: a commit survives ``kill -9`` and a power cut.
 
-*Ownership.* One process owns the file (see `sqlite_file`). Reading needs no ownership and disturbs nobody, because WAL
-lets others read (see `inspection`).
+Several processes of one computer may have the file open (see `leases`). Reading disturbs nobody, because WAL lets
+others read (see `inspection`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from kling_async._ledger import sqlite_leases
 from kling_async._ledger import sqlite_schema as statements
-from kling_async._ledger.group_commit import Kind, LedgerThread, Operation, by_kind
-from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.sqlite_file import File, Identity, explained, require_file_name
+from kling_async._ledger.group_commit import Kind, LedgerThread
+from kling_async._ledger.leases import Leases, lease_seconds
+from kling_async._ledger.protocol import LeaseWatcher, SpendingGroup, Submission
+from kling_async._ledger.sqlite_database import SqliteDatabase
+from kling_async._ledger.sqlite_file import Identity, explained, require_file_name
 from kling_async._models import Event, JobRef
 from kling_async._validation import require
 
@@ -39,25 +43,35 @@ _PAGE = 500  # attempts read in one operation
 class SqliteLedger:
     """A ledger in a SQLite file. It is opened by the first call and closed by `aclose`, which the client calls.
 
-    Works on asyncio and trio, and over several event loops one after the other.
+    Several processes of one computer may use the file at the same time, each with a ledger and a client of its own: a
+    key is bought once by all of them, each job is polled by one of them, and all who wait for it see its events. Works
+    on asyncio and trio, and over several event loops one after the other.
 
     Args:
         path: The file. It is made if need be, readable by its owner only. Its directory must exist.
         keep_images: Keep inline images as they are (a third larger), so that such requests can be submitted again
             after a restart without giving them again. Otherwise they are kept as a digest.
+        lease: Seconds after its last sign of life for which other processes leave to a process what it is doing: its
+            submission then counts as unknown, and its jobs are polled by others. It gives three signs in that time. If
+            None, the variable ``KLING_LEASE``, or 30.
 
     Raises:
-        ConfigurationError: The path is an address, such as that of a database server.
+        ConfigurationError: The path is an address, such as that of a database server, or the lease is too short.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, keep_images: bool = False, lease: float | None = None) -> None:
         require("SqliteLedger(path)", path, str | os.PathLike, 'a path, such as "jobs.db"')
         require_file_name(path)
         self.path = Path(path).absolute()  # the working directory may change before it is opened
         self.keep_images = keep_images
         self._identity: Identity | None = None
+        self._leases = Leases(lease_seconds("SqliteLedger", lease))
         self._thread = LedgerThread(
-            str(self.path), f"ledger {self.path.name}", self._open, lambda error: explained(self.path, error)
+            str(self.path),
+            f"ledger {self.path.name}",
+            self._open,
+            lambda error: explained(self.path, error),
+            self._leases,
         )
 
     def __repr__(self) -> str:
@@ -65,20 +79,29 @@ class SqliteLedger:
 
     async def claim(self, submission: Submission) -> Submission:
         """See `Ledger.claim`."""
-        claimed: Submission = await self._perform(statements.claim, submission)
+        self._leases.sending.add(submission.attempt_id)
+        try:
+            claimed: Submission = await self._perform(statements.claim, submission)
+        except BaseException:
+            self._leases.sending.discard(submission.attempt_id)
+            raise
+        if claimed.attempt_id != submission.attempt_id:
+            self._leases.sending.discard(submission.attempt_id)
         return claimed
 
     async def record_outcome(self, submission: Submission) -> None:
         """See `Ledger.record_outcome`."""
         await self._perform(statements.record_outcome, submission)
+        self._leases.sending.discard(submission.attempt_id)
 
     async def release(self, key: str, attempt_id: str, reason: str) -> None:
         """See `Ledger.release`."""
         await self._perform(statements.release, (key, attempt_id, reason))
 
-    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """See `Ledger.append_events`."""
-        await self._perform(statements.append_events, (ref, events))
+        conflicting: Sequence[Event] = await self._perform(statements.append_events, (ref, events))
+        return conflicting
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """See `Ledger.record_file`."""
@@ -131,6 +154,45 @@ class SqliteLedger:
         """Finish what is queued, close the file and give it free. Closing twice is harmless."""
         await self._thread.aclose()
 
+    # What it shares with other processes.
+
+    def watch(self, watcher: LeaseWatcher) -> None:
+        """See `SharedLedger.watch`."""
+        self._thread.watcher = watcher
+
+    def want(self, ref: str) -> bool:
+        """See `SharedLedger.want`."""
+        return self._thread.want(ref)
+
+    def unwant(self, ref: str, *, ended: bool) -> None:
+        """See `SharedLedger.unwant`."""
+        self._thread.unwant(ref, ended=ended)
+
+    def lease_left(self) -> float:
+        """See `SharedLedger.lease_left`."""
+        return self._leases.left()
+
+    async def settled(self, attempt_id: str) -> Submission | None:
+        """See `SharedLedger.settled`."""
+        found: Submission | None = await self._perform(sqlite_leases.settled, attempt_id)
+        return found
+
+    async def request_poll(self, ref: JobRef, report: Any = None) -> None:
+        """See `SharedLedger.request_poll`."""
+        text = None if report is None else json.dumps(report)
+        await self._perform(sqlite_leases.request_poll, (str(ref), text))
+
+    async def take_over(self, limit: int, *, since: datetime, without: Collection[JobRef] = ()) -> Sequence[Submission]:
+        """See `SharedLedger.take_over`."""
+        work = (limit, since.timestamp(), [str(ref) for ref in without])
+        found: Sequence[Submission] = await self._perform(sqlite_leases.take_over, work)
+        return found
+
+    async def next_call(self, account: str, interval: float) -> float:
+        """See `SharedLedger.next_call`."""
+        wait: float = await self._perform(sqlite_leases.next_call, (account, interval))
+        return wait
+
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Let the thread do any work with the connection."""
         return cast("T", await self._perform(statements.each, work))
@@ -139,34 +201,7 @@ class SqliteLedger:
         """Let the thread do something, and wait until it is durable."""
         return await self._thread.perform(kind, argument)
 
-    def _open(self) -> _Transactions:
-        file = File(self.path, self._identity)
-        self._identity = file.identity
-        return _Transactions(file)
-
-
-class _Transactions:
-    """The open file as the thread uses it."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self.close = file.close
-
-    def commit(self, operations: Sequence[Operation]) -> None:
-        """Do the operations in one transaction."""
-        connection = self._file.connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            self._file.require_same_file()
-            kinds = by_kind(operations)
-            if statements.claim in kinds:
-                self._file.require_ownership()
-            for kind, alike in kinds.items():
-                values = kind(connection, [operation.argument for operation in alike])
-                for operation, value in zip(alike, values, strict=True):
-                    operation.value = value
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+    def _open(self) -> SqliteDatabase:
+        database = SqliteDatabase(self.path, self._identity, self._leases)
+        self._identity = database.identity
+        return database

@@ -25,6 +25,9 @@ __all__ = [
     "CURRENT",
     "JOB_STATUS",
     "MIGRATIONS",
+    "NOW",
+    "OWN",
+    "SENDER_DIED",
     "UNFINISHED",
     "UNSAVED",
     "append_events",
@@ -34,6 +37,7 @@ __all__ = [
     "each",
     "events",
     "get_value",
+    "lives",
     "page",
     "record_file",
     "record_outcome",
@@ -79,12 +83,44 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE kept",
     ),
     ("ALTER TABLE attempts ADD COLUMN tags TEXT",),
+    (
+        """CREATE TABLE owners (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, process INTEGER NOT NULL, host TEXT NOT NULL,
+            expires REAL NOT NULL)""",
+        "ALTER TABLE attempts ADD COLUMN sender INTEGER",
+        "ALTER TABLE attempts ADD COLUMN poller INTEGER",
+        "ALTER TABLE attempts ADD COLUMN ended INTEGER",
+        """UPDATE attempts SET ended = 1 WHERE ref IS NOT NULL
+            AND EXISTS (SELECT 1 FROM events WHERE ref = attempts.ref AND terminal)""",
+        """CREATE INDEX running_attempts ON attempts (number)
+            WHERE current AND state = 'accepted' AND ended IS NULL AND released IS NULL""",
+        "ALTER TABLE events ADD COLUMN writer INTEGER",
+        """CREATE TABLE poll_requests (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, ref TEXT NOT NULL, writer INTEGER NOT NULL, report TEXT)""",
+        "CREATE TABLE calls (account TEXT PRIMARY KEY, next REAL NOT NULL)",
+        "DELETE FROM stored_values WHERE name = 'owner'",
+    ),
 )
 """One entry for each version of the file. ``user_version`` counts those that have been applied."""
 
-_COLUMNS = """s.key, s.attempt_id, s.endpoint, s.request, s.fingerprint, s.started, s.state, s.ref, s.reason, s.answer,
-    s.released, s.tags, (SELECT event FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
-    (SELECT json_group_array(path) FROM (SELECT path FROM files WHERE ref = s.ref ORDER BY position))"""
+NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+"""POSIX seconds on the clock of the database."""
+OWN = "(SELECT id FROM temp.own)"
+"""The owner that this connection writes as (see `sqlite_leases`)."""
+
+
+def lives(owner: str) -> str:
+    """The condition that an owner lives."""
+    return f"EXISTS (SELECT 1 FROM owners WHERE id = {owner} AND expires > {NOW})"  # noqa: S608  # constants
+
+
+_ABANDONED = f"s.state = 'sending' AND NOT {lives('s.sender')}"
+SENDER_DIED = "the process ended while it was being sent"
+_COLUMNS = f"""s.key, s.attempt_id, s.endpoint, s.request, s.fingerprint, s.started,
+    iif({_ABANDONED}, 'unknown', s.state), s.ref,
+    coalesce(s.reason, iif({_ABANDONED}, '{SENDER_DIED}', NULL)), s.answer, s.released, s.tags,
+    (SELECT event FROM events WHERE ref = s.ref ORDER BY seq DESC LIMIT 1),
+    (SELECT json_group_array(path) FROM (SELECT path FROM files WHERE ref = s.ref ORDER BY position))"""  # noqa: S608  # constants
 _REUSABLE = "(s.state IN ('not-submitted', 'refused') OR s.released IS NOT NULL)"
 CURRENT = "s.current"
 """The condition of the current attempts."""
@@ -124,8 +160,8 @@ def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
         (json.dumps([s.key for s in submissions]),),
     )
     connection.execute(
-        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags)
-            SELECT {_fields(8)} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
+        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags, sender)
+            SELECT {_fields(8)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
         (json.dumps(rows),),
     )
     others = select(
@@ -138,19 +174,26 @@ def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
     return [current.get(s.key, s) for s in submissions]
 
 
-def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[None]:
-    """Store outcomes of attempts. See `Ledger.record_outcome`."""
+def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[str | None]:
+    """Store outcomes of attempts. See `Ledger.record_outcome`.
+
+    Returns:
+        The reference of each job whose lease is ours by that: the one who submits a job usually waits for it.
+    """
     last = {
         s.attempt_id: (s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason, _answer_to_json(s.answer))
         for s in submissions
     }
-    connection.execute(
-        f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4
+    rows = connection.execute(
+        f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4,
+                poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL))
             FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
-            WHERE attempts.attempt_id = new.c0""",  # noqa: S608  # constants
+            WHERE attempts.attempt_id = new.c0 AND (new.c2 IS NOT NULL OR state != 'accepted')
+            RETURNING ref, poller = {OWN}""",  # noqa: S608  # constants
         (json.dumps(list(last.values())),),
     )
-    return [None] * len(submissions)
+    leased = {ref for ref, ours in rows.fetchall() if ours}
+    return [str(s.ref) if str(s.ref) in leased else None for s in submissions]
 
 
 def release(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, str]]) -> Sequence[None]:
@@ -159,12 +202,29 @@ def release(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, str]]
     return [None] * len(rows)
 
 
-def append_events(connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> Sequence[None]:
+def append_events(
+    connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]
+) -> Sequence[Sequence[Event]]:
     """Append to the logs of jobs. See `Ledger.append_events`."""
-    rows = [(str(ref), e.seq, e.status.terminal, event_to_json(e)) for ref, events in entries for e in events]
-    statement = f"INSERT OR IGNORE INTO events SELECT {_fields(4)} FROM json_each(?)"  # noqa: S608  # constants
-    connection.execute(statement, (json.dumps(rows),))
-    return [None] * len(entries)
+    rows = [(str(ref), e.seq, e.status.terminal, event_to_json(e)) for ref, log in entries for e in log]
+    inserted = connection.execute(
+        f"INSERT OR IGNORE INTO events SELECT {_fields(4)}, {OWN} FROM json_each(?)",  # noqa: S608  # constants
+        (json.dumps(rows),),
+    )
+    if ends := [ref for ref, _, terminal, _ in rows if terminal]:
+        connection.execute(
+            "UPDATE attempts SET ended = 1 WHERE ref IN (SELECT value FROM json_each(?))", (json.dumps(ends),)
+        )
+    if inserted.rowcount == len(rows):
+        return [()] * len(entries)
+    return [_conflicting(connection, ref, log) for ref, log in entries]
+
+
+def _conflicting(connection: sqlite3.Connection, ref: JobRef, log: Sequence[Event]) -> Sequence[Event]:
+    """The recorded log from the first of these events on, if it has others under their numbers."""
+    stored = events(connection, ref, log[0].seq) if log else []
+    theirs = {event.seq: event_to_json(event) for event in stored}
+    return stored if any(theirs.get(event.seq) != event_to_json(event) for event in log) else ()
 
 
 def record_file(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, str]]) -> Sequence[None]:
@@ -302,14 +362,17 @@ def page(connection: sqlite3.Connection, condition: str, after: int, size: int) 
     return found, last if count == size else None
 
 
-def events(connection: sqlite3.Connection, ref: JobRef) -> list[Event]:
-    """A job's log."""
+def events(connection: sqlite3.Connection, ref: JobRef, first: int = 0) -> list[Event]:
+    """A job's log, from that number on."""
     log: list[Event] = []
-    for (event,) in connection.execute("SELECT event FROM events WHERE ref = ? ORDER BY seq", (str(ref),)):
+    rows = connection.execute("SELECT event FROM events WHERE ref = ? AND seq >= ? ORDER BY seq", (str(ref), first))
+    for (event,) in rows:
         try:
             log.append(event_from_json(event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("the recorded events of job %s cannot be read from event %d on: %s", ref, len(log), error)
+            logger.warning(
+                "the recorded events of job %s cannot be read from event %d on: %s", ref, first + len(log), error
+            )
             break
     return log
 

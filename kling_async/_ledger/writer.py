@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
-from kling_async._ledger.protocol import LEDGER_METHODS, Ledger, Submission
+from kling_async._ledger.protocol import LEDGER_METHODS, Ledger, SharedLedger, Submission
 from kling_async._models import Event, JobRef
 from kling_async._redaction import redact_json
 from kling_async._validation import given
@@ -70,6 +70,12 @@ class LedgerWriter:
             raise ConfigurationError('this client keeps no ledger; make it with Client(ledger=SqliteLedger("jobs.db"))')
         return self._ledger
 
+    @property
+    def shared(self) -> SharedLedger | None:
+        """The ledger, if several processes may have it open."""
+        several: Any = self._ledger
+        return several if callable(getattr(several, "lease_left", None)) else None
+
     async def claim(self, submission: Submission) -> Submission:
         """Store what is pending, then claim the key. See `Ledger.claim`.
 
@@ -96,8 +102,12 @@ class LedgerWriter:
             self._add_pending(error)
             self._pending[submission.attempt_id] = submission
 
-    async def append_events(self, ref: JobRef, event: Event) -> None:
-        """Store an event before it is published. If that fails, it is pending."""
+    async def append_events(self, ref: JobRef, event: Event) -> Sequence[Event]:
+        """Store an event before it is published. If that fails, it is pending.
+
+        Returns:
+            What another process stored under its number before.
+        """
         key = self._secrets.get(ref.provider)
         failures = tuple(
             replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
@@ -111,12 +121,13 @@ class LedgerWriter:
         )
         events = [*self._pending_events.get(ref, ()), event]
         try:
-            await self.ledger.append_events(ref, events)
+            theirs = await self.ledger.append_events(ref, events)
         except (LedgerFailed, ConfigurationError) as error:  # the same
             self._add_pending(error)
             self._pending_events[ref] = events
-        else:
-            self._pending_events.pop(ref, None)
+            return ()
+        self._pending_events.pop(ref, None)
+        return theirs or ()  # a ledger of the user's may return nothing
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """Store where a file was saved. If that fails, a warning is logged: the file itself is saved."""

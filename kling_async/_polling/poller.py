@@ -37,6 +37,7 @@ from kling_async._errors import KlingError
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._polling.driver import DriverElection
+from kling_async._polling.leases import JobLeases
 from kling_async._polling.rate_limiter import RateLimiter
 from kling_async._polling.status_call import StatusCaller, copy_error
 from kling_async._polling.stream_follower import StreamFollower
@@ -117,10 +118,19 @@ class Poller:
         transport: Where the calls go.
         clock: The client's clock.
         calls_per_minute: The limit on status calls. If None, there is no limit.
+        leases: Which jobs are ours to poll. If None, all are.
     """
 
-    def __init__(self, transport: ProviderTransport, clock: Clock, calls_per_minute: float | None) -> None:
+    def __init__(
+        self,
+        transport: ProviderTransport,
+        clock: Clock,
+        calls_per_minute: float | None,
+        leases: JobLeases | None = None,
+    ) -> None:
         self._clock = clock
+        self._leases = leases or JobLeases(None)
+        self._limits = transport.limits
         self._queue: PollQueue[TrackedJob] = PollQueue()
         self._rate_limiter = RateLimiter(calls_per_minute, clock)
         self._status_caller = StatusCaller(transport, clock, retry=not self._rate_limiter.limited)
@@ -147,6 +157,15 @@ class Poller:
             KlingError: The job cannot be polled: it is unknown to the provider, the key is refused, or calls have
                 failed for long.
         """
+        if tracked.has_changed(seen):
+            return
+        self._leases.want(tracked, self._lease_changed, self.poll_soon)
+        try:
+            await self._wait(tracked, seen)
+        finally:
+            self._leases.unwant(tracked)
+
+    async def _wait(self, tracked: TrackedJob, seen: int) -> None:
         before = tracked.wait_error
         while not tracked.has_changed(seen):
             if tracked.being_polled:
@@ -156,7 +175,9 @@ class Poller:
                 raise copy_error(tracked.wait_error)  # one poll informs all who wait
             tracked.being_polled = True
             try:
-                if not await self._stream_follower.follow(tracked, seen):
+                if not tracked.leased:
+                    await self._read_ledger(tracked, seen)
+                elif not await self._stream_follower.follow(tracked, seen):
                     await self._poll_until_changed(tracked, seen)
             except (KlingError, DeadlinePassed) as error:
                 tracked.wait_error = copy_error(error)
@@ -164,6 +185,27 @@ class Poller:
             finally:
                 tracked.being_polled = False
                 tracked.wake()
+
+    async def _read_ledger(self, tracked: TrackedJob, seen: int) -> None:
+        """Wait while another process polls the job, for its events or for the lease.
+
+        Raises:
+            DeadlinePassed: The job's deadline has passed, and the other process has learned of no end.
+        """
+        late = tracked.deadline + self._limits.call  # the other process polls the job once more at its deadline
+        with anyio.move_on_after(max(late - self._clock.now(), self._limits.call)) as wait:
+            while not tracked.leased and not tracked.has_changed(seen):
+                await tracked.change()
+        if wait.cancelled_caught:
+            raise DeadlinePassed
+
+    def _lease_changed(self, tracked: TrackedJob) -> None:
+        """The job has become ours to poll, or another process's."""
+        if not tracked.leased:
+            self._dequeue(tracked)
+        elif self._is_subscribed(tracked):
+            self._enqueue(tracked)
+        tracked.wake()
 
     async def poll_now(self, tracked: TrackedJob) -> None:
         """Poll the job as soon as the rate limit allows, and those that can travel with it.
@@ -197,6 +239,15 @@ class Poller:
             self._enqueue(tracked)
         tracked.wake()
 
+    async def request_poll(self, tracked: TrackedJob) -> None:
+        """Have the job polled soon, by this process or by the one that has its lease.
+
+        Raises:
+            LedgerFailed: The other process cannot be asked.
+        """
+        self.poll_soon(tracked)
+        await self._leases.request_poll(tracked)
+
     def rank_again(self, tracked: TrackedJob) -> None:
         """Compute the job's priority again, which has jumped: the job was only attached, and is known to exist now."""
         if tracked in self._queue:
@@ -212,6 +263,8 @@ class Poller:
         first = not self._is_subscribed(tracked)
         self._subscribed.setdefault(subscriber, {})[tracked] = None
         tracked.listener = self
+        if first:
+            self._leases.want(tracked, self._lease_changed, self.poll_soon)
         if tracked.ended:
             self._release(tracked, None)
         elif first and tracked not in self._workers:
@@ -233,6 +286,8 @@ class Poller:
         del jobs[tracked]
         if not jobs:
             del self._subscribed[subscriber]
+        if not self._is_subscribed(tracked):
+            self._leases.unwant(tracked)
         return True
 
     async def run_workers(self, workers: int) -> None:
@@ -256,7 +311,7 @@ class Poller:
         self._enqueue(tracked)
         worker = self._workers[tracked] = _JobWorker(tracked)
         try:
-            while not tracked.has_changed(seen):
+            while tracked.leased and not tracked.has_changed(seen):
                 if tracked.poll_granted:
                     await self._send_granted(tracked)
                     tracked.raise_poll_error()
@@ -473,7 +528,7 @@ class Poller:
 
     def _enqueue(self, tracked: TrackedJob) -> None:
         """Let the job compete for the next poll."""
-        if tracked.ended:
+        if tracked.ended or not tracked.leased:
             return
         before = self._queue.next_due()
         self._queue.enter(tracked)
@@ -510,4 +565,5 @@ class Poller:
 
 def _has_nothing_to_do(tracked: TrackedJob, seen: int) -> bool:
     """Whether the worker of a job may drive: no poll was granted to the job, and nothing has happened."""
-    return not tracked.poll_granted and tracked.count == seen and tracked.poll_error is None
+    idle = not tracked.poll_granted and tracked.count == seen and tracked.poll_error is None
+    return idle and tracked.leased

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import anyio
 
 from kling_async._concurrency import cooperative_map
-from kling_async._errors import ConfigurationError, KeyConflict, KlingError, Remedy
-from kling_async._ledger.protocol import Submission
+from kling_async._errors import ConfigurationError, KeyConflict, KlingError, LedgerFailed, Remedy
+from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import JobRef, Status
@@ -23,6 +26,10 @@ from kling_async.providers._base.request import Request
 __all__ = ["Recovery"]
 
 log = logging.getLogger("kling_async")
+
+_TAKE_OVER_INTERVAL = 5.0  # s between two looks for jobs that no process polls
+_TAKEN_AT_ONCE = 500
+_TAKEN_REMEMBERED = 10_000
 
 
 class Recovery:
@@ -71,6 +78,12 @@ class Recovery:
     async def _resume(self, submission: Submission) -> TrackedJob | None:
         if self._advisor.missing(submission):
             return None
+        if submission.state is SubmissionState.SENDING and self._ledger.shared is not None:
+            log.info("submission %r is being sent by another process; its outcome is waited for", submission.key)
+            settled = await self._ledger.shared.settled(submission.attempt_id)
+            if settled is None or settled.key_reusable:
+                return None
+            submission = replace(settled, remedies=self._advisor.remedies(settled))
         if submission.ref is not None:
             return await self._submitter.adopt(submission, submission.ref)
         request = self._advisor.restored(submission)
@@ -83,6 +96,32 @@ class Recovery:
             return None
         return found.tracked if found is not None else None
 
+    async def take_over_jobs(self, longest_deadline: float) -> None:
+        """Track the running jobs that no process polls, again and again, until cancelled. See `Client.follow`.
+
+        Args:
+            longest_deadline: Seconds after its submission for which any job is polled.
+        """
+        shared = self._ledger.shared
+        if shared is None:
+            return
+        taken: dict[JobRef, None] = {}  # those that end here without an end, by their deadlines, come only once
+        while True:
+            since = datetime.now(UTC) - timedelta(seconds=longest_deadline)
+            try:
+                found = await shared.take_over(_TAKEN_AT_ONCE, since=since, without=list(taken))
+            except LedgerFailed as error:
+                log.warning("jobs of other processes are not taken over at the moment: %s", error)
+                found = ()
+            for submission in found:
+                if submission.ref is not None and not self._advisor.missing(submission):
+                    taken[submission.ref] = None
+                    tracked = await self._submitter.adopt(submission, submission.ref)
+                    log.info("took over %s (key %r), %s", tracked.ref, tracked.key, tracked.status)
+            while len(taken) > _TAKEN_REMEMBERED:
+                del taken[next(iter(taken))]
+            await anyio.sleep(_TAKE_OVER_INTERVAL)
+
     async def _unfinished(self) -> list[Submission]:
         """Return the submissions that need attention, except those that are under way in this process."""
         found = [s for s in await self._ledger.unfinished() if not self._submitter.under_way(s.key)]
@@ -90,7 +129,15 @@ class Recovery:
 
     async def unresolved(self) -> list[Submission]:
         """Return the submissions that `resume` cannot follow, or cannot be sure to. See `Client.unresolved`."""
-        return [s for s in await self._unfinished() if s.ref is None or self._advisor.missing(s)]
+        return [
+            s
+            for s in await self._unfinished()
+            if (s.ref is None and not self._sent_elsewhere(s)) or self._advisor.missing(s)
+        ]
+
+    def _sent_elsewhere(self, submission: Submission) -> bool:
+        """Whether another process is sending it. Where the ledger is not shared, its sender has died."""
+        return submission.state is SubmissionState.SENDING and self._ledger.shared is not None
 
     async def _require(self, key: str) -> Submission:
         """Return the submission of that key.
@@ -103,7 +150,7 @@ class Recovery:
             raise ConfigurationError(
                 f"the ledger has no submission {key!r}", remedies=(Remedy("retry", key, detail="check the key"),)
             )
-        if self._submitter.under_way(key):
+        if self._submitter.under_way(key) or self._sent_elsewhere(found):
             raise ConfigurationError(
                 f"the submission {key!r} is being sent right now",
                 remedies=(Remedy("retry", key, detail="wait for its outcome"),),

@@ -6,9 +6,9 @@ With a ledger, a submission goes through these steps. After a crash, the ledger 
 
 1. *Lock.* Only one submission of a key is under way in this process. The next one waits, and finds what it has left.
 2. *Reserve.* The budget sets aside what the submission may cost.
-3. *Claim.* The attempt is stored (``sending``) before the paid call. A key that is in use is not paid for again: its
-   job is returned if there is one. Otherwise the outcome is recovered if the provider can report it, or
-   `SubmissionUnknown` is raised again.
+3. *Claim.* The attempt is stored (``sending``) before the paid call. A key that is in use is not paid for again: while
+   another process sends it, its outcome is waited for. Its job is returned if there is one. Otherwise the outcome is
+   recovered if the provider can report it, or `SubmissionUnknown` is raised again.
 4. *Pay.* The transport makes the paid call, and decides whether it was accepted, refused, not sent or lost.
 5. *Record.* The outcome is stored, also when the task is cancelled, before anyone is notified.
 
@@ -28,6 +28,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
@@ -41,6 +42,7 @@ from kling_async._errors import (
     ConfigurationError,
     KeyConflict,
     KlingError,
+    LedgerFailed,
     Remedy,
     TransportFailed,
 )
@@ -77,6 +79,7 @@ __all__ = [
 EarlierT = TypeVar("EarlierT", Submission, SpendingGroup)
 log = logging.getLogger("kling_async")
 
+_LEAST_LEASE = 0.5  # s that must be left of our lease when a paid call begins: until its first byte is written
 # SQLite ends a text in JSON at a null, so two keys would be one. Half a surrogate pair cannot be stored at all.
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
@@ -340,7 +343,7 @@ class Submitter:
         if latest is None or not tracked.ended:
             return
         log.info("job %s: %s after %.1f s (key %r)", tracked.ref, tracked.status, latest.elapsed, tracked.key)
-        if self._observer is None:
+        if self._observer is None or latest.source == "ledger":  # the process that recorded the end has reported it
             return
         polled = latest.source == "poll" and tracked.last_seen_running > tracked.started
         lag = latest.at.timestamp() - tracked.last_seen_running if polled else None
@@ -411,11 +414,15 @@ class Submitter:
     ) -> AcceptedSubmission:
         if not self._ledger.enabled:
             return await self._pay(transport, request, intent, trace)
-        with anyio.CancelScope(shield=True):
-            current = await self._ledger.claim(intent)
-        if current.attempt_id == intent.attempt_id:
-            return await self._pay(transport, request, intent, trace)
-        require_same_request(intent, current)
+        while True:
+            with anyio.CancelScope(shield=True):
+                current = await self._ledger.claim(intent)
+            if current.attempt_id == intent.attempt_id:
+                return await self._pay(transport, request, intent, trace)
+            require_same_request(intent, current)
+            if current.state is not SubmissionState.SENDING or self._ledger.shared is None:
+                break
+            await self._ledger.shared.settled(current.attempt_id)  # another process sends it
         if current.ref is not None:
             return accepted_earlier(current, current.ref)
         if current.endpoint != intent.endpoint:  # another process submits the same portable request elsewhere
@@ -495,6 +502,7 @@ class Submitter:
                 unknown until it is accepted, after any other answer.
         """
         trace.may_repeat = lambda: self._advisor.young(intent)
+        trace.may_send = partial(self._require_lease, intent, trace)
         with self._early.open(intent) as deliveries:
             flow = transport.provider.submit(request, intent.attempt_id, self._early.callback_url(intent))
             try:
@@ -505,6 +513,22 @@ class Submitter:
                     transport, LostSubmission(intent, own_id, self._clock.now()), error, trace, deliveries
                 )
             return replace(await self._accepted(intent, accepted), deliveries=deliveries)
+
+    def _require_lease(self, intent: Submission, trace: PaidCallTrace) -> None:
+        """Make sure, before a paid call is sent, that other processes still take it for being sent.
+
+        One that is sent again with the same id buys at most one job, whoever else sends it.
+
+        Raises:
+            LedgerFailed: They may not: this process was stopped for longer than its lease lasts.
+        """
+        shared = self._ledger.shared
+        if shared is not None and not trace.lost and shared.lease_left() < _LEAST_LEASE:
+            raise LedgerFailed(
+                f"this process was stopped for so long that others may have given up the submission {intent.key!r}; "
+                "nothing was sent, submit it again",
+                provider=intent.provider,
+            )
 
     async def _lost(
         self,
@@ -527,6 +551,10 @@ class Submitter:
         with anyio.CancelScope(shield=True):
             answer = error.answer if isinstance(error, AnswerLost) else None
             await self._record(replace(intent, state=state, reason=reason, answer=answer))
+            known = await self._named_elsewhere(intent) if state is SubmissionState.UNKNOWN else None
+        if known is not None and isinstance(error, Exception):
+            log.info("submission %r: %s, but a webhook to another process named job %s", intent.key, reason, known)
+            return Accepted(known.id, StatusReport(Status.PENDING))
         if state is not SubmissionState.UNKNOWN:
             raise error
         self._early.remember(lost)
@@ -534,6 +562,16 @@ class Submitter:
             raise self._advisor.unknown(intent, reason, answer) from error
         log.warning("submission %r: %s; a job may have been bought", intent.key, reason)
         raise error
+
+    async def _named_elsewhere(self, lost: Submission) -> JobRef | None:
+        """Return the job of a submission whose answer was lost, if a webhook to another process has named it."""
+        if self._ledger.shared is None:
+            return None
+        try:
+            found = await self._ledger.ledger.find(attempt_id=lost.attempt_id)
+        except LedgerFailed:
+            return None
+        return found.ref if found is not None else None
 
     async def _accepted(self, intent: Submission, accepted: Accepted) -> AcceptedSubmission:
         ref = _ref(intent, accepted)
@@ -548,10 +586,21 @@ class Submitter:
         with anyio.CancelScope(shield=True):
             await self._record(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
 
-    async def adopt(self, submission: Submission, ref: JobRef) -> TrackedJob:
-        """Track the job of a submission that was accepted earlier."""
+    async def adopt(self, submission: Submission, ref: JobRef, *, kept: bool = True) -> TrackedJob:
+        """Track the job of a submission that was accepted earlier. See `JobRegistry.adopt`."""
         accepted = accepted_earlier(submission, ref)
-        return (await self._adopt(accepted, self._advisor.restored(submission))).tracked
+        tracked = await self._registry.adopt(accepted, self._advisor.restored(submission), kept=kept)
+        self.record_cost(tracked)
+        return tracked
+
+    async def recall(self, tracked: TrackedJob) -> None:
+        """Take over what the ledger has of a job that was only attached. It is asked once."""
+        if tracked.recorded or tracked.sought or not self._ledger.enabled:
+            return
+        tracked.sought = True
+        found = await self._ledger.ledger.find(ref=tracked.ref)
+        if found is not None and found.ref is not None:
+            await self.adopt(found, found.ref, kept=False)
 
     async def _record(self, submission: Submission) -> None:
         try:
@@ -563,6 +612,8 @@ class Submitter:
     async def _key_in_use(self, intent: Submission) -> bool:
         """Return whether the submission's key has a job or may have one, so that submitting it costs nothing more."""
         current = await self._ledger.find(intent.key) if self._ledger.enabled else None
+        if current is not None and current.state is SubmissionState.SENDING and self._ledger.shared is not None:
+            current = await self._ledger.shared.settled(current.attempt_id)  # another process sends it
         return current is not None and not current.key_reusable
 
     async def _reopen(self, transport: ProviderTransport, intent: Submission, *, force: bool) -> None:
@@ -709,7 +760,7 @@ def classify_failure(error: BaseException, trace: PaidCallTrace) -> tuple[Submis
     if isinstance(error, KlingError):
         if trace.lost or isinstance(error, AnswerLost):
             return SubmissionState.UNKNOWN, error.message
-        refused = not isinstance(error, TransportFailed | ConfigurationError)
+        refused = not isinstance(error, TransportFailed | ConfigurationError | LedgerFailed)
         return SubmissionState.REFUSED if refused else SubmissionState.NOT_SUBMITTED, error.message
     reason = f"it failed with {type(error).__name__}" if isinstance(error, Exception) else "it was cancelled"
     if trace.may_have_been_sent:

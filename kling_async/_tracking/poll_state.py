@@ -34,6 +34,7 @@ class PollState:
             jobs rank below all of these.
         poll_now: Whether a poll is due now, before the timer's time.
         next_urgent: Before this time no poll is urgent: an urgent one was sent, and its interval is not over.
+        leased: Whether this process polls it. If False, another one does, and records what it learns in the ledger.
         poll_granted: Whether the next poll was granted to it and is not sent yet.
         being_polled: Whether a task is its worker.
         poll_error: The permanent error of the last poll. It is raised to those who wait, once, and cleared by the next
@@ -50,6 +51,7 @@ class PollState:
         "failing_since",
         "last_polled",
         "last_seen_running",
+        "leased",
         "next_urgent",
         "poll_error",
         "poll_granted",
@@ -71,6 +73,7 @@ class PollState:
         self.confirmed = submitted_here
         self.poll_now = not submitted_here
         self.next_urgent = -math.inf
+        self.leased = True
         self.poll_granted = False
         self.being_polled = False
         self.poll_error: KlingError | None = None

@@ -125,12 +125,14 @@ class JobRegistry:
             known = self._attached[str(ref)] = self._track(ref, None, None)
         return known
 
-    async def adopt(self, accepted: AcceptedSubmission, request: Request | None) -> TrackedJob:
+    async def adopt(self, accepted: AcceptedSubmission, request: Request | None, *, kept: bool = True) -> TrackedJob:
         """Return the job of an accepted submission. Its recorded events are replayed, and new ones are recorded.
 
         Args:
             accepted: The submission.
             request: What was submitted, if that is known.
+            kept: Whether it belongs to the jobs that run here. Otherwise another process may follow it, and this one
+                does not hear of its end.
         """
         events: Sequence[Event] = ()
         if accepted.report is None and accepted.ref not in self._running and self._store.enabled:
@@ -146,7 +148,11 @@ class JobRegistry:
         known.tags = accepted.tags
         if self._timers is not None:
             self._by_attempt[accepted.attempt_id] = known
-        if not known.ended:
+        if known.ended or str(known.ref) in self._running:
+            return known
+        if not kept:
+            self._attached[str(known.ref)] = known
+        else:
             self._attached.pop(str(known.ref), None)
             self._running[str(known.ref)] = known
             arrival, self._arrival = self._arrival, anyio.Event()

@@ -35,8 +35,9 @@ class EventStore(Protocol):
     def enabled(self) -> bool:
         """Whether there is a ledger."""
 
-    async def append_events(self, ref: JobRef, event: Event) -> None:
-        """Store an event before it is published."""
+    async def append_events(self, ref: JobRef, event: Event) -> Sequence[Event]:
+        """Store an event before it is published. Return what another process stored under its number before."""
+        ...
 
     async def events(self, ref: JobRef) -> Sequence[Event]:
         """Return the stored events of a job."""
@@ -74,6 +75,7 @@ class TrackedJob(PollState):
     Attributes:
         key: The key of its submission. None if it is not known.
         tags: What the user stored with its submission.
+        sought: Whether the ledger was asked for it, because it was only attached.
         listener: Notified of the end.
         reported_failure: The failure that a webhook reported. It counts once a poll reports that the job failed.
     """
@@ -83,6 +85,7 @@ class TrackedJob(PollState):
         "_address",
         "_changed",
         "_clock",
+        "_later",
         "_lock",
         "_log",
         "_owner",
@@ -94,6 +97,7 @@ class TrackedJob(PollState):
         "listener",
         "reported_failure",
         "request",
+        "sought",
         "tags",
     )
 
@@ -115,6 +119,7 @@ class TrackedJob(PollState):
         self._owner = owner
         self.key: str | None = None
         self.tags: Mapping[str, str] = _NO_TAGS
+        self.sought = False
         self.listener: EndListener | None = None
         self.reported_failure: StatusReport | None = None
         self._address = str(ref)
@@ -126,6 +131,7 @@ class TrackedJob(PollState):
         self._seq_shift = 0  # from our event numbers to the ledger's
         self._changed: anyio.Event | None = None
         self._lock: anyio.Lock | None = None
+        self._later: Sequence[Event] = ()  # recorded by others while we record
 
     def __repr__(self) -> str:
         return f"<TrackedJob {self.ref} {self.status}, {self.count} events>"
@@ -192,6 +198,28 @@ class TrackedJob(PollState):
         self._log = (*self._log, pack(event))
         self._status = event.status
 
+    def extend(self, events: Iterable[Event]) -> None:
+        """Append what another process has recorded in the ledger. What is known already is passed over."""
+        if self._lock is not None and self._lock.locked():  # their numbers may be ours, too: see `apply`
+            self._later = (*self._later, *events)
+            return
+        for event in events:
+            latest = self.latest
+            seq = event.seq - self._seq_shift
+            if self.ended or seq != (latest.seq + 1 if latest else 0):
+                continue
+            self._append(replace(event, seq=seq, source="ledger"))
+            self.confirm()
+            if event.status.terminal:
+                self._end()
+            self.wake()
+
+    def _take_later(self) -> None:
+        """Append what others recorded while we did. To be called without the lock."""
+        later, self._later = self._later, ()
+        if later:
+            self.extend(later)
+
     async def start_recording(self, store: EventStore, known: Sequence[Event]) -> None:
         """Record the log from now on, after the events that are recorded already.
 
@@ -219,6 +247,7 @@ class TrackedJob(PollState):
             if newer:
                 with anyio.CancelScope(shield=True):
                     await self._record(store, latest)
+        self._take_later()
 
     async def apply(self, report: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
         """Apply a status report. This is the only way into the log.
@@ -248,17 +277,25 @@ class TrackedJob(PollState):
             return self._publish(self._advance(report, source, now), now, exact=exact)
         if self._lock is None:
             self._lock = anyio.Lock()
-        async with self._lock:
-            event = self._advance(report, source, now)
-            if event is not None:
-                with anyio.CancelScope(shield=True):
-                    await self._record(store, event)
-            return self._publish(event, now, exact=exact)
+        while True:
+            async with self._lock:
+                event = self._advance(report, source, now)
+                theirs: Sequence[Event] = ()
+                if event is not None:
+                    with anyio.CancelScope(shield=True):
+                        theirs = await self._record(store, event)
+                if not theirs:
+                    self._publish(event, now, exact=exact)
+            before = self.count
+            self.extend(theirs)  # another process has recorded an event first: ours comes after it
+            self._take_later()
+            if not theirs or self.count == before:
+                return event if not theirs else None
 
-    async def _record(self, store: EventStore, event: Event) -> None:
+    async def _record(self, store: EventStore, event: Event) -> Sequence[Event]:
         if self._seq_shift:
             event = replace(event, seq=event.seq + self._seq_shift)
-        await store.append_events(self.ref, event)
+        return await store.append_events(self.ref, event) or ()
 
     def _advance(self, report: StatusReport, source: Source, now: float) -> Event | None:
         if self.reported_failure is not None and report.status is Status.FAILED and not report.has_reason:

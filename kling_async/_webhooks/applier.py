@@ -72,5 +72,5 @@ class WebhookApplier:
         begun = all(each.report.status is not None and not each.report.artifacts for each in mine)
         wanted = self._webhooks.confirm or not begun
         if wanted and not tracked.ended:
-            self._pollers[tracked.ref.provider].poll_soon(tracked)
+            await self._pollers[tracked.ref.provider].request_poll(tracked)
         return True

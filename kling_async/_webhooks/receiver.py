@@ -172,8 +172,9 @@ class WebhookReceiver:
                 logging.WARNING if lacking else logging.DEBUG, "a webhook changes nothing: %s", lacking or submission
             )
             return None
+        kept = self._ledger.shared is None  # another process may follow the job, and this one not hear of its end
         if submission.ref is not None:
-            return await self._submitter.adopt(submission, submission.ref)
+            return await self._submitter.adopt(submission, submission.ref, kept=kept)
         ref = identify_job(provider, lost, items)
         if ref is None:
             raise _rejected("it is for a submission whose answer was lost, and does not name its job")
@@ -182,7 +183,7 @@ class WebhookReceiver:
             raise _rejected(f"it names a job of another submission than {submission.key!r}", ref)
         await self._submitter.accept(submission, ref)
         log.warning("submission %r, whose answer was lost, is job %s, according to a webhook", submission.key, ref)
-        return await self._submitter.adopt(submission, ref)
+        return await self._submitter.adopt(submission, ref, kept=kept)
 
 
 def _rejected(reason: str, ref: JobRef | None = None) -> WebhookRejected:

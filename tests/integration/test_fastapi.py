@@ -165,10 +165,10 @@ class _Full(MemoryLedger):
 
     full = False
 
-    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         if self.full:
             raise LedgerFailed("the disk is full")
-        await super().append_events(ref, events)
+        return await super().append_events(ref, events)
 
 
 async def test_what_cannot_be_written_down_is_to_be_sent_again(server: FakeRunBlob) -> None:

@@ -22,7 +22,7 @@ def request(row: str) -> O3Photo:
 def make_client(provider: RunBlob, path: str) -> Client:
     """The client of the program, and of the one that goes on after it."""
     polling = Polling(schedule=Progressive(0.02), status_calls_per_minute=math.inf, deadline=600)
-    return Client(provider, ledger=SqliteLedger(path), polling=polling)
+    return Client(provider, ledger=SqliteLedger(path, lease=1.0), polling=polling)
 
 
 def run(ready: Connection, api_key: str, base_url: str, path: str, keys: list[str]) -> None:

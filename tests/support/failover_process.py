@@ -24,7 +24,7 @@ def make_client(sellers: Sellers, path: str) -> Client:
     kinds = {"pixeldojo": PixelDojo, "runblob": RunBlob}
     providers = [kind(sellers[name]["api_key"], sellers[name]["base_url"]) for name, kind in kinds.items()]
     polling = Polling(schedule=Progressive(0.02), status_calls_per_minute=math.inf, deadline=600)
-    return Client(providers, ledger=SqliteLedger(path), polling=polling, prefer=["pixeldojo", "runblob"])
+    return Client(providers, ledger=SqliteLedger(path, lease=1.0), polling=polling, prefer=["pixeldojo", "runblob"])
 
 
 def run(ready: Connection, sellers: Sellers, path: str, keys: list[str]) -> None:

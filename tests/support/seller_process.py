@@ -47,7 +47,7 @@ def _buy(ready: Connection, name: str, api_key: str, base_url: str, path: str) -
 
     async def main() -> None:
         provider = _PROVIDERS[name](api_key, base_url)
-        async with Client(provider, ledger=SqliteLedger(path), polling=QUICK) as client:
+        async with Client(provider, ledger=SqliteLedger(path, lease=1.0), polling=QUICK) as client:
             for number in range(1000):
                 await client.submit(request(name, f"row-{number}"), key=f"row-{number}")
                 if number == 0:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from kling_async import Budget, Client, Polling, Progressive, SqliteLedger, inspect_ledger
+from kling_async import Budget, Client, Polling, Progressive, SqliteLedger
 from kling_async._cli.bulk.cluster import ClusterExecution
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of, resembling
@@ -339,13 +339,13 @@ def parse_assumed(texts: Sequence[str]) -> dict[str, Decimal]:
 async def _estimates(
     plan: list[Task], results: Results, places: OutputPaths, prefer: str | None, assumed: Mapping[str, Decimal]
 ) -> dict[str, EndpointEstimate]:
-    """What the plan would cost. It needs no key, and takes no ledger from a run that is active."""
+    """What the plan would cost. It needs no key."""
     kinds = {kind for task in plan for kind in _takers(task, with_keys=True)}
     providers = [kind("a key, which is not sent") for kind in ALL_PROVIDERS if kind in kinds]
     if not providers:
         return {}
     ledger = None
-    if places.ledger is not None and places.ledger.exists() and (await inspect_ledger(places.ledger)).owner is None:
+    if places.ledger is not None and places.ledger.exists():
         ledger = SqliteLedger(places.ledger)
     prices = Budget(usd=math.inf, credits=math.inf, assume=assumed)
     async with Client(providers, ledger=ledger, budget=prices, prefer=preference(prefer)) as client:

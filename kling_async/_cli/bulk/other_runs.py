@@ -48,13 +48,13 @@ class OtherRun:
         ledger: Its ledger.
         shard: Which rows it buys.
         submissions: What it has bought, or may have.
-        owner: The process that runs it now. If None, it is not running.
+        processes: The processes that run it now.
     """
 
     ledger: Path
     shard: Shard
     submissions: Sequence[Submission]
-    owner: str | None
+    processes: Sequence[int]
 
 
 async def other_runs(places: OutputPaths) -> list[OtherRun]:
@@ -71,7 +71,7 @@ async def other_runs(places: OutputPaths) -> list[OtherRun]:
         contents = await inspect_ledger(path)
         bought = [submission for submission in contents.submissions if not submission.key_reusable]
         shard = Shard(int(name[1]), int(name[2])) if name[1] else _WHOLE
-        found.append(OtherRun(path, shard, bought, contents.owner))
+        found.append(OtherRun(path, shard, bought, contents.processes))
     return found
 
 
@@ -103,10 +103,10 @@ async def refuse_overlap(plan: Sequence[Task], places: OutputPaths, shard: Shard
     if places.ledger is not None and places.ledger.exists():
         own = {submission.key for submission in (await inspect_ledger(places.ledger)).submissions}
     for run in await other_runs(places):
-        if run.owner is not None and _overlap(run.shard, part):
+        if run.processes and _overlap(run.shard, part):
             raise CommandError(
-                f"another run of {places.directory} is active (process {run.owner}, {run.ledger}) and may buy the same "
-                "rows; wait for its end, then give this command again"
+                f"another run of {places.directory} is active (process {run.processes[0]}, {run.ledger}) and may buy "
+                "the same rows; wait for its end, then give this command again"
             )
         theirs = {submission.key for submission in run.submissions} - own
         common = [task for task in plan if task.key in theirs]

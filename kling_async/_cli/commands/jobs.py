@@ -95,7 +95,7 @@ def jobs(
             report.say(f"These are the last {len(chosen)} of {contents.total:,}; --last 0 lists all.")
         recent = anyio.run(partial(inspect_ledger, path, unsaved=True, since=now - 2 * timedelta(seconds=_DAY)))
         waiting = contents.unfinished + sum(unsaved(submission) for submission in recent.submissions)
-        _advise(waiting, contents.owner, report)
+        _advise(waiting, contents.processes, report)
 
 
 def _read(
@@ -190,12 +190,11 @@ def _show(table: Table) -> None:
         print(line.rstrip())  # noqa: T201  # what was asked for
 
 
-def _advise(waiting: int, owner: str | None, report: Report) -> None:
+def _advise(waiting: int, processes: Sequence[int], report: Report) -> None:
     """What there is to be done, on standard error."""
-    if owner is not None:
-        report.say(f"In use by process {owner}, which follows its jobs." if owner != "?" else "In use.")
-        return
-    if waiting:
+    if processes:
+        report.say(f"In use by process {', '.join(map(str, processes))}.")
+    elif waiting:
         report.say(f"{waiting} to be finished: `kling resume` follows and saves them, and lists what it cannot.")
     else:
         report.say("All jobs are done.")

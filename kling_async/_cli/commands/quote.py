@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import Client, ConfigurationError, NotOffered, Quote, Request, SqliteLedger, inspect_ledger
+from kling_async import Client, NotOffered, Quote, Request, SqliteLedger
 from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import AsJson, PreferOption, options_from, preference
 from kling_async._cli.output.formatting import as_json, duration, printable
@@ -83,17 +82,10 @@ def quote(options: _Options) -> None:
 async def _quotes(kinds: list[type[Provider]], request: Request, options: _Options) -> list[Quote]:
     """Ask a client that makes no call. A provider whose key is missing gets a text in its place."""
     providers = [kind() if kind.identity().found_in(os.environ) else kind("a key, which is not sent") for kind in kinds]
-    async with Client(providers, ledger=await _free_ledger(options.ledger or usual())) as client:
+    path = options.ledger or usual()
+    ledger = SqliteLedger(path) if path.is_file() else None
+    async with Client(providers, ledger=ledger) as client:
         return await client.quote(request, prefer=preference(options.prefer))
-
-
-async def _free_ledger(path: Path) -> SqliteLedger | None:
-    """The ledger, unless another process has it."""
-    try:
-        free = (await inspect_ledger(path, last=0)).owner is None
-    except ConfigurationError:  # there is none yet
-        free = False
-    return SqliteLedger(path) if free else None
 
 
 def _not_offered(request: Any, kinds: list[type[Provider]]) -> NotOffered:

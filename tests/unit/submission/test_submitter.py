@@ -719,9 +719,9 @@ class FullDisk(MemoryLedger):
         self._check()
         await super().record_outcome(submission)
 
-    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         self._check()
-        await super().append_events(ref, events)
+        return await super().append_events(ref, events)
 
     def _check(self) -> None:
         if self.full:

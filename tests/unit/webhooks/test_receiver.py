@@ -481,10 +481,10 @@ class _Failing(MemoryLedger):
 
     full = False
 
-    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> None:
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         if self.full:
             raise LedgerFailed("the disk is full")
-        await super().append_events(ref, events)
+        return await super().append_events(ref, events)
 
 
 @on_both

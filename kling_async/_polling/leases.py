@@ -1,0 +1,135 @@
+"""Who among several processes polls a job: the client's side of a ledger that they share.
+
+Theory of operation
+-------------------
+A job that the ledger has is polled by the process that has its lease. While somebody waits for a job in this process,
+the lease is asked for (`want`). Until it is granted, the job's events come from the ledger, as the other process
+records them. When that process has ended, or nobody waits there any more, the lease comes here.
+
+A job that the ledger does not have, and every job of a client whose ledger is not shared, is always ours to poll.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kling_async._ledger.protocol import SharedLedger
+from kling_async._models import Event, Failure, Status, StatusReport
+from kling_async._tracking.tracked_job import TrackedJob
+
+__all__ = ["JobLeases", "report_from_json", "report_to_json"]
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A job that is waited for here."""
+
+    tracked: TrackedJob
+    changed: Callable[[TrackedJob], None]
+    poll_soon: Callable[[TrackedJob], None]
+    waiters: int = 1
+
+
+@dataclass(slots=True)
+class JobLeases:
+    """The leases of the jobs that are waited for in this process.
+
+    Args:
+        ledger: Where they are. If None, no other process polls our jobs.
+    """
+
+    ledger: SharedLedger | None
+    _wanted: dict[str, _Wanted] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ledger is not None:
+            self.ledger.watch(self)
+
+    def want(
+        self,
+        tracked: TrackedJob,
+        changed: Callable[[TrackedJob], None],
+        poll_soon: Callable[[TrackedJob], None],
+    ) -> None:
+        """Ask for the lease of a job, for somebody who waits for it. Each call is followed by one of `unwant`.
+
+        Args:
+            tracked: The job. Whether it is ours to poll is its `leased`.
+            changed: Called when that has changed.
+            poll_soon: Called when a webhook of the job has reached another process.
+        """
+        if self.ledger is None or not tracked.recorded:
+            return
+        ref = str(tracked.ref)
+        known = self._wanted.get(ref)
+        if known is not None and known.tracked is tracked:
+            known.waiters += 1
+            return
+        self._wanted[ref] = _Wanted(tracked, changed, poll_soon)
+        tracked.leased = self.ledger.want(ref)
+
+    def unwant(self, tracked: TrackedJob) -> None:
+        """Note that somebody waits no more."""
+        if self.ledger is None:
+            return
+        ref = str(tracked.ref)
+        known = self._wanted.get(ref)
+        if known is None or known.tracked is not tracked:
+            return
+        known.waiters -= 1
+        if not known.waiters:
+            del self._wanted[ref]
+            self.ledger.unwant(ref, ended=tracked.ended)
+
+    async def request_poll(self, tracked: TrackedJob) -> None:
+        """Let the process that polls the job poll it soon, unless that is this one."""
+        polled_here = str(tracked.ref) in self._wanted and tracked.leased
+        if self.ledger is not None and tracked.recorded and not polled_here:
+            await self.ledger.request_poll(tracked.ref, report_to_json(tracked.reported_failure))
+
+    # What the ledger notifies us of. See `LeaseWatcher`.
+
+    def on_leased(self, refs: Sequence[str]) -> None:
+        """These jobs are ours to poll now."""
+        self._set(refs, leased=True)
+
+    def on_lost(self, refs: Sequence[str]) -> None:
+        """These jobs are not ours to poll any more."""
+        self._set(refs, leased=False)
+
+    def _set(self, refs: Sequence[str], *, leased: bool) -> None:
+        for ref in refs:
+            known = self._wanted.get(ref)
+            if known is not None and known.tracked.leased is not leased:
+                known.tracked.leased = leased
+                known.changed(known.tracked)
+
+    def on_recorded(self, ref: str, events: Sequence[Event]) -> None:
+        """Another process has recorded these events of a job."""
+        known = self._wanted.get(ref)
+        if known is not None:
+            known.tracked.extend(events)
+
+    def on_poll_requested(self, ref: str, report: Any) -> None:
+        """A webhook of the job has reached another process."""
+        known = self._wanted.get(ref)
+        if known is not None and known.tracked.leased:
+            if report is not None:
+                known.tracked.reported_failure = report_from_json(report)
+            known.poll_soon(known.tracked)
+
+
+def report_to_json(report: StatusReport | None) -> Any:
+    """The failure that a webhook reported, for another process. None if it reported none."""
+    if report is None:
+        return None
+    failures = [{"code": each.code, "message": each.message, "retryable": each.retryable} for each in report.failures]
+    return {"message": report.message, "failures": failures}
+
+
+def report_from_json(report: Any) -> StatusReport:
+    """The report that `report_to_json` wrote."""
+    failures = tuple(Failure(**failure) for failure in report["failures"])
+    return StatusReport(Status.FAILED, message=report["message"], failures=failures)

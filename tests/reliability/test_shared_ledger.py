@@ -1,0 +1,269 @@
+"""Several clients with one ledger: each key is bought once, each job is polled by one, and all see its events."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+
+from kling_async import (
+    Client,
+    ConfigurationError,
+    Event,
+    Job,
+    JobRef,
+    LedgerFailed,
+    SqliteLedger,
+    Status,
+    Submission,
+    SubmissionState,
+    Webhooks,
+    inspect_ledger,
+    runblob,
+)
+from kling_async.sandbox import Sandbox
+from kling_async.starlette import webhook_route
+from support.asgi_server import PATIENCE, Site, serve
+
+pytestmark = [pytest.mark.anyio, pytest.mark.network_sandbox]
+
+REQUEST = runblob.O3Video("a paper boat", duration=5)
+REF = JobRef("runblob", "o3-video", "550e8400-e29b-41d4-a716-446655440000")
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+SECRET = "an old and very secret secret"
+
+
+class Processes:
+    """Makes clients that share one ledger, as several processes do."""
+
+    def __init__(self, sandbox: Sandbox, path: Path, stack: AsyncExitStack) -> None:
+        self.sandbox = sandbox
+        self.path = path
+        self._stack = stack
+
+    async def client(self, *, lease: float = 30.0, **settings: Any) -> Client:
+        [provider] = [each for each in self.sandbox.providers() if each.name == "runblob"]
+        made = Client(provider, ledger=SqliteLedger(self.path, lease=lease), **settings)
+        return await self._stack.enter_async_context(made)
+
+    @property
+    def bought(self) -> int:
+        return self.sandbox.counters.bought["runblob"]
+
+    @property
+    def polls(self) -> int:
+        return self.sandbox.counters.requests["runblob", "status"]
+
+
+@pytest.fixture
+async def processes(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Processes]:
+    async with AsyncExitStack() as stack:
+        yield Processes(sandbox, tmp_path / "jobs.db", stack)
+
+
+def statuses(job: Job) -> list[Status]:
+    return [event.status for event in job.events]
+
+
+async def test_a_key_that_two_submit_at_once_is_bought_once(processes: Processes) -> None:
+    clients = [await processes.client() for _ in range(3)]
+    refs = []
+
+    async def generate(client: Client) -> None:
+        job = await client.submit(REQUEST, key="boat")
+        refs.append(job.ref)
+        with anyio.fail_after(PATIENCE):
+            await job
+
+    async with anyio.create_task_group() as group:
+        for client in clients:
+            group.start_soon(generate, client)
+    assert len(set(refs)) == 1
+    assert processes.bought == 1
+
+
+@pytest.mark.sandbox(speed=60)
+async def test_one_of_those_who_wait_for_a_job_polls_it_and_all_see_its_events(processes: Processes) -> None:
+    first, second = await processes.client(), await processes.client()
+    one = await first.submit(REQUEST, key="boat")
+    [other] = await second.resume()
+    async with anyio.create_task_group() as group:
+        for job in (one, other):
+            group.start_soon(job.wait)
+    alone = await first.submit(REQUEST, key="alone")
+    before = processes.polls
+    await alone
+    assert statuses(one) == statuses(other)
+    assert one.status is Status.COMPLETED
+    assert [event.source for event in other.events[1:]] == ["ledger"] * (len(other.events) - 1)
+    assert before <= 2 * (processes.polls - before) + 2  # about what one waiter costs
+
+
+async def test_whoever_waits_takes_over_from_a_process_that_ends(processes: Processes) -> None:
+    first, second = await processes.client(), await processes.client()
+    await first.submit(REQUEST, key="boat")
+    [job] = await second.resume()
+    async with anyio.create_task_group() as group:
+        group.start_soon(job.wait)
+        await first.aclose()
+    assert job.status is Status.COMPLETED
+    assert processes.bought == 1
+
+
+async def test_a_lease_that_nobody_wants_any_more_is_given_back(processes: Processes) -> None:
+    """The process that submitted lives on, and nobody waits for the job in it."""
+    first, second = await processes.client(), await processes.client()
+    await first.submit(REQUEST, key="boat")
+    [job] = await second.resume()
+    with anyio.fail_after(PATIENCE):
+        assert await job.wait() is Status.COMPLETED
+
+
+async def test_a_process_that_is_stopped_for_longer_than_its_lease_polls_no_more(processes: Processes) -> None:
+    """It is woken when the job has ended elsewhere, and reads the end from the ledger."""
+    first, second = await processes.client(lease=1.0), await processes.client(lease=1.0)
+    job = await first.submit(REQUEST, key="boat")
+    first_ledger: Any = first.ledger
+    first_ledger._leases.owner = -1  # what a process finds that was stopped: its row has expired, and others took over
+    [other] = await second.resume()
+    async with anyio.create_task_group() as group:
+        group.start_soon(job.wait)
+        group.start_soon(other.wait)
+    assert statuses(job) == statuses(other)
+
+
+def sending(key: str) -> Submission:
+    """What a process stores before it sends a request."""
+    return Submission(key, "runblob/o3-video", {"prompt": "a paper boat"}, "f", key, NOON)
+
+
+async def test_a_submission_is_unknown_once_the_lease_of_its_sender_has_expired(processes: Processes) -> None:
+    sender = SqliteLedger(processes.path, lease=2.0)
+    await sender.claim(sending("boat"))
+    client = await processes.client()
+    assert await client.unresolved() == []  # it is being sent
+    with pytest.raises(ConfigurationError, match="is being sent right now"):
+        await client.forget("boat")
+    sender._leases.sending.clear()  # as if the process had died: nothing is renewed any more
+    assert await client.resume() == []  # which waits for that
+    [left] = await client.unresolved()
+    assert (left.key, left.state) == ("boat", SubmissionState.UNKNOWN)
+    assert left.reason == "the process ended while it was being sent"
+    await sender.aclose()
+
+
+async def test_whoever_asks_for_a_key_that_another_sends_hears_its_outcome(processes: Processes) -> None:
+    sender = SqliteLedger(processes.path)
+    other = SqliteLedger(processes.path)
+    claimed = await sender.claim(sending("boat"))
+    heard: list[Submission | None] = []
+
+    async def wait() -> None:
+        heard.append(await other.settled(claimed.attempt_id))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await other.find(key="boat")
+        assert heard == []
+        await sender.record_outcome(replace(claimed, state=SubmissionState.REFUSED, reason="no credits"))
+    assert [each and each.state for each in heard] == [SubmissionState.REFUSED]
+    assert await other.settled("nobody's") is None
+    await sender.aclose()
+    await other.aclose()
+
+
+async def test_an_accepted_submission_stays_accepted_when_its_own_process_loses_the_answer(
+    processes: Processes,
+) -> None:
+    ledger = SqliteLedger(processes.path)
+    claimed = await ledger.claim(sending("boat"))
+    await ledger.record_outcome(replace(claimed, state=SubmissionState.ACCEPTED, ref=REF))
+    await ledger.record_outcome(replace(claimed, state=SubmissionState.UNKNOWN, reason="the answer was lost"))
+    found = await ledger.find(key="boat")
+    assert found is not None
+    assert (found.state, found.ref) == (SubmissionState.ACCEPTED, REF)
+    await ledger.aclose()
+
+
+async def test_two_who_record_an_event_at_once_agree_on_its_number(processes: Processes) -> None:
+    first, second = SqliteLedger(processes.path), SqliteLedger(processes.path)
+    mine, theirs = (Event(0, status, NOON, 0.0, "poll") for status in (Status.PENDING, Status.PROCESSING))
+    assert await first.append_events(REF, [mine]) == ()
+    assert await first.append_events(REF, [mine]) == ()
+    assert await second.append_events(REF, [theirs]) == [mine]
+    assert await second.events(REF) == [mine]
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_a_file_that_another_computer_has_open_is_refused(processes: Processes) -> None:
+    ledger = SqliteLedger(processes.path)
+    await ledger.claim(sending("boat"))
+    with closing(sqlite3.connect(processes.path)) as connection, connection:
+        connection.execute("UPDATE owners SET host = 'another', process = 17")
+    client = await processes.client()
+    with pytest.raises(LedgerFailed, match=r"open in process 17 of another computer.*PostgresLedger"):
+        await client.submit(REQUEST, key="a")
+    assert processes.bought == 0
+    await ledger.aclose()
+
+
+async def test_a_paid_call_is_not_sent_once_the_lease_has_expired(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await processes.client()
+    ledger: Any = client.ledger
+    monkeypatch.setattr(ledger, "lease_left", lambda: 0.0)  # this process was stopped between the claim and the call
+    with pytest.raises(LedgerFailed, match="this process was stopped for so long"):
+        await client.submit(REQUEST, key="boat")
+    monkeypatch.undo()
+    assert processes.bought == 0
+    await (await client.submit(REQUEST, key="boat"))
+    assert processes.bought == 1
+
+
+async def test_an_attached_job_that_the_ledger_has_is_replayed_from_it(processes: Processes) -> None:
+    first, second = await processes.client(), await processes.client()
+    job = await first.submit(REQUEST, key="boat", tags={"customer": "17"})
+    await job
+    before = processes.polls
+    again = second.attach(job.ref)
+    assert (await again).artifacts
+    assert statuses(again) == statuses(job)
+    assert (again.key, again.tags) == ("boat", {"customer": "17"})
+    assert processes.polls == before
+
+
+async def test_those_who_follow_take_over_jobs_that_no_process_polls(processes: Processes) -> None:
+    first, second = await processes.client(), await processes.client()
+    jobs = [await first.submit(REQUEST, key=f"row-{row}") for row in range(5)]
+    await first.aclose()
+    async with anyio.create_task_group() as group:
+        group.start_soon(second.follow)
+        with anyio.fail_after(PATIENCE):
+            while (await inspect_ledger(processes.path)).unfinished:  # noqa: ASYNC110  # another process
+                await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+    assert processes.bought == len(jobs)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the endpoint is served by uvicorn, which knows asyncio alone
+@pytest.mark.parametrize("confirm", [True, False])
+async def test_a_webhook_that_reaches_another_process_wakes_whoever_waits(processes: Processes, confirm: bool) -> None:
+    """The fallback poll is an hour away, so that only the webhook can end the wait."""
+    site = Site()
+    webhooks = Webhooks(f"{site.url}/kling", SECRET, confirm=confirm, backstop=3600)
+    waiting, reached = [await processes.client(webhooks=webhooks) for _ in range(2)]
+    async with serve(site, Starlette(routes=[webhook_route(reached, "/kling")])):
+        job = await waiting.submit(REQUEST, key="boat")
+        with anyio.fail_after(PATIENCE):
+            assert await job.wait() is Status.COMPLETED
+    assert processes.polls <= 3 if confirm else processes.polls == 0
