@@ -67,8 +67,7 @@ def lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """A lifespan that opens the client, gives it to handlers (`CurrentClient`), and closes it.
 
-    The application does not start when the client's ledger cannot be used, for example because another worker has it
-    open: a ledger belongs to one process.
+    The application does not start when the client's ledger cannot be used. Several workers may share one ledger.
 
     In a lifespan of your own: ``async with lifespan(client)(app) as state: yield {**state, ...}``.
 

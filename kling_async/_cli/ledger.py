@@ -91,24 +91,9 @@ def kept(given: Path | None, report: Report, *, wanted: bool = True) -> Path | N
             "--ledger FILE, or say --no-ledger"
         )
         return None
-    owner = None if new else _owner(path)
-    if owner is not None:
-        report.say(
-            f"this job is in no history: {path} is in use by process {owner}; the job's reference is printed when it "
-            "is bought"
-        )
-        return None
     if new:
         report.say(f"your history is kept in {path}: kling jobs lists it, and --no-ledger keeps none")
     return path
-
-
-def _owner(path: Path) -> str | None:
-    """The process that has the ledger to itself."""
-    try:
-        return anyio.run(partial(inspect_ledger, path, last=0)).owner
-    except ConfigurationError:  # an older version wrote it. To open it brings it up to date
-        return None
 
 
 def key_of(ref: JobRef, given: Path | None) -> tuple[Path, str] | None:
@@ -119,7 +104,7 @@ def key_of(ref: JobRef, given: Path | None) -> tuple[Path, str] | None:
         given: The ledger that is named. If None, the usual one.
 
     Returns:
-        None if the ledger is not there, does not have the job, or is in use by a process that follows it.
+        None if the ledger is not there, or does not have the job.
     """
     path = given or usual()
     if not path.exists():
@@ -127,8 +112,6 @@ def key_of(ref: JobRef, given: Path | None) -> tuple[Path, str] | None:
     try:
         contents = anyio.run(partial(inspect_ledger, path, endpoint=ref.endpoint, unfinished=True, unsaved=True))
     except ConfigurationError:
-        return None
-    if contents.owner is not None:
         return None
     return next(((path, found.key) for found in contents.submissions if found.ref == ref), None)
 

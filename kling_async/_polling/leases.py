@@ -11,15 +11,19 @@ A job that the ledger does not have, and every job of a client whose ledger is n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kling_async._errors import LedgerFailed
 from kling_async._ledger.protocol import SharedLedger
 from kling_async._models import Event, Failure, Status, StatusReport
 from kling_async._tracking.tracked_job import TrackedJob
 
 __all__ = ["JobLeases", "report_from_json", "report_to_json"]
+
+log = logging.getLogger("kling_async")
 
 
 @dataclass(slots=True)
@@ -82,6 +86,20 @@ class JobLeases:
         if not known.waiters:
             del self._wanted[ref]
             self.ledger.unwant(ref, ended=tracked.ended)
+
+    async def next_call(self, account: str, interval: float) -> float:
+        """Take the next turn of an account whose status calls are limited, among all processes.
+
+        Returns:
+            Seconds until the call may be made. None are known while the ledger cannot be written: 0.
+        """
+        if self.ledger is None or not interval:
+            return 0.0
+        try:
+            return await self.ledger.next_call(account, interval)
+        except LedgerFailed as error:
+            log.debug("the limit on status calls is not shared at the moment: %s", error)
+            return 0.0
 
     async def request_poll(self, tracked: TrackedJob) -> None:
         """Let the process that polls the job poll it soon, unless that is this one."""

@@ -135,6 +135,7 @@ class Poller:
         self._rate_limiter = RateLimiter(calls_per_minute, clock)
         self._status_caller = StatusCaller(transport, clock, retry=not self._rate_limiter.limited)
         self._stream_follower = StreamFollower(transport, clock, self._status_caller, self._rate_limiter)
+        self._account = transport.provider.config.account
         self._features = transport.provider.features
         self._election: DriverElection[_Worker] = DriverElection()
         self._workers: dict[TrackedJob, _JobWorker] = {}  # of the jobs that tasks wait for
@@ -214,6 +215,7 @@ class Poller:
             KlingError: Same as `wait`.
         """
         await self._rate_limiter.acquire()
+        await self._await_turn()
         await self._send(tracked)
         tracked.raise_poll_error()
 
@@ -224,6 +226,7 @@ class Poller:
             KlingError: The call failed.
         """
         await self._rate_limiter.acquire()
+        await self._await_turn()
         return await self._status_caller.ask(ref)
 
     def poll_soon(self, tracked: TrackedJob) -> None:
@@ -467,7 +470,15 @@ class Poller:
         """Send the poll that was granted, in time for the job's deadline."""
         tracked.poll_granted = False
         with self._status_caller.in_time(tracked):
+            await self._await_turn()
             await self._send(tracked)
+
+    async def _await_turn(self) -> None:
+        """Wait until the limit on status calls, which all processes with our ledger share, allows one."""
+        wait = await self._leases.next_call(self._account, self._rate_limiter.interval)
+        if wait > 0:
+            self._rate_limiter.hold(self._clock.now() + wait)
+            await anyio.sleep(wait)
 
     async def _send(self, tracked: TrackedJob) -> None:
         """Send one status call about the job and its batch, and take in the answer."""

@@ -36,6 +36,15 @@ class RateLimiter:
         self._callers = 0
 
     @property
+    def interval(self) -> float:
+        """Seconds between two calls. 0 if there is no limit."""
+        return self._interval
+
+    def hold(self, until: float) -> None:
+        """Allow no call before that time: other processes have taken the turns before it."""
+        self._next = max(self._next, until)
+
+    @property
     def limited(self) -> bool:
         """Whether a job may have to wait behind others."""
         return self._interval > 0

@@ -21,6 +21,7 @@ from kling_async import (
     Job,
     JobRef,
     LedgerFailed,
+    Polling,
     SqliteLedger,
     Status,
     Submission,
@@ -267,3 +268,25 @@ async def test_a_webhook_that_reaches_another_process_wakes_whoever_waits(proces
         with anyio.fail_after(PATIENCE):
             assert await job.wait() is Status.COMPLETED
     assert processes.polls <= 3 if confirm else processes.polls == 0
+
+
+async def test_the_limit_on_status_calls_holds_for_all_who_share_the_ledger(processes: Processes) -> None:
+    ledgers = [SqliteLedger(processes.path) for _ in range(4)]
+    waits = [await ledger.next_call("runblob of one key", 2.0) for _ in range(3) for ledger in ledgers]
+    assert [round(wait / 2) for wait in waits] == list(range(12))
+    assert await ledgers[0].next_call("runblob of another key", 2.0) == 0
+    for ledger in ledgers:
+        await ledger.aclose()
+
+
+async def test_status_calls_take_their_turns_in_the_ledger(processes: Processes) -> None:
+    polling = Polling(status_calls_per_minute=6000)
+    first, second = [await processes.client(polling=polling) for _ in range(2)]
+    jobs = [await client.submit(REQUEST, key=f"row-{row}") for row, client in enumerate((first, second))]
+    async with anyio.create_task_group() as group:
+        for job in jobs:
+            group.start_soon(job.wait)
+    with closing(sqlite3.connect(processes.path)) as connection:
+        accounts = connection.execute("SELECT account FROM calls").fetchall()
+    assert [account.split()[0] for (account,) in accounts] == ["runblob"]
+    assert all(key not in account for (account,) in accounts for key in first._providers["runblob"].config.secret_texts)

@@ -9,6 +9,7 @@ import kling_async
 from kling_async import BulkStopped, KlingError
 from kling_async._cli.bulk.results import Record
 from kling_async._cli.bulk.run import BulkExecution
+from kling_async._cli.bulk.run_lock import run_lock
 
 if TYPE_CHECKING:
     from kling_async._ray.settings import Settings  # the actors of Ray
@@ -26,12 +27,13 @@ class ClusterExecution(BulkExecution):
         from kling_async._ray.worker import Task  # noqa: PLC0415  # the same
 
         await self.ensure_writable()
-        await self.begin()
-        self.report.interrupt_note = "The jobs that run go on at the provider; the same command goes on with them"
-        tasks = [Task(place, task.key, task.row.request, task.record) for place, task in enumerate(self.plan)]
-        async with ClusterRun(tasks, settings, actors) as outcomes, self.watching(outcomes):
-            async for place, record in outcomes:
-                await self.take_record(place, record)
+        with run_lock(self.places.results):
+            await self.begin()
+            self.report.interrupt_note = "The jobs that run go on at the provider; the same command goes on with them"
+            tasks = [Task(place, task.key, task.row.request, task.record) for place, task in enumerate(self.plan)]
+            async with ClusterRun(tasks, settings, actors) as outcomes, self.watching(outcomes):
+                async for place, record in outcomes:
+                    await self.take_record(place, record)
 
     async def take_record(self, place: int, record: Record) -> None:
         """Record what has become of a row."""

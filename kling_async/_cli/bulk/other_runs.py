@@ -18,6 +18,7 @@ from kling_async import Cost, Submission, inspect_ledger
 from kling_async._cli.bulk.plan import OutputPaths, Task
 from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.rows import Row, Shard
+from kling_async._cli.bulk.run_lock import active_run
 from kling_async._cli.errors import CommandError
 from kling_async._submission.budget import BudgetAccount  # sums the spending of other ledgers by the budget's rules
 from kling_async._submission.pricing import Unit, earlier_price  # the same
@@ -48,13 +49,13 @@ class OtherRun:
         ledger: Its ledger.
         shard: Which rows it buys.
         submissions: What it has bought, or may have.
-        processes: The processes that run it now.
+        process: The process that runs it now. None if none does.
     """
 
     ledger: Path
     shard: Shard
     submissions: Sequence[Submission]
-    processes: Sequence[int]
+    process: str | None
 
 
 async def other_runs(places: OutputPaths) -> list[OtherRun]:
@@ -71,7 +72,11 @@ async def other_runs(places: OutputPaths) -> list[OtherRun]:
         contents = await inspect_ledger(path)
         bought = [submission for submission in contents.submissions if not submission.key_reusable]
         shard = Shard(int(name[1]), int(name[2])) if name[1] else _WHOLE
-        found.append(OtherRun(path, shard, bought, contents.processes))
+        found.append(
+            OtherRun(
+                path, shard, bought, active_run(path.with_name(f"results{path.stem.removeprefix('ledger')}.jsonl"))
+            )
+        )
     return found
 
 
@@ -103,9 +108,9 @@ async def refuse_overlap(plan: Sequence[Task], places: OutputPaths, shard: Shard
     if places.ledger is not None and places.ledger.exists():
         own = {submission.key for submission in (await inspect_ledger(places.ledger)).submissions}
     for run in await other_runs(places):
-        if run.processes and _overlap(run.shard, part):
+        if run.process is not None and _overlap(run.shard, part):
             raise CommandError(
-                f"another run of {places.directory} is active (process {run.processes[0]}, {run.ledger}) and may buy "
+                f"another run of {places.directory} is active (process {run.process}, {run.ledger}) and may buy "
                 "the same rows; wait for its end, then give this command again"
             )
         theirs = {submission.key for submission in run.submissions} - own

@@ -20,6 +20,7 @@ from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
 from kling_async._cli.bulk.progress import BulkProgress
 from kling_async._cli.bulk.results import Record, Results, makers, record_of
 from kling_async._cli.bulk.rows import Row, Shard
+from kling_async._cli.bulk.run_lock import run_lock
 from kling_async._cli.bulk.store import RunStore
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, CommandError, explain
 from kling_async._cli.file_names import ensure_writable
@@ -101,14 +102,15 @@ class BulkExecution:
         """Buy what is to be bought, and save what comes of it."""
         async with client, self.listener.receiving(client) if self.listener else nullcontext():
             await self.ensure_writable()
-            if self.places.ledger is not None:
-                await client.unresolved()  # takes the ledger, or raises and names its owner
-            await self.begin()
-            try:
-                await self._buy(client, in_flight)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    self.report.interrupt_note = await self._interrupt_note(client)
+            with run_lock(self.places.results):
+                if self.places.ledger is not None:
+                    await client.unresolved()  # opens the ledger, or raises
+                await self.begin()
+                try:
+                    await self._buy(client, in_flight)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        self.report.interrupt_note = await self._interrupt_note(client)
 
     async def ensure_writable(self) -> None:
         """Make sure that the results can be saved.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -105,6 +106,12 @@ class ProviderConfig:
     def secret_texts(self) -> tuple[str, ...]:
         """The secrets in plain text, to find and hide them."""
         return tuple(value.get_secret_value() for value in self.values.values())
+
+    @property
+    def account(self) -> str:
+        """Names the account in a ledger. It is a digest, from which nobody gets the key."""
+        secrets = "\n".join(self.secret_texts).encode()
+        return f"{self.identity.name} {hashlib.sha256(secrets).hexdigest()[:16]}"
 
     def with_environment(self, environment: Mapping[str, str]) -> ProviderConfig:
         """The same configuration. What is missing is taken from environment variables.

@@ -377,12 +377,10 @@ def test_two_runs_do_not_share_a_directory(bulk: Run, sandbox: Sandbox, tmp_path
     bulk()
     before = (tmp_path / "out" / "results.jsonl").stat()
     write(tmp_path, mixed(6))
-    owner = SqliteLedger(tmp_path / "out" / "ledger.db")
-    anyio.run(owner.submissions)
-    answer = bulk()
-    anyio.run(owner.aclose)
+    with run_lock(tmp_path / "out" / "results.jsonl"):
+        answer = bulk()
     assert answer.code == 2
-    assert "is in use by" in answer.err
+    assert f"another run writes out/results.jsonl (process {os.getpid()})" in answer.err
     after = (tmp_path / "out" / "results.jsonl").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert bulk().code == 0
@@ -493,10 +491,9 @@ def test_a_run_does_not_start_while_another_one_may_buy_the_same_rows(
 ) -> None:
     write(tmp_path, photos(6))
     (tmp_path / "out").mkdir()
-    owner = SqliteLedger(tmp_path / "out" / "ledger-1-of-2.db")
-    anyio.run(owner.submissions)
-    codes = [bulk(*shard).code for shard in ((), ("--shard", "1/4"), ("--shard", "3/4"), ("--shard", "2/2"))]
-    anyio.run(owner.aclose)
+    anyio.run(SqliteLedger(tmp_path / "out" / "ledger-1-of-2.db").submissions)
+    with run_lock(tmp_path / "out" / "results-1-of-2.jsonl"):
+        codes = [bulk(*shard).code for shard in ((), ("--shard", "1/4"), ("--shard", "3/4"), ("--shard", "2/2"))]
     assert codes == [2, 2, 2, 0], "the second half is another matter"
 
 
