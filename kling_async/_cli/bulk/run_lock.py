@@ -45,7 +45,9 @@ def run_lock(results: Path) -> Iterator[None]:
 def active_run(results: Path) -> str | None:
     """The process of the run that writes these results now. None if there is none."""
     path = _lock_of(results)
-    if fcntl is None or not path.exists():
+    if fcntl is None:
+        return None
+    if not path.exists():
         return None
     descriptor = _locked(path)
     if descriptor is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections import Counter
@@ -21,6 +22,7 @@ from kling_async._cli.bulk.plan import OutputPaths, plan_of
 from kling_async._cli.bulk.progress import BulkProgress
 from kling_async._cli.bulk.results import Record, Results, State
 from kling_async._cli.bulk.rows import Row
+from kling_async._cli.bulk.run_lock import run_lock
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.events import RowDone, RunDone
 from kling_async._cli.output.text import TextRenderer
