@@ -76,12 +76,14 @@ class Leases:
         owner: Our number in the ledger. None until something is written.
         renewed: When our row was last renewed, on `now_with_sleep`.
         sending: The attempts that are being sent.
+        others: Whether other processes are at work on the ledger, as far as we know.
     """
 
     seconds: float = DEFAULT_LEASE
     owner: int | None = None
     renewed: float = -math.inf
     sending: set[str] = field(default_factory=set)
+    others: bool = False
     _wanted: dict[str, None] = field(default_factory=dict)
     _fresh: list[str] = field(default_factory=list)
     _held: set[str] = field(default_factory=set)
@@ -158,13 +160,15 @@ class Leases:
             self._held.difference_update(given)
             return given
 
-    def renewed_as(self, owner: int, at: float) -> None:
+    def renewed_as(self, owner: int, at: float, *, others: bool) -> None:
         """Note that our row is renewed. If it is another row, the one before had expired: nothing is ours any more.
 
         Args:
             owner: Our number.
             at: When the renewal began, on `now_with_sleep`.
+            others: Whether others live.
         """
+        self.others = others
         expired, self.owner, self.renewed = self.owner not in {None, owner}, owner, at
         if expired:
             with self._lock:

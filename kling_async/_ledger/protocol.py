@@ -301,6 +301,11 @@ class SharedLedger(Ledger, Protocol):
             ended: Whether it has ended, so that nobody needs the lease.
         """
 
+    @property
+    def others(self) -> bool:
+        """Whether other processes are at work on the ledger. It may be late by a moment."""
+        ...
+
     def lease_left(self) -> float:
         """Seconds for which other processes surely take what we are sending for being sent."""
         ...

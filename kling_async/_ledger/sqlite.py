@@ -168,6 +168,11 @@ class SqliteLedger:
         """See `SharedLedger.unwant`."""
         self._thread.unwant(ref, ended=ended)
 
+    @property
+    def others(self) -> bool:
+        """See `SharedLedger.others`."""
+        return self._leases.others
+
     def lease_left(self) -> float:
         """See `SharedLedger.lease_left`."""
         return self._leases.left()

@@ -61,20 +61,20 @@ class SqliteDatabase:
     def _transaction(self, *, writing: bool = True, renewing: bool = False) -> Iterator[None]:
         """One transaction. One that writes renews our row when that is due, so that no write is an unknown owner's."""
         connection, begin = self._connection, now_with_sleep()
-        owner = None
+        renewed = None
         try:
             connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
             self._file.require_same_file()
             if writing and (renewing or self._leases.renewal_due()):
-                owner = sqlite_leases.renew(connection, self._path, self._leases.seconds)
+                renewed = sqlite_leases.renew(connection, self._path, self._leases.seconds)
             yield
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        if owner is not None:
-            self._leases.renewed_as(owner, begin)
+        if renewed is not None:
+            self._leases.renewed_as(renewed[0], begin, others=renewed[1])
 
     def close(self) -> None:
         """Close the file."""
@@ -95,7 +95,9 @@ class SqliteDatabase:
         """Whether others have written since the last call."""
         [number] = self._connection.execute("PRAGMA data_version").fetchone()
         before, self._seen = self._seen, int(number)
-        return self._seen != before
+        if before is not None and before != self._seen:
+            self._leases.others = True
+        return before != self._seen
 
     def news(self, *, restart: bool) -> News:
         """Read what others have recorded since the last call."""

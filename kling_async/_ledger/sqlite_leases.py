@@ -55,11 +55,11 @@ def prepare(connection: sqlite3.Connection, owner: int | None) -> None:
     connection.execute("INSERT INTO temp.own VALUES (?)", (owner,))
 
 
-def renew(connection: sqlite3.Connection, path: Path, seconds: float) -> int:
+def renew(connection: sqlite3.Connection, path: Path, seconds: float) -> tuple[int, bool]:
     """Say that this owner lives for so many seconds more. One whose time is over becomes a new one.
 
     Returns:
-        The owner.
+        The owner, and whether others live.
 
     Raises:
         LedgerFailed: A process of another computer has the file open.
@@ -84,8 +84,10 @@ def renew(connection: sqlite3.Connection, path: Path, seconds: float) -> int:
             (os.getpid(), computer(), seconds),
         )
         connection.execute("UPDATE temp.own SET id = ?", (made.lastrowid,))
-    [owner] = connection.execute("SELECT id FROM temp.own").fetchone()
-    return int(owner)
+    owner, living = connection.execute(
+        f"SELECT (SELECT id FROM temp.own), count(*) FROM owners WHERE expires > {NOW}"  # noqa: S608  # constants
+    ).fetchone()
+    return int(owner), living > 1
 
 
 def end_owner(connection: sqlite3.Connection) -> None:

@@ -93,7 +93,7 @@ class JobLeases:
         Returns:
             Seconds until the call may be made. None are known while the ledger cannot be written: 0.
         """
-        if self.ledger is None or not interval:
+        if self.ledger is None or not interval or not self.ledger.others:
             return 0.0
         try:
             return await self.ledger.next_call(account, interval)

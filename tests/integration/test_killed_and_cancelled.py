@@ -75,6 +75,7 @@ async def test_cancelled_at_any_turn_of_a_recovery_the_lost_job_is_found_later(
             assert sandbox.counters.bought[name] == sandbox.counters.requests[name, "submit"] == count
 
 
+@pytest.mark.sandbox(speed=60)  # Replicate deletes results after an hour, which is a minute here
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the killed program is the same
 @pytest.mark.parametrize("delay", [0.0, 0.07])
 @pytest.mark.parametrize("name", SELLERS)
