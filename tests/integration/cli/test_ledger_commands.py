@@ -10,10 +10,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kling_async import Remedy, SqliteLedger, Submission
+from kling_async import Remedy, SqliteLedger, Status, Submission
 from kling_async._cli.output.advice import as_commands
 from kling_async.sandbox import Sandbox
-from support.cli_process import PHOTO, QUICK, VIDEO, Answer, Run, finish, launch
+from kling_async.sync import Client
+from support.cli_process import PHOTO, QUICK, VIDEO, Run, finish, launch
 
 KEPT = ("--ledger", "jobs.db")
 RESUME = ("resume", *KEPT, "-o", "out", "--timeout", "0.3")
@@ -252,24 +253,15 @@ def test_without_the_key_of_its_provider_a_job_is_reported_as_unresolved(
     assert sandbox.counters.status_calls == 0
 
 
-def test_a_ledger_that_is_in_use_is_read_but_not_taken(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_two_programs_use_one_ledger(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     buy(kling, "row-1")
 
-    async def while_owned() -> None:
-        ledger = SqliteLedger(tmp_path / "jobs.db")
-        await ledger.set_value("a", 1)
-        answer = await anyio.to_thread.run_sync(spawned, "jobs", *KEPT)
-        assert (answer.code, answer.out.count("row-1")) == (0, 1), answer
-        answer = await anyio.to_thread.run_sync(spawned, *RESUME)
-        assert answer.code == 2, answer
-        assert "in use by process" in answer.err
-        await ledger.aclose()
-
-    def spawned(*arguments: str) -> Answer:
-        return finish(launch(*arguments, cwd=tmp_path))
-
-    anyio.run(while_owned)
-    assert sandbox.counters.status_calls == 0
+    with Client(sandbox.providers(), ledger=SqliteLedger(tmp_path / "jobs.db")) as client:
+        [job] = client.resume()
+        answer = kling(*RESUME)
+        assert answer.code == 0, answer
+        assert job.wait() is Status.COMPLETED
+    assert sandbox.counters.jobs_bought == 1
 
 
 def test_a_key_cannot_disturb_the_terminal(kling: Run, sandbox: Sandbox) -> None:
