@@ -258,6 +258,7 @@ def test_two_programs_use_one_ledger(kling: Run, sandbox: Sandbox, tmp_path: Pat
 
     with Client(sandbox.providers(), ledger=SqliteLedger(tmp_path / "jobs.db")) as client:
         [job] = client.resume()
+        sandbox.state.clock.advance(600)
         answer = kling(*RESUME)
         assert answer.code == 0, answer
         assert job.wait() is Status.COMPLETED
