@@ -144,7 +144,7 @@ def test_a_reader_that_left_before_anything_was_said_is_code_141(arguments: list
 
 
 def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> None:
-    answer = finish(launch("demo", "--speed", "600", *SMALL, "--json", "-o", "out", cwd=tmp_path))
+    answer = finish(launch("demo", "--speed", "120", *SMALL, "--json", "-o", "out", cwd=tmp_path))
     assert answer.code == 0, answer
     results = [reported for reported in answer.objects if reported["type"] == "result"]
     kinds = sorted(artifact["kind"] for result in results for artifact in result["artifacts"])
@@ -158,7 +158,7 @@ def test_the_demo_makes_a_playable_video_and_two_pictures(tmp_path: Path) -> Non
 
 
 def test_the_demo_keeps_the_sandbox_when_asked_to_and_until_asked_to_end(tmp_path: Path) -> None:
-    process = launch("demo", "--speed", "600", *SMALL, "--keep", "-o", "out", cwd=tmp_path)
+    process = launch("demo", "--speed", "120", *SMALL, "--keep", "-o", "out", cwd=tmp_path)
     assert process.stdout is not None
     line = process.stdout.readline()
     while line and not line.startswith("export RUNBLOB_BASE_URL=http://127.0.0.1:"):
@@ -197,10 +197,15 @@ def test_an_interrupted_demo_leaves_nothing_to_go_on_with(tmp_path: Path) -> Non
 def test_output_that_has_no_place_does_not_hide_what_was_bought(
     sandbox: Sandbox, tmp_path: Path, full: tuple[str, ...], option: str
 ) -> None:
-    """The job is named where that can still be written, with the command that goes on with it."""
+    """The job is named where that can still be written, with the command that goes on with it.
+
+    Without a history, because the sentence about a new one is written before anything is bought.
+    """
     with Path("/dev/full").open("w") as device:
         streams: dict[str, Any] = dict.fromkeys(full, device)
-        process = launch("generate", PHOTO, "a fox", *QUICK, "-o", "out", option, cwd=tmp_path, **streams)
+        process = launch(
+            "generate", PHOTO, "a fox", *QUICK, "-o", "out", option, "--no-ledger", cwd=tmp_path, **streams
+        )
         answer = finish(process)
     [job] = sandbox.state.jobs.values()
     assert answer.code == 10, answer
