@@ -67,6 +67,7 @@ def generate(  # noqa: PLR0913  # settings of one run, each by its name
     ignore_columns: bool = False,
     in_flight: int = 64,
     actors: int = 1,
+    resources: Mapping[str, float] | None = None,
     save_to: str | os.PathLike[str] | None = None,
     downloads: int = 8,
     providers: Iterable[Provider] | Provider | None = None,
@@ -91,6 +92,7 @@ def generate(  # noqa: PLR0913  # settings of one run, each by its name
         ignore_columns: Whether columns that are no fields are only passed on. Otherwise such rows are refused.
         in_flight: How many jobs may run at once, in all actors together.
         actors: How many actors there are. Each holds a client.
+        resources: What Ray reserves for each actor, such as ``{"network": 1}``. It runs on a node that has it.
         save_to: An address such as ``"s3://bucket/prefix"``, or on a cluster of one machine a directory. If None,
             results are not saved.
         downloads: How many results of a block of rows are saved at once.
@@ -144,7 +146,8 @@ def generate(  # noqa: PLR0913  # settings of one run, each by its name
             max_tasks_in_flight_per_actor=made.blocks_at_once,
             enable_true_multi_threading=True,
         ),
-        num_cpus=0.5,
+        num_cpus=0,  # an actor mostly waits. One that held a core would keep Ray's own tasks from a small cluster
+        resources=dict(resources) if resources else None,
     )
 
 

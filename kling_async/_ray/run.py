@@ -99,7 +99,8 @@ class ClusterRun:
 
     async def __aenter__(self) -> Self:
         options = {
-            "num_cpus": 0.5,
+            "num_cpus": 0,
+            "scheduling_strategy": "SPREAD",
             "max_restarts": -1,
             "max_concurrency": self._settings.blocks_at_once + 2,  # and `stop`, and `close`
         }
