@@ -8,6 +8,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import compress
 from pathlib import PurePath
 from typing import Literal
 from urllib.parse import quote
@@ -30,9 +31,11 @@ def title(text: str) -> str:
 
 
 def table(rows: Iterable[Sequence[object]]) -> str:
-    """A table. The cells are text."""
+    """A table. The cells are text, and a column without any is left out."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    shown = [any(column) for column in zip(*texts, strict=True)]
     cell = '<td style="text-align:left">{}</td>'.format
-    body = "".join(f"<tr>{''.join(cell(escape(str(one))) for one in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(cell(escape(text)) for text in compress(row, shown))}</tr>" for row in texts)
     return f"<table>{body}</table>"
 
 

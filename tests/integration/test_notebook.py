@@ -99,6 +99,7 @@ async def test_outside_of_a_notebook_nothing_is_shown(sandbox: Sandbox, capsys: 
         assert outcomes._repr_html_() == "<div>2 rows: 2 done, $0.10</div>"
         job = await client.submit(requests[0])
         assert [event async for event in live(job)] == list(job.events)
+        assert job.events._repr_html_().count("<td") == 3 * len(job.events)  # no column without a text
     assert capsys.readouterr().out == ""
     with pytest.raises(TypeError, match="takes a bulk run or a job, not an object of type list"):
         live([])  # type: ignore[call-overload]
