@@ -80,7 +80,7 @@ def generate(  # noqa: PLR0913  # settings of one run, each by its name
     """Generate every row of a dataset once. Nothing is bought before the dataset that it returns is read.
 
     One client serves thousands of jobs, so one actor is enough unless the downloads need the network of several
-    machines. Of `in_flight` and of a provider's limit on status calls, every actor has an equal part.
+    machines. Each has an equal part of `in_flight`. A provider's limit on status calls is shared through the ledger.
 
     Args:
         dataset: The rows. If they have no column ``key``, they are read once when this is called: each is named by a

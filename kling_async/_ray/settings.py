@@ -35,6 +35,11 @@ class LedgerSource:
         """The file. None if it is not one."""
         return self._place if isinstance(self._place, Path) else None
 
+    @property
+    def shared(self) -> bool:
+        """Whether the ledger shares a provider's limit on status calls between the actors."""
+        return isinstance(self._place, Path | str)
+
     def open(self) -> Ledger:
         """Make the ledger.
 
@@ -139,7 +144,7 @@ def settings_for(  # noqa: PLR0913  # the same
         ray.init()
     _require_one_machine(source.file, place)
     polling = polling or Polling()
-    if actors > 1:
+    if actors > 1 and not source.shared:
         polling = Polling(polling.schedule, polling.deadline, polling.status_calls_per_minute, polling.share / actors)
     client = {
         "providers": _with_secrets(providers),
