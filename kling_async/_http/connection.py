@@ -10,6 +10,8 @@ from typing import Any, Self
 import anyio
 import httpcore
 
+from kling_async._http.http1 import Http1Connection
+
 Origin = tuple[bytes, bytes, int]  # scheme, host, port: httpcore.Origin cannot be hashed
 
 
@@ -119,7 +121,7 @@ class Connection:
 
     Attributes:
         origin: Where it connects to.
-        http: What speaks HTTP on it.
+        http: What speaks HTTP on it: our own class, or where HTTP/2 is offered httpcore's.
         wire: Its socket.
         displaced: The connection that was given up for this one and must be closed before this one dials.
         requests: How many it carries now.
@@ -129,7 +131,9 @@ class Connection:
 
     __slots__ = ("displaced", "http", "last_used", "origin", "requests", "stream")
 
-    def __init__(self, origin: Origin, http: httpcore.AsyncHTTPConnection, wire: TrackedStream) -> None:
+    def __init__(
+        self, origin: Origin, http: Http1Connection | httpcore.AsyncHTTPConnection, wire: TrackedStream
+    ) -> None:
         self.origin = origin
         self.http = http
         self.stream = wire
@@ -140,17 +144,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it is sound, and may carry another request: not while it is busy, if it speaks HTTP/1.1."""
-        return self.stream.connects and not self.stream.broken and self.http.is_available() and not self._has_unread
-
-    @property
-    def _has_unread(self) -> bool:
-        """Whether the server sent more than its answer.
-
-        These bytes are in h11's buffer. The socket does not show them, and the next request would take them for its
-        answer. httpcore and h11 have no public way to ask. If their private attributes are missing, nothing is found.
-        """
-        state = getattr(getattr(self.http, "_connection", None), "_h11_state", None)
-        return state is not None and state.trailing_data != (b"", False)
+        return self.stream.connects and not self.stream.broken and self.http.is_available()
 
     async def make_room(self) -> None:
         """Close the connection whose slot this one took."""

@@ -47,7 +47,9 @@ import anyio
 import httpcore
 
 from kling_async._clock import loop_time
+from kling_async._http.codecs import H11Codec, MakeCodec
 from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
+from kling_async._http.http1 import Body, Http1Connection
 from kling_async._http.network import Network
 
 # A value of `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
@@ -117,7 +119,8 @@ class ConnectionPool:
         ssl_context: Shared by all connections. None makes httpcore's default, once, when first needed.
         http1: Speak HTTP/1.1.
         http2: Offer HTTP/2 in the TLS handshake (needs the `h2` package).
-        network_backend: What dials. None dials sockets, by anyio.
+        network_backend: What dials. None dials sockets (`network`).
+        make_codec: What reads and writes HTTP/1.1 (`codecs`).
 
     Raises:
         ValueError: The limit admits no connection.
@@ -132,6 +135,7 @@ class ConnectionPool:
         http1: bool = True,
         http2: bool = False,
         network_backend: httpcore.AsyncNetworkBackend | None = None,
+        make_codec: MakeCodec = H11Codec,
     ) -> None:
         if limit < 1:
             raise ValueError(f"A pool of {limit} connections can send nothing; limit must be at least 1.")
@@ -140,6 +144,7 @@ class ConnectionPool:
         self._ssl_context = ssl_context
         self._http1 = http1
         self._http2 = http2
+        self._make_codec = make_codec
         self._backend = Network() if network_backend is None else network_backend
         self._connections: set[Connection] = set()  # all that count against the limit
         self._idle = IdleConnections()
@@ -334,13 +339,14 @@ class ConnectionPool:
         if self._ssl_context is None and scheme == b"https":
             self._ssl_context = httpcore.default_ssl_context()
         wire = TrackedStream(self._backend, multiplexed=not self._http1)
-        http = httpcore.AsyncHTTPConnection(
-            httpcore.Origin(scheme, host, port),
-            ssl_context=self._ssl_context,
-            http1=self._http1,
-            http2=self._http2,
-            network_backend=wire,
-        )
+        target = httpcore.Origin(scheme, host, port)
+        http: Http1Connection | httpcore.AsyncHTTPConnection
+        if self._http2 or _is_mocked():
+            http = httpcore.AsyncHTTPConnection(
+                target, ssl_context=self._ssl_context, http1=self._http1, http2=True, network_backend=wire
+            )
+        else:
+            http = Http1Connection(target, self._ssl_context, wire, self._make_codec)
         connection = Connection(origin, http, wire)
         self._connections.add(connection)
         self._opened += 1
@@ -434,12 +440,18 @@ class _ResponseStream:
             return
         self._open = False
         try:
-            with anyio.CancelScope(shield=True):
-                await _close(self._stream)
-                with contextlib.suppress(RuntimeError):  # another task is reading: it will find the end itself
-                    await _close(self._parts)
+            if not isinstance(self._stream, Body) or self._stream.open:  # what was read to its end needs no scope
+                with anyio.CancelScope(shield=True):
+                    await _close(self._stream)
+                    with contextlib.suppress(RuntimeError):  # another task is reading: it will find the end itself
+                        await _close(self._parts)
         finally:
             await self._pool._give_back(self._connection, served=True)  # noqa: SLF001  # the other half of it
+
+
+def _is_mocked() -> bool:
+    """Whether respx answers in place of the network: it replaces a method of httpcore's connections."""
+    return not httpcore.AsyncHTTPConnection.handle_async_request.__module__.startswith("httpcore")
 
 
 async def _close(stream: AsyncIterable[bytes]) -> None:

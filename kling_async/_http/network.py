@@ -1,4 +1,4 @@
-"""The sockets of the connection pool: those of anyio, as httpcore wants them.
+"""The sockets of the connection pool as httpcore wants them: on asyncio our own (`asyncio_socket`), on trio anyio's.
 
 httpcore has such a backend itself. It opens a scope for a time limit around each read and write, also where there is no
 limit. A status call has one limit as a whole (`ProviderTransport`), and needs none for its parts.
@@ -6,6 +6,7 @@ limit. A status call has one limit as a whole (`ProviderTransport`), and needs n
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 import ssl
@@ -17,6 +18,8 @@ import anyio
 import httpcore
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
+
+from kling_async._http.asyncio_socket import AsyncioSocket
 
 __all__ = ["Network"]
 
@@ -36,7 +39,11 @@ class Network(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the first address of the host that answers."""
         async with _connecting(timeout):
-            stream = await anyio.connect_tcp(host, port, local_host=local_address)
+            stream: ByteStream
+            if _on_asyncio():
+                stream = await AsyncioSocket.connect(host, port, local_address)
+            else:
+                stream = await anyio.connect_tcp(host, port, local_host=local_address)
         for option in socket_options or ():
             stream.extra(SocketAttribute.raw_socket).setsockopt(*option)  # noqa: S610  # no database
         return _Stream(stream)
@@ -44,6 +51,14 @@ class Network(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await anyio.sleep(seconds)
+
+
+def _on_asyncio() -> bool:
+    """Whether this is a task of asyncio. One of trio may run within asyncio's loop (guest mode)."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
 
 
 @asynccontextmanager
@@ -60,6 +75,8 @@ async def _connecting(seconds: float | None) -> AsyncIterator[None]:
 class _Stream(httpcore.AsyncNetworkStream):
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
+        below = stream.transport_stream if isinstance(stream, TLSStream) else stream
+        self._asyncio: AsyncioSocket | None = below if isinstance(below, AsyncioSocket) else None
         self._socket: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610  # the same
         self._poll: select.poll | None = None
 
@@ -111,7 +128,12 @@ class _Stream(httpcore.AsyncNetworkStream):
         except Exception:
             await self.aclose()
             raise
+        self._asyncio = None  # it belongs to the other now
         return _Stream(secured)
+
+    def __del__(self) -> None:
+        if self._asyncio is not None:
+            self._asyncio.drop()
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
@@ -127,7 +149,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def _is_readable(self) -> bool:
         """Whether reading would not wait. A closed socket counts as readable: reading it tells at once."""
-        if self._socket.fileno() < 0:
+        if self._socket.fileno() < 0 or (self._asyncio is not None and self._asyncio.has_unread):
             return True
         if not hasattr(select, "poll"):
             return bool(select.select([self._socket], [], [], 0)[0])
