@@ -187,7 +187,7 @@ MAP, FAST, RUN, AIOHTTP, HTTPX = "map", "fast", "run", "aiohttp", "httpx"
 CANDIDATES = {
     MAP: Candidate("client.map", "kling_async", _map),
     "frozen": Candidate("client.map after gc.freeze()", "kling_async", _map, freezes=True),
-    FAST: Candidate('client.map with http="fast" (pyreqwest {})', "pyreqwest", _fast),
+    FAST: Candidate('client.map with http="fast" (httptools {})', "httptools", _fast),
     RUN: Candidate("gather(client.run)", "kling_async", _run),
     AIOHTTP: Candidate("aiohttp {} + gather", "aiohttp", _aiohttp),
     HTTPX: Candidate("httpx {} + gather", "httpx", _httpx),

@@ -79,7 +79,7 @@ async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]
     async def fetch() -> bytes:
         # As a status call is sent: one time limit as a whole.
         with anyio.fail_after(_PATIENCE):
-            response = await engine.send("GET", target, headers, seconds=math.inf, extensions=extensions, read=True)
+            response = await engine.send("GET", target, headers, seconds=math.inf, extensions=extensions)
             try:
                 return await read_whole_body(response, 1_000_000)
             finally:
@@ -127,5 +127,5 @@ CLIENTS = {
     STOCK: Client("httpx {}", "httpx", _stock_httpx),
     HTTPX2: Client("httpx2 {}", "httpx2", _httpx2),
     ENGINE: Client("kling_async's engine", "httpx", _our_engine),
-    FAST: Client('kling_async with http="fast" (pyreqwest {})', "pyreqwest", _our_fast_reads),
+    FAST: Client('kling_async with http="fast" (httptools {})', "httptools", _our_fast_reads),
 }

@@ -157,7 +157,7 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
         "",
         "Targets at 50 and 500 in flight: against stock httpx at most 0.15 and 0.05, against aiohttp at most 2.2,",
     ]
-    lines += ["and with pyreqwest at most 1.0.", ""]
+    lines += ["and with httptools at most 1.0.", ""]
     return "\n".join(lines)
 
 

@@ -91,8 +91,8 @@ class Client:
         webhooks: The URL that providers report to. Pass what they send to `deliver`. If None, jobs are only polled.
         budget: How much may be spent: ``Budget(usd=5)``. It belongs to this client. If None, there is no limit.
         http: Used in place of this library's connection pool: an ``httpx.AsyncClient`` or a transport of your own, the
-            URL of a proxy, or ``"fast"``, which sends status calls by pyreqwest (asyncio alone, needs
-            ``kling-async[fast]``; the variable ``KLING_HTTP=fast`` does the same). You close what you pass.
+            URL of a proxy, or ``"fast"``: the pool, which reads HTTP by httptools then (needs ``kling-async[fast]``;
+            the variable ``KLING_HTTP=fast`` does the same). You close what you pass.
         prefer: Who makes portable requests (`Video`, `Image`): ``"cheapest"``, ``"fastest"``, or a list of providers
             or endpoints, the best first, such as ``["kling", "runblob"]``. Those that are not listed are not used.
             Defaults to the cheapest.

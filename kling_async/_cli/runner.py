@@ -223,7 +223,7 @@ def open_client(
         budget: How much may be spent.
         webhooks: Where providers report to. If None, nowhere.
         prefer: Who makes portable requests, as ``--prefer`` names it.
-        fast: Send status calls by pyreqwest, if it is installed.
+        fast: Read HTTP by httptools, if it is installed.
 
     Raises:
         CommandError: There is no key of any, or one cannot be a key.
@@ -251,7 +251,7 @@ def open_client(
         budget=budget,
         webhooks=webhooks,
         prefer=preference(prefer),
-        http="fast" if fast and importlib.util.find_spec("pyreqwest") is not None else None,
+        http="fast" if fast and importlib.util.find_spec("httptools") is not None else None,
     )
 
 

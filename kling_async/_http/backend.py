@@ -8,6 +8,7 @@ line program with it (click, rich) wherever that is installed.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import os
@@ -25,8 +26,8 @@ from kling_async._clock import current_loop
 from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError, Remedy
 from kling_async._exchange import FileBody
+from kling_async._http.codecs import H11Codec, HttptoolsCodec
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
-from kling_async._http.fast import FAST, FastReads, require_fast
 from kling_async._http.limits import Limits
 from kling_async._http.proxies import Proxy, environment_proxy
 from kling_async._http.response import Response
@@ -42,6 +43,8 @@ log = logging.getLogger("kling_async")
 
 USER_AGENT = "kling-async"
 _VARIABLE = "KLING_HTTP"
+FAST = "fast"
+"""The value of ``Client(http=...)`` and of ``KLING_HTTP`` with which the pool reads HTTP by httptools."""
 
 
 class _ClientLike(Protocol):
@@ -90,13 +93,15 @@ class HttpBackend:
         self._context = context
         self._client: Any = None
         self._transport: _TransportLike | None = None
-        self._fast = FastReads(limits) if http == FAST else None
+        codec = HttptoolsCodec if http == FAST else H11Codec
         http = None if http == FAST else http
         self._proxy = Proxy.parse(http, "Client(http=...)") if isinstance(http, str) else None
         self._routes: dict[tuple[str, str, int], Proxy | None] = {}
         self._proxied: dict[str, _TransportLike] = {}
         if http is None:
-            self.pool = ConnectionPool(limit=limits.connections, keepalive=limits.keepalive, ssl_context=context)
+            self.pool = ConnectionPool(
+                limit=limits.connections, keepalive=limits.keepalive, ssl_context=context, make_codec=codec
+            )
         elif hasattr(http, "handle_async_request"):
             self._transport = cast("_TransportLike", http)
         elif not isinstance(http, str):
@@ -111,7 +116,6 @@ class HttpBackend:
         *,
         seconds: float | None = None,
         extensions: Mapping[str, Any] | None = None,
-        read: bool = False,
     ) -> Response:
         """Send a request. The response's body is still to be read, and the response to be closed.
 
@@ -122,7 +126,6 @@ class HttpBackend:
             body: The body.
             seconds: Longest silence while sending and receiving. If None, that of the limits. ``math.inf``: no limit.
             extensions: Of the pool and of httpcore.
-            read: It changes nothing and the caller bounds its time, so the fast client may send it.
         """
         silence = self._limits.call if seconds is None else seconds
         longest = None if silence == math.inf else silence
@@ -131,8 +134,6 @@ class HttpBackend:
         if self._client is not None:
             return await self._send_by_client(method, url, headers, body, extensions)
         proxy = self.proxy_for(url)
-        if read and self._fast is not None and proxy is None:
-            return await self._fast.send(method, url, headers)
         if proxy is None and self.pool is not None:
             return await _send(self.pool, method, url, headers, body, extensions)
         import httpx  # noqa: PLC0415  # when it is needed
@@ -224,11 +225,11 @@ class HttpBackend:
     @property
     def connected(self) -> bool:
         """Whether it has connections. Of what is not our pool that is not known, and assumed."""
-        return bool(self._proxied or self._fast) or self.pool is None or self.pool.statistics().connections > 0
+        return bool(self._proxied) or self.pool is None or self.pool.statistics().connections > 0
 
     async def aclose(self) -> None:
         """Close the connections, if it is `owned`."""
-        for closed in (*self._proxied.values(), self.pool, self._fast):
+        for closed in (*self._proxied.values(), self.pool):
             if closed is not None:
                 await closed.aclose()
         self._proxied.clear()
@@ -320,6 +321,15 @@ def _require_backend(http: Http) -> None:
         )
 
 
+def _require_fast(source: str) -> None:
+    """Make sure that httptools can be used, which was chosen at `source`."""
+    if importlib.util.find_spec("httptools") is None:
+        raise ConfigurationError(
+            f"{source} needs one more package, httptools",
+            remedies=(Remedy("configure", detail="pip install 'kling-async[fast]'"),),
+        )
+
+
 class PerLoopBackend:
     """The backends of one address, one for each event loop, each made on first use."""
 
@@ -332,10 +342,10 @@ class PerLoopBackend:
                     f"the value of {_VARIABLE} is not known: the only one is {FAST!r}",
                     remedies=(Remedy("configure", detail=f"set {_VARIABLE}={FAST}, or unset it"),),
                 )
-            require_fast(f"{_VARIABLE}={FAST}")
+            _require_fast(f"{_VARIABLE}={FAST}")
             http = FAST
         elif http == FAST:
-            require_fast(f"Client(http={FAST!r})")
+            _require_fast(f"Client(http={FAST!r})")
         elif isinstance(http, str):
             Proxy.parse(http, "Client(http=...)")
         elif http is not None:

@@ -68,7 +68,7 @@ _BY_NAME: Mapping[str, Sent] = {
 _NO_SOCKET = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 _KNOWN_LIBRARIES = frozenset(
     {"httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio", "asyncio", "builtins", "socket", "ssl", "respx"}
-) | {"h11", "h2", "socksio", "idna", "pyreqwest", "kling_async"}
+) | {"h11", "h2", "socksio", "idna", "httptools", "kling_async"}
 _NO_CONNECTION = frozenset({"ClientConnectorError", "ClientHttpProxyError", "ClientProxyConnectionError"})
 
 

@@ -71,7 +71,7 @@ class Proxy:
 
 
 def _unusable(source: str, flaw: str) -> ConfigurationError:
-    advice = "pass an address such as http://proxy.example:3128, or 'fast' for status calls by pyreqwest"
+    advice = "pass an address such as http://proxy.example:3128, or 'fast' to read HTTP by httptools"
     if not source.startswith("Client"):
         advice = "correct or unset the variable, or name the host in NO_PROXY"
     return ConfigurationError(

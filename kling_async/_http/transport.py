@@ -370,10 +370,7 @@ class ProviderTransport:
         headers.update(call.headers)
         if self.provider.is_own(call.url):
             headers.update(self._credentials())
-        read = call.effect is Effect.READ and not call.content
-        response = await backend.send(
-            call.method, url, headers, call.content, seconds=seconds, extensions=extensions, read=read
-        )
+        response = await backend.send(call.method, url, headers, call.content, seconds=seconds, extensions=extensions)
         try:
             content = await read_whole_body(response, call.max_bytes)
         finally:

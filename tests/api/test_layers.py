@@ -100,7 +100,7 @@ HOMES = {
     "httpx": {"_http", "sandbox", "testing"},
     "stamina": {"_http"},
     "httpcore": {"_http"},
-    "pyreqwest": {"_http"},
+    "httptools": {"_http"},
     "sqlite3": {"_ledger"},
     "obstore": {"_files"},
     "opentelemetry": {"otel"},

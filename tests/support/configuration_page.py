@@ -28,7 +28,7 @@ Every argument and every environment variable. This page is made from the docstr
 `tests/support/configuration_page.py`.
 """
 VARIABLES = {
-    "KLING_HTTP": '`fast` sends status calls by pyreqwest, like `Client(http="fast")`.',
+    "KLING_HTTP": '`fast` reads HTTP by httptools, like `Client(http="fast")`.',
     "KLING_CONFIG": "The settings of the program `kling`, in place of `~/.config/kling/config.toml`. Empty: none.",
     "KLING_LEDGER": "The ledger of the program `kling`, where `--ledger` is not given.",
     "KLING_SANDBOX_SPEED": "How much faster than real time a sandbox runs. Counts only for an address on this machine.",

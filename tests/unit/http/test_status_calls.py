@@ -1,4 +1,4 @@
-"""A status call over real sockets, by everything that may carry it: our pool, an httpx transport, and pyreqwest."""
+"""A status call over real sockets, by everything that may carry it: our pool with both parsers, an httpx transport."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 
 from kling_async import ConfigurationError, KlingError, Limits, RunBlob, TransportFailed
 from kling_async._clock import Clock
-from kling_async._exchange import Call, Effect, Reply
+from kling_async._exchange import Call, Reply
+from kling_async._http.codecs import HttptoolsCodec
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
 
@@ -27,7 +28,7 @@ KEY = "the-key-of-a-user"
 PATIENCE = 120.0  # s
 CARRIERS = ["pool", "httpx", "fast"]
 JSON = b'{"status": "pending"}'
-if importlib.util.find_spec("pyreqwest") is None:
+if importlib.util.find_spec("httptools") is None:
     CARRIERS.remove("fast")
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -129,13 +130,6 @@ async def carried(carrier: str, url: str, **limits: Any) -> AsyncIterator[Provid
 async def read(sender: ProviderTransport, **more: Any) -> Reply:
     with anyio.fail_after(PATIENCE):
         return await sender.call(Call.get("/v1/status?x=1", **more), PaidCallTrace(), retry=False)
-
-
-def opened(sender: ProviderTransport) -> int:
-    """How many connections our own pool has opened."""
-    pool = sender.statistics().connections
-    assert pool is not None
-    return pool.opened
 
 
 @pytest.fixture(params=CARRIERS)
@@ -254,17 +248,8 @@ async def test_a_full_client_keeps_to_its_bound(carrier: str) -> None:
         assert server.connections <= 3
 
 
-@pytest.mark.skipif("fast" not in CARRIERS, reason="pyreqwest is not installed")
+@pytest.mark.skipif("fast" not in CARRIERS, reason="httptools is not installed")
 class TestFast:
-    async def test_calls_that_change_something_stay_with_the_pool(self) -> None:
-        async with serving(answer()) as server, carried("fast", server.url) as sender:
-            for effect in (Effect.PAID, Effect.WRITE):
-                await sender.call(Call.post("/v1/x", {}, effect), PaidCallTrace())
-            assert opened(sender) == 1
-            await read(sender)
-            assert opened(sender) == 1
-        assert server.connections == 2
-
     async def test_a_proxy_of_the_environment_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with serving(answer()) as proxy, serving(answer()) as server:
             monkeypatch.setenv("http_proxy", proxy.url)
@@ -276,7 +261,9 @@ class TestFast:
         monkeypatch.setenv("KLING_HTTP", "fast")
         async with serving(answer()) as server, carried("pool", server.url) as sender:
             await read(sender)
-            assert opened(sender) == 0
+            pool = (await sender._backends.current()).pool
+            assert pool is not None
+            assert pool._make_codec is HttptoolsCodec
         assert server.connections == 1
 
     async def test_another_word_in_the_environment_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,11 +280,3 @@ class TestFast:
             ProviderTransport(RunBlob(KEY), Limits(), "fast" if source.startswith("Client") else None, Clock())
         assert str(caught.value).startswith(source)
         assert caught.value.remedies[0].detail == "pip install 'kling-async[fast]'"
-
-    async def test_another_event_loop_is_refused_before_anything_is_sent(self) -> None:
-        async def main() -> None:
-            sender = ProviderTransport(RunBlob(KEY, "http://127.0.0.1:9"), Limits(), "fast", Clock())
-            await sender.call(Call.get("/x"), PaidCallTrace())
-
-        with pytest.raises(ConfigurationError, match="works on asyncio alone"):
-            await anyio.to_thread.run_sync(lambda: anyio.run(main, backend="trio"))
