@@ -7,9 +7,11 @@ checkpoint at each write. This one lets asyncio read on, up to a bound, and retu
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Any, cast
 
 import anyio
@@ -45,13 +47,44 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
         Raises:
             OSError: None does.
         """
-        _, stream = await asyncio.get_running_loop().create_connection(
-            cls,
-            host,
-            port,
-            local_addr=(local_host, 0) if local_host else None,
-            happy_eyeballs_delay=_NEXT_ADDRESS,
-        )
+        addresses = await _addresses(host, port)
+        local = (local_host, 0) if local_host else None
+        if len(addresses) == 1:
+            return await cls._connect_to(addresses[0], port, local)
+        connected: list[AsyncioSocket] = []
+        failures: list[OSError] = []
+        try:
+            async with anyio.create_task_group() as group:
+
+                async def attempt(address: str, failed: anyio.Event) -> None:
+                    try:
+                        connected.append(await cls._connect_to(address, port, local))
+                    except OSError as error:
+                        failures.append(error)
+                        failed.set()
+                    else:
+                        group.cancel_scope.cancel()
+
+                for address in addresses:
+                    failed = anyio.Event()
+                    group.start_soon(attempt, address, failed)
+                    with anyio.move_on_after(_NEXT_ADDRESS):
+                        await failed.wait()
+        except BaseException:
+            for stream in connected:
+                stream.drop()
+            raise
+        for stream in connected[1:]:
+            stream.drop()
+        if not connected:
+            raise failures[0]
+        return connected[0]
+
+    @classmethod
+    async def _connect_to(cls, address: str, port: int, local: tuple[str, int] | None) -> AsyncioSocket:
+        loop = asyncio.get_running_loop()
+        # Not by asyncio's own race (`happy_eyeballs_delay`): cancelled as it ends, it leaves a socket open.
+        _, stream = await loop.create_connection(cls, address, port, local_addr=local)
         return stream
 
     # What the readers and writers call.
@@ -190,3 +223,12 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
         """It has taken all."""
         self._full = False
         self._wake()
+
+
+async def _addresses(host: str, port: int) -> list[str]:
+    """The addresses of a host, IPv6 and IPv4 in turn (RFC 8305)."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    by_family: dict[int, dict[str, None]] = {}
+    for family, _, _, _, place in found:
+        by_family.setdefault(family, {})[str(place[0])] = None
+    return [address for each in zip_longest(*by_family.values()) for address in each if address is not None]

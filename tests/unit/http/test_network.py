@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -80,3 +81,27 @@ async def test_it_shows_when_the_other_end_has_sent_or_hung_up() -> None:
         assert stream.get_extra_info("unknown") is None
         await stream.aclose()
         assert stream.get_extra_info("is_readable") is True
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_of_several_addresses_the_first_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host may have IPv6 and listen on IPv4 alone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        places = [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", port)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        ]
+
+        async def several(host: str, *_: object, **__: object) -> object:
+            return places if host == "several.test" else await asked(host, port, type=socket.SOCK_STREAM)
+
+        loop = asyncio.get_running_loop()
+        asked = loop.getaddrinfo
+        monkeypatch.setattr(loop, "getaddrinfo", several)
+        stream = await Network().connect_tcp("several.test", port, timeout=120)
+        assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
+        await stream.aclose()
+    with pytest.raises(httpcore.ConnectError):
+        await Network().connect_tcp("several.test", port, timeout=120)
