@@ -78,12 +78,13 @@ async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]
 
     async def fetch() -> bytes:
         # As a status call is sent: one time limit as a whole.
-        with anyio.fail_after(_PATIENCE):
+        with anyio.CancelScope(deadline=anyio.current_time() + _PATIENCE):
             response = await engine.send("GET", target, headers, seconds=math.inf, extensions=extensions)
             try:
                 return await read_whole_body(response, 1_000_000)
             finally:
                 await response.aclose()
+        raise TimeoutError
 
     try:
         yield fetch

@@ -158,16 +158,18 @@ async def read_whole_body(response: Response, limit: int) -> bytes:
     """
     parts: list[bytes] = []
     size = 0
-    with anyio.CancelScope() as reading:  # the loop is never left: see `read_body`
-        async for part in response:
-            size += len(part)
-            if size <= limit:
-                parts.append(part)
-            else:
-                reading.cancel()
+    async for part in response:
+        size += len(part)
+        if size > limit:
+            break
+        parts.append(part)
     if size > limit:
+        with anyio.CancelScope() as reading:  # what is read is ended from within: see `read_body`
+            reading.cancel()
+            async for _ in response:
+                pass
         raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:

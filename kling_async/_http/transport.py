@@ -285,8 +285,12 @@ class ProviderTransport:
                 if call.effect is Effect.PAID:
                     reply = await self._exchange_paid(backend, call, url, seconds, extensions)
                 else:
-                    with anyio.fail_after(seconds):  # the one limit. Its parts need none
-                        reply = await self._exchange(backend, call, url, math.inf, extensions)
+                    replies: list[Reply] = []
+                    with anyio.CancelScope(deadline=begin + seconds):  # the one limit. Its parts need none
+                        replies.append(await self._exchange(backend, call, url, math.inf, extensions))
+                    if not replies:
+                        raise TimeoutError  # noqa: TRY301  # handled with the errors of the exchange
+                    reply = replies[0]
         except (ConfigurationError, LedgerFailed):
             raise
         except FileChanged as error:

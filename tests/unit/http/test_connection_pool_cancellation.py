@@ -38,7 +38,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 async def fetch(pool: ConnectionPool, url: str, **extensions: Any) -> None:
     headers = [(b"Host", httpcore.URL(url).host)]
-    with anyio.fail_after(5):
+    with anyio.fail_after(120):
         request = httpcore.Request("GET", url, headers=headers, extensions=extensions)
         response = await pool.handle_async_request(request)
         await response.aread()
