@@ -1,11 +1,12 @@
 """What the ledger costs: durable writes a second, and how long they block the event loop.
 
-    python -m benchmarks.ledger [--quick] [--directory DIR]
+    python -m benchmarks.ledger [--quick] [--directory DIR] [--postgres DSN]
 
 Each of 1, 10, 100, 1 000 and 10 000 tasks writes one job after the other, as the client does: intent, acceptance, three
 events. Another task measures the longest time for which the event loop did not come round. Compared:
 
 - `SqliteLedger`: one writer thread, group commit, `synchronous=FULL`.
+- `PostgresLedger`, with `--postgres`: in schemas of its own, which are removed afterwards.
 - one commit for each write in a worker thread, with the same SQL and settings.
 - one commit for each write on the event loop.
 
@@ -28,9 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kling_async import Event, JobRef, Ledger, SqliteLedger, Status, Submission, SubmissionState
+from kling_async import Event, JobRef, Ledger, PostgresLedger, SqliteLedger, Status, Submission, SubmissionState
+from kling_async._ledger import sqlite_leases
 from kling_async._ledger.group_commit import Kind
 
+DATABASE = ""  # its address
 RESULTS = Path(__file__).parent / "results"
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 STATUSES = (Status.PENDING, Status.PROCESSING, Status.COMPLETED)
@@ -73,6 +76,7 @@ class _OneCommitEach(SqliteLedger):
             await super().aclose()
             self._file = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA synchronous = FULL")
+            sqlite_leases.prepare(self._file, None)
             self._turn = asyncio.Lock()
 
         def commit() -> Any:
@@ -94,6 +98,7 @@ class _OnTheLoop(_OneCommitEach):
 
 LEDGERS: dict[str, Callable[[Path], Ledger]] = {
     "SqliteLedger": SqliteLedger,
+    "PostgresLedger": lambda path: PostgresLedger(DATABASE, schema=f"benchmark_{path.stem}"),
     "commit each, worker thread": _OneCommitEach,
     "commit each, on the loop": _OnTheLoop,
 }
@@ -198,22 +203,41 @@ def table(figures: Sequence[Figure], seconds: float, noise: float) -> str:
     return "\n".join(lines)
 
 
+def drop_schemas() -> None:
+    """Remove what `PostgresLedger` has written here."""
+    import psycopg  # noqa: PLC0415  # only where a database is given
+
+    with psycopg.connect(DATABASE, autocommit=True) as connection:
+        rows = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'benchmark\\_%'").fetchall()
+        for (name,) in rows:
+            connection.execute(psycopg.sql.SQL("DROP SCHEMA {} CASCADE").format(psycopg.sql.Identifier(name)))
+
+
 def main() -> None:
+    global DATABASE  # noqa: PLW0603  # set once, at the start
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="half a second each instead of three")
     parser.add_argument("--directory", help="where the files are written")
+    parser.add_argument("--postgres", default="", help="the address of a PostgreSQL database to measure as well")
     arguments = parser.parse_args()
+    DATABASE = arguments.postgres
+    if not DATABASE:
+        del LEDGERS["PostgresLedger"]
     seconds = 0.5 if arguments.quick else 3.0
     figures = []
     noise = asyncio.run(idle(seconds))
     with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
         for name in LEDGERS:
             for tasks in (1, 10, 100, 1_000, 10_000):
+                if name == "PostgresLedger":
+                    drop_schemas()
                 if tasks == 10_000 and name.startswith("commit each"):
                     continue  # one job for each task would take minutes
                 figures.append(asyncio.run(partial(measure, name, tasks, seconds, Path(directory))()))
                 shown = figures[-1]
                 print(f"{name}, {tasks:,} tasks: {shown.rate:,.0f}/s, {1000 * shown.stall:.1f} ms", flush=True)
+    if DATABASE:
+        drop_schemas()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ledger.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
     (RESULTS / "ledger.md").write_text(table(figures, seconds, noise))

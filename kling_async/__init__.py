@@ -50,6 +50,8 @@ _PUBLIC = {
     "_ledger.inspection": ("LedgerContents", "inspect_ledger"),
     "_ledger.memory": ("MemoryLedger",),
     "_ledger.protocol": ("Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"),
+    "_ledger.opening": ("open_ledger",),
+    "_ledger.postgres": ("PostgresLedger",),
     "_ledger.sqlite": ("SqliteLedger",),
     "_models": ("Artifact", "Choice", "Cost", "Event", "Failure", "JobRef", "Result", "Status"),
     "_observer": ("Attempt", "JobEnd", "Observer"),

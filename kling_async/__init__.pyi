@@ -49,6 +49,12 @@ from kling_async._ledger.inspection import (
 from kling_async._ledger.memory import (
     MemoryLedger,
 )
+from kling_async._ledger.opening import (
+    open_ledger,
+)
+from kling_async._ledger.postgres import (
+    PostgresLedger,
+)
 from kling_async._ledger.protocol import (
     Ledger,
     ReceivedAnswer,
@@ -181,6 +187,7 @@ __all__ = [
     "Outcome",
     "PixelDojo",
     "Polling",
+    "PostgresLedger",
     "PreparedImage",
     "Progressive",
     "ProviderHealth",
@@ -210,6 +217,7 @@ __all__ = [
     "inferencesh",
     "inspect_ledger",
     "kling",
+    "open_ledger",
     "pixeldojo",
     "prepare_image",
     "replicate",

@@ -52,8 +52,9 @@ _AT_ONCE = 50  # tasks woken in one turn of the event loop
 NOT_YET = object()
 """The value of an operation that is to be done again later, when others have written."""
 
-Kind: TypeAlias = Callable[[Any, Sequence[Any]], Sequence[Any]]
-"""What is done for all operations of a kind at once: takes the connection and their arguments, gives their results."""
+Kind: TypeAlias = Callable[[Any, Sequence[Any]], Any]
+"""What is done for all operations of a kind at once: takes the connection and their arguments, gives what the
+`Database` makes their results of."""
 
 
 @dataclass(slots=True)

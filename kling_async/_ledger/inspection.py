@@ -7,11 +7,13 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from anyio import to_thread
 
 from kling_async._errors import ConfigurationError
+from kling_async._ledger.postgres_address import is_address, parse_address
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.sqlite_file import connect_read_only, explained, file_version
 from kling_async._ledger.sqlite_leases import living_processes
@@ -55,7 +57,7 @@ async def inspect_ledger(
     so a large ledger takes no longer than a small one to show its last submissions.
 
     Args:
-        path: The ledger's file.
+        path: The ledger's file, or the address of its database (``postgresql://...``).
         key: Only the submission with this key.
         endpoint: Only submissions at this endpoint, such as ``"runblob/o3-video"``, or at this provider.
         status: Only submissions whose job has this status.
@@ -68,6 +70,14 @@ async def inspect_ledger(
         ConfigurationError: There is no such file, or it is not a ledger that this version can read.
         LedgerFailed: It cannot be read.
     """
+    if is_address(path):
+        address = parse_address(path)  # before psycopg is needed: it explains how to get it
+        from kling_async._ledger import postgres_inspection  # noqa: PLC0415  # it needs psycopg
+
+        chosen = postgres_inspection.Conditions(
+            key=key, endpoint=endpoint, status=status, since=since, unfinished=unfinished, unsaved=unsaved, last=last
+        )
+        return LedgerContents(*await to_thread.run_sync(partial(postgres_inspection.read, address, chosen)))
     conditions: list[str] = [CURRENT]
     values: list[str | float] = []
     for condition, value in (

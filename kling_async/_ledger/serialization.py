@@ -21,6 +21,7 @@ from kling_async._redaction import NOT_KEPT
 from kling_async.providers._base.request import Request
 
 __all__ = [
+    "comparable_fields",
     "comparable_request",
     "event_from_json",
     "event_to_json",
@@ -111,9 +112,15 @@ def comparable_request(description: Mapping[str, Any], ignored_fields: Collectio
 
     A list of texts, such as addresses of images, counts by its length, and one address by its presence.
     """
+    compared = {name: value for name, value in comparable_fields(description).items() if name not in ignored_fields}
+    return json.dumps(compared, sort_keys=True)
+
+
+def comparable_fields(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What `comparable_request` compares, by field."""
     compared: dict[str, Any] = {}
     for name, value in description.items():
-        if value is None or name in ignored_fields:
+        if value is None:
             continue
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             compared[name] = len(value)
@@ -121,7 +128,7 @@ def comparable_request(description: Mapping[str, Any], ignored_fields: Collectio
             compared[name] = "image"
         else:
             compared[name] = value
-    return json.dumps(compared, sort_keys=True)
+    return compared
 
 
 def _artifact(record: dict[str, Any]) -> Artifact:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, TypeVar
 
-from kling_async._ledger.protocol import ReceivedAnswer, SpendingGroup, Submission, SubmissionState
-from kling_async._ledger.serialization import IMAGE_PREFIXES, event_from_json, event_to_json, place_of
-from kling_async._models import Cost, Event, JobRef, Status
+from kling_async._ledger.protocol import SpendingGroup, Submission
+from kling_async._ledger.rows import answer_to_json, spending_group_from_row, submission_from_row
+from kling_async._ledger.serialization import IMAGE_PREFIXES, event_from_json, event_to_json
+from kling_async._models import Event, JobRef
 
 __all__ = [
     "CURRENT",
@@ -181,7 +179,7 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
         The reference of each job whose lease is ours by that: the one who submits a job usually waits for it.
     """
     last = {
-        s.attempt_id: (s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason, _answer_to_json(s.answer))
+        s.attempt_id: (s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason, answer_to_json(s.answer))
         for s in submissions
     }
     rows = connection.execute(
@@ -264,7 +262,7 @@ def select(
         f"SELECT {_COLUMNS} FROM {source} WHERE {condition} ORDER BY s.started, s.number",  # noqa: S608  # constants
         values,
     )
-    return [_submission(*row) for row in rows]
+    return [submission_from_row(*row) for row in rows]
 
 
 def select_last(
@@ -276,7 +274,7 @@ def select_last(
         f"SELECT {_COLUMNS} FROM attempts s WHERE s.number IN ({chosen}) ORDER BY s.started, s.number",  # noqa: S608  # constants
         (*values, -1 if last is None else last),
     )
-    return [_submission(*row) for row in rows]
+    return [submission_from_row(*row) for row in rows]
 
 
 def count(connection: sqlite3.Connection, condition: str, values: Sequence[str | float] = ()) -> int:
@@ -291,7 +289,7 @@ def attempts(connection: sqlite3.Connection, key: str) -> list[Submission]:
         f"SELECT {_COLUMNS} FROM attempts s WHERE s.key = ? ORDER BY s.number",  # noqa: S608  # constants
         (key,),
     )
-    return [_submission(*row) for row in rows]
+    return [submission_from_row(*row) for row in rows]
 
 
 _IS_IMAGE = " OR ".join(f"f.value LIKE '{prefix}%'" for prefix in IMAGE_PREFIXES)
@@ -327,17 +325,8 @@ def spending(connection: sqlite3.Connection, ignored_fields: Collection[str]) ->
 
 
 def _spending_group(endpoint: str, request: str, has_job: int, last_event: str | None, count: int) -> SpendingGroup:
-    """The group in a row. What cannot be read of it is left out."""
-    fields: Mapping[str, Any] = {}
-    with suppress(ValueError, TypeError, RecursionError):
-        fields = _object(request)
-    stored: list[Any] = json.loads(last_event[1:]) if last_event else [None, None, None]
-    status, amount, unit = stored
-    cost = None
-    with suppress(ArithmeticError, ValueError, TypeError):
-        cost = Cost(Decimal(amount), unit) if amount is not None else None
-    known = Status(status) if status in set(Status) else Status.PENDING
-    return SpendingGroup(endpoint, fields, known if has_job else None, cost, count)
+    status, amount, unit = json.loads(last_event[1:]) if last_event else [None, None, None]
+    return spending_group_from_row(endpoint, request, status, amount, unit, has_job=bool(has_job), count=count)
 
 
 def page(connection: sqlite3.Connection, condition: str, after: int, size: int) -> tuple[list[Submission], int | None]:
@@ -381,49 +370,3 @@ def get_value(connection: sqlite3.Connection, name: str) -> Any:
     """The value stored under a name. None if there is none."""
     row = connection.execute("SELECT value FROM stored_values WHERE name = ?", (name,)).fetchone()
     return json.loads(row[0]) if row else None
-
-
-def _submission(key: str, attempt_id: str, endpoint: str, request: str, fingerprint: str, *rest: Any) -> Submission:
-    """The submission in a row. A row that cannot be read becomes a submission of unknown outcome with that reason."""
-    started, state, ref, reason, answer, released, tags, latest, files = rest
-    unreadable: list[str] = []
-
-    def read(name: str, parse: Callable[[], T], otherwise: T) -> T:
-        try:
-            return parse()
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
-            unreadable.append(f"{name}: {error}")
-            return otherwise
-
-    submission = Submission(
-        key=key,
-        endpoint=endpoint,
-        request=read("request", lambda: _object(request), {}),
-        fingerprint=fingerprint,
-        attempt_id=attempt_id,
-        started=read("started", lambda: datetime.fromtimestamp(started, UTC), _EPOCH),
-        state=read("state", lambda: SubmissionState(state), SubmissionState.UNKNOWN),
-        ref=read("ref", lambda: JobRef.parse(ref) if ref else None, None),
-        reason=reason,
-        answer=read("answer", lambda: ReceivedAnswer(**json.loads(answer)) if answer else None, None),
-        released=released,
-        latest=read("event", lambda: event_from_json(latest) if latest else None, None),
-        tags=read("tags", lambda: _object(tags) if tags else {}, {}),
-        files=read("files", lambda: tuple(place_of(text) for text in json.loads(files)), ()),
-    )
-    if not unreadable:
-        return submission
-    problem = f"the ledger's record of it cannot be read ({'; '.join(unreadable)}): the file was damaged or edited"
-    lost = submission.state is SubmissionState.ACCEPTED and submission.ref is None
-    return replace(submission, reason=problem, state=SubmissionState.UNKNOWN if lost else submission.state)
-
-
-def _object(text: str) -> Mapping[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise TypeError("it is not a JSON object")
-    return found
-
-
-def _answer_to_json(answer: ReceivedAnswer | None) -> str | None:
-    return json.dumps(asdict(answer)) if answer is not None else None

@@ -38,7 +38,16 @@ def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda block: block.name)
-def test_scripts_run(script: Block, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_scripts_run(
+    script: Block,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    if "KLING_LEDGER" in script.code:
+        server = request.getfixturevalue("postgres")
+        monkeypatch.setenv("KLING_LEDGER", f"{server.dsn()}?schema={server.schema()}")
     exec(compile(script.code, script.document, "exec"), {"__name__": "__main__"})  # noqa: S102  # our own document
     assert sandbox.counters.jobs_bought == script.bought
     if ".save(" in script.code:

@@ -95,6 +95,7 @@ OPTIONAL = {
     "opentelemetry",
     "pyarrow",
     "ray",
+    "psycopg",
 }
 HOMES = {
     "httpx": {"_http", "sandbox", "testing"},
@@ -102,6 +103,7 @@ HOMES = {
     "httpcore": {"_http"},
     "httptools": {"_http"},
     "sqlite3": {"_ledger"},
+    "psycopg": {"_ledger"},
     "obstore": {"_files"},
     "opentelemetry": {"otel"},
     "ray": {"_ray", "ray"},

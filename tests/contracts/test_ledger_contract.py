@@ -30,6 +30,7 @@ from kling_async import (
     Ledger,
     LedgerFailed,
     MemoryLedger,
+    PostgresLedger,
     ReceivedAnswer,
     SqliteLedger,
     Status,
@@ -74,9 +75,16 @@ FULL = event(
 )
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    made: Ledger = MemoryLedger() if request.param == "memory" else SqliteLedger(tmp_path / "jobs.db")
+    made: Ledger
+    if request.param == "memory":
+        made = MemoryLedger()
+    elif request.param == "sqlite":
+        made = SqliteLedger(tmp_path / "jobs.db")
+    else:
+        server = request.getfixturevalue("postgres")
+        made = PostgresLedger(server.dsn(), schema=server.schema())
     yield made
     await made.aclose()
 

@@ -39,7 +39,7 @@ from kling_async import (
     inspect_ledger,
     runware,
 )
-from kling_async._ledger import sqlite_schema
+from kling_async._ledger.rows import submission_from_row
 from kling_async.providers.runblob import O3Photo
 from kling_async.sandbox import Fault, Sandbox
 from support import crash_process as victim
@@ -428,14 +428,14 @@ async def test_a_large_ledger_is_inspected_without_reading_all_of_it(tmp_path: P
     assert sum(group.count for group in groups) == 19_980
     assert len(groups) == 2
     parsed = 0
-    real = sqlite_schema._submission
+    real = submission_from_row
 
     def counted(*row: Any) -> Submission:
         nonlocal parsed
         parsed += 1
         return real(*row)
 
-    with mock.patch.object(sqlite_schema, "_submission", counted):
+    with mock.patch("kling_async._ledger.sqlite_schema.submission_from_row", counted):
         seen = await inspect_ledger(path, last=3)
         assert [s.key for s in seen.submissions] == ["row-19997", "row-19998", "row-19999"]
         assert (seen.total, seen.unfinished, seen.processes) == (20_000, 20, (os.getpid(),))

@@ -1,0 +1,131 @@
+"""Connections to a database server, and what their errors mean. With `postgres_address`, the place that knows psycopg.
+
+Theory of operation
+-------------------
+A server that cannot be reached is not asked again at once: a group of writes that fails is tried one by one, and while
+somebody waits for a job the ledger is read many times a second. So after a failure the next connection is made after a
+pause, which grows. Until then every call fails with the error of the last try.
+
+*No password in errors.* The frames of psycopg hold the address with its password, and its errors lead to those frames.
+So none of its errors leaves this module: the ledger's errors are new ones with its text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from kling_async._errors import KlingError, LedgerFailed
+from kling_async._ledger.postgres_address import PostgresAddress
+
+__all__ = ["Connection", "Connector", "explained", "is_lost"]
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # s
+
+
+@dataclass(slots=True)
+class Connector:
+    """Makes connections to one database.
+
+    Args:
+        address: Where it is.
+        clock: Seconds.
+
+    Attributes:
+        deaf: Whether no notifications come over its connections (see `postgres_listener`).
+    """
+
+    address: PostgresAddress
+    clock: Callable[[], float] = time.monotonic
+    deaf: bool = False
+    _pause: float = 0.0
+    _next: float = 0.0
+    _failure: str | None = field(default=None, repr=False)
+
+    def connect(self) -> Connection:
+        """A new connection, on which each statement is a transaction of its own.
+
+        Raises:
+            LedgerFailed: The server cannot be reached, or does not let us in.
+        """
+        if self._failure is not None and self.clock() < self._next:
+            raise LedgerFailed(self._failure)
+        try:
+            # Prepared statements would be those of another connection behind a pooler.
+            made = psycopg.connect(
+                **self.address.parameters, autocommit=True, prepare_threshold=None, client_encoding="utf8"
+            )
+        except (psycopg.Error, OSError) as error:
+            self._failure = explained(self.address, error).message
+        else:
+            self._pause, self._failure = 0.0, None
+            return made
+        self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+        self._next = self.clock() + self._pause
+        raise LedgerFailed(self._failure)
+
+
+def is_lost(error: BaseException, connection: Connection) -> bool:
+    """Whether an error means that the connection is of no use any more."""
+    if isinstance(error, errors.ReadOnlySqlTransaction):  # the server was demoted: another one may be the primary
+        return True
+    return connection.closed or connection.broken
+
+
+def explained(address: PostgresAddress, error: Exception) -> Any:
+    """The error for one task that waits: never psycopg's own, whose frames hold the password."""
+    if isinstance(error, KlingError):
+        return type(error)(error.message)
+    if not isinstance(error, psycopg.Error | OSError):
+        return error
+    text = " ".join(str(error).split()).removesuffix(".")
+    fact, remedy = _fact_and_remedy(address, error, text)
+    return LedgerFailed(f"the ledger {address} {fact}. Nothing is submitted without it; {remedy}")
+
+
+def _fact_and_remedy(address: PostgresAddress, error: Exception, text: str) -> tuple[str, str]:
+    for kind, fact, remedy in _KNOWN:
+        if isinstance(error, kind):
+            return fact.format(text=text), remedy.format(schema=address.schema)
+    if getattr(error, "sqlstate", None) is None and isinstance(error, psycopg.OperationalError | OSError):
+        for part, fact, remedy in _REFUSED:  # before a connection is there, the code is missing
+            if part in text:
+                return fact.format(text=text), remedy
+        return f"cannot be reached: {text}", "start the server or check the address, and try again"
+    return f"cannot be used: {text}", "check the server and the address"
+
+
+_PASSWORD = ("does not accept the user or the password: {text}", "check both, also in PGPASSWORD and ~/.pgpass")
+_READ_ONLY = (
+    "only allows reading: it is a replica, or default_transaction_read_only is on",
+    "give the address of the primary (several hosts: target_session_attrs=read-write)",
+)
+_REFUSED: tuple[tuple[str, str, str], ...] = (
+    ("password authentication failed", *_PASSWORD),
+    ("no password supplied", *_PASSWORD),
+    ("no pg_hba.conf entry", "does not let this user in from here: {text}", "add a line for it to pg_hba.conf"),
+    ("too many clients", "has no connection left: {text}", "raise max_connections of the server, or use a pooler"),
+    ("session is read-only", *_READ_ONLY),
+)
+"""Parts of what libpq says when a server does not let us in."""
+_KNOWN: tuple[tuple[type[Exception], str, str], ...] = (
+    (errors.DiskFull, "cannot be written: {text}", "free some space on the server and try again"),
+    (errors.ReadOnlySqlTransaction, *_READ_ONLY),
+    (errors.InvalidPassword, *_PASSWORD),
+    (
+        errors.InsufficientPrivilege,
+        "does not allow this: {text}",
+        "let an administrator run CREATE SCHEMA {schema} AUTHORIZATION your_user, or give the user all rights on it",
+    ),
+    (errors.QueryCanceled, "took too long: {text}", "look for locks that others hold (pg_stat_activity)"),
+    (errors.DeadlockDetected, "was busy: {text}", "try again"),
+    (psycopg.DataError, "cannot store this: {text}", "change what it names"),
+)
+"""Errors of the server, what they mean for the ledger, and what to do."""

