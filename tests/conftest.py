@@ -17,11 +17,8 @@ from kling_async.sandbox import Sandbox
 from support import virtual_time
 from support.cli_process import environment_of
 from support.fake_runblob import KEY, FakeRunBlob
+from support.postgres import Server, find_programs, shared_server
 from support.s3 import Bucket, bucket_of, serving
-
-if TYPE_CHECKING:
-    from support.postgres import Server
-    from support.s3 import Bucket
 
 # A busy machine makes an example slow, and nothing else.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -147,8 +144,6 @@ def bucket(s3_client: Any, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real PostgreSQL server. One serves all tests of all processes, each in a schema of its own."""
-    from support.postgres import find_programs, shared_server  # noqa: PLC0415  # few tests need it
-
     if find_programs() is None:
         pytest.skip("there are no programs of a PostgreSQL server for this computer")
     own = tmp_path_factory.getbasetemp()

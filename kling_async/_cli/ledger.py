@@ -5,47 +5,79 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import anyio
 import typer
 
-from kling_async import ConfigurationError, JobRef, SqliteLedger, inspect_ledger
+from kling_async import ConfigurationError, JobRef, PostgresLedger, inspect_ledger, open_ledger
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with
 from kling_async._cli.output.reports import Report
 from kling_async._cli.places import history_file
 
-__all__ = ["HERE", "LedgerFile", "NoLedger", "existing", "expanded", "kept", "key_of", "usual", "work_with"]
+__all__ = ["HERE", "LedgerFile", "NoLedger", "existing", "kept", "key_of", "place_of", "usual", "work_with"]
 
 _VARIABLE = "KLING_LEDGER"
 HERE = Path("kling.db")
 """The ledger that is taken where none is named, if there is one."""
 
 
-def expanded(path: Path | None) -> Path | None:
-    """The path with the home directory in place of ``~``, where the shell does not replace it.
+class DatabaseAddress(os.PathLike[str]):
+    """The address of a ledger in a database, in place of the path of one in a file. Its text has no password.
+
+    Args:
+        dsn: The address.
+        shown: The same without the password.
+    """
+
+    def __init__(self, dsn: str, shown: str) -> None:
+        self._dsn = dsn
+        self._shown = shown
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def __repr__(self) -> str:
+        return f"<DatabaseAddress {self._shown}>"
+
+    def __fspath__(self) -> str:
+        """The whole address, for `open_ledger` and `inspect_ledger`."""
+        return self._dsn
+
+    @staticmethod
+    def exists() -> bool:
+        """Whether there is such a ledger. It is made by the first use."""
+        return True
+
+    is_file = exists
+
+    def resolve(self) -> DatabaseAddress:
+        """The address itself."""
+        return self
+
+
+def place_of(text: str) -> Path | DatabaseAddress:
+    """The file or the database that ``--ledger`` names, with the home directory in place of ``~``.
 
     Raises:
-        BadParameter: It is an address, such as that of a database server.
+        BadParameter: It is another address, or one that cannot be read.
     """
-    if path is None:
-        return None
     try:
-        SqliteLedger(path)  # refuses what is no file name. It opens nothing
+        made = open_ledger(text)  # it opens nothing
     except ConfigurationError as error:
         raise typer.BadParameter(error.message) from None
-    return path.expanduser()
+    return DatabaseAddress(text, made.address) if isinstance(made, PostgresLedger) else Path(text).expanduser()
 
 
 LedgerFile: TypeAlias = Annotated[
-    Path | None,
+    Any,  # a path, or a `DatabaseAddress`
     typer.Option(
         "--ledger",
         metavar="FILE",
-        callback=expanded,
+        parser=place_of,
         envvar=_VARIABLE,
-        help="Durable record of submissions and jobs; a crash loses none.",
+        help="Durable record of submissions and jobs; a crash loses none. A file, or postgresql://...",
         show_default="kling.db if there is one, or your history",
     ),
 ]
@@ -118,7 +150,8 @@ def key_of(ref: JobRef, given: Path | None) -> tuple[Path, str] | None:
 
 def work_with(ledger: Path | None) -> None:
     """Have the commands that are advised from now on name that ledger, where they would not take it by themselves."""
-    advise_with(ledger, os.environ.get(_VARIABLE) or str(usual()))
+    named = os.environ.get(_VARIABLE)
+    advise_with(ledger, str(place_of(named) if named else usual()))
 
 
 def existing(given: Path | None) -> Path:

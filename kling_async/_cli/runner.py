@@ -25,8 +25,8 @@ from kling_async import (
     JobRef,
     Polling,
     Result,
-    SqliteLedger,
     Webhooks,
+    open_ledger,
 )
 from kling_async._cli.errors import (
     INTERRUPTED,
@@ -243,7 +243,7 @@ def open_client(
         except ConfigurationError as error:
             raise CommandError(f"{error.message}; check {' and '.join(sorted(names))}", code=NO_KEY) from error
     work_with(ledger)
-    kept = None if ledger is None else SqliteLedger(ledger)
+    kept = None if ledger is None else open_ledger(ledger)
     return Client(
         [kind() for kind in keyed],
         polling=polling or Polling(deadline=patience(timeout)),

@@ -81,6 +81,11 @@ class PostgresLedger:
     def __repr__(self) -> str:
         return f"<PostgresLedger {self._address}{' closed' if self._thread.closed else ''}>"
 
+    @property
+    def address(self) -> str:
+        """Where it is, without the password."""
+        return self._address.shown
+
     async def claim(self, submission: Submission) -> Submission:
         """See `Ledger.claim`."""
         self._leases.sending.add(submission.attempt_id)
@@ -167,6 +172,11 @@ class PostgresLedger:
     def unwant(self, ref: str, *, ended: bool) -> None:
         """See `SharedLedger.unwant`."""
         self._thread.unwant(ref, ended=ended)
+
+    @property
+    def others(self) -> bool:
+        """See `SharedLedger.others`."""
+        return self._leases.others
 
     def lease_left(self) -> float:
         """See `SharedLedger.lease_left`."""

@@ -6,6 +6,7 @@ The libpq of psycopg reads the address, so its variables (``PGPASSWORD``, ``PGSS
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,13 @@ class PostgresAddress:
 
 def is_address(place: object) -> bool:
     """Whether this is the address of a PostgreSQL database, and not the name of a file."""
-    return isinstance(place, str) and _SCHEME.match(place) is not None
+    return _SCHEME.match(_text(place)) is not None
+
+
+def _text(place: object) -> str:
+    """The text of an address. A program may keep it in an object of its own, which hides the password."""
+    found = os.fspath(place) if isinstance(place, os.PathLike) else place
+    return found if isinstance(found, str) else ""
 
 
 def parse_address(dsn: object, schema: str | None = None) -> PostgresAddress:
@@ -78,7 +85,7 @@ def parse_address(dsn: object, schema: str | None = None) -> PostgresAddress:
             f"a ledger in PostgreSQL needs psycopg, which cannot be loaded ({error}). Nothing was opened or sent; "
             "install it: pip install 'kling-async[postgres]'"
         ) from None
-    named, address = _take_schema(str(dsn))
+    named, address = _take_schema(_text(dsn))
     try:
         read = {name: value for name, value in conninfo_to_dict(address).items() if value is not None}
         _require_plausible(read)

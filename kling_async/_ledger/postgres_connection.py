@@ -85,7 +85,7 @@ def explained(address: PostgresAddress, error: Exception) -> Any:
         return type(error)(error.message)
     if not isinstance(error, psycopg.Error | OSError):
         return error
-    text = " ".join(str(error).split()).removesuffix(".")
+    text = " ".join(str(error).split()).partition(" Is the server running")[0].removesuffix(".")
     fact, remedy = _fact_and_remedy(address, error, text)
     return LedgerFailed(f"the ledger {address} {fact}. Nothing is submitted without it; {remedy}")
 

@@ -141,8 +141,8 @@ class PostgresDatabase:
 
     def _renew(self, session: Session) -> None:
         begin = now_with_sleep()
-        session.owner = postgres_leases.renew(session, self._leases.seconds)
-        self._leases.renewed_as(session.owner, begin)
+        session.owner, others = postgres_leases.renew(session, self._leases.seconds)
+        self._leases.renewed_as(session.owner, begin, others=others)
 
     def _again(self, work: Callable[[Session], T]) -> T:
         """Do something that may be repeated, and repeat it over a new connection if the one that there is was lost."""
@@ -169,7 +169,10 @@ class PostgresDatabase:
 
     def changed(self) -> bool:
         """Whether others have written since the last call, or may have."""
-        return self._listener.changed(self._open())
+        changed = self._listener.changed(self._open())
+        if self._listener.heard:
+            self._leases.others = True
+        return changed
 
     def news(self, *, restart: bool) -> News:
         """Read what others have recorded since the last call."""

@@ -31,11 +31,11 @@ _OLDEST_REQUEST = 600  # s for which a poll request is kept that nobody reads
 _RUNNING = "s.current AND NOT s.ended AND s.released IS NULL AND s.state = 'accepted'"
 
 
-def renew(session: Session, seconds: float) -> int:
+def renew(session: Session, seconds: float) -> tuple[int, bool]:
     """Say that this owner lives for so many seconds more. One whose time is over becomes a new one.
 
     Returns:
-        The owner.
+        The owner, and whether others live.
     """
     row = session.execute(
         f"""UPDATE {{s}}.owners SET expires = {NOW} + make_interval(secs => %s)
@@ -52,7 +52,12 @@ def renew(session: Session, seconds: float) -> int:
                 VALUES (%s, %s, {NOW} + make_interval(secs => %s)) RETURNING id""",  # noqa: S608  # constants
             (os.getpid(), platform.node(), seconds),
         ).fetchone()
-    return int(row[0]) if row else 0
+    owner = int(row[0]) if row else 0
+    others = session.execute(
+        f"SELECT 1 FROM {{s}}.owners WHERE expires > {NOW} AND id <> %s LIMIT 1",  # noqa: S608  # constants
+        (owner,),
+    )
+    return owner, others.fetchone() is not None
 
 
 def end_owner(session: Session) -> None:

@@ -38,12 +38,14 @@ class Listener:
     Attributes:
         jobs: References of jobs of which others have recorded events, since they were last taken.
         all: Whether any job may have changed.
+        heard: Whether the last call of `changed` received a report of another process.
     """
 
     connector: Connector
     clock: Callable[[], float] = now_with_sleep
     jobs: set[str] = field(default_factory=set)
     all: bool = True
+    heard: bool = False
     _connection: Connection | None = None
     _mark: str = ""
     _proven: bool = False
@@ -52,10 +54,10 @@ class Listener:
 
     def changed(self, session: Session) -> bool:
         """Whether other processes have written since the last call, or may have."""
-        heard = self._collect(session)
+        self.heard = self._collect(session)
         if self.clock() - self._read >= (_CHECK_EVERY if self._proven else _READ_EVERY):
             self._read, self.all = self.clock(), True
-        return heard or self.all
+        return self.heard or self.all
 
     def close(self) -> None:
         """Close the connection. It is opened anew by the next call."""

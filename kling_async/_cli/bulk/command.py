@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
 
-from kling_async import Budget, Client, Polling, Progressive, SqliteLedger
+from kling_async import Budget, Client, Polling, Progressive, open_ledger
 from kling_async._cli.bulk.cluster import ClusterExecution
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of, resembling
@@ -29,7 +29,7 @@ from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.bulk.store import RunStore, working_directory
 from kling_async._cli.errors import CommandError
-from kling_async._cli.ledger import expanded
+from kling_async._cli.ledger import DatabaseAddress, place_of
 from kling_async._cli.options import AsJson, PreferOption, Timeout, options_from, preference
 from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
@@ -124,9 +124,12 @@ class _Options:
         ),
     ] = False
     ledger: Annotated[
-        Path | None,
+        Any,
         typer.Option(
-            metavar="FILE", callback=expanded, help="Durable record of the submissions.", show_default="DIR/ledger.db"
+            metavar="FILE",
+            parser=place_of,
+            help="Durable record of the submissions: a file, or postgresql://...",
+            show_default="DIR/ledger.db",
         ),
     ] = None
     no_ledger: Annotated[
@@ -346,7 +349,7 @@ async def _estimates(
         return {}
     ledger = None
     if places.ledger is not None and places.ledger.exists():
-        ledger = SqliteLedger(places.ledger)
+        ledger = open_ledger(places.ledger)
     prices = Budget(usd=math.inf, credits=math.inf, assume=assumed)
     async with Client(providers, ledger=ledger, budget=prices, prefer=preference(prefer)) as client:
         return await estimates(plan, client, results.prices())
@@ -402,7 +405,7 @@ def _settings(
         raise AssertionError("a run on a cluster has a ledger")
     saved = places.store.files if places.store is not None else places.directory / "files"
     return settings_for(
-        ledger=places.ledger,
+        ledger=os.fspath(places.ledger) if isinstance(places.ledger, DatabaseAddress) else places.ledger,
         reader={},
         in_flight=options.in_flight,
         actors=options.actors,

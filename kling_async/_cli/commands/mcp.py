@@ -47,6 +47,7 @@ def mcp(
             raise CommandError(str(error)) from error
         output.mkdir(parents=True, exist_ok=True)
         memory = ledger or state_file("mcp.db")  # not the history: the budget counts all that its ledger has
-        memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if isinstance(memory, Path):
+            memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         client = open_client(ALL_PROVIDERS, None, memory, budget=Budget(usd=budget, credits=budget_credits))
         server(client, output.resolve()).run()

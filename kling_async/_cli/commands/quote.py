@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import Client, NotOffered, Quote, Request, SqliteLedger
+from kling_async import Client, NotOffered, Quote, Request, open_ledger
 from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import AsJson, PreferOption, options_from, preference
 from kling_async._cli.output.formatting import as_json, duration, printable
@@ -83,7 +83,7 @@ async def _quotes(kinds: list[type[Provider]], request: Request, options: _Optio
     """Ask a client that makes no call. A provider whose key is missing gets a text in its place."""
     providers = [kind() if kind.identity().found_in(os.environ) else kind("a key, which is not sent") for kind in kinds]
     path = options.ledger or usual()
-    ledger = SqliteLedger(path) if path.is_file() else None
+    ledger = open_ledger(path) if path.is_file() else None
     async with Client(providers, ledger=ledger) as client:
         return await client.quote(request, prefer=preference(options.prefer))
 

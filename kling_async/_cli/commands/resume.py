@@ -18,11 +18,11 @@ from kling_async import (
     JobRef,
     KlingError,
     Remedy,
-    SqliteLedger,
     Status,
     Submission,
     SubmissionState,
     inspect_ledger,
+    open_ledger,
 )
 from kling_async._cli.commands.jobs import GIVEN_UP, unsaved
 from kling_async._cli.errors import UNKNOWN, CommandError, explain
@@ -174,7 +174,7 @@ async def _give_up_files(path: Path, submission: Submission) -> None:
     """Record that the files of a completed job will not be saved: their URLs have expired, or nobody wants them."""
     if submission.ref is None or submission.latest is None:
         return
-    ledger = SqliteLedger(path)
+    ledger = open_ledger(path)
     try:
         for index in range(len(submission.latest.artifacts)):
             await ledger.record_file(submission.ref, index, GIVEN_UP)

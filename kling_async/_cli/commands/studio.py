@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from kling_async import Budget, Client, SqliteLedger
+from kling_async import Budget, Client, open_ledger
 from kling_async._cli.errors import CommandError
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.ledger import LedgerFile
@@ -96,7 +96,8 @@ async def _serve(options: _Options, report: Report, serving: list[uvicorn.Server
 
     keyed = any(kind.identity().found_in(os.environ) for kind in ALL_PROVIDERS)
     file = options.ledger or state_file("studio.db" if keyed else "studio-sandbox.db")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(file, Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
     directory = destination(options.output)
     await ensure_writable(directory)
     budget = None
@@ -110,7 +111,7 @@ async def _serve(options: _Options, report: Report, serving: list[uvicorn.Server
 
             stage = await stack.enter_async_context(Sandbox(speed=_SANDBOX_SPEED))
             providers = stage.providers()
-        client = Client(providers, ledger=SqliteLedger(file, keep_images=True), budget=budget)
+        client = Client(providers, ledger=open_ledger(file, keep_images=True), budget=budget)
         await stack.enter_async_context(client)
         sock = stack.enter_context(_listening(options.host, options.port))
         port = sock.getsockname()[1]

@@ -6,6 +6,7 @@ import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from kling_async._cli.output.advice import as_commands
 from kling_async.sandbox import Sandbox
 from kling_async.sync import Client
 from support.cli_process import PHOTO, QUICK, VIDEO, Run, finish, launch
+from support.postgres import PASSWORD, Server
 
 KEPT = ("--ledger", "jobs.db")
 RESUME = ("resume", *KEPT, "-o", "out", "--timeout", "0.3")
@@ -341,10 +343,42 @@ def test_on_a_terminal_no_key_and_no_path_is_broken(
 
 
 @pytest.mark.parametrize("command", ["jobs", "generate", "bulk"])
-def test_the_address_of_a_server_is_refused_without_its_password(kling: Run, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    "address", ["mysql://me:hidden-word@db.test/jobs", "postgresql://me:hidden-word/1@db.test/jobs"]
+)
+def test_an_address_that_cannot_be_read_is_refused_without_its_password(
+    kling: Run, tmp_path: Path, command: str, address: str
+) -> None:
     more = (PHOTO, "a fox") if command == "generate" else ("rows.csv",) if command == "bulk" else ()
-    answer = kling(command, *more, "--ledger", "postgresql://me:hidden-word@db.test/jobs")
+    answer = kling(command, *more, "--ledger", address)
     assert answer.code == 2, answer
-    assert "postgresql" in answer.err
+    assert "--ledger" in answer.err
     assert "hidden-word" not in answer.out + answer.err
+    assert not list(tmp_path.glob("**/*.db*"))
+
+
+def test_every_command_works_on_a_database(
+    kling: Run, sandbox: Sandbox, postgres: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    address = f"{postgres.dsn()}?schema={postgres.schema()}"
+    monkeypatch.setenv("KLING_LEDGER", address)
+    answers = [
+        kling("jobs"),
+        kling("generate", PHOTO, "a boat", *QUICK, "--key", "boat"),
+        kling("generate", PHOTO, "a boat", *QUICK, "--key", "boat"),
+        kling("generate", PHOTO, "a fox", *QUICK, "--key", "fox", "--no-wait"),
+        kling("jobs", "--unfinished"),
+        kling("resume"),
+        kling("jobs"),
+        kling("quote", "a boat"),
+    ]
+    (tmp_path / "rows.csv").write_text(f"endpoint,prompt,resolution,key\n{PHOTO},a boat,1k,boat-2\n")
+    answers += [kling("bulk", "rows.csv", "-o", "run", "--ledger", address) for _ in range(2)]
+    assert [answer.code for answer in answers] == [0] * len(answers), answers
+    assert sandbox.counters.bought["runblob"] == 3
+    assert "fox" in answers[4].out
+    assert "boat" in answers[6].out
+    assert all(
+        PASSWORD not in one.out + one.err and quote(PASSWORD, safe="") not in one.out + one.err for one in answers
+    )
     assert not list(tmp_path.glob("**/*.db*"))
