@@ -357,6 +357,7 @@ def test_an_address_that_cannot_be_read_is_refused_without_its_password(
     assert not list(tmp_path.glob("**/*.db*"))
 
 
+@pytest.mark.sandbox(speed=600)
 def test_every_command_works_on_a_database(
     kling: Run, sandbox: Sandbox, postgres: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
