@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import kling_async
-from kling_async import Budget, Client, Learned, Limits, Polling, Progressive, SqliteLedger, Webhooks
+from kling_async import Budget, Client, Learned, Limits, Polling, PostgresLedger, Progressive, SqliteLedger, Webhooks
 from kling_async.otel import Telemetry
 from kling_async.providers import load_providers
 from kling_async.providers.base import Provider
@@ -75,7 +75,19 @@ in-flight = 20
 
 def settings() -> list[Any]:
     """What takes arguments."""
-    return [Client, *load_providers(), Limits, Polling, Learned, Progressive, Budget, Webhooks, SqliteLedger, Telemetry]
+    return [
+        Client,
+        *load_providers(),
+        Limits,
+        Polling,
+        Learned,
+        Progressive,
+        Budget,
+        Webhooks,
+        SqliteLedger,
+        PostgresLedger,
+        Telemetry,
+    ]
 
 
 def arguments(made: Any) -> Iterator[inspect.Parameter]:
