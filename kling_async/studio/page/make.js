@@ -33,7 +33,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
   const sent = h("p.sent", { role: "status" })
   const specific = h("select", { id: "endpoint", "aria-label": "Provider and endpoint", onchange: () => choose(specific.value) })
   for (const [provider, list] of grouped(endpoints)) {
-    specific.append(h("optgroup", { label: provider }, list.map((one) => h("option", { value: one.endpoint }, `${one.endpoint.split("/")[1]}: ${one.summary}`))))
+    specific.append(h("optgroup", { label: provider }, list.map((one) => h("option", { value: one.endpoint }, `${one.endpoint}: ${one.summary}`))))
   }
   const ways = h(
     "fieldset.ways",
@@ -153,7 +153,12 @@ export function make(main, { endpoints, ask_above: threshold }) {
             "label.offer",
             {},
             h("input", { type: "radio", name: "place", value: one.endpoint, checked: one === best, onchange: () => ((place = one.endpoint), quotes(list)) }),
-            h("span", {}, h("strong", {}, one.endpoint), h("small", {}, [one.model, one.median && `about ${spell(one.median)}`, one.health].filter(Boolean).join(", "))),
+            h(
+              "span",
+              {},
+              h("strong", {}, known.get(one.endpoint)?.provider ?? one.endpoint),
+              h("small", {}, [one.endpoint.split("/")[1], one.model, one.median && `about ${spell(one.median)}`, one.health].filter(Boolean).join(", ")),
+            ),
             h("span.price", {}, one.cost ?? "price not known"),
           ),
         ),
@@ -221,12 +226,12 @@ function fieldOf(name, endpoint, value, set) {
     grouped ? "fieldset.field" : "div.field",
     { id: `${id}-row` },
     grouped ? h("legend", {}, title) : h("label", { htmlFor: id }, title),
-    control.first ? null : hint,
+    control.first || control.explained ? null : hint,
     control.element,
     control.first ? hint : null,
     error,
   )
-  if (grouped) element.setAttribute("aria-describedby", parts.describedBy)
+  if (grouped) element.setAttribute("aria-describedby", control.explained ? `${id}-error` : parts.describedBy)
   return {
     element,
     choices: control.choices,
@@ -251,7 +256,8 @@ function control_of(parts, name, needed) {
   if (choices.length > 1) {
     const open = !needed && (schema.default === undefined || schema.default === null)
     if (value !== undefined && value !== null && !choices.some((one) => one.value === value)) choices.push({ value, label: String(value), hint: "" })
-    const every = open ? [{ value: null, label: "Automatic", hint: "if you choose nothing" }, ...choices] : choices
+    const automatic = { value: null, label: "Automatic", hint: /If left out, (.+?)\.(\s|$)/.exec(schema.description)?.[1] ?? "" }
+    const every = open ? [automatic, ...choices] : choices
     return every.length > (name === "aspect_ratio" ? SHAPES : CARDS) ? select(parts, name, every) : radios(parts, name, every)
   }
   if (name === "prompt" || name.endsWith("prompt") || (kind === "string" && (schema.maxLength ?? 0) > 300)) {
@@ -327,7 +333,8 @@ function radios({ id, set, value }, name, choices) {
       )
     }),
   )
-  return { element, group: true, choices: (told) => merged(choices, told).forEach((one, i) => (texts[i].textContent = about(name, one))) }
+  const explained = choices.every((one) => one.hint || one.value === null) // then the cards say what the field is
+  return { element, group: true, explained, choices: (told) => merged(choices, told).forEach((one, i) => (texts[i].textContent = about(name, one))) }
 }
 
 function about(name, choice) {
