@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -111,13 +112,13 @@ class Forms:
             return {"problems": problems(error), "quotes": [], "choices": {}}
         quotes = await self._client.quote(request)
         # What a prompt says decides no time and no price, so that typing one asks for them once.
-        alike = request.model_copy(update={"prompt": _PROMPT}) if "prompt" in fields else request
-        choices = await to_thread.run_sync(self._choices, name, alike)
+        alike = {**fields, "prompt": _PROMPT} if "prompt" in fields else fields
+        choices = await to_thread.run_sync(self._choices, name, json.dumps(alike, sort_keys=True))
         return {"problems": {}, "quotes": [_quoted(quote) for quote in quotes], "choices": choices}
 
-    def _choices_with(self, name: str, request: Request | None) -> dict[str, list[dict[str, Any]]]:
-        """The values of each field that has some, as JSON values."""
-        found = self.endpoints[name].all_choices(request)
+    def _choices_with(self, name: str, fields: str | None) -> dict[str, list[dict[str, Any]]]:
+        """The values of each field that has some, beside the other fields, all as JSON."""
+        found = self.endpoints[name].all_choices(None if fields is None else json.loads(fields))
         return {field: [one.describe() for one in choices] for field, choices in found.items()}
 
 

@@ -248,7 +248,11 @@ def test_what_others_write_is_only_text(page: Page, stage: Sandbox) -> None:
     }
     page.evaluate("async (card) => (await import('./static/api.js')).take([card])", hostile)
     expect(page.get_by_text("<b onclick=alert(3)>").first).to_be_attached(timeout=PATIENCE)
-    assert page.locator("main script, main [onerror], main [onclick], a[href^=javascript]").count() == 0
+    runs = page.locator("main script, main [onerror], main [onclick], a[href^=javascript], [src^=javascript]")
+    assert runs.count() == 0
+    page.evaluate("location.hash = 'gallery?hostile'")
+    expect(page.get_by_role("dialog").get_by_text("Download")).to_be_visible(timeout=PATIENCE)
+    assert runs.count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -349,12 +353,13 @@ def test_the_selectors_say_what_each_choice_means(page: Page) -> None:
         assert page.locator(f"#field-{field}-row .option > svg").count() >= 2, field
     one_provider(page, "kling/text-to-video")
     page.get_by_role("textbox", name="Prompt").fill("a boat")
+    option("resolution", "Ultra (4k)").click()
     expect(option("model", "Kling 2.6")).to_contain_text("not with the other settings", timeout=PATIENCE)
     option("resolution", "High (1080p)").click()
     expect(option("model", "Kling 2.6")).to_contain_text("the price", timeout=PATIENCE)
     option("model", "Kling 2.6").click()
     expect(page.locator(".buy")).to_contain_text("$", timeout=PATIENCE)
-    page.get_by_role("radio", name="Video").check()
+    page.get_by_role("radio", name="Video by the best offer").check()
     expect(option("resolution", "High (1080p)")).to_contain_text("usually", timeout=PATIENCE)
     durations = page.get_by_label("Duration").locator("option")
     expect(durations.filter(has_text="10 seconds")).to_contain_text("usually", timeout=PATIENCE)
@@ -468,7 +473,12 @@ def test_with_the_keyboard_alone(page: Page) -> None:
 
     tab_to("field-prompt")
     page.keyboard.type("a boat by keys")
-    expect(page.locator(".buy")).to_contain_text("$", timeout=PATIENCE)
+    expect(page.locator(".buy")).to_contain_text("$0.15", timeout=PATIENCE)
+    tab_to("field-duration")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".buy")).not_to_contain_text("$0.15", timeout=PATIENCE)
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(".buy")).to_contain_text("$0.15", timeout=PATIENCE)
     tab_to("buy")
     page.keyboard.press("Enter")
     expect(page.locator(".sent")).to_contain_text("under way", timeout=PATIENCE)

@@ -17,7 +17,7 @@ import typer
 from kling_async import Budget, Client, open_ledger
 from kling_async._cli.errors import CommandError
 from kling_async._cli.file_names import ensure_writable
-from kling_async._cli.ledger import LedgerFile
+from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import options_from
 from kling_async._cli.output.reports import Report
 from kling_async._cli.places import state_file
@@ -95,9 +95,9 @@ async def _serve(options: _Options, report: Report, serving: list[uvicorn.Server
     from kling_async.studio import app  # noqa: PLC0415  # the same
 
     keyed = any(kind.identity().found_in(os.environ) for kind in ALL_PROVIDERS)
-    file = options.ledger or state_file("studio.db" if keyed else "studio-sandbox.db")
+    file = options.ledger or (usual() if keyed else state_file("studio-sandbox.db"))
     if isinstance(file, Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory = destination(options.output)
     await ensure_writable(directory)
     budget = None

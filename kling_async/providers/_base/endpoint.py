@@ -56,13 +56,13 @@ class Endpoint(Generic[RequestT]):
         """The fields that hold images: how many, which formats, how many bytes."""
         return image_inputs(self.request.model_fields, self.request.reference_fields)
 
-    def choices(self, name: str, request: RequestT | None = None) -> tuple[Choice, ...]:
+    def choices(self, name: str, request: RequestT | Mapping[str, Any] | None = None) -> tuple[Choice, ...]:
         """The values of a field, each with label, hint, expected duration and price.
 
         Args:
             name: The field, such as ``"duration"``.
-            request: What the other fields are. Values that do not go with them are left out. Defaults to a request
-                with what the endpoint requires.
+            request: What the other fields are: a request, or the fields that are given. Values that do not go with
+                them are left out. Defaults to what the endpoint requires.
 
         Returns:
             Empty if any text or number will do.
@@ -75,11 +75,12 @@ class Endpoint(Generic[RequestT]):
             raise ConfigurationError(f"{self.name} has no field {name!r:.60}; it has {', '.join(kind.model_fields)}")
         return self._choices(name, _schema(kind)["properties"][name], request)
 
-    def all_choices(self, request: RequestT | None = None) -> dict[str, tuple[Choice, ...]]:
+    def all_choices(self, request: RequestT | Mapping[str, Any] | None = None) -> dict[str, tuple[Choice, ...]]:
         """The `choices` of every field that has any, by field.
 
         Args:
-            request: What the other fields are. Defaults to a request with what the endpoint requires.
+            request: What the other fields are: a request, or the fields that are given. Defaults to what the endpoint
+                requires.
         """
         found = {
             name: self._choices(name, part, request)
@@ -88,16 +89,19 @@ class Endpoint(Generic[RequestT]):
         }
         return {name: choices for name, choices in found.items() if choices}
 
-    def _choices(self, name: str, schema: Mapping[str, Any], request: RequestT | None) -> tuple[Choice, ...]:
+    def _choices(
+        self, name: str, schema: Mapping[str, Any], request: RequestT | Mapping[str, Any] | None
+    ) -> tuple[Choice, ...]:
         kind = self.request
         given = dict(request) if request is not None else kind.example()
         candidates = [*kind.known_values(name), *values_of(schema)]
         if not candidates:
             return ()
-        try:
-            default = getattr(kind.model_validate(given), name)
-        except ValidationError:
+        others = {field: value for field, value in given.items() if field != name}
+        usual = _made(kind, others) or _made(kind, given)
+        if usual is None:
             return choices_of(name, candidates, kind.labels.get(name, {}), None, schema.get("default"))
+        default = getattr(usual, name)
         probe = probe_of(kind.model_validate, given, name, self._forecast)
         return choices_of(name, candidates, kind.labels.get(name, {}), probe, default)
 
@@ -111,6 +115,14 @@ class Endpoint(Generic[RequestT]):
         for name, found in self.all_choices().items():
             schema["properties"][name]["x-choices"] = [choice.describe() for choice in found]
         return schema
+
+
+def _made(kind: type[RequestT], fields: Mapping[str, Any]) -> RequestT | None:
+    """The request with these fields. None if it is not acceptable."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError:
+        return None
 
 
 @cache

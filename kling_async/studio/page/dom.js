@@ -9,6 +9,7 @@ export function h(tag, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value)
+    else if ((key === "href" || key === "src") && /^\s*(javascript|vbscript):/i.test(value)) continue // nothing that runs
     else if (key in element && key !== "list" && key !== "form") element[key] = value
     else element.setAttribute(key, value === true ? "" : value)
   }

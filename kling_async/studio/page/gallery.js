@@ -72,7 +72,7 @@ export function gallery(main) {
     const open = h(
       "button.open",
       { type: "button", "aria-label": `Show: ${card.prompt.slice(0, 80) || card.endpoint}`, onclick: () => details(card) },
-      h("span.face", {}, face, media?.type.startsWith("video/") && h("span.play", {}, icon("video"))),
+      h("span.face", {}, media && h("span.behind", {}, icon(card.kind)), face, media?.type.startsWith("video/") && h("span.play", {}, icon("video"))),
     )
     if (media?.type.startsWith("video/")) {
       open.onmouseenter = () => face.play().catch(() => {})
@@ -159,6 +159,7 @@ async function asCode(card, place) {
       ),
     ),
   )
+  place.scrollIntoView({ block: "nearest" })
 }
 
 async function copy(text) {
@@ -170,6 +171,12 @@ async function copy(text) {
   }
 }
 
+/** Two beside each other. What differs stands out. */
 function side(two) {
-  dialog("Compare", h("div.side", {}, two.map((card) => h("div", {}, card.files[0] ? preview(card.files[0], { controls: true }) : h("p.empty", {}, "Not saved"), h("p.whole", {}, card.prompt), facts(card)))), { wide: true })
+  const lists = two.map(facts)
+  const values = lists.map((list) => new Map([...list.children].map((row) => [row.firstChild.textContent, row.lastChild.textContent])))
+  lists.forEach((list, i) => {
+    for (const row of list.children) row.classList.toggle("differs", values[1 - i].get(row.firstChild.textContent) !== row.lastChild.textContent)
+  })
+  dialog("Compare", h("div.side", {}, two.map((card, i) => h("div", {}, card.files[0] ? preview(card.files[0], { controls: true }) : h("p.empty", {}, "Not saved"), h("p.whole", {}, card.prompt), lists[i]))), { wide: true })
 }

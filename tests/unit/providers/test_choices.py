@@ -49,6 +49,9 @@ def test_the_other_fields_decide_what_can_be_chosen() -> None:
     assert [choice.value for choice in TEXT_TO_VIDEO.choices("duration")] == list(range(3, 16))
     assert [choice.value for choice in TEXT_TO_VIDEO.choices("duration", old)] == [5, 10]
     assert [choice.value for choice in TEXT_TO_VIDEO.choices("resolution", old)] == ["1080p"]
+    given = {"prompt": "a lamp", "resolution": "1080p"}  # what is not given may follow the model
+    assert "kling-2.6" in [choice.value for choice in TEXT_TO_VIDEO.choices("model", given)]
+    assert [choice.factor for choice in VIDEO.choices("duration", {"prompt": "a lamp", "duration": 15})] == [1, 2, 3]
     five, ten = TEXT_TO_VIDEO.choices("duration", old)
     assert five.price is not None
     assert ten.price is not None

@@ -38,13 +38,15 @@ async def studio(sandbox: Sandbox, directory: Path, **settings: Any) -> AsyncIte
             yield page
 
 
-async def until(page: httpx.AsyncClient, key: str, *, files: int = 0, message: bool = False) -> dict[str, Any]:
-    """The card, once it has so many files, or a message."""
+async def until(
+    page: httpx.AsyncClient, key: str, *, files: int = 0, message: bool = False, ended: bool = False
+) -> dict[str, Any]:
+    """The card, once it has so many files, a message, or an end."""
     with anyio.fail_after(PATIENCE):
         while True:
             found = {card["key"]: card for card in (await page.get("/api/jobs")).json()}
-            if len(found[key]["files"]) >= files and (found[key]["message"] or not message):
-                card: dict[str, Any] = found[key]
+            card: dict[str, Any] = found[key]
+            if len(card["files"]) >= files and (card["message"] or not message) and (card["ended"] or not ended):
                 return card
             await anyio.sleep(0.05)
 
@@ -183,6 +185,32 @@ async def test_a_lost_answer_has_its_remedies_as_buttons(sandbox: Sandbox, tmp_p
         await page.post("/api/job", json={"key": "k", "action": "forget"})
         assert (await page.get("/api/jobs")).json() == []
     assert sandbox.counters.jobs_bought == 2  # as the button says
+
+
+async def test_a_lost_answer_is_resolved_with_the_job_of_the_account(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.faults.add("accept-then-reset:submit:times=1")
+    async with studio(sandbox, tmp_path) as page:
+        await page.post("/api/jobs", json={**VIDEO, "key": "k"})
+        [bought] = sandbox.state.jobs
+        act = {"key": "k", "action": "resolve"}
+        assert (await page.post("/api/job", json={**act, "ref": "no reference"})).status_code == 422
+        answer = await page.post("/api/job", json={**act, "ref": f"runblob/o3-video/{bought}"})
+        assert answer.status_code == 200
+        assert (await until(page, "k", files=1))["status"] == "completed"
+    assert sandbox.counters.jobs_bought == 1
+
+
+async def test_a_job_is_cancelled_where_the_provider_can(sandbox: Sandbox, tmp_path: Path) -> None:
+    async with studio(sandbox, tmp_path) as page:
+        for endpoint, able in (("fal/image", True), ("runblob/o3-photo", False)):
+            form = {"endpoint": endpoint, "fields": {"prompt": "a boat [sandbox: stuck]"}, "key": endpoint}
+            card = (await page.post("/api/jobs", json=form)).json()
+            assert card["cancel"] is able
+        answer = await page.post("/api/job", json={"key": "fal/image", "action": "cancel"})
+        assert answer.status_code == 200
+        card = await until(page, "fal/image", ended=True)
+        assert card["status"] == "cancelled"
+        assert not card["cancel"]
 
 
 async def test_a_result_whose_link_has_expired_is_named_and_can_be_saved_again(
