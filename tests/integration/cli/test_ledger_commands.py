@@ -199,11 +199,11 @@ def test_resubmitting_what_may_have_been_bought_takes_a_yes(kling: Run, sandbox:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["jobs"], ["which ledger", "--ledger", "KLING_LEDGER", "kling.db"]),
+        (["jobs"], ["no history yet", "--ledger", "KLING_LEDGER", "kling generate"]),
         (["jobs", "--ledger", "none.db"], ["no ledger none.db", "kling generate"]),
         (["resume", "--ledger", "none.db"], ["no ledger none.db"]),
         (["jobs", "--ledger", "notes.txt"], ["notes.txt", "not a database"]),
-        (["generate", VIDEO, "x", "--key", "a"], ["--key", "--ledger"]),
+        (["generate", VIDEO, "x", "--key", "a", "--no-ledger"], ["--key", "--no-ledger"]),
         (["generate", VIDEO, "x", *KEPT, "--key", ""], ["key", "is empty"]),
         (["generate", VIDEO, "x", "--ledger", "no/where.db"], ["no/where.db", "there is no directory"]),
         (["resolve", "a", *KEPT], ["give one of these", "--forget", "--resubmit"]),
