@@ -7,6 +7,7 @@ Needs kling-async[otel] and opentelemetry-sdk. In a service, the exporters of yo
 
 import asyncio
 import logging
+import sys
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -23,7 +24,7 @@ async def main() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("kling_async").setLevel(logging.INFO)  # DEBUG: every call
     spans = TracerProvider()
-    spans.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
+    spans.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
     reader = InMemoryMetricReader()
     telemetry = Telemetry(tracer_provider=spans, meter_provider=MeterProvider([reader]))
     async with Client(observer=telemetry) as client:

@@ -74,7 +74,8 @@ class LedgerWriter:
     def shared(self) -> SharedLedger | None:
         """The ledger, if several processes may have it open."""
         several: Any = self._ledger
-        return several if callable(getattr(several, "lease_left", None)) else None
+        # Asked of the class: an object that hands every name on would have it, too.
+        return several if callable(getattr(type(several), "lease_left", None)) else None
 
     async def claim(self, submission: Submission) -> Submission:
         """Store what is pending, then claim the key. See `Ledger.claim`.

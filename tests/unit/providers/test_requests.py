@@ -184,7 +184,7 @@ def test_all_mistakes_are_reported_at_once_each_as_what_it_is() -> None:
     assert {name: category for name, (category, _) in alone.items()} == {
         "prompt": "string_too_short",
         "duration": "literal_error",
-        "references": "value_error",
+        "references": "reference_text",
         "callback_url": "value_error",
     }
 
