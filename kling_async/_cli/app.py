@@ -24,7 +24,6 @@ from kling_async._cli.errors import (
 )
 from kling_async._cli.options import Command, Group
 from kling_async._cli.output.formatting import printable
-from kling_async._cli.output.loudness import with_loudness
 
 __all__ = ["app", "run"]
 
@@ -93,6 +92,8 @@ class _OnDemand(Group):
 
 
 def _loaded(name: str) -> Any:
+    from kling_async._cli.output.loudness import with_loudness  # noqa: PLC0415  # kling --help needs none of it
+
     home, _, epilog = _COMMANDS[name]
     module = import_module(f"kling_async._cli.{home}")
     if name == "sandbox":

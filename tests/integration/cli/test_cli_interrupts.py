@@ -131,7 +131,7 @@ def test_a_wait_for_the_answer_to_a_paid_call_is_explained(sandbox: Sandbox, tmp
     sandbox.faults.add("delay:submit:seconds=1.5")
     paid = threading.Event()
     sandbox.state.subscribe(lambda _: paid.set())
-    process = launch("generate", VIDEO, "x", cwd=tmp_path)
+    process = launch("generate", VIDEO, "x", "--no-ledger", cwd=tmp_path)
     assert paid.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     answer = finish(process)
