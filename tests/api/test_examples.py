@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,6 +41,16 @@ def loaded(name: str, arguments: tuple[str, ...] = (), *, run_as: str = "__main_
             code = end.code
     assert not code, f"{name} ended with {code}"
     return names
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A program sets up its log, which is the log of this process."""
+    ours, root = logging.getLogger("kling_async"), logging.getLogger()
+    level, handlers = ours.level, list(root.handlers)
+    yield
+    ours.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True)
