@@ -47,6 +47,7 @@ __all__ = ["NOT_YET", "Database", "Kind", "LedgerThread", "News", "Operation", "
 log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
+_PAUSE = 1.0  # s after a failure before the thread tries again what nobody asks for
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
 
 NOT_YET = object()
@@ -226,38 +227,35 @@ class LedgerThread:
         while not (self.closed and self._queue.empty()):
             group = self._next_group()
             try:
-                if group or self._leases.watching:
+                if group or self._leases.active:
                     database = database or self._connect()
-                if database is not None and group:
-                    self._commit(database, group)
-            except Exception as error:  # noqa: BLE001  # every error must reach the tasks that wait
-                _fail(group, self._explain(error))
-                _close(database)
-                database = None  # the next group opens it anew
-            self._finish(group)
-            try:
                 if database is not None:
+                    self._commit(database, group)
+                    done, group = group, []
+                    self._finish(done)
                     self._tend(database)
                     self._failing = False
-            except Exception as error:  # noqa: BLE001  # the same
-                self._warn(error)
-                waiting, self._unsettled = self._unsettled, []
-                _fail(waiting, self._explain(error))
-                _answer(waiting)
+            except Exception as error:  # noqa: BLE001  # every error must reach the tasks that wait
+                self._give_up([*group, *self._unsettled], self._explain(error))
                 _close(database)
-                database = None
-        _fail(self._unsettled, ConfigurationError(f"the ledger {self._name} was closed"))
-        _answer(self._unsettled)
+                database = None  # it is opened anew
+        self._give_up(self._unsettled, ConfigurationError(f"the ledger {self._name} was closed"))
         if database is not None:
             with suppress(Exception):  # what it owns expires by itself
                 database.end()
             _close(database)
 
-    def _warn(self, error: Exception) -> None:
-        """Log once that what other processes do cannot be seen."""
-        level = logging.DEBUG if self._failing else logging.WARNING
-        self._failing = True
-        log.log(level, "%s. Jobs that other processes poll are not seen until it works again", self._explain(error))
+    def _give_up(self, operations: Sequence[Operation], error: Exception) -> None:
+        """Tell the tasks that wait, and begin anew with the next connection. What is seen no more is logged once."""
+        for operation in operations:
+            operation.error = error
+        _answer(operations)
+        self._unsettled = []
+        self._leases.look_again()
+        if self._leases.watching and not self.closed:
+            level = logging.DEBUG if self._failing else logging.WARNING
+            log.log(level, "%s. Jobs that other processes poll are not seen until it works again", error)
+        self._watching, self._failing = False, True
 
     def _finish(self, operations: Iterable[Operation]) -> None:
         """Answer operations that were done. Those that had no result yet are done again later."""
@@ -297,9 +295,8 @@ class LedgerThread:
     def _settle(self, database: Database) -> None:
         """Do the operations again that had no result yet."""
         waiting, self._unsettled = [each for each in self._unsettled if not each.abandoned], []
-        if waiting:
-            self._commit(database, waiting)
-            self._finish(waiting)
+        self._commit(database, waiting)
+        self._finish(waiting)
 
     def _report(self, news: News) -> None:
         """Notify the client of what others have recorded."""
@@ -315,6 +312,8 @@ class LedgerThread:
 
     def _commit(self, database: Database, operations: Sequence[Operation]) -> None:
         """Do the operations in one transaction, or, where that fails, each in one of its own."""
+        if not operations:
+            return
         try:
             database.commit(operations)
         except Exception as error:  # noqa: BLE001  # carried to the task that waits for it
@@ -327,6 +326,8 @@ class LedgerThread:
     def _next_group(self) -> list[Operation]:
         """What is queued, up to the size of a group. Waits for the first, or until there is something else to do."""
         patience = LOOK if self._unsettled else self._leases.patience()
+        if self._failing and patience is not None:
+            patience = max(patience, _PAUSE)
         group: list[Operation] = []
         try:
             first = self._queue.get(timeout=patience)
@@ -337,11 +338,6 @@ class LedgerThread:
         except queue.Empty:
             pass
         return group
-
-
-def _fail(operations: Iterable[Operation], error: Exception) -> None:
-    for operation in operations:
-        operation.error = error
 
 
 def _close(database: Database | None) -> None:

@@ -8,7 +8,8 @@ database's clock, so that no two clocks are compared.
 
 - A submission that is being sent belongs to its sender. Once the sender's row has expired, its outcome is unknown.
 - A job has a *lease*: its owner polls it. The others that wait for the job read its events from the ledger. A lease
-  whose owner has expired may be taken. A lease that nobody wants any more in its process is given back.
+  whose owner has expired may be taken, and at once where the system knows that the owner's process is gone. A lease
+  that nobody wants any more in its process is given back.
 
 An owner that finds its own row expired (the process was stopped, the computer slept) owns nothing any more. It becomes
 a new owner, and asks for its leases again.
@@ -29,9 +30,11 @@ from dataclasses import dataclass, field
 from kling_async._errors import ConfigurationError
 from kling_async._validation import require
 
-__all__ = ["DEFAULT_LEASE", "LOOK", "Leases", "lease_seconds", "now_with_sleep"]
+__all__ = ["DEFAULT_LEASE", "LONGEST_ROW", "LOOK", "Leases", "lease_seconds", "now_with_sleep"]
 
 DEFAULT_LEASE = 30.0  # s
+LONGEST_ROW = 600.0
+"""Seconds for which calls of an account wait in a row at most. A longer row is of a clock that was set back since."""
 _SHORTEST = 1.0  # s. A busy computer may not run a process for as long
 _RENEWALS = 3  # in the time of a lease, so that two may come late
 _IDLE = 2.0  # s for which a lease that nobody wants is kept: whoever reads event after event comes back at once
@@ -125,8 +128,18 @@ class Leases:
         """Whether any job is waited for here, so that what others do with it matters."""
         return bool(self._wanted)
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is ours, or waited for, so that the thread has something to do besides the operations."""
+        return bool(self._wanted or self._held or self.sending or self._idle)
+
+    def look_again(self) -> None:
+        """What others did with the jobs that are waited for may have been missed: read their logs again."""
+        with self._lock:
+            self._fresh = list(self._wanted)
+
     def take_fresh(self) -> list[str]:
-        """The jobs that are waited for since a moment, and whose leases are not ours."""
+        """The jobs whose logs are to be read: they are waited for since a moment, or others may have been missed."""
         with self._lock:
             fresh, self._fresh = [ref for ref in self._fresh if ref in self._wanted], []
             return fresh

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kling_async._ledger.group_commit import NOT_YET
+from kling_async._ledger.leases import LONGEST_ROW
 from kling_async._ledger.postgres_statements import NOW, Finish, Session, lives, select
 from kling_async._ledger.protocol import Submission, SubmissionState
 
@@ -178,7 +179,9 @@ def next_call(session: Session, rows: Sequence[tuple[str, float]]) -> Finish:
     waits = {
         index: session.execute(
             f"""INSERT INTO {{s}}.calls AS c (account, next) VALUES (%s, {NOW} + make_interval(secs => %s))
-                ON CONFLICT (account) DO UPDATE SET next = greatest(c.next, {NOW}) + make_interval(secs => %s)
+                ON CONFLICT (account) DO UPDATE SET next = make_interval(secs => %s) + CASE
+                    WHEN c.next > {NOW} + make_interval(secs => {LONGEST_ROW}) THEN {NOW}
+                    ELSE greatest(c.next, {NOW}) END
                 RETURNING extract(epoch FROM c.next - {NOW})::float8 - %s""",  # noqa: S608  # constants
             (account, interval, interval, interval),
         )

@@ -21,8 +21,8 @@ import psycopg
 from kling_async._ledger.postgres_connection import Connection
 from kling_async._ledger.postgres_schema import written
 from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.rows import answer_to_json, spending_group_from_row, submission_from_row
-from kling_async._ledger.serialization import comparable_fields, event_from_json, event_to_json
+from kling_async._ledger.rows import answer_to_json, log_from_rows, spending_group_from_row, submission_from_row
+from kling_async._ledger.serialization import comparable_fields, event_to_json
 from kling_async._models import Event, JobRef
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "count",
     "each",
     "events",
+    "find",
     "get_value",
     "last_event",
     "lives",
@@ -308,6 +309,20 @@ def count(session: Session, condition: str, values: Sequence[Any] = ()) -> int:
     return int(row[0]) if row else 0
 
 
+def find(
+    session: Session, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
+) -> Submission | None:
+    """The attempt with that key, id or job. See `Ledger.find`."""
+    if key is not None:
+        condition, value = "s.current AND s.key = %s", key
+    elif attempt_id is not None:
+        condition, value = "s.attempt_id = %s", attempt_id
+    else:
+        condition, value = "s.ref = %s", str(ref)
+    found = select(session, condition, (value,), last=1)
+    return found[-1] if found else None
+
+
 def attempts(session: Session, key: str) -> list[Submission]:
     """All attempts with a key, oldest first. See `Ledger.attempts`."""
     rows = session.execute(
@@ -340,17 +355,8 @@ def spending(session: Session, ignored_fields: Collection[str]) -> list[Spending
 
 def events(session: Session, ref: JobRef, first: int = 0) -> list[Event]:
     """A job's log, from that number on."""
-    log: list[Event] = []
     rows = session.execute("SELECT event FROM {s}.events WHERE ref = %s AND seq >= %s ORDER BY seq", (str(ref), first))
-    for (event,) in rows:
-        try:
-            log.append(event_from_json(event))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning(
-                "the recorded events of job %s cannot be read from event %d on: %s", ref, first + len(log), error
-            )
-            break
-    return log
+    return log_from_rows(rows, ref, first)
 
 
 def get_value(session: Session, name: str) -> Any:

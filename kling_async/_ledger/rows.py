@@ -1,9 +1,10 @@
-"""Rows of a ledger's tables as submissions and groups of spending, the same for every database."""
+"""Rows of a ledger's tables as submissions and groups of spending, and logs, the same for every database."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -12,11 +13,12 @@ from typing import Any, TypeVar
 
 from kling_async._ledger.protocol import ReceivedAnswer, SpendingGroup, Submission, SubmissionState
 from kling_async._ledger.serialization import event_from_json, place_of
-from kling_async._models import Cost, JobRef, Status
+from kling_async._models import Cost, Event, JobRef, Status
 
-__all__ = ["answer_to_json", "spending_group_from_row", "submission_from_row"]
+__all__ = ["answer_to_json", "log_from_rows", "spending_group_from_row", "submission_from_row"]
 
 T = TypeVar("T")
+logger = logging.getLogger("kling_async")
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -56,6 +58,20 @@ def submission_from_row(
     problem = f"the ledger's record of it cannot be read ({'; '.join(unreadable)}): it was damaged or edited"
     lost = submission.state is SubmissionState.ACCEPTED and submission.ref is None
     return replace(submission, reason=problem, state=SubmissionState.UNKNOWN if lost else submission.state)
+
+
+def log_from_rows(rows: Iterable[tuple[Any, ...]], ref: JobRef, first: int) -> list[Event]:
+    """The log in rows of events as JSON, from that number on. It ends before the first one that cannot be read."""
+    log: list[Event] = []
+    for (event,) in rows:
+        try:
+            log.append(event_from_json(event))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning(
+                "the recorded events of job %s cannot be read from event %d on: %s", ref, first + len(log), error
+            )
+            break
+    return log
 
 
 def spending_group_from_row(

@@ -17,8 +17,9 @@ from typing import Any
 
 from kling_async._errors import LedgerFailed
 from kling_async._ledger.group_commit import NOT_YET
+from kling_async._ledger.leases import LONGEST_ROW
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_schema import NOW, OWN, count, lives, select
+from kling_async._ledger.sqlite_schema import NOW, OWN, count, select
 
 __all__ = [
     "computer",
@@ -47,6 +48,14 @@ def computer() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     return f"{uuid.getnode():x}"
+
+
+@cache
+def namespace() -> str:
+    """Where the number of this process means something: containers number theirs by themselves."""
+    with suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
 
 
 def prepare(connection: sqlite3.Connection, owner: int | None) -> None:
@@ -80,8 +89,8 @@ def renew(connection: sqlite3.Connection, path: Path, seconds: float) -> tuple[i
     if not renewed.rowcount:
         connection.execute(f"DELETE FROM owners WHERE expires < {NOW} - ?", (_FORGOTTEN,))  # noqa: S608  # constants
         made = connection.execute(
-            f"INSERT INTO owners (process, host, expires) VALUES (?, ?, {NOW} + ?)",  # noqa: S608  # constants
-            (os.getpid(), computer(), seconds),
+            f"INSERT INTO owners (process, namespace, host, expires) VALUES (?, ?, ?, {NOW} + ?)",  # noqa: S608  # constants
+            (os.getpid(), namespace(), computer(), seconds),
         )
         connection.execute("UPDATE temp.own SET id = ?", (made.lastrowid,))
     owner, living = connection.execute(
@@ -98,13 +107,13 @@ def end_owner(connection: sqlite3.Connection) -> None:
 def living_processes(connection: sqlite3.Connection) -> list[int]:
     """The processes that own something in the file, and live."""
     rows = connection.execute(
-        f"SELECT DISTINCT process, host FROM owners WHERE expires > {NOW} ORDER BY id",  # noqa: S608  # constants
+        f"SELECT DISTINCT process, namespace FROM owners WHERE expires > {NOW} ORDER BY id",  # noqa: S608  # constants
     )
-    return [int(process) for process, host in rows if host != computer() or _exists(process)]
+    return [int(process) for process, numbered in rows if numbered != namespace() or _exists(process)]
 
 
 def _exists(process: int) -> bool:
-    """Whether a process of this computer exists. One that was killed counts as living until its lease expires."""
+    """Whether a process of our namespace exists."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -119,10 +128,11 @@ def take(connection: sqlite3.Connection, refs: Sequence[str]) -> list[str]:
 
     A job that the ledger does not have needs no lease.
     """
+    _mark_gone(connection)
     wanted = json.dumps(list(refs))
     connection.execute(
         f"""UPDATE attempts SET poller = {OWN} WHERE ref IN (SELECT value FROM json_each(?))
-            AND (poller IS NULL OR NOT {lives("attempts.poller")})""",  # noqa: S608  # constants
+            AND (poller IS NULL OR NOT {_polls("attempts.poller")})""",  # noqa: S608  # constants
         (wanted,),
     )
     rows = connection.execute(
@@ -131,6 +141,25 @@ def take(connection: sqlite3.Connection, refs: Sequence[str]) -> list[str]:
     )
     others = {ref for (ref,) in rows}
     return [ref for ref in refs if ref not in others]
+
+
+def _polls(owner: str) -> str:
+    """The condition that an owner polls the jobs that it has."""
+    return f"EXISTS (SELECT 1 FROM owners WHERE id = {owner} AND expires > {NOW} AND NOT gone)"  # noqa: S608  # constants
+
+
+def _mark_gone(connection: sqlite3.Connection) -> None:
+    """Note which owners poll no more although their leases have not expired, because their processes are gone.
+
+    Two who poll one job would do no harm. So the system's word is enough here. It is not enough to say that a
+    submission is not being sent any more.
+    """
+    rows = connection.execute(
+        f"SELECT id, process FROM owners WHERE expires > {NOW} AND namespace = ? AND NOT gone AND id IS NOT {OWN}",  # noqa: S608  # constants
+        (namespace(),),
+    )
+    gone = [(owner,) for owner, process in rows.fetchall() if not _exists(process)]
+    connection.executemany("UPDATE owners SET gone = 1 WHERE id = ?", gone)
 
 
 def give_back(connection: sqlite3.Connection, refs: Sequence[str]) -> None:
@@ -200,8 +229,9 @@ def take_over(
 
 def _take_over(connection: sqlite3.Connection, limit: int, since: float, without: Sequence[str]) -> list[Submission]:
     free = f"""s.current AND s.state = 'accepted' AND s.ended IS NULL AND s.released IS NULL AND s.started >= ?
-        AND (s.poller IS NULL OR NOT {lives("s.poller")})
+        AND (s.poller IS NULL OR NOT {_polls("s.poller")})
         AND s.ref NOT IN (SELECT value FROM json_each(?))"""  # noqa: S608  # constants
+    _mark_gone(connection)
     values = (since, json.dumps(list(without)))
     living = connection.execute(f"SELECT count(*) FROM owners WHERE expires > {NOW}").fetchone()[0]  # noqa: S608  # constants
     share = -(-count(connection, free, values) // max(living, 1))
@@ -218,7 +248,8 @@ def next_call(connection: sqlite3.Connection, rows: Sequence[tuple[str, float]])
     for account, interval in rows:
         [now] = connection.execute(f"SELECT {NOW}").fetchone()
         stored = connection.execute("SELECT next FROM calls WHERE account = ?", (account,)).fetchone()
-        at = max(now, stored[0] if stored else now)
+        free = stored[0] if stored else now
+        at = now if free > now + LONGEST_ROW else max(now, free)
         connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", (account, at + interval))
         waits.append(at - now)
     return waits

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.rows import answer_to_json, spending_group_from_row, submission_from_row
-from kling_async._ledger.serialization import IMAGE_PREFIXES, event_from_json, event_to_json
+from kling_async._ledger.rows import answer_to_json, log_from_rows, spending_group_from_row, submission_from_row
+from kling_async._ledger.serialization import IMAGE_PREFIXES, event_to_json
 from kling_async._models import Event, JobRef
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "count",
     "each",
     "events",
+    "find",
     "get_value",
     "lives",
     "page",
@@ -83,8 +84,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE attempts ADD COLUMN tags TEXT",),
     (
         """CREATE TABLE owners (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, process INTEGER NOT NULL, host TEXT NOT NULL,
-            expires REAL NOT NULL)""",
+            id INTEGER PRIMARY KEY AUTOINCREMENT, process INTEGER NOT NULL, namespace TEXT NOT NULL, host TEXT NOT NULL,
+            expires REAL NOT NULL, gone INTEGER NOT NULL DEFAULT 0)""",
         "ALTER TABLE attempts ADD COLUMN sender INTEGER",
         "ALTER TABLE attempts ADD COLUMN poller INTEGER",
         "ALTER TABLE attempts ADD COLUMN ended INTEGER",
@@ -283,6 +284,20 @@ def count(connection: sqlite3.Connection, condition: str, values: Sequence[str |
     return int(found)
 
 
+def find(
+    connection: sqlite3.Connection, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
+) -> Submission | None:
+    """The attempt with that key, id or job. See `Ledger.find`."""
+    if key is not None:
+        condition, value = "s.current AND s.key = ?", key
+    elif attempt_id is not None:
+        condition, value = "s.attempt_id = ?", attempt_id
+    else:
+        condition, value = "s.ref = ?", str(ref)
+    found = select(connection, condition, value)
+    return found[-1] if found else None
+
+
 def attempts(connection: sqlite3.Connection, key: str) -> list[Submission]:
     """All attempts with a key, oldest first. See `Ledger.attempts`."""
     rows = connection.execute(
@@ -353,17 +368,8 @@ def page(connection: sqlite3.Connection, condition: str, after: int, size: int) 
 
 def events(connection: sqlite3.Connection, ref: JobRef, first: int = 0) -> list[Event]:
     """A job's log, from that number on."""
-    log: list[Event] = []
     rows = connection.execute("SELECT event FROM events WHERE ref = ? AND seq >= ? ORDER BY seq", (str(ref), first))
-    for (event,) in rows:
-        try:
-            log.append(event_from_json(event))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning(
-                "the recorded events of job %s cannot be read from event %d on: %s", ref, first + len(log), error
-            )
-            break
-    return log
+    return log_from_rows(rows, ref, first)
 
 
 def get_value(connection: sqlite3.Connection, name: str) -> Any:

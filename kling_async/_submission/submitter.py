@@ -598,9 +598,12 @@ class Submitter:
         if tracked.recorded or tracked.sought or not self._ledger.enabled:
             return
         tracked.sought = True
-        found = await self._ledger.ledger.find(ref=tracked.ref)
-        if found is not None and found.ref is not None:
-            await self.adopt(found, found.ref, kept=False)
+        try:
+            found = await self._ledger.ledger.find(ref=tracked.ref)
+            if found is not None and found.ref is not None:
+                await self.adopt(found, found.ref, kept=False)
+        except LedgerFailed as error:
+            log.warning("job %s is followed without what the ledger may have of it: %s", tracked.ref, error)
 
     async def _record(self, submission: Submission) -> None:
         try:

@@ -74,6 +74,7 @@ PRIVATE_IN_TESTS = {
     "properties": {"_models", "_tracking"},  # what is generated is judged by the pure state machine
     "reliability/test_ledger_attacks.py": {"_ledger"},  # files that no client writes
     "reliability/test_ledger_faults.py": {"_ledger"},  # the disk fails beneath it
+    "reliability/test_shared_ledger.py": {"_ledger"},  # the database fails beneath it
     "reliability/test_secrets.py": {"_redaction"},  # the one place that hides secrets
     "unit/providers": {"_http", "_tracking"},  # flows run on a transport, reports on the state machine
 }

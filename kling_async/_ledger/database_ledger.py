@@ -1,0 +1,178 @@
+"""What the ledgers in databases have in common: their methods, by the statements of each database."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from kling_async._ledger.group_commit import Database, Kind, LedgerThread
+from kling_async._ledger.leases import Leases, lease_seconds
+from kling_async._ledger.protocol import LeaseWatcher, SpendingGroup, Submission
+from kling_async._models import Event, JobRef
+
+__all__ = ["DatabaseLedger"]
+
+T = TypeVar("T")
+
+
+class DatabaseLedger(ABC):
+    """A ledger in a database. One thread does all of its operations (see `group_commit`).
+
+    Args:
+        name: What it is called in messages.
+        label: What its thread is called.
+        statements: The module with the statements of this kind of database.
+        lease_statements: The module with those of owners and leases.
+        keep_images: See `Ledger.keep_images`.
+        lease: For how long a lease lasts, in seconds. See `lease_seconds`.
+    """
+
+    def __init__(  # the parts of a ledger, each by its name
+        self,
+        name: str,
+        label: str,
+        *,
+        statements: Any,
+        lease_statements: Any,
+        keep_images: bool,
+        lease: float | None,
+    ) -> None:
+        self.keep_images = keep_images
+        self._statements, self._lease_statements = statements, lease_statements
+        self._leases = Leases(lease_seconds(type(self).__name__, lease))
+        self._thread = LedgerThread(name, label, self._open, self._explained, self._leases)
+
+    @abstractmethod
+    def _open(self) -> Database:
+        """Open the database. In the thread."""
+
+    @abstractmethod
+    def _explained(self, error: Exception) -> Exception:
+        """The error for one task that waits."""
+
+    async def claim(self, submission: Submission) -> Submission:
+        """See `Ledger.claim`."""
+        self._leases.sending.add(submission.attempt_id)
+        try:
+            claimed: Submission = await self._perform(self._statements.claim, submission)
+        except BaseException:
+            self._leases.sending.discard(submission.attempt_id)
+            raise
+        if claimed.attempt_id != submission.attempt_id:
+            self._leases.sending.discard(submission.attempt_id)
+        return claimed
+
+    async def record_outcome(self, submission: Submission) -> None:
+        """See `Ledger.record_outcome`."""
+        await self._perform(self._statements.record_outcome, submission)
+        self._leases.sending.discard(submission.attempt_id)
+
+    async def release(self, key: str, attempt_id: str, reason: str) -> None:
+        """See `Ledger.release`."""
+        await self._perform(self._statements.release, (key, attempt_id, reason))
+
+    async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
+        """See `Ledger.append_events`."""
+        conflicting: Sequence[Event] = await self._perform(self._statements.append_events, (ref, events))
+        return conflicting
+
+    async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
+        """See `Ledger.record_file`."""
+        await self._perform(self._statements.record_file, (str(ref), index, str(place)))
+
+    async def find(
+        self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None
+    ) -> Submission | None:
+        """See `Ledger.find`."""
+        work = partial(self._statements.find, key=key, attempt_id=attempt_id, ref=ref)
+        found: Submission | None = await self._read(work)
+        return found
+
+    @abstractmethod
+    async def submissions(self, *, unfinished: bool = False) -> list[Submission]:
+        """See `Ledger.submissions`."""
+
+    async def attempts(self, key: str) -> list[Submission]:
+        """See `Ledger.attempts`."""
+        found: list[Submission] = await self._read(partial(self._statements.attempts, key=key))
+        return found
+
+    async def spending(self, ignored_fields: Collection[str] = ()) -> list[SpendingGroup]:
+        """See `Ledger.spending`."""
+        work = partial(self._statements.spending, ignored_fields=ignored_fields)
+        found: list[SpendingGroup] = await self._read(work)
+        return found
+
+    async def events(self, ref: JobRef) -> list[Event]:
+        """See `Ledger.events`."""
+        found: list[Event] = await self._read(partial(self._statements.events, ref=ref))
+        return found
+
+    async def set_value(self, name: str, value: Any) -> None:
+        """See `Ledger.set_value`."""
+        await self._perform(self._statements.set_value, (name, json.dumps(value)))
+
+    async def get_value(self, name: str) -> Any:
+        """See `Ledger.get_value`."""
+        return await self._read(partial(self._statements.get_value, name=name))
+
+    async def aclose(self) -> None:
+        """Finish what is queued, give everything back and close the database. Closing twice is harmless."""
+        await self._thread.aclose()
+
+    # What it shares with other processes.
+
+    def watch(self, watcher: LeaseWatcher) -> None:
+        """See `SharedLedger.watch`."""
+        self._thread.watcher = watcher
+
+    def want(self, ref: str) -> bool:
+        """See `SharedLedger.want`."""
+        return self._thread.want(ref)
+
+    def unwant(self, ref: str, *, ended: bool) -> None:
+        """See `SharedLedger.unwant`."""
+        self._thread.unwant(ref, ended=ended)
+
+    @property
+    def others(self) -> bool:
+        """See `SharedLedger.others`."""
+        return self._leases.others
+
+    def lease_left(self) -> float:
+        """See `SharedLedger.lease_left`."""
+        return self._leases.left()
+
+    async def settled(self, attempt_id: str) -> Submission | None:
+        """See `SharedLedger.settled`."""
+        found: Submission | None = await self._perform(self._lease_statements.settled, attempt_id)
+        return found
+
+    async def request_poll(self, ref: JobRef, report: Any = None) -> None:
+        """See `SharedLedger.request_poll`."""
+        text = None if report is None else json.dumps(report)
+        await self._perform(self._lease_statements.request_poll, (str(ref), text))
+
+    async def take_over(self, limit: int, *, since: datetime, without: Collection[JobRef] = ()) -> Sequence[Submission]:
+        """See `SharedLedger.take_over`."""
+        work = (limit, since.timestamp(), [str(ref) for ref in without])
+        found: Sequence[Submission] = await self._perform(self._lease_statements.take_over, work)
+        return found
+
+    async def next_call(self, account: str, interval: float) -> float:
+        """See `SharedLedger.next_call`."""
+        wait: float = await self._perform(self._lease_statements.next_call, (account, interval))
+        return wait
+
+    async def _read(self, work: Callable[[Any], T]) -> T:
+        """Let the thread read anything."""
+        return cast("T", await self._perform(self._statements.each, work))
+
+    async def _perform(self, kind: Kind, argument: Any) -> Any:
+        """Let the thread do something, and wait until it is durable."""
+        return await self._thread.perform(kind, argument)

@@ -1,0 +1,90 @@
+"""The ledger's thread, over a database that fails."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+
+import anyio
+import pytest
+
+from kling_async import LedgerFailed
+from kling_async._ledger.group_commit import LedgerThread, News, Operation
+from kling_async._ledger.leases import Leases
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 120.0  # s
+TRIES = 5
+
+
+class Broken:
+    """A database of which only operations work."""
+
+    def commit(self, operations: Sequence[Operation]) -> None:
+        for operation in operations:
+            [operation.value] = operation.kind(self, [operation.argument])
+
+    def close(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def renew(self) -> None:
+        raise OSError("the disk is gone")
+
+    def changed(self) -> bool:
+        raise OSError("the disk is gone")
+
+    def news(self, *, restart: bool) -> News:
+        del restart
+        return News()
+
+    def logs(self, refs: Sequence[str]) -> News:
+        del refs
+        return News()
+
+    def take(self, refs: Sequence[str]) -> Sequence[str]:
+        return refs
+
+    def give_back(self, refs: Sequence[str]) -> None:
+        del refs
+        raise OSError("the disk is gone")
+
+
+class Waits(queue.SimpleQueue[Operation | None]):
+    """A queue that notes how long the thread would have waited, and does not wait after a failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: list[float | None] = []
+        self.enough = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Operation | None:
+        if timeout is None or len(self.failed) >= TRIES:
+            return super().get(block, None)
+        self.failed.append(timeout)
+        if len(self.failed) == TRIES:
+            self.enough.set()
+        raise queue.Empty
+
+
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_thread_whose_database_fails_waits_between_its_tries(
+    watched: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has leases, or somebody waits for a job. What is asked for is answered all the same, in between."""
+    leases = Leases()
+    leases.grant(["job"])
+    if watched:
+        leases.want("job")
+    thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), leases)
+    waits = thread._queue = Waits()
+    assert await thread.perform(lambda _, arguments: arguments, "asked") == "asked"
+    with anyio.fail_after(PATIENCE):
+        await anyio.to_thread.run_sync(waits.enough.wait)
+    assert await thread.perform(lambda _, arguments: arguments, "again") == "again"
+    await thread.aclose()
+    assert all(wait is not None and wait >= 1.0 for wait in waits.failed[1:])
+    seen = [each for each in caplog.records if "are not seen until it works again" in each.getMessage()]
+    assert len([each for each in seen if each.levelname == "WARNING"]) == watched
