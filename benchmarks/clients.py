@@ -66,11 +66,11 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]:
     import anyio  # noqa: PLC0415  # in the process that measures it
 
+    from kling_async._exchange.urls import Url  # noqa: PLC0415  # the same
     from kling_async._http.backend import HttpBackend  # noqa: PLC0415  # the same
     from kling_async._http.limits import Limits  # noqa: PLC0415  # the same
     from kling_async._http.response import read_whole_body  # noqa: PLC0415  # the same
     from kling_async._http.tls import ssl_context  # noqa: PLC0415  # the same
-    from kling_async._urls import Url  # noqa: PLC0415  # the same
 
     engine = HttpBackend(http, Limits(connections=CONNECTIONS, keepalive=_KEEPALIVE), ssl_context())
     target = Url.parse(url)

@@ -65,6 +65,10 @@ from kling_async._ledger.protocol import (
 from kling_async._ledger.sqlite import (
     SqliteLedger,
 )
+from kling_async._media.prepared_image import (
+    PreparedImage,
+    prepare_image,
+)
 from kling_async._models import (
     Artifact,
     Choice,
@@ -75,17 +79,8 @@ from kling_async._models import (
     Result,
     Status,
 )
-from kling_async._observer import (
-    Attempt,
-    JobEnd,
-    Observer,
-)
 from kling_async._polling.settings import (
     Polling,
-)
-from kling_async._prepared_image import (
-    PreparedImage,
-    prepare_image,
 )
 from kling_async._routing.quotes import (
     ProviderHealth,
@@ -98,6 +93,11 @@ from kling_async._scheduling.schedules import (
 from kling_async._submission.budget import (
     Budget,
     BudgetStatistics,
+)
+from kling_async._submission.observer import (
+    Attempt,
+    JobEnd,
+    Observer,
 )
 from kling_async.providers import (
     fal,

@@ -18,7 +18,7 @@ from kling_async._bulk import BulkRun, Rows, count_of
 from kling_async._clock import Clock
 from kling_async._concurrency import LoopGuard
 from kling_async._errors import ConfigurationError, GenerationFailed, KlingError
-from kling_async._exchange import Flow
+from kling_async._exchange.calls import Flow
 from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._files.object_store import destination
 from kling_async._http.backend import Http, PerLoopBackend
@@ -28,7 +28,6 @@ from kling_async._job import Job, OnEvent
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Result
-from kling_async._observer import Observer, suppressed
 from kling_async._polling.leases import JobLeases
 from kling_async._polling.poller import Poller
 from kling_async._polling.settings import Polling
@@ -38,6 +37,7 @@ from kling_async._scheduling.schedules import Learned
 from kling_async._session import ProviderSession
 from kling_async._submission.budget import Budget, BudgetStatistics, account_of
 from kling_async._submission.early_deliveries import EarlyDeliveries
+from kling_async._submission.observer import Observer, suppressed
 from kling_async._submission.pricing import Amount, as_cost
 from kling_async._submission.recovery import Recovery
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of

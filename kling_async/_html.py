@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Literal
 from urllib.parse import quote
 
-from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._media.media_types import HEAD_BYTES, media_type
 
 __all__ = ["bar", "media", "table", "title"]
 

@@ -30,15 +30,15 @@ from pydantic import BaseModel, Field, ValidationError
 from kling_async import __version__
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, KlingError, Remedy
-from kling_async._field_errors import describe_problem
 from kling_async._job import Job
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Artifact, Result, Status
-from kling_async._public_body import OPERATOR_FIELDS, public_schema
 from kling_async.providers import load_providers
+from kling_async.providers._base.field_errors import describe_problem
 from kling_async.providers._base.offers import ImageOffer, VideoOffer
 from kling_async.providers._base.portable import Image as PortableImage
 from kling_async.providers._base.portable import Video
+from kling_async.providers._base.public_body import OPERATOR_FIELDS, public_schema
 from kling_async.providers._base.request import Request
 
 if TYPE_CHECKING:

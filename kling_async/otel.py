@@ -28,7 +28,7 @@ from kling_async._errors import KlingError, SubmissionUnknown
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Event
 from kling_async._models import Status as JobStatus
-from kling_async._observer import Attempt, CallCounts, JobEnd, Observer
+from kling_async._submission.observer import Attempt, CallCounts, JobEnd, Observer
 from kling_async.providers._base.request import Request
 
 __all__ = ["Telemetry"]

@@ -28,9 +28,9 @@ from kling_async._errors import (
     RateLimited,
     WebhookRejected,
 )
+from kling_async._exchange.redaction import HiddenText
 from kling_async._job import Job
 from kling_async._models import Event
-from kling_async._redaction import HiddenText
 from kling_async.webhooks import MAX_BODY, Delivery
 
 try:

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError
-from kling_async._redaction import HiddenText
-from kling_async._urls import is_secure
+from kling_async._exchange.redaction import HiddenText
+from kling_async._exchange.urls import is_secure
 from kling_async._validation import require
 
 __all__ = ["MAX_BODY", "Delivery", "Webhooks", "is_signed", "standard_signature"]

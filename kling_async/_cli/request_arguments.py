@@ -18,9 +18,9 @@ from pydantic_core import ErrorDetails
 
 from kling_async import Image, JobRef, Request, Video
 from kling_async._cli.errors import CommandError
-from kling_async._field_errors import describe_problem, problem_place  # one wording for all
-from kling_async._urls import is_url  # decides as the library does whether a text is a URL or a path
+from kling_async._exchange.urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers._base.field_errors import describe_problem, problem_place  # one wording for all
 from kling_async.providers.base import (
     Endpoint,
     ImageOffer,

@@ -25,7 +25,8 @@ import anyio
 from anyio import to_thread
 
 from kling_async._errors import DownloadFailed, KlingError
-from kling_async._exchange import Reply
+from kling_async._exchange.calls import Reply
+from kling_async._exchange.urls import Url
 from kling_async._files.atomic import written_atomically
 from kling_async._files.names import bounded_name, named
 from kling_async._files.object_store import ObjectUpload, ObjectUrl, StoreFailed, destination, object_is, write_object
@@ -33,9 +34,8 @@ from kling_async._files.partial_file import PartialFile, Sink, Spool, TransferBr
 from kling_async._http.backend import USER_AGENT, HttpBackend, PerLoopBackend
 from kling_async._http.response import Response, read_body
 from kling_async._http.throttle import retry_after
-from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._models import Artifact, JobRef, Progress
-from kling_async._urls import Url
 
 __all__ = ["Downloader", "Saved"]
 

@@ -11,7 +11,7 @@ from anyio import to_thread
 from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError
 from kling_async._files.object_store import ObjectUrl, destination, ensure_object_writable
-from kling_async._local_file import LocalFile
+from kling_async._media.local_file import LocalFile
 from kling_async.providers._base.request import Request
 
 __all__ = ["ensure_writable", "with_local_files"]

@@ -26,7 +26,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from kling_async._errors import ConfigurationError
 from kling_async._files.partial_file import Version
-from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._validation import given
 
 if TYPE_CHECKING:

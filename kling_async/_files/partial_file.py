@@ -17,7 +17,7 @@ import anyio
 from anyio import to_thread
 
 from kling_async._files.atomic import publish, sync_folder, written_atomically
-from kling_async._media_types import HEAD_BYTES
+from kling_async._media.media_types import HEAD_BYTES
 
 try:
     import fcntl

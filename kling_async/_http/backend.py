@@ -25,14 +25,14 @@ from anyio import to_thread
 from kling_async._clock import current_loop
 from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError, Remedy
-from kling_async._exchange import FileBody
+from kling_async._exchange.calls import FileBody
+from kling_async._exchange.urls import Url
 from kling_async._http.codecs import H11Codec, HttptoolsCodec
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
 from kling_async._http.limits import Limits
 from kling_async._http.proxies import Proxy, environment_proxy
 from kling_async._http.response import Response
 from kling_async._http.tls import ssl_context
-from kling_async._urls import Url
 
 if TYPE_CHECKING:
     import httpx

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kling_async._exchange import Effect
+from kling_async._exchange.calls import Effect
 
 __all__ = ["PaidCallTrace", "SentTwiceError"]
 

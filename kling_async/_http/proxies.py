@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from kling_async._errors import ConfigurationError, Remedy
-from kling_async._urls import Url
+from kling_async._exchange.urls import Url
 
 __all__ = ["Proxy", "bypasses_proxy", "environment_proxy"]
 

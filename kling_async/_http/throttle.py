@@ -10,7 +10,7 @@ import anyio
 
 from kling_async._clock import Clock
 from kling_async._errors import UnreadableReply
-from kling_async._exchange import Reply
+from kling_async._exchange.calls import Reply
 
 __all__ = ["Throttle", "retry_after"]
 

@@ -8,7 +8,7 @@ size limit, and decides what became of it:
 
 =========  =====================================================================================================
 not sent   The connection was never made, or nothing had been written to it. Sent again, also if the call is paid.
-refused    A complete answer with a refusing status (`_status_codes`). The flow raises the typed error. "Not now" (429,
+refused    A complete answer with a refusing status (`status_codes`). The flow raises the typed error. "Not now" (429,
            503 in the provider's own words) pauses all calls and is sent again, unless the provider names a time that
            is longer than the limits allow to wait.
 answered   A complete, readable answer with success status. Handed to the flow.
@@ -53,7 +53,9 @@ from kling_async._errors import (
     TransportFailed,
     UnreadableReply,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
+from kling_async._exchange.redaction import HiddenText
+from kling_async._exchange.urls import Url
 from kling_async._http.backend import USER_AGENT, Http, HttpBackend, PerLoopBackend
 from kling_async._http.connection_pool import PoolStatistics
 from kling_async._http.failures import Sent, forget_frames, was_sent
@@ -61,11 +63,9 @@ from kling_async._http.limits import Limits
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.response import Response, read_body, read_whole_body
 from kling_async._http.slots import NoFreeSlot, SlotQueue
+from kling_async._http.status_codes import Meaning, meaning_of
 from kling_async._http.throttle import Throttle, retry_after
-from kling_async._local_file import FileChanged
-from kling_async._redaction import HiddenText
-from kling_async._status_codes import Meaning, meaning_of
-from kling_async._urls import Url
+from kling_async._media.local_file import FileChanged
 from kling_async.providers._base.provider import Provider
 
 __all__ = ["ProviderStatistics", "ProviderTransport"]

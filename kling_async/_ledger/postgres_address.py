@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from kling_async._errors import ConfigurationError
-from kling_async._redaction import HiddenText
+from kling_async._exchange.redaction import HiddenText
 from kling_async._validation import given, require
 
 __all__ = ["DEFAULT_SCHEMA", "PostgresAddress", "is_address", "parse_address"]

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import pydantic
 import pydantic_core
 
+from kling_async._exchange.redaction import NOT_KEPT
 from kling_async._models import Artifact, Choice, Cost, Event, Failure, Status
-from kling_async._redaction import NOT_KEPT
 from kling_async.providers._base.request import Request
 
 __all__ = [

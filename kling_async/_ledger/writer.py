@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
+from kling_async._exchange.redaction import redact_json
 from kling_async._ledger.protocol import LEDGER_METHODS, Ledger, SharedLedger, Submission
 from kling_async._models import Event, JobRef
-from kling_async._redaction import redact_json
 from kling_async._validation import given
 
 __all__ = ["LedgerWriter"]

@@ -52,11 +52,11 @@ from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionSt
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Choice, Cost, JobRef, Status, StatusReport
-from kling_async._observer import JobEnd, Observer, observed, suppressed
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import BudgetAccount
 from kling_async._submission.cancellation import finish_within_grace
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
+from kling_async._submission.observer import JobEnd, Observer, observed, suppressed
 from kling_async._submission.pricing import NO_PRICE_FACTORS, PriceInfo, earlier_price, price_info
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of
 from kling_async._tracking.registry import AcceptedSubmission, JobRegistry

@@ -25,7 +25,7 @@ from kling_async._errors import (
     Unauthorized,
     UnreadableReply,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import Identity, ProviderConfig, Secret

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from kling_async._exchange import Effect
+from kling_async._exchange.calls import Effect
 from kling_async.providers.base import Provider, Request
 
 __all__ = ["as_code"]

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._client import Client
-from kling_async._field_errors import describe_problem, problem_place
-from kling_async._public_body import OPERATOR_FIELDS, public_schema
 from kling_async._routing.quotes import Quote
 from kling_async.providers import load_providers
+from kling_async.providers._base.field_errors import describe_problem, problem_place
+from kling_async.providers._base.public_body import OPERATOR_FIELDS, public_schema
 from kling_async.providers.base import Endpoint, ImageInput, Provider, Request, portable_endpoints
 
 __all__ = ["Forms", "problems"]

@@ -18,7 +18,7 @@ from kling_async._job import Job
 from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import Cost, JobRef, Status
-from kling_async._public_body import OPERATOR_FIELDS
+from kling_async.providers._base.public_body import OPERATOR_FIELDS
 from kling_async.providers.base import Request
 from kling_async.studio.forms import Forms, kind_of
 

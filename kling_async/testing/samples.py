@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kling_async._errors import KlingError
-from kling_async._exchange import Call, Flow, Reply
+from kling_async._exchange.calls import Call, Flow, Reply
 from kling_async._models import Cost, JobRef, StatusReport
 from kling_async.providers._base.provider import Accepted, Provider
 from kling_async.providers._base.request import Request

@@ -21,15 +21,8 @@ FLOORS: dict[str, int] = {
     "_models": 1,
     "_errors": 1,
     "_html": 1,
-    "_redaction": 1,
-    "_urls": 1,
-    "_json": 1,
-    "_media_types": 1,
-    "_local_file": 1,
-    "_prepared_image": 1,
-    "_status_codes": 1,
+    "_media": 1,
     "_validation": 1,
-    "_field_errors": 1,
     "_clock": 1,
     "_concurrency": 1,
     "_exchange": 2,
@@ -41,7 +34,6 @@ FLOORS: dict[str, int] = {
     "_submission": 5,
     "_polling": 5,
     "_files": 5,
-    "_observer": 4,
     "_session": 6,
     "_bulk": 6,
     "_job": 6,
@@ -49,7 +41,6 @@ FLOORS: dict[str, int] = {
     "_routing": 6,
     "_client": 7,
     "": 8,
-    "_public_body": 4,
     "mcp": 8,
     "sync": 8,
     "notebook": 8,
@@ -75,11 +66,11 @@ PRIVATE_IN_TESTS = {
     "reliability/test_ledger_attacks.py": {"_ledger"},  # files that no client writes
     "reliability/test_ledger_faults.py": {"_ledger"},  # the disk fails beneath it
     "reliability/test_shared_ledger.py": {"_ledger"},  # the database fails beneath it
-    "reliability/test_secrets.py": {"_redaction"},  # the one place that hides secrets
+    "reliability/test_secrets.py": {"_exchange"},  # the one place that hides secrets
     "unit/providers": {"_http", "_tracking"},  # flows run on a transport, reports on the state machine
 }
 """Private rooms that tests use though they are not unit tests of that room or of a higher one, with the reason."""
-WITH_FILES_OR_CLOCK = {"_clock", "_concurrency", "_local_file", "_prepared_image"}
+WITH_FILES_OR_CLOCK = {"_clock", "_concurrency", "_media"}
 PURE = [name for name, floor in FLOORS.items() if floor <= 3 and name not in WITH_FILES_OR_CLOCK]
 IMPURE = {"httpx", "httpcore", "stamina", "anyio", "asyncio", "trio", "sqlite3", "time", "os", "socket", "threading"}
 OPTIONAL = {
@@ -245,8 +236,8 @@ PRIVATE_IMPORTS_OF_THE_PROGRAM = {
     ("_cli.bulk.store", "_files.object_store"),
     ("_cli.commands.sandbox", "providers._base.credentials"),
     ("_cli.file_names", "_files.local"),
-    ("_cli.request_arguments", "_field_errors"),
-    ("_cli.request_arguments", "_urls"),
+    ("_cli.request_arguments", "providers._base.field_errors"),
+    ("_cli.request_arguments", "_exchange.urls"),
 }
 """Modules of the program, and the private modules that they import. The reason stands beside each import."""
 

@@ -28,7 +28,7 @@ from kling_async import (
     Webhooks,
     runblob,
 )
-from kling_async._redaction import redact_json, redact_tokens, redact_urls
+from kling_async._exchange.redaction import redact_json, redact_tokens, redact_urls
 from kling_async.providers._base.provider import Accepted, WebhookItem
 from kling_async.providers.base import StatusReport
 from kling_async.starlette import messages

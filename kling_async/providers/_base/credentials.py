@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError, Remedy
-from kling_async._urls import is_secure
+from kling_async._exchange.urls import is_secure
 
 __all__ = ["SPEED_VARIABLE", "Identity", "ProviderConfig", "Secret"]
 

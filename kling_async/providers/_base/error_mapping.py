@@ -19,9 +19,9 @@ from kling_async._errors import (
     Unauthorized,
     UnreadableReply,
 )
-from kling_async._exchange import Reply
+from kling_async._exchange.calls import Reply
+from kling_async._exchange.redaction import redact_json, redact_tokens
 from kling_async._models import Failure, JobRef, StatusReport
-from kling_async._redaction import redact_json, redact_tokens
 from kling_async.providers._base.credentials import ProviderConfig
 
 __all__ = ["Accepted", "ErrorMapper", "job_id"]

@@ -15,10 +15,10 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, GetPydanticSchema
 from pydantic_core import PydanticCustomError, core_schema
 
-from kling_async._local_file import FileText, LocalFile
-from kling_async._media_types import HEAD_BYTES, media_type
-from kling_async._prepared_image import prepare_image
-from kling_async._urls import _scheme_and_host, is_url
+from kling_async._exchange.urls import _scheme_and_host, is_url
+from kling_async._media.local_file import FileText, LocalFile
+from kling_async._media.media_types import HEAD_BYTES, media_type
+from kling_async._media.prepared_image import prepare_image
 
 __all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "image_format", "sniff"]
 

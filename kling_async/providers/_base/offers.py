@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._errors import ConfigurationError, NotOffered, Remedy
-from kling_async._field_errors import describe_problem
 from kling_async.providers import find_provider, load_providers
+from kling_async.providers._base.field_errors import describe_problem
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 

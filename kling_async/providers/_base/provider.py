@@ -17,7 +17,7 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError, KlingError, UnreadableReply
-from kling_async._exchange import Call, Flow
+from kling_async._exchange.calls import Call, Flow
 from kling_async._models import JobRef, StatusReport
 from kling_async.providers._base.credentials import Identity, ProviderConfig, Secret
 from kling_async.providers._base.endpoint import Endpoint, Features

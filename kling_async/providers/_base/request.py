@@ -37,9 +37,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
-from kling_async._local_file import LocalFile
-from kling_async._redaction import NOT_KEPT
-from kling_async._urls import is_secure
+from kling_async._exchange.redaction import NOT_KEPT
+from kling_async._exchange.urls import is_secure
+from kling_async._media.local_file import LocalFile
 from kling_async.providers._base.choices import image_inputs, schema_with_images
 from kling_async.providers._base.images import Reference, data_uri, decode_data_uri
 

@@ -24,11 +24,11 @@ from urllib.parse import urlencode
 from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, ProviderUnavailable, Remedy
-from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._local_file import LocalFile
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
+from kling_async._exchange.urls import Url
+from kling_async._media.local_file import LocalFile
 from kling_async._models import Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
-from kling_async._urls import Url
 from kling_async.providers._base.credentials import Secret
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from kling_async._errors import ContentRejected, KlingError, UnreadableReply
-from kling_async._exchange import Reply
+from kling_async._exchange.calls import Reply
 from kling_async._models import Artifact, Failure, JobRef, Status, StatusReport
 from kling_async.providers._base.error_mapping import ErrorMapper
 from kling_async.providers._base.images import decode_data_uri

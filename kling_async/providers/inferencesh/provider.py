@@ -32,11 +32,11 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._local_file import LocalFile
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
+from kling_async._exchange.urls import is_secure, is_url
+from kling_async._media.local_file import LocalFile
 from kling_async._models import JobRef, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
-from kling_async._urls import is_secure, is_url
 from kling_async.providers._base.endpoint import Endpoint, Features, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import Reference, decode_data_uri, image_format

@@ -9,10 +9,10 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from kling_async._exchange import Call, Reply
-from kling_async._json import read_json
+from kling_async._exchange.calls import Call, Reply
+from kling_async._exchange.json_body import read_json
+from kling_async._exchange.urls import is_url
 from kling_async._models import Artifact, Cost, Failure, JobRef, Status, StatusReport
-from kling_async._urls import is_url
 from kling_async.providers._base.error_mapping import ErrorMapper
 from kling_async.providers._base.provider import Stream, path_id
 from kling_async.providers._base.request import as_number

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from kling_async._errors import ConfigurationError
-from kling_async._exchange import Call, Effect, Flow
+from kling_async._exchange.calls import Call, Effect, Flow
 from kling_async.providers._base.images import References
 from kling_async.providers.kling.errors import KlingErrors
 from kling_async.providers.kling.media import VideoUrl, images, wire

@@ -20,7 +20,7 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._exchange import Reply
+from kling_async._exchange.calls import Reply
 from kling_async.providers._base.error_mapping import ErrorMapper
 
 __all__ = ["BAD_FIELD", "NO_SLOT", "TOKEN_EXPIRED", "TOKEN_TOO_NEW", "KlingErrors"]

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from kling_async._local_file import FileText, LocalFile
-from kling_async._urls import is_url
+from kling_async._exchange.urls import is_url
+from kling_async._media.local_file import FileText, LocalFile
 from kling_async.providers._base.images import ImageRule, Reference, decode_data_uri
 
 __all__ = [

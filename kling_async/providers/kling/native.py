@@ -11,8 +11,8 @@ import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kling_async._media_types import HEAD_BYTES, media_type
-from kling_async._urls import is_url
+from kling_async._exchange.urls import is_url
+from kling_async._media.media_types import HEAD_BYTES, media_type
 
 __all__ = ["decode_media", "unpack_legacy", "unpack_new"]
 

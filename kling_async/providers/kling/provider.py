@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Remedy
-from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
 from kling_async._models import JobRef, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import ProviderConfig, Secret

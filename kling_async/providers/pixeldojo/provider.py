@@ -41,7 +41,7 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
 from kling_async._models import Artifact, Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features, Price

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
 
-from kling_async._local_file import LocalFile
+from kling_async._media.local_file import LocalFile
 from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import AnyPrompt, Request, Text, as_number, plain_text
 

@@ -22,8 +22,8 @@ from urllib.parse import urlencode
 from pydantic import SecretStr
 
 from kling_async._errors import KlingError
-from kling_async._exchange import Call, Effect, FileBody, Flow, Reply
-from kling_async._local_file import FileText, LocalFile
+from kling_async._exchange.calls import Call, Effect, FileBody, Flow, Reply
+from kling_async._media.local_file import FileText, LocalFile
 from kling_async._models import Artifact, Failure, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.endpoint import Endpoint, Features, Price

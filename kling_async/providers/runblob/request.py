@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kling_async._local_file import LocalFile
-from kling_async._urls import is_url
+from kling_async._exchange.urls import is_url
+from kling_async._media.local_file import LocalFile
 from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import Prompt, Request, as_number
 

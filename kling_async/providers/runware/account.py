@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any, Self
 
-from kling_async._exchange import Call, Effect, Flow
+from kling_async._exchange.calls import Call, Effect, Flow
 from kling_async._models import Cost
 from kling_async.providers._base.error_mapping import ErrorMapper
 from kling_async.providers.runware.responses import Row, entries, text

@@ -33,8 +33,8 @@ from kling_async._errors import (
     RateLimited,
     Unauthorized,
 )
-from kling_async._exchange import Call, Effect, Flow, Reply
-from kling_async._local_file import LocalFile
+from kling_async._exchange.calls import Call, Effect, Flow, Reply
+from kling_async._media.local_file import LocalFile
 from kling_async._models import JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.credentials import ProviderConfig

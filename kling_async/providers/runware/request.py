@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kling_async._urls import is_secure
+from kling_async._exchange.urls import is_secure
 from kling_async.providers._base.images import ImageRule, References, sniff
 from kling_async.providers._base.request import Prompt, Request, as_number, plain_text
 

@@ -31,11 +31,11 @@ from kling_async import (
     runware,
 )
 from kling_async._clock import Clock
-from kling_async._exchange import Call, FileBody
+from kling_async._exchange.calls import Call, FileBody
 from kling_async._files.local import with_local_files
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
-from kling_async._local_file import PIECE, FileChanged, LocalFile
+from kling_async._media.local_file import PIECE, FileChanged, LocalFile
 from kling_async.providers.base import Provider, Request
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ import importlib.util
 import pytest
 
 from kling_async import ConfigurationError
+from kling_async._exchange.urls import Url
 from kling_async._http.proxies import Proxy, bypasses_proxy, environment_proxy
-from kling_async._urls import Url
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import pytest
 
 from kling_async import ConfigurationError, KlingError, Limits, RunBlob, TransportFailed
 from kling_async._clock import Clock
-from kling_async._exchange import Call, Reply
+from kling_async._exchange.calls import Call, Reply
 from kling_async._http.codecs import HttptoolsCodec
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport

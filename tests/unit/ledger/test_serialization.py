@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kling_async._exchange.redaction import redact_json
 from kling_async._ledger.serialization import fingerprint, request_from_json, request_to_json
-from kling_async._redaction import redact_json
 from kling_async.providers._base.request import Request
 from kling_async.providers.runblob import O3Video
 from support.samples import SAMPLES, Sample

@@ -30,7 +30,7 @@ from kling_async import (
     WebhookRejected,
     Webhooks,
 )
-from kling_async._exchange import Reply
+from kling_async._exchange.calls import Reply
 from kling_async.providers import fal
 from kling_async.providers.fal.replies import JobAddress
 from kling_async.providers.fal.signatures import is_signed, read_keys

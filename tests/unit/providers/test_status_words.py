@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kling_async import Status
-from kling_async._exchange import Call, Reply
+from kling_async._exchange.calls import Call, Reply
 from kling_async._models import JobRef
 from kling_async.providers import load_providers
 from kling_async.providers._base.provider import Provider

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kling_async._urls import Url, is_secure, is_url
+from kling_async._exchange.urls import Url, is_secure, is_url
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 import pydantic_core
 
 from kling_async._errors import UnreadableReply
-from kling_async._json import read_json
-from kling_async._local_file import FileText, LocalFile
+from kling_async._exchange.json_body import read_json
+from kling_async._media.local_file import FileText, LocalFile
 
 __all__ = ["Call", "Effect", "FileBody", "Flow", "Reply"]
 

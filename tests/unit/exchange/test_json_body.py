@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kling_async._json import read_json
-from kling_async._redaction import redact_json
+from kling_async._exchange.json_body import read_json
+from kling_async._exchange.redaction import redact_json
 from kling_async.providers.base import Reply
 
 

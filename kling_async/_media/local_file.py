@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._media.media_types import HEAD_BYTES, media_type
 
 __all__ = ["PIECE", "FileChanged", "FileText", "LocalFile"]
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
-from kling_async._media_types import HEAD_BYTES, media_type
+from kling_async._media.media_types import HEAD_BYTES, media_type
 
 if TYPE_CHECKING:
     import os

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kling_async._redaction import HiddenText, redact_json, redact_tokens, redact_urls
+from kling_async._exchange.redaction import HiddenText, redact_json, redact_tokens, redact_urls
 
 TOKEN = "T" * 20 + "-_" + "k" * 21
 CALLBACK = f"https://app.example/hooks/550e8400-e29b-41d4-a716-446655440000/{TOKEN}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kling_async._media_types import media_type
+from kling_async._media.media_types import media_type
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from kling_async import Request, Video, kling, runblob
-from kling_async._field_errors import describe_problem, problem_place
 from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers._base.field_errors import describe_problem, problem_place
 from kling_async.providers.base import portable_endpoints
 
 KINDS: list[type[Request]] = [
