@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import anyio
 
-from kling_async import Client, Ledger, Polling, Progressive, RunBlob, SqliteLedger, SubmissionUnknown
+from kling_async import (
+    Client,
+    JobRef,
+    Ledger,
+    Polling,
+    PostgresLedger,
+    Progressive,
+    RunBlob,
+    SqliteLedger,
+    SubmissionUnknown,
+)
 from kling_async.providers.runblob import O3Photo
 
-__all__ = ["LEASE", "make_client", "run", "sqlite"]
+__all__ = ["LEASE", "Notes", "Poll", "Watched", "make_client", "postgres", "run", "sqlite"]
 
 LEASE = 2.0  # s
 _AT_ONCE = 40
@@ -24,10 +39,91 @@ def sqlite(place: str) -> Ledger:
     return SqliteLedger(place, lease=LEASE)
 
 
-def make_client(api_key: str, base_url: str, ledger: Ledger) -> Client:
+def postgres(place: str) -> Ledger:
+    """The ledger on a server."""
+    return PostgresLedger(place, lease=LEASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A status call, as the process that made it saw it. Times are of the clock that all processes share.
+
+    Attributes:
+        process: Who made it.
+        ref: About which job.
+        begin: When, in seconds.
+        end: When it was over. None if its process was killed meanwhile.
+    """
+
+    process: int
+    ref: str
+    begin: float
+    end: float | None
+
+
+class Notes:
+    """What processes write down as they work, so that it can be read when they were killed.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def write(self, what: str, ref: JobRef) -> None:
+        """Note that something happens to a job now."""
+        os.write(self._file, f"{what} {os.getpid()} {ref} {time.monotonic()}\n".encode())
+
+    def polls(self) -> Iterator[Poll]:
+        """The status calls, in the order of their ends."""
+        begun: dict[tuple[int, str], float] = {}
+        for what, process, ref, moment in self._read():
+            if what == "begin":
+                begun[process, ref] = moment
+            elif what == "end":
+                yield Poll(process, ref, begun.pop((process, ref)), moment)
+        for (process, ref), begin in begun.items():
+            yield Poll(process, ref, begin, None)
+
+    def waits(self) -> dict[tuple[str, int], float]:
+        """Since when each process waited for each job, by job and process."""
+        return {(ref, process): moment for what, process, ref, moment in self._read() if what == "wait"}
+
+    def _read(self) -> Iterator[tuple[str, int, str, float]]:
+        for line in self._path.read_text().splitlines():
+            what, process, ref, moment = line.split()
+            yield what, int(process), ref, float(moment)
+
+
+class Watched(RunBlob):
+    """Notes its status calls.
+
+    Args:
+        api_key: Same as `RunBlob`.
+        base_url: Same as `RunBlob`.
+        notes: Where.
+    """
+
+    def __init__(self, api_key: str, base_url: str, notes: Notes) -> None:
+        super().__init__(api_key, base_url)
+        self._notes = notes
+
+    def poll(self, refs: Sequence[JobRef]) -> Any:
+        """The same, and note when it begins and ends."""
+        [ref] = refs
+        self._notes.write("begin", ref)
+        try:
+            return (yield from super().poll(refs))
+        finally:
+            self._notes.write("end", ref)
+
+
+def make_client(provider: RunBlob, ledger: Ledger) -> Client:
     """The client of each process."""
     polling = Polling(schedule=Progressive(0.05), status_calls_per_minute=math.inf, deadline=600)
-    return Client(RunBlob(api_key, base_url), ledger=ledger, polling=polling)
+    return Client(provider, ledger=ledger, polling=polling)
 
 
 def run(  # the facts of one process, each by its name
@@ -36,21 +132,25 @@ def run(  # the facts of one process, each by its name
     base_url: str,
     opened: Callable[[str], Ledger],
     place: str,
+    path: Path,
     keys: Sequence[str],
     seed: int,
 ) -> None:
     """Submit all keys, in an order of its own, and wait for their jobs."""
     mine = list(keys)
+    notes = Notes(path)
     random.Random(seed).shuffle(mine)
 
     async def work(client: Client) -> None:
         while mine:
             key = mine.pop()
             with suppress(SubmissionUnknown):  # its sender was killed. The test counts these
-                await client.run(O3Photo(f"a boat for {key}", resolution="1k"), key=key)
+                job = await client.submit(O3Photo(f"a boat for {key}", resolution="1k"), key=key)
+                notes.write("wait", job.ref)
+                await job
 
     async def main() -> None:
-        async with make_client(api_key, base_url, opened(place)) as client:
+        async with make_client(Watched(api_key, base_url, notes), opened(place)) as client:
             ready.send(None)
             async with anyio.create_task_group() as group:
                 for _ in range(_AT_ONCE):
