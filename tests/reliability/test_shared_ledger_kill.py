@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import os
 import random
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from kling_async import Ledger, RunBlob, Status
 from support import sharing_process
-from support.postgres import Server
 from support.remote_sandbox import RemoteSandbox
-from support.sharing_process import LEASE, Notes, Poll
+from support.sharing_process import LEASE, Notes, Poll, Team
 
 log = logging.getLogger(__name__)
 
@@ -33,43 +29,6 @@ SEEDS = int(os.environ.get("KLING_KILL_SEEDS", "1"))
 KEYS = int(os.environ.get("KLING_KILL_KEYS", "80"))
 PROCESSES = 4
 KILLS = int(os.environ.get("KLING_KILL_KILLS", "4"))
-PATIENCE = 120.0  # s
-
-
-class Team:
-    """Processes that all submit the same keys."""
-
-    def __init__(
-        self, seller: dict[str, Any], opened: Callable[[str], Ledger], place: str, notes: Path, keys: list[str]
-    ) -> None:
-        self._arguments = (seller["api_key"], seller["base_url"], opened, place, notes, keys)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["kling_async", "support.sharing_process"])
-        self.running: list[Any] = []
-        self.killed: dict[int, float] = {}  # when, by process
-        self._started = 0
-
-    def start(self) -> None:
-        receiving, sending = self._context.Pipe(duplex=False)
-        arguments = (sending, *self._arguments, self._started)
-        process = self._context.Process(target=sharing_process.run, args=arguments)
-        process.start()
-        assert receiving.poll(PATIENCE)
-        self.running.append(process)
-        self._started += 1
-
-    def kill(self, index: int) -> None:
-        """Kill one, if it is still at work."""
-        process = self.running.pop(index)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            self.killed[process.pid] = time.monotonic()
-
-    def join(self) -> None:
-        for process in self.running:
-            process.join(PATIENCE)
-            assert process.exitcode == 0
 
 
 def polled_by_two(polls: list[Poll], killed: dict[int, float]) -> list[tuple[Poll, Poll]]:
@@ -104,15 +63,6 @@ def hand_overs(polls: list[Poll], killed: dict[int, float], waits: dict[tuple[st
             alive = [since for one, since in waiting[first.ref] if killed.get(one, math.inf) > second.begin]
             found.append(second.begin - max(death, min(alive)))
     return found
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Callable[[str], Ledger], str]:
-    """How a process opens the ledger, and where it is."""
-    if request.param == "sqlite":
-        return sharing_process.sqlite, str(tmp_path / "jobs.db")
-    server: Server = request.getfixturevalue("postgres")
-    return sharing_process.postgres, f"{server.dsn()}?schema={server.schema()}"
 
 
 @pytest.mark.anyio

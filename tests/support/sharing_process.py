@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -28,10 +29,11 @@ from kling_async import (
 )
 from kling_async.providers.runblob import O3Photo
 
-__all__ = ["LEASE", "Notes", "Poll", "Watched", "make_client", "postgres", "run", "sqlite"]
+__all__ = ["LEASE", "Notes", "Poll", "Team", "Watched", "make_client", "postgres", "run", "sqlite"]
 
 LEASE = 2.0  # s
 _AT_ONCE = 40
+_PATIENCE = 120.0  # s
 
 
 def sqlite(place: str) -> Ledger:
@@ -120,20 +122,20 @@ class Watched(RunBlob):
             self._notes.write("end", ref)
 
 
-def make_client(provider: RunBlob, ledger: Ledger) -> Client:
-    """The client of each process."""
-    polling = Polling(schedule=Progressive(0.05), status_calls_per_minute=math.inf, deadline=600)
+def make_client(provider: RunBlob, ledger: Ledger, limit: float = math.inf) -> Client:
+    """The client of each process. It makes at most so many status calls a minute."""
+    polling = Polling(schedule=Progressive(0.05), status_calls_per_minute=limit, deadline=600)
     return Client(provider, ledger=ledger, polling=polling)
 
 
 def run(  # the facts of one process, each by its name
     ready: Connection,
-    api_key: str,
-    base_url: str,
+    seller: Mapping[str, str],
     opened: Callable[[str], Ledger],
     place: str,
     path: Path,
     keys: Sequence[str],
+    limit: float,
     seed: int,
 ) -> None:
     """Submit all keys, in an order of its own, and wait for their jobs."""
@@ -150,10 +152,63 @@ def run(  # the facts of one process, each by its name
                 await job
 
     async def main() -> None:
-        async with make_client(Watched(api_key, base_url, notes), opened(place)) as client:
+        async with make_client(Watched(seller["api_key"], seller["base_url"], notes), opened(place), limit) as client:
             ready.send(None)
             async with anyio.create_task_group() as group:
                 for _ in range(_AT_ONCE):
                     group.start_soon(work, client)
 
     anyio.run(main)
+
+
+class Team:
+    """Processes that all submit the same keys.
+
+    Args:
+        seller: Where they buy.
+        opened: Opens the ledger.
+        place: Where it is.
+        notes: The file of their notes.
+        keys: What they submit.
+        limit: Status calls a minute.
+    """
+
+    def __init__(
+        self,
+        seller: Mapping[str, str],
+        opened: Callable[[str], Ledger],
+        place: str,
+        notes: Path,
+        keys: Sequence[str],
+        limit: float = math.inf,
+    ) -> None:
+        self._arguments = (seller, opened, place, notes, keys, limit)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["kling_async", "support.sharing_process"])
+        self.running: list[Any] = []
+        self.killed: dict[int, float] = {}  # when, by process
+        self._started = 0
+
+    def start(self) -> None:
+        """Start one more, and wait until it works."""
+        receiving, sending = self._context.Pipe(duplex=False)
+        arguments = (sending, *self._arguments, self._started)
+        process = self._context.Process(target=run, args=arguments)
+        process.start()
+        assert receiving.poll(_PATIENCE)
+        self.running.append(process)
+        self._started += 1
+
+    def kill(self, index: int) -> None:
+        """Kill one, if it is still at work."""
+        process = self.running.pop(index)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            self.killed[process.pid] = time.monotonic()
+
+    def join(self) -> None:
+        """Wait until all have ended."""
+        for process in self.running:
+            process.join(_PATIENCE)
+            assert process.exitcode == 0
