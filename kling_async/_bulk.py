@@ -12,10 +12,14 @@ run instead of filling the memory.
 The error of one row is that row's outcome. An error after which no further row can be submitted (no credits, the key
 refused, the budget spent, the ledger full) stops the submissions to that provider. Jobs in flight finish and are
 yielded. Then `BulkStopped` reports how many rows are left.
+
+A ledger on a database server may be away for a moment, while that is started anew. Nothing is bought meanwhile: rows
+that are to be submitted wait for it, for some minutes.
 """
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
 from collections import deque
@@ -23,6 +27,8 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
+    Callable,
     Iterable,
     Iterator,
     Mapping,
@@ -71,6 +77,10 @@ Row: TypeAlias = Request | tuple[str, Request] | tuple[str | None, Request, Mapp
 Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
 """What `Client.map` takes."""
 
+log = logging.getLogger("kling_async")
+
+_LEDGER_PATIENCE = 300.0  # s for which a row waits for a ledger whose server is away
+_LEDGER_PAUSE = 1.0  # s between two tries
 _PAIR = 2
 _TRIPLE = 3
 _OF_ONE_ROW = frozenset({"max_cost", "max_per_job"})
@@ -364,6 +374,7 @@ class BulkRun:
         self._submitting = 0
         self._reserved = 0  # places taken for rows that are being pulled
         self._wanting: deque[anyio.Event] = deque()  # tasks that wait for a place
+        self._ledger_away = False
         self._entered = self._left = False
         self._arrived = anyio.Event()
         self._group = anyio.create_task_group()
@@ -506,8 +517,9 @@ class BulkRun:
             return
         self._progress.in_flight += 1
         try:
-            submitted = await self._router.submit(
-                await with_local_files(request), key, prefer=self._prefer, tags=row.tags
+            read = await with_local_files(request)
+            submitted = await self._when_recorded(
+                lambda: self._router.submit(read, key, prefer=self._prefer, tags=row.tags)
             )
         except (KlingError, ValidationError) as error:
             self._job_ended(Outcome(index, key, request, error=error, tags=row.tags))
@@ -517,6 +529,25 @@ class BulkRun:
             raise
         self._progress.submitted += 1
         self._follow(row, submitted)
+
+    async def _when_recorded(self, submit: Callable[[], Awaitable[SubmittedJob]]) -> SubmittedJob:
+        """Submit a row, if need be when the server of the ledger is back. Until then nothing is sent."""
+        until = None
+        while True:
+            try:
+                submitted = await submit()
+            except LedgerFailed as error:
+                now = anyio.current_time()
+                until = until or now + _LEDGER_PATIENCE
+                if not error.temporary or self._source.stopped or now >= until:
+                    raise
+                if not self._ledger_away:
+                    log.warning("%s. Rows wait for it for up to %g s; jobs are followed", error, _LEDGER_PATIENCE)
+                self._ledger_away = True
+            else:
+                self._ledger_away = False
+                return submitted
+            await anyio.sleep(_LEDGER_PAUSE)
 
     def _follow(self, row: _Row, submitted: SubmittedJob) -> None:
         """Subscribe to the job of a row."""
@@ -551,13 +582,11 @@ class BulkRun:
         endpoints = self._failed.setdefault(row.index, [])
         endpoints.append(failed.ref.endpoint)
         try:
-            submitted = await self._router.after_failure(
-                await with_local_files(row.request),
-                failed.key,
-                failed.ref,
-                prefer=self._prefer,
-                failed=endpoints,
-                tags=row.tags,
+            read = await with_local_files(row.request)
+            submitted = await self._when_recorded(
+                lambda: self._router.after_failure(
+                    read, failed.key, failed.ref, prefer=self._prefer, failed=endpoints, tags=row.tags
+                )
             )
         except (KlingError, ValidationError) as error:
             self._job_ended(Outcome(row.index, row.key, row.request, error=error, tags=row.tags))

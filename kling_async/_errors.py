@@ -362,7 +362,16 @@ class KeyConflict(KlingError):
 
 
 class LedgerFailed(KlingError):
-    """The ledger cannot be read or written (a full disk, a damaged file). What was to be sent was not sent."""
+    """The ledger cannot be read or written (a full disk, a damaged file). What was to be sent was not sent.
+
+    Attributes:
+        temporary: Whether the same call works later, and nobody has to mend anything but a server that was there before
+            and does not answer now. ``client.map`` waits for it.
+    """
+
+    def __init__(self, message: str, *, temporary: bool = False, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.temporary = temporary
 
 
 class _JobError(KlingError):

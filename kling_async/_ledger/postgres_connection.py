@@ -12,6 +12,7 @@ So none of its errors leaves this module: the ledger's errors are new ones with 
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ __all__ = ["Connection", "Connector", "explained", "is_lost"]
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+_PASSING = ("57P", "40")  # how codes begin: a server that ends, has crashed or begins; a deadlock
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # s
 
 
@@ -47,7 +49,8 @@ class Connector:
     deaf: bool = False
     _pause: float = 0.0
     _next: float = 0.0
-    _failure: str | None = field(default=None, repr=False)
+    _reached: bool = False
+    _failure: LedgerFailed | None = field(default=None, repr=False)
 
     def connect(self) -> Connection:
         """A new connection, on which each statement is a transaction of its own.
@@ -56,20 +59,21 @@ class Connector:
             LedgerFailed: The server cannot be reached, or does not let us in.
         """
         if self._failure is not None and self.clock() < self._next:
-            raise LedgerFailed(self._failure)
+            raise copy.copy(self._failure)
         try:
             # Prepared statements would be those of another connection behind a pooler.
             made = psycopg.connect(
                 **self.address.parameters, autocommit=True, prepare_threshold=None, client_encoding="utf8"
             )
         except (psycopg.Error, OSError) as error:
-            self._failure = explained(self.address, error).message
+            self._failure = explained(self.address, error)
+            self._failure.temporary &= self._reached
         else:
-            self._pause, self._failure = 0.0, None
+            self._pause, self._failure, self._reached = 0.0, None, True
             return made
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
         self._next = self.clock() + self._pause
-        raise LedgerFailed(self._failure)
+        raise copy.copy(self._failure)
 
 
 def is_lost(error: BaseException, connection: Connection) -> bool:
@@ -82,12 +86,21 @@ def is_lost(error: BaseException, connection: Connection) -> bool:
 def explained(address: PostgresAddress, error: Exception) -> Any:
     """The error for one task that waits: never psycopg's own, whose frames hold the password."""
     if isinstance(error, KlingError):
-        return type(error)(error.message)
+        return copy.copy(error)
     if not isinstance(error, psycopg.Error | OSError):
         return error
     text = " ".join(str(error).split()).partition(" Is the server running")[0].removesuffix(".")
     fact, remedy = _fact_and_remedy(address, error, text)
-    return LedgerFailed(f"the ledger {address} {fact}. Nothing is submitted without it; {remedy}")
+    message = f"the ledger {address} {fact}. Nothing is submitted without it; {remedy}"
+    return LedgerFailed(message, temporary=_is_temporary(error, text))
+
+
+def _is_temporary(error: Exception, text: str) -> bool:
+    """Whether the server does not answer, ends or begins, or was busy. Not whether it refuses us."""
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_PASSING)
+    return isinstance(error, psycopg.OperationalError | OSError) and not any(part in text for part, _, _ in _REFUSED)
 
 
 def _fact_and_remedy(address: PostgresAddress, error: Exception, text: str) -> tuple[str, str]:

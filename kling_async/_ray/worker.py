@@ -55,9 +55,6 @@ COLUMNS = (
 )
 """The columns of a generated row."""
 
-_LEDGER_PATIENCE = 300.0  # s for which a ledger that cannot be written is waited for
-_LEDGER_PAUSE = 5.0  # s between two tries
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -153,26 +150,19 @@ class Worker:
 
     async def _generate(self, tasks: Sequence[Task]) -> AsyncIterator[tuple[Task, Record]]:
         left = {task.place: task for task in tasks}
-        waited, cause = 0.0, None
-        while left:
-            wanted = [task for task in left.values() if self._stop_of(task) is None]
-            try:
-                async for task, outcome in self._outcomes(wanted):
-                    if isinstance(outcome.error, LedgerFailed) and outcome.job is None:
-                        continue  # it may be bought when the ledger is back
-                    del left[task.place]
-                    yield task, _ended(task, outcome)
-            except BulkStopped as stopped:
-                cause = stopped.cause or stopped
-                if isinstance(cause, LedgerFailed) and waited < _LEDGER_PATIENCE:
-                    await anyio.sleep(_LEDGER_PAUSE)
-                    waited += _LEDGER_PAUSE
-                    continue
-                of_provider = isinstance(cause, Unauthorized | InsufficientCredits)
-                self._stopped[cause.provider if of_provider else None] = cause  # no other block tries it again
-            except KlingError as error:
-                cause = error
-            break
+        cause: KlingError | None = None
+        try:
+            async for task, outcome in self._outcomes([task for task in tasks if self._stop_of(task) is None]):
+                if isinstance(outcome.error, LedgerFailed) and outcome.job is None:
+                    continue  # it was not submitted. `BulkStopped` follows
+                del left[task.place]
+                yield task, _ended(task, outcome)
+        except BulkStopped as stopped:
+            cause = stopped.cause or stopped
+            of_provider = isinstance(cause, Unauthorized | InsufficientCredits)
+            self._stopped[cause.provider if of_provider else None] = cause  # no other block tries it again
+        except KlingError as error:
+            cause = error
         for task in left.values():
             yield task, _waiting(task, self._stop_of(task) or cause)
 

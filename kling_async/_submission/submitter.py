@@ -527,6 +527,7 @@ class Submitter:
             raise LedgerFailed(
                 f"this process was stopped for so long that others may have given up the submission {intent.key!r}; "
                 "nothing was sent, submit it again",
+                temporary=True,
                 provider=intent.provider,
             )
 
