@@ -52,6 +52,8 @@ class LedgerWriter:
         self._secrets = secrets
         self._pending: dict[str, Submission] = {}  # by attempt_id
         self._pending_events: dict[JobRef, list[Event]] = {}
+        self._pending_files: dict[tuple[JobRef, int], Path | str] = {}
+        self._interrupted = False  # and that was logged
         self._closed = False
 
     @property
@@ -131,13 +133,17 @@ class LedgerWriter:
         return theirs or ()  # a ledger of the user's may return nothing
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
-        """Store where a file was saved. If that fails, a warning is logged: the file itself is saved."""
+        """Store where a file was saved. If the ledger is away for a while, it is pending. Else a warning is logged."""
+        if isinstance(place, Path):
+            place = place.absolute()  # noqa: ASYNC240  # it asks for the working directory
         try:
-            if isinstance(place, Path):
-                place = place.absolute()  # noqa: ASYNC240  # it asks for the working directory
             await self.ledger.record_file(ref, index, place)
         except (LedgerFailed, ConfigurationError) as error:  # the same
-            log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, place, error)
+            if isinstance(error, LedgerFailed) and error.temporary:
+                self._add_pending(error)
+                self._pending_files[ref, index] = place
+            else:
+                log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, place, error)
 
     async def files(self, ref: JobRef) -> Sequence[Path | str]:
         """Where files of the job were saved, as far as that is stored and can be read."""
@@ -185,15 +191,17 @@ class LedgerWriter:
             if learned is not None:
                 await self._ledger.set_value(_LEARNED, learned)
         except KlingError as error:
-            lost = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, self._pending_events)))
+            jobs = {*self._pending_events, *(ref for ref, _ in self._pending_files)}
+            lost = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, jobs)))
             log.error(  # noqa: TRY400  # the message is complete. A traceback would hide it
                 "%s. The ledger's record of %s is older than what happened", error, ", ".join(lost) or "all jobs"
             )
         await self._ledger.aclose()
 
     def _add_pending(self, error: KlingError) -> None:
-        if not self._pending and not self._pending_events:
+        if not self._interrupted:
             log.error("%s. Jobs that run are followed; their events are stored as soon as that is possible", error)
+        self._interrupted = True
 
     async def flush(self) -> None:
         """Store what is pending, if anything is.
@@ -201,7 +209,7 @@ class LedgerWriter:
         Raises:
             LedgerFailed: The ledger still cannot be written.
         """
-        if not self._pending and not self._pending_events:
+        if not self._interrupted:
             return
         for submission in list(self._pending.values()):
             await self.ledger.record_outcome(submission)
@@ -211,4 +219,13 @@ class LedgerWriter:
             await self.ledger.append_events(ref, events)
             if self._pending_events.get(ref) is events:
                 del self._pending_events[ref]
-        log.warning("the ledger can be written again, and everything pending was stored")
+        for (ref, index), place in list(self._pending_files.items()):
+            await self.ledger.record_file(ref, index, place)
+            self._pending_files.pop((ref, index), None)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Say once that nothing is pending any more."""
+        if self._interrupted and not (self._pending or self._pending_events or self._pending_files):
+            self._interrupted = False
+            log.warning("the ledger can be written again, and everything pending was stored")

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import kling_async
-from kling_async import Budget, Client, ConfigurationError, Ledger, Limits, Polling, SqliteLedger
+from kling_async import Budget, Client, ConfigurationError, Ledger, Limits, Polling, PostgresLedger, open_ledger
 from kling_async._bulk import count_of
 from kling_async._files.object_store import ObjectUrl, destination
 from kling_async._ray import ray
@@ -41,33 +40,16 @@ class LedgerSource:
         return isinstance(self._place, Path | str)
 
     def open(self) -> Ledger:
-        """Make the ledger.
+        """Make the ledger. Nothing is opened before its first call.
 
         Raises:
             ConfigurationError: It cannot be used.
         """
-        if isinstance(self._place, Path):
-            return SqliteLedger(self._place)
-        if isinstance(self._place, str):
-            return _server_ledger(self._place)
-        return self._place()
+        return self._place() if callable(self._place) else open_ledger(self._place)
 
     def __repr__(self) -> str:
         kind = "a file" if self.file else "a server" if isinstance(self._place, str) else "a function"
         return f"<LedgerSource {kind}>"
-
-
-def _server_ledger(address: str) -> Ledger:
-    """Make the ledger on a database server.
-
-    Raises:
-        ConfigurationError: This version has none.
-    """
-    made: Any = kling_async
-    if not hasattr(made, "PostgresLedger"):
-        raise ConfigurationError("a ledger on a database server is not available in this version")
-    ledger: Ledger = made.PostgresLedger(address)
-    return ledger
 
 
 class Settings:
@@ -165,6 +147,7 @@ def _source(ledger: str | os.PathLike[str] | Callable[[], Ledger]) -> LedgerSour
     if callable(ledger) and not isinstance(ledger, str | os.PathLike):
         return LedgerSource(ledger)
     if isinstance(ledger, str) and "://" in ledger:
+        PostgresLedger(ledger)  # refuses what is no address, here and not in every actor
         return LedgerSource(ledger)
     if isinstance(ledger, str | os.PathLike):
         return LedgerSource(Path(ledger).expanduser().absolute())

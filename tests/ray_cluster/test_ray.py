@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from psycopg import sql
 
 pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'kling-async[ray]'")
 
@@ -21,7 +23,8 @@ from ray.cluster_utils import Cluster
 
 from kling_async import Budget, ConfigurationError, Ledger, Polling, SqliteLedger, runware
 from kling_async.ray import generate
-from support.cli_process import PATIENCE
+from support.cli_process import PATIENCE, spawn
+from support.postgres import PASSWORD, Server
 from support.remote_sandbox import RemoteSandbox
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -29,6 +32,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("def
 ROWS = 2000
 MEMORY = 80 * 1024**2  # bytes of a node's object store
 ANY = Polling(status_calls_per_minute=1e9)
+LEASE = "3"  # s, so that nobody waits for 30 s for the jobs of an actor that died
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +46,8 @@ def box() -> Iterator[RemoteSandbox]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A node for the driver alone, and two nodes that work."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("KLING_LEASE", LEASE)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
     for _ in range(2):
         made.add_node(num_cpus=1, resources={"mortal": 1}, object_store_memory=MEMORY)
@@ -51,6 +57,7 @@ def cluster() -> Iterator[Cluster]:
     yield made
     ray.shutdown()
     made.shutdown()
+    patch.undo()
 
 
 @pytest.fixture
@@ -63,6 +70,13 @@ def keys(box: RemoteSandbox, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def one_file(path: Path) -> Callable[[], Ledger]:
     """A ledger in a file that both nodes have, because they are one machine."""
     return lambda: SqliteLedger(path)
+
+
+def logs_with(*secrets: bytes) -> list[Path]:
+    """The files that Ray has written, and that have one of these in them."""
+    logs = [path for path in Path("/tmp/ray/session_latest/").rglob("*") if path.is_file()]  # noqa: S108  # Ray's
+    assert logs
+    return [path for path in logs if any(secret in path.read_bytes() for secret in secrets)]
 
 
 def workers() -> Iterator[tuple[int, int]]:
@@ -125,9 +139,7 @@ def test_rows_come_back_with_what_has_become_of_them(
     assert {row["ref"] for row in again.take_all()} == {row["ref"] for row in found}
     assert box.counters()["jobs_bought"] == before + 3
     secret = keys["RUNWARE_API_KEY"].encode()
-    logs = [path for path in Path("/tmp/ray/session_latest/").rglob("*") if path.is_file()]  # noqa: S108  # Ray's
-    assert logs
-    assert not [path for path in logs if secret in path.read_bytes()]
+    assert not logs_with(secret)
 
 
 def test_what_is_on_one_machine_is_refused_on_several(cluster: Cluster, keys: dict[str, str], tmp_path: Path) -> None:
@@ -139,6 +151,18 @@ def test_what_is_on_one_machine_is_refused_on_several(cluster: Cluster, keys: di
     assert not list(tmp_path.iterdir())
 
 
+def test_a_command_with_a_file_as_ledger_is_refused_on_several_machines(
+    cluster: Cluster, keys: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.txt").write_text("a boat\n")
+    command = ("bulk", "rows.txt", "-o", "out", "--endpoint", "runware/image-o3", "--ray", cluster.address)
+    process = spawn("-m", "kling_async", *command, "--ledger", "jobs.db", variables=keys, cwd=tmp_path)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert "jobs.db is a file of one machine, and the cluster has 3 nodes" in " ".join(err.split())
+    assert "use a database server" in " ".join(err.split())
+
+
 def test_settings_that_cannot_be_used_are_refused(
     cluster: Cluster, keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +172,8 @@ def test_settings_that_cannot_be_used_are_refused(
         generate([runware.ImageO3("a boat")], ledger=ledger)
     with pytest.raises(ConfigurationError, match=r"every actor opens the ledger for itself"):
         generate(rows, ledger=SqliteLedger(tmp_path / "jobs.db"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"begins with postgresql://"):
+        generate(rows, ledger="mysql://host/jobs")
     with pytest.raises(ConfigurationError, match=r"actors=...\) is 0; it must be a whole number"):
         generate(rows, ledger=ledger, actors=0)
     with pytest.raises(ConfigurationError, match="3 actors for 2 jobs at once"):
@@ -162,12 +188,13 @@ def test_settings_that_cannot_be_used_are_refused(
 
 
 def test_an_actor_and_a_node_that_die_cost_nothing(
-    cluster: Cluster, box: RemoteSandbox, keys: dict[str, str], tmp_path: Path
+    cluster: Cluster, box: RemoteSandbox, keys: dict[str, str], postgres: Server
 ) -> None:
+    schema = postgres.schema()
     before = box.counters()["jobs_bought"]
     made = generate(
         ray.data.from_items([{"prompt": f"boat {number}", "key": f"row {number}"} for number in range(ROWS)]),
-        ledger=one_file(tmp_path / "jobs.db"),
+        ledger=f"{postgres.dsn()}?schema={schema}",
         endpoint="runware/image-o3",
         in_flight=128,
         resources={"mortal": 0.1},  # not on the node of the driver, which must not die
@@ -195,3 +222,10 @@ def test_an_actor_and_a_node_that_die_cost_nothing(
     assert {row["key"] for row in found} == {f"row {number}" for number in range(ROWS)}
     assert len({row["ref"] for row in found}) == ROWS
     assert box.counters()["jobs_bought"] == before + ROWS
+    with postgres.connect() as connection:
+        table = sql.Identifier(schema, "attempts")
+        stored = connection.execute(
+            sql.SQL("SELECT key, ref FROM {} WHERE state = 'accepted'").format(table)
+        ).fetchall()
+    assert {row[0]: row[1] for row in stored} == {row["key"]: row["ref"] for row in found}
+    assert not logs_with(PASSWORD.encode(), quote(PASSWORD, safe="").encode())

@@ -17,7 +17,9 @@ from pyarrow import parquet
 
 from support.cli_process import PATIENCE, spawn
 from support.documents import BLOCKS, Block
+from support.postgres import PASSWORD, Server
 from support.remote_sandbox import RemoteSandbox
+from support.s3 import Bucket
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -56,6 +58,28 @@ def test_a_file_is_bought_on_a_cluster_once(box: RemoteSandbox, tmp_path: Path) 
     assert box.counters()["jobs_bought"] == before + ROWS
     code, _, err = kling(box, tmp_path, *command)  # and goes on without a cluster
     assert (code, box.counters()["jobs_bought"]) == (0, before + ROWS), err
+
+
+def test_a_run_on_a_cluster_keeps_its_ledger_on_a_server_and_its_files_in_a_store(
+    box: RemoteSandbox, tmp_path: Path, postgres: Server, bucket: Bucket
+) -> None:
+    before = box.counters()["jobs_bought"]
+    (tmp_path / "rows.txt").write_text("".join(f"fox {row}\n" for row in range(ROWS)))
+    ledger = f"{postgres.dsn()}?schema={postgres.schema()}"
+    command = ("bulk", "rows.txt", "-o", bucket.url("run"), "--endpoint", "runblob/o3-photo", "--status-calls", "0")
+    for cluster in (("--ray", "auto", "--actors", "2"), ()):  # and goes on without a cluster
+        code, out, err = kling(box, tmp_path, *command, "--ledger", ledger, *cluster)
+        assert code == 0, err
+        assert out.split() == [bucket.url("run/results.jsonl"), bucket.url("run/report.html")]
+        assert PASSWORD not in err
+        assert ledger not in err
+        assert box.counters()["jobs_bought"] == before + ROWS
+    records = [json.loads(line) for line in bucket.read("run/results.jsonl").decode().splitlines()]
+    assert [record["state"] for record in records] == ["completed"] * ROWS
+    files = {file["path"]: file["bytes"] for record in records for file in record["files"]}
+    assert len(files) == ROWS
+    assert {path: len(bucket.read(f"run/{path}")) for path in files} == files
+    assert bucket.unfinished() == []
 
 
 @pytest.mark.parametrize(

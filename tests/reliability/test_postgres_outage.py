@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -49,8 +50,9 @@ def noticing(text: str) -> Iterator[anyio.Event]:
         log.removeHandler(handler)
 
 
+@pytest.mark.sandbox(speed=600, scale=0.1)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the ledger's thread is the same
-async def test_rows_wait_for_a_server_that_is_started_again(sandbox: Sandbox) -> None:
+async def test_rows_wait_for_a_server_that_is_started_again(sandbox: Sandbox, tmp_path: Path) -> None:
     rows: list[tuple[str, Request]] = [
         (f"row-{row}", runblob.O3Photo(f"boat {row}", resolution="1k")) for row in range(ROWS)
     ]
@@ -65,7 +67,7 @@ async def test_rows_wait_for_a_server_that_is_started_again(sandbox: Sandbox) ->
     with serving() as server, noticing("Rows wait for it") as waiting:
         async with Client(provider, ledger=PostgresLedger(server.dsn())) as client:
             with anyio.fail_after(PATIENCE):
-                async with anyio.create_task_group() as group, client.map(rows, in_flight=4) as run:
+                async with anyio.create_task_group() as group, client.map(rows, in_flight=4, save_to=tmp_path) as run:
                     async for outcome in run:
                         outcomes.append(outcome)
                         if len(outcomes) == ROWS // 4:
@@ -75,6 +77,7 @@ async def test_rows_wait_for_a_server_that_is_started_again(sandbox: Sandbox) ->
     assert [outcome.error for outcome in outcomes] == [None] * ROWS
     assert {outcome.key for outcome in outcomes} == {key for key, _ in rows}
     assert sandbox.counters.bought["runblob"] == ROWS
+    assert {one.key: one.files for one in contents.submissions} == {one.key: one.files for one in outcomes}
     assert {one.key: one.status for one in contents.submissions} == {key: Status.COMPLETED for key, _ in rows}
 
 
