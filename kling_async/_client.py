@@ -89,7 +89,8 @@ class Client:
         ledger: Where submissions and their jobs are stored, so that a crash loses none: ``SqliteLedger("jobs.db")``. It
             belongs to this client, which closes it. If None, nothing is stored.
         webhooks: The URL that providers report to. Pass what they send to `deliver`. If None, jobs are only polled.
-        budget: How much may be spent: ``Budget(usd=5)``. It belongs to this client. If None, there is no limit.
+        budget: How much may be spent: ``Budget(usd=5)``. It belongs to this client, and counts what all processes spend
+            that share the ledger. If None, there is no limit.
         http: Used in place of this library's connection pool: an ``httpx.AsyncClient`` or a transport of your own, the
             URL of a proxy, or ``"fast"``: the pool, which reads HTTP by httptools then (needs ``kling-async[fast]``;
             the variable ``KLING_HTTP=fast`` does the same). You close what you pass.

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from kling_async._ledger.charges import Balances, Claim
 from kling_async._ledger.group_commit import Database, Kind, LedgerThread
 from kling_async._ledger.leases import Leases, lease_seconds
-from kling_async._ledger.protocol import LeaseWatcher, SpendingGroup, Submission
+from kling_async._ledger.protocol import (
+    Balance,
+    Charge,
+    LeaseWatcher,
+    NoRoom,
+    SpendingGroup,
+    Submission,
+    UncountedAttempts,
+)
 from kling_async._models import Event, JobRef
 
 __all__ = ["DatabaseLedger"]
@@ -45,6 +54,7 @@ class DatabaseLedger(ABC):
         self.keep_images = keep_images
         self._statements, self._lease_statements = statements, lease_statements
         self._leases = Leases(lease_seconds(type(self).__name__, lease))
+        self._balances = Balances()
         self._thread = LedgerThread(name, label, self._open, self._explained, self._leases)
 
     @abstractmethod
@@ -55,17 +65,19 @@ class DatabaseLedger(ABC):
     def _explained(self, error: Exception) -> Exception:
         """The error for one task that waits."""
 
-    async def claim(self, submission: Submission) -> Submission:
-        """See `Ledger.claim`."""
+    async def claim(self, submission: Submission, charge: Charge | None = None) -> Submission:
+        """See `SharedLedger.claim`."""
         self._leases.sending.add(submission.attempt_id)
         try:
-            claimed: Submission = await self._perform(self._statements.claim, submission)
+            found: Submission | Balance = await self._perform(self._statements.claim, Claim(submission, charge))
         except BaseException:
             self._leases.sending.discard(submission.attempt_id)
             raise
-        if claimed.attempt_id != submission.attempt_id:
+        if isinstance(found, Balance) or found.attempt_id != submission.attempt_id:
             self._leases.sending.discard(submission.attempt_id)
-        return claimed
+        if isinstance(found, Balance):
+            raise NoRoom(found)
+        return found
 
     async def record_outcome(self, submission: Submission) -> None:
         """See `Ledger.record_outcome`."""
@@ -168,6 +180,27 @@ class DatabaseLedger(ABC):
         """See `SharedLedger.next_call`."""
         wait: float = await self._perform(self._lease_statements.next_call, (account, interval))
         return wait
+
+    @property
+    def balances(self) -> Mapping[str, Balance]:
+        """See `SharedLedger.balances`."""
+        return self._balances.known
+
+    async def read_balances(self) -> Mapping[str, Balance]:
+        """See `SharedLedger.read_balances`."""
+        self._balances.wanted = True
+        self._balances.known = await self._read(partial(self._statements.balances, pending=True))
+        return self._balances.known
+
+    async def uncounted(self, ignored_fields: Collection[str] = ()) -> Sequence[UncountedAttempts]:
+        """See `SharedLedger.uncounted`."""
+        work = partial(self._statements.uncounted, ignored_fields=ignored_fields)
+        found: Sequence[UncountedAttempts] = await self._read(work)
+        return found
+
+    async def count(self, charges: Sequence[tuple[Sequence[int], Charge]]) -> None:
+        """See `SharedLedger.count`."""
+        await self._perform(self._statements.count_attempts, charges)
 
     async def _read(self, work: Callable[[Any], T]) -> T:
         """Let the thread read anything."""

@@ -83,7 +83,7 @@ class PostgresLedger(DatabaseLedger):
     def _open(self) -> PostgresDatabase:
         from kling_async._ledger.postgres_database import PostgresDatabase  # noqa: PLC0415  # as above
 
-        return PostgresDatabase(self._connector, self._leases, self._withdrawn)
+        return PostgresDatabase(self._connector, self._leases, self._balances, self._withdrawn)
 
     def _explained(self, error: Exception) -> Exception:
         from kling_async._ledger.postgres_connection import explained  # noqa: PLC0415  # as above

@@ -14,7 +14,7 @@ anything else is written over the next connection: nothing was sent for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -22,12 +22,14 @@ import psycopg
 
 from kling_async._ledger import postgres_leases
 from kling_async._ledger import postgres_statements as statements
+from kling_async._ledger.charges import Balances, Claim
 from kling_async._ledger.group_commit import News, Operation, by_kind
 from kling_async._ledger.leases import Leases, now_with_sleep
 from kling_async._ledger.postgres_connection import Connector, explained, is_lost
 from kling_async._ledger.postgres_listener import Listener
 from kling_async._ledger.postgres_schema import prepare
 from kling_async._ledger.postgres_statements import Session
+from kling_async._ledger.protocol import Balance
 from kling_async._ledger.serialization import event_from_json
 from kling_async._models import Event
 
@@ -36,6 +38,7 @@ __all__ = ["PostgresDatabase"]
 T = TypeVar("T")
 
 _READING = frozenset({statements.each, postgres_leases.settled})
+_COUNTING = frozenset({statements.claim, statements.record_outcome, statements.append_events})
 _PATIENCE = "30s"  # for which a statement may wait for locks of others
 _NOT_SENT = "the ledger did not confirm that it had stored it, so it was not sent"
 
@@ -46,16 +49,18 @@ class PostgresDatabase:
     Args:
         connector: Makes its connections.
         leases: What this process owns in it.
+        balances: What all attempts in it come to, as it was last seen.
         withdrawn: The attempts whose claims failed without a word of the server whether they are stored.
 
     Raises:
         ConfigurationError, LedgerFailed: It cannot be opened.
     """
 
-    def __init__(self, connector: Connector, leases: Leases, withdrawn: set[str]) -> None:
+    def __init__(self, connector: Connector, leases: Leases, balances: Balances, withdrawn: set[str]) -> None:
         self._connector = connector
         self._address = connector.address
         self._leases = leases
+        self._balances = balances
         self._withdrawn = withdrawn
         self._listener = Listener(connector)
         self._positions: dict[str, int] = {}  # by job: the last event of others that we know
@@ -89,7 +94,7 @@ class PostgresDatabase:
                 self._again(lambda session: self._write(session, writing))
             except Exception:
                 if len(writing) == len(operations) == 1 and writing[0].kind is statements.claim:
-                    self._withdrawn.add(writing[0].argument.attempt_id)
+                    self._withdrawn.add(writing[0].argument.submission.attempt_id)
                 raise
         for operation in operations:
             if operation.kind in _READING:
@@ -97,10 +102,16 @@ class PostgresDatabase:
 
     def _write(self, session: Session, operations: Sequence[Operation]) -> None:
         kinds = by_kind(operations)
-        with self._transaction(session):
+        claims = [operation.argument for operation in kinds.get(statements.claim, ())]
+        sums: Callable[[], Mapping[str, Balance]] | None = None
+        with self._transaction(session, claims):
             finishing = [
                 (alike, kind(session, [operation.argument for operation in alike])) for kind, alike in kinds.items()
             ]
+            if self._balances.wanted and not _COUNTING.isdisjoint(kinds):
+                sums = statements.read_balances(session)
+        if sums is not None:
+            self._balances.known = sums()
         for alike, finish in finishing:
             for operation, value in zip(alike, finish(), strict=True):
                 operation.value = value
@@ -115,7 +126,7 @@ class PostgresDatabase:
             operation.error = explained(self._address, error)
 
     @contextmanager
-    def _transaction(self, session: Session) -> Iterator[None]:
+    def _transaction(self, session: Session, claims: Sequence[Claim]) -> Iterator[None]:
         """One transaction in one round trip. Our row is renewed before it, so that we are known to live."""
         if self._leases.renewal_due():
             self._renew(session)
@@ -124,6 +135,7 @@ class PostgresDatabase:
             with connection.pipeline():
                 connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 connection.execute(_SETTINGS)
+                statements.lock_balances(session, claims)
                 if self._withdrawn:
                     session.execute(
                         """UPDATE {s}.attempts SET state = 'not-submitted', reason = %s

@@ -9,7 +9,7 @@ from typing import Any
 
 from kling_async._ledger.group_commit import NOT_YET
 from kling_async._ledger.leases import LONGEST_ROW
-from kling_async._ledger.postgres_statements import NOW, Finish, Session, lives, select
+from kling_async._ledger.postgres_statements import NOW, Finish, Session, fold_balances, lives, select
 from kling_async._ledger.protocol import Submission, SubmissionState
 
 __all__ = [
@@ -48,6 +48,7 @@ def renew(session: Session, seconds: float) -> tuple[int, bool]:
             f"DELETE FROM {{s}}.owners WHERE expires < {NOW} - make_interval(secs => %s)",  # noqa: S608  # constants
             (_FORGOTTEN,),
         )
+        fold_balances(session)
         row = session.execute(
             f"""INSERT INTO {{s}}.owners (process, host, expires)
                 VALUES (%s, %s, {NOW} + make_interval(secs => %s)) RETURNING id""",  # noqa: S608  # constants

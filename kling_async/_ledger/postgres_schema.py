@@ -16,6 +16,28 @@ __all__ = ["MIGRATIONS", "prepare", "require_current", "written"]
 
 _LOCK = 0x4B4C4E47  # "KLNG". With the schema's name, the advisory lock
 
+_CHARGE = """CASE
+    WHEN {row}.expected IS NULL OR {row}.state IN ('not-submitted', 'refused') THEN 0
+    WHEN {row}.failed AND {row}.refunds THEN 0
+    WHEN {row}.cost IS NULL THEN {row}.expected
+    WHEN {row}.ended OR {row}.price IS NULL OR {row}.cost_unit <> {row}.unit THEN {row}.cost
+    ELSE greatest({row}.cost, {row}.price) END"""
+"""What an attempt counts for: see `charges`."""
+_CHARGED = """SELECT coalesce({row}.cost_unit, {row}.unit) AS unit, {row}.cost IS NOT NULL OR {row}.ended AS settled,
+    {sign} {charge} AS amount FROM {row}"""
+_COUNT = """CREATE FUNCTION {{s}}.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO {{s}}.balances AS b (slot, unit, spent, reserved)
+    SELECT pg_backend_pid(), c.unit, coalesce(sum(c.amount) FILTER (WHERE c.settled), 0),
+        coalesce(sum(c.amount) FILTER (WHERE NOT c.settled), 0)
+    FROM ({charges}) c WHERE c.unit IS NOT NULL AND c.amount <> 0 GROUP BY c.unit
+    ON CONFLICT (slot, unit) DO UPDATE SET spent = b.spent + excluded.spent, reserved = b.reserved + excluded.reserved;
+    RETURN NULL; END $$"""
+
+
+def _charged(row: str, sign: str) -> str:
+    return _CHARGED.format(row=row, sign=sign, charge=_CHARGE.format(row=row))
+
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE {s}.attempts (
@@ -45,6 +67,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE {s}.calls (account text PRIMARY KEY, next timestamptz NOT NULL)",
         "CREATE TABLE {s}.kling_ledger (version integer NOT NULL)",
         "INSERT INTO {s}.kling_ledger VALUES (0)",
+    ),
+    (  # each connection has sums of its own, so that none waits for the others. See `postgres_statements.balances`
+        """ALTER TABLE {s}.attempts ADD COLUMN unit text, ADD COLUMN expected numeric, ADD COLUMN price numeric,
+            ADD COLUMN refunds boolean, ADD COLUMN guessed boolean, ADD COLUMN cost numeric, ADD COLUMN cost_unit text,
+            ADD COLUMN failed boolean""",
+        "CREATE INDEX uncounted_attempts ON {s}.attempts (number) WHERE expected IS NULL",
+        "CREATE INDEX sending_attempts ON {s}.attempts (number) WHERE state = 'sending'",
+        """CREATE TABLE {s}.balances (
+            slot integer NOT NULL, unit text NOT NULL, spent numeric NOT NULL, reserved numeric NOT NULL,
+            PRIMARY KEY (slot, unit)) WITH (fillfactor = 50)""",
+        _COUNT.format(name="count_new", charges=_charged("new_rows", "")),
+        _COUNT.format(
+            name="count_changed", charges=f"{_charged('old_rows', '-')} UNION ALL {_charged('new_rows', '')}"
+        ),
+        """CREATE TRIGGER attempts_count AFTER INSERT ON {s}.attempts REFERENCING NEW TABLE AS new_rows
+            FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_new()""",
+        """CREATE TRIGGER charges_change AFTER UPDATE ON {s}.attempts
+            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+            FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_changed()""",
     ),
 )
 """One entry for each version of the tables. ``kling_ledger`` has the number of those that have been applied."""

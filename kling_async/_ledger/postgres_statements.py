@@ -18,12 +18,19 @@ from typing import Any, TypeAlias
 
 import psycopg
 
+from kling_async._ledger.charges import Claim, all_fit, exceeds, limited
 from kling_async._ledger.postgres_connection import Connection
 from kling_async._ledger.postgres_schema import written
-from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.rows import answer_to_json, log_from_rows, spending_group_from_row, submission_from_row
+from kling_async._ledger.protocol import Balance, Charge, SpendingGroup, Submission, UncountedAttempts
+from kling_async._ledger.rows import (
+    answer_to_json,
+    log_from_rows,
+    request_of,
+    spending_group_from_row,
+    submission_from_row,
+)
 from kling_async._ledger.serialization import comparable_fields, event_to_json
-from kling_async._models import Event, JobRef
+from kling_async._models import Event, JobRef, Status
 
 __all__ = [
     "CURRENT",
@@ -33,21 +40,27 @@ __all__ = [
     "Finish",
     "Session",
     "append_events",
+    "balances",
     "claim",
     "conflicting",
     "count",
+    "count_attempts",
     "each",
     "events",
     "find",
+    "fold_balances",
     "get_value",
     "last_event",
     "lives",
+    "lock_balances",
+    "read_balances",
     "record_file",
     "record_outcome",
     "release",
     "select",
     "set_value",
     "spending",
+    "uncounted",
 ]
 
 logger = logging.getLogger("kling_async")
@@ -118,9 +131,34 @@ class Session:
 _LONGEST_MESSAGE = 7000
 
 
-def claim(session: Session, submissions: Sequence[Submission]) -> Finish:
-    """Claim keys: for each submission, the current attempt of its key. See `Ledger.claim`."""
-    ordered = sorted(submissions, key=attrgetter("key"))
+def lock_balances(session: Session, claims: Sequence[Claim]) -> None:
+    """Let claims with a limit wait for those of other processes. To be sent first in a transaction."""
+    if limited(claims):
+        session.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_BUDGET_LOCK, session.schema))
+
+
+def claim(session: Session, claims: Sequence[Claim]) -> Finish:
+    """Claim keys: for each, the current attempt, or the sums if it does not fit. See `SharedLedger.claim`."""
+    if not limited(claims) or all_fit(claims, balances(session)):
+        return _claim(session, claims)
+    found = [_claim_one(session, one) for one in claims]
+    return lambda: found
+
+
+def _claim_one(session: Session, one: Claim) -> Submission | Balance:
+    """Claim a key where little is left of a limit."""
+    current = select(session, "s.current AND s.key = %s", (one.submission.key,))
+    if not current or current[0].key_reusable:
+        sums = balances(session, pending=True)
+        if one.charge is not None and exceeds(one.charge, sums):
+            return sums.get(one.charge.expected.unit, Balance())
+    [claimed] = _claim(session, [one])()
+    return claimed
+
+
+def _claim(session: Session, claims: Sequence[Claim]) -> Callable[[], Sequence[Submission]]:
+    ordered = [one.submission for one in sorted(claims, key=lambda one: one.submission.key)]
+    charges = [one.charge for one in sorted(claims, key=lambda one: one.submission.key)]
     session.execute(
         f"""UPDATE {{s}}.attempts a SET current = false FROM (
                 SELECT s.number FROM {{s}}.attempts s WHERE s.current AND s.key = ANY(%s) AND {_REUSABLE}
@@ -130,10 +168,11 @@ def claim(session: Session, submissions: Sequence[Submission]) -> Finish:
     )
     session.execute(
         """INSERT INTO {s}.attempts (
-                key, attempt_id, endpoint, request, comparable, fingerprint, started, state, tags, sender)
+                key, attempt_id, endpoint, request, comparable, fingerprint, started, state, tags,
+                unit, expected, price, refunds, guessed, sender)
             SELECT *, %s::bigint FROM unnest(
                 %s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::text[], %s::float8[], %s::text[],
-                %s::text[])
+                %s::text[], %s::text[], %s::numeric[], %s::numeric[], %s::bool[], %s::bool[])
             ON CONFLICT (key) WHERE current DO NOTHING""",
         (
             session.owner,
@@ -146,6 +185,7 @@ def claim(session: Session, submissions: Sequence[Submission]) -> Finish:
             [s.started.timestamp() for s in ordered],
             [str(s.state) for s in ordered],
             [json.dumps(dict(s.tags)) if s.tags else None for s in ordered],
+            *_charge_columns(charges),
         ),
     )
     others = session.execute(
@@ -156,7 +196,7 @@ def claim(session: Session, submissions: Sequence[Submission]) -> Finish:
 
     def finish() -> Sequence[Submission]:
         current = {row[0]: submission_from_row(*row) for row in others}
-        return [current.get(s.key, s) for s in submissions]
+        return [current.get(one.submission.key, one.submission) for one in claims]
 
     return finish
 
@@ -189,8 +229,8 @@ def record_outcome(session: Session, submissions: Sequence[Submission]) -> Finis
         ),
     )
     session.execute(  # events of a webhook that was earlier
-        """UPDATE {s}.attempts SET ended = true WHERE ref = ANY(%s) AND NOT ended
-            AND EXISTS (SELECT 1 FROM {s}.events e WHERE e.ref = attempts.ref AND e.terminal)""",
+        f"""UPDATE {{s}}.attempts a SET {_RECORDED} FROM {{s}}.events e
+            WHERE a.ref = ANY(%s) AND NOT a.ended AND {_LAST_OF_IT}""",  # noqa: S608  # constants
         ([str(s.ref) for s in last if s.ref],),
     )
     session.notify("outcome")
@@ -237,8 +277,22 @@ def append_events(session: Session, entries: Sequence[tuple[JobRef, Sequence[Eve
             [text for _, _, text in rows],
         ),
     )
-    if ends := sorted({ref for ref, event, _ in rows if event.status.terminal}):
-        session.execute("UPDATE {s}.attempts SET ended = true WHERE ref = ANY(%s) AND NOT ended", (ends,))
+    counting = {ref: event for ref, event, _ in rows if event.status.terminal or event.cost}
+    if counting:
+        session.execute(
+            """UPDATE {s}.attempts a SET ended = a.ended OR n.ended, failed = coalesce(a.failed, n.failed),
+                    cost = coalesce(n.cost, a.cost), cost_unit = coalesce(n.unit, a.cost_unit)
+                FROM unnest(%s::text[], %s::bool[], %s::bool[], %s::numeric[], %s::text[])
+                    AS n (ref, ended, failed, cost, unit)
+                WHERE a.ref = n.ref AND (n.ended AND NOT a.ended OR n.cost IS DISTINCT FROM a.cost)""",
+            (
+                list(counting),
+                [event.status.terminal for event in counting.values()],
+                [event.status is Status.FAILED or None for event in counting.values()],
+                [event.cost.amount if event.cost else None for event in counting.values()],
+                [event.cost.unit if event.cost else None for event in counting.values()],
+            ),
+        )
     if rows:
         session.notify("events", [ref for ref, _, _ in rows])
 
@@ -351,6 +405,95 @@ def spending(session: Session, ignored_fields: Collection[str]) -> list[Spending
         spending_group_from_row(endpoint, request, status, amount, unit, has_job=has_job, count=count)
         for endpoint, request, status, amount, unit, has_job, count in rows
     ]
+
+
+def balances(session: Session, *, pending: bool = False) -> dict[str, Balance]:
+    """What all attempts come to, by unit.
+
+    Args:
+        session: Where they are.
+        pending: Whether to look at what is being sent, too.
+    """
+    finish = read_balances(session)
+    if not pending:
+        return finish()
+    sent = {
+        unit: (amount, guesses)
+        for unit, amount, guesses in session.execute(
+            f"""SELECT s.unit, sum(s.expected), count(*) FILTER (WHERE s.guessed) FROM {{s}}.attempts s
+                WHERE s.state = 'sending' AND {lives("s.sender")} AND s.expected IS NOT NULL GROUP BY s.unit"""  # noqa: S608  # constants
+        )
+    }
+    return {unit: Balance(one.spent, one.reserved, *sent.get(unit, ())) for unit, one in finish().items()}
+
+
+def read_balances(session: Session) -> Callable[[], dict[str, Balance]]:
+    """Ask what all attempts come to, by unit. Each connection that ever wrote has sums of its own."""
+    rows = session.execute("SELECT unit, sum(spent), sum(reserved) FROM {s}.balances GROUP BY unit")
+    return lambda: {unit: Balance(spent, reserved) for unit, spent, reserved in rows}
+
+
+def fold_balances(session: Session) -> None:
+    """Add up the sums of earlier connections, so that there are never many."""
+    session.execute(
+        """WITH old AS (
+                DELETE FROM {s}.balances WHERE (slot, unit) IN (
+                    SELECT slot, unit FROM {s}.balances WHERE slot <> 0 FOR UPDATE SKIP LOCKED)
+                RETURNING unit, spent, reserved)
+            INSERT INTO {s}.balances AS b (slot, unit, spent, reserved)
+                SELECT 0, unit, sum(spent), sum(reserved) FROM old GROUP BY unit ORDER BY unit
+            ON CONFLICT (slot, unit)
+                DO UPDATE SET spent = b.spent + excluded.spent, reserved = b.reserved + excluded.reserved"""
+    )
+
+
+def uncounted(session: Session, ignored_fields: Collection[str]) -> list[UncountedAttempts]:
+    """Attempts that were stored without a charge. See `SharedLedger.uncounted`."""
+    rows = session.execute(
+        """SELECT g.endpoint, (SELECT request FROM {s}.attempts WHERE number = g.numbers[1]), g.numbers
+            FROM (SELECT s.endpoint, array_agg(s.number) AS numbers FROM {s}.attempts s WHERE s.expected IS NULL
+                GROUP BY s.endpoint, s.comparable - %s::text[]) g""",
+        (list(ignored_fields),),
+    )
+    return [UncountedAttempts(endpoint, request_of(text), numbers) for endpoint, text, numbers in rows]
+
+
+def count_attempts(session: Session, works: Sequence[Sequence[tuple[Sequence[int], Charge]]]) -> Finish:
+    """Count attempts that were stored without a charge. See `SharedLedger.count`."""
+    for numbers, charge in (one for work in works for one in work):
+        session.execute(
+            f"""UPDATE {{s}}.attempts a SET {_RECORDED} FROM {{s}}.events e
+                WHERE a.number = ANY(%s) AND a.expected IS NULL AND {_LAST_OF_IT}""",  # noqa: S608  # constants
+            (list(numbers),),
+        )
+        session.execute(
+            """UPDATE {s}.attempts a SET unit = n.unit, expected = n.expected, price = n.price, refunds = n.refunds,
+                    guessed = n.guessed
+                FROM unnest(%s::text[], %s::numeric[], %s::numeric[], %s::bool[], %s::bool[])
+                    AS n (unit, expected, price, refunds, guessed)
+                WHERE a.number = ANY(%s) AND a.expected IS NULL""",
+            (*_charge_columns([charge]), list(numbers)),
+        )
+    return lambda: [None] * len(works)
+
+
+def _charge_columns(charges: Sequence[Charge | None]) -> tuple[list[Any], ...]:
+    """``unit, expected, price, refunds, guessed`` of new attempts."""
+    return (
+        [one and one.expected.unit for one in charges],
+        [one and one.expected.amount for one in charges],
+        [one and one.price for one in charges],
+        [one and one.refunds for one in charges],
+        [one and one.guessed for one in charges],
+    )
+
+
+_BUDGET_LOCK = 0x4B4C4E42  # "KLNB". With the schema's name, the advisory lock of claims that have a limit
+_RECORDED = """cost = coalesce(e.amount::numeric, a.cost), cost_unit = coalesce(e.unit, a.cost_unit),
+    failed = e.status = 'failed', ended = a.ended OR e.terminal"""
+"""What is recorded of an attempt's job and matters to its charge."""
+_LAST_OF_IT = """e.ref = a.ref
+    AND e.seq = (SELECT l.seq FROM {s}.events l WHERE l.ref = a.ref ORDER BY l.seq DESC LIMIT 1)"""
 
 
 def events(session: Session, ref: JobRef, first: int = 0) -> list[Event]:

@@ -30,6 +30,7 @@ import enum
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,13 +39,17 @@ from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = [
     "LEDGER_METHODS",
+    "Balance",
+    "Charge",
     "LeaseWatcher",
     "Ledger",
+    "NoRoom",
     "ReceivedAnswer",
     "SharedLedger",
     "SpendingGroup",
     "Submission",
     "SubmissionState",
+    "UncountedAttempts",
 ]
 
 
@@ -157,6 +162,75 @@ class SpendingGroup:
     status: Status | None
     cost: Cost | None
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a new attempt counts for in the budgets of all processes, until its provider reports what it costs.
+
+    Attributes:
+        expected: What it is expected to cost.
+        price: The documented price, in the same unit. While the job runs it counts for this at least, because its
+            provider may report a part. None if there is none.
+        refunds: Whether the provider takes nothing for a job that failed.
+        guessed: Whether the price is not known, so that such attempts are sent one at a time.
+        limit: What all attempts in the ledger may come to in that unit. None if there is no limit.
+    """
+
+    expected: Cost
+    price: Decimal | None = None
+    refunds: bool = False
+    guessed: bool = False
+    limit: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What the attempts in a ledger come to, in one unit.
+
+    Attributes:
+        spent: Costs that were reported, and what ended jobs were expected to cost.
+        reserved: What all others are expected to cost.
+        pending: The part of `reserved` that is being sent. The answers may make room.
+        guesses: How many with a guessed price are being sent.
+    """
+
+    spent: Decimal = Decimal(0)
+    reserved: Decimal = Decimal(0)
+    pending: Decimal = Decimal(0)
+    guesses: int = 0
+
+    @property
+    def total(self) -> Decimal:
+        """All of it."""
+        return self.spent + self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class UncountedAttempts:
+    """Attempts for the same kind of generation that no budget counts yet: they were stored without a `Charge`.
+
+    Attributes:
+        endpoint: Full name of the endpoint.
+        request: The request of one of them.
+        numbers: Which ones, by the ledger's own numbers.
+    """
+
+    endpoint: str
+    request: Mapping[str, Any] = field(repr=False)
+    numbers: Sequence[int] = field(repr=False)
+
+
+class NoRoom(Exception):
+    """A claim does not fit into its limit. Nothing was written.
+
+    Args:
+        balance: What all attempts in the ledger come to.
+    """
+
+    def __init__(self, balance: Balance) -> None:
+        super().__init__("the claim does not fit into its limit")
+        self.balance = balance
 
 
 class Ledger(Protocol):
@@ -280,6 +354,39 @@ class LeaseWatcher(Protocol):
 
 class SharedLedger(Ledger, Protocol):
     """A ledger that several processes may have open, with the leases of their jobs. See `leases`."""
+
+    async def claim(self, submission: Submission, charge: Charge | None = None) -> Submission:
+        """Claim a key, and count what the attempt is expected to cost. See `Ledger.claim`.
+
+        Raises:
+            NoRoom: The key could be claimed, but the charge does not fit into its limit: not into what the attempts of
+                all processes leave of it, or it is guessed and another such attempt is being sent.
+        """
+        ...
+
+    @property
+    def balances(self) -> Mapping[str, Balance]:
+        """What all attempts come to, by unit, as it was when this process last wrote, or read it.
+
+        Empty until `read_balances` is called. It does not say what is `pending`.
+        """
+        ...
+
+    async def read_balances(self) -> Mapping[str, Balance]:
+        """What all attempts come to, by unit. From now on, `balances` is kept up to date."""
+        ...
+
+    async def uncounted(self, ignored_fields: Collection[str] = ()) -> Sequence[UncountedAttempts]:
+        """The attempts that no budget counts yet, grouped as in `Ledger.spending`."""
+        ...
+
+    async def count(self, charges: Sequence[tuple[Sequence[int], Charge]]) -> None:
+        """Count attempts from now on, and what is recorded of their jobs. One that is counted already stays as it is.
+
+        Args:
+            charges: The numbers of attempts (see `UncountedAttempts`), and what each of them counts for.
+        """
+        ...
 
     def watch(self, watcher: LeaseWatcher) -> None:
         """Notify the client of what other processes do."""

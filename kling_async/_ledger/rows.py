@@ -15,7 +15,7 @@ from kling_async._ledger.protocol import ReceivedAnswer, SpendingGroup, Submissi
 from kling_async._ledger.serialization import event_from_json, place_of
 from kling_async._models import Cost, Event, JobRef, Status
 
-__all__ = ["answer_to_json", "log_from_rows", "spending_group_from_row", "submission_from_row"]
+__all__ = ["answer_to_json", "log_from_rows", "request_of", "spending_group_from_row", "submission_from_row"]
 
 T = TypeVar("T")
 logger = logging.getLogger("kling_async")
@@ -78,14 +78,18 @@ def spending_group_from_row(
     endpoint: str, request: str, status: str | None, amount: str | None, unit: Any, *, has_job: bool, count: int
 ) -> SpendingGroup:
     """The group in a row. What cannot be read of it is left out."""
-    fields: Mapping[str, Any] = {}
-    with suppress(ValueError, TypeError, RecursionError):
-        fields = _object(request)
     cost = None
     with suppress(ArithmeticError, ValueError, TypeError):
         cost = Cost(Decimal(amount), unit) if amount is not None else None
     known = Status(status) if status in set(Status) else Status.PENDING
-    return SpendingGroup(endpoint, fields, known if has_job else None, cost, count)
+    return SpendingGroup(endpoint, request_of(request), known if has_job else None, cost, count)
+
+
+def request_of(text: str) -> Mapping[str, Any]:
+    """A stored request. Nothing if it cannot be read."""
+    with suppress(ValueError, TypeError, RecursionError):
+        return _object(text)
+    return {}
 
 
 def answer_to_json(answer: ReceivedAnswer | None) -> str | None:

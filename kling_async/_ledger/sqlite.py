@@ -78,7 +78,7 @@ class SqliteLedger(DatabaseLedger):
         return sorted(found.values(), key=attrgetter("started"))
 
     def _open(self) -> SqliteDatabase:
-        database = SqliteDatabase(self.path, self._identity, self._leases)
+        database = SqliteDatabase(self.path, self._identity, self._leases, self._balances)
         self._identity = database.identity
         return database
 

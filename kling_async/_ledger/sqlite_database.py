@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kling_async._ledger import sqlite_leases
 from kling_async._ledger import sqlite_schema as statements
+from kling_async._ledger.charges import Balances
 from kling_async._ledger.group_commit import News, Operation, by_kind
 from kling_async._ledger.leases import Leases, now_with_sleep
 from kling_async._ledger.serialization import event_from_json
@@ -18,6 +19,7 @@ from kling_async._models import Event, JobRef
 __all__ = ["SqliteDatabase"]
 
 _READING = frozenset({statements.each, sqlite_leases.settled})
+_COUNTING = frozenset({statements.claim, statements.record_outcome, statements.append_events})
 
 
 class SqliteDatabase:
@@ -27,16 +29,18 @@ class SqliteDatabase:
         path: Where it is.
         expected: The file that was open there before. None for the first time.
         leases: What this process owns in it.
+        balances: What all attempts in it come to, as it was last seen.
 
     Raises:
         ConfigurationError, LedgerFailed, sqlite3.Error: Same as `File`.
     """
 
-    def __init__(self, path: Path, expected: Identity | None, leases: Leases) -> None:
+    def __init__(self, path: Path, expected: Identity | None, leases: Leases, balances: Balances) -> None:
         self._path = path
         self._file = File(path, expected, leases.owner)
         self._connection = self._file.connection
         self._leases = leases
+        self._balances = balances
         self._seen: int | None = None  # SQLite's number of the last change by others that we know
         self._position = (0, 0)
 
@@ -53,6 +57,10 @@ class SqliteDatabase:
                 values = kind(self._connection, [operation.argument for operation in alike])
                 for operation, value in zip(alike, values, strict=True):
                     operation.value = value
+            sums = self._balances.known
+            if self._balances.wanted and not _COUNTING.isdisjoint(kinds):
+                sums = statements.balances(self._connection)
+        self._balances.known = sums
         self._leases.grant([each.value for each in kinds.get(statements.record_outcome, ()) if each.value])
         for each in kinds.get(sqlite_leases.take_over, ()):
             self._leases.grant([str(submission.ref) for submission in each.value])

@@ -12,12 +12,20 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, TypeVar
 
-from kling_async._ledger.protocol import SpendingGroup, Submission
-from kling_async._ledger.rows import answer_to_json, log_from_rows, spending_group_from_row, submission_from_row
+from kling_async._ledger.charges import Claim, all_fit, exceeds, limited
+from kling_async._ledger.protocol import Balance, Charge, SpendingGroup, Submission, UncountedAttempts
+from kling_async._ledger.rows import (
+    answer_to_json,
+    log_from_rows,
+    request_of,
+    spending_group_from_row,
+    submission_from_row,
+)
 from kling_async._ledger.serialization import IMAGE_PREFIXES, event_to_json
-from kling_async._models import Event, JobRef
+from kling_async._models import Event, JobRef, Status
 
 __all__ = [
     "CURRENT",
@@ -30,8 +38,10 @@ __all__ = [
     "UNSAVED",
     "append_events",
     "attempts",
+    "balances",
     "claim",
     "count",
+    "count_attempts",
     "each",
     "events",
     "find",
@@ -45,12 +55,18 @@ __all__ = [
     "select_last",
     "set_value",
     "spending",
+    "uncounted",
 ]
 
 T = TypeVar("T")
 logger = logging.getLogger("kling_async")
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+
+_CHARGED = "coalesce(cost_unit, unit)"
+_SETTLED = "(cost IS NOT NULL OR ended IS NOT NULL)"
+_BALANCE = """UPDATE balances SET spent = spent {sign} iif({row}.settled, {row}.charge, 0),
+    reserved = reserved {sign} iif({row}.settled, 0, {row}.charge) WHERE unit = {row}.charged;"""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -99,6 +115,32 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE calls (account TEXT PRIMARY KEY, next REAL NOT NULL)",
         "DELETE FROM stored_values WHERE name = 'owner'",
     ),
+    (  # amounts are in billionths, so that they add up exactly
+        "ALTER TABLE attempts ADD COLUMN unit TEXT",
+        "ALTER TABLE attempts ADD COLUMN expected INTEGER",
+        "ALTER TABLE attempts ADD COLUMN price INTEGER",
+        "ALTER TABLE attempts ADD COLUMN refunds INTEGER",
+        "ALTER TABLE attempts ADD COLUMN guessed INTEGER",
+        "ALTER TABLE attempts ADD COLUMN cost INTEGER",
+        "ALTER TABLE attempts ADD COLUMN cost_unit TEXT",
+        "ALTER TABLE attempts ADD COLUMN failed INTEGER",
+        f"ALTER TABLE attempts ADD COLUMN charged TEXT AS ({_CHARGED}) VIRTUAL",
+        f"ALTER TABLE attempts ADD COLUMN settled INTEGER AS ({_SETTLED}) VIRTUAL",
+        """ALTER TABLE attempts ADD COLUMN charge INTEGER AS (CASE
+            WHEN expected IS NULL OR state IN ('not-submitted', 'refused') OR (failed AND refunds) THEN 0
+            WHEN cost IS NULL THEN expected
+            WHEN ended IS NOT NULL OR price IS NULL OR cost_unit != unit THEN cost
+            ELSE max(cost, price) END) VIRTUAL""",
+        "CREATE INDEX uncounted_attempts ON attempts (number) WHERE expected IS NULL",
+        "CREATE INDEX sending_attempts ON attempts (number) WHERE state = 'sending'",
+        "CREATE TABLE balances (unit TEXT PRIMARY KEY, spent INTEGER NOT NULL, reserved INTEGER NOT NULL)",
+        "INSERT INTO balances VALUES ('USD', 0, 0), ('credits', 0, 0)",
+        f"""CREATE TRIGGER attempt_counts AFTER INSERT ON attempts WHEN new.charge != 0
+            BEGIN {_BALANCE.format(row="new", sign="+")} END""",
+        f"""CREATE TRIGGER charge_changes AFTER UPDATE OF state, ended, failed, expected, cost, cost_unit ON attempts
+            WHEN (old.charge, old.charged, old.settled) IS NOT (new.charge, new.charged, new.settled)
+            BEGIN {_BALANCE.format(row="old", sign="-")} {_BALANCE.format(row="new", sign="+")} END""",
+    ),
 )
 """One entry for each version of the file. ``user_version`` counts those that have been applied."""
 
@@ -138,8 +180,26 @@ UNSAVED = """s.current AND s.ref IS NOT NULL AND (
 """The condition of the attempts whose job is completed and has files that were not saved."""
 
 
-def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Submission]:
-    """Claim keys: for each submission, the current attempt of its key. See `Ledger.claim`."""
+def claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[Submission | Balance]:
+    """Claim keys: for each, the current attempt, or the sums if it does not fit. See `SharedLedger.claim`."""
+    if not limited(claims) or all_fit(claims, balances(connection)):
+        return _claim(connection, claims)
+    return [_claim_one(connection, one) for one in claims]
+
+
+def _claim_one(connection: sqlite3.Connection, one: Claim) -> Submission | Balance:
+    """Claim a key where little is left of a limit."""
+    current = select(connection, "s.current AND s.key = ?", one.submission.key)
+    if not current or current[0].key_reusable:
+        sums = balances(connection, pending=True)
+        if one.charge is not None and exceeds(one.charge, sums):
+            return sums[one.charge.expected.unit]
+    [claimed] = _claim(connection, [one])
+    return claimed
+
+
+def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[Submission]:
+    submissions = [one.submission for one in claims]
     rows = [
         (
             s.key,
@@ -150,8 +210,9 @@ def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
             s.started.timestamp(),
             s.state,
             json.dumps(dict(s.tags)) if s.tags else None,
+            *_charge_columns(charge),
         )
-        for s in submissions
+        for s, charge in claims
     ]
     connection.execute(
         f"""UPDATE attempts AS s SET current = 0 WHERE s.current AND {_REUSABLE}
@@ -159,8 +220,9 @@ def claim(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> 
         (json.dumps([s.key for s in submissions]),),
     )
     connection.execute(
-        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags, sender)
-            SELECT {_fields(8)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
+        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags,
+                unit, expected, price, refunds, guessed, sender)
+            SELECT {_fields(13)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
         (json.dumps(rows),),
     )
     others = select(
@@ -185,7 +247,7 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
     }
     rows = connection.execute(
         f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4,
-                poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL))
+                poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL)), {_recorded("new.c2")}
             FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
             WHERE attempts.attempt_id = new.c0 AND (new.c2 IS NOT NULL OR state != 'accepted')
             RETURNING ref, poller = {OWN}""",  # noqa: S608  # constants
@@ -210,13 +272,28 @@ def append_events(
         f"INSERT OR IGNORE INTO events SELECT {_fields(4)}, {OWN} FROM json_each(?)",  # noqa: S608  # constants
         (json.dumps(rows),),
     )
-    if ends := [ref for ref, _, terminal, _ in rows if terminal]:
+    if counting := _counting(entries):
         connection.execute(
-            "UPDATE attempts SET ended = 1 WHERE ref IN (SELECT value FROM json_each(?))", (json.dumps(ends),)
+            f"""UPDATE attempts SET ended = coalesce(ended, new.c1), failed = coalesce(new.c2, failed),
+                    cost = coalesce(new.c3, cost), cost_unit = coalesce(new.c4, cost_unit)
+                FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new WHERE attempts.ref = new.c0""",  # noqa: S608  # constants
+            (json.dumps(counting),),
         )
     if inserted.rowcount == len(rows):
         return [()] * len(entries)
     return [_conflicting(connection, ref, log) for ref, log in entries]
+
+
+def _counting(entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> list[tuple[Any, ...]]:
+    """Jobs of which an end or a cost is recorded: ``ref, ended, failed, cost, cost_unit``."""
+    found = {}
+    for ref, log in entries:
+        for e in log:
+            if e.cost or e.status.terminal:
+                cost = (_billionths(e.cost.amount), e.cost.unit) if e.cost else (None, None)
+                ended = (1, e.status is Status.FAILED) if e.status.terminal else (None, None)
+                found[ref] = (str(ref), *ended, *cost)
+    return list(found.values())
 
 
 def _conflicting(connection: sqlite3.Connection, ref: JobRef, log: Sequence[Event]) -> Sequence[Event]:
@@ -337,6 +414,96 @@ def spending(connection: sqlite3.Connection, ignored_fields: Collection[str]) ->
         (json.dumps(list(ignored_fields)),),
     )
     return [_spending_group(*row) for row in rows]
+
+
+def balances(connection: sqlite3.Connection, *, pending: bool = False) -> dict[str, Balance]:
+    """What all attempts come to, by unit.
+
+    Args:
+        connection: Where they are.
+        pending: Whether to look at what is being sent, too.
+    """
+    sums = connection.execute("SELECT unit, spent, reserved FROM balances").fetchall()
+    sent = {}
+    if pending:
+        sent = {
+            unit: (amount, guesses)
+            for unit, amount, guesses in connection.execute(
+                f"""SELECT s.charged, sum(s.charge), sum(s.guessed) FROM attempts s
+                    WHERE s.state = 'sending' AND {lives("s.sender")} AND s.charged IS NOT NULL GROUP BY s.charged"""  # noqa: S608  # constants
+            )
+        }
+    return {
+        unit: Balance(
+            _amount(spent), _amount(reserved), _amount(sent.get(unit, (0, 0))[0]), int(sent.get(unit, (0, 0))[1])
+        )
+        for unit, spent, reserved in sums
+    }
+
+
+def uncounted(connection: sqlite3.Connection, ignored_fields: Collection[str]) -> list[UncountedAttempts]:
+    """Attempts that were stored without a charge. See `SharedLedger.uncounted`."""
+    rows = connection.execute(
+        f"""SELECT endpoint, (SELECT request FROM attempts WHERE number = first), numbers
+            FROM (SELECT s.endpoint, min(s.number) AS first, {_COMPARABLE} AS comparable,
+                    json_group_array(s.number) AS numbers
+                FROM attempts s WHERE s.expected IS NULL GROUP BY s.endpoint, comparable)""",  # noqa: S608  # constants
+        (json.dumps(list(ignored_fields)),),
+    )
+    return [UncountedAttempts(endpoint, request_of(text), json.loads(numbers)) for endpoint, text, numbers in rows]
+
+
+def count_attempts(
+    connection: sqlite3.Connection, works: Sequence[Sequence[tuple[Sequence[int], Charge]]]
+) -> Sequence[None]:
+    """Count attempts that were stored without a charge. See `SharedLedger.count`."""
+    for numbers, charge in (one for work in works for one in work):
+        connection.execute(
+            f"""UPDATE attempts SET unit = ?, expected = ?, price = ?, refunds = ?, guessed = ?,
+                    {_recorded("attempts.ref")}
+                WHERE expected IS NULL AND number IN (SELECT value FROM json_each(?))""",  # noqa: S608  # constants
+            (*_charge_columns(charge), json.dumps(list(numbers))),
+        )
+    return [None] * len(works)
+
+
+def _charge_columns(charge: Charge | None) -> tuple[Any, ...]:
+    """``unit, expected, price, refunds, guessed`` of a new attempt."""
+    if charge is None:
+        return None, None, None, None, None
+    return (
+        charge.expected.unit,
+        _billionths(charge.expected.amount),
+        None if charge.price is None else _billionths(charge.price),
+        charge.refunds,
+        charge.guessed,
+    )
+
+
+def _billionths(amount: Decimal) -> int:
+    return int(min(max(amount * _BILLION, -_MOST), _MOST).to_integral_value(ROUND_CEILING))
+
+
+def _amount(billionths: int) -> Decimal:
+    return Decimal(billionths) / _BILLION
+
+
+_BILLION = 10**9
+_MOST = Decimal(10**18)  # more than anybody pays, and SQLite can add up some of them
+
+
+def _last(ref: str, what: str) -> str:
+    """A part of the last event of a job."""
+    return f"(SELECT iif(json_valid(event), {what}, NULL) FROM events WHERE ref = {ref} ORDER BY seq DESC LIMIT 1)"  # noqa: S608  # constants
+
+
+def _recorded(ref: str) -> str:
+    """The assignments of what is recorded of an attempt's job and matters to its charge."""
+    amount = _last(ref, "CAST(round((event ->> '$.cost.amount') * 1e9) AS INTEGER)")
+    return f"""cost = coalesce({amount}, cost),
+        cost_unit = coalesce({_last(ref, "event ->> '$.cost.unit'")}, cost_unit),
+        failed = coalesce({_last(ref, "event ->> '$.status' = 'failed'")}, failed),
+        ended = coalesce({_last(ref, "nullif(terminal, 0)")}, ended)"""
 
 
 def _spending_group(endpoint: str, request: str, has_job: int, last_event: str | None, count: int) -> SpendingGroup:

@@ -13,6 +13,9 @@ submitted one at a time, until the first answer reports the price. So the sum ne
 submissions are under way, unless a provider takes more for a job than it documents or took before, or than this.
 
 A submission that does not fit waits while answers are on the way that may make room. It fails when none can.
+
+With a ledger that several processes share, the ledger keeps the sums, for all of them (see `_ledger.charges`). Then the
+claim of the key reserves, in the very transaction, and what a process knows here is what the ledger told it last.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ import anyio
 
 from kling_async._concurrency import cooperative_map
 from kling_async._errors import BudgetExceeded, ConfigurationError, Remedy
-from kling_async._ledger.protocol import SpendingGroup, Submission
+from kling_async._ledger.protocol import Balance, Charge, SharedLedger, SpendingGroup, Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._submission.pricing import _ZERO, Amount, PriceInfo, Unit, _amount, _at_least, as_cost
 
-__all__ = ["Budget", "BudgetAccount", "BudgetStatistics", "Reservation", "account_of"]
+__all__ = ["Budget", "BudgetAccount", "BudgetStatistics", "Reservation", "account_of", "as_charge"]
+
+_LOOK_AGAIN = 0.25  # s between two looks at what other processes have left, while a submission waits for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,11 @@ class UnitBalance:
         """What could be left when all answers are in."""
         return self.left + self.pending
 
+    def take(self, balance: Balance) -> None:
+        """Take over what all processes have spent and reserved."""
+        self.spent, self.reserved = balance.spent, balance.reserved
+        self.pending, self.guesses = balance.pending, balance.guesses
+
     def add(self, reservation: Reservation, sign: int) -> None:
         """Add a reservation (1), or remove it (-1)."""
         if reservation.reported:
@@ -101,7 +111,9 @@ class Budget:
     """How much a client may spend: ``Client(budget=Budget(usd=5, credits=200))``. It belongs to one client.
 
     A unit that is not named may not be spent at all. ``math.inf`` sets no limit to it. With a ledger, what earlier runs
-    spent counts, at all providers, so that an interrupted run that is continued stays within the same budget.
+    spent counts, at all providers, so that an interrupted run that is continued stays within the same budget. Where
+    several processes share the ledger, what all of them spend and reserve counts, and each has the limit of its own
+    budget: two with ``Budget(usd=1)`` spend one dollar together.
 
     Args:
         usd: US dollars.
@@ -143,6 +155,22 @@ def account_of(budget: Budget) -> BudgetAccount:
     return budget._account  # noqa: SLF001  # both are of this module
 
 
+def as_charge(
+    wanted: PriceInfo, expected: Cost | None = None, *, guessed: bool = False, limit: Decimal | None = None
+) -> Charge:
+    """What a submission counts for in a shared ledger.
+
+    Args:
+        wanted: Its price, as far as it is known.
+        expected: What it is expected to cost. If None, the documented price, or what is reserved where there is none.
+        guessed: Whether that is a guess.
+        limit: What all submissions may come to.
+    """
+    if expected is None:
+        expected = Cost(wanted.reserve if wanted.price is None else wanted.price, wanted.unit)
+    return Charge(expected, wanted.price, wanted.refunds, guessed, limit)
+
+
 class BudgetAccount:
     """Reserves, counts and learns what submissions cost.
 
@@ -178,6 +206,8 @@ class BudgetAccount:
         self._jobs: dict[JobRef, Reservation] = {}  # until they end
         self._counted: set[str] = set()  # attempts of earlier runs
         self._history_counted = False
+        self._shared: SharedLedger | None = None
+        self._unreported: dict[JobRef, Reservation] = {}  # in a shared ledger: accepted, and its first report is due
         self._change: anyio.Event | None = None
 
     def __str__(self) -> str:
@@ -191,6 +221,9 @@ class BudgetAccount:
 
     def statistics(self) -> BudgetStatistics:
         """What is spent, reserved and left."""
+        if self._shared is not None:
+            for unit, balance in self._balances.items():
+                balance.take(self._shared.balances.get(unit, Balance()))
         balances = self._balances.items()
         return BudgetStatistics(
             spent=tuple(Cost(balance.spent, unit) for unit, balance in balances if balance.spent),
@@ -257,7 +290,7 @@ class BudgetAccount:
     async def reserve(self, attempt_id: str, wanted: PriceInfo) -> Reservation:
         """Set aside what a submission may cost, before it is sent.
 
-        Waits while answers are on the way that may make room.
+        Waits while answers are on the way that may make room. In a shared ledger, the claim does both (`charge`).
 
         Args:
             attempt_id: The UUID of the attempt.
@@ -266,20 +299,88 @@ class BudgetAccount:
         Raises:
             BudgetExceeded: It does not fit into what is left.
         """
-        balance = self._balances[wanted.unit]
         self.require_within(wanted, self.max_per_job, "max_per_job")
-        while True:
-            known = self._known(wanted)
-            needed = self.needed(wanted).amount
-            if needed > balance.reachable:
-                raise self._exceeded(wanted, known)
-            if needed <= balance.left and (known or not balance.guesses):
-                reservation = Reservation(attempt_id, wanted, wanted.unit, needed, pending=True, guessed=known is None)
-                self._submissions[attempt_id] = reservation
-                balance.add(reservation, 1)
-                return reservation
-            self._change = self._change or anyio.Event()
-            await self._change.wait()
+        while self._shared is None and not self._fits(wanted):
+            await self._changed()
+        reservation = Reservation(
+            attempt_id,
+            wanted,
+            wanted.unit,
+            self.needed(wanted).amount,
+            pending=True,
+            guessed=self._known(wanted) is None,
+        )
+        self._submissions[attempt_id] = reservation
+        self._add(reservation, 1)
+        return reservation
+
+    def _fits(self, wanted: PriceInfo) -> bool:
+        """Whether a submission fits now. If not, answers are on the way that may make room.
+
+        Raises:
+            BudgetExceeded: It does not fit, whatever the answers are.
+        """
+        balance, known, needed = self._balances[wanted.unit], self._known(wanted), self.needed(wanted).amount
+        unreported = sum((one.amount for one in self._unreported.values() if one.unit == wanted.unit), _ZERO)
+        if needed > balance.reachable + unreported:
+            raise self._exceeded(wanted, known)
+        return needed <= balance.left and (known is not None or not balance.guesses)
+
+    async def share(self, ledger: SharedLedger) -> None:
+        """From now on, let the ledger count: it knows what all processes spend."""
+        await ledger.read_balances()
+        self._shared = ledger
+
+    def charge(self, wanted: PriceInfo) -> Charge:
+        """What a new submission counts for in a shared ledger, and what it must fit into."""
+        limit = self._balances[wanted.unit].limit
+        known = self._known(wanted)
+        return as_charge(
+            wanted,
+            known or Cost(wanted.reserve, wanted.unit),
+            guessed=known is None,
+            limit=limit if limit.is_finite() else None,
+        )
+
+    def earlier_charge(self, wanted: PriceInfo) -> Charge:
+        """What an earlier submission counts for in a shared ledger until its cost is known."""
+        return as_charge(wanted, self.estimate(wanted))
+
+    async def wait_until_it_fits(self, wanted: PriceInfo) -> None:
+        """Wait until a submission fits into a shared ledger's sums. Its claim decides in the end.
+
+        Raises:
+            BudgetExceeded: It does not fit, whatever the answers are that are on the way.
+        """
+        while self._shared is not None:
+            found = (await self._shared.read_balances()).get(wanted.unit, Balance())
+            self._balances[wanted.unit].take(found)
+            if self._fits(wanted):
+                return
+            await self._look_again()
+
+    async def wait_for_room(self, wanted: PriceInfo, found: Balance) -> None:
+        """Wait for a moment, unless a submission that did not fit into a shared ledger's sums fits by now.
+
+        Args:
+            wanted: Its price, as far as it is known.
+            found: The sums into which it did not fit.
+
+        Raises:
+            BudgetExceeded: It does not fit, whatever the answers are that are on the way.
+        """
+        self._balances[wanted.unit].take(found)
+        if not self._fits(wanted):
+            await self._look_again()
+
+    async def _look_again(self) -> None:
+        """Wait until something changes here, or may have changed in another process."""
+        with anyio.move_on_after(_LOOK_AGAIN):
+            await self._changed()
+
+    async def _changed(self) -> None:
+        self._change = self._change or anyio.Event()
+        await self._change.wait()
 
     def commit(self, submission: Submission) -> None:
         """Process the outcome of a submission."""
@@ -291,11 +392,14 @@ class BudgetAccount:
             self._remove(reservation)
         elif submission.ref is not None:
             self._jobs[submission.ref] = self._submissions.pop(submission.attempt_id)
+            if self._shared is not None and reservation.pending:
+                self._unreported[submission.ref] = reservation
         else:
             self._alter(reservation, pending=False)
 
     def record_cost(self, ref: JobRef, status: Status, cost: Cost | None) -> None:
         """Process the status of a job, and its cost if that was reported."""
+        self._unreported.pop(ref, None)
         reservation = self._jobs.get(ref)
         if reservation is None:
             return
@@ -307,11 +411,12 @@ class BudgetAccount:
         if status.terminal:
             del self._jobs[ref]
             self._remove(reservation)
-            if not (status is Status.FAILED and reservation.price.refunds):
+            if self._shared is None and not (status is Status.FAILED and reservation.price.refunds):
                 self._balances[reservation.unit].spent += reservation.amount
 
     def release(self, reservation: Reservation) -> None:
         """The attempt is over: release what it did not spend."""
+        self._unreported = {ref: one for ref, one in self._unreported.items() if one is not reservation}
         if reservation.pending and self._submissions.get(reservation.attempt_id) is reservation:  # it was never sent
             del self._submissions[reservation.attempt_id]
             self._remove(reservation)
@@ -366,7 +471,7 @@ class BudgetAccount:
         reservation = Reservation(
             submission.attempt_id, wanted, estimate.unit, estimate.amount, pending=False, reported=reported
         )
-        self._balances[reservation.unit].add(reservation, 1)
+        self._add(reservation, 1)
         if submission.ref is None:
             self._submissions[submission.attempt_id] = reservation
             return
@@ -380,17 +485,22 @@ class BudgetAccount:
             self._learned[known] = max(self._learned.get(known, _ZERO), cost.amount)
 
     def _alter(self, reservation: Reservation, *, pending: bool, cost: Cost | None = None) -> None:
-        self._balances[reservation.unit].add(reservation, -1)
+        self._add(reservation, -1)
         reservation.pending = pending
         if cost is not None:
             reservation.unit, reservation.amount, reservation.reported = cost.unit, cost.amount, True
-        self._balances[reservation.unit].add(reservation, 1)
+        self._add(reservation, 1)
         self._wake()
 
     def _remove(self, reservation: Reservation) -> None:
-        self._balances[reservation.unit].add(reservation, -1)
+        self._add(reservation, -1)
         reservation.pending = False
         self._wake()
+
+    def _add(self, reservation: Reservation, sign: int) -> None:
+        """Add a reservation (1), or remove it (-1). A shared ledger counts by itself."""
+        if self._shared is None:
+            self._balances[reservation.unit].add(reservation, sign)
 
     def _wake(self) -> None:
         """Wake the submissions that wait for room."""

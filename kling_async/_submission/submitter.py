@@ -5,7 +5,8 @@ Theory of operation
 With a ledger, a submission goes through these steps. After a crash, the ledger has what the last finished step wrote:
 
 1. *Lock.* Only one submission of a key is under way in this process. The next one waits, and finds what it has left.
-2. *Reserve.* The budget sets aside what the submission may cost.
+2. *Reserve.* The budget sets aside what the submission may cost. With a ledger that several processes share, the claim
+   does that, for all of them.
 3. *Claim.* The attempt is stored (``sending``) before the paid call. A key that is in use is not paid for again: while
    another process sends it, its outcome is waited for. Its job is returned if there is one. Otherwise the outcome is
    recovered if the provider can report it, or `SubmissionUnknown` is raised again.
@@ -48,12 +49,12 @@ from kling_async._errors import (
 )
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
-from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionState
+from kling_async._ledger.protocol import NoRoom, SharedLedger, SpendingGroup, Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Choice, Cost, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Learned
-from kling_async._submission.budget import BudgetAccount
+from kling_async._submission.budget import BudgetAccount, as_charge
 from kling_async._submission.cancellation import finish_within_grace
 from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmission, identify_job
 from kling_async._submission.observer import JobEnd, Observer, observed, suppressed
@@ -281,6 +282,8 @@ class Submitter:
                     self._learned.restore(await self._ledger.load())
                 if self._budget is not None:
                     await self._load_spending(self._budget)
+                    if self._ledger.shared is not None:
+                        await self._count_earlier(self._budget, self._ledger.shared)
                 self._history_loaded = True
 
     async def estimate(self, request: Request) -> Cost | None:
@@ -316,6 +319,18 @@ class Submitter:
         unfinished = await cooperative_map(priced, await self._ledger.ledger.submissions(unfinished=True))
         await budget.load_history(unfinished, ended)
 
+    async def _count_earlier(self, budget: BudgetAccount, shared: SharedLedger) -> None:
+        """Let the ledger count for all processes, and count in it what earlier versions stored."""
+        providers = {name: transport.provider for name, transport in self._transports.items()}
+        found = await shared.uncounted(NO_PRICE_FACTORS)
+        charges = await cooperative_map(
+            lambda one: (one.numbers, budget.earlier_charge(earlier_price(one.endpoint, one.request, None, providers))),
+            found,
+        )
+        if charges:
+            await shared.count(charges)
+        await budget.share(shared)
+
     @asynccontextmanager
     async def _reserved(
         self, request: Request, intent: Submission, *, resubmit: bool, max_cost: Cost | None
@@ -329,8 +344,9 @@ class Submitter:
         if self._budget is None:
             yield
             return
-        provider = self._transports[intent.provider].provider
-        reservation = await self._budget.reserve(intent.attempt_id, price_info(provider, request))
+        if resubmit and self._ledger.shared is not None:  # before its key is freed
+            await self._budget.wait_until_it_fits(self._price_info(request))
+        reservation = await self._budget.reserve(intent.attempt_id, self._price_info(request))
         try:
             yield
         finally:
@@ -415,8 +431,7 @@ class Submitter:
         if not self._ledger.enabled:
             return await self._pay(transport, request, intent, trace)
         while True:
-            with anyio.CancelScope(shield=True):
-                current = await self._ledger.claim(intent)
+            current = await self._claim(request, intent)
             if current.attempt_id == intent.attempt_id:
                 return await self._pay(transport, request, intent, trace)
             require_same_request(intent, current)
@@ -428,6 +443,24 @@ class Submitter:
         if current.endpoint != intent.endpoint:  # another process submits the same portable request elsewhere
             raise self._advisor.unknown(current, current.reason or "it is being sent")
         return await self._recover(transport, request, current, trace, resubmit=resubmit)
+
+    async def _claim(self, request: Request, intent: Submission) -> Submission:
+        """Claim the key. Waits while answers are on the way, here or in other processes, that may make room for it.
+
+        Raises:
+            BudgetExceeded: It does not fit into what all processes have left of the budget.
+        """
+        budget, wanted, charge = self._budget, None, None
+        while True:
+            if self._ledger.shared is not None:
+                wanted = self._price_info(request)
+                charge = budget.charge(wanted) if budget is not None else as_charge(wanted)
+            try:
+                with anyio.CancelScope(shield=True):
+                    return await self._ledger.claim(intent, charge)
+            except NoRoom as refused:
+                if budget is not None and wanted is not None:
+                    await budget.wait_for_room(wanted, refused.balance)
 
     async def recover(self, request: Request, lost: Submission) -> SubmittedJob | None:
         """Find out the outcome of a submission whose answer was lost, where the provider has a way to.

@@ -16,6 +16,8 @@ import pytest
 from starlette.applications import Starlette
 
 from kling_async import (
+    Budget,
+    BudgetExceeded,
     Client,
     ConfigurationError,
     Event,
@@ -23,12 +25,14 @@ from kling_async import (
     JobRef,
     LedgerFailed,
     Polling,
+    PostgresLedger,
     SqliteLedger,
     Status,
     Submission,
     SubmissionState,
     Webhooks,
     inspect_ledger,
+    open_ledger,
     runblob,
 )
 from kling_async._ledger.group_commit import News
@@ -46,16 +50,30 @@ SECRET = "an old and very secret secret"
 
 
 class Processes:
-    """Makes clients that share one ledger, as several processes do."""
+    """Makes clients that share one ledger, as several processes do.
 
-    def __init__(self, sandbox: Sandbox, path: Path, stack: AsyncExitStack) -> None:
+    Attributes:
+        place: The file, or the address of the database.
+    """
+
+    def __init__(self, sandbox: Sandbox, place: Path | str, stack: AsyncExitStack) -> None:
         self.sandbox = sandbox
-        self.path = path
+        self.place = place
         self._stack = stack
+
+    @property
+    def path(self) -> Path:
+        assert isinstance(self.place, Path)
+        return self.place
+
+    def ledger(self, *, lease: float = 30.0) -> SqliteLedger | PostgresLedger:
+        made = open_ledger(self.place, lease=lease)
+        self._stack.push_async_callback(made.aclose)
+        return made
 
     async def client(self, *, lease: float = 30.0, **settings: Any) -> Client:
         [provider] = [each for each in self.sandbox.providers() if each.name == "runblob"]
-        made = Client(provider, ledger=SqliteLedger(self.path, lease=lease), **settings)
+        made = Client(provider, ledger=self.ledger(lease=lease), **settings)
         return await self._stack.enter_async_context(made)
 
     @property
@@ -68,15 +86,31 @@ class Processes:
 
 
 @pytest.fixture
-async def processes(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[Processes]:
+async def processes(
+    request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path, kind: str
+) -> AsyncIterator[Processes]:
+    place: Path | str = tmp_path / "jobs.db"
+    if kind == "postgres":
+        server = request.getfixturevalue("postgres")
+        place = f"{server.dsn()}?schema={server.schema()}"
     async with AsyncExitStack() as stack:
-        yield Processes(sandbox, tmp_path / "jobs.db", stack)
+        yield Processes(sandbox, place, stack)
+
+
+@pytest.fixture
+def kind() -> str:
+    """What the processes share: a file, unless the test is for both kinds."""
+    return "sqlite"
+
+
+both = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 
 
 def statuses(job: Job) -> list[Status]:
     return [event.status for event in job.events]
 
 
+@both
 async def test_a_key_that_two_submit_at_once_is_bought_once(processes: Processes) -> None:
     clients = [await processes.client() for _ in range(3)]
     refs = []
@@ -94,6 +128,7 @@ async def test_a_key_that_two_submit_at_once_is_bought_once(processes: Processes
     assert processes.bought == 1
 
 
+@both
 @pytest.mark.sandbox(speed=60)
 async def test_one_of_those_who_wait_for_a_job_polls_it_and_all_see_its_events(processes: Processes) -> None:
     first, second = await processes.client(), await processes.client()
@@ -109,6 +144,7 @@ async def test_one_of_those_who_wait_for_a_job_polls_it_and_all_see_its_events(p
     assert processes.polls == first.statistics().providers["runblob"].polls >= 1
 
 
+@both
 async def test_whoever_waits_takes_over_from_a_process_that_ends(processes: Processes) -> None:
     first, second = await processes.client(), await processes.client()
     await first.submit(REQUEST, key="boat")
@@ -155,6 +191,7 @@ async def test_the_jobs_of_a_killed_process_are_polled_at_once_by_whoever_waits(
     assert gone == (1,)
 
 
+@both
 async def test_a_lease_that_nobody_wants_any_more_is_given_back(processes: Processes) -> None:
     """The process that submitted lives on, and nobody waits for the job in it."""
     first, second = await processes.client(), await processes.client()
@@ -201,9 +238,9 @@ async def test_a_submission_is_unknown_once_the_lease_of_its_sender_has_expired(
     await sender.aclose()
 
 
+@both
 async def test_whoever_asks_for_a_key_that_another_sends_hears_its_outcome(processes: Processes) -> None:
-    sender = SqliteLedger(processes.path)
-    other = SqliteLedger(processes.path)
+    sender, other = processes.ledger(), processes.ledger()
     claimed = await sender.claim(sending("boat"))
     heard: list[Submission | None] = []
 
@@ -217,32 +254,29 @@ async def test_whoever_asks_for_a_key_that_another_sends_hears_its_outcome(proce
         await sender.record_outcome(replace(claimed, state=SubmissionState.REFUSED, reason="no credits"))
     assert [each and each.state for each in heard] == [SubmissionState.REFUSED]
     assert await other.settled("nobody's") is None
-    await sender.aclose()
-    await other.aclose()
 
 
+@both
 async def test_an_accepted_submission_stays_accepted_when_its_own_process_loses_the_answer(
     processes: Processes,
 ) -> None:
-    ledger = SqliteLedger(processes.path)
+    ledger = processes.ledger()
     claimed = await ledger.claim(sending("boat"))
     await ledger.record_outcome(replace(claimed, state=SubmissionState.ACCEPTED, ref=REF))
     await ledger.record_outcome(replace(claimed, state=SubmissionState.UNKNOWN, reason="the answer was lost"))
     found = await ledger.find(key="boat")
     assert found is not None
     assert (found.state, found.ref) == (SubmissionState.ACCEPTED, REF)
-    await ledger.aclose()
 
 
+@both
 async def test_two_who_record_an_event_at_once_agree_on_its_number(processes: Processes) -> None:
-    first, second = SqliteLedger(processes.path), SqliteLedger(processes.path)
+    first, second = processes.ledger(), processes.ledger()
     mine, theirs = (Event(0, status, NOON, 0.0, "poll") for status in (Status.PENDING, Status.PROCESSING))
     assert await first.append_events(REF, [mine]) == ()
     assert await first.append_events(REF, [mine]) == ()
     assert await second.append_events(REF, [theirs]) == [mine]
     assert await second.events(REF) == [mine]
-    await first.aclose()
-    await second.aclose()
 
 
 async def test_a_file_that_another_computer_has_open_is_refused(processes: Processes) -> None:
@@ -257,6 +291,7 @@ async def test_a_file_that_another_computer_has_open_is_refused(processes: Proce
     await ledger.aclose()
 
 
+@both
 async def test_a_paid_call_is_not_sent_once_the_lease_has_expired(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +306,7 @@ async def test_a_paid_call_is_not_sent_once_the_lease_has_expired(
     assert processes.bought == 1
 
 
+@both
 async def test_an_attached_job_that_the_ledger_has_is_replayed_from_it(processes: Processes) -> None:
     first, second = await processes.client(), await processes.client()
     job = await first.submit(REQUEST, key="boat", tags={"customer": "17"})
@@ -332,6 +368,7 @@ async def test_what_others_did_while_a_ledger_was_broken_is_read_afterwards(
     assert set(read) == {job.ref}
 
 
+@both
 async def test_those_who_follow_take_over_jobs_that_no_process_polls(processes: Processes) -> None:
     first, second = await processes.client(), await processes.client()
     jobs = [await first.submit(REQUEST, key=f"row-{row}") for row in range(5)]
@@ -339,12 +376,13 @@ async def test_those_who_follow_take_over_jobs_that_no_process_polls(processes: 
     async with anyio.create_task_group() as group:
         group.start_soon(second.follow)
         with anyio.fail_after(PATIENCE):
-            while (await inspect_ledger(processes.path)).unfinished:  # noqa: ASYNC110  # another process
+            while (await inspect_ledger(processes.place)).unfinished:  # noqa: ASYNC110  # another process
                 await anyio.sleep(0.05)
         group.cancel_scope.cancel()
     assert processes.bought == len(jobs)
 
 
+@both
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the endpoint is served by uvicorn, which knows asyncio alone
 @pytest.mark.parametrize("confirm", [True, False])
 async def test_a_webhook_that_reaches_another_process_wakes_whoever_waits(processes: Processes, confirm: bool) -> None:
@@ -359,13 +397,58 @@ async def test_a_webhook_that_reaches_another_process_wakes_whoever_waits(proces
     assert processes.polls <= 3 if confirm else processes.polls == 0
 
 
+@both
 async def test_the_limit_on_status_calls_holds_for_all_who_share_the_ledger(processes: Processes) -> None:
-    ledgers = [SqliteLedger(processes.path) for _ in range(4)]
+    ledgers = [processes.ledger() for _ in range(4)]
     waits = [await ledger.next_call("runblob of one key", 2.0) for _ in range(3) for ledger in ledgers]
     assert [round(wait / 2) for wait in waits] == list(range(12))
     assert await ledgers[0].next_call("runblob of another key", 2.0) == 0
-    for ledger in ledgers:
-        await ledger.aclose()
+
+
+@both
+async def test_one_budget_holds_for_all_who_share_the_ledger(processes: Processes) -> None:
+    """Six clips for $0.15 fit into a dollar, whoever buys them. Both clients say what is left."""
+    clients = [await processes.client(budget=Budget(usd=1)) for _ in range(2)]
+    refusals: list[str] = []
+
+    async def buy(client: Client, row: int) -> None:
+        try:
+            job = await client.submit(REQUEST, key=f"row-{row}")
+        except BudgetExceeded as error:
+            refusals.append(error.message)
+        else:
+            await job.wait()
+
+    async with anyio.create_task_group() as group:
+        for row in range(20):
+            group.start_soon(buy, clients[row % 2], row)
+    assert processes.bought == 6
+    assert len(refusals) == 14
+    assert all("and the budget of $1.00 has" in refusal for refusal in refusals)
+    for client in clients:
+        with pytest.raises(BudgetExceeded, match=r"\(\$0.90 spent, \$0.00 reserved\); nothing was sent"):
+            await client.submit(REQUEST, key="one more")
+        budget = client.statistics().budget
+        assert budget is not None
+        assert (str(budget.spent[0]), budget.reserved, str(budget.left[0])) == ("$0.90", (), "$0.10")
+    larger = await processes.client(budget=Budget(usd="1.10"))
+    await (await larger.submit(REQUEST, key="one more"))
+    assert processes.bought == 7
+
+
+@both
+async def test_what_others_buy_without_a_budget_counts(processes: Processes) -> None:
+    careful, careless = await processes.client(budget=Budget(usd="0.4")), await processes.client()
+    await (await careful.submit(REQUEST, key="1"))
+    await (await careless.submit(REQUEST, key="2"))
+    with pytest.raises(BudgetExceeded, match=r"has \$0.10 left"):
+        await careful.submit(REQUEST, key="3")
+    with pytest.raises(BudgetExceeded, match="nothing was sent"):
+        await careful.resubmit("2", force=True)
+    current = await careful.ledger.find(key="2") if careful.ledger is not None else None
+    assert current is not None
+    assert current.released is None, "the key is not freed for an attempt that does not fit"
+    assert processes.bought == 2
 
 
 async def test_status_calls_take_their_turns_in_the_ledger(processes: Processes) -> None:

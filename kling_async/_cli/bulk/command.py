@@ -235,7 +235,9 @@ def bulk(options: _Options) -> None:
         anyio.run(refuse_overlap, plan, places, options.part)
         limit, left = None, dict[Unit, Decimal]()
         if amounts is not None:
-            left, sentence = anyio.run(remaining_budget, amounts, places, options.part, share)
+            left, sentence = anyio.run(
+                remaining_budget, amounts, places, options.part, share if options.ledger is None else None
+            )
             limit = partial(Budget, usd=left.get("USD"), credits=left.get("credits"), assume=assumed)
             if sentence:
                 report.say(sentence)

@@ -146,7 +146,7 @@ async def spent_by(submissions: Iterable[Submission]) -> dict[Unit, Decimal]:
 
 
 async def remaining_budget(
-    amounts: Mapping[Unit, Decimal], places: OutputPaths, shard: Shard | None, share: Decimal
+    amounts: Mapping[Unit, Decimal], places: OutputPaths, shard: Shard | None, share: Decimal | None
 ) -> tuple[dict[Unit, Decimal], str | None]:
     """What a run may spend of the budget that all runs of its folder have together.
 
@@ -154,7 +154,8 @@ async def remaining_budget(
         amounts: The budget.
         places: The folder.
         shard: Which part of the rows the run buys. The shards of one partition have a part of the budget each.
-        share: That part: the shard's rows, divided by all rows.
+        share: That part: the shard's rows, divided by all rows. If None, the user named a ledger, which counts what all
+            shards spend that are given the same one.
 
     Returns:
         The amounts, and a sentence about them if they are not the whole budget.
@@ -165,13 +166,14 @@ async def remaining_budget(
     left: dict[Unit, Decimal] = {}
     for unit, amount in amounts.items():
         left[unit] = max(amount - spent.get(unit, Decimal(0)), Decimal(0))
-        if share != 1:
+        if share is not None and share != 1:
             left[unit] = (left[unit] * share).quantize(_CENT_OF_A_CENT, ROUND_DOWN)
     if left == amounts:
-        return left, None
+        common = f"the budget of {_listed(amounts)} is for all shards that are given the ledger {places.ledger}"
+        return left, common if share is None and shard is not None else None
     paid = _listed(spent)
     reasons = [f"other runs of {places.directory} spent {paid}"] if paid else []
-    reasons += [f"this shard has {share:.0%} of the rows"] if share != 1 else []
+    reasons += [f"this shard has {share:.0%} of the rows"] if share not in {None, 1} else []
     return left, f"of the budget of {_listed(amounts)}, this run may spend {_listed(left)}: {', and '.join(reasons)}"
 
 

@@ -478,6 +478,16 @@ def test_the_shards_of_a_run_share_one_budget(bulk: Run, sandbox: Sandbox, tmp_p
     assert "of the budget of 12 credits, this run may spend" in answers[0].err
 
 
+def test_shards_with_one_ledger_spend_one_budget_to_its_end(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    """None of them is held to a part of it."""
+    write(tmp_path, photos(30))
+    options = ("--budget", "12credits", "--ledger", "all.db")
+    answers = [bulk(*options, "--shard", f"{n}/3") for n in (1, 2, 3)]
+    assert answers[-1].code == 13
+    assert sandbox.counters.jobs_bought == 12
+    assert "the budget of 12 credits is for all shards that are given the ledger all.db" in answers[0].err
+
+
 def test_rows_that_another_run_has_not_finished_are_not_bought(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.faults.add(Fault.accept_then_reset, kind="submit", times=1)
     write(tmp_path, clips("a", "b"))
