@@ -237,8 +237,7 @@ class Client:
             for session in self._sessions.values():
                 await session.transport.aclose()
             await self._downloads.aclose()
-            learned = self._learned.state() if self._learned is not None else {}
-            await self._ledger.aclose(learned if learned.get("ends") else None)
+            await self._ledger.aclose(self._learned)
         if self._observer is not None and not closed:
             with suppressed():
                 self._observer.closed(self._counts)

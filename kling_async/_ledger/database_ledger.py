@@ -165,6 +165,10 @@ class DatabaseLedger(ABC):
         found: Submission | None = await self._perform(self._lease_statements.settled, attempt_id)
         return found
 
+    async def update_value(self, name: str, change: Callable[[Any], Any]) -> None:
+        """See `SharedLedger.update_value`."""
+        await self._perform(self._statements.update_value, (name, change))
+
     async def request_poll(self, ref: JobRef, report: Any = None) -> None:
         """See `SharedLedger.request_poll`."""
         text = None if report is None else json.dumps(report)

@@ -61,6 +61,7 @@ __all__ = [
     "set_value",
     "spending",
     "uncounted",
+    "update_value",
 ]
 
 logger = logging.getLogger("kling_async")
@@ -330,6 +331,15 @@ def set_value(session: Session, rows: Sequence[tuple[str, str]]) -> Finish:
                 ON CONFLICT (name) DO UPDATE SET value = excluded.value""",
             row,
         )
+    return lambda: [None] * len(rows)
+
+
+def update_value(session: Session, rows: Sequence[tuple[str, Callable[[Any], Any]]]) -> Finish:
+    """Change stored values. See `SharedLedger.update_value`."""
+    for name, change in sorted(rows, key=lambda row: row[0]):
+        session.execute("INSERT INTO {s}.stored_values VALUES (%s, 'null') ON CONFLICT (name) DO NOTHING", (name,))
+        session.execute("SELECT 1 FROM {s}.stored_values WHERE name = %s FOR UPDATE", (name,))
+        set_value(session, [(name, json.dumps(change(get_value(session, name))))])
     return lambda: [None] * len(rows)
 
 

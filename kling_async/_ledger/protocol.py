@@ -27,7 +27,7 @@ contains an API key, or a URL that carries a token.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -422,6 +422,16 @@ class SharedLedger(Ledger, Protocol):
 
         Returns:
             The attempt. None if there is none.
+        """
+        ...
+
+    async def update_value(self, name: str, change: Callable[[Any], Any]) -> None:
+        """Replace a stored JSON value by what is made of it, in one step for all processes. See `Ledger.set_value`.
+
+        Args:
+            name: Its name.
+            change: Makes the new value of the stored one (None if there is none). It is called in another thread, and
+                may be called again.
         """
         ...
 

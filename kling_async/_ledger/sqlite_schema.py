@@ -56,6 +56,7 @@ __all__ = [
     "set_value",
     "spending",
     "uncounted",
+    "update_value",
 ]
 
 T = TypeVar("T")
@@ -312,6 +313,13 @@ def record_file(connection: sqlite3.Connection, rows: Sequence[tuple[str, int, s
 def set_value(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> Sequence[None]:
     """Keep values under their names. See `Ledger.set_value`."""
     connection.executemany("INSERT OR REPLACE INTO stored_values VALUES (?, ?)", rows)
+    return [None] * len(rows)
+
+
+def update_value(connection: sqlite3.Connection, rows: Sequence[tuple[str, Callable[[Any], Any]]]) -> Sequence[None]:
+    """Change kept values. See `SharedLedger.update_value`."""
+    for name, change in rows:
+        set_value(connection, [(name, json.dumps(change(get_value(connection, name))))])
     return [None] * len(rows)
 
 

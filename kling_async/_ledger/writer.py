@@ -21,6 +21,7 @@ from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._exchange.redaction import redact_json
 from kling_async._ledger.protocol import LEDGER_METHODS, Charge, Ledger, SharedLedger, Submission
 from kling_async._models import Event, JobRef
+from kling_async._scheduling.schedules import Learned, merged
 from kling_async._validation import given
 
 __all__ = ["LedgerWriter"]
@@ -188,15 +189,15 @@ class LedgerWriter:
         found = await self._ledger.get_value(_LEARNED) if self._ledger is not None else None
         return found if isinstance(found, dict) else {}
 
-    async def aclose(self, learned: Mapping[str, Any] | None) -> None:
-        """Store what is pending and what was learned of durations (JSON), and close. Closing twice is harmless."""
+    async def aclose(self, learned: Learned | None) -> None:
+        """Store what is pending and what was learned of durations, and close. Closing twice is harmless."""
         if self._ledger is None or self._closed:
             return
         self._closed = True
         try:
             await self.flush()
             if learned is not None:
-                await self._ledger.set_value(_LEARNED, learned)
+                await self._store(learned)
         except KlingError as error:
             jobs = {*self._pending_events, *(ref for ref, _ in self._pending_files)}
             lost = sorted({str(s.ref or s.key) for s in self._pending.values()} | set(map(str, jobs)))
@@ -204,6 +205,17 @@ class LedgerWriter:
                 "%s. The ledger's record of %s is older than what happened", error, ", ".join(lost) or "all jobs"
             )
         await self._ledger.aclose()
+
+    async def _store(self, learned: Learned) -> None:
+        """Add what was learned here to what others have stored meanwhile."""
+        new = learned.new_state()
+        if not new["ends"]:
+            return
+        if self.shared is not None:
+            await self.shared.update_value(_LEARNED, lambda stored: merged(stored, new))
+        else:
+            await self.ledger.set_value(_LEARNED, merged(await self.ledger.get_value(_LEARNED), new))
+        learned.forget_new()
 
     def _add_pending(self, error: KlingError) -> None:
         if not self._interrupted:

@@ -42,7 +42,7 @@ _OUTLIERS = 0.1  # share of jobs outside the distribution (a queue that hangs), 
 _OUTLIER_SIGMA = 1.5
 _RESOLUTION = 0.01  # relative. The grid cannot distinguish ends that are closer
 _FARTHEST = 7.0  # natural log of duration over prior median. Beyond a factor of 1 000 all is the same
-_RECENT = 64  # ends kept for `ends`: replaying them restores the model within a percent
+RECENT = 64  # ends kept for `ends`: replaying them restores the model within a percent
 
 _PITCH = 0.06  # of the grid in mu
 _REACH = 40  # cells on either side of the prior median: a factor of 11
@@ -208,7 +208,18 @@ class DurationModel:
         memory: What is left of the weight of an end after each later one.
     """
 
-    __slots__ = ("_ends", "_evidence", "_memory", "_moves", "_prior", "_recent", "_running", "_sigmas", "_survival")
+    __slots__ = (
+        "_ends",
+        "_evidence",
+        "_memory",
+        "_moves",
+        "_new",
+        "_prior",
+        "_recent",
+        "_running",
+        "_sigmas",
+        "_survival",
+    )
 
     def __init__(self, prior: DurationPrior, *, memory: float = _MEMORY) -> None:
         self._prior = prior
@@ -218,13 +229,23 @@ class DurationModel:
         self._ends = 0  # since then
         self._sigmas = tuple(prior.sigma * ratio for ratio in _RATIOS)
         self._evidence = [[0.0] * len(_OFFSETS) for _ in _RATIOS]
-        self._recent: deque[Observation] = deque(maxlen=_RECENT)
+        self._recent: deque[Observation] = deque(maxlen=RECENT)
+        self._new = 0  # ends observed since the last `forget_new`
         self._survival: SurvivalCurve | None = None
 
     @property
     def ends(self) -> Sequence[Observation]:
         """The most recent ends, oldest first: what is worth keeping of a model."""
         return tuple(self._recent)
+
+    @property
+    def new_ends(self) -> Sequence[Observation]:
+        """Those of `ends` that were observed since the last call of `forget_new`."""
+        return tuple(self._recent)[len(self._recent) - self._new :]
+
+    def forget_new(self) -> None:
+        """Note that all ends are stored."""
+        self._new = 0
 
     @property
     def survival(self) -> SurvivalCurve:
@@ -264,6 +285,7 @@ class DurationModel:
             if not isfinite(end.after) or not end.by > -inf or (end.after <= 0 and end.by == inf):
                 continue
             self._recent.append(end)
+            self._new = min(self._new + 1, RECENT)
             self._add(*self._bounds(end))
             self._ends += 1
             if self._ends >= len(self._recent) // _RENEWAL:

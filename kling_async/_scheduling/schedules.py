@@ -29,12 +29,12 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kling_async._scheduling.durations import DurationModel, DurationPrior, Observation, SurvivalCurve
+from kling_async._scheduling.durations import RECENT, DurationModel, DurationPrior, Observation, SurvivalCurve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DurationPrior", "Learned", "PollTimer", "Progressive", "Schedule"]
+__all__ = ["DurationPrior", "Learned", "PollTimer", "Progressive", "Schedule", "merged"]
 
 
 _SHORTEST = 0.5  # s between polls. Shorter intervals cost more than they save
@@ -174,6 +174,7 @@ class Learned:
         if model is None:
             model = self._models[variant] = DurationModel(prior)
             model.observe(end for row in self._kept.pop(variant, ()) if (end := Observation.read(row)) is not None)
+            model.forget_new()  # they are stored
         return _Expected(model, self.lag_per_poll)
 
     def curve(self, variant: str, prior: DurationPrior) -> SurvivalCurve | None:
@@ -188,6 +189,16 @@ class Learned:
         learned = {key: [end.plain() for end in model.ends] for key, model in self._models.items() if model.ends}
         return {"version": 1, "ends": {**self._kept, **learned}}
 
+    def new_state(self) -> dict[str, Any]:
+        """What was learned since the start, or the last `forget_new`, in the form of `state`."""
+        learned = {key: [end.plain() for end in model.new_ends] for key, model in self._models.items()}
+        return {"version": 1, "ends": {key: ends for key, ends in learned.items() if ends}}
+
+    def forget_new(self) -> None:
+        """Note that what was learned is stored."""
+        for model in self._models.values():
+            model.forget_new()
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Start from what an earlier `state` had learned. What cannot be read is ignored.
 
@@ -197,6 +208,21 @@ class Learned:
         if state.get("version") == 1 and isinstance(ends, dict):
             rows = {key: rows for key, rows in ends.items() if isinstance(rows, list)}
             self._kept.update({key: rows[key] for key in rows if key not in self._models})
+
+
+def merged(stored: object, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `Learned.state` of which others have stored a part: what they stored, then what is new.
+
+    Args:
+        stored: What is stored. Anything that is no state is replaced.
+        new: A state with what this process has learned since it read the other.
+    """
+    ends: dict[str, Any] = {}
+    if isinstance(stored, dict) and stored.get("version") == 1 and isinstance(stored.get("ends"), dict):
+        ends = {key: rows for key, rows in stored["ends"].items() if isinstance(rows, list)}
+    for key, rows in new["ends"].items():
+        ends[key] = [*ends.get(key, ()), *rows][-RECENT:]
+    return {"version": 1, "ends": ends}
 
 
 class _Expected:

@@ -23,6 +23,7 @@ from kling_async import (
     Event,
     Job,
     JobRef,
+    Learned,
     LedgerFailed,
     Polling,
     PostgresLedger,
@@ -434,6 +435,19 @@ async def test_one_budget_holds_for_all_who_share_the_ledger(processes: Processe
     larger = await processes.client(budget=Budget(usd="1.10"))
     await (await larger.submit(REQUEST, key="one more"))
     assert processes.bought == 7
+
+
+@both
+async def test_what_all_have_learned_of_durations_is_kept(processes: Processes) -> None:
+    """Whoever closes last replaces nothing."""
+    clients = [await processes.client(polling=Polling(schedule=Learned())) for _ in range(3)]
+    for row, client in enumerate(clients):
+        await (await client.submit(REQUEST, key=f"row-{row}"))
+    async with anyio.create_task_group() as group:
+        for client in clients:
+            group.start_soon(client.aclose)
+    [ends] = (await processes.ledger().get_value("durations"))["ends"].values()
+    assert len(ends) == 3
 
 
 @both

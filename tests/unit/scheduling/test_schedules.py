@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kling_async import Learned, Progressive
 from kling_async._scheduling.durations import DurationModel, Observation, SurvivalCurve
 from kling_async._scheduling.poll_queue import PollQueue
-from kling_async._scheduling.schedules import PollTimer
+from kling_async._scheduling.schedules import PollTimer, merged
 from kling_async.providers.base import DurationPrior
 
 NameT = TypeVar("NameT")
@@ -342,6 +342,31 @@ class TestState:
         restored.restore(schedule.state())
         there, here = (one.timer(KEY, CLIP) for one in (schedule, restored))
         assert polls_of(here, 10) == pytest.approx(polls_of(there, 10), rel=0.03)
+
+    def test_what_several_have_learned_adds_up(self) -> None:
+        first, second = Learned(), Learned()
+        for schedule in (first, second):
+            schedule.restore({"version": 1, "ends": {KEY: [[1.0, 2.0]], "another": [[3.0, 4.0]]}})
+        first.timer(KEY, CLIP).observe_end(90.0, 95.0)
+        second.timer(KEY, CLIP).observe_end(100.0, 105.0)
+        second.timer("third", CLIP).observe_running(7.0)
+        stored = merged({"version": 1, "ends": {KEY: [[1.0, 2.0]], "another": [[3.0, 4.0]]}}, first.new_state())
+        stored = merged(stored, second.new_state())
+        assert stored["ends"] == {
+            KEY: [[1.0, 2.0], [90.0, 95.0], [100.0, 105.0]],
+            "another": [[3.0, 4.0]],
+            "third": [[7.0, None]],
+        }
+        second.forget_new()
+        assert second.new_state() == {"version": 1, "ends": {}}
+        for place in range(100):
+            first.timer(KEY, CLIP).observe_end(place, place + 1.0)
+        assert merged(stored, first.new_state())["ends"][KEY] == [[float(n), n + 1.0] for n in range(36, 100)]
+
+    @pytest.mark.parametrize("stored", [None, 3, {}, {"version": 2, "ends": {KEY: []}}, {"version": 1, "ends": 5}])
+    def test_what_cannot_be_added_to_is_replaced(self, stored: object) -> None:
+        new = {"version": 1, "ends": {KEY: [[1.0, 2.0]]}}
+        assert merged(stored, new) == new
 
     def test_does_not_replace_what_was_learned_here(self) -> None:
         schedule = Learned()
