@@ -55,12 +55,16 @@ class Clock:
 
     def now(self) -> float:
         """The time in POSIX seconds. Outside of an event loop, the wall clock's."""
+        loop: object
         try:
-            loop = current_loop()
-        except anyio.NoEventLoopError:
-            return time.time()
-        ticks = loop_time()
-        if loop != self._loop:
+            loop = running = asyncio.get_running_loop()
+            ticks = running.time()
+        except RuntimeError:
+            try:
+                loop, ticks = current_token(), anyio.current_time()
+            except anyio.NoEventLoopError:
+                return time.time()
+        if loop is not self._loop and loop != self._loop:
             self._loop = loop
             self._offset = max(time.time(), self._latest) - ticks
         self._latest = ticks + self._offset

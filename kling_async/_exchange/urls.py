@@ -15,6 +15,7 @@ _PORTS = {"http": 80, "https": 443}
 # A blank or control character ends an address in one program and not in another. A backslash is a slash in some.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029\u3000]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_PLAIN = re.compile(r"[\w.~!$%&'()*+,/:;=?@\[\]-]*", re.ASCII)  # a target with nothing to encode: nearly all
 _PLAIN_PATH = "!$%&'()*+,/:;=?@[]~"  # characters of a target that are left as they are. Others are percent-encoded
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -69,9 +70,11 @@ class Url:
         Raises:
             ValueError: It cannot be part of an address.
         """
-        if _FORBIDDEN.search(path):
-            raise ValueError("it contains a blank, a control character or a backslash")
-        target = quote(path.partition("#")[0], safe=_PLAIN_PATH)
+        target = path
+        if not _PLAIN.fullmatch(path):
+            if _FORBIDDEN.search(path):
+                raise ValueError("it contains a blank, a control character or a backslash")
+            target = quote(path.partition("#")[0], safe=_PLAIN_PATH)
         return Url(self.scheme, self.host, self.port, self.target.rstrip("/") + target, self.user)
 
     def join(self, location: str) -> Url:

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
-from anyio.lowlevel import checkpoint_if_cancelled
 
 __all__ = ["AsyncioSocket"]
 
@@ -113,7 +112,6 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
     async def _wait_to_read(self) -> None:
         if self._reader is not None:
             raise anyio.BusyResourceError("reading from")
-        await checkpoint_if_cancelled()
         while not self._received:
             if self._closed:
                 raise anyio.ClosedResourceError

@@ -14,7 +14,7 @@ import math
 import os
 import ssl
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -28,7 +28,7 @@ from kling_async._errors import ConfigurationError, Remedy
 from kling_async._exchange.calls import FileBody
 from kling_async._exchange.urls import Url
 from kling_async._http.codecs import H11Codec, HttptoolsCodec
-from kling_async._http.connection_pool import ConnectionPool, PoolStatistics
+from kling_async._http.connection_pool import ConnectionPool, PoolStatistics, ResponseStream
 from kling_async._http.limits import Limits
 from kling_async._http.proxies import Proxy, environment_proxy
 from kling_async._http.response import Response
@@ -270,6 +270,34 @@ class _Pieces:
         return piece
 
 
+class _Request(httpcore.Request):
+    """A request of ours. httpcore's own goes through each header and each part of the address a second time."""
+
+    def __init__(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        content: _Body | _Pieces,
+        extensions: dict[str, Any],
+    ) -> None:
+        self.method = method.encode("ascii")
+        self.url = _Address(url)
+        self.headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+        self.stream = content
+        self.extensions = extensions
+
+
+class _Address(httpcore.URL):
+    """Where it goes."""
+
+    def __init__(self, url: Url) -> None:
+        self.scheme = url.scheme.encode("ascii")
+        self.host = url.host.encode("ascii")
+        self.port = url.port
+        self.target = url.target.encode("ascii")
+
+
 def _content(body: bytes | FileBody) -> bytes | _Pieces | None:
     """A body for httpx and libraries of its shape."""
     return _Pieces(body) if isinstance(body, FileBody) else body or None
@@ -289,16 +317,15 @@ async def _send(
     extensions: dict[str, Any],
 ) -> Response:
     """Send by our own pool. What httpx would put around it costs as much as the sending."""
-    framing: dict[str | bytes, str | bytes] = {"host": url.netloc}
+    framing = {"host": url.netloc}
     if body:
         framing["content-length"] = str(len(body))
     framing.update(headers)
-    target = httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
     content = _Pieces(body) if isinstance(body, FileBody) else _Body(body)
-    request = httpcore.Request(method, target, headers=framing, content=content, extensions=extensions)
-    response = await pool.handle_async_request(request)
+    response = await pool.handle_async_request(_Request(method, url, framing, content, extensions))
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
-    return Response(response.status, pairs, aiter(cast("AsyncIterable[bytes]", response.stream)), response.aclose)
+    stream = cast("ResponseStream", response.stream)
+    return Response(response.status, pairs, stream, stream.aclose, take=stream.take)
 
 
 def _wrap(response: httpx.Response) -> Response:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 import h11
@@ -25,6 +26,11 @@ _FINAL = 200  # the first status of an answer that is not followed by another
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[^\x00\r\n]*")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
+
+
+@lru_cache(maxsize=256)  # the names are the same in all requests
+def _is_name(name: bytes) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 class Codec(Protocol):
@@ -162,13 +168,15 @@ class HttptoolsCodec:
         self.status, self.complete, self._method = None, False, method
         self._left = self._begun = self._head_size = 0
         lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
-        sound = _TARGET.fullmatch(target) and _NAME.fullmatch(method)
+        sound = _TARGET.fullmatch(target) and _is_name(method)
+        values = []
         for name, value in headers:
-            sound = sound and _NAME.fullmatch(name) and _VALUE.fullmatch(value)
+            sound = sound and _is_name(name)
+            values.append(value)
             lines.append(b"%b: %b\r\n" % (name, value))
             if name.lower() == b"content-length":
                 self._left = int(value)
-        if not sound:
+        if not (sound and _VALUE.fullmatch(b"".join(values))):
             raise httpcore.LocalProtocolError("the request has a header that cannot be sent")
         lines.append(b"\r\n")
         return b"".join(lines)

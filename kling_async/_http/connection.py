@@ -12,6 +12,8 @@ import httpcore
 
 from kling_async._http.http1 import Http1Connection
 
+_PORTS = {b"http": 80, b"https": 443}
+
 Origin = tuple[bytes, bytes, int]  # scheme, host, port: httpcore.Origin cannot be hashed
 
 
@@ -21,12 +23,11 @@ def origin_of(url: httpcore.URL) -> Origin:
     Raises:
         httpcore.UnsupportedProtocol: The URL is neither http nor https.
     """
-    if url.scheme not in {b"http", b"https"}:
+    if url.scheme not in _PORTS:
         raise httpcore.UnsupportedProtocol(
             f"A request must go to http:// or https://, not to {url.scheme.decode()!r}; nothing was sent."
         )
-    origin = url.origin
-    return origin.scheme, origin.host, origin.port
+    return url.scheme, url.host, url.port or _PORTS[url.scheme]
 
 
 class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):

@@ -256,7 +256,7 @@ class ConnectionPool:
             if connection.stream.multiplexed:
                 self._answered(connection)
                 await self._close_doomed()
-            response.stream = _ResponseStream(response.stream, connection, self)
+            response.stream = ResponseStream(response.stream, connection, self)
         except BaseException as exc:
             await self._give_back(connection, served=False)
             if isinstance(exc, httpcore.ConnectionNotAvailable):
@@ -411,7 +411,7 @@ class ConnectionPool:
             self._serve_waiting()  # the next in the queue may be content with less
 
 
-class _ResponseStream:
+class ResponseStream:
     """The body of a response. It gives the connection back at its end, on failure, or when closed."""
 
     def __init__(
@@ -434,6 +434,14 @@ class _ResponseStream:
         except BaseException:  # the end of the body is one, too
             await self.aclose()
             raise
+
+    async def take(self) -> bytes | None:
+        """The whole body, if it has come already. Then the connection is given back. None: read it part by part."""
+        content = await self._stream.take() if self._open and isinstance(self._stream, Body) else None
+        if content is not None:
+            self._open = False
+            await self._pool._give_back(self._connection, served=True)  # noqa: SLF001  # the other half of it
+        return content
 
     async def aclose(self) -> None:
         if not self._open:

@@ -15,7 +15,7 @@ import anyio
 import httpcore
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from kling_async._http.codecs import Codec, MakeCodec
+from kling_async._http.codecs import Codec, Headers, MakeCodec
 
 __all__ = ["Http1Connection"]
 
@@ -75,7 +75,7 @@ class Http1Connection:
             with anyio.CancelScope(shield=True):
                 await self.aclose()
             raise
-        return httpcore.Response(codec.status, headers=codec.headers, content=Body(self, codec, read))
+        return _Response(codec.status, codec.headers, Body(self, codec, read))
 
     async def _connect(self, request: httpcore.Request, seconds: float | None) -> None:
         host = self._origin.host.decode("ascii")
@@ -134,6 +134,17 @@ class Http1Connection:
         return self._state is _State.IDLE and bool(self._stream.get_extra_info("is_readable"))
 
 
+class _Response(httpcore.Response):
+    """An answer whose headers are bytes already. httpcore's own goes through each of them again."""
+
+    def __init__(self, status: int, headers: Headers, content: Body) -> None:
+        self.status = status
+        self.headers = headers
+        self.stream = content
+        self.extensions = {}
+        self._stream_consumed = False
+
+
 class Body:
     """The body of an answer. Its end, its failure and its closing end the answer.
 
@@ -167,6 +178,15 @@ class Body:
             return codec.parts.popleft()
         await self.aclose()
         raise StopAsyncIteration
+
+    async def take(self) -> bytes | None:
+        """The whole body, if it has come whole and its end does not close the connection. Then this ends the answer."""
+        codec = self._codec
+        if not (self.open and codec.complete and codec.reusable):
+            return None
+        content = b"".join(codec.parts)
+        await self.aclose()
+        return content
 
     async def aclose(self) -> None:
         """End the answer."""

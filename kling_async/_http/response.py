@@ -39,6 +39,7 @@ class Response:
         parts: The body as it came, piece by piece.
         close: Gives the connection back.
         unpacked: Whether `parts` are unpacked already.
+        take: Returns the whole body as it came and ends the answer, if it has come whole already, else None.
 
     Attributes:
         status_code: The status code.
@@ -54,6 +55,7 @@ class Response:
         close: Callable[[], Awaitable[None]],
         *,
         unpacked: bool = False,
+        take: Callable[[], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self.status_code = status
         self.headers = join_headers(headers)
@@ -61,6 +63,7 @@ class Response:
         self.packed = bool(codings)
         self._parts = parts
         self._close = close
+        self._take = take
         self._closed = False  # what sends a body gives its connection back at the end of the body
         self._codings: Sequence[str] = () if unpacked else codings
         self._unpackers: list[_Unpacker] | None = None
@@ -97,6 +100,14 @@ class Response:
         except StopAsyncIteration:
             self._closed = True
             raise
+
+    async def whole(self) -> bytes | None:
+        """The body, if it is here already, as that of a status call is. It takes no step for each part and the end."""
+        if self._take is None or self._codings:
+            return None
+        content = await self._take()
+        self._closed = content is not None
+        return content
 
     async def aclose(self) -> None:
         """Give the connection back, shielded from cancellation."""
@@ -156,8 +167,11 @@ async def read_whole_body(response: Response, limit: int) -> bytes:
     Raises:
         UnreadableReply: It is longer than `limit` bytes, or is not packed as its header claims.
     """
+    content = await response.whole()
+    if content is not None and len(content) <= limit:
+        return content
     parts: list[bytes] = []
-    size = 0
+    size = 0 if content is None else len(content)
     async for part in response:
         size += len(part)
         if size > limit:

@@ -276,8 +276,10 @@ class ProviderTransport:
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
-            async with backend.concurrency:
-                await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
+            waits = not backend.concurrency.value
+            async with backend.concurrency:  # asks whether the call was cancelled
+                if waits:
+                    await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
                 self._require_open()
                 trace.begin(call.effect)
                 self._counts["calls"] += 1

@@ -26,7 +26,7 @@ VoterT = TypeVar("VoterT", bound=Voter)
 class DriverElection(Generic[VoterT]):
     """Makes sure that somebody drives as long as anybody waits, and never two at once.
 
-    Everybody follows the same rule: drive if nobody does (`driver` is None), else rest (`resting`). When the driver
+    Everybody follows the same rule: drive if nobody does (`driver` is None), else rest (`begin_rest`). When the driver
     stops, one of those who rest is woken. If that one leaves before it drives, it wakes another on its way out.
     """
 
@@ -52,14 +52,13 @@ class DriverElection(Generic[VoterT]):
             self._driver = None
             self.call()
 
-    @contextmanager
-    def resting(self, voter: VoterT) -> Iterator[None]:
-        """Wait within this block, ready to be called."""
+    def begin_rest(self, voter: VoterT) -> None:
+        """Note that the voter waits, ready to be called. `end_rest` must follow. Every poll of a bulk run does this."""
         self._resting[voter] = None
-        try:
-            yield
-        finally:
-            del self._resting[voter]
+
+    def end_rest(self, voter: VoterT) -> None:
+        """Note that it waits no more."""
+        del self._resting[voter]
 
     def wake_driver(self) -> None:
         """Let the driver check again what there is to do. Nothing happens if nobody drives."""

@@ -364,9 +364,12 @@ class Poller:
         """Wait until there is something to do, ready to be called to drive or to poll."""
         if isinstance(worker, _BulkWorker):
             self._resting[worker] = None
+        self._election.begin_rest(worker)
         try:
-            with self._election.resting(worker):
+            try:
                 await worker.change()
+            finally:
+                self._election.end_rest(worker)
         except BaseException:
             if isinstance(worker, _BulkWorker) and worker not in self._resting and self._granted:
                 self._call_bulk_worker()  # it was called for a poll, and leaves

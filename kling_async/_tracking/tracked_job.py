@@ -19,7 +19,7 @@ from kling_async._models import Cost, Event, JobRef, Source, Status, StatusRepor
 from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.packed_events import Packed, pack, unpack
 from kling_async._tracking.poll_state import PollState
-from kling_async._tracking.transitions import STATUS_ORDER, advance
+from kling_async._tracking.transitions import STATUS_ORDER, advance, repeats
 from kling_async.providers._base.request import Request
 
 __all__ = ["EndListener", "EventStore", "JobOwner", "TrackedJob"]
@@ -271,6 +271,8 @@ class TrackedJob(PollState):
                 self.ref,
                 report.unrecognized,
             )
+        elif self._log and repeats(report, self._status):
+            return None
         now = self._clock.now()
         store = self._store
         if store is None:

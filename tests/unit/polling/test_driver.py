@@ -40,8 +40,11 @@ class Waiter:
                             self.drove += 1
                             await self._changed.wait()
                     else:
-                        with self.election.resting(self):
+                        self.election.begin_rest(self)
+                        try:
                             await self._changed.wait()
+                        finally:
+                            self.election.end_rest(self)
             finally:
                 self.election.call()
 
