@@ -70,9 +70,9 @@ class _OneCommitEach(SqliteLedger):
 
     threaded = True
 
-    async def _perform(self, kind: Kind, argument: Any) -> Any:
+    async def _perform(self, kind: Kind, argument: Any, keep: str | None = None) -> Any:
         if not hasattr(self, "_file"):
-            await super()._perform(kind, argument)  # makes the tables
+            await super()._perform(kind, argument, keep)  # makes the tables
             await super().aclose()
             self._file = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA synchronous = FULL")

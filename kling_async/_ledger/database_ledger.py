@@ -81,8 +81,7 @@ class DatabaseLedger(ABC):
 
     async def record_outcome(self, submission: Submission) -> None:
         """See `Ledger.record_outcome`."""
-        await self._perform(self._statements.record_outcome, submission)
-        self._leases.sending.discard(submission.attempt_id)
+        await self._perform(self._statements.record_outcome, submission, submission.attempt_id)
 
     async def release(self, key: str, attempt_id: str, reason: str) -> None:
         """See `Ledger.release`."""
@@ -90,7 +89,7 @@ class DatabaseLedger(ABC):
 
     async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """See `Ledger.append_events`."""
-        conflicting: Sequence[Event] = await self._perform(self._statements.append_events, (ref, events))
+        conflicting: Sequence[Event] = await self._perform(self._statements.append_events, (ref, events), str(ref))
         return conflicting
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
@@ -151,6 +150,10 @@ class DatabaseLedger(ABC):
         """See `SharedLedger.unwant`."""
         self._thread.unwant(ref, ended=ended)
 
+    def keeps(self, name: str) -> bool:
+        """See `SharedLedger.keeps`."""
+        return self._thread.keeps(name)
+
     @property
     def others(self) -> bool:
         """See `SharedLedger.others`."""
@@ -210,6 +213,6 @@ class DatabaseLedger(ABC):
         """Let the thread read anything."""
         return cast("T", await self._perform(self._statements.each, work))
 
-    async def _perform(self, kind: Kind, argument: Any) -> Any:
-        """Let the thread do something, and wait until it is durable."""
-        return await self._thread.perform(kind, argument)
+    async def _perform(self, kind: Kind, argument: Any, keep: str | None = None) -> Any:
+        """Let the thread do something, and wait until it is durable. See `LedgerThread.perform`."""
+        return await self._thread.perform(kind, argument, keep)

@@ -17,6 +17,10 @@ that the event loop can run others in between.
 While somebody waits for a job, it looks twenty times a second whether others have written. Then it reads what they
 recorded, takes leases that have become free, and does the operations again that had no result yet (`NOT_YET`).
 
+*Kept operations.* What became of a paid call, or of a job, cannot be had a second time. If that cannot be written, its
+task is told, and the thread keeps the operation, too. It tries again by itself, also when nobody uses the ledger, until
+it succeeds or a later operation of the same name takes its place.
+
 A process that was forked while the ledger was open must not use it: the connection, and the thread, belong to the
 parent.
 """
@@ -27,9 +31,10 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -37,7 +42,7 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from kling_async._errors import ConfigurationError
+from kling_async._errors import ConfigurationError, LedgerFailed
 from kling_async._ledger.leases import LOOK, Leases
 from kling_async._ledger.protocol import LeaseWatcher
 from kling_async._models import Event
@@ -48,6 +53,7 @@ log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
 _PAUSE = 1.0  # s after a failure before the thread tries again what nobody asks for
+_LONGEST_PAUSE = 30.0  # s between two tries to write what is kept
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
 
 NOT_YET = object()
@@ -64,6 +70,8 @@ class Operation:
 
     kind: Kind
     argument: Any
+    keep: str | None = None
+    """Its name, if it is kept when it fails."""
     token: Any = field(default_factory=current_token)
     done: anyio.Event = field(default_factory=anyio.Event)
     value: Any = None
@@ -161,19 +169,27 @@ class LedgerThread:
         self._process: int | None = None
         self._unsettled: list[Operation] = []  # done again later
         self._watching = self._failing = False
+        self._kept: dict[str, Operation] = {}
+        self._next_try, self._pause = 0.0, _PAUSE
         self._loop: Any = None  # in which the watcher is notified
         self.watcher: LeaseWatcher | None = None
         """The client's side, which is notified."""
         self.closed = False
 
-    async def perform(self, kind: Kind, argument: Any) -> Any:
+    async def perform(self, kind: Kind, argument: Any, keep: str | None = None) -> Any:
         """Let the thread do something, and wait until it is durable.
+
+        Args:
+            kind: What.
+            argument: With what.
+            keep: If it fails, the thread tries again by itself, until it succeeds or the next operation of this name
+                begins. If None, it does not.
 
         Raises:
             ConfigurationError: The ledger is closed, or was opened before this process was forked.
         """
         self._start()
-        operation = Operation(kind, argument)
+        operation = Operation(kind, argument, keep)
         self._queue.put(operation)
         try:
             await operation.done.wait()
@@ -182,6 +198,10 @@ class LedgerThread:
         if operation.error is not None:
             raise operation.error
         return operation.value
+
+    def keeps(self, name: str) -> bool:
+        """Whether an operation of that name failed, and is tried again."""
+        return name in self._kept
 
     def want(self, ref: str) -> bool:
         """See `SharedLedger.want`."""
@@ -227,6 +247,8 @@ class LedgerThread:
         while not (self.closed and self._queue.empty()):
             group = self._next_group()
             try:
+                if due := self._due():
+                    group = [*due, *group]
                 if group or self._leases.active:
                     database = database or self._connect()
                 if database is not None:
@@ -249,6 +271,7 @@ class LedgerThread:
         """Tell the tasks that wait, and begin anew with the next connection. What is seen no more is logged once."""
         for operation in operations:
             operation.error = error
+            self._keep(operation)
         _answer(operations)
         self._unsettled = []
         self._leases.look_again()
@@ -261,6 +284,8 @@ class LedgerThread:
         """Answer operations that were done. Those that had no result yet are done again later."""
         done: list[Operation] = []
         for operation in operations:
+            if operation.keep is not None and operation.error is None:
+                self._leases.sending.discard(operation.keep)
             (self._unsettled if operation.value is NOT_YET and operation.error is None else done).append(operation)
         _answer(done)
 
@@ -314,20 +339,42 @@ class LedgerThread:
         """Do the operations in one transaction, or, where that fails, each in one of its own."""
         if not operations:
             return
+        for operation in operations:
+            if operation.keep is not None:
+                self._kept.pop(operation.keep, None)
         try:
             database.commit(operations)
         except Exception as error:  # noqa: BLE001  # carried to the task that waits for it
             if len(operations) == 1:
                 operations[0].error = self._explain(error)
+                self._keep(operations[0])
                 return
             for operation in operations:
                 self._commit(database, [operation])
+
+    def _keep(self, operation: Operation) -> None:
+        """Keep an operation that has failed, if it is to be kept."""
+        if operation.keep is not None and isinstance(operation.error, LedgerFailed) and not self.closed:
+            if not self._kept:
+                self._next_try, self._pause = time.monotonic() + _PAUSE, _PAUSE
+            self._kept[operation.keep] = operation
+
+    def _due(self) -> list[Operation]:
+        """What is kept and to be tried now. Nobody waits for it."""
+        if not self._kept or self.closed or time.monotonic() < self._next_try:
+            return []
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._next_try = time.monotonic() + self._pause
+        return [replace(each, error=None) for each in self._kept.values()]
 
     def _next_group(self) -> list[Operation]:
         """What is queued, up to the size of a group. Waits for the first, or until there is something else to do."""
         patience = LOOK if self._unsettled else self._leases.patience()
         if self._failing and patience is not None:
             patience = max(patience, _PAUSE)
+        if self._kept and not self.closed:
+            pause = max(self._next_try - time.monotonic(), 0.0)
+            patience = pause if patience is None else min(patience, pause)
         group: list[Operation] = []
         try:
             first = self._queue.get(timeout=patience)

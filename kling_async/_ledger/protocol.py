@@ -408,6 +408,14 @@ class SharedLedger(Ledger, Protocol):
             ended: Whether it has ended, so that nobody needs the lease.
         """
 
+    def keeps(self, name: str) -> bool:
+        """Whether an outcome or events could not be stored, and the ledger tries again by itself.
+
+        Args:
+            name: The ``attempt_id``, or the job's reference.
+        """
+        ...
+
     @property
     def others(self) -> bool:
         """Whether other processes are at work on the ledger. It may be late by a moment."""

@@ -5,7 +5,8 @@ Theory of operation
 When the ledger cannot be written (a full disk), nothing more is bought: `claim` raises. Jobs that were bought before go
 on: their events are published although they are not recorded, because somebody waits for the end of the job. What could
 not be written is *pending*: it stays in memory, and it is written before the next submission, or when the client is
-closed. If the process dies before that, the ledger still has the submission, as unknown or as running, and polling the
+closed. A shared ledger tries by itself, too, so that other processes soon see what has happened. If the process dies
+before that, the ledger still has the submission, as unknown or as running, and polling the
 provider again yields the same events.
 """
 
@@ -54,6 +55,7 @@ class LedgerWriter:
         self._pending: dict[str, Submission] = {}  # by attempt_id
         self._pending_events: dict[JobRef, list[Event]] = {}
         self._pending_files: dict[tuple[JobRef, int], Path | str] = {}
+        self._kept: set[str] = set()  # names of what is pending that the ledger tries to store by itself
         self._interrupted = False  # and that was logged
         self._closed = False
 
@@ -110,7 +112,7 @@ class LedgerWriter:
         try:
             await self._ledger.record_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
-            self._add_pending(error)
+            self._add_pending(error, submission.attempt_id)
             self._pending[submission.attempt_id] = submission
 
     async def append_events(self, ref: JobRef, event: Event) -> Sequence[Event]:
@@ -134,7 +136,7 @@ class LedgerWriter:
         try:
             theirs = await self.ledger.append_events(ref, events)
         except (LedgerFailed, ConfigurationError) as error:  # the same
-            self._add_pending(error)
+            self._add_pending(error, str(ref))
             self._pending_events[ref] = events
             return ()
         self._pending_events.pop(ref, None)
@@ -148,7 +150,7 @@ class LedgerWriter:
             await self.ledger.record_file(ref, index, place)
         except (LedgerFailed, ConfigurationError) as error:  # the same
             if isinstance(error, LedgerFailed) and error.temporary:
-                self._add_pending(error)
+                self._add_pending(error, str(ref))
                 self._pending_files[ref, index] = place
             else:
                 log.warning("it is not recorded that file %d of job %s was saved to %s: %s", index, ref, place, error)
@@ -177,6 +179,7 @@ class LedgerWriter:
 
     async def unfinished(self) -> list[Submission]:
         """The submissions that need attention, with what is pending."""
+        self._drop_stored()
         found = await self.ledger.submissions(unfinished=True)
         known = [
             replace(self._pending[s.attempt_id], latest=s.latest, files=s.files) if s.attempt_id in self._pending else s
@@ -217,7 +220,9 @@ class LedgerWriter:
             await self.ledger.set_value(_LEARNED, merged(await self.ledger.get_value(_LEARNED), new))
         learned.forget_new()
 
-    def _add_pending(self, error: KlingError) -> None:
+    def _add_pending(self, error: KlingError, name: str) -> None:
+        if self.shared is not None and self.shared.keeps(name):
+            self._kept.add(name)
         if not self._interrupted:
             log.error("%s. Jobs that run are followed; their events are stored as soon as that is possible", error)
         self._interrupted = True
@@ -230,6 +235,7 @@ class LedgerWriter:
         """
         if not self._interrupted:
             return
+        self._drop_stored()
         for submission in list(self._pending.values()):
             await self.ledger.record_outcome(submission)
             if self._pending.get(submission.attempt_id) is submission:
@@ -242,6 +248,14 @@ class LedgerWriter:
             await self.ledger.record_file(ref, index, place)
             self._pending_files.pop((ref, index), None)
         self._resume()
+
+    def _drop_stored(self) -> None:
+        """Forget what the ledger has stored by itself meanwhile: it must not undo what was decided since."""
+        stored = {name for name in self._kept if self.shared is not None and not self.shared.keeps(name)}
+        if stored:
+            self._kept -= stored
+            self._pending = {name: one for name, one in self._pending.items() if name not in stored}
+            self._pending_events = {ref: log for ref, log in self._pending_events.items() if str(ref) not in stored}
 
     def _resume(self) -> None:
         """Say once that nothing is pending any more."""

@@ -36,7 +36,8 @@ from kling_async import (
     open_ledger,
     runblob,
 )
-from kling_async._ledger.group_commit import News
+from kling_async._ledger.group_commit import News, Operation
+from kling_async._ledger.postgres_database import PostgresDatabase
 from kling_async._ledger.sqlite_database import SqliteDatabase
 from kling_async.sandbox import Sandbox
 from kling_async.starlette import webhook_route
@@ -448,6 +449,41 @@ async def test_what_all_have_learned_of_durations_is_kept(processes: Processes) 
             group.start_soon(client.aclose)
     [ends] = (await processes.ledger().get_value("durations"))["ends"].values()
     assert len(ends) == 3
+
+
+@both
+async def test_what_could_not_be_written_is_written_without_being_asked_for(
+    processes: Processes, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process learns of the outcome, though the one that has it does nothing any more."""
+    database: Any = SqliteDatabase if kind == "sqlite" else PostgresDatabase
+    real, broken = database.commit, True
+
+    def commit(self: object, operations: Sequence[Operation]) -> None:
+        if broken and any(operation.keep is not None for operation in operations):
+            raise LedgerFailed("the disk is full")
+        real(self, operations)
+
+    monkeypatch.setattr(database, "commit", commit)
+    buyer, other = await processes.client(), processes.ledger()
+    job = await buyer.submit(REQUEST, key="boat")
+    found = await other.find(key="boat")
+    assert found is not None
+    assert found.state is SubmissionState.SENDING
+    assert "the disk is full. Jobs that run are followed" in caplog.text
+    broken = False
+    with anyio.fail_after(PATIENCE):
+        settled = await other.settled(found.attempt_id)
+        while not await other.events(job.ref):  # noqa: ASYNC110  # another process
+            await anyio.sleep(0.05)
+    assert settled is not None
+    assert (settled.state, settled.ref) == (SubmissionState.ACCEPTED, job.ref)
+    await other.release("boat", found.attempt_id, "not wanted")
+    await other.record_outcome(replace(settled, reason="resolved elsewhere"))
+    await buyer.submit(REQUEST, key="another")
+    later = await other.find(attempt_id=found.attempt_id)
+    assert later is not None
+    assert later.reason == "resolved elsewhere", "what is stored is not stored once more"
 
 
 @both
