@@ -447,6 +447,21 @@ class Client:
         with self._call():
             return [self._known(tracked) for tracked in await self._recovery.resume()]
 
+    async def all_jobs(self) -> list[Job]:
+        """Return the unfinished jobs in the ledger, whichever process submitted them, the oldest first.
+
+        No call is made, and nothing changes: a job that another process polls stays there. Whoever waits for it here
+        sees its events, and takes it over if that process dies. Their history is replayed from the ledger. Jobs at
+        providers that this client does not have are left out. `resume` also makes them this client's own, and recovers
+        submissions whose outcome is unknown.
+
+        Raises:
+            ConfigurationError: The client has no ledger.
+            LedgerFailed: It cannot be read.
+        """
+        with self._call():
+            return [self._handle(tracked) for tracked in await self._recovery.running()]
+
     async def unresolved(self) -> list[Submission]:
         """Return the submissions that need your decision: `resume` cannot recover them, or cannot be sure to.
 
@@ -602,7 +617,10 @@ class Client:
 
     @property
     def jobs(self) -> tuple[Job, ...]:
-        """The unfinished jobs that this client knows: submitted, resumed or attached here, the oldest first."""
+        """The unfinished jobs that this client knows: submitted, resumed or attached here, the oldest first.
+
+        Those of all processes that share the ledger: `all_jobs`.
+        """
         return tuple(self._handle(tracked) for tracked in self._registry)
 
     def statistics(self) -> Statistics:

@@ -428,6 +428,7 @@ class Client(_Handle[_client.Client]):
     run = _blocking(_client.Client.run, Result)
     attach = _immediate(_client.Client.attach, Job)
     resume = _blocking(_client.Client.resume, _jobs)
+    all_jobs = _blocking(_client.Client.all_jobs, _jobs)
     unresolved = _blocking(_client.Client.unresolved, _plain)
     resolve = _blocking(_client.Client.resolve, Job)
     forget = _blocking(_client.Client.forget, _plain)

@@ -127,6 +127,14 @@ class Recovery:
         found = [s for s in await self._ledger.unfinished() if not self._submitter.under_way(s.key)]
         return await cooperative_map(lambda s: replace(s, remedies=self._advisor.remedies(s)), found)
 
+    async def running(self) -> list[TrackedJob]:
+        """Return the unfinished jobs of all processes. See `Client.all_jobs`."""
+        return [
+            await self._submitter.adopt(submission, submission.ref, kept=False)
+            for submission in await self._ledger.unfinished()
+            if submission.ref is not None and not self._advisor.missing(submission)
+        ]
+
     async def unresolved(self) -> list[Submission]:
         """Return the submissions that `resume` cannot follow, or cannot be sure to. See `Client.unresolved`."""
         return [

@@ -119,6 +119,7 @@ async def client() -> None:
         assert_type(await result.save("s3://bucket/prefix"), list[Path | Any])
         assert_type(await result.artifacts[0].save(Path("boat.png")), Path | Any)
         assert_type(await opened.resume(), list[Job])
+        assert_type(await opened.all_jobs(), list[Job])
         assert_type(await opened.unresolved(), list[Submission])
         assert_type(opened.attach(job.ref), Job)
         assert_type(opened.attach("runblob/o3-video/1"), Job)

@@ -487,6 +487,39 @@ async def test_what_could_not_be_written_is_written_without_being_asked_for(
 
 
 @both
+@pytest.mark.sandbox(speed=60)
+async def test_all_jobs_are_those_of_every_process(processes: Processes) -> None:
+    """They are polled where they were, and the history of each is there."""
+    first, second, viewer = [await processes.client() for _ in range(3)]
+    jobs = [await client.submit(REQUEST, key=f"row-{row}") for row, client in enumerate((first, second))]
+    seen = await viewer.all_jobs()
+    assert [(job.ref, job.key, len(job.events)) for job in seen] == [(job.ref, job.key, 1) for job in jobs]
+    async with anyio.create_task_group() as group:
+        for job in (*jobs, *seen):
+            group.start_soon(job.wait)
+    assert [statuses(job) for job in seen] == [statuses(job) for job in jobs]
+    assert viewer.statistics().providers["runblob"].polls == 0
+    assert await viewer.all_jobs() == []
+
+
+@both
+async def test_those_who_follow_share_the_jobs(processes: Processes) -> None:
+    """Each takes its part of the jobs that no process polls, and leaves the rest to the others."""
+    buyer = await processes.client()
+    for row in range(8):
+        await buyer.submit(REQUEST, key=f"row-{row}")
+    await buyer.aclose()
+    ledgers = [processes.ledger() for _ in range(4)]
+    for ledger in ledgers:
+        await ledger.set_value("anything", 1)  # so that it is known to live
+    taken = [len(await ledger.take_over(500, since=NOON)) for ledger in ledgers]
+    assert taken == [2, 2, 1, 1], "a fourth of what is left, rounded up"
+    assert [len(await ledger.take_over(500, since=NOON)) for ledger in ledgers] == [1, 1, 0, 0]
+    polled = await ledgers[0].take_over(500, since=NOON)
+    assert polled == [], "all of them are polled"
+
+
+@both
 async def test_what_others_buy_without_a_budget_counts(processes: Processes) -> None:
     careful, careless = await processes.client(budget=Budget(usd="0.4")), await processes.client()
     await (await careful.submit(REQUEST, key="1"))
