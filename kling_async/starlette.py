@@ -287,10 +287,14 @@ class _EventResponse(Response):
         """Stream until the job ends, the browser disconnects or the server shuts down."""
         del scope
         lock = anyio.Lock()
+        complete = False
 
         async def write(text: bytes, *, more: bool = True) -> None:
+            nonlocal complete
             async with lock:
-                await send({"type": "http.response.body", "body": text, "more_body": more})
+                if not complete:  # a comment may have waited for the end to be written
+                    complete = not more
+                    await send({"type": "http.response.body", "body": text, "more_body": more})
 
         async def ping() -> None:
             while True:

@@ -601,6 +601,27 @@ def messages(text: str) -> list[dict[str, str]]:
 WAYS = pytest.mark.parametrize("way", ["fastapi", "starlette"])
 
 
+async def test_no_ping_is_sent_after_the_end(server: FakeRunBlob) -> None:
+    """A slow connection: while the end is being written, pings wait for their turn."""
+    sent: list[bool] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sent.append(message["more_body"])
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async with make_client(server, webhooks=None) as client:
+        job = await client.submit(VIDEO)
+        await job.wait()
+        await event_response(job, ping=0)({"type": "http"}, receive, send)
+    assert sent[-1] is False
+    assert all(sent[:-1])
+
+
 @WAYS
 async def test_events_are_streamed_with_ids_pings_and_an_end(server: FakeRunBlob, way: str) -> None:
     async with make_client(server, webhooks=None) as client, browsing(streaming_app(client)) as web:
