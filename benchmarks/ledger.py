@@ -3,7 +3,8 @@
     python -m benchmarks.ledger [--quick] [--directory DIR] [--postgres DSN]
 
 Each of 1, 10, 100, 1 000 and 10 000 tasks writes one job after the other, as the client does: intent, acceptance, three
-events. Another task measures the longest time for which the event loop did not come round. Compared:
+events. So a fifth of the writes are submissions. Another task measures the longest time for which the event loop did
+not come round. Compared:
 
 - `SqliteLedger`: one writer thread, group commit, `synchronous=FULL`.
 - `PostgresLedger`, with `--postgres`: in schemas of its own, which are removed afterwards.
@@ -29,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import cpu_seconds
 from kling_async import Event, JobRef, Ledger, PostgresLedger, SqliteLedger, Status, Submission, SubmissionState
 from kling_async._ledger import sqlite_leases
 from kling_async._ledger.group_commit import Kind
@@ -51,6 +53,7 @@ class Figure:
         writes: Durable writes that were made.
         seconds: What they took.
         stall: The longest time that the event loop did not come round, in seconds.
+        cpu: What this process computed meanwhile, in seconds. A database server computes besides.
     """
 
     ledger: str
@@ -58,11 +61,17 @@ class Figure:
     writes: int
     seconds: float
     stall: float
+    cpu: float
 
     @property
     def rate(self) -> float:
         """Writes a second."""
         return self.writes / self.seconds
+
+    @property
+    def cpu_per_job(self) -> float:
+        """Microseconds of CPU for the writes of a job."""
+        return 1e6 * self.cpu / self.writes * WRITES
 
 
 class _OneCommitEach(SqliteLedger):
@@ -163,7 +172,7 @@ async def measure(name: str, tasks: int, seconds: float, directory: Path) -> Fig
             number += tasks
             done += 1
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), cpu_seconds()
     stopwatch = Stopwatch()
     watcher = asyncio.create_task(stopwatch.run())
     async with asyncio.TaskGroup() as group:
@@ -171,11 +180,11 @@ async def measure(name: str, tasks: int, seconds: float, directory: Path) -> Fig
             group.create_task(write(task))
             if task % 50 == 0:
                 await asyncio.sleep(0)
-    took = time.perf_counter() - began
+    took, cpu = time.perf_counter() - began, cpu_seconds() - cpu
     stall = stopwatch.read()
     watcher.cancel()
     await ledger.aclose()
-    return Figure(name, tasks, done * WRITES, took, stall)
+    return Figure(name, tasks, done * WRITES, took, stall, cpu)
 
 
 def table(figures: Sequence[Figure], seconds: float, noise: float) -> str:
@@ -197,9 +206,17 @@ def table(figures: Sequence[Figure], seconds: float, noise: float) -> str:
     for name, row in rates.items():
         cells = [f"{row[level].rate:,.0f} ({1000 * row[level].stall:.1f})" if level in row else "" for level in levels]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Microseconds of CPU in this process, for the writes of a job:", ""]
+    lines += ["| | " + " | ".join(f"{level:,} tasks" for level in levels) + " |", "|---|" + "---:|" * len(levels)]
+    for name, row in rates.items():
+        cells = [f"{row[level].cpu_per_job:,.0f}" if level in row else "" for level in levels]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines.append("")
     ours, naive = rates["SqliteLedger"], rates["commit each, worker thread"]
     cells = [f"{ours[level].rate / naive[level].rate:.1f}" if level in naive else "" for level in levels]
-    lines += ["| SqliteLedger / commit each, worker thread | " + " | ".join(cells) + " |", ""]
+    lines += ["SqliteLedger, how many times as many writes as one commit each in a worker thread:", ""]
+    lines += ["| " + " | ".join(f"{level:,} tasks" for level in levels) + " |", "|" + "---:|" * len(levels)]
+    lines += ["| " + " | ".join(cells) + " |", ""]
     return "\n".join(lines)
 
 

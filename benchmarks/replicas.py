@@ -260,6 +260,14 @@ def table(figures: list[Figure]) -> str:
     return "\n".join([*lines, ""])
 
 
+def drop(address: str, schema: str) -> None:
+    """Remove what the workers have written there."""
+    import psycopg  # noqa: PLC0415  # only where a database is given
+
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(psycopg.sql.Identifier(schema)))
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -270,9 +278,12 @@ def main() -> None:
     chosen = parser.parse_args()
     figures = [measure("SqliteLedger", "", chosen.workers, chosen.jobs, chosen.speed)]
     if chosen.postgres:
-        mark = "&" if "?" in chosen.postgres else "?"
-        place = f"{chosen.postgres}{mark}schema=benchmark_{os.getpid()}"
-        figures.append(measure("PostgresLedger", place, chosen.workers, chosen.jobs, chosen.speed))
+        mark, schema = "&" if "?" in chosen.postgres else "?", f"replicas_{os.getpid()}"
+        place = f"{chosen.postgres}{mark}schema={schema}"
+        try:
+            figures.append(measure("PostgresLedger", place, chosen.workers, chosen.jobs, chosen.speed))
+        finally:
+            drop(chosen.postgres, schema)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "replicas.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
     (RESULTS / "replicas.md").write_text(table(figures))
