@@ -100,8 +100,8 @@ def generate(  # noqa: PLR0913  # settings of one run, each by its name
             given the keys, so that the machines need none in theirs.
         polling: When to poll jobs.
         limits: Limits on the calls of each actor.
-        budget: A function that makes the budget, such as ``lambda: Budget(usd=100)``. What the ledger has counts. It
-            needs ``actors=1``, because every client counts for itself.
+        budget: A function that makes the budget, such as ``lambda: Budget(usd=100)``. What the ledger has counts, and
+            so does what all actors spend. With a ledger that a function makes, it needs ``actors=1``.
         prefer: Who makes portable rows. Same as ``Client(prefer=...)``.
         retry_failed: How often a row is submitted again whose job failed. Same as ``Client.run``.
 

@@ -36,7 +36,7 @@ class LedgerSource:
 
     @property
     def shared(self) -> bool:
-        """Whether the ledger shares a provider's limit on status calls between the actors."""
+        """Whether the actors share a budget, and a provider's limit on status calls, through the ledger."""
         return isinstance(self._place, Path | str)
 
     def open(self) -> Ledger:
@@ -112,15 +112,15 @@ def settings_for(  # noqa: PLR0913  # the same
     count_of("generate(actors=...)", actors, 1)
     if actors > in_flight:
         raise ConfigurationError(f"{actors} actors for {in_flight} jobs at once: use fewer actors, or more jobs")
-    if budget is not None and actors > 1:
-        raise ConfigurationError(
-            f"a budget needs one actor, and not {actors}: every client counts its own spending. One serves thousands "
-            "of jobs"
-        )
     maker: Any = budget
     if maker is not None and not callable(maker):
         raise ConfigurationError("generate(budget=...) takes a function, such as lambda: Budget(usd=100)")
     source = _source(ledger)
+    if budget is not None and actors > 1 and not source.shared:
+        raise ConfigurationError(
+            f"a budget needs one actor, and not {actors}, with a ledger that a function makes: it may not count for "
+            "all of them. Give the path of a file or an address, or use one actor, which serves thousands of jobs"
+        )
     place = None if save_to is None else destination(save_to)
     if not ray.is_initialized():
         ray.init()

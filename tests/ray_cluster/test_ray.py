@@ -178,13 +178,33 @@ def test_settings_that_cannot_be_used_are_refused(
         generate(rows, ledger=ledger, actors=0)
     with pytest.raises(ConfigurationError, match="3 actors for 2 jobs at once"):
         generate(rows, ledger=ledger, actors=3, in_flight=2)
-    with pytest.raises(ConfigurationError, match="a budget needs one actor, and not 2"):
+    with pytest.raises(ConfigurationError, match="a budget needs one actor, and not 2, with a ledger that a function"):
         generate(rows, ledger=ledger, actors=2, budget=lambda: Budget(usd=1))
     for name in keys:
         monkeypatch.delenv(name)
     with pytest.raises(ConfigurationError, match="no API key in the environment"):
         generate(rows, ledger=ledger)
     assert not list(tmp_path.iterdir())
+
+
+def test_all_actors_spend_one_budget(
+    cluster: Cluster, box: RemoteSandbox, keys: dict[str, str], postgres: Server
+) -> None:
+    before = box.counters()["jobs_bought"]
+    made = generate(
+        ray.data.from_items([{"prompt": f"boat {number}", "key": f"row {number}"} for number in range(24)]),
+        ledger=f"{postgres.dsn()}?schema={postgres.schema()}",
+        endpoint="runblob/o3-photo",
+        in_flight=8,
+        actors=2,
+        polling=ANY,
+        budget=lambda: Budget(usd="0.25"),
+    )
+    found = made.take_all()
+    paid = [row for row in found if row["status"] == "completed"]
+    assert 0 < sum(row["cost"] for row in paid) < 0.2501
+    assert box.counters()["jobs_bought"] - before == len(paid)
+    assert {row["status"] for row in found} == {"completed", "waiting"}
 
 
 def test_an_actor_and_a_node_that_die_cost_nothing(

@@ -87,7 +87,6 @@ def test_a_run_on_a_cluster_keeps_its_ledger_on_a_server_and_its_files_in_a_stor
     [
         (["--ray", "127.0.0.1:9"], "there is no Ray cluster at '127.0.0.1:9'"),
         (["--ray", "auto", "--no-ledger"], "--ray needs a ledger"),
-        (["--ray", "auto", "--budget", "5usd", "--actors", "2"], "--budget with --actors 2"),
         (["--ray", "auto", "--listen", "8000", "--webhook-url", "https://a.test/kling"], "--ray polls jobs"),
     ],
 )

@@ -381,10 +381,6 @@ def _require_clustered(options: _Options) -> None:
         )
     if options.webhook_url is not None or options.listen is not None:
         raise CommandError("--ray polls jobs: leave --webhook-url and --listen out")
-    if options.budget is not None and options.actors > 1:
-        raise CommandError(
-            f"--budget with --actors {options.actors}: every actor counts for itself; leave --actors out"
-        )
     if options.actors > options.in_flight:
         raise CommandError(f"--actors {options.actors}: there are more actors than jobs (--in-flight)")
 
