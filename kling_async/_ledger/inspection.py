@@ -17,7 +17,15 @@ from kling_async._ledger.postgres_address import is_address, parse_address
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.sqlite_file import connect_read_only, explained, file_version
 from kling_async._ledger.sqlite_leases import living_processes
-from kling_async._ledger.sqlite_schema import CURRENT, JOB_STATUS, MIGRATIONS, UNFINISHED, UNSAVED, count, select_last
+from kling_async._ledger.sqlite_schema import (
+    CURRENT,
+    JOB_STATUS,
+    OLDEST_READABLE,
+    UNFINISHED,
+    UNSAVED,
+    count,
+    select_last,
+)
 from kling_async._models import Status
 
 __all__ = ["LedgerContents", "inspect_ledger"]
@@ -102,7 +110,7 @@ async def inspect_ledger(
                 version = file_version(file, connection)
                 if not version:
                     return LedgerContents([], 0, 0, ())
-                if version < len(MIGRATIONS):
+                if version < OLDEST_READABLE:
                     raise ConfigurationError(
                         f"the ledger {file} was written by an older version of kling_async; open it once with a client "
                         "(SqliteLedger), which upgrades it"

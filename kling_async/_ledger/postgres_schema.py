@@ -30,6 +30,8 @@ _COUNT = """CREATE FUNCTION {{s}}.{name}() RETURNS trigger LANGUAGE plpgsql AS $
     SELECT pg_backend_pid(), c.unit, coalesce(sum(c.amount) FILTER (WHERE c.settled), 0),
         coalesce(sum(c.amount) FILTER (WHERE NOT c.settled), 0)
     FROM ({charges}) c WHERE c.unit IS NOT NULL AND c.amount <> 0 GROUP BY c.unit
+    HAVING coalesce(sum(c.amount) FILTER (WHERE c.settled), 0) <> 0
+        OR coalesce(sum(c.amount) FILTER (WHERE NOT c.settled), 0) <> 0
     ON CONFLICT (slot, unit) DO UPDATE SET spent = b.spent + excluded.spent, reserved = b.reserved + excluded.reserved;
     RETURN NULL; END $$"""
 
@@ -89,6 +91,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 """One entry for each version of the tables. ``kling_ledger`` has the number of those that have been applied."""
+_OLDEST_READABLE = 1
+"""The first version whose columns are those that `postgres_statements.select` reads."""
 
 
 def written(statement: str, schema: str) -> sql.Composed:
@@ -131,13 +135,13 @@ def prepare(connection: Connection, address: PostgresAddress) -> None:
 
 
 def require_current(connection: Connection, address: PostgresAddress) -> bool:
-    """Check that the tables are of this version, without changing them. Return whether there are any.
+    """Check that the tables are of a version that can be read, without changing them. Return whether there are any.
 
     Raises:
         ConfigurationError: They are not ours, or of another version.
     """
     version = _version(connection, address)
-    if 0 < version < len(MIGRATIONS):
+    if 0 < version < _OLDEST_READABLE:
         raise ConfigurationError(
             f"the ledger {address} was written by an older version of kling_async; open it once with a client "
             "(PostgresLedger), which upgrades it"

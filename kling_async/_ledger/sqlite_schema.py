@@ -32,6 +32,7 @@ __all__ = [
     "JOB_STATUS",
     "MIGRATIONS",
     "NOW",
+    "OLDEST_READABLE",
     "OWN",
     "SENDER_DIED",
     "UNFINISHED",
@@ -144,6 +145,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 """One entry for each version of the file. ``user_version`` counts those that have been applied."""
+OLDEST_READABLE = 4
+"""The first version whose columns are those that `select` reads."""
 
 NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 """POSIX seconds on the clock of the database."""

@@ -25,6 +25,7 @@ from kling_async import (
     Status,
     Submission,
     SubmissionState,
+    inspect_ledger,
 )
 from kling_async._ledger.protocol import Balance, Charge, NoRoom
 
@@ -287,6 +288,7 @@ async def test_a_file_of_the_version_before_is_upgraded_and_counted(tmp_path: Pa
             "INSERT INTO events (ref, seq, terminal, event) VALUES ('runblob/o3-video/1', 0, 1, ?)",
             ('{"status": "completed", "cost": {"amount": "0.125", "unit": "USD"}}',),
         )
+    assert [one.key for one in (await inspect_ledger(path)).submissions] == ["1", "2"], "reading needs no upgrade"
     ledger = SqliteLedger(path)
     groups = await ledger.uncounted()
     assert sorted(len(group.numbers) for group in groups) == [1, 1]
