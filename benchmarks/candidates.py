@@ -10,8 +10,10 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 CONNECTIONS = 100
@@ -31,18 +33,21 @@ class Order:
         prompts: One a job.
         interval: Seconds between two polls of a job.
         done: Called for each job.
+        failed: Called for each job that the client gives up, with the error. If None, the first error ends all.
     """
 
     url: str
     prompts: Sequence[str]
     interval: float
     done: Done
+    failed: Callable[[Exception], None] | None = None
 
 
-def _client(order: Order, http: str | None = None) -> Any:
+def _client(order: Order, http: str | None = None, ledger: Path | None = None) -> Any:
     kling = importlib.import_module("kling_async")
     polling = kling.Polling(schedule=kling.Progressive(order.interval), status_calls_per_minute=math.inf)
-    return kling.Client(kling.RunBlob(_KEY, order.url), polling=polling, http=http)
+    kept = kling.SqliteLedger(ledger) if ledger else None
+    return kling.Client(kling.RunBlob(_KEY, order.url), polling=polling, http=http, ledger=kept)
 
 
 def _requests(order: Order) -> Iterator[Any]:
@@ -50,8 +55,8 @@ def _requests(order: Order) -> Iterator[Any]:
     return (kling.runblob.O3Video(prompt) for prompt in order.prompts)
 
 
-async def _map(order: Order, http: str | None = None) -> None:
-    client = _client(order, http)
+async def _map(order: Order, http: str | None = None, ledger: Path | None = None) -> None:
+    client = _client(order, http, ledger)
     async with client, client.map(_requests(order), in_flight=len(order.prompts)) as outcomes:
         async for outcome in outcomes:
             order.done(outcome.result.raw["ended"])
@@ -59,6 +64,11 @@ async def _map(order: Order, http: str | None = None) -> None:
 
 async def _fast(order: Order) -> None:
     await _map(order, "fast")
+
+
+async def _with_ledger(order: Order) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        await _map(order, ledger=Path(directory, "jobs.db"))
 
 
 async def _run(order: Order) -> None:
@@ -112,10 +122,29 @@ async def _httpx(order: Order) -> None:
 
 async def _gather(order: Order, one: Callable[[str], Awaitable[Any]]) -> None:
     async def buy(prompt: str) -> None:
-        await one(prompt)
-        order.done(None)
+        try:
+            await one(prompt)
+        except Exception as error:
+            if order.failed is None:
+                raise
+            order.failed(error)
+        else:
+            order.done(None)
 
     await asyncio.gather(*[buy(prompt) for prompt in order.prompts])
+
+
+async def _runblob(order: Order) -> None:
+    runblob = importlib.import_module("runblob")
+    # Its own bounds of 50 requests a second and five failures in a row are for one account of the real provider.
+    async with runblob.RunBlob(api_key=_KEY, base_url=order.url, rate_limit_rps=1e6) as client:
+        await _gather(order, lambda prompt: client.kling.generate_o3_video_and_wait(prompt=prompt))
+
+
+async def _defaults(order: Order) -> None:
+    kling = importlib.import_module("kling_async")
+    async with kling.Client(kling.RunBlob(_KEY, order.url)) as client:
+        await _gather(order, lambda prompt: client.run(kling.runblob.O3Video(prompt)))
 
 
 async def _fal(order: Order) -> None:
@@ -163,12 +192,14 @@ class Candidate:
         package: What must be installed for it.
         buy: Buys, and returns when all jobs are done.
         freezes: Its program calls ``gc.freeze()`` before it buys.
+        beside: It is measured only where it is asked for.
     """
 
     title: str
     package: str
     buy: Callable[[Order], Awaitable[None]]
     freezes: bool = False
+    beside: bool = False
 
     @property
     def installed(self) -> bool:
@@ -182,7 +213,8 @@ class Candidate:
         return self.title.format(version)
 
 
-MAP, FAST, RUN, AIOHTTP, HTTPX = "map", "fast", "run", "aiohttp", "httpx"
+MAP, FAST, RUN, LEDGER, DEFAULTS, AIOHTTP, HTTPX = "map", "fast", "run", "ledger", "defaults", "aiohttp", "httpx"
+RUNBLOB, FAL, REPLICATE, RUNWAY = "runblob", "fal", "replicate", "runwayml"
 
 CANDIDATES = {
     MAP: Candidate("client.map", "kling_async", _map),
@@ -191,7 +223,10 @@ CANDIDATES = {
     RUN: Candidate("gather(client.run)", "kling_async", _run),
     AIOHTTP: Candidate("aiohttp {} + gather", "aiohttp", _aiohttp),
     HTTPX: Candidate("httpx {} + gather", "httpx", _httpx),
-    "fal": Candidate("fal-client {}", "fal_client", _fal),
-    "replicate": Candidate("replicate {}", "replicate", _replicate),
-    "runwayml": Candidate("runwayml {}", "runwayml", _runway),
+    LEDGER: Candidate("client.map with a SqliteLedger", "kling_async", _with_ledger, beside=True),
+    DEFAULTS: Candidate("kling_async, defaults", "kling_async", _defaults, beside=True),
+    RUNBLOB: Candidate("runblob {}", "runblob", _runblob),
+    FAL: Candidate("fal-client {}", "fal_client", _fal),
+    REPLICATE: Candidate("replicate {}", "replicate", _replicate),
+    RUNWAY: Candidate("runwayml {}", "runwayml", _runway),
 }

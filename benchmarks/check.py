@@ -34,7 +34,7 @@ def _of_request(client: str) -> float:
 
 def _of_job(candidate: str) -> float:
     with generation_server(jobs.SERVER_CORE) as url:
-        return jobs.measure(candidate, _JOBS, url, quick=True).milliseconds
+        return jobs.measure(candidate, _JOBS, url, "quick").milliseconds
 
 
 def _ratio(measure: Callable[[str], float], ours: str, peer: str) -> float:

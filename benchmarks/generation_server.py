@@ -4,6 +4,8 @@ It speaks RunBlob's dialect and, as far as their official clients need it, those
 answer takes 50 ms. A job takes as many seconds as its prompt begins with ("12.5 a boat"). The answer that it is done
 contains its time, on the clock that all processes of a machine share.
 
+It counts what it sold and was asked (`/counts`), and can be told to lose the answer to every n-th submission.
+
 It runs in a process of its own: `with generation_server(core=1) as url: ...`.
 """
 
@@ -13,6 +15,8 @@ import importlib.util
 import itertools
 import json
 import re
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -26,6 +30,9 @@ LATENCY = 0.05  # s
 _URL = ""
 _ends: dict[str, tuple[str, float]] = {}  # by id: the dialect, and when the job is done
 _numbers = itertools.count()
+_lose = 0  # the answer to every so many submissions is lost. 0: none
+_requests = 0
+_RESET = struct.pack("ii", 1, 0)  # closing discards what is left to send, and tells the other end
 _ID = re.compile(rb"[0-9a-f]{8}-0000-4000-8000-000000000000")
 _SECONDS = re.compile(rb'"(?:prompt|promptText)"\s*:\s*"([0-9.]+) ')
 
@@ -89,6 +96,7 @@ class _Protocol(asyncio.Protocol):
         self._data = b""
 
     def data_received(self, data: bytes) -> None:
+        global _requests  # noqa: PLW0603  # of all connections
         self._data += data
         head, end, rest = self._data.partition(b"\r\n\r\n")
         if not end:
@@ -99,10 +107,22 @@ class _Protocol(asyncio.Protocol):
             return
         self._data = rest[size:]
         method, path, _ = head.split(b" ", 2)
-        answer = _submit(path, rest[:size]) if method == b"POST" else _status(path)
+        if path == b"/counts":
+            answer: dict[str, Any] = {"requests": _requests, "bought": len(_ends)}
+        else:
+            _requests += 1
+            answer = _submit(path, rest[:size]) if method == b"POST" else _status(path)
+            if method == b"POST" and _lose and len(_ends) % _lose == 0:
+                self._lose_connection(reset=len(_ends) % (2 * _lose) == 0)
+                return
         body = json.dumps(answer).encode()
         reply = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         asyncio.get_running_loop().call_later(LATENCY, self._answer, reply)
+
+    def _lose_connection(self, *, reset: bool) -> None:
+        if reset:  # else it just ends. Clients tell the two apart
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
 
     def _answer(self, reply: bytes) -> None:
         if not self._transport.is_closing():
@@ -118,13 +138,18 @@ async def _serve() -> None:
 
 
 @contextlib.contextmanager
-def generation_server(core: int) -> Iterator[str]:
+def generation_server(core: int, *, lose: int = 0) -> Iterator[str]:
     """Run the server in another process, pinned to a core.
+
+    Args:
+        core: The core.
+        lose: The answer to every so many submissions is lost: the job is bought, and the connection ends, or is
+            reset, in turn. 0: none is.
 
     Yields:
         Its base URL.
     """
-    command = [sys.executable, "-m", __name__, str(core)]
+    command = [sys.executable, "-m", __name__, str(core), str(lose)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own module
         assert process.stdout is not None
         try:
@@ -135,6 +160,7 @@ def generation_server(core: int) -> Iterator[str]:
 
 if __name__ == "__main__":
     pin_to_core(int(sys.argv[1]))
+    _lose = int(sys.argv[2])
     if importlib.util.find_spec("uvloop"):
         importlib.import_module("uvloop").run(_serve())
     else:

@@ -43,7 +43,7 @@ from benchmarks.process import cpu_seconds, resident_bytes
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 RESULTS = Path(__file__).parent / "results"
-_POLLS = 5
+_DEFAULT = [name for name, candidate in CANDIDATES.items() if not candidate.beside]
 _TICK = 0.005  # s
 _SETTLE = 0.5  # s before the first job, for the process to have its final size
 
@@ -56,15 +56,19 @@ class Plan:
         intervals: Seconds between two polls of a job, by how many are in flight, so that no client is overloaded.
         cap: Seconds of CPU after which a client is stopped.
         patience: Seconds of real time, for the same.
+        polls: How often a job is polled, about.
     """
 
     intervals: dict[int, float]
     cap: int
     patience: int
+    polls: int = 5
 
 
 FULL = Plan({100: 1.0, 1_000: 2.0, 10_000: 10.0}, cap=60, patience=150)
 QUICK = Plan({100: 0.5, 1_000: 1.0}, cap=20, patience=40)
+SCALE = Plan({1_000: 6.0, 10_000: 30.0, 100_000: 240.0}, cap=1_200, patience=2_400, polls=2)
+PLANS = {"full": FULL, "quick": QUICK, "scale": SCALE}
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Measurement:
         """Measure, report, and end the process."""
         interval = self._plan.intervals[self._in_flight]
         dice = random.Random(self._in_flight)  # noqa: S311  # equal jobs for everyone
-        seconds = [interval * (_POLLS - 0.5 + dice.uniform(-0.5, 0.5)) for _ in range(self._in_flight)]
+        seconds = [interval * (self._plan.polls - 0.5 + dice.uniform(-0.5, 0.5)) for _ in range(self._in_flight)]
         prompts = [f"{each:.3f} a boat in the rain" for each in seconds]
         buy = CANDIDATES[self._candidate].buy
         await buy(Order(url, ["0.1 warm up"], 0.2, lambda _: None))
@@ -181,10 +185,9 @@ class Measurement:
         os._exit(0)  # closing 10 000 jobs in an orderly way is not what is measured
 
 
-def measure(candidate: str, in_flight: int, url: str, *, quick: bool) -> Figure:
-    """Measure a candidate in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.jobs", "--measure", candidate, str(in_flight), url]
-    command += ["--quick"] if quick else []
+def measure(candidate: str, in_flight: int, url: str, plan: str) -> Figure:
+    """Measure a candidate in a fresh process, by one of `PLANS`."""
+    command = [sys.executable, "-m", "benchmarks.jobs", "--measure", candidate, str(in_flight), url, plan]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603  # ourselves
     return Figure(**json.loads(output))
 
@@ -199,7 +202,7 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
         "# What a whole job costs",
         "",
         (
-            f"Jobs that are submitted once and polled about {_POLLS} times, so many in flight at once, over at most"
+            f"Jobs that are submitted once and polled about {plan.polls} times, so many in flight at once, over at most"
             f" {CONNECTIONS} connections to a server that takes {LATENCY * 1e3:.0f} ms for an answer. A fresh process"
             f" per figure, pinned to one core. Polls of a job are"
             f" {', '.join(f'{plan.intervals[level]:g} s' for level in levels)} apart. The official clients of other"
@@ -265,14 +268,15 @@ def _cell(figure: Figure, text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="up to 1 000 in flight")
-    parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES), help="these clients")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), default=_DEFAULT, help="these clients")
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    plan = QUICK if arguments.quick else FULL
     if arguments.measure:
-        candidate, in_flight, url = arguments.measure
+        candidate, in_flight, url, name = arguments.measure
         pin_to_core(CLIENT_CORE)
-        asyncio.run(Measurement(candidate, int(in_flight), plan).run(url))
+        asyncio.run(Measurement(candidate, int(in_flight), PLANS[name]).run(url))
+    name = "quick" if arguments.quick else "full"
+    plan = PLANS[name]
 
     figures: list[Figure] = []
     for candidate in arguments.only:
@@ -281,7 +285,7 @@ def main() -> None:
             continue
         for in_flight in plan.intervals:
             with generation_server(SERVER_CORE) as url:
-                figures.append(measure(candidate, in_flight, url, quick=arguments.quick))
+                figures.append(measure(candidate, in_flight, url, name))
             last = figures[-1]
             stalls = f"{last.stall * 1e3:.0f} ms, {last.own_stall * 1e3:.0f} of them its own"
             text = f"{last.milliseconds:.2f} ms, {last.memory / 2**20:.1f} MiB, stall {stalls}"

@@ -315,7 +315,7 @@ class Downloader:
                 headers |= {"range": f"bytes={part.size}-", "if-range": part.version.validator}
             with anyio.CancelScope() as stall:
                 stall.deadline = anyio.current_time() + _STALL
-                async with backend.open("GET", url, headers) as response:
+                async with backend.open("GET", url, headers, seconds=math.inf) as response:  # `stall` is the limit
                     location = response.headers.get("location")
                     if response.status_code in _REDIRECTED and location is not None:
                         url = self._judged(partial(url.join, location))

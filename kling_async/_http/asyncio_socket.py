@@ -19,7 +19,7 @@ from anyio.abc import ByteStream, SocketAttribute
 
 __all__ = ["AsyncioSocket"]
 
-_FULL = 256 * 1024  # bytes that wait for a reader, beyond which the socket is not read on
+_FULL = 512 * 1024  # bytes that wait for a reader, beyond which the socket is not read on: two reads of asyncio
 _NEXT_ADDRESS = 0.25  # s after which the next address of a host is tried beside the one before (RFC 8305)
 
 

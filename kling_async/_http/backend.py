@@ -214,9 +214,11 @@ class HttpBackend:
         return self._proxied[proxy.url]
 
     @asynccontextmanager
-    async def open(self, method: str, url: Url, headers: Mapping[str, str]) -> AsyncIterator[Response]:
-        """A request without a body whose answer is read while it is open."""
-        response = await self.send(method, url, headers, extensions={"retry_stale": True})
+    async def open(
+        self, method: str, url: Url, headers: Mapping[str, str], *, seconds: float | None = None
+    ) -> AsyncIterator[Response]:
+        """A request without a body whose answer is read while it is open. `seconds`: as for `send`."""
+        response = await self.send(method, url, headers, seconds=seconds, extensions={"retry_stale": True})
         try:
             yield response
         finally:
