@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
+from anyio.lowlevel import checkpoint_if_cancelled
 
 __all__ = ["AsyncioSocket"]
 
@@ -112,6 +113,7 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
     async def _wait_to_read(self) -> None:
         if self._reader is not None:
             raise anyio.BusyResourceError("reading from")
+        await checkpoint_if_cancelled()  # data that keeps coming would win over a cancellation each time
         while not self._received:
             if self._closed:
                 raise anyio.ClosedResourceError
