@@ -293,11 +293,8 @@ class LedgerThread:
         """Do what the ledger shares with other processes."""
         leases = self._leases
         self._notify("on_lost", leases.take_lost())
+        watching = self._watch(database)
         fresh = leases.take_fresh()
-        watching = leases.watching
-        if watching and not self._watching:
-            database.news(restart=True)
-        self._watching = watching
         if fresh:
             self._report(database.logs(fresh))
         if watching or self._unsettled:
@@ -316,6 +313,16 @@ class LedgerThread:
             database.give_back(idle)
         if leases.must_renew():
             database.renew()
+
+    def _watch(self, database: Database) -> bool:
+        """Whether any job is waited for. If that begins now, logs are read to which others have added meanwhile."""
+        watching = self._leases.watching
+        if watching and not self._watching:
+            if database.changed():
+                self._leases.look_again()
+            database.news(restart=True)
+        self._watching = watching
+        return watching
 
     def _settle(self, database: Database) -> None:
         """Do the operations again that had no result yet."""

@@ -100,10 +100,11 @@ class Leases:
     def want(self, ref: str) -> bool:
         """Note that the job is waited for here. Return whether we have its lease."""
         with self._lock:
+            again = ref not in self._wanted
             self._wanted[ref] = None
             self._idle.pop(ref, None)
             held = ref in self._held
-            if not held:
+            if not held or (again and self.others):  # a webhook may have reached others while nobody waited here
                 self._fresh.append(ref)
             return held
 

@@ -13,6 +13,7 @@ So none of its errors leaves this module: the ledger's errors are new ones with 
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,9 +27,12 @@ from kling_async._ledger.postgres_address import PostgresAddress
 
 __all__ = ["Connection", "Connector", "explained", "is_lost"]
 
+log = logging.getLogger("kling_async")
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _PASSING = ("57P", "40")  # how codes begin: a server that ends, has crashed or begins; a deadlock
+_SKEW = 30.0  # s between two clocks that are worth a warning
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # s
 
 
@@ -42,11 +46,13 @@ class Connector:
 
     Attributes:
         deaf: Whether no notifications come over its connections (see `postgres_listener`).
+        clock_checked: Whether this computer's clock was compared with the server's.
     """
 
     address: PostgresAddress
     clock: Callable[[], float] = time.monotonic
     deaf: bool = False
+    clock_checked: bool = False
     _pause: float = 0.0
     _next: float = 0.0
     _reached: bool = False
@@ -74,6 +80,21 @@ class Connector:
         self._pause = min(max(2 * self._pause, _FIRST_PAUSE), _LONGEST_PAUSE)
         self._next = self.clock() + self._pause
         raise copy.copy(self._failure)
+
+    def check_clock(self, connection: Connection) -> None:
+        """Log once when this computer's clock and the server's are far apart."""
+        if self.clock_checked:
+            return
+        self.clock_checked = True
+        before = time.time()
+        row: Any = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+        ahead = (before + time.time()) / 2 - row[0]
+        if abs(ahead) >= _SKEW:
+            log.warning(
+                "the clock of this computer is %.0f s %s that of the ledger %s. Leases hold all the same, but "
+                "deadlines of jobs that other computers submitted are missed by that; set the clock (NTP)",
+                *(abs(ahead), "ahead of" if ahead > 0 else "behind", self.address),
+            )
 
 
 def is_lost(error: BaseException, connection: Connection) -> bool:

@@ -74,6 +74,7 @@ class PostgresDatabase:
         connection = self._connector.connect()
         try:
             prepare(connection, self._address)
+            self._connector.check_clock(connection)
         except BaseException:
             connection.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -226,6 +227,22 @@ def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'kling-async\[postgres\]'"):
         open_ledger("postgresql://host/db")
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(3600, "s ahead of that of"), (-3600, "s behind that of"), (5, None)])
+async def test_a_clock_that_is_an_hour_wrong_is_reported_once(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ahead: float, words: str | None
+) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    ledger = PostgresLedger(postgres.dsn(), schema=postgres.schema())
+    for number in range(2):
+        await ledger.claim(submission(f"row-{number}", f"a-{number}"))
+    await ledger.aclose()
+    monkeypatch.undo()
+    found = [record.getMessage() for record in caplog.records if "the clock of this computer" in record.getMessage()]
+    assert len(found) == (words is not None)
+    assert all(words in message and "set the clock" in message for message in found if words)
 
 
 async def test_of_many_that_start_at_once_one_makes_the_tables(postgres: Server) -> None:

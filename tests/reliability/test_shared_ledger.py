@@ -27,6 +27,7 @@ from kling_async import (
     LedgerFailed,
     Polling,
     PostgresLedger,
+    Progressive,
     SqliteLedger,
     Status,
     Submission,
@@ -147,6 +148,30 @@ async def test_one_of_those_who_wait_for_a_job_polls_it_and_all_see_its_events(p
 
 
 @both
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_what_others_record_between_two_waits_is_read(processes: Processes, waiting: bool) -> None:
+    """The job is ours to poll, and its webhook reached another process while nobody waited for it here."""
+    first = await processes.client(polling=Polling(schedule=Progressive(3600), deadline=7200))
+    second = open_ledger(processes.place)
+    job, other = [await first.submit(REQUEST, key=key) for key in ("boat", "fox")]
+    async with anyio.create_task_group() as group:
+        if waiting:  # for another job, so that the ledger's thread looks for news all the time
+            group.start_soon(other.wait)
+            await anyio.wait_all_tasks_blocked()
+        log = await second.events(job.ref)
+        await second.append_events(job.ref, [Event(log[-1].seq + 1, Status.FAILED, NOON, 1.0, "webhook")])
+        await second.aclose()
+        if waiting:
+            ledger: Any = first.ledger
+            with anyio.fail_after(PATIENCE):
+                while not ledger._leases.others:  # noqa: ASYNC110  # its thread has seen it
+                    await anyio.sleep(0.01)
+        with anyio.fail_after(PATIENCE):
+            assert await job.wait() is Status.FAILED
+        group.cancel_scope.cancel()
+    assert processes.polls == 0
+
+
 async def test_whoever_waits_takes_over_from_a_process_that_ends(processes: Processes) -> None:
     first, second = await processes.client(), await processes.client()
     await first.submit(REQUEST, key="boat")
