@@ -6,9 +6,12 @@ They are two lines each, so no package is needed for them. macOS has them, too, 
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
-__all__ = ["config_file", "history_file", "state_file"]
+__all__ = ["config_file", "history_file", "program", "state_file"]
 
 
 def state_file(*names: str) -> Path:
@@ -31,3 +34,21 @@ def history_file() -> Path:
     # A plain http address is acceptable only if it leads to this machine.
     rehearsal = bool(used) and all(os.environ.get(kind.env_vars[1], "").startswith("http:") for kind in used)
     return state_file("sandbox.db" if rehearsal else "history.db")
+
+
+def program() -> str:
+    """How to start this program again: ``kling`` where a shell finds it, else as it was started."""
+    started = Path(sys.argv[0])
+    if started.stem == "__main__":
+        return shlex.join([_near(Path(sys.executable)), "-m", "kling_async"])
+    if started.stem != "kling":  # another program called it
+        return "kling"
+    found = shutil.which("kling")
+    same = found is not None and Path(found).absolute() == started.absolute()
+    return "kling" if same else shlex.quote(_near(started))
+
+
+def _near(path: Path) -> str:
+    """A path, seen from the working directory where it lies in it."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

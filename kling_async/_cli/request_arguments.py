@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from kling_async import Image, JobRef, Request, Video
 from kling_async._cli.errors import CommandError
+from kling_async._cli.preparation import Preparer, prepared
 from kling_async._exchange.urls import is_url  # decides as the library does whether a text is a URL or a path
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.field_errors import describe_problem, problem_place  # one wording for all
@@ -163,7 +164,13 @@ def parse_settings(settings: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def build(endpoint: Endpoint[Any], prompt: str, references: Sequence[str], given: Mapping[str, str]) -> Request:
+def build(
+    endpoint: Endpoint[Any],
+    prompt: str,
+    references: Sequence[str],
+    given: Mapping[str, str],
+    prepare: Preparer | None = None,
+) -> Request:
     """The request that a command line describes. The endpoint's model decides what is valid.
 
     A value is passed as text. If the model does not accept the text, and it is JSON, the parsed JSON is passed.
@@ -177,6 +184,7 @@ def build(endpoint: Endpoint[Any], prompt: str, references: Sequence[str], given
     values = with_local_files(endpoint, values)
     if references:
         values |= images(endpoint, [image_of(reference) for reference in references])
+    values = prepared(endpoint, values, prepare)
     model: type[Request] = endpoint.request
     with acceptable(endpoint, options=True):
         try:

@@ -72,7 +72,8 @@ __all__ = ["ProviderStatistics", "ProviderTransport"]
 
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
-# Without a handler, Python prints warnings of a logger to the terminal, and those of stamina are a bare event name.
+# Without a handler, Python prints the warnings of a logger to the terminal of whoever uses the program.
+log.addHandler(logging.NullHandler())
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PreparedImage", "prepare_image"]
 
 log = logging.getLogger("kling_async")
+log.addHandler(logging.NullHandler())  # the program decides whether anything is shown
 
 Format = Literal["jpeg", "png"]
 

@@ -52,6 +52,7 @@ def _installed() -> list[type[Provider]]:
     from kling_async.providers._base.provider import Provider  # noqa: PLC0415
 
     log = logging.getLogger("kling_async")
+    log.addHandler(logging.NullHandler())
 
     found: dict[str, type[Provider]] = {}
     for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):

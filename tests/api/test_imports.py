@@ -138,3 +138,18 @@ def test_every_provider_of_the_registry_is_a_public_name() -> None:
 def test_a_module_lists_only_what_a_user_needs(module: ModuleType) -> None:
     modules = {*LAZY._MODULES, "__version__"} if module is kling_async else set()
     assert {*dir(module)} - modules == {*module.__all__}
+
+
+def test_without_a_handler_nothing_is_printed() -> None:
+    """A warning of a library stands on no terminal unless the program wants it: `logging.lastResort` prints none."""
+    code = (
+        "import logging, tempfile, pathlib\n"
+        "import kling_async\n"
+        "{loads}\n"
+        "logging.getLogger('kling_async').warning('a paid call is throttled')\n"
+        "logging.getLogger('stamina').warning('stamina.retry_scheduled')\n"
+    )
+    for loads in ("kling_async.Client", "kling_async.prepare_image; kling_async._http.transport"):
+        script = code.format(loads=loads.replace("kling_async._http.transport", "import kling_async._http.transport"))
+        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+        assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

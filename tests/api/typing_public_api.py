@@ -8,8 +8,11 @@ is not needed is an error, too.
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 from typing import Any, Literal, assert_type
+
+import PIL.Image
 
 import kling_async
 from kling_async import (
@@ -37,6 +40,7 @@ from kling_async import (
     Video,
     inferencesh,
     pixeldojo,
+    prepare_image,
     runblob,
     runware,
 )
@@ -55,6 +59,19 @@ def requests() -> list[Request]:
         inferencesh.ImageO1("a boat", Path("boat.png"), "rain", resolution="2k"),
         pixeldojo.ImageV3("a boat", "rain", aspect_ratio="16:9", count=2),
     ]
+
+
+def images(pixels: PIL.Image.Image, path: Path) -> list[Request]:
+    """Every form that works when the program runs."""
+    with path.open("rb") as file, open("boat.png", "rb") as opened:  # noqa: PTH123  # both ways to open
+        return [
+            runblob.O3Photo("a boat", references=[pixels, file, opened, io.BytesIO(b"..."), memoryview(b"...")]),
+            kling_async.Image("a boat", references=[prepare_image(path, max_side=2048), bytearray(b"...")]),
+            inferencesh.ImageO1("a boat", pixels),
+            inferencesh.ImageO1("a boat", opened),
+            runblob.O3Photo("a boat", references=[io.StringIO("text")]),  # type: ignore[list-item]
+            inferencesh.ImageO1("a boat", 5),  # type: ignore[arg-type]
+        ]
 
 
 def mistakes(path: Path) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
@@ -34,6 +35,7 @@ from kling_async._cli.options import AsJson, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
 from kling_async._cli.output.reports import Report
+from kling_async._cli.preparation import MaxSide, Prepare, PreparedFiles
 from kling_async._cli.request_arguments import find_any, parse_settings
 from kling_async._cli.runner import choose_report, destination, handle_errors, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, WebhookUrl, listener
@@ -83,6 +85,8 @@ class _Options:
     ignore_columns: Annotated[
         bool, typer.Option("--ignore-columns", help="Ignore columns that are not fields. results.jsonl keeps them.")
     ] = False
+    prepare: Prepare = False
+    max_side: MaxSide = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every row, estimate the cost, and buy nothing.")] = (
         False
     )
@@ -220,7 +224,7 @@ def bulk(options: _Options) -> None:
     """
     output = Path(options.output) if options.output is not None and "://" not in options.output else None
     report = choose_report(as_json=options.as_json, directory=output and output / "files")
-    with handle_errors(report):
+    with handle_errors(report), TemporaryDirectory(prefix="kling-") as scratch:
         places, polling, amounts = options.places, options.polling, options.amounts
         assumed = parse_assumed(options.assume or ())
         webhooks = listener(options.webhook_url, options.listen)
@@ -230,7 +234,7 @@ def bulk(options: _Options) -> None:
             anyio.run(places.store.open, places.results, places.ledger)
             report.say(f"the ledger and the progress of this run are in {places.directory}")
         results = Results(places.results)
-        rows, share = _valid_rows(options, results, places, report)
+        rows, share = _valid_rows(options, results, places, report, Path(scratch))
         plan = plan_of(rows, results, places, retry=options.retry_failed, save=not options.no_save)
         anyio.run(refuse_overlap, plan, places, options.part)
         limit, left = None, dict[Unit, Decimal]()
@@ -279,8 +283,10 @@ def _buying(
     return partial(work.run, client, options.in_flight)
 
 
-def _valid_rows(options: _Options, results: Results, places: OutputPaths, report: Report) -> tuple[list[Row], Decimal]:
-    """The rows of the file or shard, and their share of all rows.
+def _valid_rows(
+    options: _Options, results: Results, places: OutputPaths, report: Report, scratch: Path
+) -> tuple[list[Row], Decimal]:
+    """The rows of the file or shard, and their share of all rows. A dry run writes prepared images to `scratch`.
 
     Raises:
         CommandError: Some are not valid. They have been reported.
@@ -293,8 +299,14 @@ def _valid_rows(options: _Options, results: Results, places: OutputPaths, report
     if options.cluster is not None:
         folder = folder.absolute()  # the actors have working directories of their own
     settings = parse_settings(options.setting or ())
-    reader = RowReader(folder, options.endpoint, settings, ignore_columns=options.ignore_columns)
+    prepare = None
+    if options.prepare or options.max_side is not None:
+        place = scratch if options.dry_run else places.directory / "prepared"
+        prepare = PreparedFiles(place, options.max_side)
+    reader = RowReader(folder, options.endpoint, settings, ignore_columns=options.ignore_columns, prepare=prepare)
     good, bad = reader.read(cells, options.part)
+    if prepare is not None and not bad:
+        report.say(prepare.summary())
     adopt_results(good, results, places)
     bad += conflicts(good, results, places)
     if bad:

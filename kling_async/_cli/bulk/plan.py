@@ -10,7 +10,7 @@ from typing import Any
 
 from kling_async import Client, Cost
 from kling_async._cli.bulk.results import Record, Results
-from kling_async._cli.bulk.rows import BadRow, Row, Shard, described
+from kling_async._cli.bulk.rows import BadRow, Row, Shard
 from kling_async._cli.bulk.store import RunStore
 from kling_async._cli.output.formatting import as_json
 
@@ -162,7 +162,7 @@ def record_before(row: Row, directory: Path) -> Record:
         row.line,
         row.endpoint.name,
         "waiting",
-        request=described(row.request, row.folder),
+        request=row.described(),
         folder=_way(row.folder, directory),
         columns=row.columns,
     )

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from kling_async import Request
 from kling_async._cli.errors import CommandError
+from kling_async._cli.preparation import PreparedFiles, prepared
 from kling_async._cli.request_arguments import (
     acceptable,
     decoded,
@@ -43,7 +44,7 @@ from kling_async._cli.request_arguments import (
 )
 from kling_async.providers.base import Endpoint
 
-__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "described", "numbered", "read_cells"]
+__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "numbered", "read_cells"]
 
 Cells: TypeAlias = dict[str, Any]
 
@@ -81,6 +82,7 @@ class Row:
         folder: Where its relative paths start.
         columns: The cells that ``--ignore-columns`` ignored. They are copied to ``results.jsonl``.
         named: Whether the row has a key of its own. Otherwise its key was made of its request.
+        originals: Of which images its prepared ones were made. A row is described by those.
     """
 
     line: int
@@ -91,6 +93,11 @@ class Row:
     folder: Path = Path()
     columns: Mapping[str, Any] = field(default_factory=dict)
     named: bool = True
+    originals: Mapping[str, str] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """The request as JSON values, with paths as the row has them."""
+        return _described(self.request, self.folder, self.originals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +278,14 @@ class RowReader:
         endpoint: The endpoint of rows that name none.
         settings: Fields for the rows that lack them.
         ignore_columns: Whether columns that are not fields are ignored. Otherwise they are errors.
+        prepare: Prepares local images. If None, they are taken as they are.
     """
 
     folder: Path
     endpoint: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     ignore_columns: bool = False
+    prepare: PreparedFiles | None = None
     _lines: dict[str, int] = field(default_factory=dict)  # by key
     _seen: dict[str, int] = field(default_factory=dict)  # how many rows without a key, by digest
 
@@ -330,8 +339,9 @@ class RowReader:
         given = _normalized(cells)
         key = _key(given)
         endpoint, request, columns = self._request(given, folder)
-        digest = _meaning(request, folder)
-        return Row(line, key or digest, digest, endpoint, request, folder, columns, named=key is not None)
+        originals = self.prepare.originals if self.prepare is not None else {}
+        digest = _meaning(request, folder, originals)
+        return Row(line, key or digest, digest, endpoint, request, folder, columns, key is not None, originals)
 
     def _row(self, line: int, cells: Cells) -> Row:
         row = self._parsed(line, cells)
@@ -362,9 +372,11 @@ class RowReader:
                 if "request" in given:
                     return endpoint, endpoint.request.model_validate(_native(given["request"])), columns
                 defaults = {name: text for name, text in self.settings.items() if name in endpoint.request.model_fields}
-                request = _ours(endpoint, {**defaults, **own}, folder)
+                request = _ours(endpoint, {**defaults, **own}, folder, self.prepare)
             require_offered(request)
         except CommandError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise
             field, reason = next(iter(error.fields.items()), ("references", error.message))
             raise _Bad(field, reason, error.fields) from error
         return endpoint, request, columns
@@ -441,7 +453,7 @@ def _native(value: Any) -> Mapping[str, Any]:
     return found
 
 
-def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path) -> Request:
+def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path, prepare: PreparedFiles | None) -> Request:
     """The request that the cells describe. Text becomes a number or a list where the field needs one."""
     values = {name: cell for name, cell in own.items() if name not in {"reference", "references"}}
     require_words(values)
@@ -450,6 +462,7 @@ def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path) -> Request:
     values = with_local_files(endpoint, values, folder)
     if found:
         values |= images(endpoint, found)
+    values = prepared(endpoint, values, prepare)
     model: type[Request] = endpoint.request
     try:
         return model.model_validate(values)
@@ -476,25 +489,24 @@ def _listed(cell: Any) -> list[str]:
     return cell
 
 
-def described(request: Request, folder: Path) -> dict[str, Any]:
-    """The request as JSON values, with paths as the row has them."""
+def _described(request: Request, folder: Path, originals: Mapping[str, str]) -> dict[str, Any]:
     found = request.describe()
     start = f"{folder}/"
     for name in request.reference_fields:
         value = found.get(name)
         if isinstance(value, list):
-            found[name] = [str(text).removeprefix(start) for text in value]
+            found[name] = [originals.get(str(text), str(text)).removeprefix(start) for text in value]
         elif isinstance(value, str):
-            found[name] = value.removeprefix(start)
+            found[name] = originals.get(value, value).removeprefix(start)
     return found
 
 
-def _meaning(request: Request, folder: Path) -> str:
+def _meaning(request: Request, folder: Path, originals: Mapping[str, str]) -> str:
     """A digest of what the request asks for: equal however the row is written, and wherever its folder is.
 
     Fields that have their default do not count, so a field that a later version adds changes no row's name.
     """
-    asked = described(request, folder)
+    asked = _described(request, folder, originals)
     for name, info in type(request).model_fields.items():
         if name == "callback_url" or getattr(request, name) == info.default:
             asked.pop(name, None)

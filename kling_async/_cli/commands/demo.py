@@ -28,6 +28,7 @@ from kling_async._cli.options import AsJson
 from kling_async._cli.output.events import AllJobsEnded, JobStarted
 from kling_async._cli.output.formatting import as_json, duration, plural
 from kling_async._cli.output.reports import Report
+from kling_async._cli.places import program
 from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import choose_report, collect, destination, handle_errors, run
 from kling_async.providers.base import Endpoint, Provider
@@ -169,12 +170,13 @@ class _Demo:
         worth = " and ".join(map(str, costs.values()))
         self.report.say(f"{made} in {duration(seconds)}; with real keys they would have cost {worth}. Look at them:")
         self.report.product(str(page))
+        me = program()
         for line in (
-            f"  kling open {shlex.quote(str(self.directory))}",
+            f"  {me} open {shlex.quote(str(self.directory))}",
             "Make your own, still without a key and without cost:",
-            '  kling --sandbox generate video "a cat on a skateboard" --duration 5 -o out/',
+            f'  {me} --sandbox generate video "a cat on a skateboard" --duration 5 -o out/',
             "What it costs at each provider:",
-            '  kling quote "a cat on a skateboard" --duration 5',
+            f'  {me} quote "a cat on a skateboard" --duration 5',
         ):
             self.report.say(line)
 

@@ -21,6 +21,7 @@ from kling_async._cli.ledger import LedgerFile, NoLedger, kept, key_of
 from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, Timeout, options_from
 from kling_async._cli.output.events import JobStarted, SellerChosen, Submitting
 from kling_async._cli.output.reports import Report
+from kling_async._cli.preparation import MaxSide, Prepare, prepared_content
 from kling_async._cli.request_arguments import (
     NAMED,
     acceptable,
@@ -67,6 +68,8 @@ class _Options:
     reference: Annotated[list[str] | None, _option("IMAGE", "A reference image: a file or a URL; may be repeated.")] = (
         None
     )
+    prepare: Prepare = False
+    max_side: MaxSide = None
     setting: Annotated[list[str] | None, _option("NAME=VALUE", "Any other field. May be repeated.", "--set")] = None
     output: JobOutput = Path()
     name: FileName = None
@@ -83,7 +86,7 @@ class _Options:
     webhook_url: WebhookUrl = None
     listen: Listen = None
 
-    def request(self, endpoint: Endpoint[Any]) -> Request:
+    def request(self, endpoint: Endpoint[Any], report: Report) -> Request:
         """The request that is to be sent.
 
         Raises:
@@ -94,7 +97,9 @@ class _Options:
         twice = [name for name in settings if name in named or name == "prompt"]
         if twice:
             raise CommandError(f"--set {twice[0]}=...: it is given already; give it once")
-        return build(endpoint, _prompt(self.prompt), self.reference or (), {**named, **settings})
+        wanted = self.prepare or self.max_side is not None
+        prepare = prepared_content(self.max_side, report.say) if wanted else None
+        return build(endpoint, _prompt(self.prompt), self.reference or (), {**named, **settings}, prepare)
 
     def listener(self) -> Listener | None:
         """Where webhooks are received. If None, nowhere.
@@ -119,7 +124,7 @@ def generate(options: _Options) -> None:
         if options.key is not None and options.no_ledger:
             raise CommandError("--key is a name in a ledger, and --no-ledger wants none: leave one of them out")
         kinds, endpoint = find_any(options.endpoint)
-        request = options.request(endpoint)
+        request = options.request(endpoint, report)
         told = options.listener()
         ledger = kept(options.ledger, report, wanted=not options.no_ledger)
         if options.key is not None and ledger is None:

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 from pydantic import BeforeValidator, GetPydanticSchema
 from pydantic_core import PydanticCustomError, core_schema
@@ -19,6 +19,9 @@ from kling_async._exchange.urls import _scheme_and_host, is_url
 from kling_async._media.local_file import FileText, LocalFile
 from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._media.prepared_image import prepare_image
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "image_format", "sniff"]
 
@@ -116,8 +119,28 @@ class _ReferenceSchema:
         return _text_schema(_IN_JSON)
 
 
-Reference: TypeAlias = Annotated[str | Path | bytes, _ReferenceSchema]
-"""An image: a URL or data URI (str, never a path), a local file (Path), or its content (bytes)."""
+class BinaryFile(Protocol):
+    """A file that is open for reading bytes, such as ``open("boat.png", "rb")`` or a ``BytesIO``."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Some bytes of it, or all that are left."""
+        ...
+
+
+class PillowImage(Protocol):
+    """A ``PIL.Image.Image``, without Pillow."""
+
+    def getbands(self) -> tuple[str, ...]:
+        """The names of its channels, such as ``("R", "G", "B")``."""
+        ...
+
+
+if TYPE_CHECKING:  # what may be given. A request keeps a text, a `Path` or bytes of it
+    Reference: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | PillowImage
+else:
+    Reference = Annotated[str | Path | bytes, _ReferenceSchema]
+"""An image: a URL or data URI (str, never a path), a local file (Path), its content (bytes, or an open binary file), or
+a Pillow image."""
 
 
 def _several(value: Any) -> Any:
@@ -138,7 +161,7 @@ References: TypeAlias = Annotated[
 _HEAD = HEAD_BYTES
 _MIB = 1024 * 1024
 _CONVERT = "convert it to JPEG or PNG first"
-_PREPARE = " (in Python, prepare_image(...) of kling-async[images] does)"
+_PREPARE = " (prepare_image(...) and kling --prepare do, with kling-async[images])"
 
 
 def sniff(head: bytes) -> str | None:
@@ -202,18 +225,18 @@ class ImageRule:
             self._check_file(reference, f"{label} ({str(reference)[:200]})")
         elif isinstance(reference, bytes):
             self._check_content(reference[:_HEAD], len(reference), label)
-        elif reference.startswith("data:"):
-            content = decode_data_uri(reference, label)
+        elif (text := str(reference)).startswith("data:"):
+            content = decode_data_uri(text, label)
             self._check_content(content[:_HEAD], len(content), label)
-        elif is_url(reference):
-            if not _scheme_and_host(reference)[1]:
-                raise ValueError(f"{label} is {reference!r:.80}, which is not a complete URL: it names no host")
-        elif not (self.uuids and _UUID.fullmatch(reference)):
+        elif is_url(text):
+            if not _scheme_and_host(text)[1]:
+                raise ValueError(f"{label} is {text!r:.80}, which is not a complete URL: it names no host")
+        elif not (self.uuids and _UUID.fullmatch(text)):
             raise PydanticCustomError(
                 "reference_text",
                 "{label} is {text}, which is neither an http(s) URL nor a data URI; "
                 "for a local file pass pathlib.Path(...), for image data pass bytes",
-                {"label": label, "text": f"{reference!r:.80}"},
+                {"label": label, "text": f"{text!r:.80}"},
             )
 
     def _check_file(self, path: Path, label: str) -> None:
@@ -241,7 +264,7 @@ class ImageRule:
             mebibytes = math.ceil(size / _MIB * 10) / 10
             raise ValueError(
                 f"{label} has {mebibytes} MiB; at most {self.max_bytes / _MIB:.0f} MiB are allowed; make it smaller "
-                f"(in Python, prepare_image(..., max_bytes=...) of kling-async[images] does)"
+                "(prepare_image(..., max_bytes=...) and kling --prepare do, with kling-async[images])"
             )
         found = sniff(head)
         if found not in self.formats:

@@ -80,7 +80,8 @@ def _beginning(image: Reference) -> bytes | None:
             return file.read(_HEADER_BYTES)
     if isinstance(image, bytes):
         return image
-    return decode_data_uri(image, "the image") if image.startswith("data:") else None
+    text = str(image)
+    return decode_data_uri(text, "the image") if text.startswith("data:") else None
 
 
 def _check_size(image: Reference, label: str) -> None:
@@ -160,8 +161,8 @@ def _sound(value: Reference) -> Reference:
                 head = file.read(16)
         except OSError as error:
             raise ValueError(f"the sound {value} cannot be read: {error.strerror}") from error
-    elif isinstance(value, bytes) or value.startswith("data:"):
-        content = value if isinstance(value, bytes) else decode_data_uri(value, "the sound")
+    elif isinstance(value, bytes) or str(value).startswith("data:"):
+        content = value if isinstance(value, bytes) else decode_data_uri(str(value), "the sound")
         size, head = len(content), content[:16]
     else:
         raise PydanticCustomError(

@@ -244,7 +244,7 @@ def test_on_a_terminal_the_table_is_live_and_the_paths_come_last(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(Path(path).name for path in paths)
     assert paths[-1] == "out/report.html"
     assert plain.rindex("saved") < plain.index(paths[0])
-    assert "kling open out" in plain
+    assert " open out" in plain
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
 
 

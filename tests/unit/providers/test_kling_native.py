@@ -163,4 +163,4 @@ def test_an_image_in_every_form_is_sent_as_raw_base64(
 @pytest.mark.parametrize(("size", "reason"), [((299, 300), "each side must have at least 300"), ((301, 900), "1:2.5")])
 def test_a_pil_image_of_a_wrong_size_is_refused(size: tuple[int, int], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        kling.ImageToVideo("a", Image.new("RGB", size))  # type: ignore[arg-type]
+        kling.ImageToVideo("a", Image.new("RGB", size))
