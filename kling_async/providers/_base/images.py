@@ -20,9 +20,6 @@ from kling_async._media.local_file import FileText, LocalFile
 from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._media.prepared_image import prepare_image
 
-if TYPE_CHECKING:
-    import os
-
 __all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "image_format", "sniff"]
 
 
@@ -136,7 +133,7 @@ class PillowImage(Protocol):
 
 
 if TYPE_CHECKING:  # what may be given. A request keeps a text, a `Path` or bytes of it
-    Reference: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | PillowImage
+    Reference: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryFile | PillowImage
 else:
     Reference = Annotated[str | Path | bytes, _ReferenceSchema]
 """An image: a URL or data URI (str, never a path), a local file (Path), its content (bytes, or an open binary file), or
