@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 import anyio
+from anyio.lowlevel import RunVar
 
 from kling_async._client import Client
 from kling_async._errors import (
@@ -244,9 +245,54 @@ async def _next_event(events: Any) -> Event | None:
 
 async def cancel_at_shutdown(scope: anyio.CancelScope) -> None:
     """Cancel the scope of an open stream when the server is asked to stop, which would wait for the stream for ever."""
-    while not _server_is_stopping():  # noqa: ASYNC110  # the server notifies nobody
-        await anyio.sleep(_SHUTDOWN_CHECK)
+    try:
+        watch = _WATCH.get()
+    except LookupError:
+        watch = _ShutdownWatch()
+        _WATCH.set(watch)
+    await watch.stopping()
     scope.cancel()
+
+
+class _ShutdownWatch:
+    """The open streams of one event loop. One of them at a time looks whether the server is to stop, for all.
+
+    The server notifies nobody. If each of ten thousand streams looked twice a second, that would take a whole core.
+    """
+
+    def __init__(self) -> None:
+        self._looking = False
+        self._resting: dict[anyio.Event, None] = {}
+
+    async def stopping(self) -> None:
+        """Return when the server is to stop."""
+        try:
+            while not _server_is_stopping():
+                if self._looking:
+                    called = anyio.Event()
+                    self._resting[called] = None
+                    try:
+                        await called.wait()
+                    finally:
+                        self._resting.pop(called, None)
+                else:
+                    self._looking = True
+                    try:
+                        await anyio.sleep(_SHUTDOWN_CHECK)
+                    finally:
+                        self._looking = False
+        finally:
+            self._call()
+
+    def _call(self) -> None:
+        """Let the next one look, or leave, unless somebody does. Everybody who stops waiting calls this."""
+        if not self._looking and self._resting:
+            called = next(iter(self._resting))
+            del self._resting[called]
+            called.set()
+
+
+_WATCH: RunVar[_ShutdownWatch] = RunVar("kling_async.starlette.watch")
 
 
 def _server_is_stopping() -> bool:
