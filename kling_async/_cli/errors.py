@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from kling_async import (
     AllRefused,
     BudgetExceeded,
@@ -108,7 +106,6 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (LedgerFailed, LEDGER),
     (OSError, USAGE),
     (ImportError, USAGE),
-    (ValidationError, USAGE),
     (KlingError, FAILED),
 )
 
@@ -195,7 +192,7 @@ def explain(error: Exception) -> Problem:
         return Problem(type(error).__name__, words, cause.code, next_steps=cause.next_steps)
     if is_output_error(error):
         return Problem("OutputError", f"the output cannot be written: {error}; send it to another place", UNSAVED)
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), FAULT)
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), USAGE if _is_invalid(error) else FAULT)
     if isinstance(error, KlingError):
         if isinstance(error, GenerationFailed) and _by_policy(error):
             code = REJECTED
@@ -210,6 +207,13 @@ def explain(error: Exception) -> Problem:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     name = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     return Problem(type(error).__name__, f"{name}{words or type(error).__name__}", code)
+
+
+def _is_invalid(error: Exception) -> bool:
+    """Whether pydantic refused a value."""
+    from pydantic import ValidationError  # noqa: PLC0415  # a quarter of the time of kling --help, which needs none of it
+
+    return isinstance(error, ValidationError)
 
 
 def _message(error: KlingError) -> str:
