@@ -302,13 +302,13 @@ class LedgerThread:
             if changed and watching:
                 self._report(database.news(restart=False))
             if (fresh or retry) and (missing := leases.missing()):
-                taken = database.take(missing)
-                if again := [ref for ref in taken if ref not in fresh]:
-                    self._report(database.logs(again))  # what its owner recorded before it died
-                leases.grant(taken)
-                self._notify("on_leased", taken)
+                leases.grant(database.take(missing))
             if changed or retry:
                 self._settle(database)
+        if granted := leases.take_granted():
+            if again := [ref for ref in granted if ref not in fresh]:
+                self._report(database.logs(again))  # what its owner recorded before it died
+            self._notify("on_leased", granted)
         if idle := leases.take_idle():
             database.give_back(idle)
         if leases.must_renew():

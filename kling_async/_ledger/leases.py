@@ -92,6 +92,7 @@ class Leases:
     _held: set[str] = field(default_factory=set)
     _idle: dict[str, float] = field(default_factory=dict)
     _lost: list[str] = field(default_factory=list)
+    _granted: list[str] = field(default_factory=list)
     _tried: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -138,6 +139,7 @@ class Leases:
         """What others did with the jobs that are waited for may have been missed: read their logs again."""
         with self._lock:
             self._fresh = list(self._wanted)
+            self._granted = [ref for ref in self._wanted if ref in self._held]
 
     def take_fresh(self) -> list[str]:
         """The jobs whose logs are to be read: they are waited for since a moment, or others may have been missed."""
@@ -158,8 +160,15 @@ class Leases:
         """Note that we have these leases. Those that nobody wants are given back in a while."""
         now = now_with_sleep()
         with self._lock:
+            self._granted += [ref for ref in refs if ref in self._wanted and ref not in self._held]
             self._held.update(refs)
             self._idle.update((ref, now) for ref in refs if ref not in self._wanted)
+
+    def take_granted(self) -> list[str]:
+        """The leases that came after `want` had said that they are not ours, however they came."""
+        with self._lock:
+            granted, self._granted = [ref for ref in self._granted if ref in self._held], []
+            return granted
 
     def take_idle(self) -> list[str]:
         """The leases to give back. From here on they are not ours."""
