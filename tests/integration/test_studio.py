@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Dialog, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, Request, Route, expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -220,9 +220,21 @@ def test_a_refused_field_is_reported_beside_it_and_has_the_focus(page: Page, sta
 def test_a_lost_answer_has_buttons(page: Page, stage: Sandbox) -> None:
     stage.faults.add("accept-then-reset:submit:times=1")
     one_provider(page, "runblob/o3-video")
-    page.get_by_role("textbox", name="Prompt").fill("a boat in the fog")
-    page.locator(".buy").click()
+    held: list[Route] = []  # the check of what was typed is answered after the purchase
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/check", hold)
+    with page.expect_request("**/api/check"):
+        page.get_by_role("textbox", name="Prompt").fill("a boat in the fog")
+        page.locator(".buy").click()
     expect(page.locator(".problem")).to_contain_text("may have been bought", timeout=PATIENCE)
+    with page.expect_response("**/api/check"):
+        for route in held:
+            route.continue_()
+    expect(page.locator(".buy")).to_contain_text("$", timeout=PATIENCE)
+    expect(page.locator(".problem")).to_contain_text("may have been bought")
     visit(page, "Follow")
     status(page, "a boat in the fog", "Answer lost")
     for name in ("It is this job", "Send it again", "Forget it"):

@@ -23,6 +23,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
   let checked = 0
   let pending
   let sending = false
+  let refused = false // what the last purchase was answered stands until something is changed
   let wanted
   const rows = new Map()
   const fieldsBox = h("div.fields")
@@ -80,6 +81,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
     specific.hidden = !one
     if (one) specific.value = name
     place = ""
+    refused = false
     build(endpoint)
     form.dataset.endpoint = name
     check()
@@ -107,6 +109,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
     else draft.fields[name] = value
     key = newKey() // another request is another purchase
     sent.textContent = ""
+    refused = false
     remember(draft)
     clearTimeout(pending)
     pending = setTimeout(check, 250)
@@ -119,12 +122,14 @@ export function make(main, { endpoints, ask_above: threshold }) {
     try {
       told = await call("api/check", { endpoint: draft.endpoint, fields: light(draft.fields) })
     } catch (error) {
-      problem.textContent = error.message
+      if (!refused) problem.textContent = error.message
       return
     }
     if (number !== checked) return // something newer was typed
-    problem.textContent = ""
-    complain(told.problems, false)
+    if (!refused) {
+      problem.textContent = ""
+      complain(told.problems, false)
+    }
     for (const [name, choices] of Object.entries(told.choices)) rows.get(name)?.choices?.(choices)
     quotes(told.quotes)
   }
@@ -183,6 +188,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
     sending = true
     button.setAttribute("aria-busy", "true")
     problem.textContent = ""
+    refused = false
     try {
       const card = await call("api/jobs", { endpoint: draft.endpoint, fields: draft.fields, key, place })
       take([card])
@@ -190,6 +196,7 @@ export function make(main, { endpoints, ask_above: threshold }) {
       sent.replaceChildren("It is under way. ", h("a", { href: "#follow" }, "Follow it"), " or make another one.")
       say("It is under way")
     } catch (error) {
+      refused = true
       const first = complain(error.fields ?? {}, true)
       if (first) first.focus()
       else problem.replaceChildren(error.message, error.remedies?.length ? h("ul.advice", {}, error.remedies.filter((one) => one.detail).map((one) => h("li", {}, one.label ? `${one.label}: ${one.detail}` : one.detail))) : "")
