@@ -64,6 +64,7 @@ from kling_async._polling.poller import DeadlinePassed
 from kling_async._routing.router import Prefer, Router, may_retry, require_preference
 from kling_async._session import ProviderSession
 from kling_async._submission.submitter import SubmittedJob, require_tags
+from kling_async._tracking.packed_request import PackedRequest, pack_request, unpack_request
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
 from kling_async.providers._base.offers import options
@@ -182,6 +183,10 @@ class _Row:
     key: str | None
     request: Request
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+_Place: TypeAlias = tuple[int, str | None, bool, PackedRequest | None]
+"""The row of a job: its index and key, whether the job is new, and the request if the job has another one."""
 
 
 class RowSource:
@@ -366,9 +371,8 @@ class BulkRun:
         self._waiting: dict[int, Outcome | None] = {}  # None: a row that was not submitted
         self._unsaved: deque[Outcome] = deque()
         self._save = anyio.Event()
-        # By job its rows: index, key, whether it is new, and the request if the job has another one. Plain data,
-        # because there may be ten thousand.
-        self._subscribed: dict[TrackedJob, tuple[tuple[int, str | None, bool, Request | None], ...]] = {}
+        # By job its row, or rows. Plain data, because there may be a hundred thousand.
+        self._subscribed: dict[TrackedJob, _Place | list[_Place]] = {}
         self._stopped: dict[str, KlingError] = {}  # by provider, the error that stopped the submissions
         self._error: Exception | None = None
         self._submitting = 0
@@ -553,19 +557,26 @@ class BulkRun:
         """Subscribe to the job of a row."""
         index, key, request = row.index, row.key, row.request
         tracked = submitted.tracked
-        rows = self._subscribed.get(tracked, ())
-        own = None if request is tracked.request else request
-        self._subscribed[tracked] = (*rows, (index, key, submitted.new, own))
-        if not rows:
+        own: PackedRequest | None = None if request is tracked.request else request
+        if self._source.total is None:  # the rows of a list are alive all the same
+            own = None if own is None else pack_request(request)
+            tracked.pack_request()
+        place = index, key, submitted.new, own
+        known = self._subscribed.get(tracked)
+        if known is None:
+            self._subscribed[tracked] = place
             self._session(tracked).poller.subscribe(tracked, self)
+        else:
+            self._subscribed[tracked] = [*known, place] if isinstance(known, list) else [known, place]
 
     def on_done(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """A job has ended, or is not polled any more. See `Subscriber`."""
         job = Job(tracked, self._session(tracked))
-        for index, key, new, request in self._subscribed.pop(tracked, ()):
+        places = self._subscribed.pop(tracked, [])
+        for index, key, new, own in places if isinstance(places, list) else [places]:
             end = final_outcome(job, reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
-            wanted: Any = request or tracked.request  # one of them is the row's
+            wanted: Any = tracked.request if own is None else unpack_request(own)  # one of them is the row's
             if self._is_retried(index, job, error):
                 self._group.start_soon(self._submit_again, _Row(index, key, wanted, job.tags), job)
                 continue

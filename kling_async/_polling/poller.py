@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
@@ -139,7 +139,8 @@ class Poller:
         self._features = transport.provider.features
         self._election: DriverElection[_Worker] = DriverElection()
         self._workers: dict[TrackedJob, _JobWorker] = {}  # of the jobs that tasks wait for
-        self._subscribed: dict[Subscriber, dict[TrackedJob, None]] = {}  # no object a job: there may be thousands
+        # By job, who subscribed to it. There may be thousands, so it is no collection unless there are several.
+        self._subscribed: dict[TrackedJob, Subscriber | tuple[Subscriber, ...]] = {}
         self._batches: dict[TrackedJob, list[TrackedJob]] = {}  # the jobs that travel with a poll that was granted
         self._granted: deque[TrackedJob] = deque()  # subscribed jobs that were granted a poll
         self._resting: dict[_BulkWorker, None] = {}  # bulk workers without work. The last one is called first
@@ -264,7 +265,7 @@ class Poller:
             subscriber: Notified when that is over.
         """
         first = not self._is_subscribed(tracked)
-        self._subscribed.setdefault(subscriber, {})[tracked] = None
+        self._set_subscribers(tracked, dict.fromkeys((*self._subscribers(tracked), subscriber)))
         tracked.listener = self
         if first:
             self._leases.want(tracked, self._lease_changed, self.poll_soon)
@@ -279,16 +280,26 @@ class Poller:
             self._forget(tracked)
 
     def _is_subscribed(self, tracked: TrackedJob) -> bool:
-        return any(tracked in jobs for jobs in self._subscribed.values())
+        return tracked in self._subscribed
+
+    def _subscribers(self, tracked: TrackedJob) -> tuple[Subscriber, ...]:
+        """Who subscribed to a job."""
+        found = self._subscribed.get(tracked, ())
+        return found if isinstance(found, tuple) else (found,)
+
+    def _set_subscribers(self, tracked: TrackedJob, subscribers: Collection[Subscriber]) -> None:
+        [*several] = subscribers
+        if several:
+            self._subscribed[tracked] = several[0] if len(several) == 1 else tuple(several)
+        else:
+            del self._subscribed[tracked]
 
     def _drop(self, tracked: TrackedJob, subscriber: Subscriber) -> bool:
         """End one subscription. Whether there was one."""
-        jobs = self._subscribed.get(subscriber)
-        if jobs is None or tracked not in jobs:
+        subscribers = self._subscribers(tracked)
+        if subscriber not in subscribers:
             return False
-        del jobs[tracked]
-        if not jobs:
-            del self._subscribed[subscriber]
+        self._set_subscribers(tracked, [each for each in subscribers if each is not subscriber])
         if not self._is_subscribed(tracked):
             self._leases.unwant(tracked)
         return True
@@ -301,7 +312,7 @@ class Poller:
 
     def reschedule(self) -> None:
         """Compute again when the jobs are due: their timers have changed."""
-        for tracked in dict.fromkeys(chain(self._workers, *self._subscribed.values())):
+        for tracked in dict.fromkeys(chain(self._workers, self._subscribed)):
             if tracked in self._queue:
                 self._enqueue(tracked)
 
@@ -528,7 +539,9 @@ class Poller:
 
     def _release(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """Notify the subscribers of a job that it is polled no more."""
-        subscribers = [subscriber for subscriber in list(self._subscribed) if self._drop(tracked, subscriber)]
+        subscribers = self._subscribers(tracked)
+        for subscriber in subscribers:
+            self._drop(tracked, subscriber)
         self._forget(tracked)
         for subscriber in subscribers:
             subscriber.on_done(tracked, reason)

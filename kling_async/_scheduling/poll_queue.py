@@ -14,7 +14,13 @@ JobT = TypeVar("JobT", bound="Pollable")
 
 
 class Pollable(Protocol):
-    """A job in a `PollQueue`. All times are on one clock of the caller's, which never goes back."""
+    """A job in a `PollQueue`. All times are on one clock of the caller's, which never goes back.
+
+    Attributes:
+        queue_number: Its number in the queue. None outside. Only the queue changes it.
+    """
+
+    queue_number: int | None
 
     def due(self) -> float:
         """When it is to be polled next."""
@@ -31,25 +37,25 @@ class PollQueue(Generic[JobT]):
 
     That takes O(log n) for the jobs that are not due. Of those that are due, it computes the priorities that may have
     become the highest since they were last computed: a few on average, however many jobs there are. The heaps hold
-    numbers only, because there may be ten thousand jobs, and the garbage collector skips what refers to nothing.
+    numbers only, because there may be ten thousand jobs, and the garbage collector skips what refers to nothing. A job
+    is in one queue at a time, and has its number itself: a second table would cost as much as the first.
     """
 
-    __slots__ = ("_due", "_numbers", "_order", "_standing", "_waiting", "price")
+    __slots__ = ("_due", "_order", "_standing", "_waiting", "price")
 
     def __init__(self) -> None:
         self.price = 0.0
         """The priority of the last job that was polled, in seconds of lag. If it is high, the rate limit is too low."""
-        self._numbers: dict[JobT, int] = {}
         self._standing: dict[int, JobT] = {}
         self._waiting: list[tuple[float, int]] = []  # by the time at which it is due
         self._due: list[tuple[float, int]] = []  # by now - priority, which never falls
         self._order = count()
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._standing)
 
-    def __contains__(self, job: object) -> bool:
-        return job in self._numbers
+    def __contains__(self, job: JobT) -> bool:
+        return job.queue_number is not None
 
     def enter(self, job: JobT) -> None:
         """Let a job compete for polls.
@@ -58,15 +64,15 @@ class PollQueue(Generic[JobT]):
         computed again only when it may have become the highest by growing.
         """
         self.leave(job)
-        number = self._numbers[job] = next(self._order)
+        number = job.queue_number = next(self._order)
         self._standing[number] = job
         heappush(self._waiting, (job.due(), number))
 
     def leave(self, job: JobT) -> None:
         """Take a job out: it has ended, or nobody waits for it. Unknown jobs are ignored."""
-        number = self._numbers.pop(job, None)
-        if number is not None:
-            del self._standing[number]
+        if job.queue_number is not None:
+            del self._standing[job.queue_number]
+            job.queue_number = None
             self._clean()
 
     def next_due(self) -> float:
@@ -107,13 +113,13 @@ class PollQueue(Generic[JobT]):
             while heap and len(jobs) < room and (heap is self._due or heap[0][0] <= until):
                 _, number = heappop(heap)
                 if (job := self._standing.pop(number, None)) is not None:
-                    del self._numbers[job]
+                    job.queue_number = None
                     jobs.append(job)
         return jobs
 
     def _clean(self) -> None:
         """Drop the entries of jobs that left, once they are the greater part."""
         for heap in (self._waiting, self._due):
-            if len(heap) > 2 * len(self._numbers) + 16:
+            if len(heap) > 2 * len(self._standing) + 16:
                 heap[:] = [entry for entry in heap if entry[1] in self._standing]
                 heapify(heap)

@@ -37,6 +37,7 @@ class PollState:
         leased: Whether this process polls it. If False, another one does, and records what it learns in the ledger.
         poll_granted: Whether the next poll was granted to it and is not sent yet.
         being_polled: Whether a task is its worker.
+        queue_number: Its number in the queue of polls. None outside.
         poll_error: The permanent error of the last poll. It is raised to those who wait, once, and cleared by the next
             successful poll.
         wait_error: How the last wait of a worker ended without an event, for those who waited beside it.
@@ -56,6 +57,7 @@ class PollState:
         "poll_error",
         "poll_granted",
         "poll_now",
+        "queue_number",
         "started",
         "stream_failures",
         "submitted_here",
@@ -74,6 +76,7 @@ class PollState:
         self.poll_now = not submitted_here
         self.next_urgent = -math.inf
         self.leased = True
+        self.queue_number: int | None = None
         self.poll_granted = False
         self.being_polled = False
         self.poll_error: KlingError | None = None

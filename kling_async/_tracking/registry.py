@@ -88,7 +88,7 @@ class JobRegistry:
         self._running: dict[str, TrackedJob] = {}  # by reference
         self._attached: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
         self._by_attempt: WeakValueDictionary[str, TrackedJob] = WeakValueDictionary()
-        self._arrival = anyio.Event()
+        self._arrival: anyio.Event | None = None  # while somebody waits for the next job
         self.on_release: Callable[[TrackedJob], None] = lambda _: None
         """Notified when a job that was submitted has ended, or its deadline has passed."""
 
@@ -108,6 +108,7 @@ class JobRegistry:
     @property
     def arrival(self) -> anyio.Event:
         """Set when the next job is added to `running`."""
+        self._arrival = self._arrival or anyio.Event()
         return self._arrival
 
     def find(self, ref: JobRef) -> TrackedJob | None:
@@ -148,15 +149,16 @@ class JobRegistry:
         known.tags = accepted.tags
         if self._timers is not None:
             self._by_attempt[accepted.attempt_id] = known
-        if known.ended or str(known.ref) in self._running:
+        if known.ended or known.address in self._running:
             return known
         if not kept:
-            self._attached[str(known.ref)] = known
+            self._attached[known.address] = known
         else:
-            self._attached.pop(str(known.ref), None)
-            self._running[str(known.ref)] = known
-            arrival, self._arrival = self._arrival, anyio.Event()
-            arrival.set()
+            self._attached.pop(known.address, None)
+            self._running[known.address] = known
+            if self._arrival is not None:
+                self._arrival.set()
+                self._arrival = None
         return known
 
     def release(self, ref: JobRef) -> None:

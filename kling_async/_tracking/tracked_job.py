@@ -18,6 +18,7 @@ from kling_async._clock import Clock
 from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
 from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.packed_events import Packed, pack, unpack
+from kling_async._tracking.packed_request import PackedRequest, pack_request, unpack_request
 from kling_async._tracking.poll_state import PollState
 from kling_async._tracking.transitions import STATUS_ORDER, advance, repeats
 from kling_async.providers._base.request import Request
@@ -89,6 +90,7 @@ class TrackedJob(PollState):
         "_lock",
         "_log",
         "_owner",
+        "_request",
         "_seq_shift",
         "_status",
         "_store",
@@ -96,7 +98,6 @@ class TrackedJob(PollState):
         "key",
         "listener",
         "reported_failure",
-        "request",
         "sought",
         "tags",
     )
@@ -115,7 +116,7 @@ class TrackedJob(PollState):
         submitted_here: bool = True,
     ) -> None:
         super().__init__(timer, started, deadline, submitted_here=submitted_here)
-        self.request = request
+        self._request: PackedRequest | None = request
         self._owner = owner
         self.key: str | None = None
         self.tags: Mapping[str, str] = _NO_TAGS
@@ -135,6 +136,21 @@ class TrackedJob(PollState):
 
     def __repr__(self) -> str:
         return f"<TrackedJob {self.ref} {self.status}, {self.count} events>"
+
+    @property
+    def request(self) -> Request | None:
+        """What was submitted. None for a job that was attached by its reference."""
+        return None if self._request is None else unpack_request(self._request)
+
+    def pack_request(self) -> None:
+        """Keep the request in less memory: `request` is then an equal one, made each time."""
+        if isinstance(self._request, Request):
+            self._request = pack_request(self._request)
+
+    @property
+    def address(self) -> str:
+        """The text of the job's reference, one object for all who keep it."""
+        return self._address
 
     @property
     def ref(self) -> JobRef:

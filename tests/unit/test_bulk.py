@@ -84,7 +84,7 @@ async def test_no_more_than_in_flight_run_at_once(client: Client, server: FakeRu
 
 
 async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlob) -> None:
-    """Its request and its trail: each more is work for the garbage collector, and a longer stall."""
+    """One, where the program does not keep its request: each more is work for the garbage collector."""
 
     def ours() -> Counter[str]:
         gc.collect()
@@ -97,8 +97,31 @@ async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlo
         await anyio.sleep(server.duration - 10)
         kept = {name: count for name, count in (ours() - before).items() if count > 100}
     assert server.bought == 200
-    assert set(kept) == {"O3Video", "TrackedJob"}
-    assert sum(kept.values()) <= 400
+    assert set(kept) == {"TrackedJob"}
+    assert sum(kept.values()) <= 200
+
+
+async def test_an_outcome_has_the_request_of_its_row(client: Client) -> None:
+    """The same one where the program keeps it, and an equal one where it does not."""
+    given = [
+        runblob.O3Video(
+            f"clip {number}", duration=10, first_frame="https://cdn.test/a.png", last_frame="https://cdn.test/b.png"
+        )
+        for number in "ab"
+    ]
+    given.append(given[0].model_copy(update={"prompt": "clip c"}))
+    async with client.map(given, ordered=True) as outcomes:
+        kept = [outcome async for outcome in outcomes]
+    async with client.map((each for each in given), ordered=True) as outcomes:
+        made = [outcome async for outcome in outcomes]
+    for request, one, other in zip(given, kept, made, strict=True):
+        assert one.request is request
+        assert one.job is not None
+        assert one.job.request is request
+        assert other.request == request
+        assert other.request.model_fields_set == request.model_fields_set
+        assert other.job is not None
+        assert other.job.request == request
 
 
 async def test_rows_are_pulled_only_when_there_is_room(client: Client) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import exp, inf, isfinite, log, nan
 from random import Random
@@ -391,14 +391,15 @@ class TestState:
         assert schedule.timer(KEY, CLIP).next_poll(0.0) == Learned().timer(KEY, CLIP).next_poll(0.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runner(Generic[NameT]):
-    """A job in a queue: the same one under the same name."""
+    """A job in a queue."""
 
     name: NameT
-    timer: PollTimer = field(compare=False)
-    submitted: float = field(compare=False)
-    last: float | None = field(default=None, compare=False)
+    timer: PollTimer
+    submitted: float
+    last: float | None = None
+    queue_number: int | None = None
 
     def due(self) -> float:
         return self.submitted + self.timer.next_poll(self._looked)
@@ -449,17 +450,19 @@ class TestPollQueue:
     def test_a_job_that_left_is_not_polled(self) -> None:
         queue = PollQueue[Runner[str]]()
         timer = Progressive(1).timer(KEY, CLIP)
-        for name in ("one", "two"):
-            queue.enter(Runner(name, timer, submitted=0.0))
-        queue.leave(Runner("one", timer, 0.0))
+        one, two = (Runner(name, timer, submitted=0.0) for name in ("one", "two"))
+        queue.enter(one)
+        queue.enter(two)
+        queue.leave(one)
         queue.leave(Runner("unknown", timer, 0.0))
         assert [popped(queue, 5.0), popped(queue, 5.0)] == ["two", None]
         assert queue.next_due() == inf
 
     def test_entering_again_replaces(self) -> None:
         queue = PollQueue[Runner[str]]()
+        runner = Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0)
         for _ in range(2):
-            queue.enter(Runner("one", Progressive(1).timer(KEY, CLIP), submitted=0.0))
+            queue.enter(runner)
         assert [popped(queue, 5.0), popped(queue, 5.0)] == ["one", None]
 
     def test_a_priority_that_jumped_counts_when_the_job_enters_again(self) -> None:
@@ -476,10 +479,12 @@ class TestPollQueue:
             def observe_running(self, at: float) -> None: ...
 
         queue = PollQueue[Runner[int]]()
-        for job in range(20):
-            queue.enter(Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)))
+        runners = [Runner(job, Progressive(1).timer(KEY, CLIP), submitted=float(job)) for job in range(20)]
+        for runner in runners:
+            queue.enter(runner)
         assert popped(queue, 100.0) == 0
-        queue.enter(Runner(19, Urgent(), submitted=19.0, last=60.0))
+        runners[19].timer, runners[19].last = Urgent(), 60.0
+        queue.enter(runners[19])
         assert popped(queue, 100.0) == 19
         assert popped(queue, 100.0) == 1
 
