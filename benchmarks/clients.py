@@ -15,6 +15,7 @@ from typing import Any
 
 CONNECTIONS = 100
 _KEEPALIVE = 3600.0  # seconds
+_MIB = 1024 * 1024
 _PATIENCE = 30.0  # seconds to connect or to receive. Waiting for a connection is not bounded
 
 Fetch = Callable[[], Awaitable[bytes]]
@@ -66,6 +67,7 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]:
     import anyio  # noqa: PLC0415  # in the process that measures it
 
+    from kling_async._clock import loop_time  # noqa: PLC0415  # the same
     from kling_async._exchange.urls import Url  # noqa: PLC0415  # the same
     from kling_async._http.backend import HttpBackend  # noqa: PLC0415  # the same
     from kling_async._http.limits import Limits  # noqa: PLC0415  # the same
@@ -77,13 +79,18 @@ async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]
     headers, extensions = {"accept": "application/json"}, {"retry_stale": True}
 
     async def fetch() -> bytes:
-        # As a status call is sent: one time limit as a whole.
-        with anyio.CancelScope(deadline=anyio.current_time() + _PATIENCE):
-            response = await engine.send("GET", target, headers, seconds=math.inf, extensions=extensions)
-            try:
-                return await read_whole_body(response, 1_000_000)
-            finally:
-                await response.aclose()
+        # As a status call is sent (`ProviderTransport`): its turn, a kept connection if there is one, one time limit.
+        async with engine.concurrency:
+            deadline = loop_time() + _PATIENCE
+            reply = await engine.ask("GET", target, headers, b"", deadline=deadline, longest=_MIB, retry_stale=True)
+            if reply is not None:
+                return reply.content
+            with anyio.CancelScope(deadline=deadline):
+                response = await engine.send("GET", target, headers, seconds=math.inf, extensions=extensions)
+                try:
+                    return await read_whole_body(response, _MIB)
+                finally:
+                    await response.aclose()
         raise TimeoutError
 
     try:

@@ -7,6 +7,7 @@ checkpoint at each write. This one lets asyncio read on, up to a bound, and retu
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,7 +19,10 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint_if_cancelled
 
-__all__ = ["AsyncioSocket"]
+__all__ = ["BROKEN", "AsyncioSocket"]
+
+BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError)
+"""What readers and writers of a broken socket get."""
 
 _FULL = 512 * 1024  # bytes that wait for a reader, beyond which the socket is not read on: two reads of asyncio
 _NEXT_ADDRESS = 0.25  # s after which the next address of a host is tried beside the one before (RFC 8305)
@@ -39,6 +43,8 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
         self._ended = False
         self._failure: Exception | None = None
         self._closed = False
+        self._deadline = math.inf  # of the reader, on the loop's clock
+        self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     async def connect(cls, host: str, port: int, local_host: str | None) -> AsyncioSocket:
@@ -124,6 +130,70 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
                 await self._reader
             finally:
                 self._reader = None
+
+    async def receive_by(self, deadline: float) -> bytes:
+        """Return what has come, as soon as something has, and nothing when the other end has closed the connection.
+
+        It has no scope of its own: one timer for each socket, which is set again when it fires, takes the place of one
+        for each answer.
+
+        Args:
+            deadline: On the loop's clock.
+
+        Raises:
+            TimeoutError: Nothing came by then.
+            anyio.BrokenResourceError: The connection broke.
+            anyio.ClosedResourceError: It was closed here.
+        """
+        if not self._received:
+            if self._ended or self._closed:
+                return self._nothing()
+            self._deadline = deadline
+            if self._timer is None or self._timer.when() > deadline:
+                self._set_timer()
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader, self._deadline = None, math.inf
+            if not self._received:
+                return self._nothing()
+        data = self._received.popleft()
+        self._size -= len(data)
+        if self._paused and self._size < _FULL and not self._closed:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def _nothing(self) -> bytes:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._failure is not None:
+            raise anyio.BrokenResourceError from self._failure
+        return b""
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._look_at_clock) if self._deadline < math.inf else None
+
+    def _look_at_clock(self) -> None:
+        """End the wait of a reader whose deadline has passed. It may belong to a later answer than the timer."""
+        self._timer = None
+        if self._deadline > self._loop.time():
+            self._set_timer()
+        elif self._reader is not None and not self._reader.done():
+            self._reader.set_exception(TimeoutError())
+
+    def send_now(self, item: bytes) -> None:
+        """Send something small, without waiting until the system has taken all of it.
+
+        Raises:
+            anyio.BrokenResourceError: The connection broke.
+            anyio.ClosedResourceError: It was closed here.
+        """
+        self._require_writable()
+        self._transport.write(item)
 
     async def send(self, item: bytes) -> None:
         """Send, and return when the system has taken all of it.
@@ -213,6 +283,9 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
         self._ended = True
         self._failure = exc
         self._full = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._wake()
 
     def pause_writing(self) -> None:

@@ -25,13 +25,13 @@ from anyio import to_thread
 from kling_async._clock import current_loop
 from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError, Remedy
-from kling_async._exchange.calls import FileBody
+from kling_async._exchange.calls import FileBody, Reply
 from kling_async._exchange.urls import Url
-from kling_async._http.codecs import H11Codec, HttptoolsCodec
+from kling_async._http.codecs import H11Codec, HttptoolsCodec, write_fields, write_head
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics, ResponseStream
 from kling_async._http.limits import Limits
 from kling_async._http.proxies import Proxy, environment_proxy
-from kling_async._http.response import Response
+from kling_async._http.response import Response, join_headers, read_whole_body, text_headers, too_long
 from kling_async._http.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ log = logging.getLogger("kling_async")
 
 USER_AGENT = "kling-async"
 _VARIABLE = "KLING_HTTP"
+_SMALL = 64 * 1024  # bytes of a body that is sent in one write
 FAST = "fast"
 """The value of ``Client(http=...)`` and of ``KLING_HTTP`` with which the pool reads HTTP by httptools."""
 
@@ -96,7 +97,7 @@ class HttpBackend:
         codec = HttptoolsCodec if http == FAST else H11Codec
         http = None if http == FAST else http
         self._proxy = Proxy.parse(http, "Client(http=...)") if isinstance(http, str) else None
-        self._routes: dict[tuple[str, str, int], Proxy | None] = {}
+        self._routes: dict[tuple[str, str, int], _Route] = {}
         self._proxied: dict[str, _TransportLike] = {}
         if http is None:
             self.pool = ConnectionPool(
@@ -183,18 +184,71 @@ class HttpBackend:
                 log.warning("a response hook of the client given as http failed: %s", type(error).__name__)
         return _wrap(response)
 
+    async def ask(
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        deadline: float,
+        longest: int,
+        retry_stale: bool,
+    ) -> Reply | None:
+        """Make a small call that is harmless to repeat over a kept connection (`ConnectionPool.exchange`).
+
+        Args:
+            method: Such as ``"GET"``.
+            url: Where to.
+            headers: All of them but those of HTTP itself. They are written once, while they stay the same.
+            body: The body.
+            deadline: When the answer must be whole, on the loop's clock.
+            longest: Bytes of the answer's body beyond which it is refused.
+            retry_stale: Return None if the connection proves dead before any byte of the answer came.
+
+        Returns:
+            The reply. None: no connection is at hand for it, so it must be sent by `send`.
+
+        Raises:
+            UnreadableReply: The answer is longer than that, or is not packed as its header claims.
+            Exception: As from the pool.
+        """
+        route = self._route(url)
+        if self.pool is None or route.proxy is not None or len(body) > _SMALL:
+            return None
+        answer = await self.pool.exchange(
+            route.origin,
+            route.write(method, url, headers, body),
+            method.encode("ascii"),
+            deadline,
+            longest,
+            retry_stale=retry_stale,
+        )
+        if answer is None:
+            return None
+        status, pairs, content = answer
+        reply = Reply(status, join_headers(text_headers(pairs)), content)
+        if len(content) > longest:
+            raise too_long(longest, status)
+        if "content-encoding" not in reply.headers:
+            return reply
+        response = Response(status, reply.headers.items(), _Body(content).__aiter__(), _nothing)
+        return Reply(status, reply.headers, await read_whole_body(response, longest))
+
+    def _route(self, url: Url) -> _Route:
+        route = self._routes.get((url.scheme, url.host, url.port))
+        if route is None:
+            proxy = environment_proxy(url) if self.pool is not None else self._proxy
+            route = self._routes[(url.scheme, url.host, url.port)] = _Route(url, proxy)
+        return route
+
     def proxy_for(self, url: Url) -> Proxy | None:
         """The proxy for requests to `url`. None if there is none, or if the user's client or transport decides.
 
         Raises:
             ConfigurationError: The environment names one that cannot be used.
         """
-        if self.pool is None:
-            return self._proxy
-        origin = url.scheme, url.host, url.port
-        if origin not in self._routes:
-            self._routes[origin] = environment_proxy(url)
-        return self._routes[origin]
+        return self._route(url).proxy
 
     def _through(self, proxy: Proxy) -> _TransportLike:
         import httpx  # noqa: PLC0415  # when it is needed
@@ -235,6 +289,37 @@ class HttpBackend:
             if closed is not None:
                 await closed.aclose()
         self._proxied.clear()
+
+
+class _Route:
+    """What calls to one origin have in common.
+
+    Attributes:
+        proxy: The proxy that they go through, or None.
+        origin: The origin as the pool names it.
+    """
+
+    __slots__ = ("_fields", "_headers", "_host", "origin", "proxy")
+
+    def __init__(self, url: Url, proxy: Proxy | None) -> None:
+        self.proxy = proxy
+        self.origin = url.scheme.encode("ascii"), url.host.encode("ascii"), url.port
+        self._host = url.netloc
+        self._headers: Mapping[str, str] | None = None  # those of the last call
+        self._fields = b""  # as they are written
+
+    def write(self, method: str, url: Url, headers: Mapping[str, str], body: bytes) -> bytes:
+        """The bytes of a small request. Headers that are those of the last call are not written again."""
+        if headers != self._headers:
+            fields = {"host": self._host, **headers}
+            self._fields = write_fields((name.encode("ascii"), fields[name].encode("ascii")) for name in fields)
+            self._headers = headers
+        length = b"content-length: %d\r\n" % len(body) if body else b""
+        return write_head(method.encode("ascii"), url.target.encode("ascii"), self._fields + length) + body
+
+
+async def _nothing() -> None:
+    """Nothing is to be closed."""
 
 
 class _Body:
@@ -325,9 +410,8 @@ async def _send(
     framing.update(headers)
     content = _Pieces(body) if isinstance(body, FileBody) else _Body(body)
     response = await pool.handle_async_request(_Request(method, url, framing, content, extensions))
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
     stream = cast("ResponseStream", response.stream)
-    return Response(response.status, pairs, stream, stream.aclose, take=stream.take)
+    return Response(response.status, text_headers(response.headers), stream, stream.aclose, take=stream.take)
 
 
 def _wrap(response: httpx.Response) -> Response:

@@ -10,6 +10,7 @@ from typing import Any, Self
 import anyio
 import httpcore
 
+from kling_async._http.asyncio_socket import AsyncioSocket
 from kling_async._http.http1 import Http1Connection
 
 _PORTS = {b"http": 80, b"https": 443}
@@ -57,6 +58,11 @@ class TrackedStream(httpcore.AsyncNetworkBackend, httpcore.AsyncNetworkStream):
     def connects(self) -> bool:
         """Whether a socket was ever connected."""
         return self._stream is not None
+
+    @property
+    def direct(self) -> AsyncioSocket | None:
+        """The socket itself, where its bytes need to pass nothing else."""
+        return getattr(self._stream, "direct", None)
 
     @property
     def _connected(self) -> httpcore.AsyncNetworkStream:

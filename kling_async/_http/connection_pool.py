@@ -41,7 +41,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import anyio
 import httpcore
@@ -49,7 +49,7 @@ import httpcore
 from kling_async._clock import loop_time
 from kling_async._http.codecs import H11Codec, MakeCodec
 from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
-from kling_async._http.http1 import Body, Http1Connection
+from kling_async._http.http1 import Body, Http1Connection, WholeAnswer
 from kling_async._http.network import Network
 
 # A value of `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
@@ -178,6 +178,41 @@ class ConnectionPool:
             if not (stale and request.extensions.get("retry_stale", False)):
                 raise
         return await self._send(request, await self._lease(request, _NONE_KEPT))
+
+    async def exchange(
+        self, origin: Origin, request: bytes, method: bytes, deadline: float, longest: int, *, retry_stale: bool
+    ) -> WholeAnswer | None:
+        """Send a small request that is harmless to repeat over a kept connection (`Http1Connection.exchange`).
+
+        Args:
+            origin: Where to.
+            request: All its bytes.
+            method: Its method.
+            deadline: When the answer must be whole, on the loop's clock.
+            longest: Bytes of the answer's body beyond which it is not read on.
+            retry_stale: Return None if the connection proves dead before any byte of the answer came.
+
+        Returns:
+            The answer. None: no connection is at hand for it, so it must be sent by `handle_async_request`.
+
+        Raises:
+            Exception: As from `Http1Connection.exchange`.
+        """
+        connection = self._take_quick(origin)
+        if connection is None:
+            return None
+        http = cast("Http1Connection", connection.http)
+        try:
+            answer = await http.exchange(request, method, deadline, longest)
+        except BaseException as exc:
+            await self._give_back(connection, served=False)
+            if retry_stale and isinstance(exc, _LOST) and not http.answered:
+                return None
+            raise
+        self._return_connection(connection, served=True)
+        if self._doomed:
+            await self._close_doomed()
+        return answer
 
     def statistics(self) -> PoolStatistics:
         """Count the connections and requests of this moment."""
@@ -314,6 +349,20 @@ class ConnectionPool:
             ticket.connection.displaced = self._idle.pop_oldest()
             self._connections.remove(ticket.connection.displaced)
         return ticket.connection is not None
+
+    def _take_quick(self, origin: Origin) -> Connection | None:
+        """Take the newest idle connection if nothing speaks against it. What does is judged by `_assign`."""
+        if self._waiting or self._doomed or self._closed:
+            return None
+        connection = self._idle.newest(origin)
+        if connection is None or loop_time() - connection.last_used >= self._keepalive:
+            return None
+        if not (isinstance(connection.http, Http1Connection) and connection.http.quick and connection.usable):
+            return None
+        self._idle.pop_newest(origin)
+        connection.requests += 1
+        self._reused += 1
+        return connection
 
     def _take_shared(self, ticket: _Ticket, now: float) -> Connection | None:
         shared = self._shared.get(ticket.origin)

@@ -19,11 +19,9 @@ import httpcore
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from kling_async._http.asyncio_socket import AsyncioSocket
+from kling_async._http.asyncio_socket import BROKEN, AsyncioSocket
 
 __all__ = ["Network"]
-
-_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Network(httpcore.AsyncNetworkBackend):
@@ -68,15 +66,22 @@ async def _connecting(seconds: float | None) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise httpcore.ConnectTimeout(str(error)) from error
-    except (OSError, anyio.EndOfStream, *_BROKEN) as error:  # ssl.SSLError is an OSError
+    except (OSError, anyio.EndOfStream, *BROKEN) as error:  # ssl.SSLError is an OSError
         raise httpcore.ConnectError(str(error)) from error
 
 
 class _Stream(httpcore.AsyncNetworkStream):
+    """A connected socket.
+
+    Attributes:
+        direct: The socket itself, where there is nothing between the two that its bytes must pass.
+    """
+
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         below = stream.transport_stream if isinstance(stream, TLSStream) else stream
         self._asyncio: AsyncioSocket | None = below if isinstance(below, AsyncioSocket) else None
+        self.direct = self._asyncio if below is stream else None
         self._socket: socket.socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610  # the same
         self._poll: select.poll | None = None
 
@@ -90,7 +95,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             return b""
         except TimeoutError as error:
             raise httpcore.ReadTimeout(str(error)) from error
-        except _BROKEN as error:
+        except BROKEN as error:
             raise httpcore.ReadError(str(error)) from error
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # the same
@@ -104,7 +109,7 @@ class _Stream(httpcore.AsyncNetworkStream):
                 await self._stream.send(buffer)
         except TimeoutError as error:
             raise httpcore.WriteTimeout(str(error)) from error
-        except _BROKEN as error:
+        except BROKEN as error:
             raise httpcore.WriteError(str(error)) from error
 
     async def aclose(self) -> None:

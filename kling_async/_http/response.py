@@ -9,7 +9,7 @@ import anyio
 
 from kling_async._errors import UnreadableReply
 
-__all__ = ["Response", "header_values", "join_headers", "read_body", "read_whole_body"]
+__all__ = ["Response", "header_values", "join_headers", "read_body", "read_whole_body", "text_headers", "too_long"]
 
 _PIECE = 256 * 1024  # bytes that are unpacked at once
 _CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -22,6 +22,11 @@ def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
         name = given.lower()
         joined[name] = f"{joined[name]}, {value}" if name in joined else value
     return joined
+
+
+def text_headers(pairs: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
+    """Headers as text."""
+    return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
 
 
 def header_values(headers: Mapping[str, str], name: str) -> list[str]:
@@ -161,6 +166,11 @@ def _unpack(unpackers: Sequence[_Unpacker], packed: bytes) -> Iterator[bytes]:
             yield piece
 
 
+def too_long(limit: int, status: int) -> UnreadableReply:
+    """The error for an answer that is longer than that."""
+    return UnreadableReply(f"the answer is larger than {limit} bytes", http_status=status)
+
+
 async def read_whole_body(response: Response, limit: int) -> bytes:
     """Return the body.
 
@@ -182,7 +192,7 @@ async def read_whole_body(response: Response, limit: int) -> bytes:
             reading.cancel()
             async for _ in response:
                 pass
-        raise UnreadableReply(f"the answer is larger than {limit} bytes", http_status=response.status_code)
+        raise too_long(limit, response.status_code)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

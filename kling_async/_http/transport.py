@@ -270,9 +270,6 @@ class ProviderTransport:
         url = self._url(call)
         backend.proxy_for(url)  # a proxy that cannot be used is found before anything counts as sent
         seconds = call.timeout or self.limits.call + len(call.content) / _SLOWEST_UPLOAD
-        extensions: dict[str, Any] = {"retry_stale": retry_stale}
-        if call.effect is Effect.PAID:
-            extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
         begin = loop_time()
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
@@ -286,14 +283,10 @@ class ProviderTransport:
                 self._counts["calls"] += 1
                 begin = loop_time()
                 if call.effect is Effect.PAID:
+                    extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
                     reply = await self._exchange_paid(backend, call, url, seconds, extensions)
                 else:
-                    replies: list[Reply] = []
-                    with anyio.CancelScope(deadline=begin + seconds):  # the one limit. Its parts need none
-                        replies.append(await self._exchange(backend, call, url, math.inf, extensions))
-                    if not replies:
-                        raise TimeoutError  # noqa: TRY301  # handled with the errors of the exchange
-                    reply = replies[0]
+                    reply = await self._exchange_harmless(backend, call, url, begin + seconds, retry_stale=retry_stale)
         except (ConfigurationError, LedgerFailed):
             raise
         except FileChanged as error:
@@ -360,7 +353,9 @@ class ProviderTransport:
             group.start_soon(watch)
             try:
                 # The backend's own time-out must not be the first to fire.
-                replies.append(await self._exchange(backend, call, url, seconds + 2 * _LAST_READ, extensions))
+                replies.append(
+                    await self._exchange(backend, call, url, self._headers(call), seconds + 2 * _LAST_READ, extensions)
+                )
             except Exception as error:  # noqa: BLE001  # raised below, and not as a group
                 failure = error
             group.cancel_scope.cancel()
@@ -370,19 +365,52 @@ class ProviderTransport:
             raise TimeoutError
         return replies[0]
 
-    async def _exchange(
-        self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
+    async def _exchange_harmless(
+        self, backend: HttpBackend, call: Call, url: Url, deadline: float, *, retry_stale: bool
     ) -> Reply:
-        headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
-        headers.update(call.headers)
-        if self.provider.is_own(call.url):
-            headers.update(self._credentials())
+        """Make an exchange that may be made twice: over a kept connection as fast as can be, or else as any other."""
+        headers = self._headers(call)
+        if call.streamed is None:
+            reply = await backend.ask(
+                call.method,
+                url,
+                headers,
+                call.body,
+                deadline=deadline,
+                longest=call.max_bytes,
+                retry_stale=retry_stale,
+            )
+            if reply is not None:
+                return reply
+        replies: list[Reply] = []
+        with anyio.CancelScope(deadline=deadline):  # the one limit. Its parts need none
+            replies.append(await self._exchange(backend, call, url, headers, math.inf, {"retry_stale": retry_stale}))
+        if not replies:
+            raise TimeoutError
+        return replies[0]
+
+    @staticmethod
+    async def _exchange(
+        backend: HttpBackend,
+        call: Call,
+        url: Url,
+        headers: Mapping[str, str],
+        seconds: float,
+        extensions: Mapping[str, Any],
+    ) -> Reply:
         response = await backend.send(call.method, url, headers, call.content, seconds=seconds, extensions=extensions)
         try:
             content = await read_whole_body(response, call.max_bytes)
         finally:
             await response.aclose()
         return Reply(response.status_code, response.headers, content)
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
+        headers.update(call.headers)
+        if self.provider.is_own(call.url):
+            headers.update(self._credentials())
+        return headers
 
     def _credentials(self) -> dict[str, str]:
         return {name: HiddenText(value) for name, value in self.provider.credentials().items()}

@@ -7,7 +7,7 @@ import gzip
 import importlib.util
 import json
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 from kling_async import ConfigurationError, KlingError, Limits, RunBlob, TransportFailed
 from kling_async._clock import Clock
-from kling_async._exchange.calls import Call, Reply
+from kling_async._exchange.calls import Call, Effect, Reply
 from kling_async._http.codecs import HttptoolsCodec
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
@@ -233,6 +233,147 @@ async def test_a_cancelled_call_ends_its_connection_and_the_next_one_works(carri
             assert (await read(sender)).json() == {"status": "pending"}
         await asyncio.sleep(0)
     assert server.connections == 2
+
+
+class TestKept:
+    """On a connection that has answered before."""
+
+    async def test_what_is_asked_is_what_is_asked_on_a_new_one(self, carrier: str) -> None:
+        async with serving(answer()) as server, carried(carrier, server.url) as sender:
+            for _ in range(3):
+                await read(sender)
+            await sender.call(Call.post("/v1/other", {"a": 1}, Effect.WRITE), PaidCallTrace(), retry=False)
+            await read(sender)
+        first, *others, write, last = server.requests
+        assert others == [first, first]
+        assert last == first
+        assert write.startswith(b"POST /v1/other HTTP/1.1\r\n")
+        assert b"\r\ncontent-length: 7\r\n" in write.lower()
+        assert server.connections == 1
+
+    @pytest.mark.parametrize("fault", [hang_up, cut_off])
+    async def test_a_lost_answer_is_asked_for_again(self, carrier: str, fault: Answer) -> None:
+        async with serving(answer(), fault, fault, answer()) as server, carried(carrier, server.url) as sender:
+            for _ in range(2):
+                with anyio.fail_after(PATIENCE):
+                    reply = await sender.call(Call.get("/v1/status"), PaidCallTrace())
+                assert reply.json() == {"status": "pending"}
+        assert len(server.requests) == 4
+
+    async def test_what_must_not_be_sent_again_is_not(self, carrier: str) -> None:
+        async with serving(answer(), hang_up, answer()) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            with pytest.raises(TransportFailed, match="broke before the answer was whole"):
+                await read(sender)
+        assert len(server.requests) == 2
+
+    async def test_a_connection_that_was_closed_meanwhile_is_not_used(self, carrier: str) -> None:
+        async def last(writer: asyncio.StreamWriter) -> None:
+            writer.write(answer())
+            await writer.drain()
+            writer.close()
+
+        async with serving(last) as server, carried(carrier, server.url) as sender:
+            for _ in range(3):
+                await read(sender)
+                await server.all_closed()
+                await asyncio.sleep(0)  # the end is read
+        assert len(server.requests) == server.connections == 3
+
+    async def test_one_that_says_more_than_it_was_asked_is_not_used(self, carrier: str) -> None:
+        if carrier == "httpx":
+            pytest.skip("httpx takes what comes too much for the next answer, unless it sees it in time")
+        async with serving(answer() + answer(b"{}"), answer()) as server, carried(carrier, server.url) as sender:
+            for _ in range(3):
+                assert (await read(sender)).json() == {"status": "pending"}
+        assert server.connections == 2
+
+    async def test_the_time_limit_is_that_of_each_call(self, carrier: str) -> None:
+        async with (
+            serving(answer(), answer(), silence) as server,
+            carried(carrier, server.url, call=PATIENCE) as sender,
+        ):
+            await read(sender)
+            await read(sender)
+            with pytest.raises(TransportFailed, match="no answer in time"):
+                await read(sender, timeout=0.05)
+            await server.all_closed() if carrier == "httpx" else None
+        assert server.connections == 1
+
+    async def test_a_time_limit_that_was_not_reached_ends_no_later_call(self, carrier: str) -> None:
+        async def slow(writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.1)
+            writer.write(answer())
+
+        async with serving(answer(), answer(), slow) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            await read(sender, timeout=0.05)
+            assert (await read(sender, timeout=PATIENCE)).ok
+        assert server.connections == 1
+
+    async def test_a_cancelled_call_ends_its_connection_and_the_next_one_works(self, carrier: str) -> None:
+        async with serving(answer(), silence, answer()) as server:
+            async with carried(carrier, server.url) as sender:
+                await read(sender)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(read, sender)
+                    with anyio.fail_after(PATIENCE):
+                        while len(server.requests) < 2:  # noqa: ASYNC110  # the same
+                            await asyncio.sleep(0)
+                    group.cancel_scope.cancel()
+                assert (await read(sender)).json() == {"status": "pending"}
+            await asyncio.sleep(0)
+        assert server.connections == 2
+
+    async def test_a_packed_answer_is_unpacked(self, carrier: str) -> None:
+        packed = gzip.compress(json.dumps({"text": "x" * 100_000}).encode())
+        packing = answer(packed, "200 OK", "Content-Encoding: gzip")
+        async with serving(answer(), packing) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            assert len((await read(sender)).json()["text"]) == 100_000
+            assert len((await read(sender)).json()["text"]) == 100_000
+
+    @pytest.mark.parametrize(
+        "body",
+        [answer(b" " * 100_001), answer(gzip.compress(b" " * 100_001)), endless],
+        ids=["long", "packed", "endless"],
+    )
+    async def test_an_answer_beyond_the_cap_is_refused_and_shows_no_key(self, carrier: str, body: Any) -> None:
+        if isinstance(body, bytes) and b"\x1f\x8b" in body:
+            body = body.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1)
+        async with serving(answer(), body) as server:
+            async with carried(carrier, server.url) as sender:
+                await read(sender)
+                with pytest.raises(KlingError, match="larger than 100000 bytes") as caught:
+                    await read(sender, max_bytes=100_000)
+            await server.all_closed()
+        shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+        assert KEY not in shown.replace(f"KEY = {KEY!r}", "")
+
+    async def test_a_broken_one_shows_no_key(self, carrier: str) -> None:
+        async with serving(answer(), cut_off) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            with pytest.raises(TransportFailed) as caught:
+                await read(sender)
+        shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+        assert KEY not in shown.replace(f"KEY = {KEY!r}", "")
+
+    async def test_new_credentials_are_sent(self, carrier: str) -> None:
+        class Renewing(RunBlob):
+            number = 0
+
+            def credentials(self) -> Mapping[str, str]:
+                self.number += 1
+                return {"Authorization": f"Bearer {self.number}"}
+
+        async with serving(answer()) as server, httpx.AsyncHTTPTransport() as transport:
+            http: Any = {"pool": None, "httpx": transport, "fast": "fast"}[carrier]
+            sender = ProviderTransport(Renewing(KEY, server.url), Limits(), http, Clock())
+            for _ in range(3):
+                await read(sender)
+            await sender.aclose()
+        sent = [line for head in server.requests for line in head.lower().split(b"\r\n") if b"authorization" in line]
+        assert len(set(sent)) == 3
 
 
 async def test_a_full_client_keeps_to_its_bound(carrier: str) -> None:
