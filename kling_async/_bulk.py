@@ -43,6 +43,7 @@ from typing import Any, Self, TypeAlias
 import anyio
 from pydantic import ValidationError
 
+from kling_async._concurrency import SparedHeap
 from kling_async._errors import (
     AllRefused,
     BudgetExceeded,
@@ -373,6 +374,7 @@ class BulkRun:
         self._save = anyio.Event()
         # By job its row, or rows. Plain data, because there may be a hundred thousand.
         self._subscribed: dict[TrackedJob, _Place | list[_Place]] = {}
+        self._heap = SparedHeap()
         self._stopped: dict[str, KlingError] = {}  # by provider, the error that stopped the submissions
         self._error: Exception | None = None
         self._submitting = 0
@@ -388,6 +390,7 @@ class BulkRun:
             await ensure_writable(self._directory)
         self._call = self._guard.call()
         self._call.__enter__()
+        self._heap.begin(self._limit if self._source.total is None else min(self._limit, self._source.total))
         self._progress.started = anyio.current_time()
         self._source.start()
         await self._group.__aenter__()
@@ -415,6 +418,7 @@ class BulkRun:
             subscribed, self._subscribed = self._subscribed, {}  # to unsubscribe from one may end another
             for tracked in subscribed:
                 self._session(tracked).poller.unsubscribe(tracked, self)
+            self._heap.end()
             self._call.__exit__(None, None, None)
             self._progress.stopped = self._progress.stopped or anyio.current_time()
             await self._source.aclose()
@@ -565,6 +569,7 @@ class BulkRun:
         known = self._subscribed.get(tracked)
         if known is None:
             self._subscribed[tracked] = place
+            self._heap.grow(len(self._subscribed))
             self._session(tracked).poller.subscribe(tracked, self)
         else:
             self._subscribed[tracked] = [*known, place] if isinstance(known, list) else [known, place]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from kling_async import (
     Submission,
     SubmissionState,
 )
-from kling_async._concurrency import cooperative_map
+from kling_async._concurrency import SparedHeap, cooperative_map
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
@@ -111,3 +112,54 @@ async def test_what_earlier_runs_spent_is_counted_in_turns() -> None:
         assert taken - 2 * listed >= TURNS  # most of it is summed in the database
         [total] = budget.statistics().spent
         assert total == Cost(Decimal("0.2") * COUNT, "USD")
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """As in a program: the test suite has the collector leave out its modules."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_the_collector_leaves_out_what_is_alive_while_a_large_run_goes_on() -> None:
+    small, large, other = SparedHeap(), SparedHeap(), SparedHeap()
+    small.begin(100)
+    small.grow(1_999)
+    assert gc.get_freeze_count() == 0
+    large.begin(50_000)
+    frozen = gc.get_freeze_count()
+    assert frozen
+    kept = [[number] for number in range(5_000)]
+    large.grow(1_000)
+    assert gc.get_freeze_count() < frozen + 1_000
+    large.grow(2_000)
+    assert gc.get_freeze_count() > frozen + len(kept) - 1_000
+    other.begin(2_000)
+    large.end()
+    large.end()
+    assert gc.get_freeze_count()
+    other.end()
+    small.end()
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("thawed")
+def test_a_program_that_cares_for_the_collector_itself_is_left_alone() -> None:
+    heap = SparedHeap()
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        heap.begin(2_000)
+        heap.end()
+        assert gc.get_freeze_count() <= frozen
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+    gc.disable()
+    try:
+        heap.begin(2_000)
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.enable()
