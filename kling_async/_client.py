@@ -41,6 +41,7 @@ from kling_async._submission.observer import Observer, suppressed
 from kling_async._submission.pricing import Amount, as_cost
 from kling_async._submission.recovery import Recovery
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of
+from kling_async._submission.running_jobs import AccountSlots
 from kling_async._submission.submitter import Submitter, require_request
 from kling_async._tracking.registry import JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
@@ -84,7 +85,7 @@ class Client:
 
     Args:
         providers: The providers to use. If None, every one whose key is in the environment (``RUNBLOB_API_KEY``, ...).
-        limits: Limits on the calls to each provider.
+        limits: Limits on the calls to each provider, and on the jobs that run at once at its account.
         polling: When to poll jobs.
         ledger: Where submissions and their jobs are stored, so that a crash loses none: ``SqliteLedger("jobs.db")``. It
             belongs to this client, which closes it. If None, nothing is stored.
@@ -138,6 +139,7 @@ class Client:
                 )
             transports[provider.name] = ProviderTransport(provider, self._limits, http, clock)
         self._providers = {name: transport.provider for name, transport in transports.items()}
+        _require_known(self._limits, transports)
         self._downloads = PerLoopBackend(http, self._limits, next(iter(self._providers.values())).base_url)
         self._ledger = LedgerWriter(
             ledger, {name: provider.config.secret_texts for name, provider in self._providers.items()}
@@ -171,6 +173,19 @@ class Client:
             budget=account_of(budget) if budget is not None else None,
             learned=self._learned,
             observer=observer,
+            slots={
+                name: AccountSlots(
+                    name,
+                    transport.provider.config.account,
+                    most,
+                    self._limits.slot_timeout,
+                    clock=clock,
+                    registry=self._registry,
+                    poller=pollers[name],
+                )
+                for name, transport in transports.items()
+                if (most := self._limits.concurrency_at(name)) is not None
+            },
         )
         self._sessions = {
             name: ProviderSession(transport, pollers[name], self._downloads, stored, self._submitter, self._guard)
@@ -647,6 +662,22 @@ class Client:
     def _require_open(self) -> None:
         if self._closed:
             raise ConfigurationError("the client is closed; make a new one")
+
+
+def _require_known(limits: Limits, used: Iterable[str]) -> None:
+    """Make sure that a limit is of a provider that exists. A misspelt name would set none.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not isinstance(limits.concurrency, Mapping):
+        return
+    known = {*used, *(kind.name for kind in load_providers())}
+    if unknown := [name for name in limits.concurrency if name not in known]:
+        names = ", ".join(sorted(known))
+        raise ConfigurationError(
+            f"Limits(concurrency=...) names {unknown[0]!r:.80}, which is no provider; there are {names}"
+        )
 
 
 def _status_calls(polling: Polling, provider: Provider) -> float | None:

@@ -99,7 +99,7 @@ def generate(  # noqa: PLR0913  # settings of one run, each by its name
         providers: The providers. If None, every one whose key is in the environment of this process. The actors are
             given the keys, so that the machines need none in theirs.
         polling: When to poll jobs.
-        limits: Limits on the calls of each actor.
+        limits: Limits on the calls of each actor. ``Limits(concurrency=...)`` counts the jobs of all actors.
         budget: A function that makes the budget, such as ``lambda: Budget(usd=100)``. What the ledger has counts, and
             so does what all actors spend. With a ledger that a function makes, it needs ``actors=1``.
         prefer: Who makes portable rows. Same as ``Client(prefer=...)``.

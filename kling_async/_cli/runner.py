@@ -23,6 +23,7 @@ from kling_async import (
     Job,
     JobNotFound,
     JobRef,
+    Limits,
     Polling,
     Result,
     Webhooks,
@@ -202,12 +203,13 @@ async def _excuse(report: Report) -> None:
         report.say("waiting a few seconds for the provider's answer, to know what was bought")
 
 
-def open_client(
+def open_client(  # noqa: PLR0913  # the settings of a client, each by its name
     kinds: Sequence[type[Provider]],
     timeout: float | None,
     ledger: Path | None = None,
     *,
     polling: Polling | None = None,
+    limits: Limits | None = None,
     budget: Budget | None = None,
     webhooks: Webhooks | None = None,
     prefer: str | None = None,
@@ -220,6 +222,7 @@ def open_client(
         timeout: Seconds after submission at which waiting for a job ends. If None, as the endpoint documents.
         ledger: The file of its ledger. If None, it keeps none.
         polling: When to poll jobs, in place of `timeout`.
+        limits: How many jobs may run at once. If None, there is no limit.
         budget: How much may be spent.
         webhooks: Where providers report to. If None, nowhere.
         prefer: Who makes portable requests, as ``--prefer`` names it.
@@ -247,6 +250,7 @@ def open_client(
     return Client(
         [kind() for kind in keyed],
         polling=polling or Polling(deadline=patience(timeout)),
+        limits=limits,
         ledger=kept,
         budget=budget,
         webhooks=webhooks,

@@ -10,27 +10,35 @@ when one of them dies.
 
 A claim with a limit reads the sums in its own transaction, while no other claim with a limit can take place. It does
 not take place if the sums would exceed the limit. Each claim has the limit of its own client.
+
+An attempt also holds a *slot* of its provider's account, for as long as its job may run. A claim with a limit on those
+counts the attempts that hold one in its own transaction, while no other such claim of the account can take place. Who
+finds none free waits in a queue, of which each process has one place at most (see `_submission.running_jobs`). The next
+free slot is for the first of them: otherwise a process that learns of the ends of jobs first would take every slot.
+Places of processes that have died count for nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
-from kling_async._ledger.protocol import Balance, Charge, Submission
+from kling_async._ledger.protocol import Balance, Charge, Slot, Submission
 
-__all__ = ["Balances", "Claim", "all_fit", "exceeds", "limited"]
+__all__ = ["Balances", "Claim", "account_of", "all_fit", "exceeds", "limited", "slots_of"]
 
 _NOTHING = Balance()
 
 
 class Claim(NamedTuple):
-    """A submission whose key is to be claimed, and what it counts for."""
+    """A submission whose key is to be claimed, what it counts for, and the slot that it takes."""
 
     submission: Submission
     charge: Charge | None = None
+    slot: Slot | None = None
 
 
 @dataclass(slots=True)
@@ -69,3 +77,19 @@ def exceeds(charge: Charge | None, balances: Mapping[str, Balance]) -> bool:
         return False
     balance = balances.get(charge.expected.unit, _NOTHING)
     return balance.total + charge.expected.amount > charge.limit or (charge.guessed and balance.guesses > 0)
+
+
+def account_of(claim: Claim) -> str:
+    """Whose slot a claim takes. Where only the provider is known, it counts for every account there."""
+    return claim.slot.account if claim.slot is not None else claim.submission.provider
+
+
+def slots_of(claims: Sequence[Claim]) -> dict[str, tuple[int, int]]:
+    """The accounts with a limit: how many slots the claims would take of each, and the lowest limit."""
+    taken = Counter(map(account_of, claims))
+    limits: dict[str, int] = {}
+    for claim in claims:
+        if claim.slot is not None and claim.slot.limit is not None:
+            account = claim.slot.account
+            limits[account] = min(limits.get(account, claim.slot.limit), claim.slot.limit)
+    return {account: (taken[account], limits[account]) for account in sorted(limits)}

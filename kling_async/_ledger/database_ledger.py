@@ -18,6 +18,8 @@ from kling_async._ledger.protocol import (
     Charge,
     LeaseWatcher,
     NoRoom,
+    NoSlot,
+    Slot,
     SpendingGroup,
     Submission,
     UncountedAttempts,
@@ -65,19 +67,33 @@ class DatabaseLedger(ABC):
     def _explained(self, error: Exception) -> Exception:
         """The error for one task that waits."""
 
-    async def claim(self, submission: Submission, charge: Charge | None = None) -> Submission:
+    async def claim(self, submission: Submission, charge: Charge | None = None, slot: Slot | None = None) -> Submission:
         """See `SharedLedger.claim`."""
         self._leases.sending.add(submission.attempt_id)
         try:
-            found: Submission | Balance = await self._perform(self._statements.claim, Claim(submission, charge))
+            claim = Claim(submission, charge, slot)
+            found: Submission | Balance | NoSlot = await self._perform(self._statements.claim, claim)
         except BaseException:
             self._leases.sending.discard(submission.attempt_id)
             raise
-        if isinstance(found, Balance) or found.attempt_id != submission.attempt_id:
+        waits = isinstance(found, NoSlot) and slot is not None and slot.queued
+        if not waits and (not isinstance(found, Submission) or found.attempt_id != submission.attempt_id):
             self._leases.sending.discard(submission.attempt_id)
         if isinstance(found, Balance):
             raise NoRoom(found)
+        if isinstance(found, NoSlot):
+            raise found
         return found
+
+    async def slot_free(self, submission: Submission, slot: Slot) -> None:
+        """See `SharedLedger.slot_free`."""
+        await self._perform(self._statements.slot_free, (submission.attempt_id, slot))
+
+    def leave_queue(self, submission: Submission) -> None:
+        """See `SharedLedger.leave_queue`."""
+        attempt_id = submission.attempt_id
+        self._leases.sending.discard(attempt_id)
+        self._thread.post(self._statements.leave_queue, attempt_id, f"queue {attempt_id}")
 
     async def record_outcome(self, submission: Submission) -> None:
         """See `Ledger.record_outcome`."""
@@ -177,9 +193,11 @@ class DatabaseLedger(ABC):
         text = None if report is None else json.dumps(report)
         await self._perform(self._lease_statements.request_poll, (str(ref), text))
 
-    async def take_over(self, limit: int, *, since: datetime, without: Collection[JobRef] = ()) -> Sequence[Submission]:
+    async def take_over(
+        self, limit: int, *, since: datetime, without: Collection[JobRef] = (), account: str | None = None
+    ) -> Sequence[Submission]:
         """See `SharedLedger.take_over`."""
-        work = (limit, since.timestamp(), [str(ref) for ref in without])
+        work = (limit, since.timestamp(), [str(ref) for ref in without], account)
         found: Sequence[Submission] = await self._perform(self._lease_statements.take_over, work)
         return found
 

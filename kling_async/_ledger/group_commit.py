@@ -199,6 +199,11 @@ class LedgerThread:
             raise operation.error
         return operation.value
 
+    def post(self, kind: Kind, argument: Any, keep: str) -> None:
+        """Let the thread do something for which nobody waits. Same as `perform`, if the ledger is in use here."""
+        if self._thread is not None and self._process == os.getpid():
+            self._queue.put(Operation(kind, argument, keep))
+
     def keeps(self, name: str) -> bool:
         """Whether an operation of that name failed, and is tried again."""
         return name in self._kept
@@ -255,7 +260,7 @@ class LedgerThread:
                     self._commit(database, group)
                     done, group = group, []
                     self._finish(done)
-                    self._tend(database)
+                    self._tend(database, wrote=bool(done))
                     self._failing = False
             except Exception as error:  # noqa: BLE001  # every error must reach the tasks that wait
                 self._give_up([*group, *self._unsettled], self._explain(error))
@@ -289,8 +294,13 @@ class LedgerThread:
             (self._unsettled if operation.value is NOT_YET and operation.error is None else done).append(operation)
         _answer(done)
 
-    def _tend(self, database: Database) -> None:
-        """Do what the ledger shares with other processes."""
+    def _tend(self, database: Database, *, wrote: bool) -> None:
+        """Do what the ledger shares with other processes.
+
+        Args:
+            database: Where it is.
+            wrote: Whether this process has written, so that operations without a result may have one now.
+        """
         leases = self._leases
         self._notify("on_lost", leases.take_lost())
         watching = self._watch(database)
@@ -303,7 +313,7 @@ class LedgerThread:
                 self._report(database.news(restart=False))
             if (fresh or retry) and (missing := leases.missing()):
                 leases.grant(database.take(missing))
-            if changed or retry:
+            if changed or retry or wrote:
                 self._settle(database)
         if granted := leases.take_granted():
             if again := [ref for ref in granted if ref not in fresh]:

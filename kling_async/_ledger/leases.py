@@ -78,7 +78,7 @@ class Leases:
     Attributes:
         owner: Our number in the ledger. None until something is written.
         renewed: When our row was last renewed, on `now_with_sleep`.
-        sending: The attempts that are being sent.
+        sending: The attempts that are being sent, or wait for a slot.
         others: Whether other processes are at work on the ledger, as far as we know.
     """
 

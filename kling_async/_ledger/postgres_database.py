@@ -37,7 +37,7 @@ __all__ = ["PostgresDatabase"]
 
 T = TypeVar("T")
 
-_READING = frozenset({statements.each, postgres_leases.settled})
+_READING = frozenset({statements.each, statements.slot_free, postgres_leases.settled})
 _COUNTING = frozenset({statements.claim, statements.record_outcome, statements.append_events})
 _PATIENCE = "30s"  # for which a statement may wait for locks of others
 _NOT_SENT = "the ledger did not confirm that it had stored it, so it was not sent"
@@ -136,7 +136,7 @@ class PostgresDatabase:
             with connection.pipeline():
                 connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 connection.execute(_SETTINGS)
-                statements.lock_balances(session, claims)
+                statements.lock_limits(session, claims)
                 if self._withdrawn:
                     session.execute(
                         """UPDATE {s}.attempts SET state = 'not-submitted', reason = %s

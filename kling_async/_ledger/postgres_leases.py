@@ -9,7 +9,15 @@ from typing import Any
 
 from kling_async._ledger.group_commit import NOT_YET
 from kling_async._ledger.leases import LONGEST_ROW
-from kling_async._ledger.postgres_statements import NOW, Finish, Session, fold_balances, lives, select
+from kling_async._ledger.postgres_statements import (
+    NOW,
+    Finish,
+    Session,
+    accounts_of,
+    fold_balances,
+    lives,
+    select,
+)
 from kling_async._ledger.protocol import Submission, SubmissionState
 
 __all__ = [
@@ -48,6 +56,7 @@ def renew(session: Session, seconds: float) -> tuple[int, bool]:
             f"DELETE FROM {{s}}.owners WHERE expires < {NOW} - make_interval(secs => %s)",  # noqa: S608  # constants
             (_FORGOTTEN,),
         )
+        session.execute("DELETE FROM {s}.slot_queue WHERE owner NOT IN (SELECT id FROM {s}.owners)")
         fold_balances(session)
         row = session.execute(
             f"""INSERT INTO {{s}}.owners (process, host, expires)
@@ -64,6 +73,7 @@ def renew(session: Session, seconds: float) -> tuple[int, bool]:
 
 def end_owner(session: Session) -> None:
     """Say that this owner ends now: what it owns is free."""
+    session.execute("DELETE FROM {s}.slot_queue WHERE owner = %s", (session.owner,))
     session.execute("DELETE FROM {s}.owners WHERE id = %s", (session.owner,))
     session.notify("outcome")
 
@@ -149,19 +159,23 @@ def recorded_after(session: Session, positions: Sequence[tuple[str, int]]) -> li
     ).fetchall()
 
 
-def take_over(session: Session, works: Sequence[tuple[int, float, Sequence[str]]]) -> Finish:
+def take_over(session: Session, works: Sequence[tuple[int, float, Sequence[str], str | None]]) -> Finish:
     """Take the leases of running jobs that no living owner has. See `SharedLedger.take_over`.
 
     Args:
         session: Where they are.
-        works: How many at most, since when they were submitted (POSIX seconds), and the jobs that are passed over.
+        works: How many at most, since when they were submitted (POSIX seconds), and the jobs that are passed
+            over, and their account (None: any).
     """
     return lambda: [_take_over(session, *work) for work in works]
 
 
-def _take_over(session: Session, limit: int, since: float, without: Sequence[str]) -> list[Submission]:
+def _take_over(
+    session: Session, limit: int, since: float, without: Sequence[str], account: str | None
+) -> list[Submission]:
     free = f"""{_RUNNING} AND s.started >= %s AND (s.poller IS NULL OR NOT {lives("s.poller")})
-        AND s.ref <> ALL(%s::text[])"""
+        AND s.ref <> ALL(%s::text[]) AND (%s::text[] IS NULL OR s.account = ANY(%s::text[]))"""
+    values = (since, list(without), *(2 * [None if account is None else accounts_of(account)]))
     rows = session.execute(
         f"""WITH free AS (SELECT s.number FROM {{s}}.attempts s WHERE {free}),
                 share AS (SELECT ceil((SELECT count(*) FROM free)::float8
@@ -170,7 +184,7 @@ def _take_over(session: Session, limit: int, since: float, without: Sequence[str
                     ORDER BY s.number LIMIT (SELECT least(size, %s) FROM share) FOR UPDATE SKIP LOCKED)
             UPDATE {{s}}.attempts a SET poller = %s FROM chosen WHERE a.number = chosen.number
             RETURNING a.number""",  # noqa: S608  # constants
-        (since, list(without), since, list(without), limit, session.owner),
+        (*values, *values, limit, session.owner),
     )
     return select(session, "s.number = ANY(%s)", ([number for (number,) in rows],))
 

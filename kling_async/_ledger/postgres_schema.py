@@ -36,6 +36,9 @@ _COUNT = """CREATE FUNCTION {{s}}.{name}() RETURNS trigger LANGUAGE plpgsql AS $
     RETURN NULL; END $$"""
 
 
+_UNFINISHED = "current AND NOT ended AND released IS NULL AND state NOT IN ('not-submitted', 'refused')"
+
+
 def _charged(row: str, sign: str) -> str:
     return _CHARGED.format(row=row, sign=sign, charge=_CHARGE.format(row=row))
 
@@ -88,6 +91,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TRIGGER charges_change AFTER UPDATE ON {s}.attempts
             REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
             FOR EACH STATEMENT EXECUTE FUNCTION {s}.count_changed()""",
+    ),
+    (  # slots of accounts. Of earlier attempts, only the provider is known
+        "ALTER TABLE {s}.attempts ADD COLUMN account text",
+        "DROP INDEX {s}.unfinished_attempts",
+        f"UPDATE {{s}}.attempts SET account = split_part(endpoint, '/', 1) WHERE {_UNFINISHED}",  # noqa: S608  # constants
+        f"CREATE INDEX unfinished_attempts ON {{s}}.attempts (account, number) WHERE {_UNFINISHED}",
+        """CREATE TABLE {s}.slot_queue (
+            number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, account text NOT NULL,
+            attempt_id text NOT NULL UNIQUE, owner bigint NOT NULL)""",
     ),
 )
 """One entry for each version of the tables. ``kling_ledger`` has the number of those that have been applied."""

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 
 import psycopg
 
-from kling_async._ledger.charges import Claim, all_fit, exceeds, limited
+from kling_async._ledger.charges import Claim, account_of, all_fit, exceeds, limited, slots_of
+from kling_async._ledger.group_commit import NOT_YET
 from kling_async._ledger.postgres_connection import Connection
 from kling_async._ledger.postgres_schema import written
-from kling_async._ledger.protocol import Balance, Charge, SpendingGroup, Submission, UncountedAttempts
+from kling_async._ledger.protocol import Balance, Charge, NoSlot, Slot, SpendingGroup, Submission, UncountedAttempts
 from kling_async._ledger.rows import (
     answer_to_json,
     log_from_rows,
@@ -39,6 +40,7 @@ __all__ = [
     "UNSAVED",
     "Finish",
     "Session",
+    "accounts_of",
     "append_events",
     "balances",
     "claim",
@@ -51,14 +53,16 @@ __all__ = [
     "fold_balances",
     "get_value",
     "last_event",
+    "leave_queue",
     "lives",
-    "lock_balances",
+    "lock_limits",
     "read_balances",
     "record_file",
     "record_outcome",
     "release",
     "select",
     "set_value",
+    "slot_free",
     "spending",
     "uncounted",
     "update_value",
@@ -132,34 +136,97 @@ class Session:
 _LONGEST_MESSAGE = 7000
 
 
-def lock_balances(session: Session, claims: Sequence[Claim]) -> None:
+def lock_limits(session: Session, claims: Sequence[Claim]) -> None:
     """Let claims with a limit wait for those of other processes. To be sent first in a transaction."""
     if limited(claims):
         session.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_BUDGET_LOCK, session.schema))
+    for account in slots_of(claims):  # in order, so that no two processes wait for each other
+        session.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_SLOT_LOCK, f"{session.schema} {account}"))
 
 
 def claim(session: Session, claims: Sequence[Claim]) -> Finish:
-    """Claim keys: for each, the current attempt, or the sums if it does not fit. See `SharedLedger.claim`."""
-    if not limited(claims) or all_fit(claims, balances(session)):
+    """Claim keys: for each, the current attempt, or why it does not fit. See `SharedLedger.claim`."""
+    fit = not limited(claims) or all_fit(claims, balances(session))
+    if fit and all(_all_free(session, account, *counts) for account, counts in slots_of(claims).items()):
         return _claim(session, claims)
     found = [_claim_one(session, one) for one in claims]
     return lambda: found
 
 
-def _claim_one(session: Session, one: Claim) -> Submission | Balance:
+def _claim_one(session: Session, one: Claim) -> Submission | Balance | NoSlot:
     """Claim a key where little is left of a limit."""
     current = select(session, "s.current AND s.key = %s", (one.submission.key,))
     if not current or current[0].key_reusable:
-        sums = balances(session, pending=True)
-        if one.charge is not None and exceeds(one.charge, sums):
-            return sums.get(one.charge.expected.unit, Balance())
+        if one.charge is not None and one.charge.limit is not None:
+            sums = balances(session, pending=True)
+            if exceeds(one.charge, sums):
+                return sums.get(one.charge.expected.unit, Balance())
+        if one.slot is not None and one.slot.limit is not None:
+            running, ahead = _usage(session, one.slot.account, one.submission.attempt_id)
+            if running + ahead >= one.slot.limit:
+                return _no_slot(session, one.submission, one.slot, running, ahead)
+    if one.slot is not None and one.slot.limit is not None:
+        leave_queue(session, [one.submission.attempt_id])
     [claimed] = _claim(session, [one])()
     return claimed
 
 
+def _all_free(session: Session, account: str, taken: int, limit: int) -> bool:
+    """Whether an account has so many free slots, and nobody waits for them."""
+    running, ahead = _usage(session, account)
+    return not ahead and running + taken <= limit
+
+
+def _usage(session: Session, account: str, attempt_id: str = "") -> tuple[int, int]:
+    """How many attempts hold a slot of an account, and how many wait for one before this attempt."""
+    row = session.execute(
+        f"""SELECT (SELECT count(*) FROM {{s}}.attempts s WHERE s.account = ANY(%s) AND {UNFINISHED}),
+            (SELECT count(*) FROM {{s}}.slot_queue q WHERE q.account = %s AND q.attempt_id <> %s AND {lives("q.owner")}
+                AND (q.number < (SELECT number FROM {{s}}.slot_queue WHERE attempt_id = %s)) IS NOT FALSE)""",  # noqa: S608  # constants
+        (accounts_of(account), account, attempt_id, attempt_id),
+    ).fetchone()
+    return (row[0], row[1]) if row is not None else (0, 0)
+
+
+def accounts_of(account: str) -> list[str]:
+    """The account, and what attempts have of which only the provider is known."""
+    return [account, account.partition(" ")[0]]
+
+
+def _no_slot(session: Session, submission: Submission, slot: Slot, running: int, ahead: int) -> NoSlot:
+    """Give an attempt a place in the queue. Return what holds the slots."""
+    if slot.queued:
+        session.execute(
+            """INSERT INTO {s}.slot_queue (account, attempt_id, owner) VALUES (%s, %s, %s)
+                ON CONFLICT (attempt_id) DO UPDATE SET owner = excluded.owner""",
+            (slot.account, submission.attempt_id, session.owner),
+        )
+    unknown = session.execute(
+        f"""SELECT s.key FROM {{s}}.attempts s WHERE s.account = ANY(%s) AND {UNFINISHED}
+            AND (s.state = 'unknown' OR {_ABANDONED}) ORDER BY s.number""",  # noqa: S608  # constants
+        (accounts_of(slot.account),),
+    )
+    return NoSlot(running, ahead, [key for (key,) in unknown])
+
+
+def slot_free(session: Session, rows: Sequence[tuple[str, Slot]]) -> Finish:
+    """None for the attempts whose turn it is, `NOT_YET` for the others. See `SharedLedger.slot_free`."""
+    return lambda: [
+        NOT_YET if slot.limit is not None and sum(_usage(session, slot.account, attempt_id)) >= slot.limit else None
+        for attempt_id, slot in rows
+    ]
+
+
+def leave_queue(session: Session, attempt_ids: Sequence[str]) -> Finish:
+    """Give up places in queues. See `SharedLedger.leave_queue`."""
+    session.execute("DELETE FROM {s}.slot_queue WHERE attempt_id = ANY(%s)", (list(attempt_ids),))
+    session.notify("outcome")
+    return lambda: [None] * len(attempt_ids)
+
+
 def _claim(session: Session, claims: Sequence[Claim]) -> Callable[[], Sequence[Submission]]:
-    ordered = [one.submission for one in sorted(claims, key=lambda one: one.submission.key)]
-    charges = [one.charge for one in sorted(claims, key=lambda one: one.submission.key)]
+    in_order = sorted(claims, key=lambda one: one.submission.key)
+    ordered = [one.submission for one in in_order]
     session.execute(
         f"""UPDATE {{s}}.attempts a SET current = false FROM (
                 SELECT s.number FROM {{s}}.attempts s WHERE s.current AND s.key = ANY(%s) AND {_REUSABLE}
@@ -170,10 +237,10 @@ def _claim(session: Session, claims: Sequence[Claim]) -> Callable[[], Sequence[S
     session.execute(
         """INSERT INTO {s}.attempts (
                 key, attempt_id, endpoint, request, comparable, fingerprint, started, state, tags,
-                unit, expected, price, refunds, guessed, sender)
+                unit, expected, price, refunds, guessed, account, sender)
             SELECT *, %s::bigint FROM unnest(
                 %s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %s::text[], %s::float8[], %s::text[],
-                %s::text[], %s::text[], %s::numeric[], %s::numeric[], %s::bool[], %s::bool[])
+                %s::text[], %s::text[], %s::numeric[], %s::numeric[], %s::bool[], %s::bool[], %s::text[])
             ON CONFLICT (key) WHERE current DO NOTHING""",
         (
             session.owner,
@@ -186,7 +253,8 @@ def _claim(session: Session, claims: Sequence[Claim]) -> Callable[[], Sequence[S
             [s.started.timestamp() for s in ordered],
             [str(s.state) for s in ordered],
             [json.dumps(dict(s.tags)) if s.tags else None for s in ordered],
-            *_charge_columns(charges),
+            *_charge_columns([one.charge for one in in_order]),
+            list(map(account_of, in_order)),
         ),
     )
     others = session.execute(
@@ -499,6 +567,7 @@ def _charge_columns(charges: Sequence[Charge | None]) -> tuple[list[Any], ...]:
 
 
 _BUDGET_LOCK = 0x4B4C4E42  # "KLNB". With the schema's name, the advisory lock of claims that have a limit
+_SLOT_LOCK = 0x4B4C4E53  # "KLNS". With the names of schema and account, that of claims that need one of its slots
 _RECORDED = """cost = coalesce(e.amount::numeric, a.cost), cost_unit = coalesce(e.unit, a.cost_unit),
     failed = e.status = 'failed', ended = a.ended OR e.terminal"""
 """What is recorded of an attempt's job and matters to its charge."""

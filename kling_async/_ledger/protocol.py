@@ -44,8 +44,10 @@ __all__ = [
     "LeaseWatcher",
     "Ledger",
     "NoRoom",
+    "NoSlot",
     "ReceivedAnswer",
     "SharedLedger",
+    "Slot",
     "SpendingGroup",
     "Submission",
     "SubmissionState",
@@ -233,6 +235,37 @@ class NoRoom(Exception):
         self.balance = balance
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place that a job takes among those that run at its provider's account, from its claim to its end.
+
+    Attributes:
+        account: Names the account. It contains no key.
+        limit: How many jobs of the account may be unfinished at once. None if there is no limit.
+        queued: Whether a claim that finds no free slot gets a place in the queue of all processes.
+    """
+
+    account: str
+    limit: int | None = None
+    queued: bool = True
+
+
+class NoSlot(Exception):
+    """A claim found no free slot. The submission was not written.
+
+    Args:
+        running: How many submissions hold a slot.
+        ahead: How many wait for one before this claim.
+        unknown: Keys of some that hold one because their outcome is unknown.
+    """
+
+    def __init__(self, running: int, ahead: int = 0, unknown: Sequence[str] = ()) -> None:
+        super().__init__("no slot is free")
+        self.running = running
+        self.ahead = ahead
+        self.unknown = unknown
+
+
 class Ledger(Protocol):
     """Where submissions and their jobs are stored.
 
@@ -355,14 +388,32 @@ class LeaseWatcher(Protocol):
 class SharedLedger(Ledger, Protocol):
     """A ledger that several processes may have open, with the leases of their jobs. See `leases`."""
 
-    async def claim(self, submission: Submission, charge: Charge | None = None) -> Submission:
-        """Claim a key, and count what the attempt is expected to cost. See `Ledger.claim`.
+    async def claim(self, submission: Submission, charge: Charge | None = None, slot: Slot | None = None) -> Submission:
+        """Claim a key, count what the attempt is expected to cost, and take its slot. See `Ledger.claim`.
+
+        The slot is held until the job's end is recorded, the attempt is known to have bought nothing, or the user frees
+        its key. An attempt whose outcome is unknown holds it.
+
+        Args:
+            submission: The attempt.
+            charge: What it counts for. If None, nothing is known of its price.
+            slot: Which account's slot it takes. If None, that of any account of its provider, without a limit.
 
         Raises:
             NoRoom: The key could be claimed, but the charge does not fit into its limit: not into what the attempts of
                 all processes leave of it, or it is guessed and another such attempt is being sent.
+            NoSlot: The key could be claimed, and the charge fits, but as many jobs of the account are unfinished as the
+                slot allows, or others wait. Unless ``slot.queued`` is False, the claim has a place in the queue now:
+                wait for `slot_free` and claim again, or call `leave_queue`.
         """
         ...
+
+    async def slot_free(self, submission: Submission, slot: Slot) -> None:
+        """Wait until an attempt that is in the queue of its account may be claimed. The claim decides in the end."""
+        ...
+
+    def leave_queue(self, submission: Submission) -> None:
+        """Give up the attempt's place in the queue. To be called in the event loop. It does not wait."""
 
     @property
     def balances(self) -> Mapping[str, Balance]:
@@ -452,13 +503,16 @@ class SharedLedger(Ledger, Protocol):
         """
         ...
 
-    async def take_over(self, limit: int, *, since: datetime, without: Collection[JobRef] = ()) -> Sequence[Submission]:
+    async def take_over(
+        self, limit: int, *, since: datetime, without: Collection[JobRef] = (), account: str | None = None
+    ) -> Sequence[Submission]:
         """Take the leases of running jobs that no living process polls, this process's share of them at most.
 
         Args:
             limit: How many at most.
             since: Only jobs that were submitted at this time or later.
             without: Jobs that are passed over.
+            account: Only jobs of that account (see `Slot`). If None, of all.
 
         Returns:
             Their submissions, the oldest first.

@@ -18,7 +18,7 @@ from kling_async._models import Event, JobRef
 
 __all__ = ["SqliteDatabase"]
 
-_READING = frozenset({statements.each, sqlite_leases.settled})
+_READING = frozenset({statements.each, statements.slot_free, sqlite_leases.settled})
 _COUNTING = frozenset({statements.claim, statements.record_outcome, statements.append_events})
 
 

@@ -19,7 +19,7 @@ from kling_async._errors import LedgerFailed
 from kling_async._ledger.group_commit import NOT_YET
 from kling_async._ledger.leases import LONGEST_ROW
 from kling_async._ledger.protocol import Submission, SubmissionState
-from kling_async._ledger.sqlite_schema import NOW, OWN, count, select
+from kling_async._ledger.sqlite_schema import HOLDS_SLOT, NOW, OWN, count, select
 
 __all__ = [
     "computer",
@@ -88,6 +88,7 @@ def renew(connection: sqlite3.Connection, path: Path, seconds: float) -> tuple[i
     )
     if not renewed.rowcount:
         connection.execute(f"DELETE FROM owners WHERE expires < {NOW} - ?", (_FORGOTTEN,))  # noqa: S608  # constants
+        connection.execute("DELETE FROM slot_queue WHERE owner NOT IN (SELECT id FROM owners)")
         made = connection.execute(
             f"INSERT INTO owners (process, namespace, host, expires) VALUES (?, ?, ?, {NOW} + ?)",  # noqa: S608  # constants
             (os.getpid(), namespace(), computer(), seconds),
@@ -101,6 +102,7 @@ def renew(connection: sqlite3.Connection, path: Path, seconds: float) -> tuple[i
 
 def end_owner(connection: sqlite3.Connection) -> None:
     """Say that this owner ends now: what it owns is free."""
+    connection.execute(f"DELETE FROM slot_queue WHERE owner = {OWN}")  # noqa: S608  # constants
     connection.execute(f"DELETE FROM owners WHERE id = {OWN}")  # noqa: S608  # constants
 
 
@@ -216,23 +218,26 @@ def requested_since(connection: sqlite3.Connection, request: int) -> list[tuple[
 
 
 def take_over(
-    connection: sqlite3.Connection, works: Sequence[tuple[int, float, Sequence[str]]]
+    connection: sqlite3.Connection, works: Sequence[tuple[int, float, Sequence[str], str | None]]
 ) -> Sequence[list[Submission]]:
     """Take the leases of running jobs that no living owner has. See `SharedLedger.take_over`.
 
     Args:
         connection: Where they are.
-        works: How many at most, since when they were submitted (POSIX seconds), and the jobs that are passed over.
+        works: How many at most, since when they were submitted (POSIX seconds), and the jobs that are passed
+            over, and their account (None: any).
     """
     return [_take_over(connection, *work) for work in works]
 
 
-def _take_over(connection: sqlite3.Connection, limit: int, since: float, without: Sequence[str]) -> list[Submission]:
-    free = f"""s.current AND s.state = 'accepted' AND s.ended IS NULL AND s.released IS NULL AND s.started >= ?
+def _take_over(
+    connection: sqlite3.Connection, limit: int, since: float, without: Sequence[str], account: str | None
+) -> list[Submission]:
+    free = f"""{HOLDS_SLOT} AND s.state = 'accepted' AND s.started >= ?
         AND (s.poller IS NULL OR NOT {_polls("s.poller")})
-        AND s.ref NOT IN (SELECT value FROM json_each(?))"""  # noqa: S608  # constants
+        AND s.ref NOT IN (SELECT value FROM json_each(?)){"" if account is None else " AND s.account IN (?, ?)"}"""  # noqa: S608  # constants
     _mark_gone(connection)
-    values = (since, json.dumps(list(without)))
+    values = (since, json.dumps(list(without)), *(() if account is None else (account, account.partition(" ")[0])))
     living = connection.execute(f"SELECT count(*) FROM owners WHERE expires > {NOW}").fetchone()[0]  # noqa: S608  # constants
     share = -(-count(connection, free, values) // max(living, 1))
     chosen = f"SELECT number FROM attempts s WHERE {free} ORDER BY number LIMIT ?"  # noqa: S608  # constants

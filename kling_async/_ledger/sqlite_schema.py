@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, TypeVar
 
-from kling_async._ledger.charges import Claim, all_fit, exceeds, limited
-from kling_async._ledger.protocol import Balance, Charge, SpendingGroup, Submission, UncountedAttempts
+from kling_async._ledger.charges import Claim, account_of, all_fit, exceeds, limited, slots_of
+from kling_async._ledger.group_commit import NOT_YET
+from kling_async._ledger.protocol import Balance, Charge, NoSlot, Slot, SpendingGroup, Submission, UncountedAttempts
 from kling_async._ledger.rows import (
     answer_to_json,
     log_from_rows,
@@ -29,6 +30,7 @@ from kling_async._models import Event, JobRef, Status
 
 __all__ = [
     "CURRENT",
+    "HOLDS_SLOT",
     "JOB_STATUS",
     "MIGRATIONS",
     "NOW",
@@ -47,6 +49,7 @@ __all__ = [
     "events",
     "find",
     "get_value",
+    "leave_queue",
     "lives",
     "page",
     "record_file",
@@ -55,6 +58,7 @@ __all__ = [
     "select",
     "select_last",
     "set_value",
+    "slot_free",
     "spending",
     "uncounted",
     "update_value",
@@ -69,6 +73,9 @@ _CHARGED = "coalesce(cost_unit, unit)"
 _SETTLED = "(cost IS NOT NULL OR ended IS NOT NULL)"
 _BALANCE = """UPDATE balances SET spent = spent {sign} iif({row}.settled, {row}.charge, 0),
     reserved = reserved {sign} iif({row}.settled, 0, {row}.charge) WHERE unit = {row}.charged;"""
+
+HOLDS_SLOT = "current AND ended IS NULL AND released IS NULL AND state NOT IN ('not-submitted', 'refused')"
+"""The condition of the attempts that hold a slot of their account, as the index has it."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -143,6 +150,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WHEN (old.charge, old.charged, old.settled) IS NOT (new.charge, new.charged, new.settled)
             BEGIN {_BALANCE.format(row="old", sign="-")} {_BALANCE.format(row="new", sign="+")} END""",
     ),
+    (  # slots of accounts. Of earlier attempts, only the provider is known
+        "ALTER TABLE attempts ADD COLUMN account TEXT",
+        f"UPDATE attempts SET account = substr(endpoint, 1, instr(endpoint, '/') - 1) WHERE {HOLDS_SLOT}",  # noqa: S608  # constants
+        "DROP INDEX running_attempts",
+        f"CREATE INDEX held_slots ON attempts (account, number) WHERE {HOLDS_SLOT}",
+        """CREATE TABLE slot_queue (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, attempt_id TEXT NOT NULL UNIQUE,
+            owner INTEGER NOT NULL)""",
+    ),
 )
 """One entry for each version of the file. ``user_version`` counts those that have been applied."""
 OLDEST_READABLE = 4
@@ -184,22 +200,77 @@ UNSAVED = """s.current AND s.ref IS NOT NULL AND (
 """The condition of the attempts whose job is completed and has files that were not saved."""
 
 
-def claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[Submission | Balance]:
-    """Claim keys: for each, the current attempt, or the sums if it does not fit. See `SharedLedger.claim`."""
-    if not limited(claims) or all_fit(claims, balances(connection)):
+def claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[Submission | Balance | NoSlot]:
+    """Claim keys: for each, the current attempt, or why it does not fit. See `SharedLedger.claim`."""
+    fit = not limited(claims) or all_fit(claims, balances(connection))
+    if fit and all(_all_free(connection, account, *counts) for account, counts in slots_of(claims).items()):
         return _claim(connection, claims)
     return [_claim_one(connection, one) for one in claims]
 
 
-def _claim_one(connection: sqlite3.Connection, one: Claim) -> Submission | Balance:
+def _claim_one(connection: sqlite3.Connection, one: Claim) -> Submission | Balance | NoSlot:
     """Claim a key where little is left of a limit."""
     current = select(connection, "s.current AND s.key = ?", one.submission.key)
     if not current or current[0].key_reusable:
-        sums = balances(connection, pending=True)
-        if one.charge is not None and exceeds(one.charge, sums):
-            return sums[one.charge.expected.unit]
+        if one.charge is not None and one.charge.limit is not None:
+            sums = balances(connection, pending=True)
+            if exceeds(one.charge, sums):
+                return sums[one.charge.expected.unit]
+        if one.slot is not None and one.slot.limit is not None:
+            running, ahead = _usage(connection, one.slot.account, one.submission.attempt_id)
+            if running + ahead >= one.slot.limit:
+                return _no_slot(connection, one.submission, one.slot, running, ahead)
+    if one.slot is not None and one.slot.limit is not None:
+        leave_queue(connection, [one.submission.attempt_id])
     [claimed] = _claim(connection, [one])
     return claimed
+
+
+def _all_free(connection: sqlite3.Connection, account: str, taken: int, limit: int) -> bool:
+    """Whether an account has so many free slots, and nobody waits for them."""
+    running, ahead = _usage(connection, account)
+    return not ahead and running + taken <= limit
+
+
+def _usage(connection: sqlite3.Connection, account: str, attempt_id: str = "") -> tuple[int, int]:
+    """How many attempts hold a slot of an account, and how many wait for one before this attempt."""
+    found: tuple[int, int] = connection.execute(
+        f"""SELECT (SELECT count(*) FROM attempts WHERE account IN (?1, ?2) AND {HOLDS_SLOT}),
+            (SELECT count(*) FROM slot_queue q WHERE q.account = ?1 AND q.attempt_id != ?3 AND {lives("q.owner")}
+                AND q.number < coalesce((SELECT number FROM slot_queue WHERE attempt_id = ?3), 9e18))""",  # noqa: S608  # constants
+        (account, account.partition(" ")[0], attempt_id),
+    ).fetchone()
+    return found
+
+
+def _no_slot(connection: sqlite3.Connection, submission: Submission, slot: Slot, running: int, ahead: int) -> NoSlot:
+    """Give an attempt a place in the queue. Return what holds the slots."""
+    if slot.queued:
+        connection.execute(
+            f"""INSERT INTO slot_queue (account, attempt_id, owner) VALUES (?, ?, {OWN})
+                ON CONFLICT (attempt_id) DO UPDATE SET owner = excluded.owner""",  # noqa: S608  # constants
+            (slot.account, submission.attempt_id),
+        )
+    unknown = connection.execute(
+        f"""SELECT s.key FROM attempts s WHERE s.account IN (?, ?) AND {HOLDS_SLOT}
+            AND (s.state = 'unknown' OR ({_ABANDONED})) ORDER BY s.number""",  # noqa: S608  # constants
+        (slot.account, slot.account.partition(" ")[0]),
+    )
+    return NoSlot(running, ahead, [key for (key,) in unknown])
+
+
+def slot_free(connection: sqlite3.Connection, rows: Sequence[tuple[str, Slot]]) -> Sequence[Any]:
+    """None for the attempts whose turn it is, `NOT_YET` for the others. See `SharedLedger.slot_free`."""
+    return [
+        NOT_YET if slot.limit is not None and sum(_usage(connection, slot.account, attempt_id)) >= slot.limit else None
+        for attempt_id, slot in rows
+    ]
+
+
+def leave_queue(connection: sqlite3.Connection, attempt_ids: Sequence[str]) -> Sequence[None]:
+    """Give up places in queues. See `SharedLedger.leave_queue`."""
+    connection.executemany("DELETE FROM slot_queue WHERE attempt_id = ?", [(each,) for each in attempt_ids])
+    return [None] * len(attempt_ids)
 
 
 def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[Submission]:
@@ -214,9 +285,10 @@ def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[
             s.started.timestamp(),
             s.state,
             json.dumps(dict(s.tags)) if s.tags else None,
-            *_charge_columns(charge),
+            *_charge_columns(one.charge),
+            account_of(one),
         )
-        for s, charge in claims
+        for s, one in zip(submissions, claims, strict=True)
     ]
     connection.execute(
         f"""UPDATE attempts AS s SET current = 0 WHERE s.current AND {_REUSABLE}
@@ -225,8 +297,8 @@ def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[
     )
     connection.execute(
         f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags,
-                unit, expected, price, refunds, guessed, sender)
-            SELECT {_fields(13)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
+                unit, expected, price, refunds, guessed, account, sender)
+            SELECT {_fields(14)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
         (json.dumps(rows),),
     )
     others = select(

@@ -20,7 +20,7 @@ from typing import Any
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._exchange.redaction import redact_json
-from kling_async._ledger.protocol import LEDGER_METHODS, Charge, Ledger, SharedLedger, Submission
+from kling_async._ledger.protocol import LEDGER_METHODS, Charge, Ledger, SharedLedger, Slot, Submission
 from kling_async._models import Event, JobRef
 from kling_async._scheduling.schedules import Learned, merged
 from kling_async._validation import given
@@ -82,21 +82,23 @@ class LedgerWriter:
         # Asked of the class: an object that hands every name on would have it, too.
         return several if callable(getattr(type(several), "lease_left", None)) else None
 
-    async def claim(self, submission: Submission, charge: Charge | None = None) -> Submission:
+    async def claim(self, submission: Submission, charge: Charge | None = None, slot: Slot | None = None) -> Submission:
         """Store what is pending, then claim the key. See `SharedLedger.claim`.
 
         Args:
             submission: The submission.
             charge: What it counts for in the budgets of all processes, where they share the ledger. None elsewhere.
+            slot: The slot that it takes, where processes share the ledger.
 
         Raises:
             LedgerFailed: The ledger cannot be written. Nothing may be sent.
             NoRoom: It does not fit into the limit of the charge.
+            NoSlot: The account has no free slot.
         """
         await self.flush()
         if self.shared is None:
             return await self.ledger.claim(submission)
-        return await self.shared.claim(submission, charge)
+        return await self.shared.claim(submission, charge, slot)
 
     async def record_outcome(self, submission: Submission) -> None:
         """Store the outcome of a submission. If that fails, it is pending."""

@@ -279,6 +279,10 @@ class Poller:
         if self._drop(tracked, subscriber) and not self._is_subscribed(tracked):
             self._forget(tracked)
 
+    def followed(self, tracked: TrackedJob) -> bool:
+        """Whether somebody waits for the job, so that it is polled, here or in the process that has its lease."""
+        return tracked.being_polled or self._is_subscribed(tracked)
+
     def _is_subscribed(self, tracked: TrackedJob) -> bool:
         return tracked in self._subscribed
 

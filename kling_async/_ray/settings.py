@@ -121,6 +121,11 @@ def settings_for(  # noqa: PLR0913  # the same
             f"a budget needs one actor, and not {actors}, with a ledger that a function makes: it may not count for "
             "all of them. Give the path of a file or an address, or use one actor, which serves thousands of jobs"
         )
+    if limits is not None and limits.concurrency is not None and actors > 1 and not source.shared:
+        raise ConfigurationError(
+            f"Limits(concurrency=...) needs one actor, and not {actors}, with a ledger that a function makes: it may "
+            "not count for all of them. Give the path of a file or an address, or use one actor"
+        )
     place = None if save_to is None else destination(save_to)
     if not ray.is_initialized():
         ray.init()

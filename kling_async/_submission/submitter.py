@@ -5,8 +5,8 @@ Theory of operation
 With a ledger, a submission goes through these steps. After a crash, the ledger has what the last finished step wrote:
 
 1. *Lock.* Only one submission of a key is under way in this process. The next one waits, and finds what it has left.
-2. *Reserve.* The budget sets aside what the submission may cost. With a ledger that several processes share, the claim
-   does that, for all of them.
+2. *Reserve.* The budget sets aside what the submission may cost, and a slot of the account is taken, where these are
+   limited (see `running_jobs`). With a ledger that several processes share, the claim does both, for all of them.
 3. *Claim.* The attempt is stored (``sending``) before the paid call. A key that is in use is not paid for again: while
    another process sends it, its outcome is waited for. Its job is returned if there is one. Otherwise the outcome is
    recovered if the provider can report it, or `SubmissionUnknown` is raised again.
@@ -26,7 +26,7 @@ import math
 import re
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -49,7 +49,15 @@ from kling_async._errors import (
 )
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
-from kling_async._ledger.protocol import NoRoom, SharedLedger, SpendingGroup, Submission, SubmissionState
+from kling_async._ledger.protocol import (
+    NoRoom,
+    NoSlot,
+    SharedLedger,
+    Slot,
+    SpendingGroup,
+    Submission,
+    SubmissionState,
+)
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Choice, Cost, JobRef, Status, StatusReport
@@ -60,6 +68,7 @@ from kling_async._submission.early_deliveries import EarlyDeliveries, LostSubmis
 from kling_async._submission.observer import JobEnd, Observer, observed, suppressed
 from kling_async._submission.pricing import NO_PRICE_FACTORS, PriceInfo, earlier_price, price_info
 from kling_async._submission.remedies import RecoveryAdvisor, provider_of
+from kling_async._submission.running_jobs import AccountSlots
 from kling_async._tracking.registry import AcceptedSubmission, JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import given
@@ -80,6 +89,7 @@ __all__ = [
 EarlierT = TypeVar("EarlierT", Submission, SpendingGroup)
 log = logging.getLogger("kling_async")
 
+_EVER = datetime.fromtimestamp(0, UTC)
 _LEAST_LEASE = 0.5  # s that must be left of our lease when a paid call begins: until its first byte is written
 # SQLite ends a text in JSON at a null, so two keys would be one. Half a surrogate pair cannot be stored at all.
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
@@ -128,6 +138,7 @@ class Submitter:
         budget: How much may be spent. If None, there is no limit.
         learned: The duration model to load from the ledger. If None, there is none.
         observer: Notified of submissions and of the ends of jobs. If None, nobody is.
+        slots: The slots of accounts whose jobs are limited, by provider.
     """
 
     def __init__(  # noqa: PLR0913  # the parts of a client, each by its name
@@ -143,6 +154,7 @@ class Submitter:
         budget: BudgetAccount | None = None,
         learned: Learned | None = None,
         observer: Observer | None = None,
+        slots: Mapping[str, AccountSlots] | None = None,
     ) -> None:
         self._transports = transports
         self._ledger = ledger
@@ -155,6 +167,8 @@ class Submitter:
         self._learned = learned
         self._observer = observer
         self._estimates = budget
+        self._slots = slots or {}
+        self._accounts = {name: transport.provider.config.account for name, transport in transports.items()}
         self._in_flight: dict[str, InFlight] = {}  # by key
         self._traces: list[PaidCallTrace] = []  # of the submissions under way
         self._ended = anyio.Event()
@@ -213,7 +227,8 @@ class Submitter:
 
                 async def run(trace: PaidCallTrace) -> SubmittedJob:
                     trace.patient = patient
-                    accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
+                    async with self._slot(intent, trace):
+                        accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
                     # A key that another process used at the same time may have gone to another endpoint.
                     own = request if accepted.ref.endpoint == request.endpoint else None
                     return await self._adopt(accepted, own, choice)
@@ -267,19 +282,25 @@ class Submitter:
         return max((transport.limits.cancel_grace for transport in self._transports.values()), default=0.0)
 
     async def drain(self) -> None:
-        """Wait for the paid calls that were sent, for the grace period at most."""
+        """Let nobody wait for a slot, and wait for the paid calls that were sent, for the grace period at most."""
+        for slots in self._slots.values():
+            slots.close()
         with anyio.move_on_after(self._grace):
             while any(trace.paid or trace.lost for trace in self._traces):
                 await self._ended.wait()
 
     async def load_history(self) -> None:
-        """Load, once, what earlier processes learned about durations and spent of the budget."""
+        """Load, once, what earlier processes learned about durations, spent of the budget and left unfinished."""
         if self._history_loaded:
             return
         async with self._loading:
             if not self._history_loaded:
                 if self._learned is not None:
                     self._learned.restore(await self._ledger.load())
+                if self._slots and self._ledger.enabled and self._ledger.shared is None:
+                    unfinished = await self._ledger.ledger.submissions(unfinished=True)
+                    for slots in self._slots.values():
+                        slots.load(unfinished)
                 if self._budget is not None:
                     await self._load_spending(self._budget)
                     if self._ledger.shared is not None:
@@ -358,6 +379,8 @@ class Submitter:
         latest = tracked.latest
         if latest is None or not tracked.ended:
             return
+        if (slots := self._slots.get(tracked.ref.provider)) is not None:
+            slots.end(tracked.ref)
         log.info("job %s: %s after %.1f s (key %r)", tracked.ref, tracked.status, latest.elapsed, tracked.key)
         if self._observer is None or latest.source == "ledger":  # the process that recorded the end has reported it
             return
@@ -431,7 +454,7 @@ class Submitter:
         if not self._ledger.enabled:
             return await self._pay(transport, request, intent, trace)
         while True:
-            current = await self._claim(request, intent)
+            current = await self._claim(request, intent, trace)
             if current.attempt_id == intent.attempt_id:
                 return await self._pay(transport, request, intent, trace)
             require_same_request(intent, current)
@@ -444,10 +467,37 @@ class Submitter:
             raise self._advisor.unknown(current, current.reason or "it is being sent")
         return await self._recover(transport, request, current, trace, resubmit=resubmit)
 
-    async def _claim(self, request: Request, intent: Submission) -> Submission:
+    async def _claim(self, request: Request, intent: Submission, trace: PaidCallTrace) -> Submission:
+        """Claim the key. Waits while the account has no free slot for it.
+
+        Raises:
+            RateLimited: None became free.
+            BudgetExceeded: It does not fit into what all processes have left of the budget.
+        """
+        slots, shared = self._slots.get(intent.provider), self._ledger.shared
+        if slots is None or shared is None:
+            return await self._claim_when_it_fits(request, intent, Slot(self._accounts[intent.provider]))
+        claim = partial(self._claim_when_it_fits, request, intent)
+        if slots.crowded and await self._key_in_use(intent):  # it needs no slot
+            with suppress(NoSlot):
+                return await claim(slots.slot(queued=False))
+        try:
+            return await slots.run(
+                intent.key,
+                claim,
+                partial(shared.slot_free, intent),
+                partial(self._take_over, shared, self._accounts[intent.provider]),
+                patient=trace.patient,
+            )
+        except BaseException:
+            shared.leave_queue(intent)
+            raise
+
+    async def _claim_when_it_fits(self, request: Request, intent: Submission, slot: Slot) -> Submission:
         """Claim the key. Waits while answers are on the way, here or in other processes, that may make room for it.
 
         Raises:
+            NoSlot: The account has no free slot.
             BudgetExceeded: It does not fit into what all processes have left of the budget.
         """
         budget, wanted, charge = self._budget, None, None
@@ -457,10 +507,38 @@ class Submitter:
                 charge = budget.charge(wanted) if budget is not None else as_charge(wanted)
             try:
                 with anyio.CancelScope(shield=True):
-                    return await self._ledger.claim(intent, charge)
+                    return await self._ledger.claim(intent, charge, slot)
             except NoRoom as refused:
                 if budget is not None and wanted is not None:
                     await budget.wait_for_room(wanted, refused.balance)
+
+    @asynccontextmanager
+    async def _slot(self, intent: Submission, trace: PaidCallTrace) -> AsyncIterator[None]:
+        """Take a slot of the account for a submission, where they are counted here. A key with a job needs none."""
+        slots = self._slots.get(intent.provider)
+        if slots is None or self._ledger.shared is not None or await self._key_in_use(intent):
+            yield
+            return
+        await slots.run(intent.key, lambda _: slots.take(intent), slots.freed, patient=trace.patient)
+        try:
+            yield
+        finally:
+            slots.release(intent)
+
+    async def _take_over(
+        self, shared: SharedLedger, account: str, limit: int, without: Sequence[JobRef]
+    ) -> Sequence[TrackedJob]:
+        """Take over jobs of an account that no process polls, and that may hold its slots for ever otherwise."""
+        try:
+            found = await shared.take_over(limit, since=_EVER, without=without, account=account)
+            return [
+                await self.adopt(each, each.ref, kept=False)
+                for each in found
+                if each.ref is not None and not self._advisor.missing(each)
+            ]
+        except LedgerFailed as error:
+            log.debug("jobs of other processes are not taken over at the moment: %s", error)
+            return ()
 
     async def recover(self, request: Request, lost: Submission) -> SubmittedJob | None:
         """Find out the outcome of a submission whose answer was lost, where the provider has a way to.
@@ -643,8 +721,18 @@ class Submitter:
         try:
             await self._ledger.record_outcome(submission)
         finally:
-            if self._budget is not None:
-                self._budget.commit(submission)
+            self._commit(submission)
+
+    def _commit(self, submission: Submission) -> None:
+        """Let the budget and the account's slots process the outcome of a submission."""
+        if self._budget is not None:
+            self._budget.commit(submission)
+        if (slots := self._slots.get(submission.provider)) is None:
+            return
+        slots.commit(submission)
+        if submission.state is SubmissionState.UNKNOWN:
+            message = "submission %r keeps one of the %d slots of the %s account until its outcome is known"
+            log.warning(message, submission.key, slots.limit, slots.provider)
 
     async def _key_in_use(self, intent: Submission) -> bool:
         """Return whether the submission's key has a job or may have one, so that submitting it costs nothing more."""
@@ -667,14 +755,15 @@ class Submitter:
         """Free the key. The attempt stays in the ledger, and a webhook that comes for it afterwards changes nothing."""
         self._early.found(submission)
         await self._ledger.ledger.release(submission.key, submission.attempt_id, reason)
+        if (slots := self._slots.get(submission.provider)) is not None:
+            slots.forget(submission)
 
     async def withdraw(self, submission: Submission) -> None:
         """Record, on the user's word, that the submission bought nothing."""
         self._early.found(submission)
         nothing = replace(submission, state=SubmissionState.NOT_SUBMITTED, reason="forgotten")
         await self._ledger.ledger.record_outcome(nothing)
-        if self._budget is not None:
-            self._budget.commit(nothing)
+        self._commit(nothing)
 
 
 class _Outdated(Exception):

@@ -281,6 +281,13 @@ def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
         (lambda: Limits(cancel_grace=None), r"Limits\(cancel_grace=None\): it must be a number"),  # type: ignore[arg-type]
         (lambda: Limits(connections=0), r"Limits\(connections=0\): it must be a whole number, at least 1"),
         (lambda: Limits(connections=2.5), r"Limits\(connections=2\.5\): it must be a whole"),  # type: ignore[arg-type]
+        (lambda: Limits(concurrency=0), r"Limits\(concurrency=0\): it must be a whole number, at least 1, or such"),
+        (lambda: Limits(concurrency={"fal": True}), r"Limits\(concurrency=\{'fal': True\}\): it must be a whole"),
+        (lambda: Limits(concurrency="40"), r"Limits\(concurrency='40'\): it must be a whole number"),  # type: ignore[arg-type]
+        (
+            lambda: kling_async.Client(kling_async.RunBlob(KEY), limits=Limits(concurrency={"runblop": 1})),
+            r"Limits\(concurrency=\.\.\.\) names 'runblop', which is no provider; there are fal, .*runblob",
+        ),
         (lambda: Polling(deadline="60"), r"Polling\(deadline='60'\): it must be a number"),  # type: ignore[arg-type]
         (lambda: Polling(deadline=0), r"Polling\(deadline=0\): it must be a number greater than 0"),
         (lambda: Polling(status_calls_per_minute=math.nan), r"it must be a number greater than 0"),
@@ -292,7 +299,7 @@ def test_whether_to_confirm_is_yes_or_no(confirm: Any) -> None:
         (lambda: Polling(schedule=5), r"Polling\(schedule=5\): it must be Learned\(\), Prog"),  # type: ignore[arg-type]
         (lambda: kling_async.Webhooks("https://a.test", STRONG, backstop="9"), r"a number greater than 0"),  # type: ignore[arg-type]
     ],
-    ids=range(15),
+    ids=range(19),
 )
 def test_settings_have_the_kinds_that_are_documented(make: Callable[[], object], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):

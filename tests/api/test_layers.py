@@ -64,6 +64,7 @@ PRIVATE_IN_TESTS = {
     "support/shapes.py": {"_cli"},  # writes the file that the doctor reads, with the doctor's own reader
     "properties": {"_models", "_tracking"},  # what is generated is judged by the pure state machine
     "contracts/test_shared_budget.py": {"_ledger"},  # what no user of the library calls
+    "contracts/test_shared_slots.py": {"_ledger"},  # the same
     "reliability/test_ledger_attacks.py": {"_ledger"},  # files that no client writes
     "reliability/test_ledger_faults.py": {"_ledger"},  # the disk fails beneath it
     "reliability/test_shared_ledger.py": {"_ledger"},  # the database fails beneath it

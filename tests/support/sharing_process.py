@@ -20,6 +20,7 @@ from kling_async import (
     Client,
     JobRef,
     Ledger,
+    Limits,
     Polling,
     PostgresLedger,
     Progressive,
@@ -122,10 +123,10 @@ class Watched(RunBlob):
             self._notes.write("end", ref)
 
 
-def make_client(provider: RunBlob, ledger: Ledger, limit: float = math.inf) -> Client:
-    """The client of each process. It makes at most so many status calls a minute."""
+def make_client(provider: RunBlob, ledger: Ledger, limit: float = math.inf, concurrency: int | None = None) -> Client:
+    """The client of each process: so many status calls a minute, and so many jobs at once, at most."""
     polling = Polling(schedule=Progressive(0.05), status_calls_per_minute=limit, deadline=600)
-    return Client(provider, ledger=ledger, polling=polling)
+    return Client(provider, ledger=ledger, polling=polling, limits=Limits(concurrency=concurrency))
 
 
 def run(  # the facts of one process, each by its name
@@ -137,6 +138,8 @@ def run(  # the facts of one process, each by its name
     keys: Sequence[str],
     limit: float,
     seed: int,
+    *,
+    concurrency: int | None = None,
 ) -> None:
     """Submit all keys, in an order of its own, and wait for their jobs."""
     mine = list(keys)
@@ -152,7 +155,8 @@ def run(  # the facts of one process, each by its name
                 await job
 
     async def main() -> None:
-        async with make_client(Watched(seller["api_key"], seller["base_url"], notes), opened(place), limit) as client:
+        provider = Watched(seller["api_key"], seller["base_url"], notes)
+        async with make_client(provider, opened(place), limit, concurrency) as client:
             ready.send(None)
             async with anyio.create_task_group() as group:
                 for _ in range(_AT_ONCE):
@@ -171,6 +175,7 @@ class Team:
         notes: The file of their notes.
         keys: What they submit.
         limit: Status calls a minute.
+        concurrency: How many jobs may run at once. If None, there is no limit.
     """
 
     def __init__(
@@ -181,8 +186,10 @@ class Team:
         notes: Path,
         keys: Sequence[str],
         limit: float = math.inf,
+        concurrency: int | None = None,
     ) -> None:
         self._arguments = (seller, opened, place, notes, keys, limit)
+        self._concurrency = concurrency
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["kling_async", "support.sharing_process"])
         self.running: list[Any] = []
@@ -193,7 +200,7 @@ class Team:
         """Start one more, and wait until it works."""
         receiving, sending = self._context.Pipe(duplex=False)
         arguments = (sending, *self._arguments, self._started)
-        process = self._context.Process(target=run, args=arguments)
+        process = self._context.Process(target=run, args=arguments, kwargs={"concurrency": self._concurrency})
         process.start()
         assert receiving.poll(_PATIENCE)
         self.running.append(process)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import typer
 
-from kling_async import Budget, Client, Polling, Progressive, open_ledger
+from kling_async import Budget, Client, Limits, Polling, Progressive, open_ledger
 from kling_async._cli.bulk.cluster import ClusterExecution
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of, resembling
@@ -46,7 +46,7 @@ from kling_async.providers.base import Provider
 if TYPE_CHECKING:
     from kling_async._ray.settings import Settings  # the actors of Ray
 
-__all__ = ["bulk", "parse_amounts", "parse_assumed"]
+__all__ = ["bulk", "parse_amounts", "parse_assumed", "parse_concurrency"]
 
 _NOWHERE = Path(os.devnull) / "out"  # no file is there, and none can be made
 _SHOWN = 10  # lines of a file that are named
@@ -105,6 +105,14 @@ class _Options:
         ),
     ] = None
     in_flight: Annotated[int, typer.Option(metavar="N", min=1, help="Number of jobs at the same time.")] = 100
+    concurrency: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[PROVIDER=]N",
+            help="Jobs of an account at the same time, in all processes with this ledger, such as 40 or fal=40. "
+            "May be repeated.",
+        ),
+    ] = None
     downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Number of downloads at the same time.")] = 8
     no_save: Annotated[bool, typer.Option("--no-save", help="Save no files. results.jsonl has their URLs.")] = False
     cluster: Annotated[
@@ -204,6 +212,15 @@ class _Options:
         return Polling(schedule, patience(self.timeout), calls)
 
     @property
+    def limits(self) -> Limits:
+        """How many jobs may run at once.
+
+        Raises:
+            CommandError: A number is none, or of no provider.
+        """
+        return Limits(concurrency=parse_concurrency(self.concurrency or ()))
+
+    @property
     def amounts(self) -> dict[Unit, Decimal] | None:
         """How much may be spent. If None, there is no limit."""
         return parse_amounts(self.budget) if self.budget is not None else None
@@ -226,6 +243,7 @@ def bulk(options: _Options) -> None:
     report = choose_report(as_json=options.as_json, directory=output and output / "files")
     with handle_errors(report), TemporaryDirectory(prefix="kling-") as scratch:
         places, polling, amounts = options.places, options.polling, options.amounts
+        limits = options.limits
         assumed = parse_assumed(options.assume or ())
         webhooks = listener(options.webhook_url, options.listen)
         if options.cluster is not None:
@@ -265,7 +283,7 @@ def bulk(options: _Options) -> None:
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:
-                run(_buying(work, options, polling, limit), report, stop=work.stop)
+                run(_buying(work, options, polling, limits, limit), report, stop=work.stop)
         finally:
             gc.unfreeze()
             if work.begun or not plan:
@@ -274,12 +292,16 @@ def bulk(options: _Options) -> None:
 
 
 def _buying(
-    work: BulkExecution, options: _Options, polling: Polling, budget: Callable[[], Budget] | None
+    work: BulkExecution,
+    options: _Options,
+    polling: Polling,
+    limits: Limits,
+    budget: Callable[[], Budget] | None,
 ) -> Callable[[], Awaitable[None]]:
     """What buys the rows: a client of this process, or a cluster."""
     if isinstance(work, ClusterExecution):
-        return partial(work.run_on, _settings(options, work, polling, budget), options.actors)
-    client = _client(work, polling, budget() if budget is not None else None, options.prefer)
+        return partial(work.run_on, _settings(options, work, polling, limits, budget), options.actors)
+    client = _client(work, polling, limits, budget() if budget is not None else None, options.prefer)
     return partial(work.run, client, options.in_flight)
 
 
@@ -353,6 +375,26 @@ def parse_assumed(texts: Sequence[str]) -> dict[str, Decimal]:
     return found
 
 
+def parse_concurrency(texts: Sequence[str]) -> int | dict[str, int] | None:
+    """The numbers of ``40`` or ``fal=40``, for ``Limits(concurrency=...)``.
+
+    Raises:
+        CommandError: A text is no number, or names no provider.
+    """
+    found: dict[str, int] = {}
+    for text in texts:
+        name, separator, number = text.rpartition("=")
+        if not number.isascii() or not number.isdigit() or not int(number):
+            raise CommandError(f"--concurrency {text!r:.60}: write a number like 40, or fal=40")
+        if separator and name not in {kind.name for kind in ALL_PROVIDERS}:
+            raise CommandError(f"--concurrency {text!r:.60}: there is no provider {name!r:.40}")
+        found[name] = int(number)
+    everywhere = found.pop("", None)
+    if everywhere is None or not found:
+        return everywhere or found or None
+    return {kind.name: found.get(kind.name, everywhere) for kind in ALL_PROVIDERS}
+
+
 async def _estimates(
     plan: list[Task], results: Results, places: OutputPaths, prefer: str | None, assumed: Mapping[str, Decimal]
 ) -> dict[str, EndpointEstimate]:
@@ -398,7 +440,11 @@ def _require_clustered(options: _Options) -> None:
 
 
 def _settings(
-    options: _Options, work: BulkExecution, polling: Polling, budget: Callable[[], Budget] | None
+    options: _Options,
+    work: BulkExecution,
+    polling: Polling,
+    limits: Limits,
+    budget: Callable[[], Budget] | None,
 ) -> Settings:
     """What the actors of a run on a cluster are made with.
 
@@ -423,7 +469,7 @@ def _settings(
         downloads=options.downloads,
         providers=[kind() for kind in kinds if kind.identity().found_in(os.environ)],
         polling=polling,
-        limits=None,
+        limits=limits,
         budget=budget,
         prefer=preference(options.prefer),
         retry_failed=0,
@@ -445,6 +491,7 @@ def _kinds(plan: Sequence[Task]) -> list[type[Provider]]:
 def _client(
     work: BulkExecution,
     polling: Polling,
+    limits: Limits,
     budget: Budget | None,
     prefer: str | None,
 ) -> Client:
@@ -454,6 +501,7 @@ def _client(
         None,
         work.places.ledger,
         polling=polling,
+        limits=limits,
         budget=budget,
         webhooks=webhooks,
         prefer=prefer,

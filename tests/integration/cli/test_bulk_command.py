@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from kling_async import Cost, SqliteLedger, runblob
-from kling_async._cli.bulk.command import parse_amounts
+from kling_async._cli.bulk.command import parse_amounts, parse_concurrency
 from kling_async._cli.bulk.plan import OutputPaths, plan_of
 from kling_async._cli.bulk.progress import BulkProgress
 from kling_async._cli.bulk.results import Record, Results, State
@@ -27,6 +27,7 @@ from kling_async._cli.errors import CommandError
 from kling_async._cli.output.events import RowDone, RunDone
 from kling_async._cli.output.text import TextRenderer
 from kling_async._cli.request_arguments import find
+from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Fault, Sandbox
 from support.cli_process import Answer, Run, on_terminal
 
@@ -562,6 +563,33 @@ def test_an_assumed_price_counts_in_the_estimate_and_in_the_budget(
     assert sandbox.counters.jobs_bought == 0
     for wrong in ("replicate/kling-o9=1", "replicate=much"):
         assert kling(*command, "--assume-price", wrong).code == 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "limit"),
+    [
+        ((), None),
+        (("40",), 40),
+        (("fal=40", "kling=5"), {"fal": 40, "kling": 5}),
+        (("2", "fal=40"), {**{kind.name: 2 for kind in ALL_PROVIDERS}, "fal": 40}),
+    ],
+)
+def test_the_jobs_at_once_are_limited_by_account(texts: tuple[str, ...], limit: Any) -> None:
+    assert parse_concurrency(texts) == limit
+
+
+def test_a_run_keeps_within_the_limit_on_jobs_at_once(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, [{"endpoint": "runblob/o3-photo", "prompt": f"row {n}"} for n in range(5)])
+    assert bulk("--concurrency", "runblob=2", "--no-save").code == 0
+    jobs = list(sandbox.state.jobs.values())
+    assert len(jobs) == 5
+    assert max(sum(other.created <= job.created < other.ends for other in jobs) for job in jobs) == 2
+
+
+@pytest.mark.parametrize("wrong", ["0", "many", "fal=", "fal=-1", "fall=3", "fal=2.5"])
+def test_a_limit_on_jobs_that_is_none_is_refused(wrong: str) -> None:
+    with pytest.raises(CommandError, match="--concurrency"):
+        parse_concurrency([wrong])
 
 
 def test_results_are_rows_as_well(bulk: Run, kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
