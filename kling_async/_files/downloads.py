@@ -24,6 +24,7 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
+from kling_async._clock import loop_time
 from kling_async._errors import DownloadFailed, KlingError
 from kling_async._exchange.calls import Reply
 from kling_async._exchange.urls import Url
@@ -45,6 +46,7 @@ _T = TypeVar("_T")
 
 _MAX_BYTES = 2 * 1024**3  # larger than any clip on offer. A server that sends without end is stopped
 _STALL = 60.0  # s without a byte
+_OFTEN = 0.5  # s between two looks at the clock while bytes come: a time limit that is moved costs more than a byte
 _SLOWEST = 20_000  # bytes a second, counted after the first minute. A slower transfer is broken off
 _ATTEMPTS = 4
 _FIRST_WAIT = 0.5  # s before the second attempt. It doubles from one attempt to the next
@@ -160,7 +162,7 @@ class Downloader:
                     f"writing to a temporary file failed: {error.strerror or error}; free space in the folder for "
                     "temporary files"
                 ) from error
-            spool.rewind()
+            await spool.rewind()
             while piece := await spool.read(_PIECE):
                 yield piece
         finally:
@@ -399,17 +401,34 @@ class Downloader:
         self, response: Response, part: Sink, progress: Progress | None, stall: anyio.CancelScope
     ) -> None:
         total = await self._begin(response, part)
-        began, size = anyio.current_time(), part.size
+        began, size = loop_time(), part.size
+        extended = began
 
-        async def take(chunk: bytes) -> None:
+        def go_on() -> None:
+            nonlocal extended
+            extended = loop_time()
+            stall.deadline = min(extended + _STALL, began + _STALL + (part.size - size) / _SLOWEST)
+
+        async def written(work: Awaitable[None]) -> None:
             stall.deadline = math.inf  # how long the disk or the store takes is not the server's fault
-            await part.write(chunk)
-            slowest = began + _STALL + (part.size - size) / _SLOWEST
-            stall.deadline = min(anyio.current_time() + _STALL, slowest)
-            if part.size > _MAX_BYTES:
-                raise self._failed(f"the result is larger than {_MAX_BYTES} bytes; the download was stopped")
+            await work
+            go_on()
+            tell()
+
+        def tell() -> None:
             if progress is not None:
                 progress(part.size, total)
+
+        def take(chunk: bytes) -> Awaitable[None] | None:
+            if part.size + len(chunk) > _MAX_BYTES:
+                raise self._failed(f"the result is larger than {_MAX_BYTES} bytes; the download was stopped")
+            work = part.write(chunk)
+            if work is not None:
+                return written(work)
+            if loop_time() - extended >= _OFTEN:
+                go_on()
+            tell()
+            return None
 
         await read_body(response, take)
         if total is not None and part.size != total:

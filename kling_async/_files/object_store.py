@@ -279,14 +279,13 @@ class ObjectUpload:
         ours = error if isinstance(error, anyio.get_cancelled_exc_class()) else None
         await self._group.__aexit__(type(ours) if ours else None, ours, trace if ours else None)
 
-    async def write(self, chunk: bytes) -> None:
-        """Append some bytes."""
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Append some bytes. See `Sink`."""
         if len(self.head) < HEAD_BYTES:
             self.head += chunk[: HEAD_BYTES - len(self.head)]
         self.size += len(chunk)
         self._buffer += chunk
-        if len(self._buffer) > (_PART if self._sending is None else _PIECE):
-            await self._pass_on()
+        return self._pass_on() if len(self._buffer) > (_PART if self._sending is None else _PIECE) else None
 
     async def restart(self) -> None:
         """Abort what was written, and begin again."""

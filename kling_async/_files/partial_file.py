@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 import uuid
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,8 +73,8 @@ class Sink(Protocol):
     head: bytes
     version: Version | None
 
-    async def write(self, chunk: bytes) -> None:
-        """Append some bytes."""
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Append some bytes. What is returned must be awaited before more follow. None: they may follow at once."""
         ...
 
     async def restart(self) -> None:
@@ -205,15 +206,14 @@ class PartialFile:
             return False
         return True
 
-    async def write(self, chunk: bytes) -> None:
-        """Append some bytes."""
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Append some bytes. See `Sink`."""
         if len(self.head) < HEAD_BYTES:
             self.head += chunk[: HEAD_BYTES - len(self.head)]
         self._collected.append(chunk)
         self._pending += len(chunk)
         self.size += len(chunk)
-        if self._pending >= _AT_ONCE:
-            await to_thread.run_sync(self._write_collected)
+        return to_thread.run_sync(self._write_collected) if self._pending >= _AT_ONCE else None
 
     def _write_collected(self) -> None:
         collected, self._collected, self._pending = self._collected, [], 0
@@ -260,25 +260,35 @@ class Spool:
 
     def __init__(self, in_memory: int) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=in_memory)  # noqa: SIM115  # `close` closes it
+        self._collected: list[bytes] = []
+        self._pending = 0
         self.size = 0
         self.head = b""
         self.version: Version | None = None
 
-    async def write(self, chunk: bytes) -> None:
-        """Append some bytes."""
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Append some bytes. See `Sink`."""
         if len(self.head) < HEAD_BYTES:
             self.head += chunk[: HEAD_BYTES - len(self.head)]
-        await to_thread.run_sync(self._file.write, chunk)
+        self._collected.append(chunk)
+        self._pending += len(chunk)
         self.size += len(chunk)
+        return to_thread.run_sync(self._write_collected) if self._pending >= _AT_ONCE else None
+
+    def _write_collected(self) -> None:
+        collected, self._collected, self._pending = self._collected, [], 0
+        self._file.writelines(collected)
 
     async def restart(self) -> None:
         """Remove what was written."""
+        self._collected, self._pending = [], 0
         self._file.seek(0)
         self._file.truncate()
         self.size, self.head, self.version = 0, b"", None
 
-    def rewind(self) -> None:
+    async def rewind(self) -> None:
         """Begin to read what was written."""
+        await to_thread.run_sync(self._write_collected)
         self._file.seek(0)
 
     async def read(self, most: int) -> bytes:

@@ -196,8 +196,10 @@ async def read_whole_body(response: Response, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]) -> None:
+async def read_body(response: Response, take: Callable[[bytes], Awaitable[None] | None]) -> None:
     """Pass each part of a body on as it comes, until one cannot be taken.
+
+    What takes a part returns what is to be awaited before the next one, shielded, or None.
 
     A loop that is left by an exception leaves the generators that it runs on open, httpx's too, and nobody to close
     them. So the loop is never left: a failure cancels the wait for the next part, which ends them from within.
@@ -208,8 +210,10 @@ async def read_body(response: Response, take: Callable[[bytes], Awaitable[None]]
             if failure is not None:
                 continue
             try:
-                with anyio.CancelScope(shield=True):
-                    await take(part)
+                work = take(part)
+                if work is not None:
+                    with anyio.CancelScope(shield=True):
+                        await work
             except Exception as error:  # noqa: BLE001  # raised below
                 failure = error
                 reading.cancel()
