@@ -97,18 +97,17 @@ async def _read_body(request: Request) -> bytes | HTTPStatus:
     """The body, or the status by which to answer that there is none."""
     body = bytearray()
     try:
-        with anyio.fail_after(_BODY_TIMEOUT):
+        with anyio.CancelScope(deadline=anyio.current_time() + _BODY_TIMEOUT):
             async with aclosing(request.stream()) as chunks:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > MAX_BODY:
                         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    except TimeoutError:
-        return HTTPStatus.REQUEST_TIMEOUT
+            return bytes(body)
     except ClientDisconnect:
         log.debug("the sender of a webhook hung up before its body was complete")
         return HTTPStatus.BAD_REQUEST
-    return bytes(body)
+    return HTTPStatus.REQUEST_TIMEOUT
 
 
 def webhook_route(client: Client, prefix: str = "") -> Route:

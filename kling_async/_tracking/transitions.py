@@ -52,8 +52,7 @@ def advance(latest: Event | None, report: StatusReport, *, source: Source, at: f
     changes = _changes(base, report)
     if changes is None:
         return None
-    elapsed = max(0.0, at - started)
-    return replace(base, seq=base.seq + 1, at=when, elapsed=elapsed, source=source, **changes)
+    return Event(seq=base.seq + 1, at=when, elapsed=max(0.0, at - started), source=source, **changes)
 
 
 def repeats(report: StatusReport, status: Status) -> bool:
@@ -71,7 +70,7 @@ def repeats(report: StatusReport, status: Status) -> bool:
 
 
 def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
-    """Return the fields of `base` that the report changes. None if it changes nothing."""
+    """Return what `base` and the report together come to, by field. None if the report changes nothing."""
     if base.status.terminal:
         return None
     status = report.status or base.status
@@ -89,7 +88,12 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
     moved = progress != base.progress or position != base.queue_position
     if not (reported > known or more or moved):
         return None
-    changes: dict[str, Any] = {
+    higher = reported > known
+    return {
+        "status": status if higher else base.status,
+        "step": step if higher else base.step,
+        # A message belongs to the status it came with: a late report must not put an old message on a new status.
+        "message": report.message if reported >= known else base.message,
         "choice": report.choice,  # of the first event alone
         "progress": progress,
         "artifacts": artifacts,
@@ -98,15 +102,8 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
         "balance": report.balance or base.balance,
         "queue_position": position,
         "logs": logs,
+        "raw": report.raw if status.terminal else base.raw,
     }
-    if reported > known:
-        changes |= {"status": status, "step": step}
-    if reported >= known:
-        # A message belongs to the status it came with: a late report must not put an old message on a new status.
-        changes["message"] = report.message
-    if status.terminal:
-        changes["raw"] = report.raw
-    return changes
 
 
 def _union(known: tuple[Artifact, ...], named: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
