@@ -16,6 +16,7 @@ import kling_async
 from kling_async._cli.errors import (
     EXITS,
     PIPE_CLOSED,
+    USAGE,
     CommandError,
     close_output,
     explain,
@@ -27,7 +28,7 @@ from kling_async._cli.output.formatting import printable
 
 __all__ = ["app", "run"]
 
-_EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>3}  {meaning}" for code, meaning in EXITS.items())
+_ANY_WIDTH = 1000  # columns: all that the terminal has
 _REHEARSAL_SPEED = 60.0
 _SEE_EXITS = "Exit codes: kling --help"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -84,7 +85,29 @@ _COMMANDS = {
 
 
 class _OnDemand(Group):
-    """Lists the commands by their summaries. One is loaded, and most of the library with it, when it is to run."""
+    """Lists the commands by their summaries. One is loaded, and most of the library with it, when it is to run.
+
+    Its own help is plain text: rich, which draws that of the commands, would double the time that it takes.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments. If there are none, print the help."""
+        if not args:
+            typer.echo(ctx.get_help())
+            ctx.exit(USAGE)
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write all of each summary. Typer would cut it to a line."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in _COMMANDS.items()])
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write what the exit codes mean."""
+        del ctx
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(f"{code:>3}", meaning) for code, meaning in EXITS.items()])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -106,10 +129,9 @@ def _loaded(name: str) -> Any:
 app = typer.Typer(
     name="kling",
     cls=_OnDemand,
-    no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    epilog=_EPILOG,
-    context_settings=_SETTINGS,
+    context_settings={**_SETTINGS, "max_content_width": _ANY_WIDTH},
 )
 for _name, _command in _COMMANDS.items():
     app.command(_name, help=_command.summary)(lambda: None)

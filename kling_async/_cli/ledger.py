@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeAlias
 import anyio
 import typer
 
-from kling_async import ConfigurationError, JobRef, PostgresLedger, inspect_ledger, open_ledger
+import kling_async  # what is named by it is loaded where it is used
+from kling_async import ConfigurationError, JobRef, inspect_ledger
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.advice import advise_with
 from kling_async._cli.output.reports import Report
@@ -64,10 +65,12 @@ def place_of(text: str) -> Path | DatabaseAddress:
         BadParameter: It is another address, or one that cannot be read.
     """
     try:
-        made = open_ledger(text)  # it opens nothing
+        made = kling_async.open_ledger(text)  # it opens nothing
     except ConfigurationError as error:
         raise typer.BadParameter(error.message) from None
-    return DatabaseAddress(text, made.address) if isinstance(made, PostgresLedger) else Path(text).expanduser()
+    if isinstance(made, kling_async.PostgresLedger):
+        return DatabaseAddress(text, made.address)
+    return Path(text).expanduser()
 
 
 LedgerFile: TypeAlias = Annotated[

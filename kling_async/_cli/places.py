@@ -28,10 +28,12 @@ def config_file() -> Path:
 
 def history_file() -> Path:
     """The ledger of the commands that are given none. What is made on a sandbox has one of its own."""
-    from kling_async.providers import ALL_PROVIDERS  # noqa: PLC0415  # kling --help does not load the library
+    # A plain http address is acceptable only if it leads to this machine. Where none is set, no provider is loaded.
+    if not any(value.startswith("http:") for value in os.environ.values()):
+        return state_file("history.db")
+    from kling_async.providers import ALL_PROVIDERS  # noqa: PLC0415  # rarely needed
 
     used = [kind for kind in ALL_PROVIDERS if kind.identity().found_in(os.environ)]
-    # A plain http address is acceptable only if it leads to this machine.
     rehearsal = bool(used) and all(os.environ.get(kind.env_vars[1], "").startswith("http:") for kind in used)
     return state_file("sandbox.db" if rehearsal else "history.db")
 

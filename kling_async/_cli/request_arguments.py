@@ -20,7 +20,7 @@ from kling_async import Image, JobRef, Request, Video
 from kling_async._cli.errors import CommandError
 from kling_async._cli.preparation import Preparer, prepared
 from kling_async._exchange.urls import is_url  # decides as the library does whether a text is a URL or a path
-from kling_async.providers import ALL_PROVIDERS
+from kling_async.providers import find_provider, load_providers
 from kling_async.providers._base.field_errors import describe_problem, problem_place  # one wording for all
 from kling_async.providers.base import (
     Endpoint,
@@ -83,7 +83,7 @@ PORTABLE: Mapping[str, Endpoint[Any]] = portable_endpoints()
 
 def known() -> list[str]:
     """The names of all endpoints."""
-    return [endpoint.name for kind in ALL_PROVIDERS for endpoint in kind.endpoints]
+    return [endpoint.name for kind in load_providers() for endpoint in kind.endpoints]
 
 
 def complete_endpoint(incomplete: str) -> list[str]:
@@ -98,7 +98,7 @@ def find_any(name: str) -> tuple[list[type[Provider]], Endpoint[Any]]:
         CommandError: There is none. The message lists the known ones.
     """
     if name in PORTABLE:
-        makers = [kind for kind in ALL_PROVIDERS if any(isinstance(offer, _OFFERS[name]) for offer in kind.portable)]
+        makers = [kind for kind in load_providers() if any(isinstance(offer, _OFFERS[name]) for offer in kind.portable)]
         return makers, PORTABLE[name]
     kind, endpoint = find(name)
     return [kind], endpoint
@@ -113,10 +113,10 @@ def find(name: str) -> tuple[type[Provider], Endpoint[Any]]:
     Raises:
         CommandError: There is none. The message lists the known ones.
     """
-    for kind in ALL_PROVIDERS:
-        for endpoint in kind.endpoints:
-            if endpoint.name == name:
-                return kind, endpoint
+    kind = find_provider(name.partition("/")[0])
+    for endpoint in kind.endpoints if kind else ():
+        if kind and endpoint.name == name:
+            return kind, endpoint
     near = difflib.get_close_matches(name, [*known(), *PORTABLE], n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     raise CommandError(f"there is no endpoint {name!r:.80}{meant} (known: {', '.join([*PORTABLE, *known()])})")
@@ -142,7 +142,7 @@ def require_offered(request: Request) -> None:
 
 def field_names() -> dict[str, list[str]]:
     """The names of the fields, by endpoint."""
-    endpoints = [*PORTABLE.values(), *(endpoint for kind in ALL_PROVIDERS for endpoint in kind.endpoints)]
+    endpoints = [*PORTABLE.values(), *(endpoint for kind in load_providers() for endpoint in kind.endpoints)]
     return {endpoint.name: list(endpoint.request.model_fields) for endpoint in endpoints}
 
 

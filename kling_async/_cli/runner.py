@@ -1,140 +1,37 @@
-"""Runs what a command does: on an event loop, with signals as cancellation, and every error as one message."""
+"""Runs what a command does: on an event loop, with signals as cancellation, and with a client."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-import typer
 from anyio.abc import TaskGroup, TaskStatus
 
-from kling_async import (
-    Budget,
-    Client,
-    ConfigurationError,
-    GenerationCancelled,
-    GenerationFailed,
-    Job,
-    JobNotFound,
-    JobRef,
-    Limits,
-    Polling,
-    Result,
-    Webhooks,
-    open_ledger,
-)
-from kling_async._cli.errors import (
-    INTERRUPTED,
-    NO_KEY,
-    PIPE_CLOSED,
-    TRACEBACK,
-    CommandError,
-    explain,
-    is_output_error,
-    print_final_message,
-)
+import kling_async  # what is named by it is loaded where it is used
+from kling_async import ConfigurationError, GenerationCancelled, GenerationFailed, JobNotFound, Result
+from kling_async._cli.errors import NO_KEY, CommandError
 from kling_async._cli.file_names import Names
 from kling_async._cli.ledger import work_with
 from kling_async._cli.options import preference
 from kling_async._cli.output.events import FileProgress, FilesSaved, JobChanged, JobOver
-from kling_async._cli.output.json_lines import JsonRenderer
-from kling_async._cli.output.live import LiveRenderer
-from kling_async._cli.output.loudness import is_quiet, log_level
-from kling_async._cli.output.reports import Report, resume_command, take_up_command
-from kling_async._cli.output.terminal import terminal
-from kling_async._cli.output.text import QuietRenderer, TextRenderer
+from kling_async._cli.output.reports import Report
 from kling_async._cli.request_arguments import find
 from kling_async.providers.base import Provider
 
-__all__ = [
-    "choose_report",
-    "collect",
-    "destination",
-    "handle_errors",
-    "open_client",
-    "patience",
-    "place_of",
-    "run",
-    "sandbox_speed",
-]
+if TYPE_CHECKING:
+    from kling_async import Budget, Client, Job, Limits, Polling, Webhooks
+
+__all__ = ["collect", "destination", "open_client", "patience", "place_of", "run", "sandbox_speed"]
 
 _HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed. Windows has no such signal
 _SOON = 0.5  # s for which nobody wonders
 _FILES = frozenset({".mp4", ".mov", ".webm", ".png", ".jpg", ".jpeg", ".webp", ".gif"})
-
-
-def choose_report(
-    *, as_json: bool, directory: Path | None, resumable: bool = True, ledger: Path | None = None
-) -> Report:
-    """JSON lines if asked for, a live table on a terminal, lines elsewhere.
-
-    Args:
-        as_json: Whether JSON was asked for.
-        directory: Where results are saved, part of the command that goes on with a job.
-        resumable: Whether jobs outlive the program.
-        ledger: The ledger that has the jobs. `kling resume` goes on with all of it.
-    """
-    work_with(ledger)
-    place = None if directory == Path() else directory
-
-    def resume(ref: JobRef) -> str:
-        return resume_command(ref, place) if ledger is None else take_up_command(ledger, place)
-
-    follow = resume if resumable else None
-    if as_json:
-        return Report(JsonRenderer(), follow, log_level())
-    if is_quiet():
-        return Report(QuietRenderer(), follow)
-    console = terminal()
-    return Report(LiveRenderer(console, show_refs=resumable) if console else TextRenderer(), follow, log_level())
-
-
-@contextmanager
-def handle_errors(report: Report) -> Iterator[None]:
-    """Answer every error that a user can cause or meet with its message and its exit code.
-
-    Raises:
-        typer.Exit: The answer.
-    """
-    if callable(signal.getsignal(signal.SIGINT)):  # otherwise it is ignored, and stays so
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with report:
-            yield
-    except BrokenPipeError:
-        print_final_message(report.hints())
-        raise typer.Exit(PIPE_CLOSED) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        problem = explain(error)
-        words = [*problem.lines(), *report.hints()]
-        if is_output_error(error):
-            print_final_message(words)
-        else:
-            _tell(partial(report.failed, problem), words)
-        raise typer.Exit(problem.code) from None
-    except KeyboardInterrupt:
-        _tell(report.interrupted, [report.farewell(), *report.hints()])
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _tell(tell: Callable[[], None], words: Iterable[str]) -> None:
-    """Report it. If the report's stream cannot be written, write text to the other one."""
-    try:
-        tell()
-    except OSError as error:
-        if not is_output_error(error):
-            raise
-        print_final_message(words)
 
 
 def run(work: Callable[[], Awaitable[None]], report: Report, stop: Callable[[], bool] = lambda: False) -> None:
@@ -246,10 +143,10 @@ def open_client(  # noqa: PLR0913  # the settings of a client, each by its name
         except ConfigurationError as error:
             raise CommandError(f"{error.message}; check {' and '.join(sorted(names))}", code=NO_KEY) from error
     work_with(ledger)
-    kept = None if ledger is None else open_ledger(ledger)
-    return Client(
+    kept = None if ledger is None else kling_async.open_ledger(ledger)
+    return kling_async.Client(
         [kind() for kind in keyed],
-        polling=polling or Polling(deadline=patience(timeout)),
+        polling=polling or kling_async.Polling(deadline=patience(timeout)),
         limits=limits,
         ledger=kept,
         budget=budget,

@@ -7,13 +7,17 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import anyio
 import typer
 
-from kling_async import Client, ConfigurationError, Webhooks
+import kling_async  # what is named by it is loaded where it is used
+from kling_async import ConfigurationError
 from kling_async._cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from kling_async import Client, Webhooks
 
 __all__ = ["Listen", "Listener", "WebhookUrl", "listener"]
 
@@ -99,7 +103,7 @@ def listener(url: str | None, listen: str | None) -> Listener | None:
     if not (port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise CommandError(f"--listen {listen!r:.60}: it is a port, such as 8000, or an address and a port")
     try:
-        return Listener(Webhooks(url, secrets.token_urlsafe(32)), host or "127.0.0.1", int(port))
+        return Listener(kling_async.Webhooks(url, secrets.token_urlsafe(32)), host or "127.0.0.1", int(port))
     except ConfigurationError as error:
         raise CommandError(
             "--webhook-url: it must be an https:// URL (http:// only to this machine) without user, query and "

@@ -11,14 +11,15 @@ from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pydantic
 import pydantic_core
 
 from kling_async._exchange.redaction import NOT_KEPT
 from kling_async._models import Artifact, Choice, Cost, Event, Failure, Status
-from kling_async.providers._base.request import Request
+
+if TYPE_CHECKING:  # to read a ledger, no request class is needed, and no pydantic, which takes long to load
+    from kling_async.providers._base.request import Request
 
 __all__ = [
     "comparable_fields",
@@ -31,7 +32,7 @@ __all__ = [
     "request_to_json",
 ]
 
-RequestT = TypeVar("RequestT", bound=Request)
+RequestT = TypeVar("RequestT", bound="Request")
 
 IMAGE_PREFIXES = ("https://", "http://", "data:", "sha256:")
 """What a text begins with that stands for an image."""
@@ -89,7 +90,7 @@ def request_from_json(kind: type[RequestT], description: Mapping[str, Any], *, e
         del fields["callback_url"]
     try:
         return kind.model_validate(fields)
-    except pydantic.ValidationError:
+    except pydantic_core.ValidationError:
         return None
 
 

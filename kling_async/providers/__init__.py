@@ -40,8 +40,12 @@ def load_providers() -> tuple[type[Provider], ...]:
 
     A package whose provider cannot be loaded is reported in the log and left out, so that it does not stop the others.
     """
-    built_in = [getattr(import_module(f"{__name__}.{module}"), name) for module, name in BUILT_IN.items()]
-    return (*built_in, *_installed())
+    return (*map(_built_in, BUILT_IN), *_installed())
+
+
+def _built_in(name: str) -> type[Provider]:
+    found: type[Provider] = getattr(import_module(f"{__name__}.{name}"), BUILT_IN[name])
+    return found
 
 
 def _installed() -> list[type[Provider]]:
@@ -76,7 +80,9 @@ def _installed() -> list[type[Provider]]:
 
 
 def find_provider(name: str) -> type[Provider] | None:
-    """The provider of that name, such as ``"runblob"``. None if there is none."""
+    """The provider of that name, such as ``"runblob"``. None if there is none. A built-in one is loaded alone."""
+    if name in BUILT_IN:
+        return _built_in(name)
     return next((kind for kind in load_providers() if kind.name == name), None)
 
 

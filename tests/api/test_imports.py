@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -153,3 +154,68 @@ def test_without_a_handler_nothing_is_printed() -> None:
         script = code.format(loads=loads.replace("kling_async._http.transport", "import kling_async._http.transport"))
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
         assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def program(*arguments: str, ends: int = 0) -> set[str]:
+    """The modules that a run of ``kling`` loads."""
+    return loaded(
+        "from contextlib import redirect_stderr, redirect_stdout\n"
+        "import io\n"
+        "from kling_async._cli import main\n"
+        "with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):\n"
+        f"    code = main({list(arguments)!r})\n"
+        f"assert code == {ends}, code"
+    )
+
+
+def providers_of(modules: set[str]) -> set[str]:
+    """The providers among them."""
+    return {name.split(".")[2] for name in modules if name.startswith("kling_async.providers.")} & BUILT_IN.keys()
+
+
+def test_the_program_says_what_it_can_do_with_typer_alone() -> None:
+    modules = program("--help")
+    assert theirs(modules) <= {"annotated_doc", "click", "shellingham", "typer", "typing_extensions"}
+    assert not modules & {"asyncio", "kling_async._client", "sqlite3", "ssl"}
+    assert not providers_of(modules)
+
+
+def test_the_list_of_jobs_needs_neither_a_client_nor_a_provider(tmp_path: Path) -> None:
+    """Typer itself loads pydantic, as soon as a command has an argument."""
+    ledger = tmp_path / "kling.db"
+    loaded(
+        "import anyio, kling_async\n"
+        "async def main():\n"
+        f"    ledger = kling_async.SqliteLedger({str(ledger)!r})\n"
+        "    await ledger.set_value('name', 'value')\n"
+        "    await ledger.aclose()\n"
+        "anyio.run(main)"
+    )
+    modules = program("jobs", "--ledger", str(ledger))
+    assert not theirs(modules) & {"h11", "httpcore", "httpx", "stamina", "trio"}
+    assert "kling_async._client" not in modules
+    assert not providers_of(modules)
+
+
+def test_a_provider_is_loaded_alone_by_its_name() -> None:
+    assert providers_of(loaded("from kling_async.providers import find_provider; find_provider('runblob')")) == {
+        "runblob"
+    }
+
+
+def test_a_request_is_checked_with_its_own_provider_and_no_client() -> None:
+    modules = program("generate", "runblob/o3-video", "a paper boat", "--duration", "7", ends=2)
+    assert providers_of(modules) == {"runblob"}
+    assert not theirs(modules) & {"h11", "httpcore", "httpx", "stamina", "trio"}
+    assert "kling_async._client" not in modules
+
+
+def test_request_classes_are_built_when_the_first_request_is_made() -> None:
+    """Their validators are most of what loading a provider costs, and a program uses few of them."""
+    code = (
+        "from kling_async import kling, runblob\n"
+        "assert not any(kind.__pydantic_complete__ for kind in (runblob.O3Video, kling.OmniVideo))\n"
+        "runblob.O3Video('a paper boat')\n"
+        "assert runblob.O3Video.__pydantic_complete__ and not kling.OmniVideo.__pydantic_complete__"
+    )
+    loaded(code)

@@ -239,6 +239,7 @@ PRIVATE_IMPORTS_OF_THE_PROGRAM = {
     ("_cli.commands.sandbox", "providers._base.credentials"),
     ("_cli.file_names", "_files.local"),
     ("_cli.request_arguments", "providers._base.field_errors"),
+    ("_cli.commands.open", "_exchange.urls"),
     ("_cli.request_arguments", "_exchange.urls"),
 }
 """Modules of the program, and the private modules that they import. The reason stands beside each import."""

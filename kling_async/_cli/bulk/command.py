@@ -36,8 +36,9 @@ from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
 from kling_async._cli.output.reports import Report
 from kling_async._cli.preparation import MaxSide, Prepare, PreparedFiles
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import find_any, parse_settings
-from kling_async._cli.runner import choose_report, destination, handle_errors, open_client, patience, run
+from kling_async._cli.runner import destination, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, WebhookUrl, listener
 from kling_async._files.object_store import destination as place_for_results  # reads addresses as the library does
 from kling_async.providers import ALL_PROVIDERS

@@ -16,7 +16,8 @@ from kling_async._cli.errors import NO_KEY, USAGE, CommandError, explain
 from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import printable
-from kling_async._cli.runner import choose_report, handle_errors, open_client, run
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._cli.runner import open_client, run
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kling_async import Client, JobRef
 from kling_async._cli.ledger import LedgerFile, key_of
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.events import CancellationRequested
 from kling_async._cli.output.reports import Report
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import find, job_ref
-from kling_async._cli.runner import choose_report, handle_errors, open_client, run
+from kling_async._cli.runner import open_client, run
+
+if TYPE_CHECKING:
+    from kling_async import Client, JobRef
 
 __all__ = ["cancel"]
 

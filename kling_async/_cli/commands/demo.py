@@ -29,8 +29,9 @@ from kling_async._cli.output.events import AllJobsEnded, JobStarted
 from kling_async._cli.output.formatting import as_json, duration, plural
 from kling_async._cli.output.reports import Report
 from kling_async._cli.places import program
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import find
-from kling_async._cli.runner import choose_report, collect, destination, handle_errors, run
+from kling_async._cli.runner import collect, destination, run
 from kling_async.providers.base import Endpoint, Provider
 
 if TYPE_CHECKING:

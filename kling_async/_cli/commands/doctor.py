@@ -29,7 +29,8 @@ from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import AsJson, Timeout, options_from
 from kling_async._cli.output.formatting import printable
 from kling_async._cli.output.reports import Report
-from kling_async._cli.runner import choose_report, destination, handle_errors, run
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._cli.runner import destination, run
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 

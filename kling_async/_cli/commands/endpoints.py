@@ -16,8 +16,8 @@ from rich.text import Text
 from kling_async import Cost
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, printable
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import PORTABLE, complete_endpoint, fields, find_any
-from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Endpoint
 
@@ -59,10 +59,11 @@ def endpoints(
             table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
             table.add_column(no_wrap=True, style="green", min_width=20)
             table.add_column()
+            schema = each.request.model_json_schema()["properties"]
             for field in fields(each):
                 default = "" if field.default is None else f" [{field.default}]"
                 meaning = re.sub(r" Defaults to \S+\.$", "", printable(field.meaning))  # the brackets say it
-                allowed = _allowed(each, field.name, field.meaning) + _priced(_prices(each, field.name))
+                allowed = _allowed(schema.get(field.name, {}), field.meaning) + _priced(_prices(each, field.name))
                 table.add_row(Text(field.option), Text.assemble(meaning, allowed, (default, "dim")))
             console.print(table)
 
@@ -109,9 +110,8 @@ def _facts(endpoint: Endpoint[Any]) -> str:
     return f"Price: {cost}. Usual time: up to {typical}. Default timeout: {deadline}."
 
 
-def _allowed(endpoint: Endpoint[Any], name: str, meaning: str) -> str:
+def _allowed(schema: Mapping[str, Any], meaning: str) -> str:
     """The values or limits that the field's schema has, and its description lacks."""
-    schema = endpoint.request.model_json_schema()["properties"].get(name, {})
     values = [str(value) for value in schema.get("enum", ())]
     if values and not all(value in meaning for value in values):
         return f" One of {', '.join(values)}."

@@ -9,11 +9,11 @@ import uuid
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kling_async import Budget, Client, Job, Request
+import kling_async  # what is named by it is loaded where it is used
 from kling_async._cli.errors import CommandError
 from kling_async._cli.file_names import Names, prepare
 from kling_async._cli.interrupts import submit_or_note
@@ -22,6 +22,7 @@ from kling_async._cli.options import AsJson, FileName, JobOutput, PreferOption, 
 from kling_async._cli.output.events import JobStarted, SellerChosen, Submitting
 from kling_async._cli.output.reports import Report
 from kling_async._cli.preparation import MaxSide, Prepare, prepared_content
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import (
     NAMED,
     acceptable,
@@ -32,9 +33,12 @@ from kling_async._cli.request_arguments import (
     job_ref,
     parse_settings,
 )
-from kling_async._cli.runner import choose_report, collect, handle_errors, open_client, place_of, run, sandbox_speed
+from kling_async._cli.runner import collect, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
 from kling_async.providers.base import Endpoint
+
+if TYPE_CHECKING:
+    from kling_async import Client, Job, Request
 
 __all__ = ["generate", "watch"]
 
@@ -134,7 +138,7 @@ def generate(options: _Options) -> None:
             options.timeout,
             ledger,
             # It limits nothing: where there is no ledger, it knows what may have been bought.
-            budget=Budget(usd=math.inf, credits=math.inf) if ledger is None else None,
+            budget=kling_async.Budget(usd=math.inf, credits=math.inf) if ledger is None else None,
             webhooks=told.webhooks if told else None,
             prefer=options.prefer,
         )

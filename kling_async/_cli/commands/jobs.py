@@ -23,8 +23,8 @@ from kling_async._cli.ledger import LedgerFile, existing
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import as_json, duration, printable
 from kling_async._cli.output.reports import Report
-from kling_async._cli.runner import choose_report, handle_errors
-from kling_async.providers import ALL_PROVIDERS
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async.providers import find_provider
 
 __all__ = ["GIVEN_UP", "jobs", "standing", "unsaved"]
 
@@ -241,8 +241,10 @@ def _cost(submission: Submission) -> str:
 
 
 def _refunded(submission: Submission) -> bool:
-    features = {kind.name: kind.features for kind in ALL_PROVIDERS}.get(submission.provider)
-    return features is not None and features.refunded(submission.status)
+    if submission.status not in {Status.FAILED, Status.CANCELLED}:
+        return False  # no provider gives back what a job cost that goes on or has ended well, so none is loaded
+    provider = find_provider(submission.provider)
+    return provider is not None and provider.features.refunded(submission.status)
 
 
 def _outcome(submission: Submission) -> str:

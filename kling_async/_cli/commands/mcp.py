@@ -12,7 +12,8 @@ from kling_async._cli.errors import CommandError
 from kling_async._cli.ledger import LedgerFile
 from kling_async._cli.options import Output
 from kling_async._cli.places import state_file
-from kling_async._cli.runner import choose_report, handle_errors, open_client
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._cli.runner import open_client
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["mcp"]

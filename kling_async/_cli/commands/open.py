@@ -15,8 +15,8 @@ from kling_async import JobRef, Submission, inspect_ledger
 from kling_async._cli.commands.jobs import GIVEN_UP, standing
 from kling_async._cli.errors import NOT_FOUND, UNSAVED, CommandError
 from kling_async._cli.ledger import LedgerFile, existing
-from kling_async._cli.request_arguments import is_url
-from kling_async._cli.runner import choose_report, handle_errors
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._exchange.urls import is_url  # decides as the library does whether a text is a URL or a path
 
 __all__ = ["open"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import typer
@@ -13,13 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kling_async import Client, NotOffered, Quote, Request, open_ledger
+import kling_async  # what is named by it is loaded where it is used
 from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import AsJson, PreferOption, options_from, preference
 from kling_async._cli.output.formatting import as_json, duration, printable
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import NAMED, build, find_any, parse_settings
-from kling_async._cli.runner import choose_report, handle_errors
 from kling_async.providers.base import Provider
+
+if TYPE_CHECKING:
+    from kling_async import NotOffered, Quote, Request
 
 __all__ = ["quote"]
 
@@ -83,8 +86,8 @@ async def _quotes(kinds: list[type[Provider]], request: Request, options: _Optio
     """Ask a client that makes no call. A provider whose key is missing gets a text in its place."""
     providers = [kind() if kind.identity().found_in(os.environ) else kind("a key, which is not sent") for kind in kinds]
     path = options.ledger or usual()
-    ledger = open_ledger(path) if path.is_file() else None
-    async with Client(providers, ledger=ledger) as client:
+    ledger = kling_async.open_ledger(path) if path.is_file() else None
+    async with kling_async.Client(providers, ledger=ledger) as client:
         return await client.quote(request, prefer=preference(options.prefer))
 
 

@@ -34,8 +34,9 @@ from kling_async._cli.output.advice import as_command
 from kling_async._cli.output.events import JobStarted, JobUnresolved
 from kling_async._cli.output.formatting import printable
 from kling_async._cli.output.reports import Report, take_up_command
+from kling_async._cli.reporting import choose_report, handle_errors
 from kling_async._cli.request_arguments import find
-from kling_async._cli.runner import choose_report, collect, destination, handle_errors, open_client, run
+from kling_async._cli.runner import collect, destination, open_client, run
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["resolve", "resume"]

@@ -18,7 +18,8 @@ from rich.markup import escape
 from kling_async._cli.errors import CommandError
 from kling_async._cli.options import AsJson, options_from
 from kling_async._cli.output.reports import Report
-from kling_async._cli.runner import choose_report, handle_errors, run
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._cli.runner import run
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.credentials import SPEED_VARIABLE  # read by the providers, not set by users
 

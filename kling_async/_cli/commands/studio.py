@@ -21,7 +21,8 @@ from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import options_from
 from kling_async._cli.output.reports import Report
 from kling_async._cli.places import state_file
-from kling_async._cli.runner import choose_report, destination, handle_errors, run
+from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._cli.runner import destination, run
 from kling_async.providers import ALL_PROVIDERS
 
 if TYPE_CHECKING:

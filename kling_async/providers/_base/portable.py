@@ -61,14 +61,14 @@ class PortableRequest(Request):
         super().__init__(**(fields if prompt is ... else {"prompt": prompt, **fields}))
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the class a signature with the prompt by position, and all else by name."""
-        super().__pydantic_init_subclass__(**kwargs)
+    def _shown_signature(cls) -> inspect.Signature:
+        """The prompt by position, and all else by name."""
+        found = super()._shown_signature()
         by_name = [
             one if one.name == "prompt" else one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for one in cls.__signature__.parameters.values()
+            for one in found.parameters.values()
         ]
-        cls.__signature__ = cls.__signature__.replace(parameters=by_name)
+        return found.replace(parameters=by_name)
 
     @classmethod
     def known_values(cls, name: str) -> Sequence[Any]:
@@ -159,3 +159,9 @@ class Image(PortableRequest):
     def ratio(self) -> str | None:
         """Its aspect ratio."""
         return self.aspect_ratio
+
+
+# These are built at once, unlike the requests of the providers: with its first model pydantic looks for its plugins
+# among the installed packages, which takes it some 25 ms. No event loop shall wait for that.
+for _kind in (Video, Image):
+    _kind.model_rebuild()

@@ -102,10 +102,16 @@ class _RequestType(ModelMetaclass):
     """The class of request classes.
 
     It shows type checkers that a request may be made by position, which pydantic's own metaclass denies. And it lists
-    the names of a class without pydantic's machinery, so that ``help(runblob.O3Video)`` fits on a page.
+    the names of a class without pydantic's machinery, so that ``help(runblob.O3Video)`` fits on a page. The validator
+    of a class is built with its first request: building all of them is a third of what loading a provider costs.
     """
 
-    def __dir__(cls) -> list[str]:  # noqa: N805  # a metaclass: its self is a class
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **settings: Any) -> Any:
+        made: Any = super().__new__(mcs, name, bases, namespace, defer_build=True, **settings)
+        made.model_config["defer_build"] = False  # of this class alone, not of what FastAPI builds with it
+        return made
+
+    def __dir__(cls) -> list[str]:  # a metaclass: its self is a class
         hidden = {*dir(BaseModel)} - _SHOWN
         return sorted(name for name in super().__dir__() if name not in hidden and not name.startswith("_"))
 
@@ -160,13 +166,20 @@ class Request(BaseModel, metaclass=_RequestType):
         super().__pydantic_init_subclass__(**kwargs)
         missing = {name for name, info in cls.model_fields.items() if info.description is None}
         found = {name: text for name, text in _documented(cls.__doc__ or "").items() if name in missing}
-        if found:
-            for name, text in found.items():
-                cls.model_fields[name].description = text
-            cls.model_rebuild(force=True)
-        cls.__signature__ = _signature(cls)
+        for name, text in found.items():
+            cls.model_fields[name].description = text
+        cls.__signature__ = cls._shown_signature()
         if cls.model_fields and "Args:" not in (cls.__doc__ or ""):
             cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nArgs:\n{_field_lines(cls)}\n"
+
+    @classmethod
+    def __pydantic_on_complete__(cls) -> None:
+        """Keep the signature: pydantic, when the first request of the class is made, has put another in its place."""
+        cls.__signature__ = cls._shown_signature()
+
+    @classmethod
+    def _shown_signature(cls) -> inspect.Signature:
+        return _signature(cls)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:

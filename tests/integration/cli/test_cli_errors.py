@@ -12,7 +12,7 @@ from kling_async import JobRef
 from kling_async._cli.output.events import JobStarted
 from kling_async._cli.output.reports import Report, resume_command
 from kling_async._cli.output.text import TextRenderer
-from kling_async._cli.runner import handle_errors
+from kling_async._cli.reporting import handle_errors
 from kling_async.sandbox import Sandbox
 from support.cli_process import PHOTO, QUICK, VIDEO, Run, environment
 
