@@ -67,7 +67,7 @@ class Plan:
 
 FULL = Plan({100: 1.0, 1_000: 2.0, 10_000: 10.0}, cap=60, patience=150)
 QUICK = Plan({100: 0.5, 1_000: 1.0}, cap=20, patience=40)
-SCALE = Plan({1_000: 6.0, 10_000: 30.0, 100_000: 240.0}, cap=1_200, patience=2_400, polls=2)
+SCALE = Plan({1_000: 6.0, 10_000: 30.0, 20_000: 50.0, 100_000: 200.0}, cap=1_200, patience=2_400, polls=2)
 PLANS = {"full": FULL, "quick": QUICK, "scale": SCALE}
 
 

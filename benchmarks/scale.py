@@ -1,8 +1,8 @@
 """Whether a hundred thousand jobs in one process cost as little each as a thousand.
 
     python -m benchmarks.scale                          # up to 10 000 in flight: five minutes
-    python -m benchmarks.scale --jobs 100000            # that many alone: a quarter of an hour
-    python -m benchmarks.scale --only map --jobs 1000 100000
+    python -m benchmarks.scale --only map --jobs 1000 100000     # one client: eight minutes
+    python -m benchmarks.scale --jobs 1000 100000                # all three: half an hour
 
 All jobs are in flight at once with one `client.map`, each submitted once and polled about twice, far apart. The rest is
 as in `benchmarks.jobs`: a fresh process per figure, pinned to a core, without `gc.freeze()`.
@@ -80,7 +80,7 @@ def _known() -> Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=_CLIENTS, default=_CLIENTS, help="these clients")
-    parser.add_argument("--jobs", nargs="+", type=int, choices=_LEVELS, default=_LEVELS[:-1], help="so many in flight")
+    parser.add_argument("--jobs", nargs="+", type=int, choices=_LEVELS, default=_LEVELS[:2], help="so many in flight")
     arguments = parser.parse_args()
     figures = _known()
     for in_flight in arguments.jobs:

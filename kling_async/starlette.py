@@ -8,13 +8,14 @@ import logging
 import math
 import re
 import signal
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import RunVar
 
 from kling_async._client import Client
@@ -198,18 +199,26 @@ async def messages(job: Job, last_event_id: str | None = None) -> AsyncGenerator
     the browser, which uses it for lost connections.) The last message is ``end``, at which a page closes its
     ``EventSource``. When the server shuts down, the stream ends without it, and the browser connects again.
     """
+    with suppress(_ShutDown):
+        async with aclosing(_messages(job, last_event_id, _next_event)) as stream:
+            async for message in stream:
+                yield message
+
+
+async def _messages(
+    job: Job, last_event_id: str | None, next_event: Callable[[Any], Awaitable[Event | None]]
+) -> AsyncGenerator[Message, None]:
+    """The same, by a function that returns the next event."""
     seen = int(last_event_id) if last_event_id and re.fullmatch("[0-9]{1,9}", last_event_id) else -1
     events = aiter(job)
     try:
-        while (event := await _next_event(events)) is not None:
+        while (event := await next_event(events)) is not None:
             if event.seq > seen or event.status.terminal:
                 yield Message(_described(job, event), id=str(event.seq))
     except KlingError as error:
         _, body = public_error(error)
         log.warning("the events of job %s end with an error: %s", job.ref, error)
         yield Message({"ref": str(job.ref), **body}, "job-error")
-    except _ShutDown:
-        return
     yield Message({"ref": str(job.ref), "status": job.status}, "end", retry=_NEVER)
 
 
@@ -325,26 +334,12 @@ class _EventResponse(Response):
         self.background = None
         # Proxies must neither store it nor wait until it is complete.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._messages = messages(job, last_event_id)
+        self._messages = _messages(job, last_event_id, lambda events: anext(events, None))
         self._ping = ping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the job ends, the browser disconnects or the server shuts down."""
         del scope
-        lock = anyio.Lock()
-        complete = False
-
-        async def write(text: bytes, *, more: bool = True) -> None:
-            nonlocal complete
-            async with lock:
-                if not complete:  # a comment may have waited for the end to be written
-                    complete = not more
-                    await send({"type": "http.response.body", "body": text, "more_body": more})
-
-        async def ping() -> None:
-            while True:
-                await anyio.sleep(self._ping)
-                await write(b": ping\n\n")
 
         async def wait_for_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
@@ -353,13 +348,103 @@ class _EventResponse(Response):
 
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async with anyio.create_task_group() as group:
-            group.start_soon(ping)
+            stream = _OpenStream(send, group, self._ping)
             group.start_soon(wait_for_disconnect)
-            async with aclosing(self._messages) as stream:
-                async for message in stream:
-                    await write(message.encode())
-            await write(b"", more=False)
+            with _open_streams().keeping(stream), stream.reading:
+                async with aclosing(self._messages) as events:
+                    async for message in events:
+                        await stream.write(message.encode())
+            await stream.write(b"", more=False)
             group.cancel_scope.cancel()
+
+
+class _OpenStream:
+    """An open response of events.
+
+    Attributes:
+        group: Its tasks.
+        ping: Seconds between two comments.
+        next_ping: When the next one is due.
+        reading: The scope in which it reads events. It is cancelled when the server is to stop.
+    """
+
+    __slots__ = ("_complete", "_lock", "_send", "group", "next_ping", "ping", "reading")
+
+    def __init__(self, send: Send, group: TaskGroup, ping: float) -> None:
+        self._send = send
+        self._lock = anyio.Lock()
+        self._complete = False
+        self.group = group
+        self.ping = ping
+        self.next_ping = anyio.current_time() + ping
+        self.reading = anyio.CancelScope()
+
+    async def write(self, text: bytes, *, more: bool = True) -> None:
+        """Send a part of the body. After the last one, nothing is sent."""
+        async with self._lock:
+            if not self._complete:  # a comment may have waited for the end to be written
+                self._complete = not more
+                await self._send({"type": "http.response.body", "body": text, "more_body": more})
+
+
+class _OpenStreams:
+    """The open responses of one event loop. A task in the group of one of them looks after all.
+
+    It keeps idle connections open, and ends the streams when the server is to stop. Tasks of its own for each would be
+    most of what ten thousand readers take of memory (``python -m benchmarks.fanout``).
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[_OpenStream, None] = {}
+        self._keeper: _OpenStream | None = None  # in whose group the task is
+
+    @contextmanager
+    def keeping(self, stream: _OpenStream) -> Iterator[None]:
+        """Look after the stream within this block, which is left before its group ends."""
+        self._streams[stream] = None
+        if self._keeper is None:
+            self._pass_on()
+        try:
+            yield
+        finally:
+            self._leave(stream)
+
+    def _leave(self, stream: _OpenStream) -> None:
+        self._streams.pop(stream, None)
+        if self._keeper is stream:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._keeper = next(iter(self._streams), None)
+        if self._keeper is not None:
+            self._keeper.group.start_soon(self._keep, self._keeper)
+
+    async def _keep(self, keeper: _OpenStream) -> None:
+        try:
+            while self._keeper is keeper:
+                stopping, now = _server_is_stopping(), anyio.current_time()
+                for stream in list(self._streams):
+                    if stopping:
+                        stream.reading.cancel()
+                    elif stream.next_ping <= now:
+                        stream.next_ping = now + stream.ping
+                        stream.group.start_soon(stream.write, b": ping\n\n")  # a slow browser holds up its own alone
+                await anyio.sleep(min(_SHUTDOWN_CHECK, *(stream.ping for stream in self._streams)))
+        finally:
+            self._leave(keeper)  # if it was cancelled
+
+
+_STREAMS: RunVar[_OpenStreams] = RunVar("kling_async.starlette.streams")
+
+
+def _open_streams() -> _OpenStreams:
+    """Those of this event loop."""
+    try:
+        return _STREAMS.get()
+    except LookupError:
+        made = _OpenStreams()
+        _STREAMS.set(made)
+        return made
 
 
 def _described(job: Job, event: Event) -> Mapping[str, Any]:

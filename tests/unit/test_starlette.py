@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
-from kling_async.starlette import cancel_at_shutdown
+from kling_async import Client, runblob
+from kling_async.starlette import cancel_at_shutdown, event_response
+from support.fake_runblob import FakeRunBlob
 
 pytestmark = pytest.mark.anyio
 
@@ -33,14 +37,14 @@ class Server:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def uvicorn() -> Iterator[Server]:
     server = Server()
     before = signal.signal(signal.SIGTERM, server.handle)
     yield server
     signal.signal(signal.SIGTERM, before)
 
 
-async def test_one_stream_looks_for_all_and_all_end(server: Server) -> None:
+async def test_one_stream_looks_for_all_and_all_end(uvicorn: Server) -> None:
     scopes = [anyio.CancelScope() for _ in range(STREAMS)]
     async with anyio.create_task_group() as group:
 
@@ -52,11 +56,63 @@ async def test_one_stream_looks_for_all_and_all_end(server: Server) -> None:
         for scope in scopes:
             group.start_soon(stream, scope)
         await anyio.wait_all_tasks_blocked()
-        assert server.looks == STREAMS
+        assert uvicorn.looks == STREAMS
         for _ in range(3):  # whoever looks leaves, and another goes on
             next(scope for scope in scopes if not scope.cancel_called).cancel()
             await anyio.wait_all_tasks_blocked()
-        assert server.looks <= STREAMS + 3
-        server.stopping = True
+        assert uvicorn.looks <= STREAMS + 3
+        uvicorn.stopping = True
     assert all(scope.cancelled_caught for scope in scopes)
-    assert server.looks <= 2 * STREAMS + 3
+    assert uvicorn.looks <= 2 * STREAMS + 3
+
+
+class Browser:
+    """A reader of events: what it was sent, and whether it is still there."""
+
+    def __init__(self) -> None:
+        self.gone = anyio.Event()
+        self.sent: list[dict[str, Any]] = []
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def pings(self) -> int:
+        return sum(message.get("body") == b": ping\n\n" for message in self.sent)
+
+
+@pytest.mark.virtual_time
+async def test_one_task_keeps_all_streams_open_until_the_server_stops(
+    client: Client, server: FakeRunBlob, uvicorn: Server
+) -> None:
+    server.duration = 600
+    job = await client.submit(runblob.O3Video("a boat"))
+    browsers = [Browser() for _ in range(20)]
+    async with anyio.create_task_group() as group:
+        for browser in browsers:
+            group.start_soon(event_response(job, ping=2), {"type": "http"}, browser.receive, browser.send)
+        await anyio.sleep(11)
+        assert {browser.pings for browser in browsers} == {5}
+        for browser in browsers[:3]:  # one after the other has the task
+            browser.gone.set()
+            await checkpoint()
+        for browser in browsers[10:12]:
+            browser.gone.set()
+        await anyio.sleep(20)
+        left = [browser for browser in browsers if not browser.gone.is_set()]
+        assert {browser.pings for browser in browsers if browser not in left} == {5}
+        assert {browser.pings for browser in left} <= {14, 15}
+        before = uvicorn.looks
+        await anyio.sleep(10)
+        assert uvicorn.looks - before <= 21
+        uvicorn.stopping = True
+    for browser in left:
+        assert browser.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+        assert not any(b"event: end" in message.get("body", b"") for message in browser.sent)
+    assert all(
+        message.get("more_body", True) for browser in browsers if browser not in left for message in browser.sent
+    )
