@@ -123,13 +123,18 @@ class _Stream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         try:
             async with _connecting(timeout):
-                secured = await TLSStream.wrap(
-                    self._stream,
-                    ssl_context=ssl_context,
-                    hostname=server_hostname,
-                    standard_compatible=False,
-                    server_side=False,
-                )
+                secured = self._stream
+                # A context that is not Python's own may block: anyio makes its connections in a thread.
+                if isinstance(secured, AsyncioSocket) and type(ssl_context) is ssl.SSLContext and server_hostname:
+                    await secured.start_tls(ssl_context, server_hostname)
+                else:
+                    secured = await TLSStream.wrap(
+                        self._stream,
+                        ssl_context=ssl_context,
+                        hostname=server_hostname,
+                        standard_compatible=False,
+                        server_side=False,
+                    )
         except Exception:
             await self.aclose()
             raise

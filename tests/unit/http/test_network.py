@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+import ssl
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import httpcore
 import pytest
+import sniffio
+from anyio import to_thread
 
 from kling_async._http.network import Network
+from support.certificates import make_certificate
 
 pytestmark = pytest.mark.anyio
 
@@ -105,3 +111,104 @@ async def test_of_several_addresses_the_first_that_answers_is_taken(monkeypatch:
         await stream.aclose()
     with pytest.raises(httpcore.ConnectError):
         await Network().connect_tcp("several.test", port, timeout=120)
+
+
+SECRET = b"answer" * 100_000
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@asynccontextmanager
+async def encrypted(
+    certificate: Path, speak: Callable[[ssl.SSLSocket], None], *, host: str = "localhost", trusted: bool = True
+) -> AsyncIterator[httpcore.AsyncNetworkStream]:
+    """A stream after the handshake, with a server that then speaks."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            peer, _ = server.accept()
+            try:
+                with context.wrap_socket(peer, server_side=True) as secured:
+                    speak(secured)
+            except OSError:  # the client hung up
+                pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        stream = await Network().connect_tcp("127.0.0.1", server.getsockname()[1], timeout=120)
+        try:
+            context = ssl.create_default_context(cafile=certificate if trusted else None)
+            stream = await stream.start_tls(context, host, timeout=120)
+            yield stream
+        finally:
+            await stream.aclose()
+            await to_thread.run_sync(thread.join)
+
+
+async def read_to_end(stream: httpcore.AsyncNetworkStream) -> bytes:
+    received = b""
+    while data := await stream.read(65536, 120):
+        received += data
+    return received
+
+
+@pytest.mark.parametrize("goodbye", [True, False])
+async def test_bytes_go_both_ways_over_tls(certificate: Path, goodbye: bool) -> None:
+    asked: list[bytes] = []
+
+    def speak(peer: ssl.SSLSocket) -> None:
+        while sum(map(len, asked)) < len(SECRET):
+            asked.append(peer.recv(65536))
+        peer.sendall(SECRET)
+        if goodbye:
+            peer.unwrap()
+
+    async with encrypted(certificate, speak) as stream:
+        assert stream.get_extra_info("ssl_object").version().startswith("TLS")
+        await stream.write(SECRET, 120)
+        assert await read_to_end(stream) == SECRET
+        assert await stream.read(100, 120) == b""
+    assert b"".join(asked) == SECRET
+
+
+@pytest.mark.parametrize(("host", "trusted"), [("localhost", False), ("elsewhere.test", True)])
+async def test_a_certificate_that_does_not_fit_is_no_connection(certificate: Path, host: str, trusted: bool) -> None:
+    with pytest.raises(httpcore.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        async with encrypted(certificate, lambda _: None, host=host, trusted=trusted):
+            pass
+
+
+async def test_a_handshake_that_is_cut_off_is_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stream = await Network().connect_tcp("127.0.0.1", server.getsockname()[1], timeout=120)
+        server.accept()[0].close()
+        with pytest.raises(httpcore.ConnectError):
+            await stream.start_tls(ssl.create_default_context(), "localhost", timeout=120)
+
+
+async def test_a_handshake_has_a_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stream = await Network().connect_tcp("127.0.0.1", server.getsockname()[1], timeout=120)
+        with pytest.raises(httpcore.ConnectTimeout):
+            await stream.start_tls(ssl.create_default_context(), "localhost", timeout=0.05)
+
+
+async def test_what_is_not_encrypted_after_the_handshake_is_an_error(certificate: Path) -> None:
+    def speak(peer: ssl.SSLSocket) -> None:
+        peer.recv(1)
+        plain = socket.socket(fileno=peer.detach())
+        with plain:
+            plain.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with encrypted(certificate, speak) as stream:
+        await stream.write(b"x", 120)
+        with pytest.raises((httpcore.ReadError, ssl.SSLError)):
+            await stream.read(100, 120)
+        if sniffio.current_async_library() == "asyncio":
+            with pytest.raises(httpcore.WriteError):
+                await stream.write(b"x", 120)

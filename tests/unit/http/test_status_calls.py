@@ -6,9 +6,11 @@ import asyncio
 import gzip
 import importlib.util
 import json
+import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,7 +22,9 @@ from kling_async._clock import Clock
 from kling_async._exchange.calls import Call, Effect, Reply
 from kling_async._http.codecs import HttptoolsCodec
 from kling_async._http.paid_call import PaidCallTrace
+from kling_async._http.tls import ssl_context
 from kling_async._http.transport import ProviderTransport
+from support.certificates import make_certificate
 
 pytestmark = pytest.mark.asyncio
 
@@ -106,10 +110,15 @@ async def endless(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def serving(*answers: Answer | bytes) -> AsyncIterator[Server]:
+async def serving(*answers: Answer | bytes, certificate: Path | None = None) -> AsyncIterator[Server]:
     served = Server(*answers)
-    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    served.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    context = None
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    server = await asyncio.start_server(served.serve, "127.0.0.1", 0, ssl=context)
+    place = "http://127.0.0.1" if context is None else "https://localhost"
+    served.url = f"{place}:{server.sockets[0].getsockname()[1]}"
     try:
         yield served
     finally:
@@ -118,7 +127,7 @@ async def serving(*answers: Answer | bytes) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def carried(carrier: str, url: str, **limits: Any) -> AsyncIterator[ProviderTransport]:
-    async with httpx.AsyncHTTPTransport() as transport:
+    async with httpx.AsyncHTTPTransport(verify=ssl_context()) as transport:
         http: Any = {"pool": None, "httpx": transport, "fast": "fast"}[carrier]
         sender = ProviderTransport(RunBlob(KEY, url), Limits(**limits), http, Clock())
         try:
@@ -374,6 +383,67 @@ class TestKept:
             await sender.aclose()
         sent = [line for head in server.requests for line in head.lower().split(b"\r\n") if b"authorization" in line]
         assert len(set(sent)) == 3
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+class TestEncrypted:
+    """Over TLS, on new connections and on kept ones."""
+
+    @pytest.fixture(autouse=True)
+    def _trusted(self, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async def test_what_is_asked_and_answered(self, carrier: str, certificate: Path) -> None:
+        async with serving(answer(), certificate=certificate) as server:
+            async with carried(carrier, server.url) as sender:
+                assert [(await read(sender)).json() for _ in range(3)] == [{"status": "pending"}] * 3
+            await server.all_closed()
+        assert server.connections == 1
+        assert len(set(server.requests)) == 1
+
+    @pytest.mark.parametrize("fault", [hang_up, cut_off])
+    async def test_a_lost_answer_is_asked_for_again(self, carrier: str, fault: Answer, certificate: Path) -> None:
+        async with (
+            serving(answer(), fault, fault, answer(), certificate=certificate) as server,
+            carried(carrier, server.url) as sender,
+        ):
+            for _ in range(2):
+                with anyio.fail_after(PATIENCE):
+                    reply = await sender.call(Call.get("/v1/status"), PaidCallTrace())
+                assert reply.json() == {"status": "pending"}
+        assert len(server.requests) == 4
+
+    async def test_a_call_has_one_time_limit_as_a_whole(self, carrier: str, certificate: Path) -> None:
+        async with (
+            serving(answer(), silence, certificate=certificate) as server,
+            carried(carrier, server.url) as sender,
+        ):
+            await read(sender)
+            with pytest.raises(TransportFailed, match="no answer in time"):
+                await read(sender, timeout=0.05)
+
+    async def test_an_endless_answer_is_not_read_to_its_end(self, carrier: str, certificate: Path) -> None:
+        async with serving(answer(), endless, certificate=certificate) as server:
+            async with carried(carrier, server.url) as sender:
+                await read(sender)
+                with pytest.raises(KlingError, match="larger than 100000 bytes"):
+                    await read(sender, max_bytes=100_000)
+            await server.all_closed()
+
+    async def test_who_is_not_trusted_gets_no_key(
+        self, carrier: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SSL_CERT_FILE")
+        async with serving(answer(), certificate=certificate) as server, carried(carrier, server.url) as sender:
+            with pytest.raises(
+                TransportFailed, match=r"could not be reached: ConnectError .*CERTIFICATE_VERIFY_FAILED"
+            ):
+                await read(sender)
+        assert not server.requests
 
 
 async def test_a_full_client_keeps_to_its_bound(carrier: str) -> None:
