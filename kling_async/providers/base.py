@@ -32,6 +32,7 @@ from kling_async.providers._base.credentials import Identity, ProviderConfig, Se
 from kling_async.providers._base.endpoint import Choice, Endpoint, Features, ImageInput, Price
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
 from kling_async.providers._base.images import (
+    NO_IMAGES,
     ImageRule,
     OneImage,
     Reference,
@@ -55,6 +56,7 @@ from kling_async.providers._base.provider import Provider, Stream, WebhookItem, 
 from kling_async.providers._base.request import AnyPrompt, CallbackUrl, Prompt, Request, Text, as_number, plain_text
 
 __all__ = [
+    "NO_IMAGES",
     "Accepted",
     "AnyPrompt",
     "Artifact",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -61,12 +62,19 @@ def requests() -> list[Request]:
     ]
 
 
-def images(pixels: PIL.Image.Image, path: Path) -> list[Request]:
+def images(pixels: PIL.Image.Image, path: Path, other: os.PathLike[str]) -> list[Request]:
     """Every form that works when the program runs."""
     with path.open("rb") as file, open("boat.png", "rb") as opened:  # noqa: PTH123  # both ways to open
         return [
             runblob.O3Photo("a boat", references=[pixels, file, opened, io.BytesIO(b"..."), memoryview(b"...")]),
             kling_async.Image("a boat", references=[prepare_image(path, max_side=2048), bytearray(b"...")]),
+            runblob.O3Photo("a boat", references=path),  # one needs no list
+            runblob.O3Photo("a boat", references=pixels),
+            runblob.O3Photo("a boat", references=file),
+            kling_async.Video("a boat", references=bytearray(b"...")),
+            runblob.O3Photo("a boat", references=other),  # any os.PathLike
+            runblob.O3Photo("a boat", [other, "https://img.example/1.png"]),
+            inferencesh.ImageO1("a boat", other),
             inferencesh.ImageO1("a boat", pixels),
             inferencesh.ImageO1("a boat", opened),
             runblob.O3Photo("a boat", references=[io.StringIO("text")]),  # type: ignore[list-item]
@@ -83,7 +91,8 @@ def mistakes(path: Path) -> None:
     runblob.O3Video("a boat", durration=5)  # type: ignore[call-arg]
     runblob.O3Video("a boat", duration=6)  # type: ignore[arg-type]
     runblob.O3Video("a", (), 5, "1:1", "kling_o3", True, None, None, False, False, "https://x.test")  # type: ignore[call-arg]  # noqa: FBT003  # the same
-    runblob.O3Photo("a boat", references=path)  # type: ignore[arg-type]
+    runblob.O3Photo("a boat", references=5)  # type: ignore[arg-type]
+    runblob.O3Photo("a boat", references=[5])  # type: ignore[list-item]
     runware.ImageO3("a boat", output_format="gif")  # type: ignore[arg-type]
     inferencesh.ImageO1("a boat", references=[path])  # type: ignore[call-arg]
     pixeldojo.ImageV3("a boat", resolution="4k")  # type: ignore[arg-type]
@@ -99,6 +108,7 @@ def attributes(request: runblob.O3Video, error: GenerationFailed) -> None:
     """The types of what is read."""
     assert_type(request.prompt, str)
     assert_type(request.duration, Literal[5, 10, 15])
+    assert_type(request.references, tuple[str | Path | bytes, ...])
     assert_type(request.files, list[Path])
     assert_type(error.job.status, Status)
     assert_type(error.remedies, tuple[Remedy, ...])

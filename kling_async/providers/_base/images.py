@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import os
 import re
 import stat
 from collections.abc import Sequence
@@ -20,7 +21,17 @@ from kling_async._media.local_file import FileText, LocalFile
 from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._media.prepared_image import prepare_image
 
-__all__ = ["ImageRule", "OneImage", "Reference", "References", "data_uri", "decode_data_uri", "image_format", "sniff"]
+__all__ = [
+    "NO_IMAGES",
+    "ImageRule",
+    "OneImage",
+    "Reference",
+    "References",
+    "data_uri",
+    "decode_data_uri",
+    "image_format",
+    "sniff",
+]
 
 
 def to_reference(value: Any) -> Any:
@@ -133,11 +144,11 @@ class PillowImage(Protocol):
 
 
 if TYPE_CHECKING:  # what may be given. A request keeps a text, a `Path` or bytes of it
-    Reference: TypeAlias = str | Path | bytes | bytearray | memoryview | BinaryFile | PillowImage
+    Reference: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | PillowImage
 else:
     Reference = Annotated[str | Path | bytes, _ReferenceSchema]
-"""An image: a URL or data URI (str, never a path), a local file (Path), its content (bytes, or an open binary file), or
-a Pillow image."""
+"""An image: a URL or data URI (str, never a path), a local file (a `Path` or alike), its content (bytes, or an open
+binary file), or a Pillow image."""
 
 
 def _several(value: Any) -> Any:
@@ -149,12 +160,24 @@ def _several(value: Any) -> Any:
     return value
 
 
-References: TypeAlias = Annotated[
-    Sequence[Reference],
-    GetPydanticSchema(lambda _, schema: schema(tuple[Reference, ...])),  # frozen and hashable, for every input
-    BeforeValidator(_several),
-]
+if TYPE_CHECKING:
+
+    class References:
+        """What type checkers see: several images or one may be given, and a tuple is read."""
+
+        def __get__(self, request: object, kind: Any = None) -> tuple[str | Path | bytes, ...]: ...
+
+        def __set__(self, request: object, images: Sequence[Reference] | Reference) -> None: ...
+
+else:
+    References = Annotated[
+        Sequence[Reference],
+        GetPydanticSchema(lambda _, schema: schema(tuple[Reference, ...])),  # frozen and hashable, for every input
+        BeforeValidator(_several),
+    ]
 """Images, as a list, tuple or the like, or a single one. They are kept as a tuple."""
+NO_IMAGES: Any = ()
+"""The default of a field of images, which is no `References` to a type checker."""
 _HEAD = HEAD_BYTES
 _MIB = 1024 * 1024
 _CONVERT = "convert it to JPEG or PNG first"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeA
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import AnyPrompt, Request, as_number
 
 __all__ = ["Image", "ModelName", "PortableRequest", "Ratio", "Video"]
@@ -118,7 +118,7 @@ class Video(PortableRequest):
     last_frame: _Frame | None = Field(
         default=None, description="The image that the clip ends with. It needs a first frame."
     )
-    references: _Images = Field(default=(), description=f"Images that the clip refers to. {_MENTION_HELP}")
+    references: _Images = Field(default=NO_IMAGES, description=f"Images that the clip refers to. {_MENTION_HELP}")
     audio: bool = Field(default=False, description="Whether the clip has sound.")
     negative_prompt: AnyPrompt | None = Field(default=None, description="What the clip must not show.")
 
@@ -152,7 +152,7 @@ class Image(PortableRequest):
         default="1k", description="Size of a picture: 1k, 2k or 4k (about 1 000, 2 000 or 4 000 pixels a side)."
     )
     aspect_ratio: Ratio = Field(default="1:1", description="Width to height.")
-    references: _Images = Field(default=(), description=f"Images that the pictures refer to. {_MENTION_HELP}")
+    references: _Images = Field(default=NO_IMAGES, description=f"Images that the pictures refer to. {_MENTION_HELP}")
     negative_prompt: AnyPrompt | None = Field(default=None, description="What the pictures must not show.")
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema, JsonValue, model_validator
 
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import AnyPrompt, as_number, plain_text
 from kling_async.providers._base.request import Request as BaseRequest
 from kling_async.providers.fal.models import (
@@ -393,7 +393,9 @@ class ReferenceToVideo(FalRequest):
     }
 
     prompt: Annotated[AnyPrompt | None, Field(description=_PROMPT_HELP)] = None
-    references: Annotated[Images, Field(description=_REFERENCES_HELP.format(" With `elements` at most 7 (o1)."))] = ()
+    references: Annotated[Images, Field(description=_REFERENCES_HELP.format(" With `elements` at most 7 (o1)."))] = (
+        NO_IMAGES
+    )
     elements: Annotated[Elements, Field(description=_ELEMENTS_HELP.format(""))] = ()
     model: Annotated[Literal["o3", "o1"], Field(description="Generation of the model: `o3` or `o1`.")] = "o3"
     tier: Annotated[Tier | None, Field(description=_TIER_HELP.format("standard` or `pro"))] = None
@@ -443,7 +445,7 @@ class VideoEdit(FalRequest):
     ] = "edit"
     model: Annotated[Literal["o3", "o1"], Field(description="Generation of the model: `o3` or `o1`.")] = "o3"
     tier: Annotated[Tier | None, Field(description=_TIER_HELP.format("standard` or `pro"))] = None
-    references: Annotated[Images, Field(description=_REFERENCES_HELP.format(" With `elements` at most 4."))] = ()
+    references: Annotated[Images, Field(description=_REFERENCES_HELP.format(" With `elements` at most 4."))] = NO_IMAGES
     elements: Annotated[Elements, Field(description=_ELEMENTS_HELP.format(""))] = ()
     keep_audio: Annotated[
         bool | None,
@@ -533,7 +535,7 @@ class Image(FalRequest):
     prompt: Annotated[AnyPrompt, Field(description="What the image shows.")]
     references: Annotated[
         Images, Field(description=_REFERENCES_HELP.format(" Up to 10; o1 needs one; v3 takes at most one."))
-    ] = ()
+    ] = NO_IMAGES
     model: Annotated[Literal["o3", "o1", "v3"], Field(description="`o3`, `o1` or `v3`.")] = "o3"
     resolution: Annotated[Literal["1k", "2k", "4k"], Field(description="`1k`, `2k` or (o3) `4k`.")] = "1k"
     count: Annotated[int, Field(ge=1, le=9, description="How many images. Each one is billed.")] = 1

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StringConstraints, model_validator
 
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import Prompt, Text, as_number, plain_text
 from kling_async.providers._base.request import Request as BaseRequest
 from kling_async.providers.inferencesh.request import ImageO1, flattened
@@ -158,7 +158,7 @@ class Video(BaseRequest):
         default=None, description="The image that the clip ends with. It needs a first frame."
     )
     references: Annotated[References, AfterValidator(_REFERENCES)] = Field(
-        default=(), description="Reference images for video-o1: at most 7, and at most 4 beside a video."
+        default=NO_IMAGES, description="Reference images for video-o1: at most 7, and at most 4 beside a video."
     )
     reference_video: VideoUrl | None = Field(default=None, description="URL of a reference video, for video-o1.")
     reference_video_type: Literal["feature", "base"] | None = Field(

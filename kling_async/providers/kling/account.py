@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from kling_async._errors import ConfigurationError
 from kling_async._exchange.calls import Call, Effect, Flow
-from kling_async.providers._base.images import References
+from kling_async.providers._base.images import NO_IMAGES, References
 from kling_async.providers.kling.errors import KlingErrors
 from kling_async.providers.kling.media import VideoUrl, images, wire
 from kling_async.providers.kling.video import Element, Id, Voice
@@ -55,7 +55,7 @@ class NewElement(BaseModel):
 
     name: Label
     description: Annotated[str, StringConstraints(min_length=1, max_length=100)]
-    images: ElementImages = ()
+    images: ElementImages = NO_IMAGES
     video_url: VideoUrl | None = None
     voice_id: Id | None = None
     tags: tuple[Id, ...] = ()

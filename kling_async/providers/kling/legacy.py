@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, GetPydanticSchema, StringConstraints, model_validator
 
-from kling_async.providers._base.images import References
+from kling_async.providers._base.images import NO_IMAGES, References
 from kling_async.providers._base.request import AnyPrompt, Prompt, Request, as_number
 from kling_async.providers.kling.media import LegacyImage, Sound, VideoUrl, images, wire
 from kling_async.providers.kling.models import (
@@ -126,7 +126,7 @@ class OmniImage(LegacyRequest):
     wire_names: ClassVar[Mapping[str, str]] = _MODEL_AND_COUNT
 
     prompt: Prompt
-    references: Annotated[References, images(10)] = ()
+    references: Annotated[References, images(10)] = NO_IMAGES
     model: ModelName = "kling-v3-omni"
     resolution: Literal["1k", "2k", "4k"] = "1k"
     aspect_ratio: Literal[Ratio, "auto"] | None = None

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from kling_async.providers._base.images import Reference, References
+from kling_async.providers._base.images import NO_IMAGES, Reference, References
 from kling_async.providers._base.request import AnyPrompt, Request, as_number
 from kling_async.providers.kling.media import NEW_BYTES, NewImage, VideoUrl, images, wire
 from kling_async.providers.kling.models import LONG_PROMPT, VIDEO_MODELS, VideoModel, others, require, unknown_model
@@ -490,7 +490,7 @@ class OmniVideo(VideoRequest):
     }
 
     prompt: LongPrompt
-    references: Annotated[References, images(7, NEW_BYTES)] = ()
+    references: Annotated[References, images(7, NEW_BYTES)] = NO_IMAGES
     first_frame: NewImage | None = None
     last_frame: NewImage | None = None
     feature_video: VideoUrl | None = None

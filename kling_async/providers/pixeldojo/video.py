@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
 
 from kling_async._media.local_file import LocalFile
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import AnyPrompt, Request, Text, as_number, plain_text
 
 __all__ = ["MotionControl", "ReferenceToVideo", "Shot", "TextToVideo", "VideoRequest"]
@@ -155,7 +155,7 @@ class ReferenceToVideo(VideoRequest):
         default=None, description="The image that the clip ends with. It needs a first frame."
     )
     references: Annotated[References, AfterValidator(_IMAGES)] = Field(
-        default=(), description="Reference images: at most 7, and at most 4 beside a video."
+        default=NO_IMAGES, description="Reference images: at most 7, and at most 4 beside a video."
     )
     reference_video: VideoUrl | None = Field(default=None, description="URL of a video to refer to.")
     reference_type: Text | None = Field(default=None, description="What the references are for. Unverified.")

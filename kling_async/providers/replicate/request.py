@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema, JsonValue, model_validator
 
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import AnyPrompt, as_number, plain_text
 from kling_async.providers._base.request import Request as BaseRequest
 
@@ -193,7 +193,9 @@ class V3OmniVideo(V3Video):
     model_name: ClassVar[str] = "kwaivgi/kling-v3-omni-video"
     wire_names: ClassVar[Mapping[str, str]] = {"reference_images": "references", "webhook": "callback_url"}
 
-    references: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = ()
+    references: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = (
+        NO_IMAGES
+    )
     reference_video: Annotated[MediaUrl | None, Field(description=_VIDEO_HELP)] = None
     video_reference_type: Annotated[Literal["feature", "base"] | None, Field(description=_TYPE_HELP)] = None
     keep_original_sound: Annotated[bool | None, Field(description=_SOUND_HELP)] = None
@@ -222,7 +224,9 @@ class O1Video(ReplicateRequest):
     aspect_ratio: Annotated[AspectRatio, Field(description=_RATIO_HELP)] = "16:9"
     start_image: Annotated[Image | None, Field(description=_START_HELP)] = None
     end_image: Annotated[Image | None, Field(description=_END_HELP)] = None
-    references: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = ()
+    references: Annotated[References, AfterValidator(_REFERENCE_IMAGES), Field(description=_REFERENCES_HELP)] = (
+        NO_IMAGES
+    )
     reference_video: Annotated[MediaUrl | None, Field(description=_VIDEO_HELP)] = None
     video_reference_type: Annotated[Literal["feature", "base"] | None, Field(description=_TYPE_HELP)] = None
     keep_original_sound: Annotated[bool | None, Field(description=_SOUND_HELP)] = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import Prompt, as_number, plain_text
 from kling_async.providers.runblob.request import RunBlobRequest, image_fields
 
@@ -188,7 +188,7 @@ class O1Video(RunBlobRequest):
 
     prompt: Prompt = Field(description="What the clip shows. 1 to 2 500 characters.")
     references: O1References = Field(
-        default=(),
+        default=NO_IMAGES,
         description="Reference images: at most 5, JPEG, PNG or WEBP, 10 MiB each. All are URLs, or all are inline "
         "(files, bytes, data URIs).",
     )
@@ -245,7 +245,7 @@ class O1Photo(RunBlobRequest):
 
     prompt: Prompt = Field(description="What the picture shows. 1 to 2 500 characters.")
     references: O1References = Field(
-        default=(),
+        default=NO_IMAGES,
         description="Reference images: at most 5, JPEG, PNG or WEBP, 10 MiB each. All are URLs, or all are inline "
         "(files, bytes, data URIs).",
     )

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kling_async._exchange.urls import is_url
 from kling_async._media.local_file import LocalFile
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References, data_uri
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References, data_uri
 from kling_async.providers._base.request import Prompt, Request, as_number
 
 __all__ = ["O3Photo", "O3Video", "RunBlobRequest", "image_fields"]
@@ -77,7 +77,7 @@ class O3Photo(RunBlobRequest):
 
     prompt: Prompt = Field(description="What the picture shows. 1 to 2 500 characters.")
     references: PhotoReferences = Field(
-        default=(),
+        default=NO_IMAGES,
         description="Reference images: at most 10, JPEG, PNG or WEBP, 10 MiB each. All are URLs, or all are inline "
         "(files, bytes, data URIs).",
     )
@@ -129,7 +129,7 @@ class O3Video(RunBlobRequest):
 
     prompt: Prompt = Field(description="What the clip shows. 1 to 2 500 characters.")
     references: VideoReferences = Field(
-        default=(),
+        default=NO_IMAGES,
         description="Reference images: at most 5, JPEG, PNG, GIF or WEBP, 10 MiB each. All are URLs, or all are inline "
         "(files, bytes, data URIs).",
     )

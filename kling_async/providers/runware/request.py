@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from kling_async._exchange.urls import is_secure
-from kling_async.providers._base.images import ImageRule, References, sniff
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, References, sniff
 from kling_async.providers._base.request import Prompt, Request, as_number, plain_text
 
 __all__ = ["CONSTANTS", "FORMATS", "SIZES", "Image", "ImageO3", "UploadEndpoint", "bare_image", "safety_mode"]
@@ -81,7 +81,7 @@ class ImageO3(Request):
 
     prompt: Prompt = Field(description="What the pictures show. 1 to 2 500 characters.")
     references: Annotated[References, AfterValidator(ImageRule(most=10, uuids=True))] = Field(
-        default=(),
+        default=NO_IMAGES,
         description="Reference images: at most 10, JPEG, PNG or WEBP, 10 MiB each. Also the UUID of an image that was "
         "uploaded to Runware.",
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from kling_async.providers._base.images import ImageRule, OneImage, Reference, References
+from kling_async.providers._base.images import NO_IMAGES, ImageRule, OneImage, Reference, References
 from kling_async.providers._base.request import Prompt, Request, as_number, plain_text
 from kling_async.providers.runware.request import UploadEndpoint, bare_image, safety_mode
 
@@ -218,7 +218,7 @@ class Video(Request):
         default=None, description="The image that the clip ends with. It needs a first frame."
     )
     references: Annotated[References, AfterValidator(_REFERENCES)] = Field(
-        default=(),
+        default=NO_IMAGES,
         description="Reference images for 3.0 Omni and O1: at most 7, and at most 4 beside a video.",
     )
     reference_video: VideoUrl | None = Field(

@@ -244,12 +244,12 @@ def test_requests_take_it_wherever_they_take_an_image() -> None:
 def test_a_pillow_image_in_a_request_is_prepared(caplog: pytest.LogCaptureFixture) -> None:
     sideways = Image.open(io.BytesIO(written(picture("CMYK"), "JPEG", exif=exif(6))))
     with caplog.at_level(logging.INFO, "kling_async"):
-        [reference] = runblob.O3Photo("a boat", references=sideways).references  # type: ignore[arg-type]
+        [reference] = runblob.O3Photo("a boat", references=sideways).references
     assert Image.open(io.BytesIO(reference)).size == (200, SIDE)  # type: ignore[arg-type]  # its content
     assert "turned upright" in caplog.text
     assert "colours converted from CMYK to RGB" in caplog.text
     with pytest.raises(ValueError, match="floating point; convert them to 8 bits first"):
-        runblob.O3Photo("a boat", references=Image.new("F", (9, 9)))  # type: ignore[arg-type]
+        runblob.O3Photo("a boat", references=Image.new("F", (9, 9)))
 
 
 def unreadable(tmp_path: Path) -> dict[str, tuple[Callable[[], object], str]]:
