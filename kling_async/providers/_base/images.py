@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import os
 import re
 import stat
 from collections.abc import Sequence
@@ -127,6 +126,14 @@ class _ReferenceSchema:
         return _text_schema(_IN_JSON)
 
 
+class PathLike(Protocol):
+    """A path of any package (`os.PathLike[str]`)."""
+
+    def __fspath__(self) -> str:
+        """The path as text."""
+        ...
+
+
 class BinaryFile(Protocol):
     """A file that is open for reading bytes, such as ``open("boat.png", "rb")`` or a ``BytesIO``."""
 
@@ -144,7 +151,7 @@ class PillowImage(Protocol):
 
 
 if TYPE_CHECKING:  # what may be given. A request keeps a text, a `Path` or bytes of it
-    Reference: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | PillowImage
+    Reference: TypeAlias = str | PathLike | bytes | bytearray | memoryview | BinaryFile | PillowImage
 else:
     Reference = Annotated[str | Path | bytes, _ReferenceSchema]
 """An image: a URL or data URI (str, never a path), a local file (a `Path` or alike), its content (bytes, or an open
