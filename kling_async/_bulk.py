@@ -60,6 +60,7 @@ from kling_async._errors import (
 from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._files.object_store import ObjectUrl, destination
 from kling_async._job import Job, final_outcome
+from kling_async._ledger.protocol import NOT_STORABLE
 from kling_async._models import Cost, Result
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._routing.router import Prefer, Router, may_retry, require_preference
@@ -85,8 +86,8 @@ _LEDGER_PATIENCE = 300.0  # s for which a row waits for a ledger whose server is
 _LEDGER_PAUSE = 1.0  # s between two tries
 _PAIR = 2
 _TRIPLE = 3
-_OF_ONE_ROW = frozenset({"max_cost", "max_per_job"})
-"""The codes of budget errors that another row may not have."""
+_OF_ONE_ROW = frozenset({"max_cost", "max_per_job", NOT_STORABLE})
+"""The codes of errors of the budget and the ledger that another row may not have."""
 _STOPPING = (Unauthorized, InsufficientCredits, BudgetExceeded, LedgerFailed)
 
 

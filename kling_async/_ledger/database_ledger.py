@@ -24,6 +24,7 @@ from kling_async._ledger.protocol import (
     Submission,
     UncountedAttempts,
 )
+from kling_async._ledger.serialization import storable_text
 from kling_async._models import Event, JobRef
 
 __all__ = ["DatabaseLedger"]
@@ -110,7 +111,7 @@ class DatabaseLedger(ABC):
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """See `Ledger.record_file`."""
-        await self._perform(self._statements.record_file, (str(ref), index, str(place)))
+        await self._perform(self._statements.record_file, (str(ref), index, storable_text(str(place))))
 
     async def find(
         self, *, key: str | None = None, attempt_id: str | None = None, ref: JobRef | None = None

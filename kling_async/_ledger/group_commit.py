@@ -23,7 +23,8 @@ recorded, takes leases that have become free, and does the operations again that
 
 *Kept operations.* What became of a paid call, or of a job, cannot be had a second time. If that cannot be written, its
 task is told, and the thread keeps the operation, too. It tries again by itself, also when nobody uses the ledger, until
-it succeeds or a later operation of the same name takes its place.
+it succeeds or a later operation of the same name takes its place. An operation whose own values cannot be stored is not
+tried again: whoever began it stores less of it (see `writer`).
 
 A process that was forked while the ledger was open must not use it: the connection, and the thread, belong to the
 parent.
@@ -46,12 +47,12 @@ import anyio
 from anyio import to_thread
 from anyio.lowlevel import current_token
 
-from kling_async._errors import ConfigurationError, LedgerFailed
+from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._ledger.leases import LOOK, Leases
-from kling_async._ledger.protocol import LeaseWatcher
+from kling_async._ledger.protocol import NOT_STORABLE, LeaseWatcher
 from kling_async._models import Event
 
-__all__ = ["NOT_YET", "Database", "Kind", "LedgerThread", "News", "Operation", "by_kind"]
+__all__ = ["NOT_YET", "Database", "Kind", "LedgerThread", "News", "Operation", "by_kind", "not_storable"]
 
 log = logging.getLogger("kling_async")
 
@@ -77,6 +78,8 @@ class Operation:
     argument: Any
     keep: str | None = None
     """Its name, if it is kept when it fails."""
+    again: bool = False
+    """Whether it was kept, so that nobody waits for it."""
     token: Any = field(default_factory=current_token)
     done: anyio.Event = field(default_factory=anyio.Event)
     value: Any = None
@@ -363,13 +366,18 @@ class LedgerThread:
         if not operations:
             return
         for operation in operations:
-            if operation.keep is not None:
+            if operation.keep is not None and not operation.again:
                 self._kept.pop(operation.keep, None)
         try:
             database.commit(operations)
+            for operation in operations:
+                if operation.keep is not None:  # it is not taken for stored before it is
+                    self._kept.pop(operation.keep, None)
         except Exception as error:  # noqa: BLE001  # carried to the task that waits for it
             if len(operations) == 1:
                 operations[0].error = self._explain(error)
+                if operations[0].keep is not None and not isinstance(operations[0].error, KlingError):
+                    operations[0].error = not_storable(self._name, f"{type(error).__name__}: {error}")
                 self._keep(operations[0])
                 return
             for operation in operations:
@@ -378,6 +386,9 @@ class LedgerThread:
     def _keep(self, operation: Operation) -> None:
         """Keep an operation that has failed, if it is to be kept."""
         if operation.keep is not None and isinstance(operation.error, LedgerFailed) and not self.closed:
+            hopeless = operation.error.code == NOT_STORABLE
+            if hopeless and not operation.again:
+                return  # who waits for it stores less of it
             if not self._kept:
                 self._next_try, self._pause = time.monotonic() + _PAUSE, _PAUSE
             self._kept[operation.keep] = operation
@@ -388,7 +399,8 @@ class LedgerThread:
             return []
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._next_try = time.monotonic() + self._pause
-        return [replace(each, error=None) for each in self._kept.values()]
+        due = [each for each in self._kept.values() if getattr(each.error, "code", None) != NOT_STORABLE]
+        return [replace(each, error=None, again=True) for each in due]
 
     def _next_group(self) -> list[Operation]:
         """What is queued, up to the size of a group. Waits for the first, or until there is something else to do."""
@@ -413,6 +425,14 @@ class LedgerThread:
             pass
         self._expected = len(group)
         return group
+
+
+def not_storable(name: str, text: str) -> LedgerFailed:
+    """The error for values that a ledger cannot store."""
+    return LedgerFailed(
+        f"the ledger {name} cannot store this: {text}. Other submissions are not affected; change what it names",
+        code=NOT_STORABLE,
+    )
 
 
 def _close(database: Database | None) -> None:

@@ -23,6 +23,7 @@ import psycopg
 from psycopg import errors
 
 from kling_async._errors import KlingError, LedgerFailed
+from kling_async._ledger.group_commit import not_storable
 from kling_async._ledger.postgres_address import PostgresAddress
 
 __all__ = ["Connection", "Connector", "explained", "is_lost"]
@@ -111,6 +112,8 @@ def explained(address: PostgresAddress, error: Exception) -> Any:
     if not isinstance(error, psycopg.Error | OSError):
         return error
     text = " ".join(str(error).split()).partition(" Is the server running")[0].removesuffix(".")
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError | errors.ProgramLimitExceeded):
+        return not_storable(str(address), text)
     fact, remedy = _fact_and_remedy(address, error, text)
     message = f"the ledger {address} {fact}. Nothing is submitted without it; {remedy}"
     return LedgerFailed(message, temporary=_is_temporary(error, text))
@@ -160,6 +163,5 @@ _KNOWN: tuple[tuple[type[Exception], str, str], ...] = (
     ),
     (errors.QueryCanceled, "took too long: {text}", "look for locks that others hold (pg_stat_activity)"),
     (errors.DeadlockDetected, "was busy: {text}", "try again"),
-    (psycopg.DataError, "cannot store this: {text}", "change what it names"),
 )
 """Errors of the server, what they mean for the ledger, and what to do."""

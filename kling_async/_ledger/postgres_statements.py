@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
+from decimal import Decimal
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -30,7 +31,7 @@ from kling_async._ledger.rows import (
     spending_group_from_row,
     submission_from_row,
 )
-from kling_async._ledger.serialization import comparable_fields, event_to_json
+from kling_async._ledger.serialization import comparable_fields, event_to_json, storable_text
 from kling_async._models import Event, JobRef, Status
 
 __all__ = [
@@ -293,7 +294,7 @@ def record_outcome(session: Session, submissions: Sequence[Submission]) -> Finis
             [s.attempt_id for s in last],
             [str(s.state) for s in last],
             [str(s.ref) if s.ref else None for s in last],
-            [_text(s.reason) for s in last],
+            [storable_text(s.reason) for s in last],
             [answer_to_json(s.answer) for s in last],
         ),
     )
@@ -316,7 +317,7 @@ def release(session: Session, rows: Sequence[tuple[str, str, str]]) -> Finish:
     for key, attempt_id, reason in rows:
         session.execute(
             "UPDATE {s}.attempts SET released = %s WHERE key = %s AND attempt_id = %s AND current",
-            (_text(reason), key, attempt_id),
+            (storable_text(reason), key, attempt_id),
         )
     return lambda: [None] * len(rows)
 
@@ -341,7 +342,7 @@ def append_events(session: Session, entries: Sequence[tuple[JobRef, Sequence[Eve
             [event.status.terminal for _, event, _ in rows],
             [str(event.status) for _, event, _ in rows],
             [str(event.cost.amount) if event.cost else None for _, event, _ in rows],
-            [event.cost.unit if event.cost else None for _, event, _ in rows],
+            [storable_text(event.cost.unit) if event.cost else None for _, event, _ in rows],
             [len(event.artifacts) for _, event, _ in rows],
             [text for _, _, text in rows],
         ),
@@ -358,8 +359,8 @@ def append_events(session: Session, entries: Sequence[tuple[JobRef, Sequence[Eve
                 list(counting),
                 [event.status.terminal for event in counting.values()],
                 [event.status is Status.FAILED or None for event in counting.values()],
-                [event.cost.amount if event.cost else None for event in counting.values()],
-                [event.cost.unit if event.cost else None for event in counting.values()],
+                [_amount(event.cost.amount) if event.cost else None for event in counting.values()],
+                [storable_text(event.cost.unit) if event.cost else None for event in counting.values()],
             ),
         )
     if rows:
@@ -566,6 +567,12 @@ def _charge_columns(charges: Sequence[Charge | None]) -> tuple[list[Any], ...]:
     )
 
 
+def _amount(amount: Decimal) -> Decimal:
+    """An amount that can be added up."""
+    return Decimal(0) if amount.is_nan() else min(max(amount, -_MOST), _MOST)
+
+
+_MOST = Decimal(10**18)  # more than anybody pays
 _BUDGET_LOCK = 0x4B4C4E42  # "KLNB". With the schema's name, the advisory lock of claims that have a limit
 _SLOT_LOCK = 0x4B4C4E53  # "KLNS". With the names of schema and account, that of claims that need one of its slots
 _RECORDED = """cost = coalesce(e.amount::numeric, a.cost), cost_unit = coalesce(e.unit, a.cost_unit),
@@ -585,8 +592,3 @@ def get_value(session: Session, name: str) -> Any:
     """The value stored under a name. None if there is none."""
     row = session.execute("SELECT value FROM {s}.stored_values WHERE name = %s", (name,)).fetchone()
     return json.loads(row[0]) if row else None
-
-
-def _text(text: str | None) -> str | None:
-    """A text from outside. PostgreSQL has none with a NUL in it."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if text is not None else None

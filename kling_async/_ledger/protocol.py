@@ -39,6 +39,7 @@ from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = [
     "LEDGER_METHODS",
+    "NOT_STORABLE",
     "Balance",
     "Charge",
     "LeaseWatcher",
@@ -53,6 +54,10 @@ __all__ = [
     "SubmissionState",
     "UncountedAttempts",
 ]
+
+
+NOT_STORABLE = "not_storable"
+"""The code of a `LedgerFailed` that is the fault of the values that were to be stored. Others can be."""
 
 
 class SubmissionState(enum.StrEnum):

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from kling_async._ledger.protocol import ReceivedAnswer, SpendingGroup, Submission, SubmissionState
-from kling_async._ledger.serialization import event_from_json, place_of
+from kling_async._ledger.serialization import event_from_json, place_of, storable_text
 from kling_async._models import Cost, Event, JobRef, Status
 
 __all__ = ["answer_to_json", "log_from_rows", "request_of", "spending_group_from_row", "submission_from_row"]
@@ -94,7 +94,12 @@ def request_of(text: str) -> Mapping[str, Any]:
 
 def answer_to_json(answer: ReceivedAnswer | None) -> str | None:
     """A provider's answer as it is stored."""
-    return json.dumps(asdict(answer)) if answer is not None else None
+    if answer is None:
+        return None
+    facts = asdict(answer)
+    facts["body"] = storable_text(answer.body)
+    facts["headers"] = {storable_text(name): storable_text(value) for name, value in answer.headers.items()}
+    return json.dumps(facts)
 
 
 def _object(text: str) -> Mapping[str, Any]:

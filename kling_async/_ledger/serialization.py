@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "place_of",
     "request_from_json",
     "request_to_json",
+    "storable_text",
 ]
 
 RequestT = TypeVar("RequestT", bound="Request")
@@ -42,7 +43,34 @@ def event_to_json(event: Event) -> str:
     """The event as JSON. Files that came inline as base64, amounts and times as text."""
     record = {name: value for name, value in _shallow(event).items() if value is not None and value != ()}
     record["artifacts"] = [_shallow(artifact) for artifact in event.artifacts]
-    return pydantic_core.to_json(record, bytes_mode="base64", inf_nan_mode="null", fallback=str).decode()
+    try:
+        return _to_json(record)
+    except ValueError:  # half a character, in what the provider sent
+        return _to_json(_storable(record))
+
+
+def _to_json(value: Any) -> str:
+    return pydantic_core.to_json(value, bytes_mode="base64", inf_nan_mode="null", fallback=str).decode()
+
+
+def storable_text(text: str | None) -> str | None:
+    """A text from outside without what a database cannot store: halves of characters, and NUL."""
+    if text is None or not _UNSTORABLE.search(text):
+        return text
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _storable(value: Any) -> Any:
+    """A JSON value with texts that can be stored."""
+    if isinstance(value, str):
+        return _HALF.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, Mapping):
+        return {_storable(name): _storable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _storable(_shallow(value))
+    return value
 
 
 def event_from_json(text: str) -> Event:
@@ -155,3 +183,5 @@ def place_of(text: str) -> Path | str:
 
 
 _ADDRESS = re.compile(r"(s3|gs|az)://")
+_HALF = re.compile(r"[\ud800-\udfff]")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")

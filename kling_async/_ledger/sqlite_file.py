@@ -15,6 +15,7 @@ another computer has open is not used (see `sqlite_leases.renew`).
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sqlite3
@@ -25,6 +26,7 @@ from typing import NoReturn
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._ledger import sqlite_leases
+from kling_async._ledger.group_commit import not_storable
 from kling_async._ledger.sqlite_schema import MIGRATIONS
 
 try:
@@ -190,9 +192,11 @@ def file_version(path: Path, connection: sqlite3.Connection) -> int:
 def explained(path: Path, error: Exception) -> Exception:
     """The error for one task that waits."""
     if isinstance(error, KlingError):
-        return type(error)(error.message)
+        return copy.copy(error)
     if not isinstance(error, sqlite3.Error | OSError):
         return error
+    if isinstance(error, sqlite3.DataError | sqlite3.IntegrityError):  # of the values themselves, such as their size
+        return not_storable(str(path), str(error))
     remedy = "check the file, or use another one"
     if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         remedy = "free some space and try again"

@@ -25,7 +25,7 @@ from kling_async._ledger.rows import (
     spending_group_from_row,
     submission_from_row,
 )
-from kling_async._ledger.serialization import IMAGE_PREFIXES, event_to_json
+from kling_async._ledger.serialization import IMAGE_PREFIXES, event_to_json, storable_text
 from kling_async._models import Event, JobRef, Status
 
 __all__ = [
@@ -318,7 +318,13 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
         The reference of each job whose lease is ours by that: the one who submits a job usually waits for it.
     """
     last = {
-        s.attempt_id: (s.attempt_id, s.state, str(s.ref) if s.ref else None, s.reason, answer_to_json(s.answer))
+        s.attempt_id: (
+            s.attempt_id,
+            s.state,
+            str(s.ref) if s.ref else None,
+            storable_text(s.reason),
+            answer_to_json(s.answer),
+        )
         for s in submissions
     }
     rows = connection.execute(
@@ -366,7 +372,7 @@ def _counting(entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> list[tuple[A
     for ref, log in entries:
         for e in log:
             if e.cost or e.status.terminal:
-                cost = (_billionths(e.cost.amount), e.cost.unit) if e.cost else (None, None)
+                cost = (_billionths(e.cost.amount), storable_text(e.cost.unit)) if e.cost else (None, None)
                 ended = (1, e.status is Status.FAILED) if e.status.terminal else (None, None)
                 found[ref] = (str(ref), *ended, *cost)
     return list(found.values())
@@ -564,6 +570,8 @@ def _charge_columns(charge: Charge | None) -> tuple[Any, ...]:
 
 
 def _billionths(amount: Decimal) -> int:
+    if amount.is_nan():
+        return 0
     return int(min(max(amount * _BILLION, -_MOST), _MOST).to_integral_value(ROUND_CEILING))
 
 

@@ -8,6 +8,9 @@ not be written is *pending*: it stays in memory, and it is written before the ne
 closed. A shared ledger tries by itself, too, so that other processes soon see what has happened. If the process dies
 before that, the ledger still has the submission, as unknown or as running, and polling the
 provider again yields the same events.
+
+A provider may send what a ledger cannot store. That must not hold up others, so it is not pending: less of it is stored
+(without the provider's words and its answer), and that is logged.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._exchange.redaction import redact_json
-from kling_async._ledger.protocol import LEDGER_METHODS, Charge, Ledger, SharedLedger, Slot, Submission
+from kling_async._ledger.protocol import LEDGER_METHODS, NOT_STORABLE, Charge, Ledger, SharedLedger, Slot, Submission
 from kling_async._models import Event, JobRef
 from kling_async._scheduling.schedules import Learned, merged
 from kling_async._validation import given
@@ -112,7 +115,7 @@ class LedgerWriter:
             answer = replace(submission.answer, headers=dict(headers), body=body[:_LONGEST_BODY])
             submission = replace(submission, answer=answer)
         try:
-            await self._ledger.record_outcome(submission)
+            await self._store_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
             self._add_pending(error, submission.attempt_id)
             self._pending[submission.attempt_id] = submission
@@ -136,13 +139,44 @@ class LedgerWriter:
         )
         events = [*self._pending_events.get(ref, ()), event]
         try:
-            theirs = await self.ledger.append_events(ref, events)
+            theirs = await self._store_events(ref, events)
         except (LedgerFailed, ConfigurationError) as error:  # the same
             self._add_pending(error, str(ref))
             self._pending_events[ref] = events
             return ()
         self._pending_events.pop(ref, None)
         return theirs or ()  # a ledger of the user's may return nothing
+
+    async def _store_outcome(self, submission: Submission) -> None:
+        """Store an outcome, or less of it if all of it cannot be stored."""
+        key = submission.key
+        try:
+            return await self.ledger.record_outcome(submission)
+        except LedgerFailed as error:
+            if error.code != NOT_STORABLE:
+                raise
+            log.warning("submission %r: %s. The reason and the answer are left out", key, error)
+        try:
+            return await self.ledger.record_outcome(replace(submission, reason=None, answer=None))
+        except LedgerFailed as error:
+            if error.code != NOT_STORABLE:
+                raise
+            message = "submission %r is %s (job %s), and the ledger does not know it: %s"
+            log.error(message, key, submission.state, submission.ref, error)  # noqa: TRY400  # it is complete
+
+    async def _store_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
+        """Store events, or less of them if all of it cannot be stored. See `append_events`."""
+        lesser = [replace(event, message=None, raw=None, failures=(), choice=None, logs=()) for event in events]
+        least = [Event(event.seq, event.status, event.at, event.elapsed, event.source) for event in events]
+        stored = ("what the provider said is left out", "only its status is stored", "nothing of it is stored")
+        for each, left in zip((events, lesser, least), stored, strict=True):
+            try:
+                return await self.ledger.append_events(ref, each)
+            except LedgerFailed as error:
+                if error.code != NOT_STORABLE:
+                    raise
+                log.warning("job %s, event %d: %s. Of this event, %s", ref, events[-1].seq, error, left)
+        return ()
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
         """Store where a file was saved. If the ledger is away for a while, it is pending. Else a warning is logged."""
@@ -239,11 +273,11 @@ class LedgerWriter:
             return
         self._drop_stored()
         for submission in list(self._pending.values()):
-            await self.ledger.record_outcome(submission)
+            await self._store_outcome(submission)
             if self._pending.get(submission.attempt_id) is submission:
                 del self._pending[submission.attempt_id]
         for ref, events in list(self._pending_events.items()):
-            await self.ledger.append_events(ref, events)
+            await self._store_events(ref, events)
             if self._pending_events.get(ref) is events:
                 del self._pending_events[ref]
         for (ref, index), place in list(self._pending_files.items()):

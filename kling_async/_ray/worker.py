@@ -34,6 +34,7 @@ from kling_async import (
 from kling_async._cli.bulk.results import Record, record_of
 from kling_async._cli.bulk.rows import BadRow, Cells, Row, RowReader
 from kling_async._cli.errors import explain
+from kling_async._ledger.protocol import NOT_STORABLE
 from kling_async._ray.settings import Settings
 
 __all__ = ["COLUMNS", "Task", "Worker"]
@@ -153,7 +154,11 @@ class Worker:
         cause: KlingError | None = None
         try:
             async for task, outcome in self._outcomes([task for task in tasks if self._stop_of(task) is None]):
-                if isinstance(outcome.error, LedgerFailed) and outcome.job is None:
+                if (
+                    isinstance(outcome.error, LedgerFailed)
+                    and outcome.job is None
+                    and outcome.error.code != NOT_STORABLE
+                ):
                     continue  # it was not submitted. `BulkStopped` follows
                 del left[task.place]
                 yield task, _ended(task, outcome)
