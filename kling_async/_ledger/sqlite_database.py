@@ -41,7 +41,7 @@ class SqliteDatabase:
         self._connection = self._file.connection
         self._leases = leases
         self._balances = balances
-        self._seen: int | None = None  # SQLite's number of the last change by others that we know
+        self._seen = self._data_version()  # SQLite's number of the last change by others that we know
         self._position = (0, 0)
 
     @property
@@ -101,11 +101,14 @@ class SqliteDatabase:
 
     def changed(self) -> bool:
         """Whether others have written since the last call."""
-        [number] = self._connection.execute("PRAGMA data_version").fetchone()
-        before, self._seen = self._seen, int(number)
-        if before is not None and before != self._seen:
+        before, self._seen = self._seen, self._data_version()
+        if before != self._seen:
             self._leases.others = True
         return before != self._seen
+
+    def _data_version(self) -> int:
+        [number] = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(number)
 
     def news(self, *, restart: bool) -> News:
         """Read what others have recorded since the last call."""
