@@ -174,11 +174,11 @@ class Problem:
 
     def as_json(self) -> dict[str, Any]:
         """The problem as JSON values."""
-        told: dict[str, Any] = {"type": "error", "error": self.kind, "message": self.message, "exit_code": self.code}
-        told |= {"ref": self.ref} if self.ref else {}
-        told |= {"fields": dict(self.fields)} if self.fields else {}
-        told |= {"next_steps": list(self.next_steps)} if self.next_steps else {}
-        return {**told, **self.facts}
+        fields: dict[str, Any] = {"type": "error", "error": self.kind, "message": self.message, "exit_code": self.code}
+        fields |= {"ref": self.ref} if self.ref else {}
+        fields |= {"fields": dict(self.fields)} if self.fields else {}
+        fields |= {"next_steps": list(self.next_steps)} if self.next_steps else {}
+        return {**fields, **self.facts}
 
 
 def explain(error: Exception) -> Problem:
@@ -197,9 +197,9 @@ def explain(error: Exception) -> Problem:
         if isinstance(error, GenerationFailed) and _by_policy(error):
             code = REJECTED
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
-        told = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
+        known = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
         steps = () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)  # reports name the command
-        return Problem(type(error).__name__, _message(error), code, error.ref, facts=told, next_steps=steps)
+        return Problem(type(error).__name__, _message(error), code, error.ref, facts=known, next_steps=steps)
     if code == FAULT:
         kind = type(error).__name__
         words = f"{kind}: {error}. This is an internal error of kling; {TRACEBACK}=1 in the environment shows where"

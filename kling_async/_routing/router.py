@@ -447,10 +447,10 @@ def _all_refused(refused: Mapping[str, KlingError]) -> KlingError:
     errors = list(refused.values())
     if len(errors) == 1:
         return errors[0]
-    told = "; ".join(f"{endpoint}: {error.message}" for endpoint, error in refused.items())
+    listed = "; ".join(f"{endpoint}: {error.message}" for endpoint, error in refused.items())
     remedies = tuple(dict.fromkeys(remedy for error in errors for remedy in error.remedies))
     return AllRefused(
-        f"all {len(errors)} endpoints that make it refused, and nothing was bought ({told})",
+        f"all {len(errors)} endpoints that make it refused, and nothing was bought ({listed})",
         errors=refused,
         remedies=remedies or (Remedy("retry", detail="submit it again later"),),
     )

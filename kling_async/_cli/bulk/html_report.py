@@ -47,7 +47,7 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
         CommandError: It cannot be written.
     """
     title = printable(title)
-    told = {
+    contents = {
         "title": title,
         "when": f"{now:%Y-%m-%d %H:%M} UTC" + (f", after {duration(seconds)}" if seconds else ""),
         "sums": _sums(records),
@@ -58,7 +58,7 @@ def write_page(path: Path, records: Sequence[Record], *, title: str, now: dateti
     style, script = (_between(page, tag) for tag in ("style", "script"))
     page = page.replace("@STYLE_HASH@", _source(style)).replace("@SCRIPT_HASH@", _source(script))
     page = page.replace("@TITLE@", html.escape(title))
-    page = page.replace("@DATA@", _embedded(told), 1)
+    page = page.replace("@DATA@", _embedded(contents), 1)
     with written_anew(path) as file:
         file.write(page.encode())
 

@@ -216,8 +216,8 @@ class BulkExecution:
             path = Path(saved).absolute()  # noqa: ASYNC240  # it asks for the working directory
             place = path.relative_to(self.places.directory.absolute()).as_posix()
             size = path.stat().st_size
-        told = {"path": place, "kind": kind, "bytes": size, "seed": seed}
-        return {name: fact for name, fact in told.items() if fact is not None}
+        facts = {"path": place, "kind": kind, "bytes": size, "seed": seed}
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
     def record(self, record: Record) -> None:
         """A row has come to its end, for this run."""

@@ -79,13 +79,13 @@ async def _row(client: Client, kind: type[Provider], history: Any) -> dict[str, 
     if ask is None:
         return named | await _reported(kind, history)
     try:
-        told = await ask()
+        balance = await ask()
     except KlingError as error:
         problem = explain(error)
         return named | {"left": None, "note": problem.sentence, "exit_code": problem.code}
-    if isinstance(told, Cost):
-        return named | {"left": str(told), "note": ""}
-    return named | {"left": _words(told), "note": "as the provider writes it"}
+    if isinstance(balance, Cost):
+        return named | {"left": str(balance), "note": ""}
+    return named | {"left": _words(balance), "note": "as the provider writes it"}
 
 
 async def _reported(kind: type[Provider], history: Any) -> dict[str, Any]:
@@ -101,9 +101,9 @@ async def _reported(kind: type[Provider], history: Any) -> dict[str, Any]:
     return {"left": None, "note": f"{kind.display_name}'s API does not tell; see its website"}
 
 
-def _words(told: Mapping[str, Any]) -> str:
+def _words(fields: Mapping[str, Any]) -> str:
     """Fields that no document describes, as they are."""
-    return ", ".join(f"{name} {value}" for name, value in told.items() if isinstance(value, str | int | float))
+    return ", ".join(f"{name} {value}" for name, value in fields.items() if isinstance(value, str | int | float))
 
 
 def _show(rows: list[dict[str, Any]]) -> None:

@@ -80,12 +80,12 @@ def _price(endpoint: Endpoint[Any]) -> Cost | None:
 
 def _prices(endpoint: Endpoint[Any], name: str) -> dict[str, str]:
     """The documented price of each value of a field, the others at their defaults. Empty if it makes no difference."""
-    told = {
+    prices = {
         str(choice.value): str(Cost(choice.price.amount, choice.price.unit))
         for choice in endpoint.choices(name)
         if choice.price is not None
     }
-    return told if len(set(told.values())) > 1 else {}
+    return prices if len(set(prices.values())) > 1 else {}
 
 
 def _priced(prices: Mapping[str, str]) -> str:

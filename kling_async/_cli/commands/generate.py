@@ -111,10 +111,10 @@ class _Options:
         Raises:
             CommandError: The options contradict each other.
         """
-        told = listener(self.webhook_url, self.listen)
-        if told is not None and self.no_wait:
+        hooks = listener(self.webhook_url, self.listen)
+        if hooks is not None and self.no_wait:
             raise CommandError("--listen waits for the end, and --no-wait does not: leave one of them out")
-        return told
+        return hooks
 
 
 @options_from(_Options)
@@ -129,7 +129,7 @@ def generate(options: _Options) -> None:
             raise CommandError("--key is a name in a ledger, and --no-ledger wants none: leave one of them out")
         kinds, endpoint = find_any(options.endpoint)
         request = options.request(endpoint, report)
-        told = options.listener()
+        hooks = options.listener()
         ledger = kept(options.ledger, report, wanted=not options.no_ledger)
         if options.key is not None and ledger is None:
             raise CommandError("--key is a name in a ledger, and there is none now: name one with --ledger FILE")
@@ -139,7 +139,7 @@ def generate(options: _Options) -> None:
             ledger,
             # It limits nothing: where there is no ledger, it knows what may have been bought.
             budget=kling_async.Budget(usd=math.inf, credits=math.inf) if ledger is None else None,
-            webhooks=told.webhooks if told else None,
+            webhooks=hooks.webhooks if hooks else None,
             prefer=options.prefer,
         )
         key = str(uuid.uuid4()) if options.key is None else options.key
@@ -147,7 +147,7 @@ def generate(options: _Options) -> None:
         order = _Order(endpoint, request, key)
 
         async def work() -> None:
-            async with client, told.receiving(client) if told else nullcontext():
+            async with client, hooks.receiving(client) if hooks else nullcontext():
                 await order.carry_out(client, place, report)
 
         run(work, report)

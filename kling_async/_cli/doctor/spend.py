@@ -101,14 +101,14 @@ class Trial:
         directory: Where the ledger, the results and the report go.
         report: Receives the events of the jobs.
         findings: What was found, by provider.
-        told: The same for the file.
+        entries: The same for the file.
     """
 
     directory: Path
     report: Report
     timeout: float | None = None
     findings: list[Finding] = field(default_factory=list)
-    told: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
 
     async def run(self, purchases: Sequence[Purchase], amounts: Mapping[Unit, Decimal]) -> None:
         """Buy one after the other. A failure is a finding, and does not stop the others."""
@@ -138,7 +138,7 @@ class Trial:
         seconds = job.events[-1].elapsed if job is not None and job.events else None
         cost = str(job.cost) if job is not None and job.cost is not None else None
         self.findings.extend(self._judged(purchase, failure, found, log, seconds, cost))
-        self.told.append(
+        self.entries.append(
             {
                 "provider": name,
                 "endpoint": purchase.endpoint.name,
@@ -174,11 +174,11 @@ class Trial:
         else:
             usual = duration(purchase.endpoint.duration_prior(purchase.request).median / sandbox_speed(purchase.kind))
             took = "" if seconds is None else f" in {duration(seconds)} (usually {usual})"
-            told = Cost(purchase.price.amount, purchase.price.unit)
+            quoted = Cost(purchase.price.amount, purchase.price.unit)
             charged = cost or "a cost that it does not tell"
-            yield Finding(name, "ok", f"{purchase.endpoint.name}: made{took}, for {charged} (told: {told})")
-            if cost is not None and cost != str(told) and not purchase.price.estimated:
-                yield Finding(name, "warning", f"it cost {cost}, and {told} was told", f"attach {page} to an issue")
+            yield Finding(name, "ok", f"{purchase.endpoint.name}: made{took}, for {charged} (quoted: {quoted})")
+            if cost is not None and cost != str(quoted) and not purchase.price.estimated:
+                yield Finding(name, "warning", f"it cost {cost}, and {quoted} was quoted", f"attach {page} to an issue")
         telling = [(operation, d) for operation, d in found if d.kind != "header"]
         if telling:
             shown = "; ".join(f"{operation}: {difference}" for operation, difference in telling[:_SHOWN])
@@ -193,7 +193,7 @@ class Trial:
         return {
             "kling_async": kling_async.__version__,
             "findings": [{"area": each.area, "state": each.state} for each in findings],
-            "providers": self.told,
+            "providers": self.entries,
         }
 
 

@@ -317,7 +317,7 @@ def not_offered(
 ) -> NotOffered:
     """Return the error for a request that no endpoint can serve, with the reasons and the nearest change."""
     reasons = {option.endpoint: option.reason for option in found if option.request is None}
-    told = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in reasons.items())
+    listed = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in reasons.items())
     near = nearest_change(wanted, found)
     remedies: tuple[Remedy, ...] = ()
     if near is not None:
@@ -325,7 +325,7 @@ def not_offered(
     elif (meant := _meant(wanted)) is not None:
         remedies = (Remedy("change_request", detail=f"model={meant!r}"),)
     return NotOffered(
-        f"{where} makes exactly this {wanted.endpoint}{f' ({told})' if told else ''}; nothing was sent",
+        f"{where} makes exactly this {wanted.endpoint}{f' ({listed})' if listed else ''}; nothing was sent",
         reasons=reasons,
         change=near[0] if near else {},
         remedies=remedies or (Remedy("configure", detail="add a provider that makes it"),),

@@ -284,16 +284,16 @@ class Runware(Provider):
         """A body reports one image and not how many there are, so it never reports the end of the job."""
         del headers
         rows, errors = entries(Reply(200, content=body).json())
-        told: dict[str, Answer] = {}
+        answers: dict[str, Answer] = {}
         for row in rows:
             if uuid := text(row, "taskUUID"):
-                told.setdefault(uuid, Answer()).rows.append(row)
+                answers.setdefault(uuid, Answer()).rows.append(row)
         for row in errors:
             if uuid := text(row, "taskUUID"):
-                told.setdefault(uuid, Answer()).errors.append(row)
-        if not told:
+                answers.setdefault(uuid, Answer()).errors.append(row)
+        if not answers:
             raise self.errors.unreadable("a webhook body that names no task")
-        return [WebhookItem(uuid, self._of_one_image(uuid, answer)) for uuid, answer in told.items()]
+        return [WebhookItem(uuid, self._of_one_image(uuid, answer)) for uuid, answer in answers.items()]
 
     def _of_one_image(self, uuid: str, answer: Answer) -> StatusReport:
         said = self._report(Task(uuid), answer)

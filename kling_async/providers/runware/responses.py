@@ -256,10 +256,10 @@ def _failure(row: Row) -> Failure:
 
 def _progress(running: Sequence[Row], finished: int) -> float | None:
     """The part done of all images listed. None where no progress is reported (``progress`` is 0 to 100, and rare)."""
-    told: list[float] = [row["progress"] for row in running if isinstance(row.get("progress"), int | float)]
-    if not told:
+    shares: list[float] = [row["progress"] for row in running if isinstance(row.get("progress"), int | float)]
+    if not shares:
         return None
-    return min(max((sum(told) / 100 + finished) / (len(running) + finished), 0.0), 1.0)
+    return min(max((sum(shares) / 100 + finished) / (len(running) + finished), 0.0), 1.0)
 
 
 def _cost(rows: Iterable[Row]) -> Cost | None:
@@ -270,8 +270,8 @@ def _cost(rows: Iterable[Row]) -> Cost | None:
             amounts.append(Decimal(str(row["cost"])))
         except (KeyError, InvalidOperation):
             continue
-    told = amounts and all(amount.is_finite() for amount in amounts)
-    return Cost.parse(str(sum(amounts, Decimal(0))), "USD") if told else None
+    complete = amounts and all(amount.is_finite() for amount in amounts)
+    return Cost.parse(str(sum(amounts, Decimal(0))), "USD") if complete else None
 
 
 def _without_images(answer: Answer) -> dict[str, list[Row]]:

@@ -426,23 +426,23 @@ class _Service:
     async def _updates(self, job: Job) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """What a stream of the task sends, as it becomes true."""
         clock = self.state.clock
-        told = _name(job, clock.now())
+        reported = _name(job, clock.now())
         if self.options.snapshot and not self.options.deaf:
             yield "update", self._task(job)
-        while self.options.deaf or told not in _ENDED:
+        while self.options.deaf or reported not in _ENDED:
             now = clock.now()
             changes = [moment for moment, _ in _timeline(job) if moment > now]
             await clock.until(min([now + _HEARTBEAT, *changes]))
             name = _name(job, clock.now())
-            if name == told or self.options.deaf:
+            if name == reported or self.options.deaf:
                 yield "heartbeat", {"type": "heartbeat"}
                 continue
-            told = name
+            reported = name
             task = self._task(job)
-            fields = ["status", "updated_at", *(["output", "error"] if told in _ENDED else [])]
+            fields = ["status", "updated_at", *(["output", "error"] if reported in _ENDED else [])]
             fields += ["progress"] if "progress" in task else []
             part = {name: task[name] for name in ("id", *fields)}
-            yield "done" if told in _ENDED else "update", {"data": part, "fields": fields}
+            yield "done" if reported in _ENDED else "update", {"data": part, "fields": fields}
 
     def callback(self, job: Job, name: str) -> dict[str, Any]:
         """The body of the webhook for a task in that status."""

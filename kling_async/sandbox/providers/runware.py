@@ -571,8 +571,8 @@ class _Conversation:
         key = str(task.get("apiKey"))
         self.address.account(f"Bearer {key}", [])
         self.key, self.session = key, str(task.get("connectionSessionUUID") or uuid.uuid4())
-        told = {"taskType": "authentication", "connectionSessionUUID": self.session}
-        await self.socket.send_json({"data": [told]})
+        session = {"taskType": "authentication", "connectionSessionUUID": self.session}
+        await self.socket.send_json({"data": [session]})
         self.address.sockets[self.session] = self.socket
         for frame in self.address.held.pop(self.session, []):
             await self.socket.send_json(frame)

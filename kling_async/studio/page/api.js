@@ -18,13 +18,13 @@ export async function call(path, body) {
   }
   if (answer.ok) return answer.json()
   const text = await answer.text()
-  let told
+  let problem
   try {
-    told = JSON.parse(text)
+    problem = JSON.parse(text)
   } catch {
-    told = { message: text || "The studio does not answer as it should. Reload the page." }
+    problem = { message: text || "The studio does not answer as it should. Reload the page." }
   }
-  throw new Refused(told)
+  throw new Refused(problem)
 }
 
 /** All cards by key, as every open page has them. */

@@ -141,16 +141,16 @@ function details(card) {
 }
 
 async function asCode(card, place) {
-  let told
+  let answer
   try {
-    told = await call(`api/request?key=${encodeURIComponent(card.key)}`)
+    answer = await call(`api/request?key=${encodeURIComponent(card.key)}`)
   } catch (error) {
     place.replaceChildren(h("p.problem", { role: "alert" }, error.message))
     return
   }
   const names = { python: "Python", kling: "kling generate", curl: "curl" }
   place.replaceChildren(
-    ...Object.entries(told.code).map(([name, text]) =>
+    ...Object.entries(answer.code).map(([name, text]) =>
       h(
         "section",
         {},

@@ -118,9 +118,9 @@ export function make(main, { endpoints, ask_above: threshold }) {
   async function check() {
     const number = ++checked
     button.textContent = "Make it"
-    let told
+    let found
     try {
-      told = await call("api/check", { endpoint: draft.endpoint, fields: light(draft.fields) })
+      found = await call("api/check", { endpoint: draft.endpoint, fields: light(draft.fields) })
     } catch (error) {
       if (!refused) problem.textContent = error.message
       return
@@ -128,10 +128,10 @@ export function make(main, { endpoints, ask_above: threshold }) {
     if (number !== checked) return // something newer was typed
     if (!refused) {
       problem.textContent = ""
-      complain(told.problems, false)
+      complain(found.problems, false)
     }
-    for (const [name, choices] of Object.entries(told.choices)) rows.get(name)?.choices?.(choices)
-    quotes(told.quotes)
+    for (const [name, choices] of Object.entries(found.choices)) rows.get(name)?.choices?.(choices)
+    quotes(found.quotes)
   }
 
   let best
