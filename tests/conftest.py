@@ -163,7 +163,8 @@ def sandbox(
 ) -> Iterator[Sandbox]:
     """A sandbox that serves. The mark ``sandbox(...)`` gives its arguments.
 
-    ``environment=True`` leads every provider there by its variables, and a list of names those providers alone.
+    ``environment=True`` leads every provider there by its variables, and a list of names those providers alone. Clients
+    then poll at once also where the sandbox's clock stands still: a test that moves it does not wait for them.
     """
     mark = request.node.get_closest_marker("sandbox")
     settings = {**sandbox_defaults, **(mark.kwargs if mark else {})}
@@ -171,4 +172,6 @@ def sandbox(
     with Sandbox(**settings) as running:
         for variable, value in environment_of(running, None if environment is True else environment).items():
             monkeypatch.setenv(variable, value)
+        if environment:
+            monkeypatch.setenv("KLING_SANDBOX_SPEED", f"{settings.get('speed') or 600:g}")
         yield running

@@ -15,7 +15,10 @@ pytestmark = pytest.mark.sandbox(speed=600, scale=0.1, environment=["runblob"])
 
 
 @pytest.fixture
-def port() -> int:
+def port(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A free one. The program polls as late as a provider needs, so that the webhook comes first."""
+    del sandbox
+    monkeypatch.delenv("KLING_SANDBOX_SPEED")
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]
     return number
