@@ -34,7 +34,7 @@ from kling_async.providers.base import StatusReport
 from kling_async.starlette import messages
 from support.fake_runblob import KEY as RUNBLOB_KEY
 from support.fake_runblob import FakeRunBlob
-from support.samples import KEY, PURCHASE, SAMPLES, Sample, drive
+from support.samples import DISTINCT, KEY, PURCHASE, Sample, drive
 
 ADDRESS = Webhooks("https://app.test/kling", "s3cret-and-no-other-text").callback_url("runblob", PURCHASE)
 TOKEN = ADDRESS.rpartition("/")[2]
@@ -125,7 +125,7 @@ def words(value: Any) -> str:
     return ""
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+@pytest.mark.parametrize("sample", DISTINCT, ids=lambda sample: sample.name)
 def test_no_field_of_any_answer_brings_a_secret_to_light(sample: Sample) -> None:
     """Every text of every recorded answer, in turn, is what must not be seen."""
     leaks = [
