@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -32,9 +34,16 @@ def _own() -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
+@lru_cache(maxsize=4)
+def _registered(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of what is installed on that path: to read all metadata takes most of the start of a sandbox."""
+    del path
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
 def _installed() -> dict[str, EntryPoint]:
-    found = entry_points(group=ENTRY_POINT_GROUP)
-    return {entry.name: entry for entry in found if entry.name not in _own()}
+    own = _own()
+    return {entry.name: entry for entry in _registered(tuple(sys.path)) if entry.name not in own}
 
 
 def emulated_providers() -> list[str]:
