@@ -48,8 +48,11 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes for each core: half of the time, a test waits for a socket, a process or a thread."""
-    return 2 * (os.cpu_count() or 1)
+    """One process more than cores: at times, a test waits for a socket, a process or a thread.
+
+    Each more would cost what it takes to collect all tests once more.
+    """
+    return 1 + (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -164,7 +167,7 @@ def sandbox(
     """A sandbox that serves. The mark ``sandbox(...)`` gives its arguments.
 
     ``environment=True`` leads every provider there by its variables, and a list of names those providers alone. Clients
-    then poll at once also where the sandbox's clock stands still: a test that moves it does not wait for them.
+    know how fast its time passes. Where it stands still, they poll early: no test waits for the usual time of a job.
     """
     mark = request.node.get_closest_marker("sandbox")
     settings = {**sandbox_defaults, **(mark.kwargs if mark else {})}
@@ -172,6 +175,5 @@ def sandbox(
     with Sandbox(**settings) as running:
         for variable, value in environment_of(running, None if environment is True else environment).items():
             monkeypatch.setenv(variable, value)
-        if environment:
-            monkeypatch.setenv("KLING_SANDBOX_SPEED", f"{settings.get('speed') or 600:g}")
+        monkeypatch.setenv("KLING_SANDBOX_SPEED", running.environment().get("KLING_SANDBOX_SPEED", "1"))
         yield running

@@ -59,6 +59,7 @@ async def test_cancelled_at_any_turn_of_a_submission_its_key_buys_one_job(
         assert await client.unresolved() == []
 
 
+@pytest.mark.sandbox(speed=1)  # faster, Replicate deletes a request before a slow machine has looked for it
 @pytest.mark.parametrize("name", LISTING)
 async def test_cancelled_at_any_turn_of_a_recovery_the_lost_job_is_found_later(
     sandbox: Sandbox, tmp_path: Path, name: str

@@ -349,7 +349,7 @@ async def test_behind_a_pooler_that_breaks_listen_the_tables_are_read_and_that_i
 
 
 @pytest.mark.slow
-@pytest.mark.sandbox(speed=10)
+@pytest.mark.sandbox(speed=60)
 async def test_a_server_that_stops_and_comes_back_loses_nothing(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -440,14 +440,14 @@ async def test_leaving_unsubscribes_jobs_that_are_polled_in_one_batch() -> None:
     stuck = False
     polling = Polling(schedule=Progressive(5), deadline=60)
     transport = httpx.MockTransport(answer)
-    requests = [runware.ImageO3(f"image {number}", width=1024, height=1024) for number in range(160)]
+    requests = [runware.ImageO3(f"image {number}", width=1024, height=1024) for number in range(80)]
     limits = Limits(connections=2)
     async with Client(kling_async.Runware(KEY), http=transport, limits=limits, polling=polling) as client:
         poller = client._sessions["runware"].poller
-        for left in range(0, 140, 14):
+        for left in range(0, 140, 20):
             stuck = False
             with anyio.CancelScope():
-                async with client.map(requests, in_flight=160):
+                async with client.map(requests, in_flight=80):
                     await anyio.sleep(12)
                     stuck = True
                     await anyio.sleep(left)

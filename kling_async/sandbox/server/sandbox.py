@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOST = "127.0.0.1"
 _JITTER = 0.05  # real seconds by which the arrival of paced status calls may vary
+_STILL = 600.0  # the speed that clients count on while the clock stands still
 _START_TIMEOUT = 30.0  # real seconds. A thread that has not begun to serve by then never will
 
 
@@ -42,7 +43,8 @@ class Sandbox:
 
     Args:
         speed: Simulated seconds per real second: 60 makes a minute pass in a second. 0 stops the clock, which
-            then moves by `sandbox.state.clock.advance(seconds)` alone.
+            then moves by `sandbox.state.clock.advance(seconds)` alone. Clients then poll as at a speed of 600, so that
+            they soon see what has changed.
         seed: Decides API keys, ids, durations and pictures: equal seeds and orders give equal jobs. If None, the API
             keys are random, and everything else is the same as with 0.
         port: TCP port on 127.0.0.1. 0: any free one.
@@ -184,7 +186,7 @@ class Sandbox:
             emulation.client(emulation.api_key, self.base_url(name)) for name, emulation in self._emulations.items()
         ]
         for provider in found:
-            provider.speed = self.state.clock.speed or 1.0
+            provider.speed = self.state.clock.speed or _STILL
         return found
 
     def plan_next(
@@ -218,8 +220,8 @@ class Sandbox:
 
     def environment(self) -> dict[str, str]:
         """The variables that lead every `Client`, and the program ``kling``, to this sandbox. It must have started."""
-        speed = self.state.clock.speed
-        found = {} if speed in {0.0, 1.0} else {"KLING_SANDBOX_SPEED": f"{speed:g}"}
+        speed = self.state.clock.speed or _STILL
+        found = {} if speed == 1 else {"KLING_SANDBOX_SPEED": f"{speed:g}"}
         for provider in self.providers():
             key, address = provider.env_vars
             found |= {key: self.api_key(provider.name), address: self.base_url(provider.name)}
