@@ -197,9 +197,9 @@ def explain(error: Exception) -> Problem:
         if isinstance(error, GenerationFailed) and _by_policy(error):
             code = REJECTED
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
-        known = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
+        kept = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
         steps = () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)  # reports name the command
-        return Problem(type(error).__name__, _message(error), code, error.ref, facts=known, next_steps=steps)
+        return Problem(type(error).__name__, _message(error), code, error.ref, facts=kept, next_steps=steps)
     if code == FAULT:
         kind = type(error).__name__
         words = f"{kind}: {error}. This is an internal error of kling; {TRACEBACK}=1 in the environment shows where"
