@@ -15,7 +15,7 @@ import time
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["Clock", "current_loop", "loop_time"]
+__all__ = ["Clock", "current_loop", "loop_time", "on_asyncio"]
 
 
 def current_loop() -> object:
@@ -43,6 +43,14 @@ def loop_time() -> float:
         return asyncio.get_running_loop().time()
     except RuntimeError:
         return anyio.current_time()
+
+
+def on_asyncio() -> bool:
+    """Whether this is a task of asyncio. One of trio may run within asyncio's loop (guest mode)."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
 
 
 class Clock:

@@ -6,7 +6,6 @@ limit. A status call has one limit as a whole (`ProviderTransport`), and needs n
 
 from __future__ import annotations
 
-import asyncio
 import select
 import socket
 import ssl
@@ -19,6 +18,7 @@ import httpcore
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
+from kling_async._clock import on_asyncio
 from kling_async._http.asyncio_socket import BROKEN, AsyncioSocket
 
 __all__ = ["Network"]
@@ -38,7 +38,7 @@ class Network(httpcore.AsyncNetworkBackend):
         """Connect to the first address of the host that answers."""
         async with _connecting(timeout):
             stream: ByteStream
-            if _on_asyncio():
+            if on_asyncio():
                 stream = await AsyncioSocket.connect(host, port, local_address)
             else:
                 stream = await anyio.connect_tcp(host, port, local_host=local_address)
@@ -49,14 +49,6 @@ class Network(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await anyio.sleep(seconds)
-
-
-def _on_asyncio() -> bool:
-    """Whether this is a task of asyncio. One of trio may run within asyncio's loop (guest mode)."""
-    try:
-        return asyncio.current_task() is not None
-    except RuntimeError:
-        return False
 
 
 @asynccontextmanager

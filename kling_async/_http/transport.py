@@ -26,6 +26,7 @@ the whole program. It is silent unless the program configures logging. Our own r
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
@@ -40,7 +41,7 @@ import anyio
 import stamina
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from kling_async._clock import Clock, loop_time
+from kling_async._clock import Clock, loop_time, on_asyncio
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -337,6 +338,24 @@ class ProviderTransport:
         A process that was stopped (a laptop that slept, ``docker pause``) finds its deadline passed and the answer in
         the socket at the same moment.
         """
+        if not on_asyncio():
+            return await self._exchange_watched(backend, call, url, seconds, extensions)
+        replies: list[Reply] = []
+        with anyio.CancelScope() as scope:
+            timer = asyncio.get_running_loop().call_later(seconds, _allow_last_read, scope)
+            try:
+                headers = self._headers(call)
+                replies.append(await self._exchange(backend, call, url, headers, math.inf, extensions))
+            finally:
+                timer.cancel()
+        if not replies:
+            raise TimeoutError
+        return replies[0]
+
+    async def _exchange_watched(
+        self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
+    ) -> Reply:
+        """The same on trio, which has no timers but those of tasks."""
         replies: list[Reply] = []
         failure: Exception | None = None
 
@@ -644,6 +663,11 @@ _KEPT = 300  # characters of an answer that does not tell what became of a paid 
 _FIRST_WAIT = 0.2  # s. Doubled with each attempt
 _LONGEST_WAIT = 10.0  # s
 _JITTER = 0.5  # s
+
+
+def _allow_last_read(scope: anyio.CancelScope) -> None:
+    """End a paid exchange whose deadline has passed, but not before what has arrived was read."""
+    scope.deadline = loop_time() + _LAST_READ
 
 
 def _shown(call: Call) -> str:
