@@ -10,19 +10,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import anyio
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar, checkpoint
 
 from kling_async._clock import current_loop
 from kling_async._errors import ConfigurationError, Remedy
 
-__all__ = ["LoopGuard", "SparedHeap", "cooperative_map", "file_readers"]
+__all__ = ["Crowd", "LoopGuard", "SparedHeap", "cooperative_map", "file_readers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _READERS = 2  # threads. More read no faster, keep more in memory, and take more of the interpreter's time at once
 _limiter: RunVar[CapacityLimiter] = RunVar("kling_async_file_readers")
+_AT_ONCE = 100  # tasks that one event wakes
 _MANY_JOBS = 2_000  # from which on the collector's pauses matter
 _MORE_JOBS = 10_000  # that the collector visits at most, for each run that only grows
 _BATCH = 100  # items. One item takes some 20 us.
@@ -109,6 +111,64 @@ class LoopGuard:
             with self._lock:
                 if self._loop == loop:
                     self._calls = max(self._calls - 1, 0)
+
+
+class Crowd:
+    """Tasks that wait for one thing, any number of them, and are woken a hundred in a turn of the event loop.
+
+    Ten thousand tasks that are woken at once hold up the loop for as long as all of them take: 0.2 s. Here each
+    hundred wakes the next one (``python -m benchmarks.fanout``).
+    """
+
+    __slots__ = ("_first", "_last")
+
+    def __init__(self) -> None:
+        self._first = self._last = _Hundred()
+
+    async def wait(self) -> None:
+        """Wait for the call."""
+        if self._last.waiting >= _AT_ONCE:
+            self._last.following = self._last = _Hundred()
+        await self._last.wait()
+
+    def call(self) -> None:
+        """Wake all who wait."""
+        self._first.call()
+
+
+class _Hundred:
+    """Some of the tasks of a crowd.
+
+    Attributes:
+        waiting: How many wait.
+        following: Those who came when these were enough. The first of these that goes on wakes them.
+    """
+
+    __slots__ = ("_called", "following", "waiting")
+
+    def __init__(self) -> None:
+        self._called = anyio.Event()
+        self.waiting = 0
+        self.following: _Hundred | None = None
+
+    async def wait(self) -> None:
+        self.waiting += 1
+        try:
+            await self._called.wait()
+        finally:  # also one that is cancelled at that moment
+            self.waiting -= 1
+            if self._called.is_set():
+                self._call_following()
+
+    def call(self) -> None:
+        self._called.set()
+        if not self.waiting:  # all were cancelled before
+            self._call_following()
+
+    def _call_following(self) -> None:
+        following, self.following = self.following, None
+        if following is not None:
+            following.call()
 
 
 class SparedHeap:

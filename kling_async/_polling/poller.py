@@ -77,12 +77,12 @@ class _JobWorker:
         return self.tracked.poll_granted
 
     def wake(self) -> None:
-        """Let all who wait for the job check it again."""
-        self.tracked.wake()
+        """Let the task that waits check the job again."""
+        self.tracked.wake_worker()
 
     async def change(self) -> None:
         """Wait for an event of the job, the grant of a poll, or the call to drive."""
-        await self.tracked.change()
+        await self.tracked.change_or_grant()
 
 
 class _BulkWorker:
@@ -197,7 +197,7 @@ class Poller:
         late = tracked.deadline + self._limits.call  # the other process polls the job once more at its deadline
         with anyio.move_on_after(max(late - self._clock.now(), self._limits.call)) as wait:
             while not tracked.leased and not tracked.has_changed(seen):
-                await tracked.change()
+                await tracked.change_or_grant()
         if wait.cancelled_caught:
             raise DeadlinePassed
 
@@ -241,7 +241,7 @@ class Poller:
         tracked.poll_now = True
         if tracked in self._queue:
             self._enqueue(tracked)
-        tracked.wake()
+        tracked.wake_worker()
 
     async def request_poll(self, tracked: TrackedJob) -> None:
         """Have the job polled soon, by this process or by the one that has its lease.

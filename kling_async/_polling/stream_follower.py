@@ -112,7 +112,7 @@ class StreamFollower:
                 quiet = _SILENCE
             urgent = max(tracked.next_urgent - self._clock.now(), 0.0) if tracked.poll_now else math.inf
             with anyio.move_on_after(min(urgent, quiet, left)) as wait:
-                await tracked.change()
+                await tracked.change_or_grant()
             if wait.cancelled_caught and min(urgent, quiet) < left:
                 quiet = min(2 * quiet, _SILENCE)
                 await self._rate_limiter.acquire()

@@ -15,6 +15,7 @@ from typing import Protocol
 import anyio
 
 from kling_async._clock import Clock
+from kling_async._concurrency import Crowd
 from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
 from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.packed_events import Packed, pack, unpack
@@ -95,6 +96,7 @@ class TrackedJob(PollState):
         "_status",
         "_store",
         "_unrecognized",
+        "_worker_called",
         "key",
         "listener",
         "reported_failure",
@@ -130,7 +132,8 @@ class TrackedJob(PollState):
         self._clock = clock
         self._store = store
         self._seq_shift = 0  # from our event numbers to the ledger's
-        self._changed: anyio.Event | None = None
+        self._changed: Crowd | None = None
+        self._worker_called: anyio.Event | None = None
         self._lock: anyio.Lock | None = None
         self._later: Sequence[Event] = ()  # recorded by others while we record
 
@@ -345,13 +348,26 @@ class TrackedJob(PollState):
             self._owner.release(self.ref)
 
     async def change(self) -> None:
-        """Wait for a change: an event, an error, or the grant of a poll. It may also return without one."""
+        """Wait for a change: an event, or an error. It may also return without one."""
         if self._changed is None:
-            self._changed = anyio.Event()
+            self._changed = Crowd()
         await self._changed.wait()
+
+    async def change_or_grant(self) -> None:
+        """The same for the one task that polls the job. The grant of a poll wakes it, and none of the others."""
+        if self._worker_called is None:
+            self._worker_called = anyio.Event()
+        await self._worker_called.wait()
 
     def wake(self) -> None:
         """Let all who wait check the log again."""
+        self.wake_worker()
         if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+            changed, self._changed = self._changed, None
+            changed.call()
+
+    def wake_worker(self) -> None:
+        """Let the task that polls the job check it again."""
+        if self._worker_called is not None:
+            self._worker_called.set()
+            self._worker_called = None

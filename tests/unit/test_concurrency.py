@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,10 +27,12 @@ from kling_async import (
     Submission,
     SubmissionState,
 )
-from kling_async._concurrency import SparedHeap, cooperative_map
+from kling_async._concurrency import Crowd, SparedHeap, cooperative_map
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
+
+PATIENCE = 120
 
 COUNT = 1000
 TURNS = COUNT // 100 - 2  # at least. The first and the last may fall beside what is counted
@@ -163,3 +166,44 @@ def test_a_program_that_cares_for_the_collector_itself_is_left_alone() -> None:
         assert gc.get_freeze_count() == 0
     finally:
         gc.enable()
+
+
+async def test_a_crowd_is_woken_a_hundred_at_a_time_whoever_has_left() -> None:
+    crowd = Crowd()
+    woken: list[int] = []
+    turns: list[int] = []
+    scopes = [anyio.CancelScope() for _ in range(1_000)]
+
+    async def wait(number: int) -> None:
+        with scopes[number]:
+            await crowd.wait()
+            woken.append(number)
+
+    async def count(scope: anyio.CancelScope) -> None:
+        with scope:
+            while True:
+                turns.append(len(woken))
+                await checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for number in range(1_000):
+            group.start_soon(wait, number)
+            if number % 100 == 99:  # trio starts tasks in any order
+                await anyio.wait_all_tasks_blocked()
+        for number in range(100, 300):  # nobody of two hundred is left
+            scopes[number].cancel()
+        scopes[300].cancel()
+        await anyio.wait_all_tasks_blocked()
+        counting = anyio.CancelScope()
+        group.start_soon(count, counting)
+        await checkpoint()
+        crowd.call()
+        for number in range(50):  # cancelled in the moment in which they are woken: the next hundred is all the same
+            scopes[number].cancel()
+        with anyio.fail_after(PATIENCE):
+            while len(woken) < 799 - 50:
+                await checkpoint()
+        counting.cancel()
+    assert set(range(301, 1_000)) <= set(woken)
+    assert not set(woken) & set(range(100, 301))
+    assert max(later - earlier for earlier, later in itertools.pairwise(turns)) <= 200

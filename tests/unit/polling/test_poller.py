@@ -498,3 +498,26 @@ async def test_failed_status_calls_are_repeated_within_the_rate_limit(
             for job in jobs:
                 group.start_soon(job.wait)
     assert 25 <= server.requests["poll"] <= 31
+
+
+async def test_a_poll_that_finds_nothing_new_wakes_none_of_those_who_wait_beside_its_task(
+    client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else ten thousand who wait for one job would be woken twice for each of its polls."""
+    waits = 0
+    change = TrackedJob.change
+
+    async def counted(self: TrackedJob) -> None:
+        nonlocal waits
+        waits += 1
+        await change(self)
+
+    monkeypatch.setattr(TrackedJob, "change", counted)
+    server.duration = 300
+    job = await client.submit(runblob.O3Video("a boat"))
+    async with anyio.create_task_group() as group:
+        for _ in range(200):
+            group.start_soon(job.wait)
+    polls = client.statistics().providers["runblob"].polls
+    assert polls >= 10
+    assert waits <= 200 * len(job.events)
