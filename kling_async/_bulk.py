@@ -41,6 +41,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import anyio
+from anyio.lowlevel import checkpoint
 from pydantic import ValidationError
 
 from kling_async._concurrency import SparedHeap
@@ -191,6 +192,9 @@ _Place: TypeAlias = tuple[int, str | None, bool, PackedRequest | None]
 """The row of a job: its index and key, whether the job is new, and the request if the job has another one."""
 
 
+_END: Any = object()
+
+
 class RowSource:
     """Pulls rows from the input, one at a time, and numbers them.
 
@@ -232,14 +236,15 @@ class RowSource:
         Raises:
             TypeError: It is not a request or a pair of a key and a request.
         """
-        async with self._lock:
-            ended = True
-            with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
-                row = await self._next()
-                ended = False
-            if ended:
-                return None
-            index, self._index = self._index, self._index + 1
+        if isinstance(self._iterator, AsyncIterator):
+            async with self._lock:
+                row = await self._pull_next(self._iterator)
+        else:
+            await checkpoint()  # rows that are not submitted any more are many without a wait
+            row = _END if self._stopped else next(self._iterator, _END)
+        if row is _END:
+            return None
+        index, self._index = self._index, self._index + 1
         key, request, tags = None, row, None
         if isinstance(row, tuple) and len(row) == _PAIR:
             key, request = row
@@ -251,15 +256,13 @@ class RowSource:
             )
         return _Row(index, key, request, require_tags(tags))
 
-    async def _next(self) -> Any:
-        if self._stopped:
-            raise StopAsyncIteration
-        if isinstance(self._iterator, AsyncIterator):
-            return await anext(self._iterator)
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            raise StopAsyncIteration from None  # a StopIteration cannot leave a coroutine
+    async def _pull_next(self, iterator: AsyncIterator[Any]) -> Any:
+        """The next row of an async iterator. `stop` ends the wait for it."""
+        row: Any = _END
+        if not self._stopped:
+            with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
+                row = await anext(iterator)
+        return row
 
     async def aclose(self) -> None:
         """Close the input, if it is an async generator."""

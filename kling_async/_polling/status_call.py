@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import anyio
 
-from kling_async._clock import Clock
+from kling_async._clock import Clock, loop_time
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Remedy, Unauthorized
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
@@ -48,7 +48,11 @@ class StatusCaller:
 
     def in_time(self, tracked: TrackedJob) -> anyio.CancelScope:
         """Bound a poll, so that the job's deadline is noticed while the provider makes calls wait."""
-        return anyio.move_on_after(max(tracked.deadline - self._clock.now(), 0.0) + self._transport.limits.call)
+        return anyio.CancelScope(deadline=self.latest(tracked))
+
+    def latest(self, tracked: TrackedJob) -> float:
+        """When a poll that begins now is over at the latest, on the clock of the event loop."""
+        return loop_time() + max(tracked.deadline - self._clock.now(), 0.0) + self._transport.limits.call
 
     async def ask(self, ref: JobRef) -> StatusReport | None:
         """Make one status call about a job, and return what is reported.

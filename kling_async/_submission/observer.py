@@ -106,9 +106,12 @@ class Observer:
 
 
 @contextmanager
-def observed(observer: Observer, submission: Submission, request: Request) -> Iterator[Attempt]:
+def observed(observer: Observer | None, submission: Submission, request: Request) -> Iterator[Attempt]:
     """Surround a submission with what an observer makes of it. Only the errors of the submission are raised."""
     attempt = Attempt()
+    if observer is None:
+        yield attempt
+        return
     manager: AbstractContextManager[object] = nullcontext()
     with suppressed():
         entering = observer.submission(submission, request, attempt)

@@ -219,8 +219,9 @@ class Submitter:
         await self.load_history()
         intent = await self.prepare(request, key, mark)
         own_tags = require_tags(tags)
-        with observed(self._observer or Observer(), intent, request) as attempt:
-            intent = replace(intent, tags=require_tags({**attempt.tags, **own_tags}))
+        with observed(self._observer, intent, request) as attempt:
+            if attempt.tags or own_tags:
+                intent = replace(intent, tags=require_tags({**attempt.tags, **own_tags}))
             async with self.exclusive(intent), self._reserved(request, intent, resubmit=resubmit, max_cost=max_cost):
                 if resubmit:
                     await self._reopen(transport, intent, force=force)
@@ -247,7 +248,8 @@ class Submitter:
             self.submitted += 1
             log.info("submitted %s (key %r)", accepted.ref, accepted.key)
             try:
-                await tracked.apply(replace(accepted.report, choice=choice), "submit")
+                report = accepted.report if choice is None else replace(accepted.report, choice=choice)
+                await tracked.apply(report, "submit")
                 await self._handler.apply(tracked, accepted.deliveries)
             except Exception:  # the job was paid for: an error of what only observes it must not hide it
                 log.exception("job %s was submitted, but its first status could not be processed", accepted.ref)
