@@ -11,7 +11,7 @@ from kling_async import Client, ConfigurationError, Polling, Progressive, Sqlite
 from kling_async.sandbox import Sandbox
 from support.s3 import Bucket
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sandbox(scale=0.1)]
 
 
 async def test_runs_save_their_results_as_objects(sandbox: Sandbox, bucket: Bucket) -> None:

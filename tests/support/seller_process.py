@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
@@ -16,6 +15,7 @@ from kling_async import Client, Polling, Progressive, Request, SqliteLedger, fal
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
 from support.asgi_server import PATIENCE
+from support.program import fork_server
 
 __all__ = ["SELLERS", "buying_program", "client_of", "request"]
 
@@ -59,7 +59,7 @@ def _buy(ready: Connection, name: str, api_key: str, base_url: str, path: str) -
 @asynccontextmanager
 async def buying_program(sandbox: Sandbox, name: str, path: Path) -> AsyncIterator[None]:
     """A program that has bought its first job and goes on. It is killed at the end of the block, whatever happens."""
-    context = multiprocessing.get_context("spawn")
+    context = fork_server()
     receiving, sending = context.Pipe(duplex=False)
     program = context.Process(
         target=_buy, args=(sending, name, sandbox.api_key(name), sandbox.base_url(name), str(path))

@@ -127,6 +127,7 @@ def test_pictures_load_the_video_plays_and_the_filters_work(kling: Run, sandbox:
         assert page.complaints == []
 
 
+@pytest.mark.sandbox(speed=600, scale=0.1, environment=True)
 def test_hostile_words_stay_words(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
     """In the page, on the terminal, in file names and in the results."""
     rows = [
