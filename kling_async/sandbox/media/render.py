@@ -286,6 +286,7 @@ def _font_file(char: str) -> str | None:
     return next((file for file in _installed_fonts() if _has(file, char)), None)
 
 
+@functools.lru_cache(maxsize=4096)
 def _has(file: str | None, char: str) -> bool:
     try:
         font = _font(file, _LEGIBLE)
@@ -340,8 +341,8 @@ def _wrapped(text: str, font: _Type, room: int, most: int) -> list[str]:
         if font.getlength(joined) <= room:
             lines[-1] = joined
             continue
-        while len(rest) > 1 and len(lines) <= most and font.getlength(rest) > room:
-            fitting = max(1, _fitting(rest, font, room))
+        while len(rest) > 1 and len(lines) <= most and font.getlength(rest[:room]) > room:
+            fitting = max(1, _fitting(rest[:room], font, room))  # a character is a pixel wide at least
             lines.append(rest[:fitting])
             rest = rest[fitting:]
         lines.append(rest)
