@@ -48,12 +48,15 @@ class Connector:
     Attributes:
         deaf: Whether no notifications come over its connections (see `postgres_listener`).
         clock_checked: Whether this computer's clock was compared with the server's.
+        ahead: Seconds by which it is ahead, if that is much. The times at which submissions were started are stored by
+            the server's clock, and read by ours, so that a job is as old for every computer.
     """
 
     address: PostgresAddress
     clock: Callable[[], float] = time.monotonic
     deaf: bool = False
     clock_checked: bool = False
+    ahead: float = 0.0
     _pause: float = 0.0
     _next: float = 0.0
     _reached: bool = False
@@ -91,9 +94,10 @@ class Connector:
         row: Any = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
         ahead = (before + time.time()) / 2 - row[0]
         if abs(ahead) >= _SKEW:
+            self.ahead = ahead
             log.warning(
-                "the clock of this computer is %.0f s %s that of the ledger %s. Leases hold all the same, but "
-                "deadlines of jobs that other computers submitted are missed by that; set the clock (NTP)",
+                "the clock of this computer is %.0f s %s that of the ledger %s. Leases and deadlines hold all the "
+                "same, but the times that it shows and those of events that it records are wrong; set the clock (NTP)",
                 *(abs(ahead), "ahead of" if ahead > 0 else "behind", self.address),
             )
 
@@ -124,6 +128,8 @@ def _is_temporary(error: Exception, text: str) -> bool:
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return str(state).startswith(_PASSING)
+    if _SESSION_READ_ONLY in text:  # of several hosts, one is about to become the primary
+        return True
     return isinstance(error, psycopg.OperationalError | OSError) and not any(part in text for part, _, _ in _REFUSED)
 
 
@@ -144,12 +150,13 @@ _READ_ONLY = (
     "only allows reading: it is a replica, or default_transaction_read_only is on",
     "give the address of the primary (several hosts: target_session_attrs=read-write)",
 )
+_SESSION_READ_ONLY = "session is read-only"
 _REFUSED: tuple[tuple[str, str, str], ...] = (
     ("password authentication failed", *_PASSWORD),
     ("no password supplied", *_PASSWORD),
     ("no pg_hba.conf entry", "does not let this user in from here: {text}", "add a line for it to pg_hba.conf"),
     ("too many clients", "has no connection left: {text}", "raise max_connections of the server, or use a pooler"),
-    ("session is read-only", *_READ_ONLY),
+    (_SESSION_READ_ONLY, *_READ_ONLY),
 )
 """Parts of what libpq says when a server does not let us in."""
 _KNOWN: tuple[tuple[type[Exception], str, str], ...] = (

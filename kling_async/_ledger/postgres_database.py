@@ -78,7 +78,7 @@ class PostgresDatabase:
         except BaseException:
             connection.close()
             raise
-        self._session = Session(connection, self._address.schema, self._leases.owner)
+        self._session = Session(connection, self._address.schema, self._leases.owner, self._connector.ahead)
         return self._session
 
     def close(self) -> None:

@@ -175,7 +175,7 @@ def _take_over(
 ) -> list[Submission]:
     free = f"""{_RUNNING} AND s.started >= %s AND (s.poller IS NULL OR NOT {lives("s.poller")})
         AND s.ref <> ALL(%s::text[]) AND (%s::text[] IS NULL OR s.account = ANY(%s::text[]))"""
-    values = (since, list(without), *(2 * [None if account is None else accounts_of(account)]))
+    values = (since - session.ahead, list(without), *(2 * [None if account is None else accounts_of(account)]))
     rows = session.execute(
         f"""WITH free AS (SELECT s.number FROM {{s}}.attempts s WHERE {free}),
                 share AS (SELECT ceil((SELECT count(*) FROM free)::float8

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -111,17 +113,24 @@ class Session:
         connection: The connection.
         schema: Where the tables are.
         owner: Our number among the owners. None until something is written.
+        ahead: Seconds by which this computer's clock is ahead of the server's, if that is much.
     """
 
-    def __init__(self, connection: Connection, schema: str, owner: int | None = None) -> None:
+    def __init__(self, connection: Connection, schema: str, owner: int | None = None, ahead: float = 0.0) -> None:
         self.connection = connection
         self.schema = schema
         self.owner = owner
+        self.ahead = ahead
         self.channel = f"kling_ledger {schema}"[:63]
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[tuple[Any, ...]]:
         """Send a statement, with the schema in place of ``{s}``."""
         return self.connection.execute(written(statement, self.schema), values)
+
+    def submission(self, row: Sequence[Any]) -> Submission:
+        """The submission in a row, with the time of its start by this computer's clock."""
+        found = submission_from_row(*row)
+        return replace(found, started=found.started + timedelta(seconds=self.ahead)) if self.ahead else found
 
     def notify(self, kind: str, names: Sequence[str] = ()) -> None:
         """Wake other processes after the commit. The server takes 8000 bytes at once."""
@@ -251,7 +260,7 @@ def _claim(session: Session, claims: Sequence[Claim]) -> Callable[[], Sequence[S
             [json.dumps(s.request) for s in ordered],
             [_comparable(s) for s in ordered],
             [s.fingerprint for s in ordered],
-            [s.started.timestamp() for s in ordered],
+            [s.started.timestamp() - session.ahead for s in ordered],
             [str(s.state) for s in ordered],
             [json.dumps(dict(s.tags)) if s.tags else None for s in ordered],
             *_charge_columns([one.charge for one in in_order]),
@@ -265,7 +274,7 @@ def _claim(session: Session, claims: Sequence[Claim]) -> Callable[[], Sequence[S
     )
 
     def finish() -> Sequence[Submission]:
-        current = {row[0]: submission_from_row(*row) for row in others}
+        current = {row[0]: session.submission(row) for row in others}
         return [current.get(one.submission.key, one.submission) for one in claims]
 
     return finish
@@ -433,7 +442,7 @@ def select(
             ORDER BY s.started DESC, s.number DESC LIMIT %s""",  # noqa: S608  # constants
         (*values, last),
     ).fetchall()
-    return [submission_from_row(*row) for row in reversed(rows)]
+    return [session.submission(row) for row in reversed(rows)]
 
 
 def count(session: Session, condition: str, values: Sequence[Any] = ()) -> int:

@@ -25,6 +25,7 @@ from kling_async import (
     JobRef,
     KlingError,
     LedgerFailed,
+    Polling,
     PostgresLedger,
     Status,
     Submission,
@@ -154,6 +155,51 @@ async def test_tables_of_something_else_are_left_alone(postgres: Server) -> None
         await inspect_ledger(f"{postgres.dsn()}?schema={schema}")
 
 
+async def test_tables_of_the_first_version_are_upgraded_and_what_they_have_is_read(postgres: Server) -> None:
+    """As that version made them, by hand."""
+    schema = postgres.schema()
+    statements = [
+        "CREATE SCHEMA {s}",
+        """CREATE TABLE {s}.attempts (
+            number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key text NOT NULL, attempt_id text NOT NULL UNIQUE,
+            endpoint text NOT NULL, request text NOT NULL, comparable jsonb NOT NULL, fingerprint text NOT NULL,
+            started double precision NOT NULL, state text NOT NULL, ref text, reason text, answer text, released text,
+            tags text, current boolean NOT NULL DEFAULT true, sender bigint, poller bigint,
+            ended boolean NOT NULL DEFAULT false)""",
+        "CREATE UNIQUE INDEX current_attempts ON {s}.attempts (key) WHERE current",
+        "CREATE INDEX attempts_by_key ON {s}.attempts (key)",
+        "CREATE INDEX attempts_by_ref ON {s}.attempts (ref) WHERE ref IS NOT NULL",
+        "CREATE INDEX attempts_by_start ON {s}.attempts (started) WHERE current",
+        """CREATE INDEX unfinished_attempts ON {s}.attempts (number)
+            WHERE current AND NOT ended AND released IS NULL AND state NOT IN ('not-submitted', 'refused')""",
+        """CREATE TABLE {s}.events (
+            ref text NOT NULL, seq integer NOT NULL, terminal boolean NOT NULL, status text NOT NULL, amount text,
+            unit text, artifacts integer NOT NULL, writer bigint, event text NOT NULL, PRIMARY KEY (ref, seq))""",
+        "CREATE TABLE {s}.files (ref text, position integer, path text NOT NULL, PRIMARY KEY (ref, position))",
+        "CREATE TABLE {s}.stored_values (name text PRIMARY KEY, value text NOT NULL)",
+        """CREATE TABLE {s}.owners (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, process integer NOT NULL,
+            host text NOT NULL, expires timestamptz NOT NULL)""",
+        """CREATE TABLE {s}.poll_requests (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, ref text NOT NULL,
+            report text, at timestamptz NOT NULL DEFAULT clock_timestamp())""",
+        "CREATE TABLE {s}.calls (account text PRIMARY KEY, next timestamptz NOT NULL)",
+        "CREATE TABLE {s}.kling_ledger (version integer NOT NULL)",
+        "INSERT INTO {s}.kling_ledger VALUES (1)",
+        """INSERT INTO {s}.attempts (key, attempt_id, endpoint, request, comparable, fingerprint, started, state, ref)
+            VALUES ('old', 'a-old', 'runblob/o3-video', '{{}}', '{{}}', 'f', 1, 'accepted', 'runblob/o3-video/1'),
+                ('lost', 'a-lost', 'runblob/o3-video', '{{}}', '{{}}', 'f', 2, 'unknown', NULL)""",
+    ]
+    for statement in statements:
+        execute(postgres, statement, schema)
+    contents = await inspect_ledger(f"{postgres.dsn()}?schema={schema}")
+    assert [one.key for one in contents.submissions] == ["old", "lost"], "reading needs no upgrade"
+    ledger = PostgresLedger(postgres.dsn(), schema=schema)
+    claims = [await ledger.claim(submission(key, f"a-new-{key}")) for key in ("old", "new")]
+    assert [one.attempt_id for one in claims] == ["a-old", "a-new-new"]
+    await ledger.append_events(JobRef("runblob", "o3-video", "1"), [event(0, Status.COMPLETED)])
+    assert [one.key for one in await ledger.submissions(unfinished=True)] == ["lost", "new"]
+    await ledger.aclose()
+
+
 async def test_a_newer_ledger_is_refused(postgres: Server) -> None:
     schema = await made(postgres)
     execute(postgres, "UPDATE {s}.kling_ledger SET version = 99", schema)
@@ -243,6 +289,35 @@ async def test_a_clock_that_is_an_hour_wrong_is_reported_once(
     found = [record.getMessage() for record in caplog.records if "the clock of this computer" in record.getMessage()]
     assert len(found) == (words is not None)
     assert all(words in message and "set the clock" in message for message in found if words)
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+async def test_a_computer_whose_clock_is_an_hour_wrong_waits_for_the_jobs_of_others_as_long_as_they_do(
+    postgres: Server, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    schema, real = postgres.schema(), time.time
+    polling = Polling(deadline=1800)
+    [provider] = [each for each in sandbox.providers() if each.name == "runblob"]
+
+    def opened() -> Client:
+        return Client(provider, ledger=PostgresLedger(postgres.dsn(), schema=schema), polling=polling)
+
+    async with opened() as right:
+        theirs = await right.submit(REQUEST, key="theirs")
+        with monkeypatch.context() as wrong_clock:
+            wrong_clock.setattr(time, "time", lambda: real() + ahead)
+            wrong = opened()
+            own = await wrong.submit(REQUEST, key="own")
+        async with wrong:
+            assert wrong.ledger is not None
+            assert right.ledger is not None
+            seen = [await one.ledger.find(key="own") for one in (right, wrong) if one.ledger is not None]
+            started = [one.started.timestamp() for one in seen if one is not None]
+            assert started[1] - started[0] == pytest.approx(ahead, abs=30)
+            assert started[0] == pytest.approx(real(), abs=PATIENCE)
+            found = {job.key: job for job in await wrong.all_jobs()}
+            for job in (found["theirs"], own, *(await right.all_jobs()), theirs):
+                assert await job.wait() is Status.COMPLETED  # and not `GenerationTimeout`
 
 
 async def test_of_many_that_start_at_once_one_makes_the_tables(postgres: Server) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -91,3 +92,42 @@ async def test_a_server_that_was_never_there_is_not_waited_for(sandbox: Sandbox)
     assert isinstance(outcome.error, LedgerFailed)
     assert not outcome.error.temporary
     assert sandbox.counters.bought["runblob"] == 0
+
+
+@pytest.mark.sandbox(speed=600, scale=0.1)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the same
+async def test_rows_wait_for_a_replica_that_becomes_the_primary(sandbox: Sandbox) -> None:
+    """A real one. Before that, it is named as what it is, and nothing is bought."""
+    rows: list[tuple[str, Request]] = [
+        (f"row-{row}", runblob.O3Photo(f"boat {row}", resolution="1k")) for row in range(ROWS // 2)
+    ]
+    [provider] = [each for each in sandbox.providers() if each.name == "runblob"]
+    outcomes: list[Outcome] = []
+
+    async def fail_over(server: Server, replica: Server, waiting: anyio.Event) -> None:
+        await anyio.to_thread.run_sync(server.stop)
+        await waiting.wait()
+        await anyio.to_thread.run_sync(replica.promote)
+
+    with serving() as server, server.replica() as replica, noticing("Rows wait for it") as waiting:
+        with server.connect() as connection:  # no commit is lost with the primary
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("SELECT pg_reload_conf()")
+        async with Client(provider, ledger=PostgresLedger(replica.dsn())) as client:
+            with pytest.raises(LedgerFailed, match=r"only allows reading: it is a replica.*address of the primary"):
+                await client.submit(rows[0][1], key="row-0")
+        assert sandbox.counters.bought["runblob"] == 0
+        hosts = f"host={server.home},{replica.home}&target_session_attrs=read-write"
+        dsn = f"postgresql://postgres:{quote(PASSWORD, safe='')}@/postgres?{hosts}"
+        async with Client(provider, ledger=PostgresLedger(dsn)) as client:
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as group, client.map(rows, in_flight=4) as run:
+                    async for outcome in run:
+                        outcomes.append(outcome)
+                        if len(outcomes) == len(rows) // 4:
+                            group.start_soon(fail_over, server, replica, waiting)
+        contents = await inspect_ledger(replica.dsn())
+    assert waiting.is_set()
+    assert [outcome.error for outcome in outcomes] == [None] * len(rows)
+    assert [one.status for one in contents.submissions] == [Status.COMPLETED] * len(rows)
+    assert sandbox.counters.bought["runblob"] == len(rows)

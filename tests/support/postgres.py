@@ -73,6 +73,37 @@ class Server:
         """End all of its processes at once, as a crash would."""
         self._control("stop", "-m", "immediate")
 
+    def promote(self) -> None:
+        """Let a replica take writes from now on, as an administrator does when the primary is lost."""
+        self._control("promote")
+
+    @contextlib.contextmanager
+    def replica(self) -> Iterator[Server]:
+        """A server that repeats what this one writes (streaming replication), and only allows reading."""
+        with (self.home / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("local replication all scram-sha-256\n")
+        self._control("reload")
+        with _home() as home:
+            copied = subprocess.run(
+                [
+                    self.programs / "pg_basebackup",
+                    *("-h", self.home, "-U", "postgres", "-D", home / "data", "-R", "--checkpoint=fast"),
+                ],
+                env={**os.environ, "PGPASSWORD": PASSWORD},
+                capture_output=True,
+                check=False,
+                **_as_nobody(),
+            )
+            assert copied.returncode == 0, copied.stderr.decode()
+            with (home / "data" / "postgresql.conf").open("a") as settings:
+                settings.write(f"unix_socket_directories = '{home}'\n")
+            replica = Server(home, self.programs)
+            replica.start()
+            try:
+                yield replica
+            finally:
+                replica.stop()
+
     def _control(self, *words: str | Path) -> None:
         command = [self.programs / "pg_ctl", "-D", self.home / "data", "-w", "-t", str(PATIENCE), *words]
         run = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, **_as_nobody())
