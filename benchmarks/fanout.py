@@ -4,7 +4,8 @@
 
 - 10 000 readers of the events of 1 000 jobs, ten each, as browsers read them (`kling_async.fastapi.event_response`).
 - 10 000 tasks that await one job.
-- 5 000 webhooks at one FastAPI application, believed (`confirm=False`), ten at a time: so many a second of CPU.
+- 5 000 webhooks at one FastAPI application, believed (`confirm=False`), ten at a time: so many a second of CPU. As many
+  go to a route of the same application that decodes the JSON and does nothing: what the framework takes.
 
 All in one process without a network: what a server such as uvicorn adds is not measured. The applications are called as
 a server calls them (ASGI), and the provider is a function that answers at once. Each figure comes from a fresh process.
@@ -98,10 +99,19 @@ async def _called(app: Any, method: str, path: str, body: bytes = b"") -> int:
     return status
 
 
+async def _bare(request: Any) -> Any:
+    """What the framework takes of a webhook."""
+    from starlette.responses import JSONResponse  # noqa: PLC0415  # in the process that measures
+
+    json.loads(await request.body())
+    return JSONResponse({"status": "received"})
+
+
 async def measure(case: str, jobs: int, readers: int) -> dict[str, float]:
     """Buy the jobs, let so many read each, and end them all by webhooks."""
     import httpx  # noqa: PLC0415  # in the process that measures
     from fastapi import FastAPI  # noqa: PLC0415  # the same
+    from starlette.routing import Route  # noqa: PLC0415  # the same
 
     from kling_async import Client, RunBlob, Webhooks, runblob  # noqa: PLC0415  # the same
     from kling_async.fastapi import event_response  # noqa: PLC0415  # the same
@@ -112,11 +122,18 @@ async def measure(case: str, jobs: int, readers: int) -> dict[str, float]:
     async with Client(RunBlob("key"), webhooks=webhooks, http=httpx.MockTransport(provider)) as client:
         app = FastAPI()
         app.router.routes.append(webhook_route(client))
+        app.router.routes.append(Route("/bare/{provider}/{attempt_id}/{token}", _bare, methods=["POST"]))
         bought = [await client.submit(runblob.O3Video("a boat")) for _ in range(jobs)]
 
         async def deliver(path: str, identity: str) -> None:
             end = {"generation_id": identity, "status": "completed", "video_url": f"https://cdn.test/{identity}.mp4"}
             assert await _called(app, "POST", path, json.dumps(end).encode()) == 200
+
+        async def deliver_all(prefix: str = "") -> None:
+            places = list(provider.callbacks.items())
+            for start in range(0, jobs, _AT_ONCE):
+                part = places[start : start + _AT_ONCE]
+                await asyncio.gather(*(deliver(prefix + path, identity) for identity, path in part))
 
         async def read(job: Any) -> None:
             if case == "readers":
@@ -136,17 +153,20 @@ async def measure(case: str, jobs: int, readers: int) -> dict[str, float]:
         opened, memory = cpu_seconds() - cpu, resident_bytes() - memory
         opening_stall, stall.longest = stall.longest, 0.0
         cpu = cpu_seconds()
-        places = list(provider.callbacks.items())
-        for start in range(0, jobs, _AT_ONCE):
-            await asyncio.gather(*(deliver(path, identity) for identity, path in places[start : start + _AT_ONCE]))
+        await deliver_all()
         await asyncio.gather(*reading)
         ended = cpu_seconds() - cpu
         watching.cancel()
+        cpu = cpu_seconds()
+        if not readers:
+            await deliver_all("/bare")
+        bare = cpu_seconds() - cpu
     count = jobs * readers or jobs
     return {
         "count": count,
         "opened": opened / count if readers else 0.0,
         "ended": ended / count,
+        "bare": bare / count,
         "memory": memory / count if readers else 0.0,
         "opening_stall": opening_stall,
         "stall": stall.longest,
@@ -175,7 +195,8 @@ def table(figures: dict[str, dict[str, float]]) -> str:
         ]
         lines.append(f"| {case} | {' | '.join(cells)} |")
     if "webhooks" in figures:
-        lines += ["", f"Webhooks in a second of CPU: {1 / figures['webhooks']['ended']:,.0f}."]
+        ours, bare = figures["webhooks"]["ended"], figures["webhooks"]["bare"]
+        lines += ["", f"Webhooks in a second of CPU: {1 / ours:,.0f}. A route that does nothing: {1 / bare:,.0f}."]
     return "\n".join([*lines, ""])
 
 

@@ -83,6 +83,7 @@ Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
 
 log = logging.getLogger("kling_async")
 
+_AT_ONCE = 4  # tasks that begin to submit in one turn of the event loop
 _LEDGER_PATIENCE = 300.0  # s for which a row waits for a ledger whose server is away
 _LEDGER_PAUSE = 1.0  # s between two tries
 _PAIR = 2
@@ -402,8 +403,8 @@ class BulkRun:
         for session in self._sessions.values():
             self._group.start_soon(session.poller.run_workers, self._workers)
         self._submitting = self._workers
-        for _ in range(self._workers):
-            self._group.start_soon(self._submit_rows)
+        for number in range(self._workers):
+            self._group.start_soon(self._submit_rows, number // _AT_ONCE)
         if self._directory is not None:
             for _ in range(self._downloads):
                 self._group.start_soon(self._save_results, self._directory)
@@ -490,8 +491,15 @@ class BulkRun:
             )
         return StopAsyncIteration()
 
-    async def _submit_rows(self) -> None:
+    async def _submit_rows(self, turns: int) -> None:
+        """Submit rows, one after the other.
+
+        Args:
+            turns: Of the event loop to wait before. A hundred that begin in one turn would hold it up.
+        """
         try:
+            for _ in range(turns):
+                await checkpoint()
             while await self._take_place():
                 try:
                     row = await self._source.pull()

@@ -25,7 +25,7 @@ R = TypeVar("R")
 _READERS = 2  # threads. More read no faster, keep more in memory, and take more of the interpreter's time at once
 _limiter: RunVar[CapacityLimiter] = RunVar("kling_async_file_readers")
 _AT_ONCE = 100  # tasks that one event wakes
-_MANY_JOBS = 2_000  # from which on the collector's pauses matter
+_MANY_JOBS = 1_000  # from which on the collector's pauses matter
 _MORE_JOBS = 10_000  # that the collector visits at most, for each run that only grows
 _BATCH = 100  # items. One item takes some 20 us.
 
@@ -191,7 +191,7 @@ class SparedHeap:
         self._used = False
 
     def begin(self, expected: int) -> None:
-        """Note how many jobs may be in flight at once. With less than 2 000 nothing is done."""
+        """Note how many jobs may be in flight at once. With less than 1 000 nothing is done."""
         self._next = 0 if expected >= _MANY_JOBS else _MANY_JOBS
         self.grow(0)
 

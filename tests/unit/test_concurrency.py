@@ -129,15 +129,15 @@ def thawed() -> Iterator[None]:
 def test_the_collector_leaves_out_what_is_alive_while_a_large_run_goes_on() -> None:
     small, large, other = SparedHeap(), SparedHeap(), SparedHeap()
     small.begin(100)
-    small.grow(1_999)
+    small.grow(999)
     assert gc.get_freeze_count() == 0
     large.begin(50_000)
     frozen = gc.get_freeze_count()
     assert frozen
     kept = [[number] for number in range(5_000)]
-    large.grow(1_000)
+    large.grow(999)
     assert gc.get_freeze_count() < frozen + 1_000
-    large.grow(2_000)
+    large.grow(1_000)
     assert gc.get_freeze_count() > frozen + len(kept) - 1_000
     other.begin(2_000)
     large.end()
