@@ -126,17 +126,8 @@ class LedgerWriter:
         Returns:
             What another process stored under its number before.
         """
-        key = self._secrets.get(ref.provider)
-        failures = tuple(
-            replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
-            for failure in event.failures
-        )
-        event = replace(
-            event,
-            raw=redact_json(event.raw, key),
-            message=redact_json(event.message, key),
-            failures=failures,
-        )
+        if event.raw is not None or event.message is not None or event.failures:  # most have none of it
+            event = _redacted(event, self._secrets.get(ref.provider))
         events = [*self._pending_events.get(ref, ()), event]
         try:
             theirs = await self._store_events(ref, events)
@@ -298,3 +289,12 @@ class LedgerWriter:
         if self._interrupted and not (self._pending or self._pending_events or self._pending_files):
             self._interrupted = False
             log.warning("the ledger can be written again, and everything pending was stored")
+
+
+def _redacted(event: Event, key: str | Sequence[str] | None) -> Event:
+    """The event without secrets in what the provider wrote."""
+    failures = tuple(
+        replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
+        for failure in event.failures
+    )
+    return replace(event, raw=redact_json(event.raw, key), message=redact_json(event.message, key), failures=failures)

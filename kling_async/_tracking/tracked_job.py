@@ -261,7 +261,7 @@ class TrackedJob(PollState):
         # Readers have seen our numbers, and the ledger continues with its own.
         self._seq_shift = (last.seq + 1 if last else 0) - latest.seq - (not newer)
         self._store = store
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
         async with self._lock:
             if newer:
                 with anyio.CancelScope(shield=True):
@@ -297,7 +297,7 @@ class TrackedJob(PollState):
         if store is None:
             return self._publish(self._advance(report, source, now), now, exact=exact)
         if self._lock is None:
-            self._lock = anyio.Lock()
+            self._lock = anyio.Lock(fast_acquire=True)
         while True:
             async with self._lock:
                 event = self._advance(report, source, now)
