@@ -104,7 +104,7 @@ class Links(HTMLParser):
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_no_link_is_broken(tmp_path: Path) -> None:
-    for name in (".zensical.toml", "docs", "examples", "kling_async"):
+    for name in (".zensical.toml", ".site", "docs", "examples", "kling_async"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict", "--config-file", ".zensical.toml"]
@@ -113,6 +113,7 @@ def test_the_site_is_built_without_a_warning_and_no_link_is_broken(tmp_path: Pat
     site = tmp_path / "build" / "site"
     built = {path.relative_to(site).as_posix(): Links(path.read_text("utf-8")) for path in site.rglob("*.html")}
     assert "reference/client.html" in built
+    assert "/index.html" in built["404.html"].targets, "whoever is lost finds home"
     assert "kling_async.Client.submit" in built["reference/client.html"].anchors
     assert "from kling_async.sandbox import sandbox_without_key" in plain(site / "examples.html")
     broken = []
