@@ -200,10 +200,18 @@ def _parameters(name: str) -> dict[str, str]:
 
 
 def _rehearse(context: typer.Context) -> None:
-    """Start a sandbox for the command, and lead it there."""
-    from kling_async._cli.commands.sandbox import environment  # noqa: PLC0415  # loaded only where it is wanted
-    from kling_async.sandbox import Sandbox  # noqa: PLC0415  # the same
+    """Start a sandbox for the command, and lead it there.
 
+    Raises:
+        Exit: What it needs is not installed.
+    """
+    from kling_async._cli.commands.sandbox import environment  # noqa: PLC0415  # loaded only where it is wanted
+
+    try:
+        from kling_async.sandbox import Sandbox  # noqa: PLC0415  # the same
+    except ImportError as error:
+        sys.stderr.write(f"error: {printable(error)}\n")
+        raise typer.Exit(USAGE) from None
     stage = context.with_resource(Sandbox(speed=_REHEARSAL_SPEED, seed=secrets.randbits(31)))
     os.environ.update(environment(stage))
     sys.stderr.write(f"On a sandbox: nothing is bought, and time runs {_REHEARSAL_SPEED:g} times faster.\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from kling_async import Artifact, Result
 from kling_async._cli.errors import CommandError
 from kling_async._files.local import ensure_writable  # tries it before anything is paid for, as the library does
 
-__all__ = ["Names", "ensure_writable", "prepare"]
+__all__ = ["Names", "ensure_writable", "prepare", "template_of_rows"]
 
 _FIELDS = ("key", "index", "id", "endpoint")
 _UNSAFE = re.compile(r"[^\w.=@ -]+")
@@ -77,6 +77,37 @@ class Names:
         if number > 1 and "{index}" not in self.template:
             stem = f"{stem}-{number}"
         return f"{stem[:_LONGEST]}.{suffix}"
+
+
+def template_of_rows(template: str, rows: Iterable[tuple[str, int]]) -> str:
+    """The template for the files of many rows, without an ending: each file has its own.
+
+    Args:
+        template: What ``--name`` gives.
+        rows: The key of each row, and the number of its files.
+
+    Raises:
+        CommandError: It is none, or files of two rows would have one name, so that one would replace the other.
+    """
+    Names(Path(), template, "")
+    template = _ENDING.sub("", template)
+    if "{id}" in template:  # no two jobs have one
+        return template
+    owners: dict[str, str] = {}
+    for key, count in rows:
+        for number in range(1, count + 1):
+            name = _UNSAFE.sub("_", template.format(key=key, index=number, endpoint=""))
+            name += f"-{number}" if number > 1 and "{index}" not in template else ""
+            other = owners.setdefault(name.casefold(), key)  # some file systems take A and a for one
+            if other != key:
+                raise CommandError(
+                    f"--name {template!r:.60}: files of the rows {other!r:.60} and {key!r:.60} would both be named "
+                    f"{name:.60}; put {{key}}, or {{id}}, into it"
+                )
+    return template
+
+
+_ENDING = re.compile(r"\.(gif|jpe?g|mov|mp3|mp4|png|wav|webm|webp)$", re.IGNORECASE)
 
 
 async def prepare(place: Path | Names) -> None:

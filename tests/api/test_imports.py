@@ -219,3 +219,15 @@ def test_request_classes_are_built_when_the_first_request_is_made() -> None:
         "assert runblob.O3Video.__pydantic_complete__ and not kling.OmniVideo.__pydantic_complete__"
     )
     loaded(code)
+
+
+def test_without_the_sandbox_its_option_says_what_to_install() -> None:
+    """A traceback is no answer to ``kling --sandbox`` of who has installed ``kling-async[cli]`` alone."""
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "from kling_async._cli import main\n"
+        "sys.exit(main(['--sandbox', 'generate', 'runblob/o3-photo', 'a boat']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 2
+    assert run.stderr == "error: the sandbox needs av, which is not installed: pip install 'kling-async[sandbox]'\n"

@@ -30,8 +30,9 @@ from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.bulk.store import RunStore, working_directory
 from kling_async._cli.errors import CommandError
+from kling_async._cli.file_names import template_of_rows
 from kling_async._cli.ledger import DatabaseAddress, place_of
-from kling_async._cli.options import AsJson, PreferOption, Timeout, options_from, preference
+from kling_async._cli.options import AsJson, FileName, PreferOption, Timeout, options_from, preference
 from kling_async._cli.output.events import Estimated, RowsRejected
 from kling_async._cli.output.formatting import counted
 from kling_async._cli.output.reports import Report
@@ -115,6 +116,7 @@ class _Options:
         ),
     ] = None
     downloads: Annotated[int, typer.Option(metavar="N", min=1, help="Number of downloads at the same time.")] = 8
+    name: FileName = None
     no_save: Annotated[bool, typer.Option("--no-save", help="Save no files. results.jsonl has their URLs.")] = False
     cluster: Annotated[
         str | None,
@@ -226,6 +228,16 @@ class _Options:
         """How much may be spent. If None, there is no limit."""
         return parse_amounts(self.budget) if self.budget is not None else None
 
+    def template(self, rows: Sequence[Row]) -> str | None:
+        """How files are named. If None, after their jobs.
+
+        Raises:
+            CommandError: Files of two rows would have one name.
+        """
+        if self.name is None:
+            return None
+        return template_of_rows(self.name, ((row.key, getattr(row.request, "count", None) or 1) for row in rows))
+
 
 @options_from(_Options)
 def bulk(options: _Options) -> None:
@@ -255,6 +267,7 @@ def bulk(options: _Options) -> None:
         results = Results(places.results)
         rows, share = _valid_rows(options, results, places, report, Path(scratch))
         plan = plan_of(rows, results, places, retry=options.retry_failed, save=not options.no_save)
+        name = options.template(rows)
         anyio.run(refuse_overlap, plan, places, options.part)
         limit, left = None, dict[Unit, Decimal]()
         if amounts is not None:
@@ -279,7 +292,16 @@ def bulk(options: _Options) -> None:
         save = None if options.no_save else options.downloads
         kind = BulkExecution if options.cluster is None else ClusterExecution
         work = kind(
-            rows, plan, results, report, places, title=options.title, save=save, shard=options.part, listener=webhooks
+            rows,
+            plan,
+            results,
+            report,
+            places,
+            title=options.title,
+            save=save,
+            shard=options.part,
+            listener=webhooks,
+            name=name,
         )
         gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
@@ -434,6 +456,8 @@ def _require_clustered(options: _Options) -> None:
         raise CommandError(
             "--ray needs a ledger: what a dead machine did is repeated, and without a ledger it would be bought again"
         )
+    if options.name is not None:
+        raise CommandError("--ray names files after their jobs: leave --name out")
     if options.webhook_url is not None or options.listen is not None:
         raise CommandError("--ray polls jobs: leave --webhook-url and --listen out")
     if options.actors > options.in_flight:

@@ -67,6 +67,8 @@ class BulkExecution:
     """How many results are saved at once. If None, none is saved."""
     shard: Shard | None = None
     listener: Listener | None = None
+    name: str | None = None
+    """The template for the names of the files. If None, they are named after the jobs."""
     progress: BulkProgress = field(init=False)
     begun: bool = False
     """Whether the output directory is ours."""
@@ -197,7 +199,8 @@ class BulkExecution:
     async def _save(self, result: Result, record: Record, slots: anyio.Semaphore) -> None:
         try:
             store = self.places.store
-            paths = await result.save(self.places.directory / "files" if store is None else store.files)
+            place = self.places.directory / "files" if store is None else store.files
+            paths = await result.save(place, name=self.name)
             saved = zip(result.artifacts, paths, strict=True)
             files = [await self.file_of(path, artifact.kind, artifact.seed) for artifact, path in saved]
             self.record(replace(record, state="completed", files=tuple(files), urls=()))

@@ -672,3 +672,33 @@ def test_the_progress_has_each_row_once() -> None:
     assert progress.words().startswith("stopping; 5 of 20 rows done: 6 running")
     assert progress.eta is None
     assert BulkProgress(1, Counter(completed=1)).words() == "1 of 1 row done: 1 completed"
+
+
+def test_files_are_named_as_the_user_says(bulk: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    write(tmp_path, [{"endpoint": "runware/image-o3", "prompt": "a boat", "key": "ship/1", "count": 2}])
+    assert bulk("--name", "{key} {index}.png").code == 0
+    names = sorted(path.stem for path in (tmp_path / "out" / "files").iterdir())
+    assert names == ["ship_1 1", "ship_1 2"]
+    [record] = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert sorted(Path(file["path"]).stem for file in record["files"]) == names
+
+
+@pytest.mark.parametrize(
+    ("keys", "count", "name", "words"),
+    [
+        (["a", "b"], 1, "boat", "files of the rows 'a' and 'b' would both be named boat"),
+        (["a/1", "A_1"], 1, "{key}", "would both be named A_1"),
+        (["a", "a-2"], 2, "{key}", "would both be named a-2"),
+        (["a"], 1, "{number}", "it may contain {key}, {index}, {id}, {endpoint}, and no other field"),
+        (["a"], 1, "../{key}", "a file name without a directory"),
+    ],
+)
+def test_names_that_would_replace_files_are_refused(
+    bulk: Run, sandbox: Sandbox, tmp_path: Path, keys: list[str], count: int, name: str, words: str
+) -> None:
+    rows = [{"endpoint": "runware/image-o3", "prompt": f"boat {key}", "key": key, "count": count} for key in keys]
+    write(tmp_path, rows)
+    answer = bulk("--name", name)
+    assert answer.code == 2
+    assert words in answer.err
+    assert not sandbox.state.jobs
