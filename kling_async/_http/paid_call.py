@@ -51,6 +51,10 @@ class PaidCallTrace:
         self._steps, self._written = 0, False
         self.on_commit(self.paid or self.lost)
 
+    def end(self) -> None:
+        """Let go of those who are called, and refer to the trace: else the job waits for the garbage collector."""
+        self.on_commit, self.may_send, self.may_repeat = _DONE.on_commit, _DONE.may_send, _DONE.may_repeat
+
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         """Record a step of httpcore.
 
@@ -66,3 +70,6 @@ class PaidCallTrace:
         if self.paid and not self._written:
             self.may_send()
         self._written = True
+
+
+_DONE = PaidCallTrace()

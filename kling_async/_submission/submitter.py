@@ -275,6 +275,7 @@ class Submitter:
                 log.warning(message, ref, str(ref), extra={"event": "bought_while_cancelled"})
             raise
         finally:
+            trace.end()
             self._traces = [other for other in self._traces if other is not trace]
             ended, self._ended = self._ended, anyio.Event()
             ended.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -108,6 +109,20 @@ async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlo
     assert server.bought == 200
     assert set(kept) == {"TrackedJob"}
     assert sum(kept.values()) <= 200
+
+
+async def test_a_job_that_has_ended_is_gone_without_the_garbage_collector(client: Client) -> None:
+    """Else its request would stay until a full collection, and to the end of a run that has many jobs in flight."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with client.map((each for _, each in rows(20)), in_flight=5) as outcomes:
+            jobs = [weakref.ref(outcome.job._tracked) async for outcome in outcomes if outcome.job is not None]
+            assert len(jobs) == 20
+            await anyio.wait_all_tasks_blocked()
+        assert sum(job() is not None for job in jobs) <= 1  # the last one that was read
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("thawed")
