@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from kling_async.sandbox import Sandbox
-from support.cli_process import PHOTO, QUICK, Run
+from support.cli_process import PATIENCE, PHOTO, QUICK, VIDEO, Run, finish, launch
 
 BUY = ("generate", PHOTO, "a fox", *QUICK)
 
@@ -154,3 +156,26 @@ def test_a_balance_that_cannot_be_had_is_an_error(
     answer = kling("balance", "runware")
     assert answer.code == 3, answer
     assert "wrong-key" not in answer.out + answer.err
+
+
+def test_the_studio_and_the_commands_have_one_history(kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:
+    """What one of them has bought, the other shows, and neither is told where the ledger is."""
+    bought = kling(*BUY, "--no-wait", "--key", "fox")
+    assert bought.code == 0, bought
+    studio = launch("studio", "--no-browser", "--port", "0", "-o", str(tmp_path / "out"), cwd=tmp_path)
+    try:
+        assert studio.stdout is not None
+        address = studio.stdout.readline().strip()
+        origin = address.partition("/?")[0]
+        with httpx.Client(base_url=origin, follow_redirects=True, trust_env=False, timeout=PATIENCE) as page:
+            assert page.get(address).status_code == 200
+            assert [card["key"] for card in page.get("/api/jobs").json()] == ["fox"]
+            asked = {"endpoint": VIDEO, "fields": {"prompt": "an owl"}, "key": "owl"}
+            assert page.post("/api/jobs", json=asked, headers={"origin": origin}).status_code == 201
+        studio.send_signal(signal.SIGINT)
+    finally:
+        answer = finish(studio)
+    assert answer.code == 0, answer
+    assert f"the ledger is {history()}" in answer.err
+    assert [job["key"] for job in kling("jobs", "--json").objects] == ["fox", "owl"]
+    assert sandbox.counters.jobs_bought == 2
