@@ -123,6 +123,20 @@ async def test_the_ledger_is_the_memory_of_the_next_start_and_the_budget_goes_on
     assert sandbox.counters.jobs_bought == 1
 
 
+async def test_a_client_that_asks_for_a_task_gets_the_job_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    """By the protocol, a server that offers no tasks ignores that one is asked for: it is bought once, as without."""
+    from mcp import types  # noqa: PLC0415  # the same
+
+    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+        wanted = {"key": "boat", "endpoint": "runblob/o3-photo", "fields": PHOTO}
+        asked = types.CallToolRequestParams(name="generate", arguments=wanted, task=types.TaskMetadata(ttl=60_000))
+        answer = await client.session.send_request(types.CallToolRequest(params=asked), types.CallToolResult)
+        assert answer.structured_content is not None
+        assert answer.structured_content["status"] == "pending"
+        assert (await call(client, "generate", **wanted))["ref"] == answer.structured_content["ref"]
+    assert sandbox.counters.jobs_bought == 1
+
+
 async def test_what_cannot_be_bought_is_explained_and_nothing_is_bought(sandbox: Sandbox, tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
