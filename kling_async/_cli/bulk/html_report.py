@@ -105,7 +105,7 @@ def _row(record: Record) -> Mapping[str, Any]:
             for file in record.files
         ],
         "urls": record.urls,
-        "references": [{"field": name, **_picture(text, record.folder)} for name, texts in pictures for text in texts],
+        "references": [{"field": name, **_picture(text, record)} for name, texts in pictures for text in texts],
         "reason": record.error["message"] if record.error and record.state != "completed" else None,
         "details": [*facts, *refunds, *settings, *columns, *seeds],
     }
@@ -136,13 +136,16 @@ def _references(record: Record) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _picture(text: str, folder: str) -> dict[str, str]:
-    """A reference: a local file is shown, and a URL is only named, because opening the page must call nobody."""
+def _picture(text: str, record: Record) -> dict[str, str]:
+    """A reference: a local file is shown, and a URL is only named, because opening the page must call nobody.
+
+    Of an image that was prepared, such as a HEIC, which few browsers show, the file is shown that was sent.
+    """
     if text.startswith("sha256:"):
         return {"name": f"inline image {text[:15]}..."}
     if is_url(text):
         return {"name": text}
-    path = PurePosixPath(folder) / text
+    path = PurePosixPath(record.prepared.get(text) or PurePosixPath(record.folder) / text)
     return {
         "name": PurePosixPath(text).name,
         "src": f"file://{quote(str(path))}" if path.is_absolute() else quote(str(path)),

@@ -164,6 +164,7 @@ def record_before(row: Row, directory: Path) -> Record:
         "waiting",
         request=row.described(),
         folder=_way(row.folder, directory),
+        prepared={original: _way(file, directory) for original, file in row.prepared().items()},
         columns=row.columns,
     )
 

@@ -59,6 +59,7 @@ class Record:
         state: See `State`.
         request: What was asked for, images that were given inline as their digests.
         folder: Where relative paths in the request start, as a path from the output directory.
+        prepared: The files that were sent in place of images of the request, as paths from the output directory.
         asked: The endpoint that the row names, ``video`` or ``image``, where another one made it.
         columns: The cells that ``--ignore-columns`` ignored.
         attempt: Which purchase this is, from 1: ``--retry-failed`` makes another.
@@ -82,6 +83,7 @@ class Record:
     state: State
     request: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
+    prepared: Mapping[str, str] = field(default_factory=dict)
     asked: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     attempt: int = 1

@@ -99,6 +99,11 @@ class Row:
         """The request as JSON values, with paths as the row has them."""
         return _described(self.request, self.folder, self.originals)
 
+    def prepared(self) -> dict[str, Path]:
+        """The files that are sent in place of images, by the images as `described` has them."""
+        made = {file: self.originals.get(str(file)) for file in self.request.files}
+        return {name.removeprefix(f"{self.folder}/"): file for file, name in made.items() if name is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:

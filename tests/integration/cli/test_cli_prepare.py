@@ -117,11 +117,20 @@ def test_rows_have_their_images_prepared_once_and_stay_the_same_rows(
     assert answer.code == 0, answer
     assert "2 images are prepared: 1 changed (in out/prepared), 1 as before" in answer.err
     [made] = (tmp_path / "out" / "prepared").iterdir()
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    shown = [row["references"] for row in data["rows"]]
+    assert [[one["src"] for one in each] for each in shown] == 2 * [[f"prepared/{made.name}", "../good.png"]]
+    assert [[one["name"] for one in each] for each in shown] == 2 * [["scan.tiff", "good.png"]]
     with Image.open(made) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (300, 450), "RGB")
     assert sent(tmp_path / "out" / "ledger.db") == [[digest(made), digest(tmp_path / "good.png")]] * 2
     records = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert {tuple(record["request"]["references"]) for record in records} == {("scan.tiff", "good.png")}
+
+    more = kling("bulk", "out/results.jsonl", "-o", "more", "--dry-run")
+    assert more.code == 2, more  # its images are TIFFs still, and --prepare is not given
+    assert "scan.tiff) is a TIFF by its content" in more.err
 
     (tmp_path / "out").rename(tmp_path / "moved")
     again = kling(*command, "-o", "moved")
