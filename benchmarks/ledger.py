@@ -1,6 +1,6 @@
 """What the ledger costs: durable writes a second, and how long they block the event loop.
 
-    python -m benchmarks.ledger [--quick] [--directory DIR] [--postgres DSN]
+    python -m benchmarks.ledger [--quick] [--directory DIR] [--postgres DSN] [--concurrency N]
 
 Each of 1, 10, 100, 1 000 and 10 000 tasks writes one job after the other, as the client does: intent, acceptance, three
 events. So a fifth of the writes are submissions. Another task measures the longest time for which the event loop did
@@ -8,6 +8,7 @@ not come round. Compared:
 
 - `SqliteLedger`: one writer thread, group commit, `synchronous=FULL`.
 - `PostgresLedger`, with `--postgres`: in schemas of its own, which are removed afterwards.
+- with `--concurrency`: the same ledgers, whose claims keep within a limit on the jobs at once.
 - one commit for each write in a worker thread, with the same SQL and settings.
 - one commit for each write on the event loop.
 
@@ -34,8 +35,10 @@ from benchmarks.process import cpu_seconds
 from kling_async import Event, JobRef, Ledger, PostgresLedger, SqliteLedger, Status, Submission, SubmissionState
 from kling_async._ledger import sqlite_leases
 from kling_async._ledger.group_commit import Kind
+from kling_async._ledger.protocol import Slot
 
 DATABASE = ""  # its address
+SLOT: Slot | None = None  # what a claim takes
 RESULTS = Path(__file__).parent / "results"
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 STATUSES = (Status.PENDING, Status.PROCESSING, Status.COMPLETED)
@@ -123,7 +126,8 @@ async def _write_job(ledger: Ledger, number: int) -> None:
         attempt_id=f"purchase-{number}",
         started=NOON,
     )
-    await ledger.claim(submission)
+    shared: Any = ledger
+    await shared.claim(submission, None, SLOT)
     await ledger.record_outcome(replace(submission, state=SubmissionState.ACCEPTED, ref=ref))
     for seq, status in enumerate(STATUSES):
         await ledger.append_events(ref, [Event(seq, status, NOON, float(seq), "poll")])
@@ -231,13 +235,15 @@ def drop_schemas() -> None:
 
 
 def main() -> None:
-    global DATABASE  # noqa: PLW0603  # set once, at the start
+    global DATABASE, SLOT  # noqa: PLW0603  # set once, at the start
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="half a second each instead of three")
     parser.add_argument("--directory", help="where the files are written")
+    parser.add_argument("--concurrency", type=int, help="a limit on the jobs at once, large enough for all tasks")
     parser.add_argument("--postgres", default="", help="the address of a PostgreSQL database to measure as well")
     arguments = parser.parse_args()
     DATABASE = arguments.postgres
+    SLOT = Slot("runblob benchmark", arguments.concurrency)
     if not DATABASE:
         del LEDGERS["PostgresLedger"]
     seconds = 0.5 if arguments.quick else 3.0

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from kling_async import Cost, Event, JobRef, PostgresLedger, SqliteLedger, Status, Submission, SubmissionState
+from kling_async._ledger.leases import now_with_sleep
 from kling_async._ledger.protocol import Charge, NoRoom, NoSlot, Slot
 
 pytestmark = pytest.mark.anyio
@@ -157,6 +159,30 @@ async def test_a_key_that_is_in_use_needs_no_slot(opened: Callable[[], Shared]) 
     assert await ledger.claim(again, None, Slot(ACCOUNT, 1)) == first
     await ledger.record_outcome(replace(first, state=SubmissionState.REFUSED, reason="no"))
     assert (await ledger.claim(again, None, Slot(ACCOUNT, 1))).attempt_id == "another"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(("slot", "in_file", "on_server"), [(None, 7, 6), (Slot(ACCOUNT), 7, 6), (TWO, 8, 8)])
+async def test_a_claim_without_a_limit_sends_no_more_statements_than_before_there_were_limits(
+    opened: Callable[[], Shared], monkeypatch: pytest.MonkeyPatch, slot: Slot | None, in_file: int, on_server: int
+) -> None:
+    ledger, sent = opened(), list[str]()
+    await ledger.claim(submission("1"), None, slot)
+    if isinstance(ledger, SqliteLedger):
+        await ledger._read(lambda connection: connection.set_trace_callback(sent.append))
+    else:
+        execute = psycopg.Connection.execute
+
+        def counted(connection: Any, *arguments: Any, **more: Any) -> Any:
+            sent.append("one")
+            return execute(connection, *arguments, **more)
+
+        monkeypatch.setattr(psycopg.Connection, "execute", counted)
+    ledger._leases.renewed = now_with_sleep() + PATIENCE  # its row is not renewed meanwhile
+    await ledger.claim(submission("2"), None, slot)
+    monkeypatch.undo()
+    statements = [each for each in sent if not each.startswith("--")]  # SQLite tells the parts of triggers, too
+    assert len(statements) == (in_file if isinstance(ledger, SqliteLedger) else on_server)
 
 
 async def test_the_budget_is_asked_first_and_both_hold(opened: Callable[[], Shared]) -> None:
