@@ -11,10 +11,11 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import clients, jobs, requests
+from benchmarks import clients, jobs, requests, uploads
 from benchmarks.candidates import AIOHTTP, CANDIDATES, FAST, MAP
 from benchmarks.generation_server import generation_server
 from benchmarks.job_server import job_server
@@ -37,6 +38,11 @@ def _of_job(candidate: str) -> float:
         return jobs.measure(candidate, _JOBS, url, "quick").milliseconds
 
 
+def _of_results(client: str) -> float:
+    with uploads.serving() as url, tempfile.TemporaryDirectory() as folder:
+        return uploads.fresh("--one", client, "download", url, folder)["cpu"]
+
+
 def _ratio(measure: Callable[[str], float], ours: str, peer: str) -> float:
     return round(statistics.median(measure(ours) / measure(peer) for _ in range(_PAIRS)), 2)
 
@@ -50,6 +56,8 @@ def ratios() -> dict[str, float]:
     for ours in (MAP, FAST):
         if CANDIDATES[ours].installed:
             found[f"a whole job, {ours} / aiohttp"] = _ratio(_of_job, ours, AIOHTTP)
+    ours, _, peer = uploads.CLIENTS
+    found[f"saving results, {ours} / {peer}"] = _ratio(_of_results, ours, peer)
     return found
 
 

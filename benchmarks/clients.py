@@ -111,11 +111,13 @@ class Client:
         title: What it is called there.
         package: What must be installed for it.
         connect: Makes a function that sends one GET request and returns the body.
+        compared: Whether a target names it.
     """
 
     title: str
     package: str
     connect: Callable[[str], AbstractAsyncContextManager[Fetch]]
+    compared: bool = True
 
     @property
     def installed(self) -> bool:
@@ -132,8 +134,8 @@ AIOHTTP, STOCK, HTTPX2, ENGINE, FAST = "aiohttp", "httpx", "httpx2", "kling-engi
 
 CLIENTS = {
     AIOHTTP: Client("aiohttp {}", "aiohttp", _aiohttp),
-    STOCK: Client("httpx {}", "httpx", _stock_httpx),
-    HTTPX2: Client("httpx2 {}", "httpx2", _httpx2),
+    STOCK: Client("httpx {}", "httpx", _stock_httpx, compared=False),
+    HTTPX2: Client("httpx2 {}", "httpx2", _httpx2, compared=False),
     ENGINE: Client("kling_async's engine", "httpx", _our_engine),
     FAST: Client('kling_async with http="fast" (httptools {})', "httptools", _our_fast_reads),
 }

@@ -1,24 +1,26 @@
 """What one status request costs: client CPU at 1, 50, 500 and 5 000 requests in flight, against other clients.
 
-    python -m benchmarks.requests [--quick]
+    python -m benchmarks.requests [--quick] [--tls]
 
 Every figure comes from a fresh process that is pinned to core 0 and keeps so many requests of 213 bytes of JSON in
 flight over at most 100 kept connections. The server has core 1 for itself. CPU is user + system time of the client
-process per finished request, after a warm-up that opens the connections. A client that is not through after half a
-minute of CPU is stopped, and reported by how many requests it finished.
+process per finished request, after a warm-up that opens the connections. A client that is not through after ten
+seconds of CPU is stopped, and reported by how many requests it finished. The clients are measured in turn.
 
-Writes `benchmarks/results/requests.{md,png,json}`.
+Writes `benchmarks/results/requests.{md,png,json}`, with ``--tls`` `requests-tls.*`.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,7 +28,7 @@ from typing import NoReturn
 
 from benchmarks import charts
 from benchmarks.clients import AIOHTTP, CLIENTS, CONNECTIONS, ENGINE, FAST, STOCK, Fetch
-from benchmarks.job_server import STATUS_BYTES, job_server, pin_to_core
+from benchmarks.job_server import STATUS_BYTES, job_server, make_certificate, pin_to_core
 from benchmarks.process import cpu_seconds
 
 CLIENT_CORE, SERVER_CORE = 0, 1
@@ -40,7 +42,7 @@ class Plan:
     Attributes:
         requests: How many requests are sent, by how many are in flight.
         cap: Seconds of CPU after which a client is stopped.
-        repeats: Processes per figure, of which the median counts. One that hits the cap is not repeated.
+        repeats: Processes per figure, of which the median counts. Clients that no target speaks of are measured once.
     """
 
     requests: dict[int, int]
@@ -48,8 +50,8 @@ class Plan:
     repeats: int
 
 
-FULL = Plan({1: 3_000, 50: 10_000, 500: 10_000, 5_000: 20_000}, cap=30, repeats=3)
-QUICK = Plan({1: 500, 50: 2_000, 500: 2_000, 5_000: 10_000}, cap=10, repeats=1)
+FULL = Plan({1: 2_000, 50: 5_000, 500: 5_000, 5_000: 10_000}, cap=10, repeats=3)
+QUICK = Plan({1: 500, 50: 2_000, 500: 2_000, 5_000: 10_000}, cap=5, repeats=1)
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,28 @@ class Measurement:
 
 
 def measure(client: str, in_flight: int, plan: Plan, url: str) -> Figure:
-    """Measure a client in fresh processes. Returns the run with the median CPU."""
-    figures: list[Figure] = []
+    """Measure a client in a fresh process."""
     arguments = [client, str(in_flight), str(plan.requests[in_flight]), str(plan.cap), url]
-    while len(figures) < plan.repeats and not any(figure.capped for figure in figures):
-        command = [sys.executable, "-m", "benchmarks.requests", "--measure", *arguments]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603  # ourselves
-        figures.append(Figure(**json.loads(output)))
-    return sorted(figures, key=lambda figure: figure.microseconds)[len(figures) // 2]
+    command = [sys.executable, "-m", "benchmarks.requests", "--measure", *arguments]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603  # ourselves
+    return Figure(**json.loads(output))
 
 
-def table(figures: Iterable[Figure], plan: Plan) -> str:
+def measure_all(clients: Sequence[str], plan: Plan, url: str) -> list[Figure]:
+    """Measure clients in turn, so that what else the machine does falls on all. Of each, the median run counts."""
+    runs: dict[tuple[str, int], list[Figure]] = {}
+    for repeat in range(plan.repeats):
+        for in_flight in plan.requests:
+            for client in clients:
+                if not repeat or CLIENTS[client].compared:
+                    run = measure(client, in_flight, plan, url)
+                    runs.setdefault((client, in_flight), []).append(run)
+                    print(f"{CLIENTS[client].label}, {in_flight:,} in flight: {_cell(run)}", flush=True)
+    medians = [sorted(each, key=lambda figure: figure.microseconds)[len(each) // 2] for each in runs.values()]
+    return sorted(medians, key=lambda figure: (clients.index(figure.client), figure.in_flight))
+
+
+def table(figures: Iterable[Figure], plan: Plan, connections: str) -> str:
     """Lay the figures out as Markdown: CPU per request, and the ratios that the targets speak of."""
     by_client: dict[str, dict[int, Figure]] = {}
     for figure in figures:
@@ -136,8 +149,8 @@ def table(figures: Iterable[Figure], plan: Plan) -> str:
         "",
         (
             f"Microseconds of client CPU (user + system) per request of {STATUS_BYTES} bytes of JSON, at most"
-            f" {CONNECTIONS} kept connections. Median of {plan.repeats} fresh process(es) per figure, pinned to one"
-            f" core. Python {platform.python_version()}, {os.cpu_count()} cores."
+            f" {CONNECTIONS} kept {connections}. Median of {plan.repeats} fresh process(es) (httpx: 1), in turn,"
+            f" pinned to one core. Python {platform.python_version()}, {os.cpu_count()} cores."
             " Made by `python -m benchmarks.requests`."
         ),
         "",
@@ -174,7 +187,8 @@ def _ratio(ours: Figure, peer: Figure) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer requests, one process each, a cap of 10 s of CPU")
+    parser.add_argument("--quick", action="store_true", help="fewer requests, one process each, a cap of 5 s of CPU")
+    parser.add_argument("--tls", action="store_true", help="over TLS (needs the program openssl)")
     parser.add_argument("--only", nargs="+", choices=list(CLIENTS), default=list(CLIENTS), help="these clients")
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -184,30 +198,31 @@ def main() -> None:
         asyncio.run(Measurement(client, int(in_flight), int(requests), int(cap)).run(url))
 
     plan = QUICK if arguments.quick else FULL
-    figures: list[Figure] = []
-    with job_server(SERVER_CORE) as url:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        certificate = make_certificate(Path(folder)) if arguments.tls else None
+        if certificate is not None:
+            os.environ["SSL_CERT_FILE"] = str(certificate)  # every client heeds it
+        url = stack.enter_context(job_server(SERVER_CORE, certificate))
         for client in arguments.only:
             if not CLIENTS[client].installed:
                 print(f"{client}: not installed, left out")
-                continue
-            for in_flight in plan.requests:
-                figures.append(measure(client, in_flight, plan, url))
-                print(f"{CLIENTS[client].label}, {in_flight:,} in flight: {_cell(figures[-1])}", flush=True)
+        figures = measure_all([client for client in arguments.only if CLIENTS[client].installed], plan, url)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "requests.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
-    (RESULTS / "requests.md").write_text(table(figures, plan))
+    place = RESULTS / ("requests-tls" if arguments.tls else "requests")
+    place.with_suffix(".json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1) + "\n")
+    place.with_suffix(".md").write_text(table(figures, plan, "TLS connections" if arguments.tls else "connections"))
     series = {
         CLIENTS[client].label: {f.in_flight: f.microseconds for f in figures if f.client == client and f.done}
         for client in dict.fromkeys(figure.client for figure in figures)
     }
     charts.lines(
-        RESULTS / "requests.png",
+        place.with_suffix(".png"),
         series,
         title="Client CPU per status request",
         x_label="requests in flight",
         y_label="microseconds of CPU per request",
     )
-    print((RESULTS / "requests.md").read_text())
+    print(place.with_suffix(".md").read_text())
 
 
 if __name__ == "__main__":
