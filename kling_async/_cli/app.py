@@ -92,7 +92,7 @@ class _OnDemand(Group):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments. If there are none, print the help."""
-        if not args:
+        if not args and not ctx.resilient_parsing:  # a shell that completes parses no arguments, too
             typer.echo(ctx.get_help())
             ctx.exit(USAGE)
         return super().parse_args(ctx, args)
