@@ -41,10 +41,9 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import anyio
-from anyio.lowlevel import checkpoint
 from pydantic import ValidationError
 
-from kling_async._concurrency import SparedHeap
+from kling_async._concurrency import SparedHeap, TurnLimit
 from kling_async._errors import (
     AllRefused,
     BudgetExceeded,
@@ -83,7 +82,7 @@ Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
 
 log = logging.getLogger("kling_async")
 
-_AT_ONCE = 4  # tasks that begin to submit in one turn of the event loop
+_AT_ONCE = 4  # rows that are begun in one turn of the event loop. A hundred would hold it up for 50 ms
 _LEDGER_PATIENCE = 300.0  # s for which a row waits for a ledger whose server is away
 _LEDGER_PAUSE = 1.0  # s between two tries
 _PAIR = 2
@@ -215,6 +214,7 @@ class RowSource:
         self._stopped = False
         self._lock = anyio.Lock()
         self._pulling: anyio.CancelScope | None = None
+        self._turns = TurnLimit(_AT_ONCE)
 
     @property
     def stopped(self) -> bool:
@@ -241,7 +241,7 @@ class RowSource:
             async with self._lock:
                 row = await self._pull_next(self._iterator)
         else:
-            await checkpoint()  # rows that are not submitted any more are many without a wait
+            await self._turns.step()
             row = _END if self._stopped else next(self._iterator, _END)
         if row is _END:
             return None
@@ -403,8 +403,8 @@ class BulkRun:
         for session in self._sessions.values():
             self._group.start_soon(session.poller.run_workers, self._workers)
         self._submitting = self._workers
-        for number in range(self._workers):
-            self._group.start_soon(self._submit_rows, number // _AT_ONCE)
+        for _ in range(self._workers):
+            self._group.start_soon(self._submit_rows)
         if self._directory is not None:
             for _ in range(self._downloads):
                 self._group.start_soon(self._save_results, self._directory)
@@ -491,15 +491,8 @@ class BulkRun:
             )
         return StopAsyncIteration()
 
-    async def _submit_rows(self, turns: int) -> None:
-        """Submit rows, one after the other.
-
-        Args:
-            turns: Of the event loop to wait before. A hundred that begin in one turn would hold it up.
-        """
+    async def _submit_rows(self) -> None:
         try:
-            for _ in range(turns):
-                await checkpoint()
             while await self._take_place():
                 try:
                     row = await self._source.pull()

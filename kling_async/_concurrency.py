@@ -17,7 +17,7 @@ from anyio.lowlevel import RunVar, checkpoint
 from kling_async._clock import current_loop
 from kling_async._errors import ConfigurationError, Remedy
 
-__all__ = ["Crowd", "LoopGuard", "SparedHeap", "cooperative_map", "file_readers"]
+__all__ = ["Crowd", "LoopGuard", "SparedHeap", "TurnLimit", "cooperative_map", "file_readers"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -169,6 +169,30 @@ class _Hundred:
         following, self.following = self.following, None
         if following is not None:
             following.call()
+
+
+class TurnLimit:
+    """Lets some tasks go on in each turn of the event loop, and all others in the next ones.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._turn = self._steps = 0
+
+    async def step(self) -> None:
+        """Go on in the next turn, or in one after it."""
+        while True:
+            turn = self._turn
+            await checkpoint()
+            if turn == self._turn:  # the first that comes back in a new turn
+                self._turn += 1
+                self._steps = 0
+            if self._steps < self._most:
+                self._steps += 1
+                return
 
 
 class SparedHeap:

@@ -27,7 +27,7 @@ from kling_async import (
     Submission,
     SubmissionState,
 )
-from kling_async._concurrency import Crowd, SparedHeap, cooperative_map
+from kling_async._concurrency import Crowd, SparedHeap, TurnLimit, cooperative_map
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio
@@ -207,3 +207,25 @@ async def test_a_crowd_is_woken_a_hundred_at_a_time_whoever_has_left() -> None:
     assert set(range(301, 1_000)) <= set(woken)
     assert not set(woken) & set(range(100, 301))
     assert max(later - earlier for earlier, later in itertools.pairwise(turns)) <= 200
+
+
+async def test_only_some_tasks_go_on_in_a_turn() -> None:
+    limit = TurnLimit(4)
+    turn = 0
+    turns: list[int] = []
+
+    async def step() -> None:
+        for _ in range(3):
+            await limit.step()
+            turns.append(turn)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(step)
+        with anyio.fail_after(PATIENCE):
+            while len(turns) < 150:
+                await checkpoint()
+                turn += 1
+    most = max(turns.count(each) for each in set(turns))
+    assert most <= 2 * 4, "a turn of this task may lie in two of the others"
+    assert len(set(turns)) <= 80, "no turn is lost"
