@@ -17,6 +17,7 @@ from kling_async._media.media_types import HEAD_BYTES, media_type
 
 __all__ = ["bar", "media", "table", "title"]
 
+_HIDDEN = 'It is shown here if it is saved as it is made: <code>save_to="out"</code>.'
 _LARGEST_INLINE = 5_000_000  # bytes. A notebook stores what it shows
 _TAGS = {
     "image": '<img alt="" src="{}" style="max-width:24em">',
@@ -73,5 +74,5 @@ def media(kind: Literal["image", "video", "audio"], url: str | None, data: bytes
         return f"<div>{kind}: <code>{escape(str(file))}</code></div>"
     if url is not None and url.startswith("https://"):
         link = f'<a href="{escape(url)}" target="_blank" rel="noreferrer noopener">open at the provider</a>'
-        return f'<div>{kind}: {link}, not saved: <code>await result.save("out")</code></div>'
-    return f'<div>{kind}, not saved: <code>await result.save("out")</code></div>'
+        return f"<div>{kind}: {link}. {_HIDDEN}</div>"
+    return f"<div>{kind}. {_HIDDEN}</div>"

@@ -52,8 +52,8 @@ A = TypeVar("A")
 _END = object()
 
 
-class _Loop:
-    """An event loop in a thread of its own. Other threads call coroutines there."""
+class _Thread:
+    """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
         self._guard = LoopGuard()
@@ -62,32 +62,6 @@ class _Loop:
         self._portal: BlockingPortal | None = None
         self._thread: int | None = None
         self.closed = False
-
-    def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Call a coroutine function there, and wait for what it returns."""
-        portal = self.portal()
-        ended = threading.Event()
-
-        async def run() -> T:
-            try:
-                return await function()
-            finally:
-                ended.set()
-
-        try:
-            future = portal.start_task_soon(run)
-        except RuntimeError as error:
-            raise _closed() from error
-        try:
-            return future.result()
-        except CancelledError:
-            raise _closed() from None
-        except KlingError as error:
-            _with_job(self, error)
-            raise
-        finally:
-            if future.cancel():  # Ctrl-C, while the call was under way
-                ended.wait()
 
     def portal(self) -> BlockingPortal:
         """The way into the thread, which starts if need be.
@@ -128,6 +102,53 @@ class _Loop:
             threading.Thread(target=self.close, args=(client,), daemon=True).start()
         else:
             self.close(client)
+
+
+class _Loop:
+    """Calls coroutines of a client on the event loop of its thread.
+
+    The client and all that came from it have this object. When the last of them is gone, the client is closed: a
+    result can be saved though nobody kept the client.
+    """
+
+    def __init__(self, client: _client.Client) -> None:
+        self._client = client
+        self._thread = _Thread()
+        weakref.finalize(self, self._thread.dispose, client)
+
+    def call(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Call a coroutine function there, and wait for what it returns."""
+        portal = self.portal()
+        ended = threading.Event()
+
+        async def run() -> T:
+            try:
+                return await function()
+            finally:
+                ended.set()
+
+        try:
+            future = portal.start_task_soon(run)
+        except RuntimeError as error:
+            raise _closed() from error
+        try:
+            return future.result()
+        except CancelledError:
+            raise _closed() from None
+        except KlingError as error:
+            _with_job(self, error)
+            raise
+        finally:
+            if future.cancel():  # Ctrl-C, while the call was under way
+                ended.wait()
+
+    def portal(self) -> BlockingPortal:
+        """The way into the thread. See `_Thread.portal`."""
+        return self._thread.portal()
+
+    def close(self) -> None:
+        """Close the client. See `_Thread.close`."""
+        self._thread.close(self._client)
 
 
 class _Handle(Generic[A]):
@@ -400,12 +421,12 @@ class Client(_Handle[_client.Client]):
     ``with Client() as client`` closes it at the end of the block, as does `close`. Any number of threads may use it.
     """
 
-    __slots__ = ("__weakref__", "_finalize")
+    __slots__ = ()
 
     @_same_arguments(_client.Client.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_Loop(), _client.Client(*args, **kwargs))
-        self._finalize = weakref.finalize(self, self._loop.dispose, self._inner)
+        client = _client.Client(*args, **kwargs)
+        super().__init__(_Loop(client), client)
 
     def __enter__(self) -> Self:
         self._loop.portal()
@@ -422,7 +443,7 @@ class Client(_Handle[_client.Client]):
         Paid calls that were sent are waited for, for ``Limits.cancel_grace`` seconds at most. Other calls under way in
         other threads end with a `ConfigurationError`. Closing twice is harmless.
         """
-        self._loop.close(self._inner)
+        self._loop.close()
 
     submit = _blocking(_client.Client.submit, Job)
     run = _blocking(_client.Client.run, Result)

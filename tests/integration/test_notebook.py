@@ -72,7 +72,7 @@ def test_a_notebook_shows_jobs_and_results(sandbox: Sandbox, tmp_path: Path, mon
         for cell in notebook.cells[1:]
     )
     assert "completed" in job
-    assert "not saved" in linked
+    assert "save_to" in linked
     assert "<img" not in linked
     assert any(f'src="out/{file.name}"' in saved for file in (tmp_path / "out").iterdir())
     assert len(list((tmp_path / "out").iterdir())) == 4

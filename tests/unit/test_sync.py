@@ -180,6 +180,13 @@ def test_a_client_that_nobody_uses_any_more_ends_its_thread(sandbox: Sandbox) ->
     assert not any(thread.name == "kling_async" for thread in threading.enumerate())
 
 
+def test_what_came_from_a_client_works_though_nobody_kept_the_client(sandbox: Sandbox, tmp_path: Path) -> None:
+    """``print(Client().run(...).save("out"))`` is the shortest program. At its end the client is closed."""
+    assert all(path.is_file() for path in sync.Client(account(sandbox)).run(boat()).save(tmp_path))
+    gc.collect()
+    assert not any(thread.name == "kling_async" for thread in threading.enumerate())
+
+
 def test_a_progress_callback_that_calls_the_client_gets_a_clear_error(client: sync.Client, tmp_path: Path) -> None:
     result = client.run(boat())
 
