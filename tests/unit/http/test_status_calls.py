@@ -306,7 +306,6 @@ class TestKept:
             await read(sender)
             with pytest.raises(TransportFailed, match="no answer in time"):
                 await read(sender, timeout=0.05)
-            await server.all_closed() if carrier == "httpx" else None
         assert server.connections == 1
 
     async def test_a_time_limit_that_was_not_reached_ends_no_later_call(self, carrier: str) -> None:
