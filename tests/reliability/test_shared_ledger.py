@@ -160,12 +160,12 @@ async def test_what_others_record_between_two_waits_is_read(processes: Processes
             await anyio.wait_all_tasks_blocked()
         log = await second.events(job.ref)
         await second.append_events(job.ref, [Event(log[-1].seq + 1, Status.FAILED, NOON, 1.0, "webhook")])
-        await second.aclose()
         if waiting:
             ledger: Any = first.ledger
             with anyio.fail_after(PATIENCE):
                 while not ledger._leases.others:  # noqa: ASYNC110  # its thread has seen it
                     await anyio.sleep(0.01)
+        await second.aclose()
         with anyio.fail_after(PATIENCE):
             assert await job.wait() is Status.FAILED
         group.cancel_scope.cancel()
