@@ -21,6 +21,7 @@ import re
 import sqlite3
 import struct
 import tempfile
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _APPLICATION = 0x4B4C4E47  # "KLNG". Marks the file as ours
+_AGAIN = 0.01  # s between two tries of what SQLite does not wait for itself
 _BUSY = 30.0  # s for which a commit waits for those of other processes. They take milliseconds, on a slow disk more
 # Two letters at least: C:/jobs.db is a file. One slash is enough, because `Path` makes one of two
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -133,7 +135,7 @@ class File:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         file_version(self.path, connection)  # nothing is written into a file that is not ours
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
         version = file_version(self.path, connection)  # another process may be making it
@@ -143,6 +145,24 @@ class File:
             connection.execute(f"PRAGMA user_version = {number}")
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute("COMMIT")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a file to the write-ahead log, or find that it is switched.
+
+    Where two processes make one file, SQLite refuses one of them at once, without waiting for `_BUSY`: each might wait
+    for the other.
+    """
+    patience = time.monotonic() + _BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(_AGAIN)
+        else:
+            return
 
 
 def _identity(path: Path) -> Identity | None:
