@@ -17,7 +17,7 @@ from kling_async._media.media_types import HEAD_BYTES, media_type
 
 __all__ = ["bar", "media", "table", "title"]
 
-_HIDDEN = 'It is shown here if it is saved as it is made: <code>save_to="out"</code>.'
+_HIDDEN = 'With <code>client.run(..., save_to="out")</code> a result is saved, and shown here.'
 _LARGEST_INLINE = 5_000_000  # bytes. A notebook stores what it shows
 _TAGS = {
     "image": '<img alt="" src="{}" style="max-width:24em">',

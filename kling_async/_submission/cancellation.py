@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
+from kling_async._clock import on_asyncio
 from kling_async._http.paid_call import PaidCallTrace
 
 __all__ = ["finish_within_grace"]
@@ -37,7 +38,7 @@ async def finish_within_grace(operation: Callable[[], Awaitable[T]], trace: Paid
         grace: How many seconds to wait for the answer, at most.
     """
     submission = _Submission(operation, trace)
-    if _on_asyncio():
+    if on_asyncio():
         await _run_in_paying_task(submission, grace)
     else:
         async with anyio.create_task_group() as group:
@@ -136,10 +137,3 @@ async def _run_in_paying_task(submission: _Submission[Any], grace: float) -> Non
         if not task.done():  # an error that is no cancellation, such as the end of a generator
             task.cancel()
     task.result()
-
-
-def _on_asyncio() -> bool:
-    try:
-        return asyncio.current_task() is not None
-    except RuntimeError:
-        return False

@@ -39,8 +39,8 @@ __all__ = ["AccountSlots", "JobPoller"]
 T = TypeVar("T")
 log = logging.getLogger("kling_async")
 
-_LOOK = 1.0  # s between two looks for jobs of this client for which nobody waits
-_LEDGER_LOOK = 5.0  # s between two looks into the ledger for jobs that no process polls
+_INTERVAL = 1.0  # s between two searches for jobs of this client for which nobody waits
+_LEDGER_INTERVAL = 5.0  # s between two reads of the ledger for jobs that no process polls
 _POLLS = 8  # that are sent at once, of jobs for which nobody waits
 _TAKEN = 500
 _SHOWN = 3  # keys that are named
@@ -228,7 +228,7 @@ class AccountSlots:
                     if not self._poller.followed(tracked) and tracked not in self._hopeless:
                         subscribed[tracked] = None
                         self._poller.subscribe(tracked, self)
-                await anyio.sleep(_LOOK)
+                await anyio.sleep(_INTERVAL)
         finally:
             for tracked in subscribed:
                 self._poller.unsubscribe(tracked, self)
@@ -241,7 +241,7 @@ class AccountSlots:
                 for tracked in await adopt(_TAKEN, [each.ref for each in taken]):
                     taken[tracked] = None
                     self._poller.subscribe(tracked, self)
-                await anyio.sleep(_LEDGER_LOOK)
+                await anyio.sleep(_LEDGER_INTERVAL)
         finally:
             for tracked in taken:
                 self._poller.unsubscribe(tracked, self)

@@ -98,11 +98,12 @@ async def test_a_local_image_is_uploaded_and_the_result_saved(sandbox: Sandbox, 
 
 
 @BOTH
+@pytest.mark.sandbox(speed=60)  # each status lasts long enough to be sent, also by a slow machine
 async def test_a_job_is_followed_on_one_stream(sandbox: Sandbox, client: Client) -> None:
     job = await client.submit(REQUEST)
     await job
     check_log(job)
-    assert names(job)[-1] == "completed"
+    assert names(job)[-2:] == ["uploading", "completed"]
     assert {event.source for event in job.events[1:]} == {"stream"}
     assert requests(sandbox) == {"submit": 1, "stream": 1}
 
