@@ -86,7 +86,7 @@ class BulkExecution:
         self.progress = BulkProgress(len(self.rows), states, todo=len(todo))
 
     def stop(self) -> bool:
-        """Buy no more. Return False if that was asked before, or there is nothing to wait for."""
+        """Begin no more rows. Return False if that was asked before, or there is nothing to wait for."""
         self._count()
         if self.halted or self._outcomes is None:
             return False
@@ -94,8 +94,8 @@ class BulkExecution:
         running = [plural(self.progress.in_flight, "running job")] if self.progress.in_flight else []
         running += [plural(self.progress.saving, "download")] if self.progress.saving else []
         self.report.say(
-            f"stopping: nothing more is bought; waiting for {' and '.join(running) or 'the last job'} "
-            "(Ctrl-C again exits at once)"
+            "stopping: no further row begins; those that have begun are bought and finished: waiting for "
+            f"{' and '.join(running) or 'the last job'} (Ctrl-C again exits at once)"
         )
         self._outcomes.stop()
         return True
