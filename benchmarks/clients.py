@@ -67,7 +67,7 @@ def _httpx2(url: str) -> AbstractAsyncContextManager[Fetch]:
 async def _our_engine(url: str, http: str | None = None) -> AsyncIterator[Fetch]:
     import anyio  # noqa: PLC0415  # in the process that measures it
 
-    from kling_async._clock import loop_time  # noqa: PLC0415  # the same
+    from kling_async._event_loop.clock import loop_time  # noqa: PLC0415  # the same
     from kling_async._exchange.urls import Url  # noqa: PLC0415  # the same
     from kling_async._http.backend import HttpBackend  # noqa: PLC0415  # the same
     from kling_async._http.limits import Limits  # noqa: PLC0415  # the same

@@ -18,7 +18,9 @@ from kling_async.providers import BUILT_IN as _BUILT_IN
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "_bulk": ("BulkRun", "BulkStatistics", "Outcome"),
+    "_bulk.outcome": ("Outcome",),
+    "_bulk.progress": ("BulkStatistics",),
+    "_bulk.run": ("BulkRun",),
     "_client": ("Client", "Statistics"),
     "_errors": (
         "AllRefused",
@@ -46,7 +48,7 @@ _PUBLIC = {
         "WebhookRejected",
     ),
     "_http.limits": ("Limits",),
-    "_job": ("Job",),
+    "_job.job": ("Job",),
     "_ledger.inspection": ("LedgerContents", "inspect_ledger"),
     "_ledger.memory": ("MemoryLedger",),
     "_ledger.protocol": ("Ledger", "ReceivedAnswer", "SpendingGroup", "Submission", "SubmissionState"),

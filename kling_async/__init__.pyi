@@ -2,10 +2,14 @@
 
 from kling_async import providers as providers
 from kling_async import webhooks as webhooks
-from kling_async._bulk import (
-    BulkRun,
-    BulkStatistics,
+from kling_async._bulk.outcome import (
     Outcome,
+)
+from kling_async._bulk.progress import (
+    BulkStatistics,
+)
+from kling_async._bulk.run import (
+    BulkRun,
 )
 from kling_async._client import (
     Client,
@@ -39,7 +43,7 @@ from kling_async._errors import (
 from kling_async._http.limits import (
     Limits,
 )
-from kling_async._job import (
+from kling_async._job.job import (
     Job,
 )
 from kling_async._ledger.inspection import (

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from kling_async._bulk import BulkRun, Rows, count_of
-from kling_async._clock import Clock
-from kling_async._concurrency import LoopGuard
+from kling_async._bulk.run import BulkRun
+from kling_async._bulk.source import Rows
 from kling_async._errors import ConfigurationError, GenerationFailed, KlingError
+from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.guard import LoopGuard
 from kling_async._exchange.calls import Flow
 from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._files.object_store import destination
 from kling_async._http.backend import Http, PerLoopBackend
 from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderStatistics, ProviderTransport
-from kling_async._job import Job, OnEvent
+from kling_async._job.job import Job, OnEvent
+from kling_async._job.session import ProviderSession
 from kling_async._ledger.protocol import Ledger, Submission
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Cost, JobRef, Result
@@ -34,7 +36,6 @@ from kling_async._polling.settings import Polling
 from kling_async._routing.quotes import Quote
 from kling_async._routing.router import Prefer, Router, may_retry
 from kling_async._scheduling.schedules import Learned
-from kling_async._session import ProviderSession
 from kling_async._submission.budget import Budget, BudgetStatistics, account_of
 from kling_async._submission.early_deliveries import EarlyDeliveries
 from kling_async._submission.observer import Observer, suppressed
@@ -45,7 +46,7 @@ from kling_async._submission.running_jobs import AccountSlots
 from kling_async._submission.submitter import Submitter, require_request
 from kling_async._tracking.registry import JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
-from kling_async._validation import given, require, require_seconds
+from kling_async._validation import count_of, given, require, require_seconds
 from kling_async._webhooks.applier import WebhookApplier
 from kling_async._webhooks.receiver import WebhookReceiver
 from kling_async.providers import load_providers

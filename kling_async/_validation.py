@@ -6,10 +6,11 @@ The message names only the kind of what was given, because it may be a key in th
 from __future__ import annotations
 
 from types import UnionType
+from typing import Any
 
 from kling_async._errors import ConfigurationError
 
-__all__ = ["given", "require", "require_seconds"]
+__all__ = ["count_of", "given", "require", "require_seconds"]
 
 
 def require(argument: str, value: object, kind: type | UnionType, wanted: str) -> None:
@@ -40,6 +41,17 @@ def require_seconds(argument: str, value: object) -> None:
     raise ConfigurationError(
         f"{argument} takes seconds, a number from 0 on, or None, not {value if number else given(value)}"
     )
+
+
+def count_of(name: str, value: Any, least: int = 0) -> int:
+    """Return a number that the user gave.
+
+    Raises:
+        ConfigurationError: It is no whole number, or less than `least`.
+    """
+    if not (isinstance(value, int) and value >= least):
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+    return value
 
 
 def given(value: object) -> str:

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, KlingError
-from kling_async._job import Job
+from kling_async._job.job import Job
 from kling_async.providers._base.public_body import PublicBody
 from kling_async.providers._base.request import Request as KlingRequest
 

@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field, ValidationError
 from kling_async import __version__
 from kling_async._client import Client
 from kling_async._errors import ConfigurationError, KlingError, Remedy
-from kling_async._job import Job
+from kling_async._job.job import Job
 from kling_async._ledger.protocol import Submission
 from kling_async._models import Artifact, Result, Status
 from kling_async.providers import load_providers

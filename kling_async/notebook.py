@@ -14,8 +14,9 @@ from typing import Any, overload
 import anyio
 
 from kling_async import sync
-from kling_async._bulk import BulkRun, Outcome
-from kling_async._job import Job
+from kling_async._bulk.outcome import Outcome
+from kling_async._bulk.run import BulkRun
+from kling_async._job.job import Job
 from kling_async._models import Event
 
 __all__ = ["live"]

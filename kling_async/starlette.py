@@ -31,7 +31,7 @@ from kling_async._errors import (
     WebhookRejected,
 )
 from kling_async._exchange.redaction import HiddenText
-from kling_async._job import Job
+from kling_async._job.job import Job
 from kling_async._models import Event
 from kling_async.webhooks import MAX_BODY, Delivery
 

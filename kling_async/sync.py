@@ -34,9 +34,9 @@ from anyio import to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import ValidationError
 
-from kling_async import _bulk, _client, _job, _models
-from kling_async._concurrency import LoopGuard
+import kling_async
 from kling_async._errors import ConfigurationError, KlingError, Remedy
+from kling_async._event_loop.guard import LoopGuard
 from kling_async._ledger.protocol import Ledger
 from kling_async._models import Choice, Cost, Event, EventLog, Failure, JobRef, Status
 from kling_async.providers._base.request import Request
@@ -83,7 +83,7 @@ class _Thread:
             )
         return self._portal
 
-    def close(self, client: _client.Client) -> None:
+    def close(self, client: kling_async.Client) -> None:
         """Close the client, and end the thread. Calls under way in other threads end with an error."""
         if self._guard.forked:
             return
@@ -96,7 +96,7 @@ class _Thread:
             portal.call(client.aclose)
             portal.call(portal.stop, True)  # noqa: FBT003  # an argument of anyio: cancel what still runs
 
-    def dispose(self, client: _client.Client) -> None:
+    def dispose(self, client: kling_async.Client) -> None:
         """Close a client that nobody uses any more."""
         if threading.get_ident() == self._thread:  # the garbage collector may run on any thread
             threading.Thread(target=self.close, args=(client,), daemon=True).start()
@@ -111,7 +111,7 @@ class _Loop:
     result can be saved though nobody kept the client.
     """
 
-    def __init__(self, client: _client.Client) -> None:
+    def __init__(self, client: kling_async.Client) -> None:
         self._client = client
         self._thread = _Thread()
         weakref.finalize(self, self._thread.dispose, client)
@@ -233,17 +233,17 @@ def _plain(_: _Loop, value: T) -> T:
     return value
 
 
-def _jobs(loop: _Loop, jobs: Iterable[_job.Job]) -> list[Job]:
+def _jobs(loop: _Loop, jobs: Iterable[kling_async.Job]) -> list[Job]:
     return [Job(loop, job) for job in jobs]
 
 
-def _artifacts(loop: _Loop, artifacts: Iterable[_models.Artifact]) -> tuple[Artifact, ...]:
+def _artifacts(loop: _Loop, artifacts: Iterable[kling_async.Artifact]) -> tuple[Artifact, ...]:
     return tuple(Artifact(loop, artifact) for artifact in artifacts)
 
 
 def _with_job(loop: _Loop, error: T) -> T:
     """Return the error with a synchronous job, if it has a job."""
-    if isinstance(error, KlingError) and isinstance(job := getattr(error, "job", None), _job.Job):
+    if isinstance(error, KlingError) and isinstance(job := getattr(error, "job", None), kling_async.Job):
         error.job = Job(loop, job)  # type: ignore[attr-defined]  # of the errors that have one
     return error
 
@@ -288,7 +288,7 @@ class _Account:
         return found if callable(found) else _Account(self._loop, found)
 
 
-class Artifact(_Handle[_models.Artifact]):
+class Artifact(_Handle[kling_async.Artifact]):
     """One file that a job made. See `kling_async.Artifact`."""
 
     __slots__ = ()
@@ -301,15 +301,15 @@ class Artifact(_Handle[_models.Artifact]):
     expires = _Same[Any]()
     flagged = _Same[bool | None]()
     index = _Same[int]()
-    save = _blocking(_models.Artifact.save, _plain)
-    read = _blocking(_models.Artifact.read, _plain)
+    save = _blocking(kling_async.Artifact.save, _plain)
+    read = _blocking(kling_async.Artifact.read, _plain)
 
     def stream(self) -> Iterator[bytes]:
         """Download the file and iterate over its content. See `kling_async.Artifact.stream`."""
         return _pieces(self._loop, self._inner.stream())
 
 
-class Result(_Handle[_models.Result]):
+class Result(_Handle[kling_async.Result]):
     """Outcome of a completed job. See `kling_async.Result`."""
 
     __slots__ = ()
@@ -322,13 +322,13 @@ class Result(_Handle[_models.Result]):
     balance = _Same[Cost | None]()
     files = _Same[tuple[Any, ...]]()
     urls = _Same[list[str]]()
-    save = _blocking(_models.Result.save, _plain)
+    save = _blocking(kling_async.Result.save, _plain)
 
     def _repr_html_(self) -> str:
         return self._inner._repr_html_()
 
 
-class Job(_Handle[_job.Job]):
+class Job(_Handle[kling_async.Job]):
     """Handle to one generation: ``job.result()`` waits for its end, ``for event in job`` yields its events.
 
     See `kling_async.Job`.
@@ -345,23 +345,23 @@ class Job(_Handle[_job.Job]):
     cost = _Same[Cost | None]()
     choice = _Same[Choice | None]()
     refunded = _Same[bool]()
-    result = _blocking(_job.Job.result, Result)
-    wait = _blocking(_job.Job.wait, _plain)
-    refresh = _blocking(_job.Job.refresh, _plain)
-    cancel = _blocking(_job.Job.cancel, _plain)
+    result = _blocking(kling_async.Job.result, Result)
+    wait = _blocking(kling_async.Job.wait, _plain)
+    refresh = _blocking(kling_async.Job.refresh, _plain)
+    cancel = _blocking(kling_async.Job.cancel, _plain)
 
     def __iter__(self) -> Iterator[Event]:
         """Yield every event from the first on. It ends after the terminal one."""
         return self._pieces(aiter)
 
-    def _pieces(self, over: Callable[[_job.Job], AsyncIterator[Any]]) -> Iterator[Any]:
+    def _pieces(self, over: Callable[[kling_async.Job], AsyncIterator[Any]]) -> Iterator[Any]:
         return _pieces(self._loop, over(self._inner))
 
     def _repr_html_(self) -> str:
         return self._inner._repr_html_()
 
 
-class Outcome(_Handle[_bulk.Outcome]):
+class Outcome(_Handle[kling_async.Outcome]):
     """One row of a bulk run. See `kling_async.Outcome`."""
 
     __slots__ = ()
@@ -377,7 +377,7 @@ class Outcome(_Handle[_bulk.Outcome]):
     files = _Same[tuple[Any, ...]]()
 
 
-class BulkRun(_Handle[_bulk.BulkRun]):
+class BulkRun(_Handle[kling_async.BulkRun]):
     """A bulk run: ``with client.map(requests) as outcomes: for outcome in outcomes: ...``.
 
     See `kling_async.BulkRun`.
@@ -387,12 +387,12 @@ class BulkRun(_Handle[_bulk.BulkRun]):
 
     _block: AbstractContextManager[Any]
 
-    stop = _immediate(_bulk.BulkRun.stop, _plain)
-    statistics = _immediate(_bulk.BulkRun.statistics, _plain)
+    stop = _immediate(kling_async.BulkRun.stop, _plain)
+    statistics = _immediate(kling_async.BulkRun.statistics, _plain)
 
     def _repr_html_(self) -> str:
         try:
-            return _immediate(_bulk.BulkRun._repr_html_, _plain)(self)
+            return _immediate(kling_async.BulkRun._repr_html_, _plain)(self)
         except ConfigurationError:  # the client is closed, so the run has ended
             return self._inner._repr_html_()
 
@@ -409,13 +409,13 @@ class BulkRun(_Handle[_bulk.BulkRun]):
     def __iter__(self) -> Iterator[Outcome]:
         return self._pieces(aiter)
 
-    def _pieces(self, over: Callable[[_bulk.BulkRun], AsyncIterator[Any]]) -> Iterator[Any]:
+    def _pieces(self, over: Callable[[kling_async.BulkRun], AsyncIterator[Any]]) -> Iterator[Any]:
         """Yield the outcomes that `over` yields, and what else it yields."""
         for piece in _pieces(self._loop, over(self._inner)):
-            yield Outcome(self._loop, piece) if isinstance(piece, _bulk.Outcome) else piece
+            yield Outcome(self._loop, piece) if isinstance(piece, kling_async.Outcome) else piece
 
 
-class Client(_Handle[_client.Client]):
+class Client(_Handle[kling_async.Client]):
     """Submits generations and waits for them. See `kling_async.Client`: the arguments, methods and errors are the same.
 
     ``with Client() as client`` closes it at the end of the block, as does `close`. Any number of threads may use it.
@@ -423,9 +423,9 @@ class Client(_Handle[_client.Client]):
 
     __slots__ = ()
 
-    @_same_arguments(_client.Client.__init__)
+    @_same_arguments(kling_async.Client.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        client = _client.Client(*args, **kwargs)
+        client = kling_async.Client(*args, **kwargs)
         super().__init__(_Loop(client), client)
 
     def __enter__(self) -> Self:
@@ -445,25 +445,25 @@ class Client(_Handle[_client.Client]):
         """
         self._loop.close()
 
-    submit = _blocking(_client.Client.submit, Job)
-    run = _blocking(_client.Client.run, Result)
-    attach = _immediate(_client.Client.attach, Job)
-    resume = _blocking(_client.Client.resume, _jobs)
-    all_jobs = _blocking(_client.Client.all_jobs, _jobs)
-    unresolved = _blocking(_client.Client.unresolved, _plain)
-    resolve = _blocking(_client.Client.resolve, Job)
-    forget = _blocking(_client.Client.forget, _plain)
-    resubmit = _blocking(_client.Client.resubmit, Job)
-    estimate = _blocking(_client.Client.estimate, _plain)
-    quote = _blocking(_client.Client.quote, _plain)
-    deliver = _blocking(_client.Client.deliver, _plain)
-    follow = _blocking(_client.Client.follow, _plain)
+    submit = _blocking(kling_async.Client.submit, Job)
+    run = _blocking(kling_async.Client.run, Result)
+    attach = _immediate(kling_async.Client.attach, Job)
+    resume = _blocking(kling_async.Client.resume, _jobs)
+    all_jobs = _blocking(kling_async.Client.all_jobs, _jobs)
+    unresolved = _blocking(kling_async.Client.unresolved, _plain)
+    resolve = _blocking(kling_async.Client.resolve, Job)
+    forget = _blocking(kling_async.Client.forget, _plain)
+    resubmit = _blocking(kling_async.Client.resubmit, Job)
+    estimate = _blocking(kling_async.Client.estimate, _plain)
+    quote = _blocking(kling_async.Client.quote, _plain)
+    deliver = _blocking(kling_async.Client.deliver, _plain)
+    follow = _blocking(kling_async.Client.follow, _plain)
     ledger = _Same[Ledger | None]()
     webhooks = _Same[Webhooks | None]()
     jobs = _Same(lambda loop, jobs: tuple(_jobs(loop, jobs)))
-    statistics = _immediate(_client.Client.statistics, _plain)
+    statistics = _immediate(kling_async.Client.statistics, _plain)
 
-    @_same_arguments(_client.Client.map)
+    @_same_arguments(kling_async.Client.map)
     def map(self, requests: Any, **options: Any) -> BulkRun:
         """Generate many: ``with client.map(requests) as outcomes: for outcome in outcomes: ...``.
 
@@ -471,7 +471,7 @@ class Client(_Handle[_client.Client]):
         or use this client.
         """
 
-        async def prepare() -> _bulk.BulkRun:
+        async def prepare() -> kling_async.BulkRun:
             return self._inner.map(_rows(requests), **options)
 
         return BulkRun(self._loop, self._loop.call(prepare))

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import anyio
 
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, Status, StatusReport

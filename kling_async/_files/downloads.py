@@ -24,8 +24,8 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
-from kling_async._clock import loop_time
 from kling_async._errors import DownloadFailed, KlingError
+from kling_async._event_loop.clock import loop_time
 from kling_async._exchange.calls import Reply
 from kling_async._exchange.urls import Url
 from kling_async._files.atomic import written_atomically

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from anyio import to_thread
 
-from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError
+from kling_async._event_loop.threads import file_readers
 from kling_async._files.object_store import ObjectUrl, destination, ensure_object_writable
 from kling_async._media.local_file import LocalFile
 from kling_async.providers._base.request import Request

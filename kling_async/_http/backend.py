@@ -22,9 +22,9 @@ import anyio
 import httpcore
 from anyio import to_thread
 
-from kling_async._clock import current_loop
-from kling_async._concurrency import file_readers
 from kling_async._errors import ConfigurationError, Remedy
+from kling_async._event_loop.clock import current_loop
+from kling_async._event_loop.threads import file_readers
 from kling_async._exchange.calls import FileBody, Reply
 from kling_async._exchange.urls import Url
 from kling_async._http.codecs import H11Codec, HttptoolsCodec, write_fields, write_head

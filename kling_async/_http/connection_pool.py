@@ -46,7 +46,7 @@ from typing import Self, cast
 import anyio
 import httpcore
 
-from kling_async._clock import loop_time
+from kling_async._event_loop.clock import loop_time
 from kling_async._http.codecs import H11Codec, MakeCodec
 from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
 from kling_async._http.http1 import Body, Http1Connection, WholeAnswer

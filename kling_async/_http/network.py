@@ -18,7 +18,7 @@ import httpcore
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from kling_async._clock import on_asyncio
+from kling_async._event_loop.clock import on_asyncio
 from kling_async._http.asyncio_socket import BROKEN, AsyncioSocket
 
 __all__ = ["Network"]

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import anyio
 
-from kling_async._clock import Clock
 from kling_async._errors import KlingError
+from kling_async._event_loop.clock import Clock
 
 __all__ = ["NoFreeSlot", "SlotQueue"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from kling_async._clock import Clock
 from kling_async._errors import UnreadableReply
+from kling_async._event_loop.clock import Clock
 from kling_async._exchange.calls import Reply
 
 __all__ = ["Throttle", "retry_after"]

@@ -41,7 +41,6 @@ import anyio
 import stamina
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from kling_async._clock import Clock, loop_time, on_asyncio
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -54,6 +53,7 @@ from kling_async._errors import (
     TransportFailed,
     UnreadableReply,
 )
+from kling_async._event_loop.clock import Clock, loop_time, on_asyncio
 from kling_async._exchange.calls import Call, Effect, Flow, Reply
 from kling_async._exchange.redaction import HiddenText
 from kling_async._exchange.urls import Url

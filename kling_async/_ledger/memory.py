@@ -8,8 +8,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from kling_async._concurrency import cooperative_map
 from kling_async._errors import ConfigurationError
+from kling_async._event_loop.turns import cooperative_map
 from kling_async._ledger.protocol import SpendingGroup, Submission, SubmissionState
 from kling_async._ledger.serialization import comparable_request
 from kling_async._models import Event, JobRef

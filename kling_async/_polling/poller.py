@@ -32,8 +32,8 @@ from typing import Protocol
 import anyio
 from anyio.lowlevel import checkpoint
 
-from kling_async._clock import Clock
 from kling_async._errors import KlingError
+from kling_async._event_loop.clock import Clock
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._polling.driver import DriverElection

@@ -6,7 +6,7 @@ import math
 
 import anyio
 
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 
 __all__ = ["RateLimiter"]
 

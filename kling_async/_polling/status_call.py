@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import anyio
 
-from kling_async._clock import Clock, loop_time
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Remedy, Unauthorized
+from kling_async._event_loop.clock import Clock, loop_time
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._tracking.tracked_job import TrackedJob

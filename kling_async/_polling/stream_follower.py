@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from kling_async._clock import Clock
 from kling_async._errors import KlingError
+from kling_async._event_loop.clock import Clock
 from kling_async._http.transport import ProviderTransport
 from kling_async._polling.rate_limiter import RateLimiter
 from kling_async._polling.status_call import StatusCaller

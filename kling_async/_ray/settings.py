@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kling_async import Budget, Client, ConfigurationError, Ledger, Limits, Polling, PostgresLedger, open_ledger
-from kling_async._bulk import count_of
 from kling_async._files.object_store import ObjectUrl, destination
 from kling_async._ray import ray
+from kling_async._validation import count_of
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 

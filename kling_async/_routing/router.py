@@ -32,7 +32,6 @@ from typing import Any, Literal, TypeAlias
 import anyio
 from anyio import to_thread
 
-from kling_async._clock import Clock
 from kling_async._errors import (
     AllRefused,
     BudgetExceeded,
@@ -51,6 +50,7 @@ from kling_async._errors import (
     TransportFailed,
     Unauthorized,
 )
+from kling_async._event_loop.clock import Clock
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.serialization import fingerprint, request_from_json

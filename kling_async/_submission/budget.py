@@ -27,8 +27,8 @@ from decimal import Decimal
 
 import anyio
 
-from kling_async._concurrency import cooperative_map
 from kling_async._errors import BudgetExceeded, ConfigurationError, Remedy
+from kling_async._event_loop.turns import cooperative_map
 from kling_async._ledger.protocol import Balance, Charge, SharedLedger, SpendingGroup, Submission
 from kling_async._models import Cost, JobRef, Status
 from kling_async._submission.pricing import _ZERO, Amount, PriceInfo, Unit, _amount, _at_least, as_cost

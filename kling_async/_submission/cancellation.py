@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from kling_async._clock import on_asyncio
+from kling_async._event_loop.clock import on_asyncio
 from kling_async._http.paid_call import PaidCallTrace
 
 __all__ = ["finish_within_grace"]

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 
-from kling_async._concurrency import cooperative_map
 from kling_async._errors import ConfigurationError, KeyConflict, KlingError, LedgerFailed, Remedy
+from kling_async._event_loop.turns import cooperative_map
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import fingerprint
 from kling_async._ledger.writer import LedgerWriter

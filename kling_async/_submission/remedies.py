@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, ReceivedAnswer, Remedy, SubmissionUnknown
+from kling_async._event_loop.clock import Clock
 from kling_async._ledger.protocol import Submission, SubmissionState
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import JobRef

@@ -27,8 +27,8 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import anyio
 
-from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, RateLimited, Remedy
+from kling_async._event_loop.clock import Clock
 from kling_async._ledger.protocol import NoSlot, Slot, Submission
 from kling_async._models import JobRef
 from kling_async._tracking.registry import JobRegistry

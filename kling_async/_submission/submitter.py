@@ -36,8 +36,6 @@ from typing import Any, Protocol, TypeVar
 import anyio
 from anyio import to_thread
 
-from kling_async._clock import Clock
-from kling_async._concurrency import cooperative_map
 from kling_async._errors import (
     AnswerLost,
     ConfigurationError,
@@ -47,6 +45,8 @@ from kling_async._errors import (
     Remedy,
     TransportFailed,
 )
+from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.turns import cooperative_map
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.protocol import (

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from kling_async._models import Event, JobRef, StatusReport
 from kling_async._scheduling.durations import DurationPrior
 from kling_async._scheduling.schedules import Learned, PollTimer, Schedule

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import anyio
 
-from kling_async._clock import Clock
-from kling_async._concurrency import Crowd
+from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.turns import Crowd
 from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
 from kling_async._scheduling.schedules import PollTimer
 from kling_async._tracking.packed_events import Packed, pack, unpack

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from kling_async._client import Client
 from kling_async._errors import KlingError, Remedy
-from kling_async._job import Job
+from kling_async._job.job import Job
 from kling_async._ledger.protocol import Ledger, Submission, SubmissionState
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import Cost, JobRef, Status

@@ -20,8 +20,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, GenerationFailed, KlingError, SubmissionUnknown
+from kling_async._event_loop.clock import Clock
 from kling_async._exchange.calls import Call, Effect, Flow
 from kling_async._http.limits import Limits
 from kling_async._http.transport import ProviderTransport

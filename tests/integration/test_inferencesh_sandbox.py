@@ -17,7 +17,7 @@ from PIL import Image
 
 import kling_async
 from kling_async import Client, InferenceSh, Job, Limits, Polling, Progressive, Status, SubmissionUnknown, inferencesh
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from kling_async._http.transport import ProviderTransport
 from kling_async.providers.inferencesh.tasks import OLDER
 from kling_async.sandbox import Fault, Sandbox

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import SecretStr
 
-from kling_async._clock import Clock
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Remedy
+from kling_async._event_loop.clock import Clock
 from kling_async._exchange.calls import Call, Effect, Flow, Reply
 from kling_async._models import JobRef, StatusReport
 from kling_async._scheduling.schedules import DurationPrior, Progressive

@@ -30,7 +30,7 @@ from kling_async import (
     runblob,
     runware,
 )
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from kling_async._exchange.calls import Call, FileBody
 from kling_async._files.local import with_local_files
 from kling_async._http.paid_call import PaidCallTrace

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from kling_async import ConfigurationError, KlingError, Limits, RunBlob, TransportFailed
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from kling_async._exchange.calls import Call, Effect, Reply
 from kling_async._http.codecs import HttptoolsCodec
 from kling_async._http.paid_call import PaidCallTrace

@@ -32,8 +32,8 @@ from kling_async import (
     TransportFailed,
     runblob,
 )
-from kling_async._clock import Clock
 from kling_async._errors import AnswerLost
+from kling_async._event_loop.clock import Clock
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
 from kling_async.providers.base import Call, Effect, Reply, UnreadableReply

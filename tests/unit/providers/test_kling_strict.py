@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from kling_async import InsufficientCredits, JobRef, Kling, KlingError, Limits, RateLimited, Status, Unauthorized, kling
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from kling_async._http.transport import ProviderTransport
 from kling_async.providers._base.provider import Accepted
 from kling_async.providers._base.request import Request

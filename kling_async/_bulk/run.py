@@ -20,22 +20,10 @@ that are to be submitted wait for it, for some minutes.
 from __future__ import annotations
 
 import logging
-import operator
 import os
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-)
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -43,284 +31,49 @@ from typing import Any, Self, TypeAlias
 import anyio
 from pydantic import ValidationError
 
-from kling_async._concurrency import SparedHeap, TurnLimit
+from kling_async._bulk.outcome import Outcome, saved
+from kling_async._bulk.progress import BulkStatistics, Progress, counted_rows
+from kling_async._bulk.source import Row, Rows, RowSource
 from kling_async._errors import (
     AllRefused,
     BudgetExceeded,
     BulkStopped,
     ConfigurationError,
-    DownloadFailed,
     InsufficientCredits,
     KlingError,
     LedgerFailed,
     Remedy,
-    SubmissionUnknown,
     Unauthorized,
 )
+from kling_async._event_loop.spared_heap import SparedHeap
 from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._files.object_store import ObjectUrl, destination
-from kling_async._job import Job, final_outcome
+from kling_async._job.job import Job, final_outcome
+from kling_async._job.session import ProviderSession
 from kling_async._ledger.protocol import NOT_STORABLE
-from kling_async._models import Cost, Result
+from kling_async._models import Result
 from kling_async._polling.poller import DeadlinePassed
 from kling_async._routing.router import Prefer, Router, may_retry, require_preference
-from kling_async._session import ProviderSession
-from kling_async._submission.submitter import SubmittedJob, require_tags
+from kling_async._submission.submitter import SubmittedJob
 from kling_async._tracking.packed_request import PackedRequest, pack_request, unpack_request
 from kling_async._tracking.tracked_job import TrackedJob
-from kling_async._validation import given
+from kling_async._validation import count_of
 from kling_async.providers._base.offers import options
 from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.request import Request
 
-__all__ = ["BulkRun", "BulkStatistics", "Outcome", "Rows"]
-
-Row: TypeAlias = Request | tuple[str, Request] | tuple[str | None, Request, Mapping[str, str]]
-"""A request, or one with a key, or one with a key and tags."""
-Rows: TypeAlias = Iterable[Row] | AsyncIterable[Row]
-"""What `Client.map` takes."""
+__all__ = ["BulkRun"]
 
 log = logging.getLogger("kling_async")
 
-_AT_ONCE = 4  # rows that are begun in one turn of the event loop. A hundred would hold it up for 50 ms
 _LEDGER_PATIENCE = 300.0  # s for which a row waits for a ledger whose server is away
 _LEDGER_PAUSE = 1.0  # s between two tries
-_PAIR = 2
-_TRIPLE = 3
 _OF_ONE_ROW = frozenset({"max_cost", "max_per_job", NOT_STORABLE})
 """The codes of errors of the budget and the ledger that another row may not have."""
 _STOPPING = (Unauthorized, InsufficientCredits, BudgetExceeded, LedgerFailed)
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One row of a bulk run.
-
-    Attributes:
-        index: The row's place in the input, from 0.
-        key: Its key, if it was given one.
-        request: What was to be generated.
-        job: The job. None if the submission failed.
-        result: The result. None if there is an `error`, except one of saving.
-        error: Why there is no result, or why it could not be saved.
-        new: Whether this run paid for the job. False if it was submitted earlier, under the same key.
-        files: Where the result was saved, with ``save_to``: paths, or URLs (str) of objects.
-        tags: The job's tags. Those of the row if there is no job.
-    """
-
-    index: int
-    key: str | None
-    request: Request
-    job: Job | None = None
-    result: Result | None = None
-    error: KlingError | ValidationError | None = None
-    new: bool = False
-    files: tuple[Path | Any, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class BulkStatistics:
-    """How far a bulk run has come.
-
-    Attributes:
-        submitted: Jobs that were submitted, or found in the ledger.
-        in_flight: Rows that are being submitted, and jobs that have not ended yet.
-        done: Rows with a result.
-        failed: Rows with an error, the unknown ones not counted.
-        unknown: Rows whose submission may or may not have bought a job.
-        left: Rows that were not submitted, because submissions to their provider have stopped.
-        cost: What the jobs that this run submitted have cost, as far as their providers report it, without what was
-            refunded. One entry per unit.
-        rate: Rows ended per second, over the whole run.
-        eta: Seconds until the last row, at that rate. None if it is not known.
-        saving: Rows whose results are being saved.
-        total: Rows of the input. None if it has no length.
-    """
-
-    submitted: int
-    in_flight: int
-    done: int
-    failed: int
-    unknown: int
-    left: int
-    cost: tuple[Cost, ...]
-    rate: float
-    eta: float | None
-    saving: int = 0
-    total: int | None = None
-
-    @property
-    def ended(self) -> int:
-        """Rows that have an outcome, or will have none."""
-        return self.done + self.failed + self.unknown + self.left
-
-    def __str__(self) -> str:
-        """The same in words, such as ``37 of 100 rows: 35 done, 2 failed, 20 in flight, $1.05``."""
-        counts = {
-            "done": self.done,
-            "failed": self.failed,
-            "unknown": self.unknown,
-            "in flight": self.in_flight,
-            "being saved": self.saving,
-            "not submitted": self.left,
-        }
-        words = [f"{count} {name}" for name, count in counts.items() if count] + [str(cost) for cost in self.cost]
-        if self.eta:
-            words.append(f"about {int(self.eta) // 60}:{int(self.eta) % 60:02} left")
-        rows = _rows(self.ended, self.total)
-        return f"{rows}: {', '.join(words)}" if words else rows
-
-
-def _rows(ended: int, total: int | None) -> str:
-    """Such as ``3 of 5 rows``."""
-    noun = "row" if (ended if total is None else total) == 1 else "rows"
-    return f"{ended} {noun}" if total is None else f"{ended} of {total} {noun}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of the input."""
-
-    index: int
-    key: str | None
-    request: Request
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
 _Place: TypeAlias = tuple[int, str | None, bool, PackedRequest | None]
 """The row of a job: its index and key, whether the job is new, and the request if the job has another one."""
-
-
-_END: Any = object()
-
-
-class RowSource:
-    """Pulls rows from the input, one at a time, and numbers them.
-
-    Args:
-        rows: The input.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        # A request is iterable, too: over its fields.
-        if isinstance(rows, Request) or not isinstance(rows, Iterable | AsyncIterable):
-            raise ConfigurationError(f"Client.map(requests) takes a list of requests or the like, not {given(rows)}")
-        self._rows = rows
-        self.total: int | None = operator.length_hint(rows, -1) if hasattr(rows, "__len__") else None
-        """How many rows there are, where the input has a length."""
-        self._iterator: Iterator[Any] | AsyncIterator[Any] = iter(())
-        self._index = 0
-        self._stopped = False
-        self._lock = anyio.Lock()
-        self._pulling: anyio.CancelScope | None = None
-        self._turns = TurnLimit(_AT_ONCE)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped
-
-    def start(self) -> None:
-        """Begin with the first row."""
-        self._iterator = aiter(self._rows) if isinstance(self._rows, AsyncIterable) else iter(self._rows)
-
-    def stop(self) -> None:
-        """End the input here, also while a row is being pulled."""
-        self._stopped = True
-        if self._pulling is not None:
-            self._pulling.cancel()
-
-    async def pull(self) -> _Row | None:
-        """Return the next row. None after the last.
-
-        Raises:
-            TypeError: It is not a request or a pair of a key and a request.
-        """
-        if isinstance(self._iterator, AsyncIterator):
-            async with self._lock:
-                row = await self._pull_next(self._iterator)
-        else:
-            await self._turns.step()
-            row = _END if self._stopped else next(self._iterator, _END)
-        if row is _END:
-            return None
-        index, self._index = self._index, self._index + 1
-        key, request, tags = None, row, None
-        if isinstance(row, tuple) and len(row) == _PAIR:
-            key, request = row
-        elif isinstance(row, tuple) and len(row) == _TRIPLE:
-            key, request, tags = row
-        if not isinstance(request, Request):
-            raise TypeError(
-                f"row {index} of the input is {type(row).__name__}, not a request or a pair of a key and a request"
-            )
-        return _Row(index, key, request, require_tags(tags))
-
-    async def _pull_next(self, iterator: AsyncIterator[Any]) -> Any:
-        """The next row of an async iterator. `stop` ends the wait for it."""
-        row: Any = _END
-        if not self._stopped:
-            with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
-                row = await anext(iterator)
-        return row
-
-    async def aclose(self) -> None:
-        """Close the input, if it is an async generator."""
-        if isinstance(self._iterator, AsyncGenerator):
-            with anyio.CancelScope(shield=True):
-                await self._iterator.aclose()
-
-
-@dataclass(slots=True)
-class Progress:
-    """Counts the rows of a run."""
-
-    total: int | None = None
-    submitted: int = 0
-    in_flight: int = 0
-    saving: int = 0
-    done: int = 0
-    failed: int = 0
-    unknown: int = 0
-    left: int = 0
-    costs: dict[str, Decimal] = field(default_factory=dict)
-    started: float | None = None
-    stopped: float | None = None
-
-    @property
-    def ended(self) -> int:
-        """Rows that have an outcome."""
-        return self.done + self.failed + self.unknown
-
-    def end(self, outcome: Outcome) -> None:
-        """Count the outcome of a row."""
-        error = outcome.error
-        self.done += error is None
-        self.unknown += isinstance(error, SubmissionUnknown)
-        self.failed += error is not None and not isinstance(error, SubmissionUnknown)
-        job = outcome.job
-        if outcome.new and job is not None and not job.refunded and (cost := job.cost) is not None:
-            self.costs[cost.unit] = self.costs.get(cost.unit, Decimal(0)) + cost.amount
-
-    def statistics(self) -> BulkStatistics:
-        """How far the run has come."""
-        seconds = (self.stopped or anyio.current_time()) - self.started if self.started is not None else 0.0
-        rate = self.ended / seconds if seconds > 0 else 0.0
-        known = self.total is not None and rate > 0
-        return BulkStatistics(
-            submitted=self.submitted,
-            in_flight=self.in_flight,
-            done=self.done,
-            failed=self.failed,
-            unknown=self.unknown,
-            left=self.left,
-            cost=tuple(Cost(amount, unit) for unit, amount in sorted(self.costs.items())),  # type: ignore[arg-type]  # units come from Costs
-            rate=rate,
-            eta=((self.total or 0) - self.ended - self.left) / rate if known else None,
-            saving=self.saving,
-            total=self.total,
-        )
 
 
 class BulkRun:
@@ -430,7 +183,9 @@ class BulkRun:
 
     def __repr__(self) -> str:
         progress = self._progress
-        return f"<BulkRun {_rows(progress.ended + progress.left, progress.total)}, {progress.in_flight} in flight>"
+        return (
+            f"<BulkRun {counted_rows(progress.ended + progress.left, progress.total)}, {progress.in_flight} in flight>"
+        )
 
     def _repr_html_(self) -> str:
         """For notebooks: how far it has come. `kling_async.notebook.live` shows that while it runs."""
@@ -522,7 +277,7 @@ class BulkRun:
             self._wanting.append(turn)
             await turn.wait()
 
-    async def _submit(self, row: _Row) -> None:
+    async def _submit(self, row: Row) -> None:
         index, key, request = row.index, row.key, row.request
         if self._is_stopped(request):
             self._progress.left += 1
@@ -562,7 +317,7 @@ class BulkRun:
                 return submitted
             await anyio.sleep(_LEDGER_PAUSE)
 
-    def _follow(self, row: _Row, submitted: SubmittedJob) -> None:
+    def _follow(self, row: Row, submitted: SubmittedJob) -> None:
         """Subscribe to the job of a row."""
         index, key, request = row.index, row.key, row.request
         tracked = submitted.tracked
@@ -588,7 +343,7 @@ class BulkRun:
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = tracked.request if own is None else unpack_request(own)  # one of them is the row's
             if self._is_retried(index, job, error):
-                self._group.start_soon(self._submit_again, _Row(index, key, wanted, job.tags), job)
+                self._group.start_soon(self._submit_again, Row(index, key, wanted, job.tags), job)
                 continue
             self._job_ended(Outcome(index, key, wanted, job, result, error, new, tags=job.tags))
 
@@ -598,7 +353,7 @@ class BulkRun:
             return False
         return may_retry(error, refunded=job.refunded, cost=job.cost)
 
-    async def _submit_again(self, row: _Row, failed: Job) -> None:
+    async def _submit_again(self, row: Row, failed: Job) -> None:
         """Submit a row again, elsewhere if that is possible. It stays in flight meanwhile."""
         endpoints = self._failed.setdefault(row.index, [])
         endpoints.append(failed.ref.endpoint)
@@ -659,7 +414,7 @@ class BulkRun:
             while not self._unsaved:
                 await self._save.wait()
             outcome = self._unsaved.popleft()
-            outcome = await _saved(outcome, directory)
+            outcome = await saved(outcome, directory)
             self._progress.saving -= 1
             self._finish(outcome)
 
@@ -689,30 +444,3 @@ class BulkRun:
         """Wake one task that submits rows, for one place that has become free."""
         if self._wanting:
             self._wanting.popleft().set()
-
-
-async def _saved(outcome: Outcome, directory: Path | ObjectUrl) -> Outcome:
-    """Save the result of a row. Return its outcome with the files, or with the error."""
-    if outcome.result is None:
-        return outcome
-    try:
-        files = await outcome.result.save(directory if isinstance(directory, Path) else str(directory))
-    except KlingError as error:
-        return replace(outcome, error=error)
-    except OSError as error:
-        ref = str(outcome.result.ref)
-        failure = DownloadFailed(f"the result cannot be saved to {directory}: {error.strerror or error}", ref=ref)
-        failure.__cause__ = error
-        return replace(outcome, error=failure)
-    return replace(outcome, files=tuple(files))
-
-
-def count_of(name: str, value: Any, least: int = 0) -> int:
-    """Return a number that the user gave.
-
-    Raises:
-        ConfigurationError: It is no whole number, or less than `least`.
-    """
-    if not (isinstance(value, int) and value >= least):
-        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number, at least {least}")
-    return value

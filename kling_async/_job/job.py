@@ -13,9 +13,9 @@ import anyio
 
 from kling_async._errors import GenerationCancelled, GenerationFailed, GenerationTimeout, KlingError, Remedy
 from kling_async._files.downloads import Downloader
+from kling_async._job.session import ProviderSession
 from kling_async._models import Artifact, Choice, Cost, Event, EventLog, JobRef, Result, Status
 from kling_async._polling.poller import DeadlinePassed
-from kling_async._session import ProviderSession
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import require_seconds
 from kling_async.providers._base.request import Request

@@ -27,7 +27,8 @@ from kling_async import (
     Submission,
     SubmissionState,
 )
-from kling_async._concurrency import Crowd, SparedHeap, TurnLimit, cooperative_map
+from kling_async._event_loop.spared_heap import SparedHeap
+from kling_async._event_loop.turns import Crowd, TurnLimit, cooperative_map
 from support.fake_runblob import KEY, FakeRunBlob
 
 pytestmark = pytest.mark.anyio

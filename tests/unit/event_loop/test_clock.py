@@ -9,7 +9,7 @@ import pytest
 
 import kling_async
 from kling_async import Client, Job, Result, runblob
-from kling_async._clock import Clock
+from kling_async._event_loop.clock import Clock
 from support import virtual_time
 from support.fake_runblob import KEY, FakeRunBlob
 

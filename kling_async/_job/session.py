@@ -1,10 +1,10 @@
-"""What a client has for one provider."""
+"""What a client has for the jobs of one provider."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kling_async._concurrency import LoopGuard
+from kling_async._event_loop.guard import LoopGuard
 from kling_async._http.backend import PerLoopBackend
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.writer import LedgerWriter

@@ -1,0 +1,1 @@
+"""Bulk runs: many rows, a bounded number of jobs in flight, one outcome each."""

@@ -1,0 +1,1 @@
+"""The handle to one job, and what it needs of its provider."""
