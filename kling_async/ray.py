@@ -42,10 +42,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kling_async import Budget, ConfigurationError, Ledger, Limits, Polling
-from kling_async._cli.bulk.rows import Row, RowReader, numbered
 from kling_async._ray import pa, ray
 from kling_async._ray.settings import Settings, settings_for
 from kling_async._ray.worker import COLUMNS, Worker
+from kling_async._rows.reader import Row, RowReader, numbered
 from kling_async.providers.base import Provider
 
 if TYPE_CHECKING:

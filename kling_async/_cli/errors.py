@@ -34,8 +34,9 @@ from kling_async import (
     TransportFailed,
     Unauthorized,
 )
-from kling_async._cli.output.advice import as_commands, facts_of
 from kling_async._cli.output.formatting import printable
+from kling_async._rows.advice import in_one_sentence, message_of, steps_of
+from kling_async._rows.errors import InputError
 
 __all__ = [
     "EXITS",
@@ -110,29 +111,17 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-class CommandError(Exception):
+class CommandError(InputError):
     """The command cannot be done as it was given.
 
     Args:
         message: What is wrong, and what to do.
         code: The exit code.
-        fields: The invalid fields of the request, and why.
-        labels: How users write these fields, where not by their names.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: int = USAGE,
-        fields: Mapping[str, str] | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, message: str, *, code: int = USAGE) -> None:
         super().__init__(message)
-        self.message = message
         self.code = code
-        self.fields = fields or {}
-        self.labels = labels or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +159,7 @@ class Problem:
     @property
     def sentence(self) -> str:
         """The same on one line."""
-        return f"{self.message}. Next: {', or '.join(self.next_steps)}" if self.next_steps else self.message
+        return in_one_sentence(self.message, self.next_steps)
 
     def as_json(self) -> dict[str, Any]:
         """The problem as JSON values."""
@@ -183,9 +172,10 @@ class Problem:
 
 def explain(error: Exception) -> Problem:
     """The report of an error for the user."""
-    if isinstance(error, CommandError):
-        kind = "UsageError" if error.code == USAGE else "ConfigurationError"
-        return Problem(kind, error.message, error.code, fields=error.fields, labels=error.labels)
+    if isinstance(error, InputError):
+        code = error.code if isinstance(error, CommandError) else USAGE
+        kind = "UsageError" if code == USAGE else "ConfigurationError"
+        return Problem(kind, error.message, code, fields=error.fields, labels=error.labels)
     if isinstance(error, BulkStopped) and error.cause is not None:
         cause = explain(error.cause)
         words = f"the run stopped: {cause.message}. The same command continues once the cause is removed"
@@ -198,8 +188,8 @@ def explain(error: Exception) -> Problem:
             code = REJECTED
         facts = {name: getattr(error, name) for name in ("provider", "http_status", "code", "request_id")}
         kept = {("provider_code" if name == "code" else name): fact for name, fact in facts.items() if fact is not None}
-        steps = () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)  # reports name the command
-        return Problem(type(error).__name__, _message(error), code, error.ref, facts=kept, next_steps=steps)
+        kind, steps = type(error).__name__, steps_of(error)
+        return Problem(kind, message_of(error), code, error.ref, facts=kept, next_steps=steps)
     if code == FAULT:
         kind = type(error).__name__
         words = f"{kind}: {error}. This is an internal error of kling; {TRACEBACK}=1 in the environment shows where"
@@ -214,13 +204,6 @@ def _is_invalid(error: Exception) -> bool:
     from pydantic import ValidationError  # noqa: PLC0415  # a quarter of the time of kling --help, which needs none of it
 
     return isinstance(error, ValidationError)
-
-
-def _message(error: KlingError) -> str:
-    """The library's message, with its facts and without its advice."""
-    if isinstance(error, GenerationTimeout):
-        return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
-    return facts_of(error)
 
 
 def _by_policy(error: GenerationFailed) -> bool:

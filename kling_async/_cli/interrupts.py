@@ -82,7 +82,7 @@ async def submit_or_note(submission: Awaitable[Job], client: Client, key: str, r
 async def _doubt(client: Client, key: str) -> str | None:
     """What may have been bought, and what to do about it. If None, it is certain that nothing was bought."""
     from kling_async import KlingError  # noqa: PLC0415  # the same
-    from kling_async._cli.output.advice import as_commands  # noqa: PLC0415  # the same
+    from kling_async._rows.advice import as_commands  # noqa: PLC0415  # the same
 
     budget = client.statistics().budget
     if budget is not None:

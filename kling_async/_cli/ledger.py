@@ -13,9 +13,9 @@ import typer
 import kling_async  # what is named by it is loaded where it is used
 from kling_async import ConfigurationError, JobRef, inspect_ledger
 from kling_async._cli.errors import CommandError
-from kling_async._cli.output.advice import advise_with
 from kling_async._cli.output.reports import Report
 from kling_async._cli.places import history_file
+from kling_async._rows.advice import advise_with
 
 __all__ = ["HERE", "LedgerFile", "NoLedger", "existing", "kept", "key_of", "place_of", "usual", "work_with"]
 

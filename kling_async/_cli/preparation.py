@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
 from kling_async import PreparedImage, prepare_image
 from kling_async._cli.atomic_file import written_anew
-from kling_async._cli.errors import CommandError
 from kling_async._cli.output.formatting import counted
-from kling_async.providers.base import Endpoint
+from kling_async._rows.prepared_images import Preparer
 
-__all__ = ["MaxSide", "Prepare", "PreparedFiles", "Preparer", "prepared", "prepared_content"]
+__all__ = ["MaxSide", "Prepare", "PreparedFiles", "prepared_content"]
 
 Prepare: TypeAlias = Annotated[
     bool,
@@ -29,38 +28,6 @@ MaxSide: TypeAlias = Annotated[
     int | None,
     typer.Option("--max-side", metavar="PIXELS", min=1, help="Also scale larger local images down. Means --prepare."),
 ]
-Preparer: TypeAlias = Callable[[Path, int], Path | bytes]
-"""Makes of a local image what is given to a request. The number is the most bytes that its field takes."""
-
-
-def prepared(endpoint: Endpoint[Any], values: Mapping[str, Any], prepare: Preparer | None) -> dict[str, Any]:
-    """The fields of a request, with each local image of them prepared.
-
-    Raises:
-        CommandError: One cannot be. Its `fields` name the field.
-    """
-    found = dict(values)
-    for limits in endpoint.images if prepare is not None else ():
-        given = found.get(limits.field)
-        made = [
-            _made(limits.field, image, limits.max_bytes, prepare) if isinstance(image, Path) else image
-            for image in (given if isinstance(given, tuple) else (given,))
-        ]
-        if given is not None:
-            found[limits.field] = tuple(made) if isinstance(given, tuple) else made[0]
-    return found
-
-
-def _made(name: str, path: Path, most: int, prepare: Preparer | None) -> Path | bytes:
-    try:
-        return path if prepare is None else prepare(path, most)
-    except ImportError as error:
-        raise CommandError(f"--prepare: {error}; nothing was sent") from error
-    except OSError as error:
-        reason = f"{path} cannot be read: {error.strerror or error}"
-    except ValueError as error:
-        reason = str(error)
-    raise CommandError("an image cannot be prepared; nothing was sent", fields={name: reason.strip()})
 
 
 def prepared_content(max_side: int | None, say: Callable[[str], None]) -> Preparer:

@@ -21,7 +21,7 @@ from kling_async._cli.ledger import work_with
 from kling_async._cli.options import preference
 from kling_async._cli.output.events import FileProgress, FilesSaved, JobChanged, JobOver
 from kling_async._cli.output.reports import Report
-from kling_async._cli.request_arguments import find
+from kling_async._rows.requests import find
 from kling_async.providers.base import Provider
 
 if TYPE_CHECKING:

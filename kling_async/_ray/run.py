@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import anyio
 
 from kling_async import ConfigurationError
-from kling_async._cli.bulk.results import Record
 from kling_async._ray import ray
 from kling_async._ray.settings import Settings
 from kling_async._ray.worker import Task, Worker
+from kling_async._rows.records import Record
 
 __all__ = ["ClusterRun", "ClusterStatistics", "connect"]
 

@@ -31,11 +31,10 @@ from kling_async import (
     Request,
     Unauthorized,
 )
-from kling_async._cli.bulk.results import Record, record_of
-from kling_async._cli.bulk.rows import BadRow, Cells, Row, RowReader
-from kling_async._cli.errors import explain
 from kling_async._ledger.protocol import NOT_STORABLE
 from kling_async._ray.settings import Settings
+from kling_async._rows.reader import BadRow, Cells, Row, RowReader
+from kling_async._rows.records import Record, described, record_of
 
 __all__ = ["COLUMNS", "Task", "Worker"]
 
@@ -223,9 +222,7 @@ def _waiting(task: Task, cause: KlingError | None) -> Record:
     """A row that was not submitted. The same run, made again, submits it."""
     if cause is None:
         return task.record
-    problem = explain(cause)
-    error = {"kind": problem.kind, "message": f"not submitted: {problem.sentence}", "code": cause.code}
-    return replace(task.record, error=error)
+    return replace(task.record, error=described(cause, "not submitted: "))
 
 
 def _fields(record: Record) -> dict[str, Any]:

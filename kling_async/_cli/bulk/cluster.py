@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import kling_async
 from kling_async import BulkStopped, KlingError
-from kling_async._cli.bulk.results import Record
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.bulk.run_lock import run_lock
+from kling_async._rows.records import Record
 
 if TYPE_CHECKING:
     from kling_async._ray.settings import Settings  # the actors of Ray

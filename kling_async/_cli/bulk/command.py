@@ -26,7 +26,6 @@ from kling_async._cli.bulk.cluster import ClusterExecution
 from kling_async._cli.bulk.other_runs import Unit, adopt_results, budget_left, refuse_overlap, remaining_budget
 from kling_async._cli.bulk.plan import EndpointEstimate, OutputPaths, Task, conflicts, estimates, plan_of, resembling
 from kling_async._cli.bulk.results import Results
-from kling_async._cli.bulk.rows import Row, RowReader, Shard, read_cells
 from kling_async._cli.bulk.run import BulkExecution
 from kling_async._cli.bulk.store import RunStore, working_directory
 from kling_async._cli.errors import CommandError
@@ -38,10 +37,13 @@ from kling_async._cli.output.formatting import counted
 from kling_async._cli.output.reports import Report
 from kling_async._cli.preparation import MaxSide, Prepare, PreparedFiles
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import find_any, parse_settings
+from kling_async._cli.request_arguments import parse_settings
 from kling_async._cli.runner import destination, open_client, patience, run
 from kling_async._cli.webhook_listener import Listen, WebhookUrl, listener
 from kling_async._files.object_store import destination as place_for_results  # reads addresses as the library does
+from kling_async._rows.files import read_cells
+from kling_async._rows.reader import Row, RowReader, Shard
+from kling_async._rows.requests import find_any
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 

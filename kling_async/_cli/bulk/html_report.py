@@ -22,9 +22,10 @@ from urllib.parse import quote
 
 from kling_async import Cost
 from kling_async._cli.atomic_file import written_anew
-from kling_async._cli.bulk.results import Record, makers
+from kling_async._cli.bulk.results import makers
 from kling_async._cli.output.formatting import duration, printable
-from kling_async._cli.request_arguments import find_any, is_url
+from kling_async._rows.records import Record
+from kling_async._rows.requests import find_any, is_url
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["write_page"]

@@ -17,9 +17,9 @@ from pathlib import Path
 from kling_async import Cost, Submission, inspect_ledger
 from kling_async._cli.bulk.plan import OutputPaths, Task
 from kling_async._cli.bulk.results import Results
-from kling_async._cli.bulk.rows import Row, Shard
 from kling_async._cli.bulk.run_lock import active_run
 from kling_async._cli.errors import CommandError
+from kling_async._rows.reader import Row, Shard
 from kling_async._submission.budget import BudgetAccount  # sums the spending of other ledgers by the budget's rules
 from kling_async._submission.pricing import Unit, earlier_price  # the same
 

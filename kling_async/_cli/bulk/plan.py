@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kling_async import Client, Cost
-from kling_async._cli.bulk.results import Record, Results
-from kling_async._cli.bulk.rows import BadRow, Row, Shard
+from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.store import RunStore
-from kling_async._cli.output.formatting import as_json
+from kling_async._rows.amounts import as_json
+from kling_async._rows.reader import BadRow, Row, Shard
+from kling_async._rows.records import Record
 
 __all__ = [
     "EndpointEstimate",

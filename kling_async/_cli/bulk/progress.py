@@ -7,8 +7,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from kling_async import Cost
-from kling_async._cli.bulk.results import Record
 from kling_async._cli.output.formatting import plural
+from kling_async._rows.records import Record
 
 __all__ = ["BulkProgress"]
 

@@ -18,16 +18,17 @@ from kling_async._cli.bulk.html_report import write_page
 from kling_async._cli.bulk.other_runs import refuse_overlap
 from kling_async._cli.bulk.plan import OutputPaths, Task, record_before
 from kling_async._cli.bulk.progress import BulkProgress
-from kling_async._cli.bulk.results import Record, Results, makers, record_of
-from kling_async._cli.bulk.rows import Row, Shard
+from kling_async._cli.bulk.results import Results, makers
 from kling_async._cli.bulk.run_lock import run_lock
 from kling_async._cli.bulk.store import RunStore
 from kling_async._cli.errors import FAILED, UNKNOWN, UNREACHABLE, UNSAVED, CommandError, explain
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.output.events import JobStarted, RowDone, RunDone, RunProgressed, RunStarted
-from kling_async._cli.output.formatting import plural
+from kling_async._cli.output.formatting import error_line, plural
 from kling_async._cli.output.reports import Report
 from kling_async._cli.webhook_listener import Listener
+from kling_async._rows.reader import Row, Shard
+from kling_async._rows.records import Record, described, record_of
 
 __all__ = ["BulkExecution"]
 
@@ -205,8 +206,7 @@ class BulkExecution:
             files = [await self.file_of(path, artifact.kind, artifact.seed) for artifact, path in saved]
             self.record(replace(record, state="completed", files=tuple(files), urls=()))
         except DownloadFailed as error:
-            problem = explain(error)
-            self.record(replace(record, error={"kind": problem.kind, "message": problem.sentence, "code": error.code}))
+            self.record(replace(record, error=described(error)))
         finally:
             slots.release()
 
@@ -230,7 +230,7 @@ class BulkExecution:
         self.progress.states[record.state] += 1
         self.progress.ended += 1
         self._count()
-        if (text := record.error_line) is not None and not record.stopped_by:
+        if (text := error_line(record)) is not None and not record.stopped_by:
             self.progress.errors.append(text)
         self.report.emit(RowDone(record))
 

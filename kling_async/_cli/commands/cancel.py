@@ -12,8 +12,9 @@ from kling_async._cli.options import AsJson
 from kling_async._cli.output.events import CancellationRequested
 from kling_async._cli.output.reports import Report
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import find, job_ref
+from kling_async._cli.request_arguments import job_ref
 from kling_async._cli.runner import open_client, run
+from kling_async._rows.requests import find
 
 if TYPE_CHECKING:
     from kling_async import Client, JobRef

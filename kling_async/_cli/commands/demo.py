@@ -20,18 +20,19 @@ from pydantic import ValidationError
 
 from kling_async import Client, Cost, Job, KlingError, Polling, Progressive, Request, Result
 from kling_async._cli.bulk.html_report import write_page
-from kling_async._cli.bulk.results import Record
 from kling_async._cli.commands.sandbox import exports
 from kling_async._cli.errors import explain
 from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.events import AllJobsEnded, JobStarted
-from kling_async._cli.output.formatting import as_json, duration, plural
+from kling_async._cli.output.formatting import duration, plural
 from kling_async._cli.output.reports import Report
 from kling_async._cli.places import program
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import collect, destination, run
+from kling_async._rows.amounts import as_json
+from kling_async._rows.records import Record
+from kling_async._rows.requests import find
 from kling_async.providers.base import Endpoint, Provider
 
 if TYPE_CHECKING:

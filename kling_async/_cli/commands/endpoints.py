@@ -17,7 +17,8 @@ from kling_async import Cost
 from kling_async._cli.options import AsJson
 from kling_async._cli.output.formatting import duration, printable
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import PORTABLE, complete_endpoint, fields, find_any
+from kling_async._cli.request_arguments import complete_endpoint
+from kling_async._rows.requests import PORTABLE, fields, find_any
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Endpoint
 

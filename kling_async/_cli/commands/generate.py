@@ -23,18 +23,10 @@ from kling_async._cli.output.events import JobStarted, SellerChosen, Submitting
 from kling_async._cli.output.reports import Report
 from kling_async._cli.preparation import MaxSide, Prepare, prepared_content
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import (
-    NAMED,
-    acceptable,
-    build,
-    complete_endpoint,
-    find,
-    find_any,
-    job_ref,
-    parse_settings,
-)
+from kling_async._cli.request_arguments import build, complete_endpoint, job_ref, parse_settings
 from kling_async._cli.runner import collect, open_client, place_of, run, sandbox_speed
 from kling_async._cli.webhook_listener import Listen, Listener, WebhookUrl, listener
+from kling_async._rows.requests import NAMED, acceptable, find, find_any
 from kling_async.providers.base import Endpoint
 
 if TYPE_CHECKING:

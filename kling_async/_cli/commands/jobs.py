@@ -21,9 +21,10 @@ from kling_async import Cost, LedgerContents, Status, Submission, SubmissionStat
 from kling_async._cli.errors import CommandError
 from kling_async._cli.ledger import LedgerFile, existing
 from kling_async._cli.options import AsJson
-from kling_async._cli.output.formatting import as_json, duration, printable
+from kling_async._cli.output.formatting import duration, printable
 from kling_async._cli.output.reports import Report
 from kling_async._cli.reporting import choose_report, handle_errors
+from kling_async._rows.amounts import as_json
 from kling_async.providers import find_provider
 
 __all__ = ["GIVEN_UP", "jobs", "standing", "unsaved"]

@@ -16,9 +16,11 @@ from rich.text import Text
 import kling_async  # what is named by it is loaded where it is used
 from kling_async._cli.ledger import LedgerFile, usual
 from kling_async._cli.options import AsJson, PreferOption, options_from, preference
-from kling_async._cli.output.formatting import as_json, duration, printable
+from kling_async._cli.output.formatting import duration, printable
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import NAMED, build, find_any, parse_settings
+from kling_async._cli.request_arguments import build, parse_settings
+from kling_async._rows.amounts import as_json
+from kling_async._rows.requests import NAMED, find_any
 from kling_async.providers.base import Provider
 
 if TYPE_CHECKING:

@@ -30,13 +30,13 @@ from kling_async._cli.file_names import ensure_writable
 from kling_async._cli.interrupts import submit_or_note
 from kling_async._cli.ledger import LedgerFile, existing, usual
 from kling_async._cli.options import AsJson, Output, Timeout
-from kling_async._cli.output.advice import as_command
 from kling_async._cli.output.events import JobStarted, JobUnresolved
 from kling_async._cli.output.formatting import printable
 from kling_async._cli.output.reports import Report, take_up_command
 from kling_async._cli.reporting import choose_report, handle_errors
-from kling_async._cli.request_arguments import find
 from kling_async._cli.runner import collect, destination, open_client, run
+from kling_async._rows.advice import as_command
+from kling_async._rows.requests import find
 from kling_async.providers import ALL_PROVIDERS
 
 __all__ = ["resolve", "resume"]

@@ -13,8 +13,8 @@ from kling_async._cli.errors import Problem
 if TYPE_CHECKING:
     from kling_async._cli.bulk.plan import EndpointEstimate
     from kling_async._cli.bulk.progress import BulkProgress
-    from kling_async._cli.bulk.results import Record
-    from kling_async._cli.bulk.rows import BadRow
+    from kling_async._rows.reader import BadRow
+    from kling_async._rows.records import Record
 
 __all__ = [
     "AllJobsEnded",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from kling_async import Cost
+if TYPE_CHECKING:
+    from kling_async._rows.records import Record
 
-__all__ = ["as_json", "counted", "duration", "plural", "printable", "size"]
+__all__ = ["counted", "duration", "error_line", "plural", "printable", "size"]
 
 # C0 and C1 controls (escape sequences begin with one), line and paragraph separators, lone surrogates, and the marks
 # that turn the direction of what follows (https://trojansource.codes).
@@ -46,6 +48,8 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def as_json(cost: Cost | None) -> dict[str, str] | None:
-    """An amount as JSON values."""
-    return {"amount": str(cost.amount), "unit": cost.unit} if cost else None
+def error_line(record: Record) -> str | None:
+    """What went wrong with a row, on one line. If None, nothing did."""
+    if record.error is None or record.state == "completed":
+        return None
+    return f"line {record.line}: {printable(record.error['message'])}"

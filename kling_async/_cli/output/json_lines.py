@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from kling_async import Artifact, Event, JobRef, Status, Submission
 from kling_async._cli.errors import INTERRUPTED
-from kling_async._cli.output.advice import as_commands
 from kling_async._cli.output.events import (
     CancellationRequested,
     Estimated,
@@ -28,8 +27,9 @@ from kling_async._cli.output.events import (
     Unfinished,
     Warned,
 )
-from kling_async._cli.output.formatting import as_json
 from kling_async._cli.output.text import say
+from kling_async._rows.advice import as_commands
+from kling_async._rows.amounts import as_json
 
 if TYPE_CHECKING:
     from kling_async._cli.bulk.progress import BulkProgress

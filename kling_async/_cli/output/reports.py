@@ -14,7 +14,6 @@ from typing import Protocol, Self
 
 from kling_async import Cost, JobRef, KlingError, Status
 from kling_async._cli.errors import Problem
-from kling_async._cli.output.advice import facts_of
 from kling_async._cli.output.events import (
     Failed,
     FilesSaved,
@@ -30,6 +29,7 @@ from kling_async._cli.output.events import (
     Warned,
 )
 from kling_async._cli.output.text import hints
+from kling_async._rows.advice import facts_of
 
 __all__ = ["Renderer", "Report", "resume_command", "take_up_command"]
 

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from kling_async import Event, JobRef, Status, Submission
 from kling_async._cli.errors import Problem
-from kling_async._cli.output.advice import as_commands
 from kling_async._cli.output.events import (
     CancellationRequested,
     Estimated,
@@ -37,12 +36,13 @@ from kling_async._cli.output.events import (
     Unfinished,
     Warned,
 )
-from kling_async._cli.output.formatting import duration, plural, printable
+from kling_async._cli.output.formatting import duration, error_line, plural, printable
+from kling_async._rows.advice import as_commands
 
 if TYPE_CHECKING:
     from kling_async._cli.bulk.plan import EndpointEstimate
     from kling_async._cli.bulk.progress import BulkProgress
-    from kling_async._cli.bulk.results import Record
+    from kling_async._rows.records import Record
 
 __all__ = ["QuietRenderer", "TextRenderer", "hints", "print_product", "say"]
 
@@ -145,7 +145,7 @@ class TextRenderer:
 
     def _say_error(self, record: Record) -> None:
         """The error of a row, if it has one. If many rows have the same one, the first few are shown."""
-        line = record.error_line
+        line = error_line(record)
         if record.error is None or line is None:
             return
         if record.stopped_by is not None:  # it will be in all rows that are left

@@ -20,13 +20,14 @@ from kling_async import Cost, SqliteLedger, runblob
 from kling_async._cli.bulk.command import parse_amounts, parse_concurrency
 from kling_async._cli.bulk.plan import OutputPaths, plan_of
 from kling_async._cli.bulk.progress import BulkProgress
-from kling_async._cli.bulk.results import Record, Results, State
-from kling_async._cli.bulk.rows import Row
+from kling_async._cli.bulk.results import Results
 from kling_async._cli.bulk.run_lock import run_lock
 from kling_async._cli.errors import CommandError
 from kling_async._cli.output.events import RowDone, RunDone
 from kling_async._cli.output.text import TextRenderer
-from kling_async._cli.request_arguments import find
+from kling_async._rows.reader import Row
+from kling_async._rows.records import Record, State
+from kling_async._rows.requests import find
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Fault, Sandbox
 from support.cli_process import Answer, Run, on_terminal

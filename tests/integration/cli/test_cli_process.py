@@ -315,9 +315,10 @@ def test_what_needs_no_command_loads_none_and_no_library(argument: str) -> None:
         "print(*(name for name in sys.modules if name.startswith('kling_async.')), file=sys.stderr)"
     )
     *_, modules = answer.err.splitlines()
-    rooms = {"kling_async._cli", "kling_async._errors", "kling_async._models", "kling_async.providers"}
-    names = ("app", "options", "errors", "interrupts", "output", "output.advice", "output.formatting")
+    rooms = {"kling_async._cli", "kling_async._errors", "kling_async.providers"}
+    names = ("app", "options", "errors", "interrupts", "output", "output.formatting")
     parts = {f"kling_async._cli.{name}" for name in names}
+    parts |= {"kling_async._rows", "kling_async._rows.advice", "kling_async._rows.errors"}
     assert set(modules.split()) == rooms | parts
 
 

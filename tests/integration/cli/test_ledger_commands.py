@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from kling_async import Remedy, SqliteLedger, Status, Submission
-from kling_async._cli.output.advice import as_commands
+from kling_async._rows.advice import as_commands
 from kling_async.sandbox import Sandbox
 from kling_async.sync import Client
 from support.cli_process import PHOTO, QUICK, VIDEO, Run, finish, launch

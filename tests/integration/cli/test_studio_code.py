@@ -15,7 +15,8 @@ import pytest
 
 import kling_async
 from kling_async import Request
-from kling_async._cli.request_arguments import build, find, parse_settings
+from kling_async._cli.request_arguments import build, parse_settings
+from kling_async._rows.requests import find
 from kling_async.providers import ALL_PROVIDERS, find_provider
 from kling_async.providers.base import Endpoint
 from kling_async.sandbox import Sandbox

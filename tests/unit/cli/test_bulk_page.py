@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kling_async._cli.bulk.html_report import _row
-from kling_async._cli.bulk.results import Record
+from kling_async._rows.records import Record
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import pytest
 
 from kling_async import Cost, Progressive, Remedy, Request
 from kling_async._cli.commands.demo import programme
-from kling_async._cli.errors import CommandError
-from kling_async._cli.output.advice import advise_with, as_command, as_commands
 from kling_async._cli.output.formatting import duration, printable, size
-from kling_async._cli.request_arguments import build, find_any
+from kling_async._cli.request_arguments import build
 from kling_async._errors import Action
+from kling_async._rows.advice import advise_with, as_command, as_commands
+from kling_async._rows.errors import InputError
+from kling_async._rows.requests import find_any
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers.base import DurationPrior
@@ -78,25 +79,25 @@ def test_every_field_of_images_takes_a_local_file(endpoint: str, name: str, tmp_
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     assert getattr(build(find_any(endpoint)[1], "x", (), {name: str(path)}), name) == path
-    with pytest.raises(CommandError) as caught:
+    with pytest.raises(InputError) as caught:
         build(find_any(endpoint)[1], "x", (), {name: f"{path}.jpg"})
     assert "No such file" in caught.value.fields[name]
 
 
 def test_a_field_that_an_endpoint_lacks_is_refused_with_those_that_it_has() -> None:
-    with pytest.raises(CommandError) as caught:
+    with pytest.raises(InputError) as caught:
         build(find_any("fal/image-to-video")[1], "x", ["a.png"], {"start_image": "https://a.test/a.png"})
     assert caught.value.fields["references"] == (
         "fal/image-to-video takes no reference images; its images are --set start_image=FILE and --set end_image=FILE"
     )
     assert caught.value.labels["references"] == "--reference"
-    with pytest.raises(CommandError) as caught:
+    with pytest.raises(InputError) as caught:
         build(find_any("kling/effects")[1], "a boat", ["https://a.test/a.png"], {"scene": "heart"})
     assert "takes no prompt" in caught.value.fields["prompt"]
 
 
 def test_more_references_than_the_one_that_is_taken_are_refused() -> None:
-    with pytest.raises(CommandError, match="takes one reference image; 2 were given"):
+    with pytest.raises(InputError, match="takes one reference image; 2 were given"):
         build(COLLAGE, "x", ["a.png", "b.png"], {})
 
 

@@ -1,4 +1,4 @@
-"""The rows of a bulk file: from JSONL, CSV, Parquet or plain text to validated requests, or to what is wrong with them.
+"""Rows: from their cells to validated requests, or to what is wrong with them.
 
 The columns of a row are the fields of its request, and:
 
@@ -14,27 +14,22 @@ A line of ``results.jsonl`` is a row as well: the one that it reports on.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import json
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from pydantic import ValidationError
 
 from kling_async import Request
-from kling_async._cli.errors import CommandError
-from kling_async._cli.preparation import PreparedFiles, prepared
-from kling_async._cli.request_arguments import (
+from kling_async._rows.errors import InputError
+from kling_async._rows.prepared_images import prepared
+from kling_async._rows.requests import (
     acceptable,
     decoded,
-    field_names,
     find_any,
     image_of,
     images,
@@ -44,28 +39,15 @@ from kling_async._cli.request_arguments import (
 )
 from kling_async.providers.base import Endpoint
 
-__all__ = ["BadRow", "Cells", "Row", "RowReader", "Shard", "numbered", "read_cells"]
+__all__ = ["OWN_COLUMNS", "BadRow", "Cells", "Row", "RowReader", "Shard", "column_name", "numbered"]
 
 Cells: TypeAlias = dict[str, Any]
 
 SEPARATOR = "|"
 """What stands between the references of one CSV cell."""
 
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "txt",
-}
-_FORMAT_NAMES = "jsonl, csv, parquet or txt"
-_NAMES = ("endpoint", "key", "request")  # columns that are not fields
-_DELIMITERS = ",;\t"
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+OWN_COLUMNS = ("endpoint", "key", "request")  # columns that are not fields
 _KEY = 200  # characters
-_CELL = 2**31 - 1  # bytes of one CSV cell: data URIs are large
 _DIGEST = 16  # hexadecimal digits
 
 
@@ -134,131 +116,16 @@ class Shard:
         """The shard that ``3/16`` names.
 
         Raises:
-            CommandError: The text does not name a shard.
+            InputError: The text does not name a shard.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise CommandError(f"--shard {text!r:.40}: write it like 3/16, the third of sixteen parts")
+            raise InputError(f"--shard {text!r:.40}: write it like 3/16, the third of sixteen parts")
         return cls(int(number), int(of))
 
     def has(self, key: str) -> bool:
         """Whether the row with that key belongs to it."""
         return int(_digest(key), 16) % self.of == self.number - 1
-
-
-def read_cells(source: Path | None, form: str | None = None) -> Iterator[tuple[int, Cells | BadRow]]:
-    """The cells of each row with its line, or what is wrong with the line.
-
-    Args:
-        source: The file. If None, standard input.
-        form: ``jsonl``, ``csv``, ``parquet`` or ``txt``. Defaults to the format of the file's name, and to JSONL for
-            standard input.
-
-    Raises:
-        CommandError: The format is not known, or the file does not have it.
-        OSError: The file cannot be read.
-    """
-    if form not in {None, *_FORMATS.values()}:
-        raise CommandError(f"--format {form!r:.40}: it must be {_FORMAT_NAMES}")
-    if source is not None and source.is_dir():
-        raise CommandError(f"{source} is a directory; name the file of prompts")
-    if source is not None and not source.exists():
-        raise CommandError(f"{source}: there is no such file; name the file of prompts, or - for standard input")
-    guessed = source is None and form is None
-    form = form or ("jsonl" if source is None else _FORMATS.get(source.suffix.lower()))
-    if form is None:
-        raise CommandError(f"{source}: its name does not show the format; add --format {_FORMAT_NAMES}")
-    if form == "parquet":
-        return _parquet(source)
-    data = sys.stdin.buffer.read() if source is None else source.read_bytes()
-    if guessed and data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] not in {b"", b"{"}:
-        raise CommandError("standard input is not JSON lines; add --format txt (one prompt a line) or --format csv")
-    if data.startswith(_UTF_16):
-        raise CommandError(f"{source or 'standard input'} is UTF-16 text; save it as UTF-8 (Excel: CSV UTF-8)")
-    return {"jsonl": _jsonl, "csv": _csv, "txt": _txt}[form](data)
-
-
-def _jsonl(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
-    for line, text in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text.decode())  # json.loads(bytes) would guess UTF-16 for bytes that are not UTF-8
-        except UnicodeDecodeError:
-            yield line, BadRow(line, "the line", "it is not UTF-8 text")
-        except (ValueError, RecursionError) as error:
-            yield line, BadRow(line, "the line", f"it is not JSON: {error}")
-        else:
-            good = isinstance(value, dict)
-            yield line, value if good else BadRow(line, "the line", 'it must be a JSON object, such as {"prompt": "a"}')
-
-
-def _txt(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
-    """One prompt a line. Empty lines are skipped."""
-    for line, text in enumerate(_decoded_text(data).splitlines(), 1):
-        if text.strip():
-            yield line, {"prompt": text.strip()}
-
-
-def _csv(data: bytes) -> Iterator[tuple[int, Cells | BadRow]]:
-    text = _decoded_text(data)
-    csv.field_size_limit(_CELL)
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
-        names = [name.strip() for name in reader.fieldnames or []]
-    except csv.Error as error:
-        raise CommandError(f"line 1: the header is not CSV: {error}") from error
-    reader.fieldnames = names
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled or not all(names):
-        problem = f"names {doubled[0]!r:.60} twice" if doubled and doubled[0] else "has a column without a name"
-        raise CommandError(f"line 1: the header of the CSV file {problem}; every column needs a name of its own")
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise CommandError(f"line {line}: it is not CSV: {error}") from error
-        if None in cells:
-            yield line, BadRow(line, "the line", f"it has more cells than the header ({len(names)})")
-        else:
-            yield line, {name: cell for name, cell in cells.items() if cell}
-
-
-def _decoded_text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise CommandError(f"line {line}: the file is not UTF-8 text; save it as UTF-8") from error
-
-
-def _delimiter(text: str) -> str:
-    """The character between the cells: the one with which the header has the most columns that we know."""
-    header = text.lstrip("\r\n").partition("\n")[0]
-    known = {*_NAMES, "reference", "references", *(name for names in field_names().values() for name in names)}
-
-    def columns(delimiter: str) -> int:
-        return sum(_column(name.strip(' "\r')) in known for name in header.split(delimiter))
-
-    return max(_DELIMITERS, key=columns)
-
-
-def _parquet(source: Path | None) -> Iterator[tuple[int, Cells | BadRow]]:
-    if source is None:
-        raise CommandError("Parquet cannot be read from standard input; name the file")
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  # an optional extra
-    except ModuleNotFoundError as error:
-        raise CommandError("Parquet files need pyarrow: pip install 'kling-async[parquet]'") from error
-    try:
-        table = parquet.ParquetFile(source)
-        rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
-        yield from enumerate(rows, 1)
-    except ArrowException as error:
-        raise CommandError(f"{source} is not a Parquet file: {error}") from error
 
 
 def numbered(digest: str, count: int) -> str:
@@ -272,6 +139,15 @@ class _Bad(Exception):
     def __init__(self, field: str, reason: str, others: Mapping[str, str] | None = None) -> None:
         super().__init__(field, reason)
         self.reasons = {field: reason, **(others or {})}
+
+
+class FilePreparer(Protocol):
+    """Makes of a local image the file that is given to the request, and remembers of which image it was made."""
+
+    @property
+    def originals(self) -> Mapping[str, str]: ...
+
+    def __call__(self, path: Path, most: int) -> Path: ...
 
 
 @dataclass(slots=True)
@@ -290,7 +166,7 @@ class RowReader:
     endpoint: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     ignore_columns: bool = False
-    prepare: PreparedFiles | None = None
+    prepare: FilePreparer | None = None
     _lines: dict[str, int] = field(default_factory=dict)  # by key
     _seen: dict[str, int] = field(default_factory=dict)  # how many rows without a key, by digest
 
@@ -305,7 +181,7 @@ class RowReader:
         """All valid rows (of a shard), and everything that is wrong (in the whole file).
 
         Args:
-            lines: What `read_cells` gives.
+            lines: What `files.read_cells` gives.
             shard: Which part of the rows. If None, all of them.
         """
         rows: list[Row] = []
@@ -363,9 +239,9 @@ class RowReader:
             raise _Bad("endpoint", "it is missing; add the column, or --endpoint, such as runblob/o3-video")
         try:
             _, endpoint = find_any(name)
-        except CommandError as error:
+        except InputError as error:
             raise _Bad("endpoint", error.message) from error
-        own = {name: cell for name, cell in given.items() if name not in _NAMES}
+        own = {name: cell for name, cell in given.items() if name not in OWN_COLUMNS}
         columns: Cells = {}
         if self.ignore_columns:
             known = {*endpoint.request.model_fields, "reference", "references"}
@@ -379,7 +255,7 @@ class RowReader:
                 defaults = {name: text for name, text in self.settings.items() if name in endpoint.request.model_fields}
                 request = _ours(endpoint, {**defaults, **own}, folder, self.prepare)
             require_offered(request)
-        except CommandError as error:
+        except InputError as error:
             if isinstance(error.__cause__, ImportError):
                 raise
             field, reason = next(iter(error.fields.items()), ("references", error.message))
@@ -422,14 +298,14 @@ def _normalized(cells: Cells) -> Cells:
     for name, cell in cells.items():
         if cell is None:
             continue
-        column = _column(name)
+        column = column_name(name)
         if column in given:
             raise _Bad(column, "two columns have this name")
         given[column] = re.sub(r"\r\n?", "\n", cell) if isinstance(cell, str) else cell
     return given
 
 
-def _column(name: str) -> str:
+def column_name(name: str) -> str:
     """A column's name as fields are written: ``Aspect Ratio`` is ``aspect_ratio``."""
     return re.sub(r"[\s-]+", "_", str(name).strip().casefold())
 
@@ -458,7 +334,7 @@ def _native(value: Any) -> Mapping[str, Any]:
     return found
 
 
-def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path, prepare: PreparedFiles | None) -> Request:
+def _ours(endpoint: Endpoint[Any], own: Cells, folder: Path, prepare: FilePreparer | None) -> Request:
     """The request that the cells describe. Text becomes a number or a list where the field needs one."""
     values = {name: cell for name, cell in own.items() if name not in {"reference", "references"}}
     require_words(values)

@@ -1,16 +1,16 @@
-"""Advice: the library's `Remedy` values as commands of ``kling``."""
+"""An error in words: what happened, and the library's `Remedy` values as commands of ``kling``."""
 
 from __future__ import annotations
 
 import copy
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
-from kling_async import KlingError, Remedy
+from kling_async import GenerationTimeout, KlingError, Remedy
 
-__all__ = ["advise_with", "as_command", "as_commands", "facts_of"]
+__all__ = ["advise_with", "as_command", "as_commands", "facts_of", "in_one_sentence", "message_of", "steps_of"]
 
 _ledger_option: ContextVar[str] = ContextVar("ledger_option", default="")
 
@@ -74,3 +74,20 @@ def facts_of(error: KlingError) -> str:
     bare = copy.copy(error)
     bare.remedies = ()
     return str(bare)
+
+
+def message_of(error: KlingError) -> str:
+    """What happened, with the facts and without the advice. A timeout is told as it is: nothing is lost."""
+    if isinstance(error, GenerationTimeout):
+        return f"timed out: the job is still {error.job.status}; it was not cancelled and may yet finish"
+    return facts_of(error)
+
+
+def steps_of(error: KlingError) -> Sequence[str]:
+    """What can be done about it. Of a timeout the reports name the command."""
+    return () if isinstance(error, GenerationTimeout) else as_commands(error.remedies)
+
+
+def in_one_sentence(message: str, steps: Sequence[str]) -> str:
+    """What happened and what can be done about it, on one line."""
+    return f"{message}. Next: {', or '.join(steps)}" if steps else message

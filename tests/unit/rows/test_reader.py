@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kling_async._cli.bulk.rows import BadRow, Row, RowReader, Shard, read_cells
-from kling_async._cli.errors import CommandError
+from kling_async._rows.errors import InputError
+from kling_async._rows.files import read_cells
+from kling_async._rows.reader import BadRow, Row, RowReader, Shard
 from kling_async.providers.inferencesh import ImageO1
 from kling_async.providers.runblob import O3Photo, O3Video
 
@@ -80,14 +81,14 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     assert bad == []
     assert [(row.key, row.request) for row in found] == [("x", O3Video("a boat", duration=10)), ("y", O3Video("a fox"))]
     write(tmp_path / "false.parquet", "no Parquet at all")
-    with pytest.raises(CommandError, match="not a Parquet file"):
+    with pytest.raises(InputError, match="not a Parquet file"):
         read(tmp_path / "false.parquet")
 
 
 def test_parquet_without_its_extra_is_missed_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     write(tmp_path / "rows.parquet", "PAR1")
-    with pytest.raises(CommandError, match=r"pip install 'kling-async\[parquet\]'"):
+    with pytest.raises(InputError, match=r"pip install 'kling-async\[parquet\]'"):
         read(tmp_path / "rows.parquet")
 
 
@@ -139,7 +140,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
     assert complaints(tmp_path / "rows.jsonl") == ["line 2: the line: it is not UTF-8 text"]
     (tmp_path / "rows.csv").write_bytes(b"prompt\na\n\xff\n")
-    with pytest.raises(CommandError, match="line 3: the file is not UTF-8"):
+    with pytest.raises(InputError, match="line 3: the file is not UTF-8"):
         read(tmp_path / "rows.csv")
 
 
@@ -154,7 +155,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
 )
 def test_a_csv_file_that_is_none_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "rows.csv").write_text(text)
-    with pytest.raises(CommandError, match=reason):
+    with pytest.raises(InputError, match=reason):
         read(tmp_path / "rows.csv")
 
 
@@ -164,7 +165,7 @@ def test_a_csv_row_with_too_many_cells_is_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_asks_for_the_format(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="--format"):
+    with pytest.raises(InputError, match="--format"):
         read(write(tmp_path / "rows.dat", {"prompt": "a"}))
 
 
@@ -195,7 +196,7 @@ def test_shards_are_disjoint_and_complete_whatever_the_order(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "1/0", "-1/4", ""])
 def test_a_shard_is_a_part_of_a_whole(text: str) -> None:
-    with pytest.raises(CommandError, match="3/16"):
+    with pytest.raises(InputError, match="3/16"):
         Shard.parse(text)
 
 
@@ -225,7 +226,7 @@ def test_the_delimiter_of_a_csv_file_is_detected(tmp_path: Path, delimiter: str)
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.txt"])
 def test_a_utf_16_file_is_named_as_such(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes("prompt\na\n".encode("utf-16"))
-    with pytest.raises(CommandError, match="is UTF-16 text; save it as UTF-8"):
+    with pytest.raises(InputError, match="is UTF-16 text; save it as UTF-8"):
         read(tmp_path / name)
 
 
@@ -246,7 +247,7 @@ def test_columns_that_are_not_fields_can_be_ignored_and_are_kept(tmp_path: Path)
 
 def test_a_header_that_is_not_csv_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('"prompt"x,key\na,b\n')
-    with pytest.raises(CommandError, match="the header is not CSV"):
+    with pytest.raises(InputError, match="the header is not CSV"):
         read(tmp_path / "rows.csv")
 
 
@@ -293,7 +294,7 @@ def test_a_line_of_results_that_lacks_an_image_is_refused(tmp_path: Path, reques
 @pytest.mark.parametrize("text", ["a boat\na fox\n", "prompt,key\na,b\n", "[1]"])
 def test_standard_input_is_not_guessed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    with pytest.raises(CommandError, match="add --format txt"):
+    with pytest.raises(InputError, match="add --format txt"):
         read_cells(None)
 
 
