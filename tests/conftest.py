@@ -3,12 +3,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# What tests, their programs and their processes load is compiled once, and not by each of them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# ruff: noqa: E402  # what is loaded before would not be kept
 from hypothesis import HealthCheck, settings
 
 from kling_async import Client, Polling, RunBlob
@@ -23,9 +30,6 @@ from support.s3 import Bucket, bucket_of, serving
 # A busy machine makes an example slow, and nothing else.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
-
-# Programs that tests start are compiled once, and not at each start.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import json
 import pickle
@@ -87,7 +88,7 @@ class ProviderContract:
     @classmethod
     def recorded(cls) -> list[Sample]:
         """The samples."""
-        return load_samples(cls.samples, cls.provider)
+        return list(_loaded(cls.samples, cls.provider))
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """One test for each sample, flow, endpoint and so on."""
@@ -454,6 +455,12 @@ class ProviderContract:
         with anyio.fail_after(_PATIENCE):
             async with Client(provider, polling=polling) as client:
                 return await client.run(request)
+
+
+@functools.cache
+def _loaded(folder: Path, provider: type[Provider]) -> tuple[Sample, ...]:
+    """The samples in a folder, read once for all tests."""
+    return tuple(load_samples(folder, provider))
 
 
 def _check_paid_calls(flow: Sample, calls: Sequence[Call]) -> None:

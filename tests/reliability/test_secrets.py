@@ -66,11 +66,10 @@ def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 def poisoned(value: Any, place: Sequence[Any], text: str) -> Any:
     """The same JSON with another text at a place."""
-    changed = copy.deepcopy(value)
-    inner = changed
-    for name in place[:-1]:
-        inner = inner[name]
-    inner[place[-1]] = text
+    if not place:
+        return text
+    changed = copy.copy(value)
+    changed[place[0]] = poisoned(value[place[0]], place[1:], text)
     return changed
 
 
@@ -128,13 +127,13 @@ def words(value: Any) -> str:
 @pytest.mark.parametrize("sample", DISTINCT, ids=lambda sample: sample.name)
 def test_no_field_of_any_answer_brings_a_secret_to_light(sample: Sample) -> None:
     """Every text of every recorded answer, in turn, is what must not be seen."""
-    leaks = [
+    shown = (
         (echo, words(made))
         for echo in ECHOES.values()
         for variant in variants(sample, echo)
         for made in outcomes(variant)
-        if TOKEN in words(made) or KEY in words(made)
-    ]
+    )
+    leaks = [(echo, text) for echo, text in shown if TOKEN in text or KEY in text]
     assert leaks == []
 
 

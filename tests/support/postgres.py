@@ -1,7 +1,7 @@
 """A real PostgreSQL server for the tests: Debian's where it is there, otherwise that of a package of ``[dev]``.
 
-One server serves all processes of a test run. Whoever needs it first starts it, and the last one stops it: each holds a
-shared lock, which ends with the process that holds it, however it ends.
+One server serves all processes of a test run. Whoever needs it first starts it. Each holds a shared lock, which ends
+with the process that holds it, however it ends. A guard waits for the end of all of them, and then stops the server.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -27,6 +29,21 @@ __all__ = ["Server", "find_programs", "serving", "shared_server"]
 
 PATIENCE = 120  # s
 PASSWORD = "pass/word:of@the?server"
+_GUARD = """
+import fcntl, json, os, shutil, subprocess, sys
+users, address, home, stop, as_nobody = json.loads(sys.argv[1])
+with open(users) as file:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    fcntl.flock(file, fcntl.LOCK_EX)
+    if address and os.path.exists(address):
+        os.unlink(address)
+    quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(stop, **quiet, **as_nobody)
+    shutil.rmtree(home, ignore_errors=True)
+"""
+"""Stops a server, and removes its files, when nobody holds the lock any more. Also when its users are killed."""
 
 
 def find_programs() -> Path | None:
@@ -83,11 +100,11 @@ class Server:
         with (self.home / "data" / "pg_hba.conf").open("a") as rules:
             rules.write("local replication all scram-sha-256\n")
         self._control("reload")
-        with _home() as home:
+        with _new() as replica:
             copied = subprocess.run(
                 [
                     self.programs / "pg_basebackup",
-                    *("-h", self.home, "-U", "postgres", "-D", home / "data", "-R", "--checkpoint=fast"),
+                    *("-h", self.home, "-U", "postgres", "-D", replica.home / "data", "-R", "--checkpoint=fast"),
                 ],
                 env={**os.environ, "PGPASSWORD": PASSWORD},
                 capture_output=True,
@@ -95,14 +112,10 @@ class Server:
                 **_as_nobody(),
             )
             assert copied.returncode == 0, copied.stderr.decode()
-            with (home / "data" / "postgresql.conf").open("a") as settings:
-                settings.write(f"unix_socket_directories = '{home}'\n")
-            replica = Server(home, self.programs)
+            with (replica.home / "data" / "postgresql.conf").open("a") as settings:
+                settings.write(f"unix_socket_directories = '{replica.home}'\n")
             replica.start()
-            try:
-                yield replica
-            finally:
-                replica.stop()
+            yield replica
 
     def _control(self, *words: str | Path) -> None:
         command = [self.programs / "pg_ctl", "-D", self.home / "data", "-w", "-t", str(PATIENCE), *words]
@@ -113,49 +126,60 @@ class Server:
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
     """A server of its own, for a test that stops it."""
-    with _home() as home:
-        server = _make(home)
+    with _new() as server:
+        _initialize(server)
         server.start()
-        try:
-            yield server
-        finally:
-            with contextlib.suppress(AssertionError):  # the test has stopped it
-                server.stop()
+        yield server
 
 
 @contextlib.contextmanager
 def shared_server(meeting_point: Path) -> Iterator[Server]:
     """The server of all processes of a test run that give the same folder."""
-    with (meeting_point / "postgres.users").open("a") as users, (meeting_point / "postgres.lock").open("a") as lock:
-        address = meeting_point / "postgres.address"
-        with _locked(lock):
-            fcntl.flock(users, fcntl.LOCK_SH)
-            if address.exists():
-                home, programs = map(Path, address.read_text().split("\n"))
-                server = Server(home, programs)
-            else:
-                server = _make(_home_of_many())
-                server.start()
-                address.write_text(f"{server.home}\n{server.programs}")
-        try:
-            yield server
-        finally:
-            with _locked(lock):
-                fcntl.flock(users, fcntl.LOCK_UN)
-                try:
-                    fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass  # others use it
-                else:
-                    address.unlink()
-                    server.stop()
-                    shutil.rmtree(server.home, ignore_errors=True)
+    users, address = meeting_point / "postgres.users", meeting_point / "postgres.address"
+    with _locked(meeting_point / "postgres.lock", fcntl.LOCK_EX):
+        using = contextlib.ExitStack()
+        using.enter_context(_locked(users, fcntl.LOCK_SH))
+        if address.exists():
+            server = Server(*map(Path, address.read_text().split("\n")))
+        else:
+            server = _server()
+            _guard(server, users, address)
+            _initialize(server)
+            server.start()
+            address.write_text(f"{server.home}\n{server.programs}")
+    with using:
+        yield server
 
 
-def _make(home: Path) -> Server:
+@contextlib.contextmanager
+def _new() -> Iterator[Server]:
+    """A server whose files are still to be made, for this process alone."""
+    server = _server()
+    with _locked(server.home / "user", fcntl.LOCK_SH):
+        _guard(server, server.home / "user")
+        yield server
+
+
+def _guard(server: Server, users: Path, address: Path | None = None) -> None:
+    """Have the server stopped, and all of these files removed, when nobody holds the lock of its users."""
+    stop = [server.programs / "pg_ctl", "-D", server.home / "data", "-w", "-m", "immediate", "stop"]
+    given = [str(users), address and str(address), str(server.home), [str(word) for word in stop], _as_nobody()]
+    subprocess.run([sys.executable, "-I", "-S", "-c", _GUARD, json.dumps(given)], check=True)
+
+
+def _server() -> Server:
     programs = find_programs()
     assert programs is not None
-    server = Server(home, _reachable(programs, home))
+    # PostgreSQL refuses to run as root, and its socket needs a short name.
+    home = Path(tempfile.mkdtemp(prefix="kling-postgres-", dir="/tmp"))
+    if _as_nobody():
+        shutil.chown(home, "nobody")
+        home.chmod(0o755)
+    return Server(home, _reachable(programs, home))
+
+
+def _initialize(server: Server) -> None:
+    home = server.home
     secret = home / "password"
     secret.write_text(PASSWORD)
     secret.chmod(0o644)
@@ -179,25 +203,6 @@ def _make(home: Path) -> Server:
     }
     with (home / "data" / "postgresql.conf").open("a") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-    return server
-
-
-@contextlib.contextmanager
-def _home() -> Iterator[Path]:
-    home = _home_of_many()
-    try:
-        yield home
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _home_of_many() -> Path:
-    """A folder that the server may write to. PostgreSQL refuses to run as root, and its socket needs a short name."""
-    home = Path(tempfile.mkdtemp(prefix="kling-postgres-", dir="/tmp"))
-    if _as_nobody():
-        shutil.chown(home, "nobody")
-        home.chmod(0o755)
-    return home
 
 
 def _as_nobody() -> dict[str, Any]:
@@ -219,9 +224,7 @@ def _reachable(programs: Path, home: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(file: Any) -> Iterator[None]:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    try:
+def _locked(path: Path, how: int) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, how)
         yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
