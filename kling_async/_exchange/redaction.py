@@ -19,7 +19,8 @@ _MARGIN = 512  # characters beyond a cut in which a key or an address may end th
 
 _CALLBACKS = frozenset({"callback", "callback_url", "callbackurl", "webhook", "webhook_url", "webhookurl"})
 _SLASH = r"(?:\\{0,8}+/|%(?:25){0,8}+2f|\\{1,8}+u002f)"  # as it is, in JSON, in a URL's query
-_TAIL = r"[a-z0-9_-]{43}(?![a-z0-9_-])"
+_TOKEN_LENGTH = 43
+_TAIL = rf"[a-z0-9_-]{{{_TOKEN_LENGTH}}}(?![a-z0-9_-])"
 _CALLBACK = re.compile(rf"[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}{_SLASH}{_TAIL}", re.IGNORECASE)
 """The end of an address that `Webhooks` makes: the attempt's id and the token."""
 _CALLBACK_START = re.compile(rf"https?(?::|%(?:25){{0,8}}+3a){_SLASH}{_SLASH}", re.IGNORECASE)
@@ -88,6 +89,8 @@ def redact_urls(text: str) -> str:
 
     A text that is an address and nothing else is left alone (a result's, say), unless it is a callback of ours.
     """
+    if len(text) < _TOKEN_LENGTH and "://" not in text:
+        return text
     if _ADDRESS.fullmatch(text):
         ours = _CALLBACK.search(text)
         return _CALLBACK_SHOWN if ours is not None and ours.end() == len(text) else text

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from kling_async._ledger.charges import Balances, Claim
 from kling_async._ledger.group_commit import Database, Kind, LedgerThread
-from kling_async._ledger.leases import Leases, lease_seconds
+from kling_async._ledger.leases import Leases, Recorded, lease_seconds
 from kling_async._ledger.protocol import (
     Balance,
     Charge,
@@ -96,9 +96,10 @@ class DatabaseLedger(ABC):
         self._leases.sending.discard(attempt_id)
         self._thread.post(self._statements.leave_queue, attempt_id, f"queue {attempt_id}")
 
-    async def record_outcome(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> bool | None:
         """See `Ledger.record_outcome`."""
-        await self._perform(self._statements.record_outcome, submission, submission.attempt_id)
+        recorded: Recorded = await self._perform(self._statements.record_outcome, submission, submission.attempt_id)
+        return recorded.begun
 
     async def release(self, key: str, attempt_id: str, reason: str) -> None:
         """See `Ledger.release`."""

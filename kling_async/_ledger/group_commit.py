@@ -10,9 +10,9 @@ commit costs one ``fsync``, however many writes it holds, so the busier the ledg
 operation is answered after the commit that made it durable. A transaction that fails is rolled back and tried again
 operation by operation, so that one that cannot be written does not take the others with it.
 
-A transaction costs as much as ten writes. So the thread waits, for 20 ms at most, until as many operations have come as
-it has just done. A task that writes alone is not held up, nor are many that write again at once. In a bulk run, whose
-tasks do something else between two writes, the transactions are fewer and larger, and take half of the CPU.
+A transaction costs as much as ten writes. So the thread waits until as many operations have come as it has just done,
+for 5 ms for each of them and 40 ms at most. A task that writes alone is not held up, nor are many that write again at
+once. In a bulk run, whose tasks do something else between two writes, the transactions are fewer and larger.
 
 *Few steps.* All operations of one kind in a group are done at once. The waiting tasks are woken a few at a time, so
 that the event loop can run others in between.
@@ -57,7 +57,9 @@ __all__ = ["NOT_YET", "Database", "Kind", "LedgerThread", "News", "Operation", "
 log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
-_GATHER = (0.0005, 0.0015, 0.004, 0.007, 0.007)  # s for which an operation waits for as many as were committed before
+_PATIENCE = 0.005  # s for which an operation waits for each of those that are expected with it
+_LONGEST_WAIT = 0.04  # s for all of them
+_FIRST_LOOK = 0.0005  # s until the thread looks for the first time whether they have come
 _PAUSE = 1.0  # s after a failure before the thread tries again what nobody asks for
 _LONGEST_PAUSE = 30.0  # s between two tries to write what is kept
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
@@ -414,10 +416,10 @@ class LedgerThread:
         try:
             first = self._queue.get(timeout=patience)
             group += [first] if first is not None else []
-            for pause in _GATHER:
-                if len(group) + self._queue.qsize() >= self._expected or self.closed:
-                    break
-                time.sleep(pause)
+            pause, left = _FIRST_LOOK, min(_PATIENCE * self._expected, _LONGEST_WAIT)
+            while len(group) + self._queue.qsize() < self._expected and left > 0 and not self.closed:
+                time.sleep(min(pause, left))
+                pause, left = 3 * pause, left - pause
             while len(group) < _GROUP:
                 following = self._queue.get_nowait()
                 group += [following] if following is not None else []

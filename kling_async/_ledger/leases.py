@@ -26,11 +26,12 @@ import threading
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kling_async._errors import ConfigurationError
 from kling_async._validation import require
 
-__all__ = ["DEFAULT_LEASE", "LONGEST_ROW", "LOOK", "Leases", "lease_seconds", "now_with_sleep"]
+__all__ = ["DEFAULT_LEASE", "LONGEST_ROW", "LOOK", "Leases", "Recorded", "lease_seconds", "now_with_sleep"]
 
 DEFAULT_LEASE = 30.0  # s
 LONGEST_ROW = 600.0
@@ -66,6 +67,18 @@ def now_with_sleep() -> float:
     """Seconds on a clock that nobody sets, and that goes on while the computer sleeps, where there is one."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.clock_gettime(boot) if boot is not None else time.monotonic()
+
+
+class Recorded(NamedTuple):
+    """What came of recording an outcome.
+
+    Attributes:
+        leased: The job whose lease is ours by that: the one who submits a job usually waits for it. None if it is not.
+        begun: Whether the job's log begins with the event that came with the outcome.
+    """
+
+    leased: str | None
+    begun: bool
 
 
 @dataclass(slots=True)

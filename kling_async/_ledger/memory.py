@@ -45,14 +45,17 @@ class MemoryLedger:
             self._keys[submission.attempt_id] = submission.key
         return self._complete(attempts[-1])
 
-    async def record_outcome(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> bool | None:
         """See `Ledger.record_outcome`."""
         self._require_open()
         known = [a for a in self._attempts.get(submission.key, ()) if a.attempt_id == submission.attempt_id]
         if submission.ref is None and any(attempt.state is SubmissionState.ACCEPTED for attempt in known):
-            return
+            return False
         outcome = {name: getattr(submission, name) for name in ("state", "ref", "reason", "answer")}
         self._change(submission.key, submission.attempt_id, **outcome)
+        if submission.ref is None or submission.latest is None:
+            return False
+        return not self._append(submission.ref, [submission.latest])
 
     async def release(self, key: str, attempt_id: str, reason: str) -> None:
         """See `Ledger.release`."""
@@ -70,6 +73,9 @@ class MemoryLedger:
     async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """See `Ledger.append_events`."""
         self._require_open()
+        return self._append(ref, events)
+
+    def _append(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         log = self._events.setdefault(ref, {})
         for event in events:
             log.setdefault(event.seq, event)

@@ -116,7 +116,8 @@ class PostgresDatabase:
         for alike, finish in finishing:
             for operation, value in zip(alike, finish(), strict=True):
                 operation.value = value
-        self._leases.grant([each.value for each in kinds.get(statements.record_outcome, ()) if each.value])
+        recorded = [each.value.leased for each in kinds.get(statements.record_outcome, ())]
+        self._leases.grant([ref for ref in recorded if ref is not None])
         for each in kinds.get(postgres_leases.take_over, ()):
             self._leases.grant([str(submission.ref) for submission in each.value])
 

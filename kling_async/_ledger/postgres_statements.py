@@ -16,13 +16,14 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeAlias
 
 import psycopg
 
 from kling_async._ledger.charges import Claim, account_of, all_fit, exceeds, limited, slots_of
 from kling_async._ledger.group_commit import NOT_YET
+from kling_async._ledger.leases import Recorded
 from kling_async._ledger.postgres_connection import Connection
 from kling_async._ledger.postgres_schema import written
 from kling_async._ledger.protocol import Balance, Charge, NoSlot, Slot, SpendingGroup, Submission, UncountedAttempts
@@ -286,10 +287,9 @@ def _comparable(submission: Submission) -> str:
 
 
 def record_outcome(session: Session, submissions: Sequence[Submission]) -> Finish:
-    """Store outcomes of attempts. See `Ledger.record_outcome`.
-
-    Its results are the references of those jobs whose lease is ours by that.
-    """
+    """Store outcomes of attempts, and first events. See `Ledger.record_outcome`. Its results are `Recorded`."""
+    begun = [(s.ref, [s.latest]) for s in submissions if s.ref is not None and s.latest is not None]
+    inserted = _insert_events(session, begun) if begun else None
     last = sorted({s.attempt_id: s for s in submissions}.values(), key=attrgetter("attempt_id"))
     rows = session.execute(
         """UPDATE {s}.attempts a SET state = n.state, ref = n.ref, reason = n.reason, answer = n.answer,
@@ -307,16 +307,18 @@ def record_outcome(session: Session, submissions: Sequence[Submission]) -> Finis
             [answer_to_json(s.answer) for s in last],
         ),
     )
-    session.execute(  # events of a webhook that was earlier
+    session.execute(  # what is recorded of their jobs: first events, and those of a webhook that was earlier
         f"""UPDATE {{s}}.attempts a SET {_RECORDED} FROM {{s}}.events e
             WHERE a.ref = ANY(%s) AND NOT a.ended AND {_LAST_OF_IT}""",  # noqa: S608  # constants
         ([str(s.ref) for s in last if s.ref],),
     )
     session.notify("outcome")
 
-    def finish() -> Sequence[str | None]:
+    def finish() -> Sequence[Recorded]:
         leased = {ref for ref, poller in rows if poller == session.owner}
-        return [str(s.ref) if str(s.ref) in leased else None for s in submissions]
+        theirs = inserted() if inserted is not None else ()
+        own = {ref for (ref, _), other in zip(begun, theirs, strict=True) if not other}
+        return [Recorded(str(s.ref) if str(s.ref) in leased else None, begun=s.ref in own) for s in submissions]
 
     return finish
 
@@ -336,6 +338,32 @@ def append_events(session: Session, entries: Sequence[tuple[JobRef, Sequence[Eve
 
     Its results are those logs that have other events under these numbers: see `conflicting`.
     """
+    finish = _insert_events(session, entries)
+    counting = {
+        str(ref): e for ref, log in sorted(entries, key=itemgetter(0)) for e in log if e.status.terminal or e.cost
+    }
+    if counting:
+        session.execute(
+            """UPDATE {s}.attempts a SET ended = a.ended OR n.ended, failed = coalesce(a.failed, n.failed),
+                    cost = coalesce(n.cost, a.cost), cost_unit = coalesce(n.unit, a.cost_unit)
+                FROM unnest(%s::text[], %s::bool[], %s::bool[], %s::numeric[], %s::text[])
+                    AS n (ref, ended, failed, cost, unit)
+                WHERE a.ref = n.ref AND (n.ended AND NOT a.ended OR n.cost IS DISTINCT FROM a.cost)""",
+            (
+                list(counting),
+                [event.status.terminal for event in counting.values()],
+                [event.status is Status.FAILED or None for event in counting.values()],
+                [_amount(event.cost.amount) if event.cost else None for event in counting.values()],
+                [storable_text(event.cost.unit) if event.cost else None for event in counting.values()],
+            ),
+        )
+    return finish
+
+
+def _insert_events(
+    session: Session, entries: Sequence[tuple[JobRef, Sequence[Event]]]
+) -> Callable[[], Sequence[Sequence[Event]]]:
+    """Insert events, and tell other processes. What logs have in place of them is known after the commit."""
     listed = [(str(ref), event, event_to_json(event)) for ref, log in entries for event in log]
     ordered = sorted({(ref, event.seq): (ref, event, text) for ref, event, text in reversed(listed)}.items())
     rows = [row for _, row in ordered]
@@ -356,22 +384,6 @@ def append_events(session: Session, entries: Sequence[tuple[JobRef, Sequence[Eve
             [text for _, _, text in rows],
         ),
     )
-    counting = {ref: event for ref, event, _ in rows if event.status.terminal or event.cost}
-    if counting:
-        session.execute(
-            """UPDATE {s}.attempts a SET ended = a.ended OR n.ended, failed = coalesce(a.failed, n.failed),
-                    cost = coalesce(n.cost, a.cost), cost_unit = coalesce(n.unit, a.cost_unit)
-                FROM unnest(%s::text[], %s::bool[], %s::bool[], %s::numeric[], %s::text[])
-                    AS n (ref, ended, failed, cost, unit)
-                WHERE a.ref = n.ref AND (n.ended AND NOT a.ended OR n.cost IS DISTINCT FROM a.cost)""",
-            (
-                list(counting),
-                [event.status.terminal for event in counting.values()],
-                [event.status is Status.FAILED or None for event in counting.values()],
-                [_amount(event.cost.amount) if event.cost else None for event in counting.values()],
-                [storable_text(event.cost.unit) if event.cost else None for event in counting.values()],
-            ),
-        )
     if rows:
         session.notify("events", [ref for ref, _, _ in rows])
 

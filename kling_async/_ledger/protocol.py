@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 A *submission* is one attempt to buy one generation. Its key names the generation, its `attempt_id` names the attempt.
 The client stores the submission before the paid call (`Ledger.claim`), and stores the outcome of that call before it
-notifies anyone (`Ledger.record_outcome`). From then on it stores every event of the job before it publishes the event
-(`Ledger.append_events`). So, whenever the process dies:
+notifies anyone (`Ledger.record_outcome`). With the outcome it stores the job's first event, and from then on every
+event before it publishes the event (`Ledger.append_events`). So, whenever the process dies:
 
 - A submission that was never claimed was never sent.
 - A submission without an outcome may have been bought (``sending`` or ``unknown``). It is listed, and it is not sent
@@ -297,11 +297,18 @@ class Ledger(Protocol):
         """
         ...
 
-    async def record_outcome(self, submission: Submission) -> None:
+    async def record_outcome(self, submission: Submission) -> bool | None:
         """Store the outcome of an attempt: ``state``, ``ref``, ``reason`` and ``answer`` are durable when this returns.
 
         It may be called twice. Only the attempt with this ``attempt_id`` changes. One that is accepted stays accepted:
         a webhook may have named its job in another process before its own process lost the answer.
+
+        With a ``ref``, ``latest`` may be the first event of the job. A ledger may append it in the same step, which
+        costs less than `append_events` afterwards.
+
+        Returns:
+            True if ``latest`` is in the job's log now. Otherwise the client appends it, which also tells it what
+            the log has in its place.
         """
         ...
 

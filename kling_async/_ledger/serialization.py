@@ -41,7 +41,7 @@ IMAGE_PREFIXES = ("https://", "http://", "data:", "sha256:")
 
 def event_to_json(event: Event) -> str:
     """The event as JSON. Files that came inline as base64, amounts and times as text."""
-    record = {name: value for name, value in _shallow(event).items() if value is not None and value != ()}
+    record = {name: value for name in _EVENT_FIELDS if (value := getattr(event, name)) is not None and value != ()}
     record["artifacts"] = [_shallow(artifact) for artifact in event.artifacts]
     try:
         return _to_json(record)
@@ -97,7 +97,7 @@ def event_from_json(text: str) -> Event:
 def request_to_json(request: Request, *, keep_images: bool) -> Mapping[str, Any]:
     """The request as it is stored. Callback addresses often carry a token, so only their host is."""
     description = request.describe(inline=keep_images)
-    if request.callback_url is not None:
+    if keep_images and request.callback_url is not None:
         description["callback_url"] = request.describe()["callback_url"]
     stored: Mapping[str, Any] = pydantic_core.to_jsonable_python(description)
     return stored
@@ -122,17 +122,21 @@ def request_from_json(kind: type[RequestT], description: Mapping[str, Any], *, e
         return None
 
 
-def fingerprint(request: Request) -> str:
+def fingerprint(request: Request, described: Mapping[str, Any] | None = None) -> str:
     """Equal for requests that buy the same.
 
     Where the provider reports to is not part of it, nor are fields that have their default, so that a field that a
     later version adds makes no conflict.
+
+    Args:
+        request: The request.
+        described: What `request_to_json` made of it without its images, if that is known.
     """
-    asked = request.describe()
+    asked = dict(request_to_json(request, keep_images=False) if described is None else described)
     for name, info in type(request).model_fields.items():
         if name == "callback_url" or getattr(request, name) == info.default:
             asked.pop(name, None)
-    text = json.dumps([request.endpoint, pydantic_core.to_jsonable_python(asked)], sort_keys=True)
+    text = json.dumps([request.endpoint, asked], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -182,6 +186,7 @@ def place_of(text: str) -> Path | str:
     return text if _ADDRESS.match(text) else Path(text)
 
 
+_EVENT_FIELDS = tuple(item.name for item in fields(Event))
 _ADDRESS = re.compile(r"(s3|gs|az)://")
 _HALF = re.compile(r"[\ud800-\udfff]")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")

@@ -61,7 +61,8 @@ class SqliteDatabase:
             if self._balances.wanted and not _COUNTING.isdisjoint(kinds):
                 sums = statements.balances(self._connection)
         self._balances.known = sums
-        self._leases.grant([each.value for each in kinds.get(statements.record_outcome, ()) if each.value])
+        recorded = [each.value.leased for each in kinds.get(statements.record_outcome, ())]
+        self._leases.grant([ref for ref in recorded if ref is not None])
         for each in kinds.get(sqlite_leases.take_over, ()):
             self._leases.grant([str(submission.ref) for submission in each.value])
 

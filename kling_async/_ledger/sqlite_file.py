@@ -199,10 +199,11 @@ def file_version(path: Path, connection: sqlite3.Connection) -> int:
     Raises:
         ConfigurationError: It is no ledger, or of a version that this one does not know.
     """
-    version, application = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
-    )
-    if application != _APPLICATION and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+    version, application, used = connection.execute(  # at one moment: another process may be making it
+        """SELECT user_version, application_id, EXISTS (SELECT 1 FROM sqlite_master)
+            FROM pragma_user_version, pragma_application_id"""
+    ).fetchone()
+    if used and application != _APPLICATION:
         raise ConfigurationError(f"{path} is a database, but not a ledger; choose another file")
     if version > len(MIGRATIONS):
         raise ConfigurationError(f"the ledger {path} was written by a newer version of kling_async; upgrade this one")

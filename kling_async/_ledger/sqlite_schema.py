@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from kling_async._ledger.charges import Claim, account_of, all_fit, exceeds, limited, slots_of
 from kling_async._ledger.group_commit import NOT_YET
+from kling_async._ledger.leases import Recorded
 from kling_async._ledger.protocol import Balance, Charge, NoSlot, Slot, SpendingGroup, Submission, UncountedAttempts
 from kling_async._ledger.rows import (
     answer_to_json,
@@ -274,7 +275,20 @@ def leave_queue(connection: sqlite3.Connection, attempt_ids: Sequence[str]) -> S
 
 
 def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[Submission]:
-    submissions = [one.submission for one in claims]
+    others = _insert(connection, claims)
+    if reusable := {key for key, current in others.items() if current.key_reusable}:
+        connection.execute(
+            f"""UPDATE attempts AS s SET current = 0 WHERE s.current AND {_REUSABLE}
+                AND s.key IN (SELECT value FROM json_each(?))""",  # noqa: S608  # constants
+            (json.dumps(list(reusable)),),
+        )
+        others = {key: current for key, current in others.items() if key not in reusable}
+        others |= _insert(connection, [one for one in claims if one.submission.key in reusable])
+    return [others.get(one.submission.key, one.submission) for one in claims]
+
+
+def _insert(connection: sqlite3.Connection, claims: Sequence[Claim]) -> dict[str, Submission]:
+    """Insert the attempts whose keys have no current one. Return the current ones of the other keys."""
     rows = [
         (
             s.key,
@@ -285,38 +299,29 @@ def _claim(connection: sqlite3.Connection, claims: Sequence[Claim]) -> Sequence[
             s.started.timestamp(),
             s.state,
             json.dumps(dict(s.tags)) if s.tags else None,
-            *_charge_columns(one.charge),
+            *_charge_columns(charge),
             account_of(one),
         )
-        for s, one in zip(submissions, claims, strict=True)
+        for one in claims
+        for s, charge, _ in (one,)
     ]
-    connection.execute(
-        f"""UPDATE attempts AS s SET current = 0 WHERE s.current AND {_REUSABLE}
-            AND s.key IN (SELECT value FROM json_each(?))""",  # noqa: S608  # constants
-        (json.dumps([s.key for s in submissions]),),
-    )
-    connection.execute(
-        f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags,
-                unit, expected, price, refunds, guessed, account, sender)
-            SELECT {_fields(14)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING""",  # noqa: S608  # constants
-        (json.dumps(rows),),
-    )
+    inserted = connection.execute(_INSERT, (json.dumps(rows),))
+    if inserted.rowcount == len(rows):
+        return {}
     others = select(
         connection,
         "s.current AND s.attempt_id != json_extract(value, '$[1]')",
-        json.dumps([(s.key, s.attempt_id) for s in submissions]),
+        json.dumps([row[:2] for row in rows]),
         source="json_each(?) CROSS JOIN attempts s ON s.key = json_extract(value, '$[0]')",
     )
-    current = {submission.key: submission for submission in others}
-    return [current.get(s.key, s) for s in submissions]
+    return {submission.key: submission for submission in others}
 
 
-def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[str | None]:
-    """Store outcomes of attempts. See `Ledger.record_outcome`.
-
-    Returns:
-        The reference of each job whose lease is ours by that: the one who submits a job usually waits for it.
-    """
+def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submission]) -> Sequence[Recorded]:
+    """Store outcomes of attempts, and first events. See `Ledger.record_outcome`."""
+    begun = [(s.ref, [s.latest]) for s in submissions if s.ref is not None and s.latest is not None]
+    theirs = _insert_events(connection, begun) if begun else ()
+    own = {ref for (ref, _), other in zip(begun, theirs, strict=True) if not other}
     last = {
         s.attempt_id: (
             s.attempt_id,
@@ -327,16 +332,9 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
         )
         for s in submissions
     }
-    rows = connection.execute(
-        f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4,
-                poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL)), {_recorded("new.c2")}
-            FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
-            WHERE attempts.attempt_id = new.c0 AND (new.c2 IS NOT NULL OR state != 'accepted')
-            RETURNING ref, poller = {OWN}""",  # noqa: S608  # constants
-        (json.dumps(list(last.values())),),
-    )
+    rows = connection.execute(_RECORD, (json.dumps(list(last.values())),))
     leased = {ref for ref, ours in rows.fetchall() if ours}
-    return [str(s.ref) if str(s.ref) in leased else None for s in submissions]
+    return [Recorded(str(s.ref) if str(s.ref) in leased else None, begun=s.ref in own) for s in submissions]
 
 
 def release(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, str]]) -> Sequence[None]:
@@ -349,18 +347,18 @@ def append_events(
     connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]
 ) -> Sequence[Sequence[Event]]:
     """Append to the logs of jobs. See `Ledger.append_events`."""
-    rows = [(str(ref), e.seq, e.status.terminal, event_to_json(e)) for ref, log in entries for e in log]
-    inserted = connection.execute(
-        f"INSERT OR IGNORE INTO events SELECT {_fields(4)}, {OWN} FROM json_each(?)",  # noqa: S608  # constants
-        (json.dumps(rows),),
-    )
+    theirs = _insert_events(connection, entries)
     if counting := _counting(entries):
-        connection.execute(
-            f"""UPDATE attempts SET ended = coalesce(ended, new.c1), failed = coalesce(new.c2, failed),
-                    cost = coalesce(new.c3, cost), cost_unit = coalesce(new.c4, cost_unit)
-                FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new WHERE attempts.ref = new.c0""",  # noqa: S608  # constants
-            (json.dumps(counting),),
-        )
+        connection.execute(_COUNT, (json.dumps(counting),))
+    return theirs
+
+
+def _insert_events(
+    connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]
+) -> Sequence[Sequence[Event]]:
+    """Insert events. Return what logs have in place of them."""
+    rows = [(ref, e.seq, e.status.terminal, event_to_json(e)) for ref, log in entries for e in log]
+    inserted = connection.execute(_INSERT_EVENTS, (json.dumps(rows),))
     if inserted.rowcount == len(rows):
         return [()] * len(entries)
     return [_conflicting(connection, ref, log) for ref, log in entries]
@@ -595,6 +593,22 @@ def _recorded(ref: str) -> str:
         cost_unit = coalesce({_last(ref, "event ->> '$.cost.unit'")}, cost_unit),
         failed = coalesce({_last(ref, "event ->> '$.status' = 'failed'")}, failed),
         ended = coalesce({_last(ref, "nullif(terminal, 0)")}, ended)"""
+
+
+_INSERT = f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags,
+        unit, expected, price, refunds, guessed, account, sender)
+    SELECT {_fields(14)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING"""  # noqa: S608  # constants
+_RECORD = f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4,
+        poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL)), {_recorded("new.c2")}
+    FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
+    WHERE attempts.attempt_id = new.c0 AND (new.c2 IS NOT NULL OR state != 'accepted')
+    RETURNING ref, poller = {OWN}"""  # noqa: S608  # constants
+_INSERT_EVENTS = f"INSERT OR IGNORE INTO events SELECT {_fields(4)}, {OWN} FROM json_each(?)"  # noqa: S608  # constants
+_COUNT = f"""UPDATE attempts SET ended = coalesce(ended, new.c1), failed = coalesce(new.c2, failed),
+        cost = coalesce(new.c3, cost), cost_unit = coalesce(new.c4, cost_unit)
+    FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
+    WHERE attempts.ref = new.c0 AND (ended IS NULL AND new.c1 OR failed IS NOT coalesce(new.c2, failed)
+        OR cost IS NOT coalesce(new.c3, cost) OR cost_unit IS NOT coalesce(new.c4, cost_unit))"""  # noqa: S608  # constants
 
 
 def _spending_group(endpoint: str, request: str, has_job: int, last_event: str | None, count: int) -> SpendingGroup:

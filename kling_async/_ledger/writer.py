@@ -103,10 +103,10 @@ class LedgerWriter:
             return await self.ledger.claim(submission)
         return await self.shared.claim(submission, charge, slot)
 
-    async def record_outcome(self, submission: Submission) -> None:
-        """Store the outcome of a submission. If that fails, it is pending."""
+    async def record_outcome(self, submission: Submission) -> bool:
+        """Store the outcome of a submission. If that fails, it is pending. See `Ledger.record_outcome`."""
         if self._ledger is None:
-            return
+            return False
         secret = self._secrets.get(submission.provider)
         if submission.reason is not None:
             submission = replace(submission, reason=redact_json(submission.reason, secret))
@@ -114,11 +114,14 @@ class LedgerWriter:
             headers, body = (redact_json(part, secret) for part in (submission.answer.headers, submission.answer.body))
             answer = replace(submission.answer, headers=dict(headers), body=body[:_LONGEST_BODY])
             submission = replace(submission, answer=answer)
+        if submission.latest is not None:
+            submission = replace(submission, latest=_redacted(submission.latest, secret))
         try:
-            await self._store_outcome(submission)
+            return await self._store_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
             self._add_pending(error, submission.attempt_id)
-            self._pending[submission.attempt_id] = submission
+            self._pending[submission.attempt_id] = replace(submission, latest=None)  # it becomes pending by itself
+        return False
 
     async def append_events(self, ref: JobRef, event: Event) -> Sequence[Event]:
         """Store an event before it is published. If that fails, it is pending.
@@ -126,8 +129,7 @@ class LedgerWriter:
         Returns:
             What another process stored under its number before.
         """
-        if event.raw is not None or event.message is not None or event.failures:  # most have none of it
-            event = _redacted(event, self._secrets.get(ref.provider))
+        event = _redacted(event, self._secrets.get(ref.provider))
         events = [*self._pending_events.get(ref, ()), event]
         try:
             theirs = await self._store_events(ref, events)
@@ -138,22 +140,23 @@ class LedgerWriter:
         self._pending_events.pop(ref, None)
         return theirs or ()  # a ledger of the user's may return nothing
 
-    async def _store_outcome(self, submission: Submission) -> None:
-        """Store an outcome, or less of it if all of it cannot be stored."""
+    async def _store_outcome(self, submission: Submission) -> bool:
+        """Store an outcome, or less of it if all of it cannot be stored. See `Ledger.record_outcome`."""
         key = submission.key
         try:
-            return await self.ledger.record_outcome(submission)
+            return await self.ledger.record_outcome(submission) or False
         except LedgerFailed as error:
             if error.code != NOT_STORABLE:
                 raise
             log.warning("submission %r: %s. The reason and the answer are left out", key, error)
         try:
-            return await self.ledger.record_outcome(replace(submission, reason=None, answer=None))
+            await self.ledger.record_outcome(replace(submission, reason=None, answer=None, latest=None))
         except LedgerFailed as error:
             if error.code != NOT_STORABLE:
                 raise
             message = "submission %r is %s (job %s), and the ledger does not know it: %s"
             log.error(message, key, submission.state, submission.ref, error)  # noqa: TRY400  # it is complete
+        return False
 
     async def _store_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """Store events, or less of them if all of it cannot be stored. See `append_events`."""
@@ -292,7 +295,9 @@ class LedgerWriter:
 
 
 def _redacted(event: Event, key: str | Sequence[str] | None) -> Event:
-    """The event without secrets in what the provider wrote."""
+    """The event without secrets in what the provider wrote. Most have nothing of it."""
+    if event.raw is None and event.message is None and not event.failures:
+        return event
     failures = tuple(
         replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
         for failure in event.failures

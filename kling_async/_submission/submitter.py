@@ -60,7 +60,7 @@ from kling_async._ledger.protocol import (
 )
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
-from kling_async._models import Choice, Cost, JobRef, Status, StatusReport
+from kling_async._models import Choice, Cost, Event, JobRef, Status, StatusReport
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import BudgetAccount, as_charge
 from kling_async._submission.cancellation import finish_within_grace
@@ -71,6 +71,7 @@ from kling_async._submission.remedies import RecoveryAdvisor, provider_of
 from kling_async._submission.running_jobs import AccountSlots
 from kling_async._tracking.registry import AcceptedSubmission, JobRegistry
 from kling_async._tracking.tracked_job import TrackedJob
+from kling_async._tracking.transitions import advance
 from kling_async._validation import given
 from kling_async.providers._base.provider import Accepted, WebhookItem
 from kling_async.providers._base.request import Request
@@ -229,18 +230,18 @@ class Submitter:
                 async def run(trace: PaidCallTrace) -> SubmittedJob:
                     trace.patient = patient
                     async with self._slot(intent, trace):
-                        accepted = await self._claim_and_pay(transport, request, intent, trace, resubmit=resubmit)
+                        accepted = await self._claim_and_pay(
+                            transport, request, intent, trace, choice, resubmit=resubmit
+                        )
                     # A key that another process used at the same time may have gone to another endpoint.
                     own = request if accepted.ref.endpoint == request.endpoint else None
-                    return await self._adopt(accepted, own, choice)
+                    return await self._adopt(accepted, own)
 
                 submitted = await self._finish(run)
                 attempt.ref, attempt.new = submitted.tracked.ref, submitted.new
         return submitted
 
-    async def _adopt(
-        self, accepted: AcceptedSubmission, request: Request | None, choice: Choice | None = None
-    ) -> SubmittedJob:
+    async def _adopt(self, accepted: AcceptedSubmission, request: Request | None) -> SubmittedJob:
         """Track the job of a submission that was accepted. From here on, nothing may lose its reference."""
         tracked = await self._registry.adopt(accepted, request)
         new = accepted.report is not None
@@ -248,8 +249,8 @@ class Submitter:
             self.submitted += 1
             log.info("submitted %s (key %r)", accepted.ref, accepted.key)
             try:
-                report = accepted.report if choice is None else replace(accepted.report, choice=choice)
-                await tracked.apply(report, "submit")
+                if accepted.first is None or not tracked.begin(accepted.first):
+                    await tracked.apply(accepted.report, "submit")
                 await self._handler.apply(tracked, accepted.deliveries)
             except Exception:  # the job was paid for: an error of what only observes it must not hide it
                 log.exception("job %s was submitted, but its first status could not be processed", accepted.ref)
@@ -414,7 +415,8 @@ class Submitter:
             keep_images = self._ledger.ledger.keep_images
 
             def describe() -> tuple[Mapping[str, Any], str]:
-                return request_to_json(request, keep_images=keep_images), asked or fingerprint(request)
+                described = request_to_json(request, keep_images=keep_images)
+                return described, asked or fingerprint(request, None if keep_images else described)
 
             # Hashing an image takes milliseconds, so it is done in a thread.
             description, mark = await to_thread.run_sync(describe) if request.inline else describe()
@@ -451,15 +453,16 @@ class Submitter:
         request: Request,
         intent: Submission,
         trace: PaidCallTrace,
+        choice: Choice | None,
         *,
         resubmit: bool,
     ) -> AcceptedSubmission:
         if not self._ledger.enabled:
-            return await self._pay(transport, request, intent, trace)
+            return await self._pay(transport, request, intent, trace, choice)
         while True:
             current = await self._claim(request, intent, trace)
             if current.attempt_id == intent.attempt_id:
-                return await self._pay(transport, request, intent, trace)
+                return await self._pay(transport, request, intent, trace, choice)
             require_same_request(intent, current)
             if current.state is not SubmissionState.SENDING or self._ledger.shared is None:
                 break
@@ -468,7 +471,7 @@ class Submitter:
             return accepted_earlier(current, current.ref)
         if current.endpoint != intent.endpoint:  # another process submits the same portable request elsewhere
             raise self._advisor.unknown(current, current.reason or "it is being sent")
-        return await self._recover(transport, request, current, trace, resubmit=resubmit)
+        return await self._recover(transport, request, current, trace, choice, resubmit=resubmit)
 
     async def _claim(self, request: Request, intent: Submission, trace: PaidCallTrace) -> Submission:
         """Claim the key. Waits while the account has no free slot for it.
@@ -576,23 +579,24 @@ class Submitter:
         request: Request,
         lost: Submission,
         trace: PaidCallTrace,
+        choice: Choice | None = None,
         *,
         resubmit: bool = False,
     ) -> AcceptedSubmission:
         if transport.provider.deduplicates(lost.endpoint) and (resubmit or self._advisor.young(lost)):
             known = await transport.run(transport.provider.find(request, lost.attempt_id))
             if known is not None:
-                return await self._accepted(lost, known)
+                return await self._accepted(lost, known, choice)
             trace.lost = True  # it was sent before with the same id: until it is accepted, it stays unknown
-            return await self._pay(transport, request, lost, trace)
+            return await self._pay(transport, request, lost, trace, choice)
         if transport.provider.features.lists_jobs:
-            found = await self._search(transport, request, lost)
+            found = await self._search(transport, request, lost, choice)
             if found is not None:
                 return found
         raise self._advisor.unknown(lost, lost.reason or "the process ended while it was being sent")
 
     async def _search(
-        self, transport: ProviderTransport, request: Request, lost: Submission
+        self, transport: ProviderTransport, request: Request, lost: Submission, choice: Choice | None
     ) -> AcceptedSubmission | None:
         """Find the job in the provider's list, if exactly one fits that belongs to no other submission."""
         callback = self._early.callback_url(lost)
@@ -601,10 +605,15 @@ class Submitter:
         if len(free) != 1:
             log.info("submission %r: %d jobs in the provider's list may be its own", lost.key, len(free))
             return None
-        return await self._accepted(lost, free[0])
+        return await self._accepted(lost, free[0], choice)
 
     async def _pay(
-        self, transport: ProviderTransport, request: Request, intent: Submission, trace: PaidCallTrace
+        self,
+        transport: ProviderTransport,
+        request: Request,
+        intent: Submission,
+        trace: PaidCallTrace,
+        choice: Choice | None,
     ) -> AcceptedSubmission:
         """Make the paid call, and record its outcome.
 
@@ -614,6 +623,7 @@ class Submitter:
             intent: The submission.
             trace: Reports how far the call gets. If an earlier call with the same id was `lost`, the submission stays
                 unknown until it is accepted, after any other answer.
+            choice: Why the endpoint was chosen.
         """
         trace.may_repeat = lambda: self._advisor.young(intent)
         trace.may_send = partial(self._require_lease, intent, trace)
@@ -626,7 +636,7 @@ class Submitter:
                 accepted = await self._lost(
                     transport, LostSubmission(intent, own_id, self._clock.now()), error, trace, deliveries
                 )
-            return replace(await self._accepted(intent, accepted), deliveries=deliveries)
+            return replace(await self._accepted(intent, accepted, choice), deliveries=deliveries)
 
     def _require_lease(self, intent: Submission, trace: PaidCallTrace) -> None:
         """Make sure, before a paid call is sent, that other processes still take it for being sent.
@@ -688,18 +698,38 @@ class Submitter:
             return None
         return found.ref if found is not None else None
 
-    async def _accepted(self, intent: Submission, accepted: Accepted) -> AcceptedSubmission:
-        ref = _ref(intent, accepted)
-        await self.accept(intent, ref)
+    async def _accepted(self, intent: Submission, accepted: Accepted, choice: Choice | None) -> AcceptedSubmission:
+        """Record that a submission has a job, and the event that follows from its answer."""
+        ref, started, report, now = (
+            _ref(intent, accepted),
+            intent.started.timestamp(),
+            accepted.report,
+            self._clock.now(),
+        )
+        if choice is not None:
+            report = replace(report, choice=choice)
+        first = None if report.unrecognized else advance(None, report, source="submit", at=now, started=started)
+        stored = await self.accept(intent, ref, first)
         return AcceptedSubmission(
-            ref, intent.started.timestamp(), accepted.report, intent.attempt_id, intent.key, tags=intent.tags
+            ref, started, report, intent.attempt_id, intent.key, tags=intent.tags, first=first if stored else None
         )
 
-    async def accept(self, submission: Submission, ref: JobRef) -> None:
-        """Record that a submission has a job: by its answer, the provider's list, a webhook or the user's word."""
+    async def accept(self, submission: Submission, ref: JobRef, first: Event | None = None) -> bool:
+        """Record that a submission has a job: by its answer, the provider's list, a webhook or the user's word.
+
+        Args:
+            submission: The submission.
+            ref: Its job.
+            first: The job's first event, if it is known.
+
+        Returns:
+            Whether that event is stored.
+        """
         self._early.found(submission)
+        accepted = replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None, latest=first)
         with anyio.CancelScope(shield=True):
-            await self._record(replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None))
+            return await self._record(accepted)
+        return False  # never: nobody cancels the scope
 
     async def adopt(self, submission: Submission, ref: JobRef, *, kept: bool = True) -> TrackedJob:
         """Track the job of a submission that was accepted earlier. See `JobRegistry.adopt`."""
@@ -720,9 +750,9 @@ class Submitter:
         except LedgerFailed as error:
             log.warning("job %s is followed without what the ledger may have of it: %s", tracked.ref, error)
 
-    async def _record(self, submission: Submission) -> None:
+    async def _record(self, submission: Submission) -> bool:
         try:
-            await self._ledger.record_outcome(submission)
+            return await self._ledger.record_outcome(submission)
         finally:
             self._commit(submission)
 

@@ -35,6 +35,7 @@ class AcceptedSubmission:
         ref: Its job.
         started: When it was sent, in POSIX seconds.
         report: What the provider reported on accepting it. None if it was accepted earlier.
+        first: What follows from the report, the job's first event, if it was stored with the outcome.
         attempt_id: The UUID of the attempt. Webhooks are addressed by it.
         key: Its key.
         tags: What the user stored with it.
@@ -48,6 +49,7 @@ class AcceptedSubmission:
     key: str
     deliveries: Sequence[WebhookItem] = ()
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    first: Event | None = None
 
 
 class TimerSource(Protocol):

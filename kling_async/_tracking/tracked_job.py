@@ -268,6 +268,13 @@ class TrackedJob(PollState):
                     await self._record(store, latest)
         self._take_later()
 
+    def begin(self, event: Event) -> bool:
+        """Publish the job's first event, which is stored already. Return whether it is the first one."""
+        if self._log or self._store is None or (self._lock is not None and self._lock.locked()):
+            return False
+        self._publish(event, event.at.timestamp(), exact=False)
+        return True
+
     async def apply(self, report: StatusReport, source: Source, *, exact: bool = False) -> Event | None:
         """Apply a status report. This is the only way into the log.
 

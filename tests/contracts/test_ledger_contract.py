@@ -151,6 +151,50 @@ async def test_settling_may_be_repeated_and_leaves_a_newer_purchase_alone(ledger
     assert await ledger.find(key="row-1") == newer
 
 
+async def test_the_first_event_may_come_with_the_outcome(ledger: Ledger) -> None:
+    first = event(0, Status.PENDING, cost=Cost(Decimal("0.15"), "USD"), raw={"status": "pending"})
+    await ledger.claim(submission())
+    accepted = submission(state=SubmissionState.ACCEPTED, ref=REF, latest=first)
+    assert await ledger.record_outcome(accepted)
+    assert await ledger.find(key="row-1") == accepted
+    assert await ledger.events(REF) == [first]
+    assert await ledger.record_outcome(accepted), "it may be stored twice"
+    assert not await ledger.append_events(REF, [first])
+    assert await ledger.events(REF) == [first]
+
+
+async def test_a_first_event_that_another_process_recorded_stays(ledger: Ledger) -> None:
+    theirs = [event(0, Status.PROCESSING), event(1, Status.COMPLETED, cost=Cost(Decimal(2), "USD"))]
+    await ledger.claim(submission())
+    await ledger.append_events(REF, theirs)
+    own = event(0, Status.PENDING)
+    assert not await ledger.record_outcome(submission(state=SubmissionState.ACCEPTED, ref=REF, latest=own))
+    assert await ledger.events(REF) == theirs
+    found = await ledger.find(key="row-1")
+    assert found is not None
+    assert (found.state, found.latest, found.unfinished) == (SubmissionState.ACCEPTED, theirs[1], False)
+    assert await ledger.append_events(REF, [own]) == theirs, "the client is told when it appends its own"
+
+
+async def test_of_claims_in_one_group_each_gets_its_own_answer(ledger: Ledger) -> None:
+    """New keys, one that is free again and one that is taken, all at once."""
+    for key, state in (("free", SubmissionState.REFUSED), ("taken", SubmissionState.UNKNOWN)):
+        await ledger.claim(submission(key, f"old-{key}"))
+        await ledger.record_outcome(submission(key, f"old-{key}", state=state))
+    found: dict[str, str] = {}
+
+    async def claim(key: str, purchase: str) -> None:
+        found[purchase] = (await ledger.claim(submission(key, purchase))).attempt_id
+
+    async with anyio.create_task_group() as group:
+        for number, key in enumerate(("new", "free", "free", "taken", "other")):
+            group.start_soon(claim, key, f"p-{number}")
+    assert (found["p-0"], found["p-3"], found["p-4"]) == ("p-0", "old-taken", "p-4")
+    assert found["p-1"] == found["p-2"]
+    assert found["p-1"] in {"p-1", "p-2"}
+    assert [len(await ledger.attempts(key)) for key in ("new", "free", "taken", "other")] == [1, 2, 1, 1]
+
+
 async def test_a_resubmission_keeps_all_attempts_of_its_key(ledger: Ledger) -> None:
     first = submission(state=SubmissionState.ACCEPTED, ref=REF)
     await ledger.claim(submission())

@@ -162,7 +162,7 @@ async def test_a_key_that_is_in_use_needs_no_slot(opened: Callable[[], Shared]) 
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize(("slot", "in_file", "on_server"), [(None, 7, 6), (Slot(ACCOUNT), 7, 6), (TWO, 8, 8)])
+@pytest.mark.parametrize(("slot", "in_file", "on_server"), [(None, 5, 6), (Slot(ACCOUNT), 5, 6), (TWO, 6, 8)])
 async def test_a_claim_without_a_limit_sends_no_more_statements_than_before_there_were_limits(
     opened: Callable[[], Shared], monkeypatch: pytest.MonkeyPatch, slot: Slot | None, in_file: int, on_server: int
 ) -> None:

@@ -236,6 +236,35 @@ async def test_each_step_is_durable_before_the_next(server: FakeRunBlob, ledger:
     assert (found.status, found.unfinished, str(found.cost)) == (Status.COMPLETED, False, "$0.15")
 
 
+async def test_the_first_event_is_stored_with_the_outcome(server: FakeRunBlob) -> None:
+    appended: list[Event] = []
+
+    class Noting(MemoryLedger):
+        async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
+            appended.extend(events)
+            return await super().append_events(ref, events)
+
+    ledger = Noting()
+    job = await make(server, ledger).submit(VIDEO, key="a")
+    assert appended == []
+    assert [each.source for each in job.events] == ["submit"]
+    assert await ledger.events(job.ref) == list(job.events)
+    await job
+    assert [each.seq for each in appended] == list(range(1, len(job.events)))
+    assert await ledger.events(job.ref) == list(job.events)
+
+
+async def test_a_ledger_of_the_user_need_not_store_the_first_event_with_the_outcome(server: FakeRunBlob) -> None:
+    class Plain(MemoryLedger):
+        async def record_outcome(self, submission: Submission) -> None:
+            await super().record_outcome(dataclasses.replace(submission, latest=None))
+
+    ledger = Plain()
+    job = await make(server, ledger).submit(VIDEO, key="a")
+    assert [each.source for each in job.events] == ["submit"]
+    assert await ledger.events(job.ref) == list(job.events)
+
+
 async def test_a_refused_submission_sets_its_key_free(server: FakeRunBlob, ledger: MemoryLedger) -> None:
     client = make(server, ledger)
 
