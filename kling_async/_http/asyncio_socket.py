@@ -22,6 +22,8 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.tls import TLSAttribute
 
+from kling_async._http.wake_limit import WakeLimit
+
 __all__ = ["BROKEN", "AsyncioSocket"]
 
 BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError)
@@ -29,6 +31,7 @@ BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 _FULL = 512 * 1024  # bytes that wait for a reader, beyond which the socket is not read on: two reads of asyncio
 _RECORDS = 256 * 1024  # bytes that are decrypted at once
+_SPARE = 1.0  # s before a reader's deadline in which it does not wait for its turn
 _NEXT_ADDRESS = 0.25  # s after which the next address of a host is tried beside the one before (RFC 8305)
 
 
@@ -42,6 +45,7 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
         self._size = 0  # bytes in it
         self._paused = False  # whether asyncio reads no more, because nobody takes what it has read
         self._reader: asyncio.Future[None] | None = None
+        self._wakes = WakeLimit.of_loop()
         self._writer: asyncio.Future[None] | None = None
         self._full = False  # whether the system takes no more bytes at the moment
         self._ended = False
@@ -121,7 +125,7 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
     # What the readers and writers call.
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return what has come, as soon as something has.
+        """Return what has come, as soon as something has. Of many that do, some go on in each turn (`WakeLimit`).
 
         Raises:
             anyio.EndOfStream: The other end has closed the connection.
@@ -207,6 +211,8 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
         self._timer = None
         if self._deadline > self._loop.time():
             self._set_timer()
+        elif self._received:
+            self._wake()  # it came in time, and waited for its turn
         elif self._reader is not None and not self._reader.done():
             self._reader.set_exception(TimeoutError())
 
@@ -309,7 +315,10 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
         if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+            if self._deadline - self._loop.time() > _SPARE:
+                self._wakes.wake(self._reader)
+            else:  # a process that was stopped finds the answer, this deadline and that of who asks in the same turn
+                self._reader.set_result(None)
 
     def _decrypted(self, tls: _Tls, data: bytes) -> bytes:
         """What these bytes say, which may be nothing yet. What they ask for is sent."""

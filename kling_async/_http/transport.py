@@ -66,6 +66,7 @@ from kling_async._http.response import Response, read_body, read_whole_body
 from kling_async._http.slots import NoFreeSlot, SlotQueue
 from kling_async._http.status_codes import Meaning, meaning_of
 from kling_async._http.throttle import Throttle, retry_after
+from kling_async._http.wake_limit import WakeLimit
 from kling_async._media.local_file import FileChanged
 from kling_async.providers._base.provider import Provider
 
@@ -342,7 +343,7 @@ class ProviderTransport:
             return await self._exchange_watched(backend, call, url, seconds, extensions)
         replies: list[Reply] = []
         with anyio.CancelScope() as scope:
-            timer = asyncio.get_running_loop().call_later(seconds, _allow_last_read, scope)
+            timer = asyncio.get_running_loop().call_later(seconds, _allow_last_read, scope, WakeLimit.of_loop())
             try:
                 headers = self._headers(call)
                 replies.append(await self._exchange(backend, call, url, headers, math.inf, extensions))
@@ -665,8 +666,9 @@ _LONGEST_WAIT = 10.0  # s
 _JITTER = 0.5  # s
 
 
-def _allow_last_read(scope: anyio.CancelScope) -> None:
+def _allow_last_read(scope: anyio.CancelScope, wakes: WakeLimit) -> None:
     """End a paid exchange whose deadline has passed, but not before what has arrived was read."""
+    wakes.wake_all()
     scope.deadline = loop_time() + _LAST_READ
 
 
