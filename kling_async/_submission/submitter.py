@@ -700,15 +700,15 @@ class Submitter:
 
     async def _accepted(self, intent: Submission, accepted: Accepted, choice: Choice | None) -> AcceptedSubmission:
         """Record that a submission has a job, and the event that follows from its answer."""
-        ref, started, report, now = (
-            _ref(intent, accepted),
-            intent.started.timestamp(),
-            accepted.report,
-            self._clock.now(),
-        )
+        ref, started, report = _ref(intent, accepted), intent.started.timestamp(), accepted.report
         if choice is not None:
             report = replace(report, choice=choice)
-        first = None if report.unrecognized else advance(None, report, source="submit", at=now, started=started)
+        first = None
+        try:
+            if not report.unrecognized:
+                first = advance(None, report, source="submit", at=self._clock.now(), started=started)
+        except Exception:  # the job was paid for: its reference is stored all the same
+            log.exception("job %s was submitted, but its first status could not be processed", ref)
         stored = await self.accept(intent, ref, first)
         return AcceptedSubmission(
             ref, started, report, intent.attempt_id, intent.key, tags=intent.tags, first=first if stored else None

@@ -574,6 +574,25 @@ class OwnId(RunBlob):
         return Accepted(key, kling_async._models.StatusReport(Status.PENDING))
 
 
+class Endless(RunBlob):
+    """Reports results that stay for longer than there is time."""
+
+    def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
+        accepted = yield from super().submit(request, key, callback_url)
+        return dataclasses.replace(accepted, report=dataclasses.replace(accepted.report, lifetime=1e300))
+
+
+async def test_a_job_whose_first_report_cannot_be_processed_is_recorded(
+    server: FakeRunBlob, ledger: MemoryLedger
+) -> None:
+    job = await make(server, ledger, Endless(KEY)).submit(VIDEO, key="a")
+    found = await ledger.find(key="a")
+    assert found is not None
+    assert (found.state, found.ref) == (SubmissionState.ACCEPTED, job.ref)
+    assert (await job).urls
+    assert server.bought == 1
+
+
 class Listing(RunBlob):
     """Lists what it sold."""
 
