@@ -14,9 +14,10 @@ Fields of a sample:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,17 @@ class Sample:
 
     def flow(self) -> Flow[Any]:
         """The operation that the sample records."""
-        provider = self.provider()
+        return self.flows(self.provider())()
+
+    def flows(self, provider: Provider) -> Callable[[], Flow[Any]]:
+        """What begins the operation that the sample records, of this provider, as often as it is called."""
         if not self.refs:
             callback = self.data.get("callback_url")
-            return provider.submit(self.request(provider), self.data.get("key", PURCHASE), callback)
+            return partial(provider.submit, self.request(provider), self.data.get("key", PURCHASE), callback)
         writes = self.exchanges and self.exchanges[-1]["call"]["effect"] == "write"
         if self.kind == "cancel" or (self.kind == "error" and writes):
-            return provider.cancel(self.refs[0])
-        return provider.poll(self.refs)
+            return partial(provider.cancel, self.refs[0])
+        return partial(provider.poll, self.refs)
 
 
 def content(place: Mapping[str, Any], *, name: str = "body") -> bytes:

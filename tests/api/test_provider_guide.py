@@ -65,6 +65,7 @@ def run(project: Path, sandbox: Sandbox, tmp_path: Path) -> object:
         "ACME_BASE_URL": sandbox.base_url("acme"),
         "KLING_SANDBOX_SPEED": "600",
         "COLUMNS": "120",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # its tests use none of the plugins that happen to be installed here
     }
 
     def python(*arguments: str, folder: Path = tmp_path) -> str:

@@ -13,6 +13,8 @@ from support.documents import ROOT
 
 GUIDE = ROOT / "docs" / "guides" / "testing.md"
 STRICT = ("-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:cacheprovider")
+NO_OTHERS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""Plugins that happen to be installed here, and that nothing of the guide uses, take seconds to load."""
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "kling_async.pytest_plugin", *STRICT, *arguments]
+    plugins = ("-p", "anyio.pytest_plugin", "-p", "pytest_asyncio.plugin", "-p", "kling_async.pytest_plugin")
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *STRICT, *arguments]
     found = subprocess.run(
         command,
         cwd=folder,
-        env={"PYTHONPATH": f"{folder}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(folder)},
+        env={"PYTHONPATH": f"{folder}:{ROOT}", "PATH": "/usr/bin:/bin", "HOME": str(folder)} | NO_OTHERS,
         capture_output=True,
         text=True,
         check=False,

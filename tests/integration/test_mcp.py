@@ -17,8 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from mcp import Client
 
+from kling_async import Budget, ConfigurationError, MemoryLedger, RunBlob, SqliteLedger
 from kling_async import Client as KlingClient
-from kling_async import ConfigurationError, MemoryLedger, RunBlob
 from kling_async.sandbox import Sandbox
 
 pytestmark = [
@@ -35,7 +35,7 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def assistant(sandbox: Sandbox, folder: Path, *options: str) -> AsyncIterator[Client]:
+async def assistant(sandbox: Sandbox, folder: Path, *, budget: str) -> AsyncIterator[Client]:
     """An assistant that has started `kling mcp`."""
     environment = {
         **os.environ,
@@ -43,11 +43,29 @@ async def assistant(sandbox: Sandbox, folder: Path, *options: str) -> AsyncItera
         "RUNBLOB_BASE_URL": sandbox.base_url("runblob"),
         "KLING_SANDBOX_SPEED": "100",
     }
-    command = ["-m", "kling_async", "mcp", "--ledger", str(folder / "jobs.db"), "-o", str(folder / "out"), *options]
+    places = ("--ledger", str(folder / "jobs.db"), "-o", str(folder / "out"))
+    command = ["-m", "kling_async", "mcp", *places, "--budget", budget]
     from mcp import Client, StdioServerParameters  # noqa: PLC0415  # it takes seconds, and few tests need it
 
     started = StdioServerParameters(command=sys.executable, args=command, env=environment)
     async with Client(started, raise_exceptions=False) as client:
+        yield client
+
+
+@asynccontextmanager
+async def assistant_here(sandbox: Sandbox, folder: Path, *, budget: str) -> AsyncIterator[Client]:
+    """An assistant of a server in this process, with the same messages. `kling mcp` takes three seconds to start."""
+    from mcp import Client  # noqa: PLC0415  # the same
+
+    from kling_async.mcp import server  # noqa: PLC0415  # the same
+
+    (folder / "out").mkdir()
+    buyer = KlingClient(
+        RunBlob(sandbox.api_key("runblob"), sandbox.base_url("runblob")),
+        ledger=SqliteLedger(folder / "jobs.db"),
+        budget=Budget(usd=float(budget)),
+    )
+    async with Client(server(buyer, folder / "out"), mode="legacy") as client:
         yield client
 
 
@@ -64,7 +82,7 @@ async def refused(client: Client, tool: str, **arguments: Any) -> str:
 
 
 async def test_an_assistant_makes_an_image_sees_it_and_saves_it(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+    async with assistant(sandbox, tmp_path, budget="5") as client:
         names = {tool.name for tool in (await client.list_tools()).tools}
         assert names == {"list_endpoints", "describe_endpoint", "quote", "generate", "watch", "list_jobs", "save"}
         endpoints = (await call(client, "list_endpoints"))["result"]
@@ -90,7 +108,7 @@ async def test_an_assistant_makes_an_image_sees_it_and_saves_it(sandbox: Sandbox
 
 
 async def test_an_assistant_buys_from_whoever_makes_it(sandbox: Sandbox, tmp_path: Path) -> None:
-    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+    async with assistant_here(sandbox, tmp_path, budget="5") as client:
         listed = (await call(client, "list_endpoints"))["result"]
         assert [one["endpoint"] for one in listed[:2]] == ["video", "image"]
         fields = (await call(client, "describe_endpoint", endpoint="image"))["properties"]
@@ -112,9 +130,9 @@ async def test_an_assistant_buys_from_whoever_makes_it(sandbox: Sandbox, tmp_pat
 async def test_the_ledger_is_the_memory_of_the_next_start_and_the_budget_goes_on(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+    async with assistant(sandbox, tmp_path, budget="5") as client:
         first = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
-    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+    async with assistant(sandbox, tmp_path, budget="5") as client:
         (job,) = (await call(client, "list_jobs"))["result"]
         assert (job["key"], job["ref"]) == ("boat", first["ref"])
         text, *_ = await call(client, "watch", key="boat")
@@ -127,7 +145,7 @@ async def test_a_client_that_asks_for_a_task_gets_the_job_at_once(sandbox: Sandb
     """By the protocol, a server that offers no tasks ignores that one is asked for: it is bought once, as without."""
     from mcp import types  # noqa: PLC0415  # the same
 
-    async with assistant(sandbox, tmp_path, "--budget", "5") as client:
+    async with assistant_here(sandbox, tmp_path, budget="5") as client:
         wanted = {"key": "boat", "endpoint": "runblob/o3-photo", "fields": PHOTO}
         asked = types.CallToolRequestParams(name="generate", arguments=wanted, task=types.TaskMetadata(ttl=60_000))
         answer = await client.session.send_request(types.CallToolRequest(params=asked), types.CallToolResult)
@@ -140,7 +158,7 @@ async def test_a_client_that_asks_for_a_task_gets_the_job_at_once(sandbox: Sandb
 async def test_what_cannot_be_bought_is_explained_and_nothing_is_bought(sandbox: Sandbox, tmp_path: Path) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    async with assistant(sandbox, tmp_path, "--budget", "0.0001") as client:
+    async with assistant_here(sandbox, tmp_path, budget="0.0001") as client:
         say: Any = {"key": "boat", "endpoint": "runblob/o3-photo"}
         assert "budget" in await refused(client, "generate", **say, fields=PHOTO)
         assert "resolution" in await refused(client, "generate", **say, fields={**PHOTO, "resolution": "9k"})
