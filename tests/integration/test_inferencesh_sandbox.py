@@ -82,6 +82,7 @@ def check_log(job: Job) -> None:
 
 
 @BOTH
+@pytest.mark.sandbox(speed=100, scale=None)
 async def test_a_local_image_is_uploaded_and_the_result_saved(sandbox: Sandbox, client: Client, tmp_path: Path) -> None:
     source = tmp_path / "in.jpeg"
     source.write_bytes(picture("JPEG"))

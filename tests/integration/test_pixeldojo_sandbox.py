@@ -202,6 +202,7 @@ def test_the_newer_name_of_the_count_is_taken_by_no_strict_schema_of_the_older(a
 
 
 @pytest.mark.anyio
+@pytest.mark.sandbox(speed=0, credits={"pixeldojo": 10}, scale=None)
 async def test_a_client_gets_its_pictures(sandbox: Sandbox, tmp_path: Path) -> None:
     """Three pictures of the right format and shape, saved, what they cost and what is left."""
     sandbox.plan_next("pixeldojo", duration=20)

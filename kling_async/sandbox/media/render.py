@@ -130,14 +130,8 @@ def _sound_stream(output: OutputContainer, container: str) -> AudioStream:
 
 def _sound(clip: Clip, stream: AudioStream) -> Iterator[list[Packet[Any]]]:
     """A quiet chord of three notes that the prompt decides."""
-    root = 110 * 2 ** (sum(clip.prompt.encode()) % 12 / 12)
     chunk = _SOUND_RATE // 5
-    # All periods fit into one second, so one second of samples is computed and repeated.
-    second = array.array("h", bytes(2 * _SOUND_RATE))
-    for index in range(_SOUND_RATE):
-        angle = math.tau * index / _SOUND_RATE
-        second[index] = round(_LOUDNESS * sum(math.sin(angle * round(root * ratio)) for ratio in (1, 1.25, 1.5)))
-    samples = second.tobytes()
+    samples = _second_of_sound(sum(clip.prompt.encode()) % 12)
     for index in range(math.ceil(clip.seconds * _SOUND_RATE / chunk)):
         frame = av.AudioFrame(format="s16", layout="mono", samples=chunk)
         start = 2 * chunk * (index % 5)
@@ -146,6 +140,16 @@ def _sound(clip: Clip, stream: AudioStream) -> Iterator[list[Packet[Any]]]:
         frame.pts = index * chunk
         yield stream.encode(frame)
     yield stream.encode(None)
+
+
+@functools.cache
+def _second_of_sound(note: int) -> bytes:
+    """A second of a chord, of which all periods fit into a second, so that it can be repeated."""
+    root = 110 * 2 ** (note / 12)
+    tones = [math.tau * round(root * ratio) / _SOUND_RATE for ratio in (1, 1.25, 1.5)]
+    return array.array(
+        "h", [round(_LOUDNESS * sum(math.sin(index * tone) for tone in tones)) for index in range(_SOUND_RATE)]
+    ).tobytes()
 
 
 def clip_extension() -> str:
