@@ -1,4 +1,4 @@
-"""What the garbage collector leaves out while thousands of jobs are in flight, so that it does not hold up the loop."""
+"""What the garbage collector leaves out while thousands of jobs or readers are there, so that it holds up no loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 __all__ = ["SparedHeap"]
 
 _MANY_JOBS = 1_000  # from which on the collector's pauses matter
-_MORE_JOBS = 10_000  # that the collector visits at most, for each run that only grows
+_MORE_JOBS = 10_000  # that the collector visits at most, while they only become more
 
 
 class SparedHeap:
@@ -21,25 +21,33 @@ class SparedHeap:
     always. Only garbage that refers to itself, and that was alive then, waits for the end of the last such run, when
     everything counts again (``gc.unfreeze``). A program that has frozen objects itself, or has switched the collector
     off, has decided otherwise, and nothing is done.
+
+    The same goes for what else is counted by the thousand, such as open streams, which take a hundred objects each.
+
+    Args:
+        many: How many jobs, or others, are worth it.
+        more: How many the collector visits at most, while they only become more.
     """
 
     _lock = threading.Lock()
     _users = 0  # of all threads
 
-    def __init__(self) -> None:
-        self._next = 0
+    def __init__(self, many: int = _MANY_JOBS, more: int = _MORE_JOBS) -> None:
+        self._many = many
+        self._more = more
+        self._next = many
         self._used = False
 
     def begin(self, expected: int) -> None:
-        """Note how many jobs may be in flight at once. With less than 1 000 nothing is done."""
-        self._next = 0 if expected >= _MANY_JOBS else _MANY_JOBS
+        """Note how many jobs may be in flight at once. If they are not many, nothing is done."""
+        self._next = 0 if expected >= self._many else self._many
         self.grow(0)
 
     def grow(self, jobs: int) -> None:
         """Note how many jobs are in flight now."""
         if jobs < self._next:
             return
-        self._next = max(_MANY_JOBS, min(2 * jobs, jobs + _MORE_JOBS))
+        self._next = max(self._many, min(2 * jobs, jobs + self._more))
         with self._lock:
             if not self._used and (not gc.isenabled() or (gc.get_freeze_count() and not SparedHeap._users)):
                 return
@@ -48,8 +56,14 @@ class SparedHeap:
             gc.collect(1)  # the latest garbage, in a millisecond or two
             gc.freeze()
 
+    def shrink(self, jobs: int) -> None:
+        """Note that they have become less. Once they are few, this is the end."""
+        if self._used and jobs < self._many // 2:
+            self.end()
+
     def end(self) -> None:
         """Let the collector visit everything again, if nobody else needs that it does not."""
+        self._next = self._many
         with self._lock:
             SparedHeap._users -= self._used
             if self._used and not SparedHeap._users:

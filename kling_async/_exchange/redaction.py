@@ -49,29 +49,39 @@ def redact_json(value: Any, secret: str | Sequence[str] | None) -> Any:
         value: Decoded JSON.
         secret: The API key, or several secrets. Some providers repeat them.
     """
-    left = _MOST_VALUES
+    return _Stored(secret).value_of(value)
 
-    def redact(value: Any) -> Any:
-        nonlocal left
-        left -= 1
+
+class _Stored:
+    """One answer while it is copied.
+
+    In its place, a function within `redact_json` that calls itself would be garbage for the collector after each call.
+    """
+
+    __slots__ = ("_left", "_secret")
+
+    def __init__(self, secret: str | Sequence[str] | None) -> None:
+        self._secret = secret
+        self._left = _MOST_VALUES
+
+    def value_of(self, value: Any) -> Any:
+        self._left -= 1
         if isinstance(value, Mapping):
             kept = {}
             for name, item in value.items():
-                if left <= 0:
+                if self._left <= 0:
                     break
                 hidden = item and str(name)[:_MARGIN].lower() in _CALLBACKS
-                kept[_stored_text(str(name), secret)] = "[left out]" if hidden else redact(item)
+                kept[_stored_text(str(name), self._secret)] = "[left out]" if hidden else self.value_of(item)
             return kept
         if isinstance(value, list | tuple):
             several = []
             for item in value:
-                if left <= 0:
+                if self._left <= 0:
                     break
-                several.append(redact(item))
+                several.append(self.value_of(item))
             return several
-        return _stored_text(value, secret) if isinstance(value, str) else value
-
-    return redact(value)
+        return _stored_text(value, self._secret) if isinstance(value, str) else value
 
 
 def _stored_text(text: str, secret: str | Sequence[str] | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -9,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 from anyio.lowlevel import checkpoint
 
 from kling_async import Client, runblob
@@ -18,6 +21,7 @@ from support.fake_runblob import FakeRunBlob
 pytestmark = pytest.mark.anyio
 
 STREAMS = 200
+PATIENCE = 120.0  # s
 
 
 class Server:
@@ -69,8 +73,9 @@ async def test_one_stream_looks_for_all_and_all_end(uvicorn: Server) -> None:
 class Browser:
     """A reader of events: what it was sent, and whether it is still there."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinged: anyio.Event | None = None) -> None:
         self.gone = anyio.Event()
+        self.pinged = pinged or anyio.Event()
         self.sent: list[dict[str, Any]] = []
 
     async def receive(self) -> dict[str, Any]:
@@ -79,6 +84,8 @@ class Browser:
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
+        if message.get("body") == b": ping\n\n":
+            self.pinged.set()
 
     @property
     def pings(self) -> int:
@@ -116,3 +123,51 @@ async def test_one_task_keeps_all_streams_open_until_the_server_stops(
     assert all(
         message.get("more_body", True) for browser in browsers if browser not in left for message in browser.sent
     )
+
+
+@pytest.mark.virtual_time
+async def test_streams_that_were_opened_together_are_not_all_written_to_in_one_turn(
+    client: Client, server: FakeRunBlob
+) -> None:
+    server.duration = 600
+    job = await client.submit(runblob.O3Video("a boat"))
+    first = anyio.Event()
+    browsers = [Browser(first) for _ in range(400)]
+    turns: list[int] = []
+
+    async with anyio.create_task_group() as group:
+        for browser in browsers:
+            group.start_soon(event_response(job, ping=2), {"type": "http"}, browser.receive, browser.send)
+        await first.wait()
+        with anyio.fail_after(PATIENCE):
+            while not turns or turns[-1] < len(browsers):
+                turns.append(sum(browser.pings for browser in browsers))
+                await checkpoint()
+        group.cancel_scope.cancel()
+    assert max(later - earlier for earlier, later in itertools.pairwise([0, *turns])) <= 200
+
+
+async def test_readers_leave_nothing_to_the_collector_and_many_of_them_do_not_lengthen_its_pauses(
+    client: Client, server: FakeRunBlob
+) -> None:
+    server.duration = 600
+    job = await client.submit(runblob.O3Video("a boat"))
+    browsers = [Browser() for _ in range(600)]
+    gc.unfreeze()  # as in a program: the test suite has the collector leave out its modules
+    try:
+        async with anyio.create_task_group() as group:
+            for browser in browsers:
+                group.start_soon(event_response(job), {"type": "http"}, browser.receive, browser.send)
+            await anyio.wait_all_tasks_blocked()
+            assert gc.get_freeze_count()
+            gc.collect()
+            gc.disable()
+            for browser in browsers:
+                browser.gone.set()
+        assert gc.get_freeze_count() == 0
+        found = gc.collect()
+    finally:
+        gc.enable()
+        gc.freeze()
+    if sniffio.current_async_library() == "asyncio":  # trio itself leaves some
+        assert found < 10 * len(browsers)
