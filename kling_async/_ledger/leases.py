@@ -118,6 +118,9 @@ class Leases:
             self._wanted[ref] = None
             self._idle.pop(ref, None)
             held = ref in self._held
+            if held:  # one text for all who keep it, in place of the one that the database gave us
+                self._held.discard(ref)
+                self._held.add(ref)
             if not held or (again and self.others):  # a webhook may have reached others while nobody waited here
                 self._fresh.append(ref)
             return held

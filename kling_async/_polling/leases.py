@@ -12,9 +12,9 @@ A job that the ledger does not have, and every job of a client whose ledger is n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kling_async._errors import LedgerFailed
 from kling_async._ledger.protocol import SharedLedger
@@ -26,14 +26,14 @@ __all__ = ["JobLeases", "report_from_json", "report_to_json"]
 log = logging.getLogger("kling_async")
 
 
-@dataclass(slots=True)
-class _Wanted:
-    """A job that is waited for here."""
+class LeaseUser(Protocol):
+    """Who polls the jobs of a provider, if they are ours to poll."""
 
-    tracked: TrackedJob
-    changed: Callable[[TrackedJob], None]
-    poll_soon: Callable[[TrackedJob], None]
-    waiters: int = 1
+    def lease_changed(self, tracked: TrackedJob) -> None:
+        """The job has become ours to poll, or another process's: see its `leased`."""
+
+    def poll_soon(self, tracked: TrackedJob) -> None:
+        """A webhook of the job has reached another process."""
 
 
 @dataclass(slots=True)
@@ -45,47 +45,43 @@ class JobLeases:
     """
 
     ledger: SharedLedger | None
-    _wanted: dict[str, _Wanted] = field(default_factory=dict)
+    _users: dict[str, LeaseUser] = field(default_factory=dict)  # by provider
+    # By address. There may be thousands, so each is one object for all who keep it, and has no other one beside it.
+    _wanted: dict[str, TrackedJob] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.ledger is not None:
             self.ledger.watch(self)
 
-    def want(
-        self,
-        tracked: TrackedJob,
-        changed: Callable[[TrackedJob], None],
-        poll_soon: Callable[[TrackedJob], None],
-    ) -> None:
+    def add_user(self, provider: str, user: LeaseUser) -> None:
+        """Notify who polls the jobs of a provider."""
+        self._users[provider] = user
+
+    def want(self, tracked: TrackedJob) -> None:
         """Ask for the lease of a job, for somebody who waits for it. Each call is followed by one of `unwant`.
 
         Args:
             tracked: The job. Whether it is ours to poll is its `leased`.
-            changed: Called when that has changed.
-            poll_soon: Called when a webhook of the job has reached another process.
         """
         if self.ledger is None or not tracked.recorded:
             return
-        ref = str(tracked.ref)
-        known = self._wanted.get(ref)
-        if known is not None and known.tracked is tracked:
-            known.waiters += 1
+        if self._wanted.get(tracked.address) is tracked:
+            tracked.lease_waiters += 1
             return
-        self._wanted[ref] = _Wanted(tracked, changed, poll_soon)
-        tracked.leased = self.ledger.want(ref)
+        self._wanted[tracked.address] = tracked
+        tracked.lease_waiters = 1
+        tracked.leased = self.ledger.want(tracked.address)
 
     def unwant(self, tracked: TrackedJob) -> None:
         """Note that somebody waits no more."""
         if self.ledger is None:
             return
-        ref = str(tracked.ref)
-        known = self._wanted.get(ref)
-        if known is None or known.tracked is not tracked:
+        if self._wanted.get(tracked.address) is not tracked:
             return
-        known.waiters -= 1
-        if not known.waiters:
-            del self._wanted[ref]
-            self.ledger.unwant(ref, ended=tracked.ended)
+        tracked.lease_waiters -= 1
+        if not tracked.lease_waiters:
+            del self._wanted[tracked.address]
+            self.ledger.unwant(tracked.address, ended=tracked.ended)
 
     async def next_call(self, account: str, interval: float) -> float:
         """Take the next turn of an account whose status calls are limited, among all processes.
@@ -103,7 +99,7 @@ class JobLeases:
 
     async def request_poll(self, tracked: TrackedJob) -> None:
         """Let the process that polls the job poll it soon, unless that is this one."""
-        polled_here = str(tracked.ref) in self._wanted and tracked.leased
+        polled_here = tracked.address in self._wanted and tracked.leased
         if self.ledger is not None and tracked.recorded and not polled_here:
             await self.ledger.request_poll(tracked.ref, report_to_json(tracked.reported_failure))
 
@@ -119,24 +115,24 @@ class JobLeases:
 
     def _set(self, refs: Sequence[str], *, leased: bool) -> None:
         for ref in refs:
-            known = self._wanted.get(ref)
-            if known is not None and known.tracked.leased is not leased:
-                known.tracked.leased = leased
-                known.changed(known.tracked)
+            tracked = self._wanted.get(ref)
+            if tracked is not None and tracked.leased is not leased:
+                tracked.leased = leased
+                self._users[tracked.ref.provider].lease_changed(tracked)
 
     def on_recorded(self, ref: str, events: Sequence[Event]) -> None:
         """Another process has recorded these events of a job."""
-        known = self._wanted.get(ref)
-        if known is not None:
-            known.tracked.extend(events)
+        tracked = self._wanted.get(ref)
+        if tracked is not None:
+            tracked.extend(events)
 
     def on_poll_requested(self, ref: str, report: Any) -> None:
         """A webhook of the job has reached another process."""
-        known = self._wanted.get(ref)
-        if known is not None and known.tracked.leased:
+        tracked = self._wanted.get(ref)
+        if tracked is not None and tracked.leased:
             if report is not None:
-                known.tracked.reported_failure = report_from_json(report)
-            known.poll_soon(known.tracked)
+                tracked.reported_failure = report_from_json(report)
+            self._users[tracked.ref.provider].poll_soon(tracked)
 
 
 def report_to_json(report: StatusReport | None) -> Any:

@@ -130,6 +130,7 @@ class Poller:
     ) -> None:
         self._clock = clock
         self._leases = leases or JobLeases(None)
+        self._leases.add_user(transport.provider.name, self)
         self._limits = transport.limits
         self._queue: PollQueue[TrackedJob] = PollQueue()
         self._rate_limiter = RateLimiter(calls_per_minute, clock)
@@ -161,7 +162,7 @@ class Poller:
         """
         if tracked.has_changed(seen):
             return
-        self._leases.want(tracked, self._lease_changed, self.poll_soon)
+        self._leases.want(tracked)
         try:
             await self._wait(tracked, seen)
         finally:
@@ -201,7 +202,7 @@ class Poller:
         if wait.cancelled_caught:
             raise DeadlinePassed
 
-    def _lease_changed(self, tracked: TrackedJob) -> None:
+    def lease_changed(self, tracked: TrackedJob) -> None:
         """The job has become ours to poll, or another process's."""
         if not tracked.leased:
             self._dequeue(tracked)
@@ -268,7 +269,7 @@ class Poller:
         self._set_subscribers(tracked, dict.fromkeys((*self._subscribers(tracked), subscriber)))
         tracked.listener = self
         if first:
-            self._leases.want(tracked, self._lease_changed, self.poll_soon)
+            self._leases.want(tracked)
         if tracked.ended:
             self._release(tracked, None)
         elif first and tracked not in self._workers:

@@ -35,6 +35,7 @@ class PollState:
         poll_now: Whether a poll is due now, before the timer's time.
         next_urgent: Before this time no poll is urgent: an urgent one was sent, and its interval is not over.
         leased: Whether this process polls it. If False, another one does, and records what it learns in the ledger.
+        lease_waiters: How many wait for it here, if it is in a ledger that several processes share.
         poll_granted: Whether the next poll was granted to it and is not sent yet.
         being_polled: Whether a task is its worker.
         queue_number: Its number in the queue of polls. None outside.
@@ -52,6 +53,7 @@ class PollState:
         "failing_since",
         "last_polled",
         "last_seen_running",
+        "lease_waiters",
         "leased",
         "next_urgent",
         "poll_error",
@@ -76,6 +78,7 @@ class PollState:
         self.poll_now = not submitted_here
         self.next_urgent = -math.inf
         self.leased = True
+        self.lease_waiters = 0
         self.queue_number: int | None = None
         self.poll_granted = False
         self.being_polled = False
