@@ -276,6 +276,10 @@ class ConfigurationError(KlingError):
     """The client cannot do this as it was set up: no key, no provider for the request, used after close."""
 
 
+class GivenUp(ConfigurationError):
+    """A submission whose run was stopped before anything was sent. Users do not receive it: the row counts as left."""
+
+
 class InvalidRequest(KlingError):
     """The provider refused the request as malformed. Nothing was bought."""
 

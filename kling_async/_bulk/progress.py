@@ -24,7 +24,8 @@ class BulkStatistics:
         done: Rows with a result.
         failed: Rows with an error, the unknown ones not counted.
         unknown: Rows whose submission may or may not have bought a job.
-        left: Rows that were not submitted, because submissions to their provider have stopped.
+        left: Rows that were not submitted, because submissions to their provider have stopped, or because the run was
+            stopped while they waited for something.
         cost: What the jobs that this run submitted have cost, as far as their providers report it, without what was
             refunded. One entry per unit.
         rate: Rows ended per second, over the whole run.
@@ -104,21 +105,25 @@ class Progress:
         if outcome.new and job is not None and not job.refunded and (cost := job.cost) is not None:
             self.costs[cost.unit] = self.costs.get(cost.unit, Decimal(0)) + cost.amount
 
-    def statistics(self) -> BulkStatistics:
-        """How far the run has come."""
+    def statistics(self, leaving: int = 0) -> BulkStatistics:
+        """How far the run has come.
+
+        Args:
+            leaving: How many of the rows in flight were given up before they were sent.
+        """
         seconds = (self.stopped or anyio.current_time()) - self.started if self.started is not None else 0.0
         rate = self.ended / seconds if seconds > 0 else 0.0
         known = self.total is not None and rate > 0
         return BulkStatistics(
             submitted=self.submitted,
-            in_flight=self.in_flight,
+            in_flight=self.in_flight - leaving,
             done=self.done,
             failed=self.failed,
             unknown=self.unknown,
-            left=self.left,
+            left=self.left + leaving,
             cost=tuple(Cost(amount, unit) for unit, amount in sorted(self.costs.items())),  # type: ignore[arg-type]  # units come from Costs
             rate=rate,
-            eta=((self.total or 0) - self.ended - self.left) / rate if known else None,
+            eta=((self.total or 0) - self.ended - self.left - leaving) / rate if known else None,
             saving=self.saving,
             total=self.total,
         )

@@ -45,6 +45,7 @@ from kling_async._errors import (
     Remedy,
     Unauthorized,
 )
+from kling_async._event_loop.patience import Patience
 from kling_async._event_loop.spared_heap import SparedHeap
 from kling_async._files.local import ensure_writable, with_local_files
 from kling_async._files.object_store import ObjectUrl, destination
@@ -138,6 +139,7 @@ class BulkRun:
         self._submitting = 0
         self._reserved = 0  # places taken for rows that are being pulled
         self._wanting: deque[anyio.Event] = deque()  # tasks that wait for a place
+        self._waiting_to_be_sent: set[Patience] = set()  # one for each row that is being submitted
         self._ledger_away = False
         self._entered = self._left = False
         self._arrived = anyio.Event()
@@ -216,16 +218,19 @@ class BulkRun:
     def stop(self) -> None:
         """Submit no more rows. The loop goes on with the jobs in flight, and then ends as if the input had ended.
 
-        Rows that are already being submitted still are. With a ledger and keys, the same run made again goes on with
-        the rest.
+        A row of which nothing was sent is not bought, whatever it waits for: a free slot, a provider that says "not
+        now", room in a budget. It has no outcome, and counts as ``left``. A row whose submission is on its way is
+        followed to its end. With a ledger and keys, the same run made again buys the rest, and nothing twice.
         """
         self._source.stop()
+        for patience in tuple(self._waiting_to_be_sent):
+            patience.give_up()
         while self._wanting:
             self._wake_submitter()
 
     def statistics(self) -> BulkStatistics:
         """How far the run has come."""
-        return self._progress.statistics()
+        return self._progress.statistics(sum(patience.leaving for patience in self._waiting_to_be_sent))
 
     def _final_error(self) -> Exception:
         """Return the exception that ends the iteration."""
@@ -285,9 +290,11 @@ class BulkRun:
             return
         self._progress.in_flight += 1
         try:
-            read = await with_local_files(request)
-            submitted = await self._when_recorded(
-                lambda: self._router.submit(read, key, prefer=self._prefer, tags=row.tags)
+            submitted = await self._unless_stopped(
+                request,
+                lambda read, patience: self._router.submit(
+                    read, key, prefer=self._prefer, tags=row.tags, patience=patience
+                ),
             )
         except (KlingError, ValidationError) as error:
             self._job_ended(Outcome(index, key, request, error=error, tags=row.tags))
@@ -295,8 +302,30 @@ class BulkRun:
         except BaseException:
             self._progress.in_flight -= 1
             raise
+        if submitted is None:
+            self._progress.in_flight -= 1
+            self._progress.left += 1
+            self._put(index, None)
+            return
         self._progress.submitted += 1
         self._follow(row, submitted)
+
+    async def _unless_stopped(
+        self, request: Request, submit: Callable[[Request, Patience], Awaitable[SubmittedJob]]
+    ) -> SubmittedJob | None:
+        """Submit a request. None if the run was stopped while it waited, and nothing was sent."""
+        submitted: SubmittedJob | None = None
+        if self._source.stopped:
+            return submitted
+        patience = Patience()
+        self._waiting_to_be_sent.add(patience)
+        try:
+            with patience:
+                read = await with_local_files(request)
+                submitted = await self._when_recorded(lambda: submit(read, patience))
+        finally:
+            self._waiting_to_be_sent.discard(patience)
+        return submitted
 
     async def _when_recorded(self, submit: Callable[[], Awaitable[SubmittedJob]]) -> SubmittedJob:
         """Submit a row, if need be when the server of the ledger is back. Until then nothing is sent."""
@@ -307,7 +336,7 @@ class BulkRun:
             except LedgerFailed as error:
                 now = anyio.current_time()
                 until = until or now + _LEDGER_PATIENCE
-                if not error.temporary or self._source.stopped or now >= until:
+                if not error.temporary or now >= until:
                     raise
                 if not self._ledger_away:
                     log.warning("%s. Rows wait for it for up to %g s; jobs are followed", error, _LEDGER_PATIENCE)
@@ -342,10 +371,11 @@ class BulkRun:
             end = final_outcome(job, reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = tracked.request if own is None else unpack_request(own)  # one of them is the row's
+            outcome = Outcome(index, key, wanted, job, result, error, new, tags=job.tags)
             if self._is_retried(index, job, error):
-                self._group.start_soon(self._submit_again, Row(index, key, wanted, job.tags), job)
-                continue
-            self._job_ended(Outcome(index, key, wanted, job, result, error, new, tags=job.tags))
+                self._group.start_soon(self._submit_again, outcome, job)
+            else:
+                self._job_ended(outcome)
 
     def _is_retried(self, index: int, job: Job, error: object) -> bool:
         """Whether a row whose job failed is submitted again."""
@@ -353,19 +383,29 @@ class BulkRun:
             return False
         return may_retry(error, refunded=job.refunded, cost=job.cost)
 
-    async def _submit_again(self, row: Row, failed: Job) -> None:
+    async def _submit_again(self, failure: Outcome, failed: Job) -> None:
         """Submit a row again, elsewhere if that is possible. It stays in flight meanwhile."""
+        row = Row(failure.index, failure.key, failure.request, failure.tags)
         endpoints = self._failed.setdefault(row.index, [])
         endpoints.append(failed.ref.endpoint)
         try:
-            read = await with_local_files(row.request)
-            submitted = await self._when_recorded(
-                lambda: self._router.after_failure(
-                    read, failed.key, failed.ref, prefer=self._prefer, failed=endpoints, tags=row.tags
-                )
+            submitted = await self._unless_stopped(
+                row.request,
+                lambda read, patience: self._router.after_failure(
+                    read,
+                    failed.key,
+                    failed.ref,
+                    prefer=self._prefer,
+                    failed=endpoints,
+                    tags=row.tags,
+                    patience=patience,
+                ),
             )
         except (KlingError, ValidationError) as error:
             self._job_ended(Outcome(row.index, row.key, row.request, error=error, tags=row.tags))
+            return
+        if submitted is None:
+            self._job_ended(failure)
         else:
             self._follow(row, submitted)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kling_async._event_loop.patience import Patience
 from kling_async._exchange.calls import Effect
 
 __all__ = ["PaidCallTrace", "SentTwiceError"]
@@ -27,6 +28,7 @@ class PaidCallTrace:
         may_repeat: Asked before a paid call whose answer was lost is repeated: whether the provider surely still
             recognises its id.
         patient: Whether the call waits while the provider says "not now" or has no free slot. Otherwise it is refused.
+        patience: May be given up while nothing was sent. None if nobody gives up.
     """
 
     paid: bool = False
@@ -35,6 +37,7 @@ class PaidCallTrace:
     may_send: Callable[[], None] = lambda: None
     may_repeat: Callable[[], bool] = lambda: True
     patient: bool = True
+    patience: Patience | None = None
     _steps: int = 0
     _written: bool = False
 
@@ -46,10 +49,23 @@ class PaidCallTrace:
     def begin(self, effect: Effect) -> None:
         """A call of that effect is about to be made."""
         if effect is Effect.PAID:
-            self.may_send()
+            self._require_may_send()
         self.paid = effect is Effect.PAID
         self._steps, self._written = 0, False
-        self.on_commit(self.paid or self.lost)
+        committed = self.paid or self.lost
+        self.on_commit(committed)
+        if self.patience is not None:
+            self.patience.note_sent(maybe=committed)
+
+    def _require_may_send(self) -> None:
+        """Make sure that the paid call may be sent now.
+
+        Raises:
+            KlingError: It may not. Nothing was sent.
+        """
+        if self.patience is not None and not self.lost:
+            self.patience.require()
+        self.may_send()
 
     def end(self) -> None:
         """Let go of those who are called, and refer to the trace: else the job waits for the garbage collector."""
@@ -68,7 +84,7 @@ class PaidCallTrace:
         if self.paid and self._written and event.endswith(".send_request_headers.started"):
             raise SentTwiceError("a paid call was about to be sent a second time by the transport given as http")
         if self.paid and not self._written:
-            self.may_send()
+            self._require_may_send()
         self._written = True
 
 

@@ -22,6 +22,7 @@ import anyio
 from anyio.from_thread import start_blocking_portal
 
 from kling_async import (
+    BulkRun,
     BulkStopped,
     Client,
     InsufficientCredits,
@@ -89,6 +90,7 @@ class Worker:
         self._portal = self._thread.__enter__()
         self._stopped: dict[str | None, KlingError] = {}  # by provider, why nothing is bought there. None: nowhere
         self._halted = False
+        self._runs: set[BulkRun] = set()  # one for each block
         self._slots: anyio.Semaphore
         self._client: Client
         self._portal.call(self._open)
@@ -103,7 +105,12 @@ class Worker:
 
     def stop(self) -> None:
         """Submit no more rows. Those of jobs in flight still end, and the others come back as they were."""
+        self._portal.call(self._halt)
+
+    def _halt(self) -> None:
         self._halted = True
+        for run in self._runs:
+            run.stop()
 
     def close(self) -> None:
         """Close the client and end the thread."""
@@ -190,10 +197,14 @@ class Worker:
 
         try:
             async with self._client.map(source(), in_flight=max(len(tasks), 1), **self._settings.run) as outcomes:
-                async for outcome in outcomes:
-                    taken -= 1
-                    self._slots.release()
-                    yield tasks[outcome.index], outcome
+                self._runs.add(outcomes)
+                try:
+                    async for outcome in outcomes:
+                        taken -= 1
+                        self._slots.release()
+                        yield tasks[outcome.index], outcome
+                finally:
+                    self._runs.discard(outcomes)
         finally:
             for _ in range(taken):
                 self._slots.release()

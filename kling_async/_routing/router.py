@@ -51,6 +51,7 @@ from kling_async._errors import (
     Unauthorized,
 )
 from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.patience import Patience
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.protocol import Submission
 from kling_async._ledger.serialization import fingerprint, request_from_json
@@ -156,6 +157,7 @@ class Router:
         max_cost: Cost | None = None,
         last: Collection[str] = (),
         tags: Mapping[str, str] | None = None,
+        patience: Patience | None = None,
     ) -> SubmittedJob:
         """Submit a request: a provider's own, or a portable one at the best provider that takes it.
 
@@ -166,6 +168,7 @@ class Router:
             max_cost: The most that it may cost.
             last: Endpoints that are tried after all others, because they failed before.
             tags: What the user stores with it.
+            patience: May be given up while nothing was sent. If None, nobody gives up.
 
         Raises:
             NotOffered: No endpoint makes exactly what a portable request describes.
@@ -174,20 +177,25 @@ class Router:
         """
         if not isinstance(request, PortableRequest):
             name = request.endpoint.partition("/")[0]
-            return await self._attempt(name, lambda: self._submitter.submit(request, key, max_cost=max_cost, tags=tags))
+            return await self._attempt(
+                name,
+                lambda: self._submitter.submit(request, key, max_cost=max_cost, tags=tags, patience=patience),
+            )
         require_key(key)
         wanted = request.validated()
         mark = await to_thread.run_sync(fingerprint, wanted) if wanted.inline else fingerprint(wanted)
         current = await self._ledger.find(key) if self._ledger.enabled and key is not None else None
         if current is not None and not current.key_reusable:
-            return await self._continue(wanted, current, mark)
+            return await self._continue(wanted, current, mark, patience)
         ranked, found = await self._ranked(wanted, require_preference(prefer) or self._prefer, max_cost)
         if not ranked:
             raise not_offered(wanted, found)
         ranked.sort(key=lambda one: one.endpoint in last)
-        return await self._first_accepted(ranked, key or str(uuid.uuid4()), mark, max_cost, tags)
+        return await self._first_accepted(ranked, key or str(uuid.uuid4()), mark, max_cost, tags, patience)
 
-    async def _continue(self, wanted: PortableRequest, current: Submission, mark: str) -> SubmittedJob:
+    async def _continue(
+        self, wanted: PortableRequest, current: Submission, mark: str, patience: Patience | None
+    ) -> SubmittedJob:
         """Return the job of a key that is in use, or find out what became of it. Nothing is bought elsewhere."""
         provider = provider_of(self._transports, current.endpoint).provider
         request: Request | None = None
@@ -203,7 +211,7 @@ class Router:
                 remedies=(Remedy("change_request", current.key, detail="the key, or submit the same request"),),
                 provider=current.provider,
             )
-        return await self._submitter.submit(request, current.key, mark=mark)
+        return await self._submitter.submit(request, current.key, mark=mark, patience=patience)
 
     async def _first_accepted(
         self,
@@ -212,6 +220,7 @@ class Router:
         mark: str,
         max_cost: Cost | None,
         tags: Mapping[str, str] | None,
+        patience: Patience | None,
     ) -> SubmittedJob:
         refused: dict[str, KlingError] = {}
         passed_over: dict[str, str] = {}
@@ -226,12 +235,21 @@ class Router:
 
             async def buy(one: _Ranked = chosen, choice: Choice = choice, patient: bool = patient) -> SubmittedJob:
                 return await self._submitter.submit(
-                    one.request, key, mark=mark, choice=choice, patient=patient, max_cost=max_cost, tags=tags
+                    one.request,
+                    key,
+                    mark=mark,
+                    choice=choice,
+                    patient=patient,
+                    patience=patience,
+                    max_cost=max_cost,
+                    tags=tags,
                 )
 
             try:
                 return await self._attempt(chosen.provider, buy)
             except _PASSED_ON as error:
+                if patience is not None:
+                    patience.note_sent(maybe=False)
                 passed_over[chosen.endpoint] = f"{type(error).__name__}: {error.message}"
                 longest = self._transports[chosen.provider].limits.throttle_timeout
                 too_long = (getattr(error, "retry_after", None) or 0.0) > longest
@@ -404,6 +422,7 @@ class Router:
         max_cost: Cost | None = None,
         failed: Iterable[str] = (),
         tags: Mapping[str, str] | None = None,
+        patience: Patience | None = None,
     ) -> SubmittedJob:
         """Submit again what failed by the provider's fault, elsewhere if that is possible. See `may_retry`.
 
@@ -415,13 +434,16 @@ class Router:
             max_cost: The most that it may cost.
             failed: The endpoints that failed before. They are tried last.
             tags: What the user stored with the submission that failed.
+            patience: May be given up while nothing was sent. If None, nobody gives up.
         """
         if self._ledger.enabled and key is not None:
             current = await self._ledger.find(key)
             if current is not None and current.ref == ref and not current.key_reusable:
                 await self._submitter.release_key(current, "the job failed, and it was submitted again")
         last = {*failed, ref.endpoint}
-        return await self.submit(request, key, prefer=prefer, max_cost=max_cost, last=last, tags=tags)
+        return await self.submit(
+            request, key, prefer=prefer, max_cost=max_cost, last=last, tags=tags, patience=patience
+        )
 
 
 def may_retry(error: object, *, refunded: bool, cost: Cost | None) -> bool:

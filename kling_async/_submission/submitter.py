@@ -46,6 +46,7 @@ from kling_async._errors import (
     TransportFailed,
 )
 from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.patience import Patience
 from kling_async._event_loop.turns import cooperative_map
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.transport import ProviderTransport
@@ -189,6 +190,7 @@ class Submitter:
         mark: str | None = None,
         choice: Choice | None = None,
         patient: bool = True,
+        patience: Patience | None = None,
         max_cost: Cost | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> SubmittedJob:
@@ -204,6 +206,7 @@ class Submitter:
                 its own, whichever endpoint it goes to.
             choice: Why the endpoint was chosen. It becomes a part of the job's first event.
             patient: Whether it waits while the provider says "not now". Otherwise it is refused.
+            patience: May be given up while nothing was sent. If None, nobody gives up.
             max_cost: The most that it may cost. If None, only the budget limits it.
             tags: What the user stores with it.
 
@@ -212,6 +215,7 @@ class Submitter:
             ConfigurationError: It is not to be resubmitted: see `require_resubmittable`.
             SubmissionUnknown: A job may have been bought, now or earlier. The request is not sent again.
             BudgetExceeded: It does not fit into the budget.
+            GivenUp: It was given up, and nothing was sent.
             pydantic.ValidationError: The request is not valid, because it was made without validation.
             KlingError: It was refused or not sent. The key may be used again.
         """
@@ -228,7 +232,7 @@ class Submitter:
                     await self._reopen(transport, intent, force=force)
 
                 async def run(trace: PaidCallTrace) -> SubmittedJob:
-                    trace.patient = patient
+                    trace.patient, trace.patience = patient, patience
                     async with self._slot(intent, trace):
                         accepted = await self._claim_and_pay(
                             transport, request, intent, trace, choice, resubmit=resubmit

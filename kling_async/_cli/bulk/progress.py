@@ -39,7 +39,7 @@ class BulkProgress:
         todo: Rows that this run is about.
         ended: Of these, how many it is done with.
         errors: The last errors.
-        stopping: Whether the user has stopped it: no further row begins, and those that have begun are finished.
+        stopping: Whether the user has stopped it: no further row is bought, and the running jobs are waited for.
         over: Whether the run is.
     """
 

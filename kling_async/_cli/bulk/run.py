@@ -87,18 +87,18 @@ class BulkExecution:
         self.progress = BulkProgress(len(self.rows), states, todo=len(todo))
 
     def stop(self) -> bool:
-        """Begin no more rows. Return False if that was asked before, or there is nothing to wait for."""
-        self._count()
+        """Buy no more rows. Return False if that was asked before, or there is nothing to wait for."""
         if self.halted or self._outcomes is None:
             return False
+        self._outcomes.stop()
+        self._count()  # without the rows that waited, which are not bought
         self.halted = self.progress.stopping = True
         running = [plural(self.progress.in_flight, "running job")] if self.progress.in_flight else []
         running += [plural(self.progress.saving, "download")] if self.progress.saving else []
         self.report.say(
-            "stopping: no further row begins; those that have begun are bought and finished: waiting for "
-            f"{' and '.join(running) or 'the last job'} (Ctrl-C again exits at once)"
+            f"stopping: no further row is bought; waiting for {' and '.join(running) or 'the last job'} "
+            "(Ctrl-C again exits at once)"
         )
-        self._outcomes.stop()
         return True
 
     async def run(self, client: Client, in_flight: int) -> None:
