@@ -38,6 +38,20 @@ def test_a_flaw_in_foreign_json_does_not_cost_the_answer(raw: bytes, value: Any)
     assert read_json(raw) == value
 
 
+@pytest.mark.parametrize("before", range(0, 130, 3))
+def test_a_number_that_is_too_long_is_found_wherever_it_stands(before: int) -> None:
+    assert read_json(b" " * before + b"9" * 300) == int("9" * 300)
+    assert read_json(b'{"a": ' + b" " * before + b"9" * 301 + b"}") == {"a": None}
+
+
+@pytest.mark.parametrize("exponent", ["e999", "E999", "e+999", "E0400", "e12345"])
+def test_a_number_that_is_too_large_is_found_whatever_follows(exponent: str) -> None:
+    text = f'{{"a": 1{exponent}, "b": [1.5{exponent}], "c": [-2{exponent} , 1], "d": 7{exponent}\n}}'
+    assert read_json(text) == {"a": None, "b": [None], "c": [None, 1], "d": None}
+    assert read_json(f"[1{exponent}\t]") == [None]
+    assert read_json(f"-1{exponent}") is None
+
+
 def test_a_uuid_with_an_e_before_digits_is_read_by_the_fast_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly every answer contains a UUID or a hash. The tolerant reader takes ten times as long."""
     monkeypatch.delattr(json, "loads")
