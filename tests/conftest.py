@@ -85,16 +85,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees a key, an address or a proxy of the machine it runs on."""
+@pytest.fixture(scope="session", autouse=True)
+def no_keys() -> Iterator[None]:
+    """No test sees a key, an address, a setting or a proxy of the machine it runs on."""
+    own = {"KLING_CONFIG", "KLING_LEDGER", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
     for identity in (kind.identity() for kind in load_providers()):
-        secrets = [secret.variable for group in identity.secrets for secret in group]
-        for variable in (*secrets, identity.url_variable):
-            monkeypatch.delenv(variable, raising=False)
-    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-        monkeypatch.delenv(proxy.lower(), raising=False)
+        own |= {identity.url_variable, *(secret.variable for group in identity.secrets for secret in group)}
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in own | {name.lower() for name in own}:
+            patch.delenv(variable, raising=False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -145,8 +145,6 @@ def no_home(monkeypatch: pytest.MonkeyPatch, homes: Path) -> None:
     home = homes / str(next(_numbers))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
-    for variable in ("KLING_CONFIG", "KLING_LEDGER"):
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="session")

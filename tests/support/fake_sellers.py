@@ -7,6 +7,7 @@ what is sent to them.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from decimal import Decimal
@@ -31,6 +32,11 @@ def seller(name: str, price: str | None, *, seconds: float = 60.0) -> RunBlob:
         price: In US dollars. If None, it documents none.
         seconds: How long its jobs usually take.
     """
+    return _kind(name, price, seconds)(KEY, f"https://{name}.test")
+
+
+@functools.cache
+def _kind(name: str, price: str | None, seconds: float) -> type[RunBlob]:
     request = type("Clip", (O3Video,), {"endpoint": f"{name}/clip", "__module__": __name__})
     amount = None if price is None else Price(Decimal(price), "USD", source=f"{name}'s price list")
     offer = VideoOffer(
@@ -53,7 +59,7 @@ def seller(name: str, price: str | None, *, seconds: float = 60.0) -> RunBlob:
         features = dataclasses.replace(RunBlob.features, status_calls_per_minute=None)
 
     Seller.name, Seller.display_name = name, name.title()
-    return Seller(KEY, f"https://{name}.test")
+    return Seller
 
 
 class FakeSeller(FakeRunBlob):
