@@ -24,7 +24,8 @@ from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
 if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image, PortableRequest, Video
+    from kling_async.providers._base.portable import Image, Video
+    from kling_async.providers._base.portable_request import PortableRequest
 
 __all__ = [
     "ImageOffer",
