@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, closing
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,49 +19,17 @@ import pytest
 from kling_async import (
     Cost,
     Event,
-    JobRef,
-    PostgresLedger,
     SqliteLedger,
     Status,
-    Submission,
     SubmissionState,
     inspect_ledger,
 )
 from kling_async._ledger.protocol import Balance, Charge, NoRoom
+from support.shared_ledger import NOON, Opened, Shared, file_of_version, ref_of, submission
 
 pytestmark = pytest.mark.anyio
 
-NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 PRICE = Decimal("0.15")
-Shared = SqliteLedger | PostgresLedger
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], Shared]]:
-    """Opens the ledger once more, as another process does."""
-    server = request.getfixturevalue("postgres") if request.param == "postgres" else None
-    schema = server.schema() if server is not None else ""
-    made: list[Shared] = []
-
-    def open_it() -> Shared:
-        ledger: Shared = (
-            SqliteLedger(tmp_path / "jobs.db") if server is None else PostgresLedger(server.dsn(), schema=schema)
-        )
-        made.append(ledger)
-        return ledger
-
-    async with AsyncExitStack() as stack:
-        yield open_it
-        for ledger in made:
-            stack.push_async_callback(ledger.aclose)
-
-
-def submission(key: str, **more: Any) -> Submission:
-    return Submission(key, "runblob/o3-video", {"prompt": "a boat", "duration": 5}, "f", f"a-{key}", NOON, **more)
-
-
-def ref_of(key: str) -> JobRef:
-    return JobRef("runblob", "o3-video", f"id-{key}")
 
 
 def event(seq: int, status: Status, cost: str | None = None, unit: Any = "USD") -> Event:
@@ -87,7 +55,7 @@ async def sums(ledger: Shared, unit: str = "USD") -> tuple[Any, Any]:
     return found.spent, found.reserved
 
 
-async def test_claims_of_several_processes_never_exceed_the_limit(opened: Callable[[], Shared]) -> None:
+async def test_claims_of_several_processes_never_exceed_the_limit(opened: Opened) -> None:
     ledgers = [opened() for _ in range(3)]
     won: list[str] = []
     refused: list[Balance] = []
@@ -108,7 +76,7 @@ async def test_claims_of_several_processes_never_exceed_the_limit(opened: Callab
     assert sorted(one.key for one in stored) == sorted(won), "what was refused is not stored"
 
 
-async def test_each_claim_has_the_limit_of_its_own_client(opened: Callable[[], Shared]) -> None:
+async def test_each_claim_has_the_limit_of_its_own_client(opened: Opened) -> None:
     small, large = opened(), opened()
     await small.claim(submission("1"), charge(limit="0.3"))
     await large.claim(submission("2"), charge(limit="0.5"))
@@ -121,7 +89,7 @@ async def test_each_claim_has_the_limit_of_its_own_client(opened: Callable[[], S
     assert caught.value.balance.total == Decimal("0.6")
 
 
-async def test_a_key_that_is_in_use_needs_no_room(opened: Callable[[], Shared]) -> None:
+async def test_a_key_that_is_in_use_needs_no_room(opened: Opened) -> None:
     ledger = opened()
     first = await ledger.claim(submission("1"), charge(limit="0.2"))
     again = replace(submission("1"), attempt_id="another")
@@ -129,7 +97,7 @@ async def test_a_key_that_is_in_use_needs_no_room(opened: Callable[[], Shared]) 
     assert await sums(ledger) == (0, PRICE)
 
 
-async def test_what_is_bought_for_nothing_is_given_back(opened: Callable[[], Shared]) -> None:
+async def test_what_is_bought_for_nothing_is_given_back(opened: Opened) -> None:
     ledger = opened()
     claimed = await ledger.claim(submission("1"), charge(limit="0.2"))
     await ledger.record_outcome(replace(claimed, state=SubmissionState.UNKNOWN, reason="lost"))
@@ -147,7 +115,7 @@ async def test_what_is_bought_for_nothing_is_given_back(opened: Callable[[], Sha
     assert found.attempt_id == claimed.attempt_id
 
 
-async def test_a_job_counts_for_its_price_until_its_end_and_then_for_its_cost(opened: Callable[[], Shared]) -> None:
+async def test_a_job_counts_for_its_price_until_its_end_and_then_for_its_cost(opened: Opened) -> None:
     ledger = opened()
     await accept(ledger, "1", charge(), [event(0, Status.PENDING)])
     assert await sums(ledger) == (0, PRICE)
@@ -159,7 +127,7 @@ async def test_a_job_counts_for_its_price_until_its_end_and_then_for_its_cost(op
     assert await sums(ledger) == (Decimal("0.123456789"), 0)
 
 
-async def test_costs_of_other_units_ends_without_a_cost_and_refunds(opened: Callable[[], Shared]) -> None:
+async def test_costs_of_other_units_ends_without_a_cost_and_refunds(opened: Opened) -> None:
     ledger = opened()
     await accept(ledger, "1", charge(), [event(0, Status.COMPLETED, "7", "credits")])
     assert await sums(ledger) == (0, 0)
@@ -175,7 +143,7 @@ async def test_costs_of_other_units_ends_without_a_cost_and_refunds(opened: Call
     assert await sums(ledger) == (2 * PRICE, 0)
 
 
-async def test_events_that_were_recorded_before_the_outcome_count(opened: Callable[[], Shared]) -> None:
+async def test_events_that_were_recorded_before_the_outcome_count(opened: Opened) -> None:
     ledger = opened()
     await ledger.claim(submission("1"), charge())
     await ledger.append_events(ref_of("1"), [event(0, Status.COMPLETED, "0.11")])
@@ -183,7 +151,7 @@ async def test_events_that_were_recorded_before_the_outcome_count(opened: Callab
     assert await sums(ledger) == (Decimal("0.11"), 0)
 
 
-async def test_of_those_whose_price_is_guessed_one_is_sent_at_a_time(opened: Callable[[], Shared]) -> None:
+async def test_of_those_whose_price_is_guessed_one_is_sent_at_a_time(opened: Opened) -> None:
     one, other = opened(), opened()
     guess = charge(Decimal(1), price=None, guessed=True, limit="10")
     first = await one.claim(submission("1"), guess)
@@ -195,7 +163,7 @@ async def test_of_those_whose_price_is_guessed_one_is_sent_at_a_time(opened: Cal
     await other.claim(submission("2"), guess)
 
 
-async def test_a_process_that_dies_while_it_sends_leaves_its_charge(opened: Callable[[], Shared]) -> None:
+async def test_a_process_that_dies_while_it_sends_leaves_its_charge(opened: Opened) -> None:
     """It may have been bought, but no answer is on the way any more that could make room."""
     dead, alive = opened(), opened()
     await dead.claim(submission("1"), charge(limit="0.2"))
@@ -207,7 +175,7 @@ async def test_a_process_that_dies_while_it_sends_leaves_its_charge(opened: Call
         await alive.claim(submission("2"), charge(limit="0.2"))
 
 
-async def test_attempts_that_were_stored_without_a_charge_are_counted_once(opened: Callable[[], Shared]) -> None:
+async def test_attempts_that_were_stored_without_a_charge_are_counted_once(opened: Opened) -> None:
     one, other = opened(), opened()
     await accept(one, "ended", None, [event(0, Status.PENDING), event(1, Status.COMPLETED, "0.25")])
     await accept(one, "running", None, [event(0, Status.PROCESSING)])
@@ -226,7 +194,7 @@ async def test_attempts_that_were_stored_without_a_charge_are_counted_once(opene
     assert await sums(one) == (Decimal("0.35"), PRICE)
 
 
-async def test_the_sums_are_those_of_the_attempts_whatever_happens(opened: Callable[[], Shared]) -> None:
+async def test_the_sums_are_those_of_the_attempts_whatever_happens(opened: Opened) -> None:
     """A hundred random histories by two processes. The sums are compared with what the rows say."""
     ledgers, dice = [opened(), opened()], random.Random(7)
     expected: dict[str, Decimal] = {}
@@ -258,7 +226,7 @@ async def test_the_sums_are_those_of_the_attempts_whatever_happens(opened: Calla
     assert known["USD"].total == sum(expected.values())
 
 
-async def test_what_a_process_knows_is_up_to_date_after_its_writes(opened: Callable[[], Shared]) -> None:
+async def test_what_a_process_knows_is_up_to_date_after_its_writes(opened: Opened) -> None:
     ledger = opened()
     assert ledger.balances == {}
     await ledger.read_balances()
@@ -270,24 +238,21 @@ async def test_what_a_process_knows_is_up_to_date_after_its_writes(opened: Calla
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_file_of_the_version_before_is_upgraded_and_counted(tmp_path: Path) -> None:
-    from kling_async._ledger.sqlite_schema import MIGRATIONS  # noqa: PLC0415
-
     path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path)) as old, old:
-        for number, statements in enumerate(MIGRATIONS[:4], 1):
-            for statement in statements:
-                old.execute(statement)
-            old.execute(f"PRAGMA user_version = {number}")
-        old.execute(f"PRAGMA application_id = {0x4B4C4E47}")
-        old.execute(
+    file_of_version(
+        path,
+        4,
+        (
             """INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, ref)
                 VALUES ('1', 'a', 'runblob/o3-video', '{"prompt": "x"}', 'f', 1, 'accepted', 'runblob/o3-video/1'),
-                    ('2', 'b', 'runblob/o3-video', 'damaged', 'f', 1, 'unknown', NULL)"""
-        )
-        old.execute(
+                    ('2', 'b', 'runblob/o3-video', 'damaged', 'f', 1, 'unknown', NULL)""",
+            (),
+        ),
+        (
             "INSERT INTO events (ref, seq, terminal, event) VALUES ('runblob/o3-video/1', 0, 1, ?)",
             ('{"status": "completed", "cost": {"amount": "0.125", "unit": "USD"}}',),
-        )
+        ),
+    )
     assert [one.key for one in (await inspect_ledger(path)).submissions] == ["1", "2"], "reading needs no upgrade"
     ledger = SqliteLedger(path)
     groups = await ledger.uncounted()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import random
-import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
@@ -17,48 +14,23 @@ import anyio
 import psycopg
 import pytest
 
-from kling_async import Cost, Event, JobRef, PostgresLedger, SqliteLedger, Status, Submission, SubmissionState
+from kling_async import Cost, Event, JobRef, SqliteLedger, Status, SubmissionState
 from kling_async._ledger.leases import now_with_sleep
 from kling_async._ledger.protocol import Charge, NoRoom, NoSlot, Slot
+from support.shared_ledger import NOON, Opened, Shared, file_of_version, ref_of, submission
 
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 120.0
-NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 ACCOUNT = "runblob 0123456789abcdef"
 TWO = Slot(ACCOUNT, 2)
-Shared = SqliteLedger | PostgresLedger
 _numbers = count()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], Shared]]:
-    """Opens the ledger once more, as another process does."""
-    server = request.getfixturevalue("postgres") if request.param == "postgres" else None
-    schema = server.schema() if server is not None else ""
-    made: list[Shared] = []
-
-    def open_it() -> Shared:
-        ledger: Shared = (
-            SqliteLedger(tmp_path / "jobs.db", lease=1)
-            if server is None
-            else PostgresLedger(server.dsn(), schema=schema, lease=1)
-        )
-        made.append(ledger)
-        return ledger
-
-    async with AsyncExitStack() as stack:
-        yield open_it
-        for ledger in made:
-            stack.push_async_callback(ledger.aclose)
-
-
-def submission(key: str, **more: Any) -> Submission:
-    return Submission(key, "runblob/o3-video", {"prompt": "a boat"}, "f", f"a-{key}", NOON, **more)
-
-
-def ref_of(key: str) -> JobRef:
-    return JobRef("runblob", "o3-video", f"id-{key}")
+@pytest.fixture
+def options() -> dict[str, float]:
+    """A process that dies in the queue is out of it after this lease."""
+    return {"lease": 1}
 
 
 async def accept(ledger: Shared, key: str, slot: Slot | None = TWO) -> None:
@@ -85,7 +57,7 @@ async def free_slots(ledger: Shared, slot: Slot = TWO) -> int:
 
 
 async def test_claims_of_several_processes_at_once_find_as_many_slots_as_there_are(
-    opened: Callable[[], Shared],
+    opened: Opened,
 ) -> None:
     ledgers = [opened() for _ in range(3)]
     won: list[str] = []
@@ -115,9 +87,7 @@ async def test_claims_of_several_processes_at_once_find_as_many_slots_as_there_a
         (SubmissionState.ACCEPTED, 1),
     ],
 )
-async def test_a_slot_is_held_while_a_job_may_run(
-    opened: Callable[[], Shared], state: SubmissionState, left: int
-) -> None:
+async def test_a_slot_is_held_while_a_job_may_run(opened: Opened, state: SubmissionState, left: int) -> None:
     ledger = opened()
     claimed = await ledger.claim(submission("1"), None, TWO)
     ref = ref_of("1") if state is SubmissionState.ACCEPTED else None
@@ -128,7 +98,7 @@ async def test_a_slot_is_held_while_a_job_may_run(
     assert await free_slots(ledger) == 2, "the user knows that it does not run"
 
 
-async def test_a_slot_is_free_once_any_process_has_recorded_the_end(opened: Callable[[], Shared]) -> None:
+async def test_a_slot_is_free_once_any_process_has_recorded_the_end(opened: Opened) -> None:
     one, other = opened(), opened()
     for key, status in (("1", Status.COMPLETED), ("2", Status.FAILED), ("3", Status.CANCELLED)):
         await accept(one, key)
@@ -141,7 +111,7 @@ async def test_a_slot_is_free_once_any_process_has_recorded_the_end(opened: Call
     assert await free_slots(one) == 2
 
 
-async def test_each_account_has_its_slots_and_jobs_without_a_limit_count(opened: Callable[[], Shared]) -> None:
+async def test_each_account_has_its_slots_and_jobs_without_a_limit_count(opened: Opened) -> None:
     ledger = opened()
     await accept(ledger, "1", Slot("runblob other", 1))
     assert await free_slots(ledger) == 2
@@ -152,7 +122,7 @@ async def test_each_account_has_its_slots_and_jobs_without_a_limit_count(opened:
     assert await free_slots(ledger, Slot(ACCOUNT, 3)) == 1, "each claim has the limit of its own client"
 
 
-async def test_a_key_that_is_in_use_needs_no_slot(opened: Callable[[], Shared]) -> None:
+async def test_a_key_that_is_in_use_needs_no_slot(opened: Opened) -> None:
     ledger = opened()
     first = await ledger.claim(submission("1"), None, Slot(ACCOUNT, 1))
     again = replace(submission("1"), attempt_id="another")
@@ -164,7 +134,7 @@ async def test_a_key_that_is_in_use_needs_no_slot(opened: Callable[[], Shared]) 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize(("slot", "in_file", "on_server"), [(None, 5, 6), (Slot(ACCOUNT), 5, 6), (TWO, 6, 8)])
 async def test_a_claim_without_a_limit_sends_no_more_statements_than_before_there_were_limits(
-    opened: Callable[[], Shared], monkeypatch: pytest.MonkeyPatch, slot: Slot | None, in_file: int, on_server: int
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, slot: Slot | None, in_file: int, on_server: int
 ) -> None:
     ledger, sent = opened(), list[str]()
     await ledger.claim(submission("1"), None, slot)
@@ -185,7 +155,7 @@ async def test_a_claim_without_a_limit_sends_no_more_statements_than_before_ther
     assert len(statements) == (in_file if isinstance(ledger, SqliteLedger) else on_server)
 
 
-async def test_the_budget_is_asked_first_and_both_hold(opened: Callable[[], Shared]) -> None:
+async def test_the_budget_is_asked_first_and_both_hold(opened: Opened) -> None:
     ledger, one = opened(), Slot(ACCOUNT, 1)
     charge = Charge(Cost(Decimal(1), "USD"), Decimal(1), limit=Decimal(2))
     await ledger.claim(submission("1"), charge, one)
@@ -196,7 +166,7 @@ async def test_the_budget_is_asked_first_and_both_hold(opened: Callable[[], Shar
     assert (await ledger.read_balances())["USD"].total == 1, "what finds no slot counts for nothing"
 
 
-async def test_unknown_submissions_that_hold_slots_are_named(opened: Callable[[], Shared]) -> None:
+async def test_unknown_submissions_that_hold_slots_are_named(opened: Opened) -> None:
     dead, ledger = opened(), opened()
     await dead.claim(submission("sent"), None, TWO)
     dead._leases.sending.clear()
@@ -209,7 +179,7 @@ async def test_unknown_submissions_that_hold_slots_are_named(opened: Callable[[]
 
 
 async def test_who_waits_is_woken_in_the_order_of_the_queue_and_a_newcomer_waits_behind(
-    opened: Callable[[], Shared],
+    opened: Opened,
 ) -> None:
     """The process that records an end is the first to know of it. It takes no slot before those that waited longer."""
     busy, patient, later = opened(), opened(), opened()
@@ -242,7 +212,7 @@ async def test_who_waits_is_woken_in_the_order_of_the_queue_and_a_newcomer_waits
     assert full.value.ahead > 0
 
 
-async def test_who_leaves_the_queue_or_dies_in_it_holds_up_nobody(opened: Callable[[], Shared]) -> None:
+async def test_who_leaves_the_queue_or_dies_in_it_holds_up_nobody(opened: Opened) -> None:
     busy, leaves, dies, waits = opened(), opened(), opened(), opened()
     slot = Slot(ACCOUNT, 1)
     await accept(busy, "running", slot)
@@ -257,7 +227,7 @@ async def test_who_leaves_the_queue_or_dies_in_it_holds_up_nobody(opened: Callab
         assert (await waits.claim(submission("waits"), None, slot)).attempt_id == "a-waits"
 
 
-async def test_the_count_is_that_of_the_attempts_whatever_happens(opened: Callable[[], Shared]) -> None:
+async def test_the_count_is_that_of_the_attempts_whatever_happens(opened: Opened) -> None:
     """A hundred random histories by two processes. The free slots are compared with what the rows say."""
     ledgers, dice = [opened(), opened()], random.Random(7)
     slot, held = Slot(ACCOUNT, 1000), 0
@@ -286,21 +256,18 @@ async def test_the_count_is_that_of_the_attempts_whatever_happens(opened: Callab
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_file_of_the_version_before_is_upgraded_and_its_jobs_hold_slots(tmp_path: Path) -> None:
-    from kling_async._ledger.sqlite_schema import MIGRATIONS  # noqa: PLC0415
-
     path = tmp_path / "old.db"
-    with closing(sqlite3.connect(path)) as old, old:
-        for number, statements in enumerate(MIGRATIONS[:5], 1):
-            for statement in statements:
-                old.execute(statement)
-            old.execute(f"PRAGMA user_version = {number}")
-        old.execute(f"PRAGMA application_id = {0x4B4C4E47}")
-        old.execute(
+    file_of_version(
+        path,
+        5,
+        (
             """INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, ref, ended)
                 VALUES ('1', 'a', 'runblob/o3-video', '{}', 'f', 1, 'accepted', 'runblob/o3-video/1', NULL),
                     ('2', 'b', 'runblob/o3-video', '{}', 'f', 1, 'accepted', 'runblob/o3-video/2', 1),
-                    ('3', 'c', 'fal/o3-video', '{}', 'f', 1, 'unknown', NULL, NULL)"""
-        )
+                    ('3', 'c', 'fal/o3-video', '{}', 'f', 1, 'unknown', NULL, NULL)""",
+            (),
+        ),
+    )
     ledger = SqliteLedger(path)
     assert await free_slots(ledger) == 1, "for every account of its provider"
     assert await free_slots(ledger, Slot("fal x", 2)) == 1
