@@ -100,6 +100,17 @@ class Command(TyperCommand):
         """The parameters, ``--help`` among them."""
         return _flagged(super().get_params(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments. An option of one value is refused where it stands twice."""
+        if not ctx.resilient_parsing:  # a shell that completes
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for option in {id(each): each for each in order if order.count(each) > 1}.values():
+                if option.param_type_name == "option" and not (option.multiple or option.is_flag or option.count):
+                    name = max(option.opts, key=len)
+                    such = f", such as {name} 5usd,200credits" if option.metavar == "AMOUNT" else ""
+                    ctx.fail(f"{name} is given more than once, and only the last one would count; give it once{such}")
+        return super().parse_args(ctx, args)
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The parts of the usage line. Some versions of typer put more brackets around an argument than it has."""
         pieces = [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]

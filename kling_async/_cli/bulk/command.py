@@ -396,6 +396,8 @@ def parse_assumed(texts: Sequence[str]) -> dict[str, Decimal]:
             raise CommandError(f"--assume-price {text!r:.60}: there is no endpoint or provider {name!r:.40}")
         if not _PRICE.fullmatch(amount):
             raise CommandError(f"--assume-price {text!r:.60}: write an amount like {name}=1.2")
+        if name in found:
+            raise CommandError(f"--assume-price {text!r:.60}: the price of {name} is given twice")
         found[name] = Decimal(amount)
     return found
 
@@ -413,6 +415,8 @@ def parse_concurrency(texts: Sequence[str]) -> int | dict[str, int] | None:
             raise CommandError(f"--concurrency {text!r:.60}: write a number like 40, or fal=40")
         if separator and name not in {kind.name for kind in ALL_PROVIDERS}:
             raise CommandError(f"--concurrency {text!r:.60}: there is no provider {name!r:.40}")
+        if name in found:
+            raise CommandError(f"--concurrency {text!r:.60}: {name or 'the number for all'} is given twice")
         found[name] = int(number)
     everywhere = found.pop("", None)
     if everywhere is None or not found:

@@ -587,10 +587,10 @@ def test_a_run_keeps_within_the_limit_on_jobs_at_once(bulk: Run, sandbox: Sandbo
     assert max(sum(other.created <= job.created < other.ends for other in jobs) for job in jobs) == 2
 
 
-@pytest.mark.parametrize("wrong", ["0", "many", "fal=", "fal=-1", "fall=3", "fal=2.5"])
-def test_a_limit_on_jobs_that_is_none_is_refused(wrong: str) -> None:
+@pytest.mark.parametrize("wrong", ["0", "many", "fal=", "fal=-1", "fall=3", "fal=2.5", "2 3", "fal=2 4 fal=3"])
+def test_a_limit_on_jobs_that_is_none_or_is_given_twice_is_refused(wrong: str) -> None:
     with pytest.raises(CommandError, match="--concurrency"):
-        parse_concurrency([wrong])
+        parse_concurrency(wrong.split())
 
 
 def test_results_are_rows_as_well(bulk: Run, kling: Run, sandbox: Sandbox, tmp_path: Path) -> None:

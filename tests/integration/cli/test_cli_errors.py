@@ -82,6 +82,28 @@ def test_a_bad_reference_is_reported_and_nothing_is_sent(
     assert not sandbox.counters.requests
 
 
+@pytest.mark.parametrize(
+    ("command", "refusal"),
+    [
+        (
+            "doctor --budget 5usd --budget 200credits",
+            "--budget is given more than once.*such as --budget 5usd,200credits",
+        ),
+        ("bulk rows.jsonl -o out --budget 5usd --budget 5usd", "--budget is given more than once"),
+        ("bulk rows.jsonl -o out --output other", "--output is given more than once.*give it once$"),
+        ("mcp --budget 5 --budget 6", "--budget is given more than once.*give it once$"),
+    ],
+)
+def test_an_option_of_one_value_that_is_given_twice_is_refused(
+    kling: Run, sandbox: Sandbox, command: str, refusal: str
+) -> None:
+    """The first value would not count, and nobody would learn of it."""
+    answer = kling(*command.split())
+    assert answer.code == 2
+    assert re.search(refusal, answer.err.strip()), answer.err
+    assert not sandbox.counters.requests
+
+
 def test_bad_input_as_json_names_the_fields(kling: Run, sandbox: Sandbox) -> None:
     answer = kling("generate", VIDEO, "x", "--duration", "7", "--json")
     [error] = answer.objects
