@@ -24,6 +24,7 @@ from kling_async import (
     ConfigurationError,
     GenerationFailed,
     InsufficientCredits,
+    Limits,
     Request,
     RunBlob,
     SqliteLedger,
@@ -131,6 +132,16 @@ def test_leaving_a_bulk_run_stops_it_and_what_stopped_it_is_raised_as_ever(sandb
         with client.map([boat()] * 3) as outcomes, pytest.raises(BulkStopped) as caught:
             list(outcomes)
         assert isinstance(caught.value.cause, InsufficientCredits)
+
+
+def test_a_stopped_bulk_run_leaves_the_rows_that_wait_for_a_slot(sandbox: Sandbox) -> None:
+    with sync.Client(account(sandbox), limits=Limits(concurrency=1)) as client, client.map([boat()] * 6) as outcomes:
+        found = []
+        for outcome in outcomes:
+            outcomes.stop()
+            found.append(outcome.error)
+        assert found == [None] * sandbox.counters.jobs_bought
+        assert 1 <= len(found) == 6 - outcomes.statistics().left < 4
 
 
 def test_what_is_unfinished_in_a_ledger_is_resumed(sandbox: Sandbox, tmp_path: Path) -> None:
