@@ -103,9 +103,10 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments. An option of one value is refused where it stands twice."""
         if not ctx.resilient_parsing:  # a shell that completes
-            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-            for option in {id(each): each for each in order if order.count(each) > 1}.values():
-                if option.param_type_name == "option" and not (option.multiple or option.is_flag or option.count):
+            given: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+            for option in given:
+                once = option.param_type_name == "option" and not (option.multiple or option.is_flag or option.count)
+                if once and given.count(option) > 1:
                     name = max(option.opts, key=len)
                     such = f", such as {name} 5usd,200credits" if option.metavar == "AMOUNT" else ""
                     ctx.fail(f"{name} is given more than once, and only the last one would count; give it once{such}")

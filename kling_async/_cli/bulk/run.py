@@ -95,10 +95,8 @@ class BulkExecution:
         self.halted = self.progress.stopping = True
         running = [plural(self.progress.in_flight, "running job")] if self.progress.in_flight else []
         running += [plural(self.progress.saving, "download")] if self.progress.saving else []
-        self.report.say(
-            f"stopping: no further row is bought; waiting for {' and '.join(running) or 'the last job'} "
-            "(Ctrl-C again exits at once)"
-        )
+        waiting = f"; waiting for {' and '.join(running)} (Ctrl-C again exits at once)" if running else ""
+        self.report.say(f"stopping: no further row is bought{waiting}")
         return True
 
     async def run(self, client: Client, in_flight: int) -> None:
