@@ -42,7 +42,8 @@ ENDPOINTS = ("runblob/o3-photo", "runware/image-o3", "inferencesh/image-o1", "pi
 @pytest.fixture
 def bulk(kling: Run) -> Run:
     def run(*arguments: str) -> Answer:
-        return kling("bulk", "rows.jsonl", "-o", "out", *FAST, *arguments)
+        fast = () if "--poll" in arguments else FAST
+        return kling("bulk", "rows.jsonl", "-o", "out", *fast, *arguments)
 
     return run
 
