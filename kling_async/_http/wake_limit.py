@@ -22,7 +22,7 @@ class WakeLimit:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        # Nothing here leads to the loop: what a loop's variables lead to is kept as long as they are.
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._woken = 0  # in this turn
         self._called = False  # whether the loop will say that the next turn has begun
@@ -46,7 +46,7 @@ class WakeLimit:
             self._waiting.append(waiting)
         if not self._called:
             self._called = True
-            self._loop.call_soon(self._begin_turn)
+            asyncio.get_running_loop().call_soon(self._begin_turn)
 
     def wake_all(self) -> None:
         """Wake all who wait for their turn. Somebody's time is over, whose answer may be among those that have come."""
@@ -64,7 +64,7 @@ class WakeLimit:
                 waiting.set_result(None)
         self._called = self._woken > 0
         if self._called:
-            self._loop.call_soon(self._begin_turn)
+            asyncio.get_running_loop().call_soon(self._begin_turn)
 
 
 _LIMIT: RunVar[WakeLimit] = RunVar("kling_async._http.wake_limit")
