@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import hashlib
 import math
 import random
@@ -19,6 +20,8 @@ _DAYLIGHT = (0.16, 0.75)  # brightness of the upper sky, from night to day
 _LIGHTS = 14
 _NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves. The farthest moves a tenth of it
 _BLOCKS = (56, 24)  # towers in two picture widths, far away and near
+_HALO = [round(max(0.0, (value - 75) / 180) ** 2.2 * 190) for value in range(256)]  # how a light fades to its edge
+_FAINT = [round(value * 0.7) for value in range(256)]
 _SMOOTH = 2  # ridges are drawn so many times larger, then reduced: edges without steps
 
 
@@ -134,14 +137,13 @@ def _towers(x: float, width: int, count: int, at: float, near: float) -> float:
 
 def _light(shapes: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:
     sprite = _glow(max(4, round(min(size) * shapes.uniform(0.012, 0.05))), colour)
-    sprite.putalpha(sprite.getchannel("A").point(lambda value: value * 0.7))
+    sprite.putalpha(sprite.getchannel("A").point(_FAINT))
     return sprite
 
 
 def _glow(diameter: int, colour: Colour) -> Image.Image:
     """A disc with a bright heart and a soft halo."""
-    halo = ImageOps.invert(Image.radial_gradient("L")).resize((diameter, diameter), Image.Resampling.BICUBIC)
-    halo = halo.point(lambda value: max(0.0, (value - 75) / 180) ** 2.2 * 190)
+    halo = _disc().resize((diameter, diameter), Image.Resampling.BICUBIC).point(_HALO)
     heart = Image.new("L", (diameter, diameter))
     edge = diameter * 0.38
     ImageDraw.Draw(heart).ellipse((edge, edge, diameter - edge, diameter - edge), fill=255)
@@ -152,8 +154,18 @@ def _glow(diameter: int, colour: Colour) -> Image.Image:
     return sprite
 
 
+@functools.cache
+def _disc() -> Image.Image:
+    return ImageOps.invert(Image.radial_gradient("L"))
+
+
+@functools.cache
+def _ramp() -> Image.Image:
+    return Image.linear_gradient("L")
+
+
 def _gradient(size: tuple[int, int], top: Colour, middle: Colour, bottom: Colour) -> Image.Image:
-    ramp = Image.linear_gradient("L").resize(size, Image.Resampling.BICUBIC)
+    ramp = _ramp().resize(size, Image.Resampling.BICUBIC)
     return ImageOps.colorize(ramp, top, bottom, middle, midpoint=110)
 
 
