@@ -15,7 +15,7 @@ from support.fake_sellers import FakeSeller, Hosts, seller
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
-ROWS = 120
+ROWS = 200
 PRICES = {"dies": "0.10", "throttles": "0.12", "loses": "0.15", "steady": "0.30"}
 
 
