@@ -30,7 +30,6 @@ from kling_async._errors import (
     RateLimited,
     WebhookRejected,
 )
-from kling_async._event_loop.spared_heap import SparedHeap
 from kling_async._exchange.redaction import HiddenText
 from kling_async._job.job import Job
 from kling_async._models import Event
@@ -67,7 +66,6 @@ _NEVER = 86_400_000  # ms after which a browser that does not close an ended str
 _BODY_TIMEOUT = 10.0  # s
 _PINGS_AT_ONCE = 100  # in a turn of the event loop. Streams that were opened together are due together
 _SHUTDOWN_CHECK = 0.5  # s
-_MANY_STREAMS = 500  # which a full collection of garbage visits in 20 ms
 
 
 async def receive(client: Client, request: Request) -> int:
@@ -396,13 +394,10 @@ class _OpenStreams:
     """The open responses of one event loop. A task in the group of one of them looks after all.
 
     It keeps idle connections open, and ends the streams when the server is to stop. Tasks of its own for each would be
-    most of what ten thousand readers take of memory (``python -m benchmarks.fanout``). With as many, a full collection
-    of garbage visits a million objects, in half a second. So it leaves out those of streams that were open when there
-    were never so many before.
+    most of what ten thousand readers take of memory (``python -m benchmarks.fanout``).
     """
 
     def __init__(self) -> None:
-        self._heap = SparedHeap(_MANY_STREAMS, _MANY_STREAMS)
         self._streams: dict[_OpenStream, None] = {}
         self._keeper: _OpenStream | None = None  # in whose group the task is
 
@@ -410,7 +405,6 @@ class _OpenStreams:
     def keeping(self, stream: _OpenStream) -> Iterator[None]:
         """Look after the stream within this block, which is left before its group ends."""
         self._streams[stream] = None
-        self._heap.grow(len(self._streams))
         if self._keeper is None:
             self._pass_on()
         try:
@@ -420,7 +414,6 @@ class _OpenStreams:
 
     def _leave(self, stream: _OpenStream) -> None:
         self._streams.pop(stream, None)
-        self._heap.shrink(len(self._streams))
         if self._keeper is stream:
             self._pass_on()
 

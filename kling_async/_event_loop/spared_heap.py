@@ -22,7 +22,7 @@ class SparedHeap:
     everything counts again (``gc.unfreeze``). A program that has frozen objects itself, or has switched the collector
     off, has decided otherwise, and nothing is done.
 
-    The same goes for what else is counted by the thousand, such as open streams, which take a hundred objects each.
+    The same goes for what else is counted by the thousand, such as tasks that wait for jobs.
 
     Args:
         many: How many jobs, or others, are worth it.

@@ -34,6 +34,7 @@ from anyio.lowlevel import checkpoint
 
 from kling_async._errors import KlingError
 from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.spared_heap import SparedHeap
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._polling.driver import DriverElection
@@ -48,6 +49,7 @@ __all__ = ["DeadlinePassed", "Poller", "Subscriber"]
 
 _EARLY = 0.5  # part of the longest wait by which a job's poll may come early when it travels with another
 _GATHER = 0.02  # s for which a poll that is due waits for others, where one call asks about several jobs
+_MANY_WAIT = 500  # tasks. A full collection of garbage visits all that belongs to them in 5 to 20 ms
 _UNSERVED = 8  # granted polls that may wait for a worker. More would hold up the loop in bursts
 _GRANTS = 8  # in a row, before other tasks have their turn
 
@@ -149,6 +151,9 @@ class Poller:
         self._limited: dict[TrackedJob, int] = {}  # the number of each job's entry in it
         self._urgent: list[tuple[float, int, TrackedJob]] = []  # the same, by when each may be polled before others
         self._order = count()
+        self._waiting = 0  # tasks
+        # Ten thousand of them, such as readers of events, have a million objects, which take half a second to visit.
+        self._heap = SparedHeap(_MANY_WAIT, _MANY_WAIT)
 
     # What users of the poller call.
 
@@ -163,9 +168,13 @@ class Poller:
         if tracked.has_changed(seen):
             return
         self._leases.want(tracked)
+        self._waiting += 1
+        self._heap.grow(self._waiting)
         try:
             await self._wait(tracked, seen)
         finally:
+            self._waiting -= 1
+            self._heap.shrink(self._waiting)
             self._leases.unwant(tracked)
 
     async def _wait(self, tracked: TrackedJob, seen: int) -> None:

@@ -45,11 +45,8 @@ def advance(latest: Event | None, report: StatusReport, *, source: Source, at: f
         started: When the job was submitted, in POSIX seconds.
     """
     when = datetime.fromtimestamp(at, UTC)
-    if report.lifetime is not None:
-        expires = when + timedelta(seconds=report.lifetime)
-        report = replace(report, artifacts=tuple(replace(a, expires=expires) for a in report.artifacts))
     base = latest or Event(-1, Status.PENDING, when, 0.0, source, step=-1)
-    changes = _changes(base, report)
+    changes = _changes(base, report, when)
     if changes is None:
         return None
     return Event(seq=base.seq + 1, at=when, elapsed=max(0.0, at - started), source=source, **changes)
@@ -69,15 +66,15 @@ def repeats(report: StatusReport, status: Status) -> bool:
     )
 
 
-def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
-    """Return what `base` and the report together come to, by field. None if the report changes nothing."""
+def _changes(base: Event, report: StatusReport, when: datetime) -> dict[str, Any] | None:
+    """Return what `base` and the report of that time together come to, by field. None if the report changes nothing."""
     if base.status.terminal:
         return None
     status = report.status or base.status
     step = report.step if report.status else max(base.step, 0)
     reported, known = (STATUS_ORDER[status], step), (STATUS_ORDER[base.status], base.step)
     progress = max((part for part in (base.progress, report.progress) if part is not None), default=None)
-    artifacts = _union(base.artifacts, report.artifacts)
+    artifacts = _union(base.artifacts, report, when)
     position = base.queue_position
     if reported >= known and report.queue_position is not None:
         position = report.queue_position
@@ -106,9 +103,13 @@ def _changes(base: Event, report: StatusReport) -> dict[str, Any] | None:
     }
 
 
-def _union(known: tuple[Artifact, ...], named: tuple[Artifact, ...]) -> tuple[Artifact, ...]:
+def _union(known: tuple[Artifact, ...], report: StatusReport, when: datetime) -> tuple[Artifact, ...]:
     """Return the known files and the new ones, numbered in the order in which they became known."""
+    if not report.artifacts:
+        return known
     files = {artifact.identity: artifact for artifact in known}
-    for artifact in named:
-        files.setdefault(artifact.identity, replace(artifact, index=len(files)))
+    for artifact in report.artifacts:
+        if artifact.identity not in files:
+            expires = artifact.expires if report.lifetime is None else when + timedelta(seconds=report.lifetime)
+            files[artifact.identity] = replace(artifact, index=len(files), expires=expires)
     return tuple(files.values())

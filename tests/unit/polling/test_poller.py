@@ -280,6 +280,34 @@ async def test_finished_jobs_leave_nothing_behind(limited: Client, server: FakeR
     assert left <= 50, "a few may stay until the heaps are cleaned"
 
 
+async def test_many_tasks_that_wait_do_not_lengthen_the_pauses_of_the_collector(
+    client: Client, server: FakeRunBlob
+) -> None:
+    server.duration = 600
+    job = await client.submit(VIDEO)
+
+    async def wait(scope: anyio.CancelScope) -> None:
+        with scope:
+            await job
+
+    scopes = [anyio.CancelScope() for _ in range(600)]
+    gc.unfreeze()  # as in a program: the test suite has the collector leave out its modules
+    try:
+        async with anyio.create_task_group() as group:
+            for number, scope in enumerate(scopes):
+                if number == 400:
+                    await anyio.wait_all_tasks_blocked()
+                    assert gc.get_freeze_count() == 0
+                group.start_soon(wait, scope)
+            await anyio.wait_all_tasks_blocked()
+            assert gc.get_freeze_count()
+            for scope in scopes:
+                scope.cancel()
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
+
+
 class CountingQueue(PollQueue[TrackedJob]):
     """Counts how often it is asked: once in each turn of the driver's loop, and once for each job that enters."""
 
