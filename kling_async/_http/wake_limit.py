@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 
 from anyio.lowlevel import RunVar
@@ -30,12 +31,12 @@ class WakeLimit:
     @classmethod
     def of_loop(cls) -> WakeLimit:
         """The one of the event loop that runs here."""
-        try:
-            return _LIMIT.get()
-        except LookupError:
-            made = cls()
-            _LIMIT.set(made)
-            return made
+        known = _LIMIT.get(None)
+        limit = None if known is None else known()
+        if limit is None:
+            limit = cls()
+            _LIMIT.set(weakref.ref(limit))
+        return limit
 
     def wake(self, waiting: asyncio.Future[None]) -> None:
         """End the wait of a task, in this turn or in a later one. Until then anything else may end it, too."""
@@ -67,4 +68,5 @@ class WakeLimit:
             asyncio.get_running_loop().call_soon(self._begin_turn)
 
 
-_LIMIT: RunVar[WakeLimit] = RunVar("kling_async._http.wake_limit")
+# The sockets have it. Held here, it would keep its event loop, and what that has, for ever.
+_LIMIT: RunVar[weakref.ref[WakeLimit] | None] = RunVar("kling_async._http.wake_limit")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,8 +14,6 @@ import pytest
 
 from kling_async._http.asyncio_socket import AsyncioSocket
 from kling_async._http.wake_limit import WakeLimit
-
-pytestmark = pytest.mark.asyncio
 
 PATIENCE = 120.0  # s
 
@@ -62,6 +62,7 @@ async def reading(count: int, seconds: float = PATIENCE) -> AsyncIterator[Reader
             stream.connection_lost(None)
 
 
+@pytest.mark.asyncio
 async def test_of_a_hundred_answers_eight_are_used_in_a_turn_and_in_order() -> None:
     async with reading(100) as readers:
         for stream in readers.sockets:
@@ -73,6 +74,7 @@ async def test_of_a_hundred_answers_eight_are_used_in_a_turn_and_in_order() -> N
     assert len([step for step in steps if step]) == 13, "no turn is lost between"
 
 
+@pytest.mark.asyncio
 async def test_answers_that_come_one_after_the_other_do_not_wait() -> None:
     async with reading(40) as readers:
         for stream in readers.sockets:
@@ -83,6 +85,7 @@ async def test_answers_that_come_one_after_the_other_do_not_wait() -> None:
         await readers.finish()
 
 
+@pytest.mark.asyncio
 async def test_those_who_leave_while_they_wait_for_their_turn_hold_up_nobody() -> None:
     async with reading(100) as readers:
         for stream in readers.sockets:
@@ -93,6 +96,7 @@ async def test_those_who_leave_while_they_wait_for_their_turn_hold_up_nobody() -
     assert readers.read == [*range(4), *range(90, 100)]
 
 
+@pytest.mark.asyncio
 async def test_an_answer_that_came_just_before_the_time_was_over_does_not_wait() -> None:
     """A process that was stopped finds the answer and the time limit of whoever asked in the same turn."""
     async with reading(100, seconds=0.9) as readers:
@@ -102,6 +106,7 @@ async def test_an_answer_that_came_just_before_the_time_was_over_does_not_wait()
     assert readers.turns[0] == 100
 
 
+@pytest.mark.asyncio
 async def test_an_answer_whose_time_is_over_while_it_waits_for_its_turn_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -117,6 +122,7 @@ async def test_an_answer_whose_time_is_over_while_it_waits_for_its_turn_is_used(
     assert readers.late == [99], "nothing came for the last one"
 
 
+@pytest.mark.asyncio
 async def test_all_that_have_come_are_used_at_once_where_the_time_of_a_paid_call_is_over() -> None:
     async with reading(100) as readers:
         for stream in readers.sockets:
@@ -126,6 +132,7 @@ async def test_all_that_have_come_are_used_at_once_where_the_time_of_a_paid_call
     assert readers.turns[0] == 100
 
 
+@pytest.mark.asyncio
 async def test_what_ends_the_wait_otherwise_is_not_ended_again() -> None:
     limit = WakeLimit.of_loop()
     assert WakeLimit.of_loop() is limit
@@ -140,3 +147,19 @@ async def test_what_ends_the_wait_otherwise_is_not_ended_again() -> None:
     last = asyncio.get_running_loop().create_future()
     limit.wake(last)
     await last
+
+
+def test_an_event_loop_that_is_over_is_forgotten() -> None:
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def use() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        async with reading(40) as readers:
+            for stream in readers.sockets:
+                stream.data_received(b"answer")
+        for task in readers.tasks:
+            task.cancel()  # the loop ends before most of them are woken
+
+    asyncio.run(use())
+    gc.collect()
+    assert [loop() for loop in loops] == [None]
