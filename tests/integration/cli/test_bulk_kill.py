@@ -34,7 +34,8 @@ def write_rows(path: Path, count: int, endpoints: tuple[str, ...] = ENDPOINTS) -
 
 
 def start(where: dict[str, str], rows: Path, out: Path, *options: str) -> Program:
-    return launch("bulk", str(rows), "-o", str(out), *FAST, *options, variables=where)
+    fast = FAST[2:] if "--poll" in options else FAST
+    return launch("bulk", str(rows), "-o", str(out), *fast, *options, variables=where)
 
 
 def results(out: Path, name: str = "results.jsonl") -> list[dict[str, Any]]:
