@@ -60,6 +60,7 @@ _GROUP = 500  # operations in one transaction at most
 _PATIENCE = 0.005  # s for which an operation waits for each of those that are expected with it
 _LONGEST_WAIT = 0.04  # s for all of them
 _FIRST_LOOK = 0.0005  # s until the thread looks for the first time whether they have come
+_NEXT_LOOK = 0.008  # s from one such look to the next at most
 _PAUSE = 1.0  # s after a failure before the thread tries again what nobody asks for
 _LONGEST_PAUSE = 30.0  # s between two tries to write what is kept
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
@@ -419,7 +420,7 @@ class LedgerThread:
             pause, left = _FIRST_LOOK, min(_PATIENCE * self._expected, _LONGEST_WAIT)
             while len(group) + self._queue.qsize() < self._expected and left > 0 and not self.closed:
                 time.sleep(min(pause, left))
-                pause, left = 3 * pause, left - pause
+                pause, left = min(3 * pause, _NEXT_LOOK), left - pause
             while len(group) < _GROUP:
                 following = self._queue.get_nowait()
                 group += [following] if following is not None else []

@@ -108,7 +108,7 @@ class Image(PortableRequest):
         return self.aspect_ratio
 
 
-# These are built at once, unlike the requests of the providers: with its first model pydantic looks for its plugins
-# among the installed packages, which takes it some 25 ms. No event loop shall wait for that.
+# These are built when this module is loaded, unlike the requests of the providers: with its first model pydantic looks
+# for its plugins, which takes some 25 ms. Whoever names them at the top of a program has no event loop wait for that.
 for _kind in (Video, Image):
     _kind.model_rebuild()
