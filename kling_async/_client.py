@@ -50,7 +50,7 @@ from kling_async._validation import count_of, given, require, require_seconds
 from kling_async._webhooks.applier import WebhookApplier
 from kling_async._webhooks.receiver import WebhookReceiver
 from kling_async.providers import load_providers
-from kling_async.providers._base.portable_request import PortableRequest
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 from kling_async.webhooks import Delivery, Webhooks

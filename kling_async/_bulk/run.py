@@ -60,7 +60,7 @@ from kling_async._tracking.packed_request import PackedRequest, pack_request, un
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async._validation import count_of
 from kling_async.providers._base.offers import options
-from kling_async.providers._base.portable_request import PortableRequest
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.request import Request
 
 __all__ = ["BulkRun"]

@@ -64,7 +64,7 @@ from kling_async._submission.remedies import provider_of
 from kling_async._submission.submitter import SubmittedJob, Submitter, require_key
 from kling_async._validation import given
 from kling_async.providers._base.offers import Option, Unmet, not_offered, options, served_by
-from kling_async.providers._base.portable_request import PortableRequest
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.request import Request
 
 __all__ = ["Prefer", "Router", "may_retry", "require_preference"]

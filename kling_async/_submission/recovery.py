@@ -19,7 +19,7 @@ from kling_async._submission.remedies import RecoveryAdvisor, provider_of
 from kling_async._submission.submitter import Submitter, require_resubmittable
 from kling_async._tracking.tracked_job import TrackedJob
 from kling_async.providers._base.offers import served_by
-from kling_async.providers._base.portable_request import PortableRequest
+from kling_async.providers._base.portable import PortableRequest
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 

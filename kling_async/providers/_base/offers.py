@@ -24,8 +24,7 @@ from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
 if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image, Video
-    from kling_async.providers._base.portable_request import PortableRequest
+    from kling_async.providers._base.portable import Image, PortableRequest, Video
 
 __all__ = [
     "ImageOffer",

@@ -10,8 +10,7 @@ from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers import load_providers
 from kling_async.providers._base.endpoint import Endpoint
 from kling_async.providers._base.offers import options
-from kling_async.providers._base.portable import Image, Video
-from kling_async.providers._base.portable_request import PortableRequest
+from kling_async.providers._base.portable import Image, PortableRequest, Video
 from kling_async.providers._base.price import Price
 from kling_async.providers._base.provider import Provider
 

@@ -7,15 +7,13 @@ A tier of fal stands for a resolution: ``standard`` for 720p, ``pro`` for 1080p,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image as PortableImage
+from kling_async.providers._base.portable import Video
 from kling_async.providers.fal.models import IMAGE_TO_VIDEO, REFERENCE_TO_VIDEO, TEXT_TO_VIDEO, VideoModel
 from kling_async.providers.fal.request import Image, ImageToVideo, ReferenceToVideo, TextToVideo
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image as PortableImage
-    from kling_async.providers._base.portable import Video
 
 __all__ = ["OFFERS"]
 

@@ -9,15 +9,13 @@ and 2.5 Turbo.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image as PortableImage
+from kling_async.providers._base.portable import Video as PortableVideo
 from kling_async.providers.inferencesh.apps import Image, Video
 from kling_async.providers.inferencesh.request import ImageO1
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image as PortableImage
-    from kling_async.providers._base.portable import Video as PortableVideo
 
 __all__ = ["OFFERS"]
 

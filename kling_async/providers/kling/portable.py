@@ -6,15 +6,13 @@ A portable request is one clip without cuts, so ``multi_shot`` is always False.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image, Video
 from kling_async.providers.kling.legacy import ImageGeneration, OmniImage
 from kling_async.providers.kling.models import IMAGE_MODELS, OMNI_IMAGE_MODELS, VIDEO_MODELS, VideoModel
 from kling_async.providers.kling.video import ImageToVideo, OmniVideo, TextToVideo
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image, Video
 
 __all__ = ["OFFERS"]
 

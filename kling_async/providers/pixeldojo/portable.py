@@ -7,14 +7,12 @@ whether its price is that of a clip or of a second.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image, Video
 from kling_async.providers.pixeldojo.request import ImageV3
 from kling_async.providers.pixeldojo.video import TextToVideo
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image, Video
 
 __all__ = ["OFFERS"]
 

@@ -8,13 +8,11 @@ first frame.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import Offer, VideoOffer
+from kling_async.providers._base.portable import Video
 from kling_async.providers.replicate.request import O1Video, V3OmniVideo, V3Video, V21Video, V25TurboVideo
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Video
 
 __all__ = ["OFFERS"]
 

@@ -8,15 +8,13 @@ pages do not tell the size of their clips.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image
+from kling_async.providers._base.portable import Video as PortableVideo
 from kling_async.providers.runblob.models import O1Photo, Video
 from kling_async.providers.runblob.request import O3Photo, O3Video
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image
-    from kling_async.providers._base.portable import Video as PortableVideo
 
 __all__ = ["OFFERS"]
 

@@ -7,15 +7,13 @@ on its resolution.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kling_async.providers._base.offers import ImageOffer, Offer, VideoOffer
+from kling_async.providers._base.portable import Image as PortableImage
+from kling_async.providers._base.portable import Video as PortableVideo
 from kling_async.providers.runware.request import Image, ImageO3
 from kling_async.providers.runware.video import Video
-
-if TYPE_CHECKING:
-    from kling_async.providers._base.portable import Image as PortableImage
-    from kling_async.providers._base.portable import Video as PortableVideo
 
 __all__ = ["OFFERS"]
 
