@@ -55,11 +55,11 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: at times, a test waits for a socket, a process or a thread.
+    """Two processes more than cores: in a third of its time, a test waits for a socket, a process or a thread.
 
     Each more would cost what it takes to collect all tests once more.
     """
-    return 1 + (os.cpu_count() or 1)
+    return 2 + (os.cpu_count() or 1)
 
 
 @pytest.hookimpl(wrapper=True)
