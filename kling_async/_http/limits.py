@@ -30,7 +30,7 @@ class Limits:
         slot_timeout: Seconds without one free slot after which a submission that waits for one gives up, whether the
             provider has none or `concurrency` allows none.
         retry_budget: Retries of READ calls to one provider beyond one retry for every ten successes.
-        cancel_grace: Seconds for which a paid call that was sent is waited for when its task is cancelled.
+        cancel_grace: Seconds for which a paid call that was sent is waited for when its task is cancelled. 0: not.
         poll_failure_timeout: Seconds without one successful poll after which waiting for a job raises the last error.
     """
 

@@ -26,7 +26,6 @@ the whole program. It is silent unless the program configures logging. Our own r
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import random
@@ -60,13 +59,13 @@ from kling_async._exchange.urls import Url
 from kling_async._http.backend import USER_AGENT, Http, HttpBackend, PerLoopBackend
 from kling_async._http.connection_pool import PoolStatistics
 from kling_async._http.failures import Sent, forget_frames, was_sent
+from kling_async._http.last_read import LAST_READ, end_after, last_read
 from kling_async._http.limits import Limits
 from kling_async._http.paid_call import PaidCallTrace
 from kling_async._http.response import Response, read_body, read_whole_body
 from kling_async._http.slots import NoFreeSlot, SlotQueue
 from kling_async._http.status_codes import Meaning, meaning_of
 from kling_async._http.throttle import Throttle, retry_after
-from kling_async._http.wake_limit import WakeLimit
 from kling_async._media.local_file import FileChanged
 from kling_async.providers._base.provider import Provider
 
@@ -334,16 +333,12 @@ class ProviderTransport:
     async def _exchange_paid(
         self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
     ) -> Reply:
-        """Make a paid exchange, and judge the deadline only after what had arrived by then was read.
-
-        A process that was stopped (a laptop that slept, ``docker pause``) finds its deadline passed and the answer in
-        the socket at the same moment.
-        """
+        """Make a paid exchange. Its time is over only after what had arrived by then was read: see `last_read`."""
         if not on_asyncio():
             return await self._exchange_watched(backend, call, url, seconds, extensions)
         replies: list[Reply] = []
         with anyio.CancelScope() as scope:
-            timer = asyncio.get_running_loop().call_later(seconds, _allow_last_read, scope, WakeLimit.of_loop())
+            timer = end_after(scope, seconds)
             try:
                 headers = self._headers(call)
                 replies.append(await self._exchange(backend, call, url, headers, math.inf, extensions))
@@ -365,7 +360,7 @@ class ProviderTransport:
             async def watch() -> None:
                 try:
                     await anyio.sleep(seconds)
-                    await anyio.sleep(_LAST_READ)
+                    await last_read()
                 except anyio.get_cancelled_exc_class():
                     return  # by code that ends all tasks. The exchange must go on, and has its own time-out
                 group.cancel_scope.cancel()
@@ -374,7 +369,7 @@ class ProviderTransport:
             try:
                 # The backend's own time-out must not be the first to fire.
                 replies.append(
-                    await self._exchange(backend, call, url, self._headers(call), seconds + 2 * _LAST_READ, extensions)
+                    await self._exchange(backend, call, url, self._headers(call), seconds + 2 * LAST_READ, extensions)
                 )
             except Exception as error:  # noqa: BLE001  # raised below, and not as a group
                 failure = error
@@ -658,18 +653,11 @@ async def _pass_on(response: Response, limit: int, line: Callable[[str], Awaitab
 
 
 _SLOWEST_UPLOAD = 100_000  # bytes a second. A slower one runs into the deadline
-_LAST_READ = 0.1  # s in which an answer is read that had arrived when the deadline of a paid call passed
 _LONGEST_ID = 100  # characters of a request id
 _KEPT = 300  # characters of an answer that does not tell what became of a paid call
 _FIRST_WAIT = 0.2  # s. Doubled with each attempt
 _LONGEST_WAIT = 10.0  # s
 _JITTER = 0.5  # s
-
-
-def _allow_last_read(scope: anyio.CancelScope, wakes: WakeLimit) -> None:
-    """End a paid exchange whose deadline has passed, but not before what has arrived was read."""
-    wakes.wake_all()
-    scope.deadline = loop_time() + _LAST_READ
 
 
 def _shown(call: Call) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from kling_async._event_loop.clock import on_asyncio
+from kling_async._http.last_read import end_after, last_read
 from kling_async._http.paid_call import PaidCallTrace
 
 __all__ = ["finish_within_grace"]
@@ -46,7 +47,8 @@ async def finish_within_grace(operation: Callable[[], Awaitable[T]], trace: Paid
             try:
                 await submission.ended.wait()
             except anyio.get_cancelled_exc_class():
-                submission.give_up(grace)
+                if submission.give_up(grace):
+                    group.start_soon(submission.end_after, grace)
                 raise
     if submission.failure is not None:
         raise submission.failure
@@ -58,7 +60,7 @@ class _Submission(Generic[T]):
 
     def __init__(self, operation: Callable[[], Awaitable[T]], trace: PaidCallTrace) -> None:
         self._operation = operation
-        self._scope = anyio.CancelScope()
+        self.scope = anyio.CancelScope()
         self._given_up = False
         self.ended = anyio.Event()
         self.outcome: list[T] = []
@@ -68,25 +70,34 @@ class _Submission(Generic[T]):
     @property
     def committed(self) -> bool:
         """Whether giving up would lose something."""
-        return self._scope.shield
+        return self.scope.shield
 
     def _commit(self, needed: bool) -> None:
-        self._scope.shield = needed
+        self.scope.shield = needed
         if self._given_up and not needed:
-            self._scope.cancel()
+            self.scope.cancel()
 
-    def give_up(self, grace: float) -> None:
-        """The caller was cancelled: end now, or within the grace time if the request was sent."""
+    def give_up(self, grace: float) -> bool:
+        """The caller was cancelled: end now, or after the grace time if the request was sent. Whether it goes on."""
         self._given_up = True
-        if self.committed:
-            self._scope.deadline = anyio.current_time() + grace
-        else:
-            self._scope.cancel()
+        goes_on = self.committed and grace > 0
+        if not goes_on:
+            self.scope.cancel()
+        return goes_on
+
+    async def end_after(self, seconds: float) -> None:
+        """On trio: end after so many seconds and the last read."""
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(seconds):
+                await self.ended.wait()
+                return
+            await last_read()
+        self.scope.cancel()
 
     async def run(self) -> None:
         """Run the operation."""
         try:
-            with self._scope:
+            with self.scope:
                 try:
                     self.outcome.append(await self._operation())
                 except Exception as error:  # noqa: BLE001  # raised by the caller, so not in an exception group
@@ -122,10 +133,12 @@ async def _run_in_paying_task(submission: _Submission[Any], grace: float) -> Non
     """Run the operation in a task of its own, to its end."""
     task = _PayingTask(submission.run(), loop=asyncio.get_running_loop(), name="kling_async paid call")
     task.submission = submission
+    timer: asyncio.TimerHandle | None = None
     try:
         await asyncio.wait((task,))
     except asyncio.CancelledError:
-        submission.give_up(grace)
+        if submission.give_up(grace):
+            timer = end_after(submission.scope, grace)
         while not task.done():
             try:
                 with anyio.CancelScope(shield=True):
@@ -134,6 +147,8 @@ async def _run_in_paying_task(submission: _Submission[Any], grace: float) -> Non
                 continue
         raise
     finally:
+        if timer is not None:
+            timer.cancel()
         if not task.done():  # an error that is no cancellation, such as the end of a generator
             task.cancel()
     task.result()

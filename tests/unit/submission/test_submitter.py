@@ -16,6 +16,7 @@ import pytest
 
 import kling_async
 from kling_async import (
+    Artifact,
     Client,
     ConfigurationError,
     Event,
@@ -45,6 +46,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 VIDEO = O3Video("a paper boat in the rain")
 OTHER = O3Video("a fox in the snow")
+PREVIEW = Artifact("image", "https://cdn.runblob.test/preview")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(100))
 
 
@@ -575,11 +577,12 @@ class OwnId(RunBlob):
 
 
 class Endless(RunBlob):
-    """Reports results that stay for longer than there is time."""
+    """Reports at once a file that stays for longer than there is time."""
 
     def submit(self, request: Any, key: str, callback_url: str | None) -> Flow[Accepted]:
         accepted = yield from super().submit(request, key, callback_url)
-        return dataclasses.replace(accepted, report=dataclasses.replace(accepted.report, lifetime=1e300))
+        report = dataclasses.replace(accepted.report, artifacts=(PREVIEW,), lifetime=1e300)
+        return dataclasses.replace(accepted, report=report)
 
 
 async def test_a_job_whose_first_report_cannot_be_processed_is_recorded(
