@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from kling_async._errors import LedgerFailed
 from kling_async._ledger.charges import Balances, Claim
 from kling_async._ledger.group_commit import Database, Kind, LedgerThread
 from kling_async._ledger.leases import Leases, Recorded, lease_seconds
@@ -98,7 +99,12 @@ class DatabaseLedger(ABC):
 
     async def record_outcome(self, submission: Submission) -> bool | None:
         """See `Ledger.record_outcome`."""
-        recorded: Recorded = await self._perform(self._statements.record_outcome, submission, submission.attempt_id)
+        try:
+            recorded: Recorded = await self._perform(self._statements.record_outcome, submission, submission.attempt_id)
+        except LedgerFailed:
+            if submission.ref is not None:
+                self._leases.own_unrecorded(str(submission.ref))
+            raise
         return recorded.begun
 
     async def release(self, key: str, attempt_id: str, reason: str) -> None:

@@ -9,7 +9,8 @@ database's clock, so that no two clocks are compared.
 - A submission that is being sent belongs to its sender. Once the sender's row has expired, its outcome is unknown.
 - A job has a *lease*: its owner polls it. The others that wait for the job read its events from the ledger. A lease
   whose owner has expired may be taken, and at once where the system knows that the owner's process is gone. A lease
-  that nobody wants any more in its process is given back.
+  that nobody wants any more in its process is given back. A job that its buyer could not record is the buyer's to poll:
+  nobody else knows of it.
 
 An owner that finds its own row expired (the process was stopped, the computer slept) owns nothing any more. It becomes
 a new owner, and asks for its leases again.
@@ -103,6 +104,7 @@ class Leases:
     _wanted: dict[str, None] = field(default_factory=dict)
     _fresh: list[str] = field(default_factory=list)
     _held: set[str] = field(default_factory=set)
+    _unrecorded: set[str] = field(default_factory=set)
     _idle: dict[str, float] = field(default_factory=dict)
     _lost: list[str] = field(default_factory=list)
     _granted: list[str] = field(default_factory=list)
@@ -117,8 +119,8 @@ class Leases:
             again = ref not in self._wanted
             self._wanted[ref] = None
             self._idle.pop(ref, None)
-            held = ref in self._held
-            if held:  # one text for all who keep it, in place of the one that the database gave us
+            held = ref in self._held or ref in self._unrecorded
+            if ref in self._held:  # one text for all who keep it, in place of the one that the database gave us
                 self._held.discard(ref)
                 self._held.add(ref)
             if not held or (again and self.others):  # a webhook may have reached others while nobody waited here
@@ -131,9 +133,15 @@ class Leases:
             self._wanted.pop(ref, None)
             if ended:
                 self._held.discard(ref)
+                self._unrecorded.discard(ref)
                 self._idle.pop(ref, None)
             elif ref in self._held:
                 self._idle[ref] = now_with_sleep()
+
+    def own_unrecorded(self, ref: str) -> None:
+        """Note that the ledger does not have a job that was bought here. It is ours to poll."""
+        with self._lock:
+            self._unrecorded.add(ref)
 
     def left(self) -> float:
         """Seconds for which others surely take us for living."""
@@ -178,6 +186,7 @@ class Leases:
         with self._lock:
             self._granted += [ref for ref in refs if ref in self._wanted and ref not in self._held]
             self._held.update(refs)
+            self._unrecorded.difference_update(refs)
             self._idle.update((ref, now) for ref in refs if ref not in self._wanted)
 
     def take_granted(self) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import quote
 
 import anyio
@@ -30,6 +31,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.network_sandbox]
 PATIENCE = 120.0
 ROWS = 40
 
+Row: TypeAlias = tuple[str, Request]
+
 
 @contextmanager
 def noticing(text: str) -> Iterator[anyio.Event]:
@@ -51,24 +54,35 @@ def noticing(text: str) -> Iterator[anyio.Event]:
         log.removeHandler(handler)
 
 
+async def in_two_parts(rows: Sequence[Row], stopped: anyio.Event) -> AsyncIterator[Row]:
+    """The rows, the second half of them only when the server was stopped, so that some are left that need it."""
+    for number, row in enumerate(rows):
+        if number == len(rows) // 2:
+            await stopped.wait()
+        yield row
+
+
 @pytest.mark.sandbox(speed=600, scale=0.1)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the ledger's thread is the same
 async def test_rows_wait_for_a_server_that_is_started_again(sandbox: Sandbox, tmp_path: Path) -> None:
-    rows: list[tuple[str, Request]] = [
-        (f"row-{row}", runblob.O3Photo(f"boat {row}", resolution="1k")) for row in range(ROWS)
-    ]
+    rows: list[Row] = [(f"row-{row}", runblob.O3Photo(f"boat {row}", resolution="1k")) for row in range(ROWS)]
     [provider] = [each for each in sandbox.providers() if each.name == "runblob"]
     outcomes: list[Outcome] = []
+    stopped = anyio.Event()
 
     async def restart(server: Server, waiting: anyio.Event) -> None:
         await anyio.to_thread.run_sync(server.stop)
+        stopped.set()
         await waiting.wait()
         await anyio.to_thread.run_sync(server.start)
 
     with serving() as server, noticing("Rows wait for it") as waiting:
         async with Client(provider, ledger=PostgresLedger(server.dsn())) as client:
             with anyio.fail_after(PATIENCE):
-                async with anyio.create_task_group() as group, client.map(rows, in_flight=4, save_to=tmp_path) as run:
+                async with (
+                    anyio.create_task_group() as group,
+                    client.map(in_two_parts(rows, stopped), in_flight=4, save_to=tmp_path) as run,
+                ):
                     async for outcome in run:
                         outcomes.append(outcome)
                         if len(outcomes) == ROWS // 4:
@@ -98,14 +112,14 @@ async def test_a_server_that_was_never_there_is_not_waited_for(sandbox: Sandbox)
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the same
 async def test_rows_wait_for_a_replica_that_becomes_the_primary(sandbox: Sandbox) -> None:
     """A real one. Before that, it is named as what it is, and nothing is bought."""
-    rows: list[tuple[str, Request]] = [
-        (f"row-{row}", runblob.O3Photo(f"boat {row}", resolution="1k")) for row in range(ROWS // 2)
-    ]
+    rows: list[Row] = [(f"row-{row}", runblob.O3Photo(f"boat {row}", resolution="1k")) for row in range(ROWS // 2)]
     [provider] = [each for each in sandbox.providers() if each.name == "runblob"]
     outcomes: list[Outcome] = []
+    stopped = anyio.Event()
 
     async def fail_over(server: Server, replica: Server, waiting: anyio.Event) -> None:
         await anyio.to_thread.run_sync(server.stop)
+        stopped.set()
         await waiting.wait()
         await anyio.to_thread.run_sync(replica.promote)
 
@@ -121,7 +135,10 @@ async def test_rows_wait_for_a_replica_that_becomes_the_primary(sandbox: Sandbox
         dsn = f"postgresql://postgres:{quote(PASSWORD, safe='')}@/postgres?{hosts}"
         async with Client(provider, ledger=PostgresLedger(dsn)) as client:
             with anyio.fail_after(PATIENCE):
-                async with anyio.create_task_group() as group, client.map(rows, in_flight=4) as run:
+                async with (
+                    anyio.create_task_group() as group,
+                    client.map(in_two_parts(rows, stopped), in_flight=4) as run,
+                ):
                     async for outcome in run:
                         outcomes.append(outcome)
                         if len(outcomes) == len(rows) // 4:

@@ -39,6 +39,7 @@ from kling_async import (
 )
 from kling_async._ledger.group_commit import News, Operation
 from kling_async._ledger.postgres_database import PostgresDatabase
+from kling_async._ledger.protocol import NOT_STORABLE
 from kling_async._ledger.sqlite_database import SqliteDatabase
 from kling_async.sandbox import Sandbox
 from kling_async.starlette import webhook_route
@@ -509,6 +510,33 @@ async def test_what_could_not_be_written_is_written_without_being_asked_for(
     later = await other.find(attempt_id=found.attempt_id)
     assert later is not None
     assert later.reason == "resolved elsewhere", "what is stored is not stored once more"
+
+
+@both
+@pytest.mark.parametrize("code", [None, NOT_STORABLE])
+@pytest.mark.sandbox(speed=60)
+async def test_a_job_that_cannot_be_recorded_is_polled_all_the_same(
+    processes: Processes, kind: str, code: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else knows of it, so there is nobody to wait for."""
+    database: Any = SqliteDatabase if kind == "sqlite" else PostgresDatabase
+    real = database.commit
+
+    def commit(self: object, operations: Sequence[Operation]) -> None:
+        if any(operation.keep is not None for operation in operations):
+            raise LedgerFailed("it cannot be written", code=code)
+        real(self, operations)
+
+    def take(self: object, refs: Sequence[str]) -> Sequence[str]:
+        raise LedgerFailed("it cannot be written")
+
+    monkeypatch.setattr(database, "commit", commit)
+    monkeypatch.setattr(database, "take", take)
+    buyer = await processes.client()
+    job = await buyer.submit(REQUEST, key="boat")
+    with anyio.fail_after(PATIENCE):
+        assert (await job).artifacts
+    assert processes.bought == 1
 
 
 @both

@@ -29,3 +29,27 @@ def test_leases_are_reported_again_after_the_database_failed() -> None:
     leases.take_granted()  # and the database fails before anybody is notified
     leases.look_again()
     assert leases.take_granted() == ["runblob/o3-video/1"]
+
+
+def test_a_job_that_could_not_be_recorded_is_ours_until_it_ends() -> None:
+    leases = Leases()
+    leases.own_unrecorded("runblob/o3-video/1")
+    assert leases.want("runblob/o3-video/1")
+    leases.renewed_as(1, at=0.0, others=False)
+    leases.renewed_as(2, at=0.0, others=False)  # the row has expired, and nobody else knows of the job
+    assert leases.take_lost() == []
+    leases.unwant("runblob/o3-video/1", ended=False)
+    assert leases.want("runblob/o3-video/1")
+    leases.unwant("runblob/o3-video/1", ended=True)
+    assert not leases.want("runblob/o3-video/1")
+
+
+def test_a_job_that_is_recorded_after_all_has_a_lease_that_can_expire() -> None:
+    leases = Leases()
+    leases.renewed_as(1, at=0.0, others=False)
+    leases.own_unrecorded("runblob/o3-video/1")
+    assert leases.want("runblob/o3-video/1")
+    leases.grant(["runblob/o3-video/1"])
+    leases.renewed_as(2, at=0.0, others=False)
+    assert leases.take_lost() == ["runblob/o3-video/1"]
+    assert not leases.want("runblob/o3-video/1")
