@@ -71,13 +71,37 @@ def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, di
     return told
 
 
+def _parts() -> int:
+    """How many processes collect and run the tests."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+def _own_part() -> int:
+    """Which of them this one is, from 0."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Each process begins with another part of each folder, so that in a new clone not all compile the same files."""
+    report = yield
+    if isinstance(collector, pytest.Directory):
+        first = len(report.result) * _own_part() // _parts()
+        report.result = [*report.result[first:], *report.result[:first]]
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what talks to a sandbox: ``-m "not network_sandbox"`` leaves it out. And run slow tests first."""
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.network_sandbox)
+    items.sort(key=lambda item: item.path)  # the same order in all processes
     # Each process begins with its own part of the list, so each part begins with its share of the slow tests.
-    parts = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    parts = _parts()
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = iter([item for item in items if not item.get_closest_marker("slow")])
     size = -(-len(items) // parts)
