@@ -34,12 +34,14 @@ _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _FPS = 24
 _SOUND_RATE = 8000  # samples a second. Divisible by 5, so that equal parts make a second
+_SOUND_BITS = 24_000  # a second. With PyAV's 128 000, this chord takes the encoder five times as long
 _LOUDNESS = 1500  # of 32767, for each of three notes
 _CANVAS = 512  # px of the longer side up to which shapes are drawn. Larger pictures enlarge them, not the text
 _TEXT_SIZES = (0.052, 0.042, 0.035, 0.029, 0.024, 0.02)  # of the shorter side. The largest that fits
 _TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
 _LEADING = 1.28  # height of a line in font sizes
 _PIN = 0.2  # of the shorter side, for a reference image
+_SMALL = 256  # px of the longer side up to which a video is encoded sooner than threads for it have begun
 _LEGIBLE = 9  # px. Smaller text is not worth drawing
 _FONT_FOLDERS = [
     "/usr/share/fonts",
@@ -113,6 +115,8 @@ def draw_clip(clip: Clip, scale: float = 1.0) -> bytes:
             stream = cast("VideoStream", output.add_stream(encoder, rate=_FPS, options=options))
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"
+            if max(size) <= _SMALL:
+                stream.thread_count = 1
             sound = _sound_stream(output, container)
             for image in _frames(clip, size):
                 output.mux(stream.encode(_frame(image)))
@@ -125,7 +129,7 @@ def draw_clip(clip: Clip, scale: float = 1.0) -> bytes:
 def _sound_stream(output: OutputContainer, container: str) -> AudioStream:
     """The sound track. Encoders of this kind are part of every build of PyAV."""
     codec = "aac" if container == "mp4" else "libopus"
-    return cast("AudioStream", output.add_stream(codec, rate=_SOUND_RATE, layout="mono"))
+    return cast("AudioStream", output.add_stream(codec, rate=_SOUND_RATE, layout="mono", bit_rate=_SOUND_BITS))
 
 
 def _sound(clip: Clip, stream: AudioStream) -> Iterator[list[Packet[Any]]]:

@@ -7,9 +7,12 @@ import functools
 import hashlib
 import math
 import random
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Colour: TypeAlias = tuple[int, int, int]
 
@@ -22,6 +25,9 @@ _NEAR_SPEED = 0.16  # picture widths per second that the nearest ridge moves. Th
 _BLOCKS = (56, 24)  # towers in two picture widths, far away and near
 _HALO = [round(max(0.0, (value - 75) / 180) ** 2.2 * 190) for value in range(256)]  # how a light fades to its edge
 _FAINT = [round(value * 0.7) for value in range(256)]
+_MIDDLE = 110  # of 255: where a gradient has its middle colour
+_UPPER = [min(255, round(value * 255 / _MIDDLE)) for value in range(256)]  # how the middle colour comes
+_LOWER = [max(0, round((value - _MIDDLE) * 255 / (255 - _MIDDLE))) for value in range(256)]  # and how it goes
 _SMOOTH = 2  # ridges are drawn so many times larger, then reduced: edges without steps
 
 
@@ -101,13 +107,9 @@ class Scene:
             for count in (1, 2, 3, 5, 8, 13, 21)
         ]
         step = max(1, width // 320)
-        outline = [
-            (
-                x * _SMOOTH,
-                _SMOOTH * (base - sum(tall * self._land(x, width, count, at, near) for count, at, tall in waves)),
-            )
-            for x in range(0, self._span * width + step, step)
-        ]
+        across = range(0, self._span * width + step, step)
+        lifts = [[tall * lift for lift in self._land(across, width, count, at, near)] for count, at, tall in waves]
+        outline = [(x * _SMOOTH, _SMOOTH * (base - sum(lift))) for x, *lift in zip(across, *lifts, strict=True)]
         mask = Image.new("L", (self._span * width * _SMOOTH, height * _SMOOTH))
         ImageDraw.Draw(mask).polygon([*outline, (self._span * width * _SMOOTH, height * 9), (0, height * 9)], fill=255)
         mask = mask.resize((self._span * width, height), Image.Resampling.BOX)
@@ -116,42 +118,51 @@ class Scene:
         return _gradient(self._size, top, top, mist), mask
 
 
-def _hills(x: float, width: int, count: int, at: float, _near: float) -> float:
-    """One wave of a ridge: from -1 to 1, the same after two picture widths."""
-    return math.sin(math.pi * count * x / width + at)
+def _hills(across: Sequence[int], width: int, count: int, at: float, _near: float) -> list[float]:
+    """One wave of a ridge at each place: from -1 to 1, the same after two picture widths."""
+    pace = math.pi * count / width
+    return [math.sin(pace * x + at) for x in across]
 
 
-def _peaks(x: float, width: int, count: int, at: float, near: float) -> float:
-    return math.asin(_hills(x, width, count, at, near)) * 2 / math.pi
+def _peaks(across: Sequence[int], width: int, count: int, at: float, near: float) -> list[float]:
+    return [math.asin(height) * 2 / math.pi for height in _hills(across, width, count, at, near)]
 
 
-def _waves(x: float, width: int, count: int, at: float, _near: float) -> float:
-    return 1 - 2 * abs(math.sin((math.pi * count * x / width + at) / 2))
+def _waves(across: Sequence[int], width: int, count: int, at: float, near: float) -> list[float]:
+    return [1 - 2 * abs(height) for height in _hills(across, 2 * width, count, at / 2, near)]
 
 
-def _towers(x: float, width: int, count: int, at: float, near: float) -> float:
+def _towers(across: Sequence[int], width: int, count: int, at: float, near: float) -> list[float]:
     blocks = round(_BLOCKS[0] + (_BLOCKS[1] - _BLOCKS[0]) * near)
-    block = int(x * blocks / (2 * width))
-    return 1.4 * math.sin(math.tau * count * block / blocks * 7 + at)
+    pace = math.tau * count / blocks * 7
+    tops = [1.4 * math.sin(pace * block + at) for block in range(2 * blocks)]
+    return [tops[x * blocks // (2 * width)] for x in across]
 
 
 def _light(shapes: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:
-    sprite = _glow(max(4, round(min(size) * shapes.uniform(0.012, 0.05))), colour)
-    sprite.putalpha(sprite.getchannel("A").point(_FAINT))
-    return sprite
+    return _coloured(_halo(max(4, round(min(size) * shapes.uniform(0.012, 0.05))), faint=True), colour)
 
 
 def _glow(diameter: int, colour: Colour) -> Image.Image:
     """A disc with a bright heart and a soft halo."""
+    return _coloured(_halo(diameter), colour)
+
+
+def _coloured(mask: Image.Image, colour: Colour) -> Image.Image:
+    sprite = Image.new("RGBA", mask.size, colour)
+    sprite.putalpha(mask)
+    return sprite
+
+
+@functools.lru_cache(maxsize=64)
+def _halo(diameter: int, *, faint: bool = False) -> Image.Image:
+    """The shape of a light. Every scene of the same size has the same few."""
     halo = _disc().resize((diameter, diameter), Image.Resampling.BICUBIC).point(_HALO)
     heart = Image.new("L", (diameter, diameter))
     edge = diameter * 0.38
     ImageDraw.Draw(heart).ellipse((edge, edge, diameter - edge, diameter - edge), fill=255)
-    heart = heart.filter(ImageFilter.GaussianBlur(diameter / 90))
-    sprite = Image.new("RGBA", (diameter, diameter), colour)
-    halo.paste(255, mask=heart)
-    sprite.putalpha(halo)
-    return sprite
+    halo.paste(255, mask=heart.filter(ImageFilter.GaussianBlur(diameter / 90)))
+    return halo.point(_FAINT) if faint else halo
 
 
 @functools.cache
@@ -160,13 +171,17 @@ def _disc() -> Image.Image:
 
 
 @functools.cache
-def _ramp() -> Image.Image:
-    return Image.linear_gradient("L")
+def _ramps() -> tuple[Image.Image, Image.Image]:
+    """How much of its middle and of its lower colour a gradient has at each height, in a column of pixels."""
+    column = Image.linear_gradient("L").crop((0, 0, 1, 256))
+    return column.point(_UPPER), column.point(_LOWER)
 
 
 def _gradient(size: tuple[int, int], top: Colour, middle: Colour, bottom: Colour) -> Image.Image:
-    ramp = _ramp().resize(size, Image.Resampling.BICUBIC)
-    return ImageOps.colorize(ramp, top, bottom, middle, midpoint=110)
+    column = Image.new("RGB", (1, 256), top)
+    for colour, share in zip((middle, bottom), _ramps(), strict=True):
+        column.paste(colour, mask=share)
+    return column.resize((1, size[1]), Image.Resampling.BICUBIC).resize(size, Image.Resampling.NEAREST)
 
 
 def _colour(hue: float, saturation: float, value: float) -> Colour:
