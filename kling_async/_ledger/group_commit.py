@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 One thread owns the connection. Nothing else touches it. An operation is put into a queue that never blocks, and the
-task that put it there waits for an event of its own event loop. So it works on asyncio and trio.
+task that put it there waits for something of its own event loop: a future of asyncio, or an event of trio.
 
 *Group commit.* While the thread commits one transaction, operations pile up, and all of them go into the next one. A
 commit costs one ``fsync``, however many writes it holds, so the busier the ledger is, the cheaper a write becomes. An
@@ -11,8 +11,9 @@ operation is answered after the commit that made it durable. A transaction that 
 operation by operation, so that one that cannot be written does not take the others with it.
 
 A transaction costs as much as ten writes. So the thread waits until as many operations have come as it has just done,
-for 5 ms for each of them and 40 ms at most. A task that writes alone is not held up, nor are many that write again at
-once. In a bulk run, whose tasks do something else between two writes, the transactions are fewer and larger.
+for 5 ms for each of them and 80 ms at most. A task that writes alone is not held up, nor are many that write again at
+once. In a bulk run, whose tasks do something else between two writes, the transactions are fewer and larger. The
+operation that makes them enough wakes the thread.
 
 *Few steps.* All operations of one kind in a group are done at once. The waiting tasks are woken a few at a time, so
 that the event loop can run others in between.
@@ -32,14 +33,16 @@ parent.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -48,6 +51,7 @@ from anyio import to_thread
 from anyio.lowlevel import current_token
 
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
+from kling_async._event_loop.clock import on_asyncio
 from kling_async._ledger.leases import LOOK, Leases
 from kling_async._ledger.protocol import NOT_STORABLE, LeaseWatcher
 from kling_async._models import Event
@@ -58,9 +62,9 @@ log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
 _PATIENCE = 0.005  # s for which an operation waits for each of those that are expected with it
-_LONGEST_WAIT = 0.04  # s for all of them
-_FIRST_LOOK = 0.0005  # s until the thread looks for the first time whether they have come
-_NEXT_LOOK = 0.008  # s from one such look to the next at most
+_LONGEST_WAIT = 0.08  # s for all of them
+_MORE = 0.5  # of that time once more, for those that come a moment later: else groups would only become smaller
+_LONGEST_MORE = 0.008  # s
 _PAUSE = 1.0  # s after a failure before the thread tries again what nobody asks for
 _LONGEST_PAUSE = 30.0  # s between two tries to write what is kept
 _AT_ONCE = 50  # tasks woken in one turn of the event loop
@@ -83,11 +87,47 @@ class Operation:
     """Its name, if it is kept when it fails."""
     again: bool = False
     """Whether it was kept, so that nobody waits for it."""
-    token: Any = field(default_factory=current_token)
-    done: anyio.Event = field(default_factory=anyio.Event)
+    loop: Any = None
+    """The event loop of the task that waits, if one does."""
+    done: asyncio.Future[None] | anyio.Event | None = None
+    """What that task waits for."""
     value: Any = None
     error: Exception | None = None
     abandoned: bool = False
+
+
+class _Inbox:
+    """The operations on their way to the thread, which sleeps until enough have come."""
+
+    def __init__(self) -> None:
+        self._operations: deque[Operation] = deque()
+        self._enough: float = 1
+        self._called = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._operations)
+
+    def put(self, operation: Operation) -> None:
+        """Add an operation. Never blocks, and may be called from any thread."""
+        self._operations.append(operation)
+        if len(self._operations) >= self._enough:
+            self._called.set()
+
+    def call(self) -> None:
+        """Wake the thread: there is something else to do."""
+        self._called.set()
+
+    def wait(self, enough: int, seconds: float | None) -> None:
+        """In the thread: wait until so many operations are here, the thread is called, or so many seconds are over."""
+        self._enough = enough  # before they are counted: whoever adds one afterwards wakes the thread
+        if len(self._operations) < enough:
+            self._called.wait(seconds)
+        self._enough = math.inf  # while the thread works, nobody wakes it
+        self._called.clear()
+
+    def take(self, most: int) -> list[Operation]:
+        """In the thread: take operations out, the first that came first."""
+        return [self._operations.popleft() for _ in range(min(len(self._operations), most))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +215,7 @@ class LedgerThread:
         self._connect = connect
         self._explain = explain
         self._leases = leases
-        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()  # None: there is something else to do
+        self._inbox = _Inbox()
         self._thread: threading.Thread | None = None
         self._process: int | None = None
         self._expected = 0  # operations in the next group
@@ -202,9 +242,17 @@ class LedgerThread:
         """
         self._start()
         operation = Operation(kind, argument, keep)
-        self._queue.put(operation)
         try:
-            await operation.done.wait()
+            if on_asyncio():  # a future costs a fifth of an event of anyio, and a job writes four times
+                operation.loop = asyncio.get_running_loop()
+                operation.done = future = operation.loop.create_future()
+                self._inbox.put(operation)
+                await future
+            else:
+                operation.loop = current_token().native_token
+                operation.done = event = anyio.Event()
+                self._inbox.put(operation)
+                await event.wait()
         finally:
             operation.abandoned = True  # of no use if it is unsettled
         if operation.error is not None:
@@ -214,7 +262,7 @@ class LedgerThread:
     def post(self, kind: Kind, argument: Any, keep: str) -> None:
         """Let the thread do something for which nobody waits. Same as `perform`, if the ledger is in use here."""
         if self._thread is not None and self._process == os.getpid():
-            self._queue.put(Operation(kind, argument, keep))
+            self._inbox.put(Operation(kind, argument, keep))
 
     def keeps(self, name: str) -> bool:
         """Whether an operation of that name failed, and is tried again."""
@@ -227,7 +275,7 @@ class LedgerThread:
         if idle or not held:
             self._loop = current_token().native_token
             self._start()
-            self._queue.put(None)  # the thread has something else to do than to wait for operations
+            self._inbox.call()
         return held
 
     def unwant(self, ref: str, *, ended: bool) -> None:
@@ -254,14 +302,14 @@ class LedgerThread:
         self.closed = True
         thread, self._thread = self._thread, None
         if thread is not None and self._process == os.getpid():
-            self._queue.put(None)
+            self._inbox.call()
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(thread.join)
 
     def _run(self) -> None:
         """The thread: it commits group after group, until the ledger is closed and everything queued is done."""
         database: Database | None = None
-        while not (self.closed and self._queue.empty()):
+        while self._inbox or not self.closed:
             group = self._next_group()
             try:
                 if due := self._due():
@@ -403,7 +451,7 @@ class LedgerThread:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._next_try = time.monotonic() + self._pause
         due = [each for each in self._kept.values() if getattr(each.error, "code", None) != NOT_STORABLE]
-        return [replace(each, error=None, again=True) for each in due]
+        return [replace(each, error=None, again=True, done=None) for each in due]
 
     def _next_group(self) -> list[Operation]:
         """What is queued, up to the size of a group. Waits for the first, or until there is something else to do."""
@@ -413,19 +461,14 @@ class LedgerThread:
         if self._kept and not self.closed:
             pause = max(self._next_try - time.monotonic(), 0.0)
             patience = pause if patience is None else min(patience, pause)
-        group: list[Operation] = []
-        try:
-            first = self._queue.get(timeout=patience)
-            group += [first] if first is not None else []
-            pause, left = _FIRST_LOOK, min(_PATIENCE * self._expected, _LONGEST_WAIT)
-            while len(group) + self._queue.qsize() < self._expected and left > 0 and not self.closed:
-                time.sleep(min(pause, left))
-                pause, left = min(3 * pause, _NEXT_LOOK), left - pause
-            while len(group) < _GROUP:
-                following = self._queue.get_nowait()
-                group += [following] if following is not None else []
-        except queue.Empty:
-            pass
+        self._inbox.wait(1, patience)
+        begin = time.monotonic()
+        end = begin + min(_PATIENCE * self._expected, _LONGEST_WAIT)
+        while 0 < len(self._inbox) < self._expected and not self.closed and (left := end - time.monotonic()) > 0:
+            self._inbox.wait(self._expected, left)
+        if self._expected > 1 and self._inbox and not self.closed:
+            time.sleep(min(_MORE * (time.monotonic() - begin), _LONGEST_MORE))
+        group = self._inbox.take(_GROUP)
         self._expected = len(group)
         return group
 
@@ -455,18 +498,22 @@ def by_kind(operations: Sequence[Operation]) -> dict[Kind, list[Operation]]:
 
 def _answer(operations: Iterable[Operation]) -> None:
     """Wake the tasks that wait, with one call into each event loop."""
-    by_loop: dict[Any, list[anyio.Event]] = {}
+    by_loop: dict[Any, list[asyncio.Future[None] | anyio.Event]] = {}
     for operation in operations:
-        by_loop.setdefault(operation.token.native_token, []).append(operation.done)
-    for loop, events in by_loop.items():
-        _schedule(loop, partial(_wake, loop, events))
+        if operation.done is not None:
+            by_loop.setdefault(operation.loop, []).append(operation.done)
+    for loop, waiting in by_loop.items():
+        _schedule(loop, partial(_wake, loop, waiting))
 
 
-def _wake(loop: Any, events: Sequence[anyio.Event]) -> None:
-    for event in events[:_AT_ONCE]:
-        event.set()
-    if len(events) > _AT_ONCE:
-        _schedule(loop, partial(_wake, loop, events[_AT_ONCE:]))
+def _wake(loop: Any, waiting: Sequence[asyncio.Future[None] | anyio.Event]) -> None:
+    for each in waiting[:_AT_ONCE]:
+        if isinstance(each, anyio.Event):
+            each.set()
+        elif not each.done():  # its task was cancelled
+            each.set_result(None)
+    if len(waiting) > _AT_ONCE:
+        _schedule(loop, partial(_wake, loop, waiting[_AT_ONCE:]))
 
 
 def _schedule(loop: Any, call: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,8 +42,11 @@ IMAGE_PREFIXES = ("https://", "http://", "data:", "sha256:")
 
 def event_to_json(event: Event) -> str:
     """The event as JSON. Files that came inline as base64, amounts and times as text."""
-    record = {name: value for name in _EVENT_FIELDS if (value := getattr(event, name)) is not None and value != ()}
-    record["artifacts"] = [_shallow(artifact) for artifact in event.artifacts]
+    values = zip(_EVENT_FIELDS, _EVENT_VALUES(event), strict=True)
+    record = {name: value for name, value in values if value is not None and value != ()}
+    record["artifacts"] = [
+        dict(zip(_ARTIFACT_FIELDS, _ARTIFACT_VALUES(artifact), strict=True)) for artifact in event.artifacts
+    ]
     try:
         return _to_json(record)
     except ValueError:  # half a character, in what the provider sent
@@ -187,6 +191,9 @@ def place_of(text: str) -> Path | str:
 
 
 _EVENT_FIELDS = tuple(item.name for item in fields(Event))
+_EVENT_VALUES = attrgetter(*_EVENT_FIELDS)
+_ARTIFACT_FIELDS = tuple(item.name for item in fields(Artifact))
+_ARTIFACT_VALUES = attrgetter(*_ARTIFACT_FIELDS)
 _ADDRESS = re.compile(r"(s3|gs|az)://")
 _HALF = re.compile(r"[\ud800-\udfff]")
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")

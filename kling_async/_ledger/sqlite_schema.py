@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from kling_async._ledger.charges import Claim, account_of, all_fit, exceeds, limited, slots_of
@@ -159,6 +160,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE slot_queue (
             number INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, attempt_id TEXT NOT NULL UNIQUE,
             owner INTEGER NOT NULL)""",
+    ),
+    (  # an index on random keys costs a claim a page more. Few keys have earlier attempts
+        "DROP INDEX attempts_by_key",
+        "CREATE INDEX earlier_attempts ON attempts (key) WHERE NOT current",
     ),
 )
 """One entry for each version of the file. ``user_version`` counts those that have been applied."""
@@ -322,6 +327,7 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
     begun = [(s.ref, [s.latest]) for s in submissions if s.ref is not None and s.latest is not None]
     theirs = _insert_events(connection, begun) if begun else ()
     own = {ref for (ref, _), other in zip(begun, theirs, strict=True) if not other}
+    firsts = {s.ref: s.latest for s in submissions if s.latest is not None and s.latest.seq == 0 and s.ref in own}
     last = {
         s.attempt_id: (
             s.attempt_id,
@@ -329,6 +335,7 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
             str(s.ref) if s.ref else None,
             storable_text(s.reason),
             answer_to_json(s.answer),
+            *((1, *_counted(firsts[s.ref])) if s.ref in firsts else (0,)),
         )
         for s in submissions
     }
@@ -370,10 +377,14 @@ def _counting(entries: Sequence[tuple[JobRef, Sequence[Event]]]) -> list[tuple[A
     for ref, log in entries:
         for e in log:
             if e.cost or e.status.terminal:
-                cost = (_billionths(e.cost.amount), storable_text(e.cost.unit)) if e.cost else (None, None)
-                ended = (1, e.status is Status.FAILED) if e.status.terminal else (None, None)
-                found[ref] = (str(ref), *ended, *cost)
+                found[ref] = (str(ref), *_counted(e))
     return list(found.values())
+
+
+def _counted(event: Event) -> tuple[Any, ...]:
+    """What an event says of a job's end and cost: ``ended, failed, cost, cost_unit``."""
+    cost = (_billionths(event.cost.amount), storable_text(event.cost.unit)) if event.cost else (None, None)
+    return *((1, event.status is Status.FAILED) if event.status.terminal else (None, None)), *cost
 
 
 def _conflicting(connection: sqlite3.Connection, ref: JobRef, log: Sequence[Event]) -> Sequence[Event]:
@@ -465,7 +476,8 @@ def find(
 def attempts(connection: sqlite3.Connection, key: str) -> list[Submission]:
     """All attempts with a key, oldest first. See `Ledger.attempts`."""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM attempts s WHERE s.key = ? ORDER BY s.number",  # noqa: S608  # constants
+        f"""SELECT {_COLUMNS} FROM attempts s WHERE s.current AND s.key = ?1 OR NOT s.current AND s.key = ?1
+            ORDER BY s.number""",  # noqa: S608  # constants
         (key,),
     )
     return [submission_from_row(*row) for row in rows]
@@ -567,6 +579,7 @@ def _charge_columns(charge: Charge | None) -> tuple[Any, ...]:
     )
 
 
+@lru_cache(maxsize=1024)  # prices repeat
 def _billionths(amount: Decimal) -> int:
     if amount.is_nan():
         return 0
@@ -586,21 +599,33 @@ def _last(ref: str, what: str) -> str:
     return f"(SELECT iif(json_valid(event), {what}, NULL) FROM events WHERE ref = {ref} ORDER BY seq DESC LIMIT 1)"  # noqa: S608  # constants
 
 
+_RECORDED = {
+    "ended": "nullif(terminal, 0)",
+    "failed": "event ->> '$.status' = 'failed'",
+    "cost": "CAST(round((event ->> '$.cost.amount') * 1e9) AS INTEGER)",
+    "cost_unit": "event ->> '$.cost.unit'",
+}
+
+
 def _recorded(ref: str) -> str:
     """The assignments of what is recorded of an attempt's job and matters to its charge."""
-    amount = _last(ref, "CAST(round((event ->> '$.cost.amount') * 1e9) AS INTEGER)")
-    return f"""cost = coalesce({amount}, cost),
-        cost_unit = coalesce({_last(ref, "event ->> '$.cost.unit'")}, cost_unit),
-        failed = coalesce({_last(ref, "event ->> '$.status' = 'failed'")}, failed),
-        ended = coalesce({_last(ref, "nullif(terminal, 0)")}, ended)"""
+    return ", ".join(f"{name} = coalesce({_last(ref, what)}, {name})" for name, what in _RECORDED.items())
+
+
+def _known_or_recorded() -> str:
+    """The same for new outcomes. Of a log that begins with them, all is known, and it need not be read."""
+    return ", ".join(
+        f"{name} = coalesce(iif(new.c5, new.c{column}, {_last('new.c2', what)}), {name})"
+        for column, (name, what) in enumerate(_RECORDED.items(), 6)
+    )
 
 
 _INSERT = f"""INSERT INTO attempts (key, attempt_id, endpoint, request, fingerprint, started, state, tags,
         unit, expected, price, refunds, guessed, account, sender)
     SELECT {_fields(14)}, {OWN} FROM json_each(?) WHERE 1 ON CONFLICT (key) WHERE current DO NOTHING"""  # noqa: S608  # constants
 _RECORD = f"""UPDATE attempts SET state = new.c1, ref = new.c2, reason = new.c3, answer = new.c4,
-        poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL)), {_recorded("new.c2")}
-    FROM (SELECT {_fields(5, named=True)} FROM json_each(?)) AS new
+        poller = coalesce(poller, iif(new.c2 IS NOT NULL, {OWN}, NULL)), {_known_or_recorded()}
+    FROM (SELECT {_fields(10, named=True)} FROM json_each(?)) AS new
     WHERE attempts.attempt_id = new.c0 AND (new.c2 IS NOT NULL OR state != 'accepted')
     RETURNING ref, poller = {OWN}"""  # noqa: S608  # constants
 _INSERT_EVENTS = f"INSERT OR IGNORE INTO events SELECT {_fields(4)}, {OWN} FROM json_each(?)"  # noqa: S608  # constants

@@ -16,7 +16,7 @@ A provider may send what a ledger cannot store. That must not hold up others, so
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,8 @@ class LedgerWriter:
             headers, body = (redact_json(part, secret) for part in (submission.answer.headers, submission.answer.body))
             answer = replace(submission.answer, headers=dict(headers), body=body[:_LONGEST_BODY])
             submission = replace(submission, answer=answer)
-        if submission.latest is not None:
-            submission = replace(submission, latest=_redacted(submission.latest, secret))
+        if submission.latest is not None and (shown := _redacted(submission.latest, secret)) is not submission.latest:
+            submission = replace(submission, latest=shown)
         try:
             return await self._store_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
@@ -160,12 +160,9 @@ class LedgerWriter:
 
     async def _store_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """Store events, or less of them if all of it cannot be stored. See `append_events`."""
-        lesser = [replace(event, message=None, raw=None, failures=(), choice=None, logs=()) for event in events]
-        least = [Event(event.seq, event.status, event.at, event.elapsed, event.source) for event in events]
-        stored = ("what the provider said is left out", "only its status is stored", "nothing of it is stored")
-        for each, left in zip((events, lesser, least), stored, strict=True):
+        for less, left in _LESS:
             try:
-                return await self.ledger.append_events(ref, each)
+                return await self.ledger.append_events(ref, [less(event) for event in events])
             except LedgerFailed as error:
                 if error.code != NOT_STORABLE:
                     raise
@@ -295,11 +292,28 @@ class LedgerWriter:
 
 
 def _redacted(event: Event, key: str | Sequence[str] | None) -> Event:
-    """The event without secrets in what the provider wrote. Most have nothing of it."""
+    """The event without secrets in what the provider wrote. Most have none, and are returned as they are."""
     if event.raw is None and event.message is None and not event.failures:
         return event
     failures = tuple(
         replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
         for failure in event.failures
     )
-    return replace(event, raw=redact_json(event.raw, key), message=redact_json(event.message, key), failures=failures)
+    raw, message = redact_json(event.raw, key), redact_json(event.message, key)
+    if raw == event.raw and message == event.message and failures == event.failures:
+        return event
+    return replace(event, raw=raw, message=message, failures=failures)
+
+
+_LESS: tuple[tuple[Callable[[Event], Event], str], ...] = (
+    (lambda event: event, "what the provider said is left out"),
+    (
+        lambda event: replace(event, message=None, raw=None, failures=(), choice=None, logs=()),
+        "only its status is stored",
+    ),
+    (
+        lambda event: Event(event.seq, event.status, event.at, event.elapsed, event.source),
+        "nothing of it is stored",
+    ),
+)
+"""How less and less of an event is stored, and what is said when even that cannot be."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import anyio
 import pytest
 
 from kling_async import LedgerFailed
-from kling_async._ledger.group_commit import LedgerThread, News, Operation
+from kling_async._ledger.group_commit import LedgerThread, News, Operation, _Inbox
 from kling_async._ledger.leases import Leases
 
 pytestmark = pytest.mark.anyio
@@ -52,21 +51,21 @@ class Broken:
         raise OSError("the disk is gone")
 
 
-class Waits(queue.SimpleQueue[Operation | None]):
-    """A queue that notes how long the thread would have waited, and does not wait after a failure."""
+class Waits(_Inbox):
+    """An inbox that notes how long the thread would have waited, and does not wait after a failure."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.failed: list[float | None] = []
+        self.failed: list[float] = []
         self.enough = threading.Event()
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Operation | None:
-        if timeout is None or len(self.failed) >= TRIES:
-            return super().get(block, None)
-        self.failed.append(timeout)
+    def wait(self, enough: int, seconds: float | None) -> None:
+        if seconds is None or len(self.failed) >= TRIES:
+            super().wait(enough, None)
+            return
+        self.failed.append(seconds)
         if len(self.failed) == TRIES:
             self.enough.set()
-        raise queue.Empty
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -79,12 +78,12 @@ async def test_a_thread_whose_database_fails_waits_between_its_tries(
     if watched:
         leases.want("job")
     thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), leases)
-    waits = thread._queue = Waits()
+    waits = thread._inbox = Waits()
     assert await thread.perform(lambda _, arguments: arguments, "asked") == "asked"
     with anyio.fail_after(PATIENCE):
         await anyio.to_thread.run_sync(waits.enough.wait)
     assert await thread.perform(lambda _, arguments: arguments, "again") == "again"
     await thread.aclose()
-    assert all(wait is not None and wait >= 1.0 for wait in waits.failed[1:])
+    assert all(wait >= 1.0 for wait in waits.failed[1:])
     seen = [each for each in caplog.records if "are not seen until it works again" in each.getMessage()]
     assert len([each for each in seen if each.levelname == "WARNING"]) == watched
