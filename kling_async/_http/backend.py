@@ -184,7 +184,7 @@ class HttpBackend:
                 log.warning("a response hook of the client given as http failed: %s", type(error).__name__)
         return _wrap(response)
 
-    async def ask(
+    async def ask(  # noqa: PLR0913  # the parts of a call, each by its name
         self,
         method: str,
         url: Url,
@@ -194,17 +194,22 @@ class HttpBackend:
         deadline: float,
         longest: int,
         retry_stale: bool,
+        max_idle: float | None = None,
+        before: Callable[[], None] | None = None,
     ) -> Reply | None:
-        """Make a small call that is harmless to repeat over a kept connection (`ConnectionPool.exchange`).
+        """Make a small call over a kept connection (`ConnectionPool.exchange`).
 
         Args:
             method: Such as ``"GET"``.
             url: Where to.
-            headers: All of them but those of HTTP itself. They are written once, while they stay the same.
+            headers: All of them but those of HTTP itself. While those of a method stay the same, they are written once.
             body: The body.
             deadline: When the answer must be whole, on the loop's clock.
             longest: Bytes of the answer's body beyond which it is refused.
-            retry_stale: Return None if the connection proves dead before any byte of the answer came.
+            retry_stale: Return None if the connection proves dead before any byte of the answer came. False for a call
+                that must not be sent twice.
+            max_idle: Seconds of rest after which a connection is not trusted. If None, any kept one will do.
+            before: Called before the first byte is written. What it raises is raised, and nothing is sent.
 
         Returns:
             The reply. None: no connection is at hand for it, so it must be sent by `send`.
@@ -223,6 +228,8 @@ class HttpBackend:
             deadline,
             longest,
             retry_stale=retry_stale,
+            max_idle=max_idle,
+            before=before,
         )
         if answer is None:
             return None
@@ -299,23 +306,23 @@ class _Route:
         origin: The origin as the pool names it.
     """
 
-    __slots__ = ("_fields", "_headers", "_host", "origin", "proxy")
+    __slots__ = ("_host", "_last", "origin", "proxy")
 
     def __init__(self, url: Url, proxy: Proxy | None) -> None:
         self.proxy = proxy
         self.origin = url.scheme.encode("ascii"), url.host.encode("ascii"), url.port
         self._host = url.netloc
-        self._headers: Mapping[str, str] | None = None  # those of the last call
-        self._fields = b""  # as they are written
+        self._last: dict[str, tuple[Mapping[str, str], bytes]] = {}  # a method's last headers, and as they are written
 
     def write(self, method: str, url: Url, headers: Mapping[str, str], body: bytes) -> bytes:
-        """The bytes of a small request. Headers that are those of the last call are not written again."""
-        if headers != self._headers:
+        """The bytes of a small request. Headers that are those of the method's last call are not written again."""
+        last, written = self._last.get(method, (None, b""))
+        if headers != last:
             fields = {"host": self._host, **headers}
-            self._fields = write_fields((name.encode("ascii"), fields[name].encode("ascii")) for name in fields)
-            self._headers = headers
+            written = write_fields((name.encode("ascii"), fields[name].encode("ascii")) for name in fields)
+            self._last[method] = headers, written
         length = b"content-length: %d\r\n" % len(body) if body else b""
-        return write_head(method.encode("ascii"), url.target.encode("ascii"), self._fields + length) + body
+        return write_head(method.encode("ascii"), url.target.encode("ascii"), written + length) + body
 
 
 async def _nothing() -> None:

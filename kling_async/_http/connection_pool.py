@@ -38,7 +38,7 @@ and its wake-up owns a connection, and passes it on.
 import contextlib
 import ssl
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, cast
@@ -180,9 +180,18 @@ class ConnectionPool:
         return await self._send(request, await self._lease(request, _NONE_KEPT))
 
     async def exchange(
-        self, origin: Origin, request: bytes, method: bytes, deadline: float, longest: int, *, retry_stale: bool
+        self,
+        origin: Origin,
+        request: bytes,
+        method: bytes,
+        deadline: float,
+        longest: int,
+        *,
+        retry_stale: bool,
+        max_idle: float | None = None,
+        before: Callable[[], None] | None = None,
     ) -> WholeAnswer | None:
-        """Send a small request that is harmless to repeat over a kept connection (`Http1Connection.exchange`).
+        """Send a small request over a kept connection (`Http1Connection.exchange`).
 
         Args:
             origin: Where to.
@@ -190,7 +199,11 @@ class ConnectionPool:
             method: Its method.
             deadline: When the answer must be whole, on the loop's clock.
             longest: Bytes of the answer's body beyond which it is not read on.
-            retry_stale: Return None if the connection proves dead before any byte of the answer came.
+            retry_stale: Return None if the connection proves dead before any byte of the answer came. False for a
+                request that must not be sent twice.
+            max_idle: Use no connection that has idled for so many seconds, nor one that its server has closed, as far
+                as the system knows. If None, any kept one will do.
+            before: Called before the first byte is written. What it raises is raised, and nothing is sent.
 
         Returns:
             The answer. None: no connection is at hand for it, so it must be sent by `handle_async_request`.
@@ -198,12 +211,12 @@ class ConnectionPool:
         Raises:
             Exception: As from `Http1Connection.exchange`.
         """
-        connection = self._take_quick(origin)
+        connection = self._take_quick(origin, max_idle)
         if connection is None:
             return None
         http = cast("Http1Connection", connection.http)
         try:
-            answer = await http.exchange(request, method, deadline, longest)
+            answer = await http.exchange(request, method, deadline, longest, before)
         except BaseException as exc:
             await self._give_back(connection, served=False)
             if retry_stale and isinstance(exc, _LOST) and not http.answered:
@@ -350,14 +363,17 @@ class ConnectionPool:
             self._connections.remove(ticket.connection.displaced)
         return ticket.connection is not None
 
-    def _take_quick(self, origin: Origin) -> Connection | None:
+    def _take_quick(self, origin: Origin, max_idle: float | None) -> Connection | None:
         """Take the newest idle connection if nothing speaks against it. What does is judged by `_assign`."""
         if self._waiting or self._doomed or self._closed:
             return None
         connection = self._idle.newest(origin)
-        if connection is None or loop_time() - connection.last_used >= self._keepalive:
+        longest = self._keepalive if max_idle is None else min(max_idle, self._keepalive)
+        if connection is None or loop_time() - connection.last_used >= longest:
             return None
         if not (isinstance(connection.http, Http1Connection) and connection.http.quick and connection.usable):
+            return None
+        if max_idle is not None and connection.http.has_expired():
             return None
         self._idle.pop_newest(origin)
         connection.requests += 1

@@ -18,7 +18,7 @@ class SentTwiceError(Exception):
 
 @dataclass(slots=True)
 class PaidCallTrace:
-    """How far the paid call of a flow got. httpcore reports its steps to it. Other backends report none.
+    """How far the paid call of a flow got. Our pool and httpcore report its steps to it. Other backends report none.
 
     Attributes:
         paid: A paid call was begun.
@@ -72,7 +72,7 @@ class PaidCallTrace:
         self.on_commit, self.may_send, self.may_repeat = _DONE.on_commit, _DONE.may_send, _DONE.may_repeat
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        """Record a step of httpcore.
+        """Record a step, as httpcore names it.
 
         Raises:
             SentTwiceError: The request is about to be written a second time: by a transport of the user's that retries.
@@ -83,6 +83,18 @@ class PaidCallTrace:
             return
         if self.paid and self._written and event.endswith(".send_request_headers.started"):
             raise SentTwiceError("a paid call was about to be sent a second time by the transport given as http")
+        self._write()
+
+    def send_whole(self) -> None:
+        """Record that the call is written in one step, right after this (`ConnectionPool.exchange`).
+
+        Raises:
+            KlingError: It must not be sent any more. Nothing was.
+        """
+        self._steps += 1
+        self._write()
+
+    def _write(self) -> None:
         if self.paid and not self._written:
             self._require_may_send()
         self._written = True

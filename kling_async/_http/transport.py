@@ -284,8 +284,7 @@ class ProviderTransport:
                 self._counts["calls"] += 1
                 begin = loop_time()
                 if call.effect is Effect.PAID:
-                    extensions = {"max_idle": self.limits.paid_max_idle, "trace": trace}
-                    reply = await self._exchange_paid(backend, call, url, seconds, extensions)
+                    reply = await self._exchange_paid(backend, call, url, seconds, trace)
                 else:
                     reply = await self._exchange_harmless(backend, call, url, begin + seconds, retry_stale=retry_stale)
         except (ConfigurationError, LedgerFailed):
@@ -331,16 +330,34 @@ class ProviderTransport:
             ) from None
 
     async def _exchange_paid(
-        self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
+        self, backend: HttpBackend, call: Call, url: Url, seconds: float, trace: PaidCallTrace
     ) -> Reply:
-        """Make a paid exchange. Its time is over only after what had arrived by then was read: see `last_read`."""
+        """Make a paid exchange: in one step over a connection that was used just now, or else as any other.
+
+        Its time is over only after what had arrived by then was read: see `last_read`.
+        """
+        max_idle, headers = self.limits.paid_max_idle, self._headers(call)
+        if call.streamed is None:
+            whole = await backend.ask(
+                call.method,
+                url,
+                headers,
+                call.body,
+                deadline=loop_time() + seconds,
+                longest=call.max_bytes,
+                retry_stale=False,
+                max_idle=max_idle,
+                before=trace.send_whole,
+            )
+            if whole is not None:
+                return whole
+        extensions = {"max_idle": max_idle, "trace": trace}
         if not on_asyncio():
-            return await self._exchange_watched(backend, call, url, seconds, extensions)
+            return await self._exchange_watched(backend, call, url, headers, seconds, extensions)
         replies: list[Reply] = []
         with anyio.CancelScope() as scope:
             timer = end_after(scope, seconds)
             try:
-                headers = self._headers(call)
                 replies.append(await self._exchange(backend, call, url, headers, math.inf, extensions))
             finally:
                 timer.cancel()
@@ -349,7 +366,13 @@ class ProviderTransport:
         return replies[0]
 
     async def _exchange_watched(
-        self, backend: HttpBackend, call: Call, url: Url, seconds: float, extensions: Mapping[str, Any]
+        self,
+        backend: HttpBackend,
+        call: Call,
+        url: Url,
+        headers: Mapping[str, str],
+        seconds: float,
+        extensions: Mapping[str, Any],
     ) -> Reply:
         """The same on trio, which has no timers but those of tasks."""
         replies: list[Reply] = []
@@ -368,9 +391,7 @@ class ProviderTransport:
             group.start_soon(watch)
             try:
                 # The backend's own time-out must not be the first to fire.
-                replies.append(
-                    await self._exchange(backend, call, url, self._headers(call), seconds + 2 * LAST_READ, extensions)
-                )
+                replies.append(await self._exchange(backend, call, url, headers, seconds + 2 * LAST_READ, extensions))
             except Exception as error:  # noqa: BLE001  # raised below, and not as a group
                 failure = error
             group.cancel_scope.cancel()
