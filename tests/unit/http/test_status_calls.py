@@ -1,4 +1,4 @@
-"""A status call over real sockets, by everything that may carry it: our pool with both parsers, an httpx transport."""
+"""Calls over real sockets, by everything that may carry them: our pool with both parsers, an httpx transport."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 import gzip
 import importlib.util
 import json
+import socket
 import ssl
+import threading
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +21,7 @@ import httpx
 import pytest
 
 from kling_async import ConfigurationError, KlingError, Limits, RunBlob, TransportFailed
+from kling_async._errors import AnswerLost
 from kling_async._event_loop.clock import Clock
 from kling_async._exchange.calls import Call, Effect, Reply
 from kling_async._http.codecs import HttptoolsCodec
@@ -382,6 +386,129 @@ class TestKept:
             await sender.aclose()
         sent = [line for head in server.requests for line in head.lower().split(b"\r\n") if b"authorization" in line]
         assert len(set(sent)) == 3
+
+
+async def buy(sender: ProviderTransport, trace: PaidCallTrace | None = None, **more: Any) -> Reply:
+    call = Call.post("/v1/generate", {"prompt": "a boat"}, Effect.PAID, **more)
+    with anyio.fail_after(PATIENCE):
+        return await sender.call(call, trace or PaidCallTrace())
+
+
+def receive_request(connection: socket.socket) -> None:
+    """Read a paid call, in a thread."""
+    received = b""
+    while not received.endswith(b'"a boat"}') and not received.startswith(b"GET"):
+        received += connection.recv(65536)
+
+
+class TestPaid:
+    """A paid call, on a connection that was used just now."""
+
+    async def test_what_is_sent_is_what_is_sent_on_a_new_one(self, carrier: str) -> None:
+        async with serving(answer()) as server, carried(carrier, server.url) as sender:
+            for _ in range(3):
+                assert (await buy(sender)).json() == {"status": "pending"}
+                await read(sender)
+        assert server.requests[0].startswith(b"POST /v1/generate HTTP/1.1\r\n")
+        first, status, *others = [sorted(request.split(b"\r\n")) for request in server.requests]
+        assert others == [first, status] * 2
+        assert server.connections == 1
+
+    @pytest.mark.parametrize("fault", [hang_up, cut_off, answer(b"half a char")])
+    async def test_a_lost_answer_is_final(self, carrier: str, fault: Any) -> None:
+        trace = PaidCallTrace()
+        async with serving(answer(), fault, answer()) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            with pytest.raises(AnswerLost):
+                await buy(sender, trace)
+        assert len(server.requests) == 2
+        assert trace.may_have_been_sent
+
+    async def test_it_has_one_time_limit_as_a_whole(self, carrier: str) -> None:
+        async with serving(answer(), silence) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            with pytest.raises(AnswerLost, match="no answer in time"):
+                await buy(sender, timeout=0.05)
+
+    async def test_a_connection_whose_end_was_not_seen_yet_is_not_used(self, carrier: str) -> None:
+        """The system knows that the server has closed it. The event loop, which did not run since, does not."""
+        if carrier == "httpx":
+            pytest.skip("httpx goes to the event loop before it looks")
+        closed = threading.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve() -> None:
+                for _ in range(2):
+                    connection, _ = listener.accept()
+                    with connection:
+                        receive_request(connection)
+                        connection.sendall(answer())
+                    closed.set()
+
+            server = threading.Thread(target=serve, daemon=True)
+            server.start()
+            async with carried(carrier, f"http://127.0.0.1:{listener.getsockname()[1]}") as sender:
+                await read(sender)
+                assert closed.wait(PATIENCE)  # the event loop is not to run
+                assert (await buy(sender)).ok
+            server.join(PATIENCE)
+
+    async def test_a_connection_that_has_rested_is_not_used(self, carrier: str) -> None:
+        if carrier == "httpx":
+            pytest.skip("the user's own transport decides")
+        async with serving(answer()) as server, carried(carrier, server.url, paid_max_idle=0.0) as sender:
+            for _ in range(2):
+                await buy(sender)
+        assert server.connections == 2
+
+    async def test_what_may_not_be_sent_any_more_is_not(self, carrier: str) -> None:
+        """It is asked before the call begins, and once more before its first byte is written."""
+        trace, asked = PaidCallTrace(), 0
+
+        def may_send() -> None:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                raise ConfigurationError("it may not")
+
+        trace.may_send = may_send
+        async with serving(answer()) as server, carried(carrier, server.url) as sender:
+            await read(sender)
+            with pytest.raises(ConfigurationError, match="it may not"):
+                await buy(sender, trace)
+            assert not trace.may_have_been_sent
+            await read(sender)
+        assert [request.partition(b" ")[0] for request in server.requests] == [b"GET", b"GET"]
+
+    async def test_an_answer_that_had_arrived_when_its_time_was_over_is_read(
+        self, carrier: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The process is stopped until then: it finds both at the same moment."""
+        asked, go, sent = threading.Event(), threading.Event(), threading.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve() -> None:
+                connection, _ = listener.accept()
+                with connection:
+                    receive_request(connection)
+                    connection.sendall(answer())
+                    receive_request(connection)
+                    asked.set()
+                    go.wait(PATIENCE)
+                    connection.sendall(answer())
+                    sent.set()
+                    listener.accept()
+
+            threading.Thread(target=serve, daemon=True).start()
+            async with carried(carrier, f"http://127.0.0.1:{listener.getsockname()[1]}") as sender:
+                await read(sender)
+                paying = asyncio.create_task(buy(sender, timeout=PATIENCE / 2))
+                while not asked.is_set():  # noqa: ASYNC110  # a thread sets it
+                    await asyncio.sleep(0)
+                go.set()
+                assert sent.wait(PATIENCE)  # the event loop does not run meanwhile
+                monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: time.monotonic() + 0.75 * PATIENCE)
+                assert (await paying).json() == {"status": "pending"}
 
 
 @pytest.fixture(scope="module")
