@@ -64,7 +64,7 @@ async def _run(
             started = clock.now()
             ref = JobRef("simulated", "clip", str(number))
             transport.ends[ref] = started + durations[number]
-            tracked = TrackedJob(ref, schedule.timer(KEY, prior), started=started, deadline=inf, clock=clock)
+            tracked = TrackedJob(ref, schedule.timer(KEY, prior), started=started, longest_wait=inf, clock=clock)
             while not tracked.ended:
                 await poller.wait(tracked, tracked.count)
             detections[number] = Detection(transport.polls.pop(ref), clock.now() - transport.ends.pop(ref))

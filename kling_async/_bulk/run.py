@@ -73,8 +73,11 @@ _OF_ONE_ROW = frozenset({"max_cost", "max_per_job", NOT_STORABLE})
 """The codes of errors of the budget and the ledger that another row may not have."""
 _STOPPING = (Unauthorized, InsufficientCredits, BudgetExceeded, LedgerFailed)
 
-_Place: TypeAlias = tuple[int, str | None, bool, PackedRequest | None]
-"""The row of a job: its index and key, whether the job is new, and the request if the job has another one."""
+_Place: TypeAlias = int | tuple[int, str | None, bool, PackedRequest | None]
+"""The row of a job: its index and key, whether the job is new, and the request if the job has another one.
+
+The index alone for a row without a key whose job is new and has its request: 80 bytes less.
+"""
 
 
 class BulkRun:
@@ -354,7 +357,7 @@ class BulkRun:
         if self._source.total is None:  # the rows of a list are alive all the same
             own = None if own is None else pack_request(request)
             tracked.pack_request()
-        place = index, key, submitted.new, own
+        place: _Place = index if key is None and own is None and submitted.new else (index, key, submitted.new, own)
         known = self._subscribed.get(tracked)
         if known is None:
             self._subscribed[tracked] = place
@@ -367,7 +370,8 @@ class BulkRun:
         """A job has ended, or is not polled any more. See `Subscriber`."""
         job = Job(tracked, self._session(tracked))
         places = self._subscribed.pop(tracked, [])
-        for index, key, new, own in places if isinstance(places, list) else [places]:
+        for place in places if isinstance(places, list) else [places]:
+            index, key, new, own = (place, None, True, None) if isinstance(place, int) else place
             end = final_outcome(job, reason)
             result, error = (end, None) if isinstance(end, Result) else (None, end)
             wanted: Any = tracked.request if own is None else unpack_request(own)  # one of them is the row's

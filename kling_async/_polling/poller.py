@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
 from heapq import heapify, heappop, heappush
-from itertools import chain, count
+from itertools import count
 from typing import Protocol
 
 import anyio
@@ -142,8 +142,6 @@ class Poller:
         self._features = transport.provider.features
         self._election: DriverElection[_Worker] = DriverElection()
         self._workers: dict[TrackedJob, _JobWorker] = {}  # of the jobs that tasks wait for
-        # By job, who subscribed to it. There may be thousands, so it is no collection unless there are several.
-        self._subscribed: dict[TrackedJob, Subscriber | tuple[Subscriber, ...]] = {}
         self._batches: dict[TrackedJob, list[TrackedJob]] = {}  # the jobs that travel with a poll that was granted
         self._granted: deque[TrackedJob] = deque()  # subscribed jobs that were granted a poll
         self._resting: dict[_BulkWorker, None] = {}  # bulk workers without work. The last one is called first
@@ -215,7 +213,7 @@ class Poller:
         """The job has become ours to poll, or another process's."""
         if not tracked.leased:
             self._dequeue(tracked)
-        elif self._is_subscribed(tracked):
+        elif _is_subscribed(tracked):
             self._enqueue(tracked)
         tracked.wake()
 
@@ -274,8 +272,8 @@ class Poller:
             tracked: The job.
             subscriber: Notified when that is over.
         """
-        first = not self._is_subscribed(tracked)
-        self._set_subscribers(tracked, dict.fromkeys((*self._subscribers(tracked), subscriber)))
+        first = not _is_subscribed(tracked)
+        _set_subscribers(tracked, dict.fromkeys((*_subscribers(tracked), subscriber)))
         tracked.listener = self
         if first:
             self._leases.want(tracked)
@@ -286,35 +284,20 @@ class Poller:
 
     def unsubscribe(self, tracked: TrackedJob, subscriber: Subscriber) -> None:
         """Poll the job no more for that subscriber, who is not notified."""
-        if self._drop(tracked, subscriber) and not self._is_subscribed(tracked):
+        if self._drop(tracked, subscriber) and not _is_subscribed(tracked):
             self._forget(tracked)
 
     def followed(self, tracked: TrackedJob) -> bool:
         """Whether somebody waits for the job, so that it is polled, here or in the process that has its lease."""
-        return tracked.being_polled or self._is_subscribed(tracked)
-
-    def _is_subscribed(self, tracked: TrackedJob) -> bool:
-        return tracked in self._subscribed
-
-    def _subscribers(self, tracked: TrackedJob) -> tuple[Subscriber, ...]:
-        """Who subscribed to a job."""
-        found = self._subscribed.get(tracked, ())
-        return found if isinstance(found, tuple) else (found,)
-
-    def _set_subscribers(self, tracked: TrackedJob, subscribers: Collection[Subscriber]) -> None:
-        [*several] = subscribers
-        if several:
-            self._subscribed[tracked] = several[0] if len(several) == 1 else tuple(several)
-        else:
-            del self._subscribed[tracked]
+        return tracked.being_polled or _is_subscribed(tracked)
 
     def _drop(self, tracked: TrackedJob, subscriber: Subscriber) -> bool:
         """End one subscription. Whether there was one."""
-        subscribers = self._subscribers(tracked)
+        subscribers = _subscribers(tracked)
         if subscriber not in subscribers:
             return False
-        self._set_subscribers(tracked, [each for each in subscribers if each is not subscriber])
-        if not self._is_subscribed(tracked):
+        _set_subscribers(tracked, [each for each in subscribers if each is not subscriber])
+        if not _is_subscribed(tracked):
             self._leases.unwant(tracked)
         return True
 
@@ -326,9 +309,8 @@ class Poller:
 
     def reschedule(self) -> None:
         """Compute again when the jobs are due: their timers have changed."""
-        for tracked in dict.fromkeys(chain(self._workers, self._subscribed)):
-            if tracked in self._queue:
-                self._enqueue(tracked)
+        for tracked in list(self._queue):
+            self._enqueue(tracked)
 
     # What a worker does: poll when that was granted, else drive, else rest.
 
@@ -382,7 +364,7 @@ class Poller:
         tracked = self._granted.popleft()
         if len(self._granted) == _UNSERVED - 1:
             self._election.wake_driver()
-        if tracked.poll_granted and self._is_subscribed(tracked):
+        if tracked.poll_granted and _is_subscribed(tracked):
             scope.deadline = self._status_caller.latest(tracked)
             try:
                 await self._send_granted(tracked)
@@ -551,7 +533,7 @@ class Poller:
 
     def _continue(self, tracked: TrackedJob) -> None:
         """Decide what happens to a subscribed job after a poll."""
-        if tracked.ended or not self._is_subscribed(tracked):
+        if tracked.ended or not _is_subscribed(tracked):
             return
         if tracked.poll_error is not None:
             error, tracked.poll_error = tracked.poll_error, None
@@ -567,7 +549,7 @@ class Poller:
 
     def _release(self, tracked: TrackedJob, reason: KlingError | DeadlinePassed | None) -> None:
         """Notify the subscribers of a job that it is polled no more."""
-        subscribers = self._subscribers(tracked)
+        subscribers = _subscribers(tracked)
         for subscriber in subscribers:
             self._drop(tracked, subscriber)
         self._forget(tracked)
@@ -607,7 +589,7 @@ class Poller:
             if tracked in self._granted:
                 self._granted.remove(tracked)
             self._election.wake_driver()
-        if self._is_subscribed(tracked):
+        if _is_subscribed(tracked):
             self._enqueue(tracked)
         self._election.call()
 
@@ -616,6 +598,23 @@ class Poller:
         if self._limited.pop(tracked, None) is not None and len(self._deadlines) > 2 * len(self._limited) + 16:
             self._deadlines = [entry for entry in self._deadlines if self._limited.get(entry[2]) == entry[1]]
             heapify(self._deadlines)
+
+
+def _is_subscribed(tracked: TrackedJob) -> bool:
+    return tracked.subscribers is not None
+
+
+def _subscribers(tracked: TrackedJob) -> tuple[Subscriber, ...]:
+    """Who subscribed to a job."""
+    found: Subscriber | tuple[Subscriber, ...] | None = tracked.subscribers
+    if found is None:
+        return ()
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _set_subscribers(tracked: TrackedJob, subscribers: Collection[Subscriber]) -> None:
+    [*several] = subscribers
+    tracked.subscribers = tuple(several) if len(several) > 1 else several[0] if several else None
 
 
 def _has_nothing_to_do(tracked: TrackedJob, seen: int) -> bool:

@@ -8,6 +8,7 @@ reads it. It saves 0.4 KiB a job (``python -m benchmarks.scale``).
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
 from kling_async.providers._base.request import Request
@@ -18,8 +19,9 @@ PackedRequest: TypeAlias = Request | tuple[Any, ...]
 """A request, or the number of its shape and its plain values."""
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
-_shapes: list[_Shape] = []  # a few in any program
+_shapes: dict[int, _Shape] = {}  # a few in any program
 _numbers: dict[tuple[type[Request], frozenset[str]], int] = {}
+_order = count()
 
 
 class _Shape(NamedTuple):
@@ -36,9 +38,10 @@ def pack_request(request: Request) -> PackedRequest:
     key = kind, frozenset(request.model_fields_set)
     number = _numbers.get(key)
     if number is None:
-        number = _numbers[key] = len(_shapes)
+        number = next(_order)  # two threads may get one each, for the same
         others = [(name, info.default) for name, info in kind.model_fields.items() if name not in key[1]]
-        _shapes.append(_Shape(kind, tuple(key[1]), tuple(others)))
+        _shapes[number] = _Shape(kind, tuple(key[1]), tuple(others))
+        _numbers[key] = number
     _, given, defaults = _shapes[number]
     packed = (number, *(values[name] for name in given))
     plain = len(values) == len(given) + len(defaults) and not request.__pydantic_private__

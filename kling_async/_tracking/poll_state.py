@@ -7,6 +7,7 @@ It is one object with the job's log (`TrackedJob` extends it), because a job in 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from kling_async._errors import KlingError
 from kling_async._scheduling.schedules import PollTimer
@@ -23,11 +24,13 @@ class PollState:
     Args:
         timer: When to poll it.
         started: When it was submitted.
-        deadline: When waiting for it ends.
+        longest_wait: Seconds after `started` for which it is waited for.
         submitted_here: Whether we submitted it. Then `started` is true, its duration can be learned from, and a
             provider that does not know it yet is asked again.
 
     Attributes:
+        subscribers: Who has it polled without waiting for it. There may be thousands of jobs, so it is no collection
+            unless there are several.
         last_polled: When it was last polled, with any answer.
         last_seen_running: When it was last known to run. It ended later than this.
         confirmed: Whether the job is known to exist: it was submitted here, or the provider has reported on it. Other
@@ -49,12 +52,12 @@ class PollState:
     __slots__ = (
         "being_polled",
         "confirmed",
-        "deadline",
         "failing_since",
         "last_polled",
         "last_seen_running",
         "lease_waiters",
         "leased",
+        "longest_wait",
         "next_urgent",
         "poll_error",
         "poll_granted",
@@ -63,14 +66,15 @@ class PollState:
         "started",
         "stream_failures",
         "submitted_here",
+        "subscribers",
         "timer",
         "wait_error",
     )
 
-    def __init__(self, timer: PollTimer, started: float, deadline: float, *, submitted_here: bool) -> None:
+    def __init__(self, timer: PollTimer, started: float, longest_wait: float, *, submitted_here: bool) -> None:
         self.timer = timer
         self.started = started
-        self.deadline = deadline
+        self.longest_wait = longest_wait
         self.submitted_here = submitted_here
         self.last_polled = started
         self.last_seen_running = started
@@ -79,6 +83,7 @@ class PollState:
         self.next_urgent = -math.inf
         self.leased = True
         self.lease_waiters = 0
+        self.subscribers: Any = None
         self.queue_number: int | None = None
         self.poll_granted = False
         self.being_polled = False
@@ -86,6 +91,11 @@ class PollState:
         self.wait_error: Exception | None = None
         self.failing_since: float | None = None
         self.stream_failures = 0
+
+    @property
+    def deadline(self) -> float:
+        """When waiting for it ends. All jobs of an endpoint share the number of seconds from its start."""
+        return self.started + self.longest_wait
 
     def due(self) -> float:
         """When it is polled next: at the time of its timer, at its deadline, and as soon as allowed if `poll_now`."""

@@ -18,7 +18,7 @@ from kling_async._event_loop.clock import Clock
 from kling_async._models import Event, JobRef, StatusReport
 from kling_async._scheduling.durations import DurationPrior
 from kling_async._scheduling.schedules import Learned, PollTimer, Schedule
-from kling_async._tracking.tracked_job import EventStore, TrackedJob
+from kling_async._tracking.tracked_job import NO_TAGS, EventStore, TrackedJob
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.providers._base.request import Request
 
@@ -148,7 +148,7 @@ class JobRegistry:
             await known.start_recording(self._store, await self._store.events(known.ref))
         known.confirm()
         known.key = accepted.key
-        known.tags = accepted.tags
+        known.tags = accepted.tags or NO_TAGS  # an empty one for each is 64 bytes a job
         if self._timers is not None:
             self._by_attempt[accepted.attempt_id] = known
         if known.ended or known.address in self._running:
@@ -200,7 +200,7 @@ class JobRegistry:
             timer,
             request=request,
             started=since,
-            deadline=since + (self._deadline or endpoint.deadline),
+            longest_wait=self._deadline or endpoint.deadline,
             clock=self._clock,
             store=self._store if self._store.enabled and started is not None else None,
             owner=self,

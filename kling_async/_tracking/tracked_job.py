@@ -18,16 +18,16 @@ from kling_async._event_loop.clock import Clock
 from kling_async._event_loop.turns import Crowd
 from kling_async._models import Cost, Event, JobRef, Source, Status, StatusReport
 from kling_async._scheduling.schedules import PollTimer
-from kling_async._tracking.packed_events import Packed, pack, unpack
+from kling_async._tracking.packed_events import EMPTY, Log, appended, event_at, events_of, length
 from kling_async._tracking.packed_request import PackedRequest, pack_request, unpack_request
 from kling_async._tracking.poll_state import PollState
 from kling_async._tracking.transitions import STATUS_ORDER, advance, repeats
 from kling_async.providers._base.request import Request
 
-__all__ = ["EndListener", "EventStore", "JobOwner", "TrackedJob"]
+__all__ = ["NO_TAGS", "EndListener", "EventStore", "JobOwner", "TrackedJob"]
 
 log = logging.getLogger("kling_async")
-_NO_TAGS: Mapping[str, str] = MappingProxyType({})
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class EventStore(Protocol):
@@ -68,7 +68,7 @@ class TrackedJob(PollState):
         timer: When to poll it.
         request: What was submitted. None for a job that was attached by its reference.
         started: POSIX time of the submission.
-        deadline: POSIX time at which waiting for it ends.
+        longest_wait: Seconds after that for which it is waited for.
         clock: The client's clock.
         store: Where events are stored before they are published. If None, they are kept in memory only.
         owner: Keeps the job until it ends. If None, nobody does.
@@ -111,22 +111,22 @@ class TrackedJob(PollState):
         *,
         request: Request | None = None,
         started: float,
-        deadline: float,
+        longest_wait: float,
         clock: Clock,
         store: EventStore | None = None,
         owner: JobOwner | None = None,
         submitted_here: bool = True,
     ) -> None:
-        super().__init__(timer, started, deadline, submitted_here=submitted_here)
+        super().__init__(timer, started, longest_wait, submitted_here=submitted_here)
         self._request: PackedRequest | None = request
         self._owner = owner
         self.key: str | None = None
-        self.tags: Mapping[str, str] = _NO_TAGS
+        self.tags: Mapping[str, str] = NO_TAGS
         self.sought = False
         self.listener: EndListener | None = None
         self.reported_failure: StatusReport | None = None
         self._address = str(ref)
-        self._log: tuple[Packed, ...] = ()
+        self._log: Log = EMPTY
         self._status = Status.PENDING
         self._unrecognized: str | None = None
         self._clock = clock
@@ -163,16 +163,16 @@ class TrackedJob(PollState):
     @property
     def count(self) -> int:
         """How many events there are."""
-        return len(self._log)
+        return length(self._log)
 
     @property
     def events(self) -> tuple[Event, ...]:
         """The log so far."""
-        return tuple(map(unpack, self._log))
+        return tuple(events_of(self._log))
 
     def event(self, place: int) -> Event:
         """The event at this index of the log."""
-        return unpack(self._log[place])
+        return event_at(self._log, place)
 
     @property
     def latest(self) -> Event | None:
@@ -197,11 +197,11 @@ class TrackedJob(PollState):
 
     def has_changed(self, seen: int) -> bool:
         """Whether a wait is over: the job has more than `seen` events, or has ended."""
-        return len(self._log) > seen or self.ended
+        return self.count > seen or self.ended
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take over the events that a ledger has, before anything else."""
-        self._log = ()
+        self._log = EMPTY
         for event in events:
             self._append(replace(event, source="ledger"))
         latest = self.latest
@@ -214,7 +214,7 @@ class TrackedJob(PollState):
         return self._store is not None
 
     def _append(self, event: Event) -> None:
-        self._log = (*self._log, pack(event))
+        self._log = appended(self._log, event)
         self._status = event.status
 
     def extend(self, events: Iterable[Event]) -> None:
@@ -303,10 +303,9 @@ class TrackedJob(PollState):
         store = self._store
         if store is None:
             return self._publish(self._advance(report, source, now), now, exact=exact)
-        if self._lock is None:
-            self._lock = anyio.Lock(fast_acquire=True)
         while True:
-            async with self._lock:
+            lock = self._lock = self._lock or anyio.Lock(fast_acquire=True)
+            async with lock:
                 event = self._advance(report, source, now)
                 theirs: Sequence[Event] = ()
                 if event is not None:
@@ -314,6 +313,8 @@ class TrackedJob(PollState):
                         theirs = await self._record(store, event)
                 if not theirs:
                     self._publish(event, now, exact=exact)
+            if not lock.locked():
+                self._lock = None  # else each job has it to its end: three objects and 800 bytes
             before = self.count
             self.extend(theirs)  # another process has recorded an event first: ours comes after it
             self._take_later()

@@ -24,8 +24,9 @@ def clean(client: Client) -> None:
     """Nothing of anybody is left in the client's transports and pollers."""
     account = client._sessions["runblob"]
     poller, transport = account.poller, account.transport
-    left = (poller._election, poller._workers, poller._batches, poller._subscribed, poller._granted, poller._resting)
+    left = (poller._election, poller._workers, poller._batches, poller._granted, poller._resting)
     assert not any(left)
+    assert not any(job._tracked.subscribers for job in client.jobs)
     assert len(poller._queue) == poller._rate_limiter._callers == poller._stream_follower._open == 0
     engine = transport._backends._backend
     assert engine is None or engine.concurrency.value == 3

@@ -466,7 +466,8 @@ async def test_leaving_unsubscribes_jobs_that_are_polled_in_one_batch() -> None:
                     await anyio.sleep(12)
                     stuck = True
                     await anyio.sleep(left)
-            assert not poller._subscribed
+            assert len(poller._queue) == 0
+            assert not any(job._tracked.subscribers for job in client.jobs)
 
 
 async def test_a_run_that_was_not_begun_says_how(client: Client, server: FakeRunBlob) -> None:

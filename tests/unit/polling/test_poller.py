@@ -40,8 +40,9 @@ async def limited(server: FakeRunBlob) -> AsyncIterator[Client]:
 def idle(client: Client) -> bool:
     """Whether the poller holds nothing of those who have gone."""
     poller = client._sessions["runblob"].poller
-    left = (poller._election, poller._workers, poller._batches, poller._subscribed, poller._granted, poller._resting)
-    return not any(left) and len(poller._queue) == 0
+    left = (poller._election, poller._workers, poller._batches, poller._granted, poller._resting)
+    subscribed = any(job._tracked.subscribers for job in client.jobs)
+    return not any(left) and not subscribed and len(poller._queue) == 0
 
 
 async def submit(client: Client, count: int) -> list[Job]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kling_async import Video, kling, runblob
 from kling_async._models import Cost, Event, Status
-from kling_async._tracking.packed_events import pack, unpack
+from kling_async._tracking import packed_events
+from kling_async._tracking.packed_events import EMPTY, appended, event_at, events_of, length, pack, unpack
 from kling_async._tracking.packed_request import pack_request, unpack_request
 from kling_async.providers.base import Request
 
@@ -39,6 +40,47 @@ def test_an_event_of_plain_values_comes_back_equal(event: Event) -> None:
     assert isinstance(packed, tuple)
     assert unpack(packed) == event
     assert unpack(packed).at.tzinfo is UTC
+
+
+@given(st.lists(EVENTS, max_size=5))
+def test_a_log_has_its_events_in_order(events: list[Event]) -> None:
+    log = EMPTY
+    for count, event in enumerate(events):
+        assert length(log) == count
+        log = appended(log, event)
+    assert list(events_of(log)) == events
+    assert [event_at(log, place - len(events)) for place in range(len(events))] == events
+    with pytest.raises(IndexError):
+        event_at(log, len(events))
+
+
+def _running(cost: str = "0.15") -> list[Event]:
+    at = datetime(2026, 11, 28, 12, 30, 1, 234567, UTC)
+    return [
+        Event(0, Status.PENDING, at, 0.25, "submit", cost=Cost.parse(cost, "USD")),
+        Event(1, Status.PROCESSING, at.replace(minute=31), 60.1, "poll", cost=Cost.parse(cost, "USD")),
+    ]
+
+
+def test_the_log_of_a_job_that_runs_is_a_few_bytes() -> None:
+    log = EMPTY
+    for event in _running():
+        log = appended(log, event)
+    assert isinstance(log, bytes)
+    assert len(log) == 36
+    ended = Event(2, Status.COMPLETED, datetime(2026, 11, 28, 12, 33, tzinfo=UTC), 180.0, "poll", raw={"a": 1})
+    log = appended(log, ended)
+    assert [*events_of(log)] == [*_running(), ended]
+    assert event_at(log, -1).raw == {"a": 1}
+
+
+def test_what_events_share_is_kept_of_a_limited_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_events, "_shared", {})
+    monkeypatch.setattr(packed_events, "_numbers", {})
+    monkeypatch.setattr(packed_events, "_MOST_SHARED", 3)
+    logs = [appended(appended(EMPTY, one), two) for one, two in (_running(f"0.1{number}") for number in range(9))]
+    assert [[*events_of(log)] for log in logs] == [_running(f"0.1{number}") for number in range(9)]
+    assert len(packed_events._shared) == 3
 
 
 @pytest.mark.parametrize(
