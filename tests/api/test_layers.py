@@ -128,15 +128,7 @@ def imports(path: Path) -> tuple[tuple[str, bool], ...]:
 
 
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        if path != ROOT / "__init__.py"  # which loads what type checkers are told, on demand (`test_imports`)
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
+    for node, typing_only in _statements(ast.parse(path.read_text(encoding="utf-8"))):
         found: list[str] = []
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
@@ -144,8 +136,19 @@ def _imports(path: Path) -> Iterator[tuple[str, bool]]:
             assert node.level == 0, f"{path.name} imports relatively"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             found = [name if is_module(name) else node.module or "" for name in names]
-        for name in found:
-            yield name, id(node) in typing_only
+        for name in found:  # `__init__` loads what type checkers are told, on demand (`test_imports`)
+            yield name, typing_only and path != ROOT / "__init__.py"
+
+
+def _statements(within: ast.AST, *, typing_only: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    """Every statement, with whether only a type checker reads it. Expressions, which have none, are left out."""
+    for node in ast.iter_child_nodes(within):
+        if isinstance(node, ast.stmt):
+            checked = typing_only or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+            yield node, checked
+            yield from _statements(node, typing_only=checked)
+        elif isinstance(node, ast.excepthandler | ast.match_case):
+            yield from _statements(node, typing_only=typing_only)
 
 
 def ours(name: str) -> str | None:
@@ -286,11 +289,16 @@ def test_public_names_are_sorted_and_real() -> None:
 def test_no_module_beside_the_registry_lists_providers() -> None:
     """Adding a provider touches no list of names elsewhere: none is named outside of its own modules."""
     names = set(BUILT_IN) - {"kling"}  # the program is called so, too
-    found = [
-        f"{module}:{node.lineno} {node.value}"
+    texts = {
+        module: path.read_text(encoding="utf-8")
         for module, path in modules()
         if not module.startswith(("providers", "sandbox.providers"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    found = [
+        f"{module}:{node.lineno} {node.value}"
+        for module, text in texts.items()
+        if any(name in text for name in names)  # the others need not be parsed
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Constant) and node.value in names
     ]
     assert found == []

@@ -15,13 +15,13 @@ from support.fake_sellers import FakeSeller, Hosts, seller
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
-ROWS = 200
+ROWS = 80
 PRICES = {"dies": "0.10", "throttles": "0.12", "loses": "0.15", "steady": "0.30"}
 
 
 def market() -> dict[str, FakeSeller]:
     fakes = {name: FakeSeller(price=price, duration=60.0) for name, price in PRICES.items()}
-    for name, at_once in {"dies": 20, "throttles": 8, "loses": 10, "steady": 20}.items():
+    for name, at_once in {"dies": 8, "throttles": 3, "loses": 4, "steady": 8}.items():
         fakes[name].at_once = at_once
     return fakes
 
@@ -66,7 +66,7 @@ async def run(fakes: dict[str, FakeSeller], ledger: MemoryLedger, prefer: Any = 
 
     async with client(fakes, ledger, prefer) as one, anyio.create_task_group() as group:
         group.start_soon(die)
-        async with one.map(rows, in_flight=60) as outcomes:
+        async with one.map(rows, in_flight=24) as outcomes:
             found = [outcome async for outcome in outcomes]
         seconds = anyio.current_time() - begun
         group.cancel_scope.cancel()
@@ -76,7 +76,7 @@ async def run(fakes: dict[str, FakeSeller], ledger: MemoryLedger, prefer: Any = 
 async def test_every_row_is_bought_once_whatever_the_providers_do(record_property: Any) -> None:
     fakes = market()
     fakes["loses"] = LosesSome(price=PRICES["loses"])
-    fakes["loses"].at_once = 10
+    fakes["loses"].at_once = 4
     ledger = MemoryLedger()
     done = await run(fakes, ledger)
 

@@ -190,15 +190,15 @@ async def test_an_end_that_is_reported_during_a_poll_outweighs_its_failure(clien
 async def test_a_refresh_is_served_while_hundreds_compete(limited: Client, server: FakeRunBlob) -> None:
     """A refresh comes next, although other jobs compete for every call that the limit of one a second allows."""
     server.duration = 500
-    jobs = await submit(limited, 300)
+    jobs = await submit(limited, 200)
     async with anyio.create_task_group() as group:
-        for job in jobs[:299]:
+        for job in jobs[:199]:
             group.start_soon(job.wait)
         await anyio.sleep(60)
         for _ in range(3):
             start = anyio.current_time()
             with anyio.fail_after(30):
-                assert await jobs[299].refresh() is Status.PENDING
+                assert await jobs[199].refresh() is Status.PENDING
             assert anyio.current_time() - start < 3
         before = server.requests["poll"]
         await anyio.sleep(60)
@@ -208,7 +208,7 @@ async def test_a_refresh_is_served_while_hundreds_compete(limited: Client, serve
 
 
 async def test_deadlines_are_kept_while_hundreds_compete(server: FakeRunBlob) -> None:
-    """One status call a second is allowed, and five of 300 jobs have an earlier deadline."""
+    """One status call a second is allowed, and five of 200 jobs have an earlier deadline."""
     server.duration = 2000
     late: list[float] = []
     async with Client(kling_async.RunBlob(KEY), http=server, polling=Polling(schedule="documented")) as client:
@@ -220,8 +220,8 @@ async def test_deadlines_are_kept_while_hundreds_compete(server: FakeRunBlob) ->
             late.append(anyio.current_time() - start)
 
         async with anyio.create_task_group() as group:
-            for number in range(300):
-                group.start_soon(wait, VIDEO if number % 60 else runblob.O3Photo("a boat"))
+            for number in range(200):
+                group.start_soon(wait, VIDEO if number % 40 else runblob.O3Photo("a boat"))
             await anyio.sleep(400)
             assert len(late) == 5
             assert max(late) < 310
@@ -440,8 +440,9 @@ async def test_a_job_that_was_attached_competes_for_polls_if_the_ledger_has_it(s
         async with anyio.create_task_group() as group:
             for job in (*jobs, attached):
                 group.start_soon(job.wait)
-            await anyio.sleep(900)
-            assert attached.status is Status.COMPLETED
+            with anyio.fail_after(900):
+                while attached.status is not Status.COMPLETED:
+                    await anyio.sleep(10)
             group.cancel_scope.cancel()
 
 
