@@ -101,17 +101,36 @@ def test_a_client_takes_it_from_the_environment(run: object, sandbox: Sandbox, t
     assert sandbox.counters.bought["acme"] == before + 1
 
 
+PROGRAMS = """
+import json, os, sys
+from kling_async._cli import main
+from kling_async._cli.bulk import command
+from kling_async._cli.commands import generate
+for arguments in json.loads(sys.argv[1]):
+    if not os.fork():
+        sys.argv = ["kling", *arguments]
+        sys.exit(main())
+    if code := os.waitstatus_to_exitcode(os.wait()[1]):
+        sys.exit(code)
+    print(end="\\0", flush=True)
+"""
+"""Runs the program several times, each in a process of its own, of one interpreter that has loaded it once."""
+
+
 def test_the_program_lists_and_uses_it(run: object, sandbox: Sandbox, tmp_path: Path) -> None:
     assert callable(run)
-    program = ("-m", "kling_async._cli")
-    facts = json.loads(run(*program, "endpoints", "acme/video", "--json"))
-    assert facts["endpoint"] == "acme/video"
-    assert "acme/video" in run(*program, "endpoints")
     before = sandbox.counters.bought["acme"]
-    run(*program, "generate", "acme/video", "a paper boat", "--duration", "10", "-o", "out")
-    assert len(list((tmp_path / "out").iterdir())) == 1
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["prompt", "duration"], ["a boat", 5], ["a lamp", 10]])
-    run(*program, "bulk", "rows.csv", "-o", "many", "--endpoint", "acme/video")
+    commands = [
+        ["endpoints", "acme/video", "--json"],
+        ["endpoints"],
+        ["generate", "acme/video", "a paper boat", "--duration", "10", "-o", "out"],
+        ["bulk", "rows.csv", "-o", "many", "--endpoint", "acme/video"],
+    ]
+    facts, endpoints, *_ = run("-c", PROGRAMS, json.dumps(commands)).split("\0")
+    assert json.loads(facts)["endpoint"] == "acme/video"
+    assert "acme/video" in endpoints
+    assert len(list((tmp_path / "out").iterdir())) == 1
     assert len(list((tmp_path / "many").rglob("*.mp4"))) == 2
     assert sandbox.counters.bought["acme"] == before + 3

@@ -16,6 +16,7 @@ from kling_async import JobRef
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers.base import Provider
 from kling_async.testing import ProviderContract
+from support.letters import LETTERS
 from support.samples import FOLDER
 
 README = Path(__file__).parents[2] / "README.md"
@@ -58,7 +59,9 @@ for _kind in ALL_PROVIDERS:
 
 # References.
 
-REF_TEXT = st.from_regex(r"[a-z0-9]{1,12}/[a-z0-9][a-z0-9-]{0,12}/[A-Za-z0-9_~-][A-Za-z0-9._:~-]{0,60}", fullmatch=True)
+REF_TEXT = st.from_regex(
+    r"[a-z0-9]{1,12}/[a-z0-9][a-z0-9-]{0,12}/[A-Za-z0-9_~-][A-Za-z0-9._:~-]{0,60}", fullmatch=True, alphabet=LETTERS
+)
 
 
 @given(REF_TEXT)

@@ -314,16 +314,16 @@ async def test_one_status_call_asks_for_many_of_hundreds_of_jobs(sandbox: Sandbo
         asked += wanted
 
     polling = Polling(schedule=Progressive(1.0), deadline=600)
-    sandbox.plan_next("runware", duration=60, times=400)
-    rows = [ImageO3(prompt=f"boat {number}") for number in range(400)]
+    sandbox.plan_next("runware", duration=60, times=200)
+    rows = [ImageO3(prompt=f"boat {number}") for number in range(200)]
     async with (
         httpx.AsyncClient(event_hooks={"request": [count]}, trust_env=False) as http,
         Client(provider(sandbox), polling=polling, http=http) as client,
-        client.map(rows, in_flight=400) as outcomes,
+        client.map(rows, in_flight=200) as outcomes,
     ):
         errors = [outcome.error async for outcome in outcomes]
-    assert errors == [None] * 400
-    assert bought(sandbox) == 400
+    assert errors == [None] * 200
+    assert bought(sandbox) == 200
     assert calls == requests(sandbox, "status")
     assert asked >= 5 * calls, (asked, calls)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from kling_async import Client, MemoryLedger
 from kling_async.sandbox import Sandbox
 from support.asgi_server import Site, serve
 from support.chromium import PROGRAM as CHROMIUM
-from support.cli_process import PROGRAM, environment_of
+from support.cli_process import environment_of, launch
 
 PATIENCE = 120_000.0  # ms. Far more than any wait needs
 LATER = 600  # simulated seconds within which every job ends. The clock stands still until it is moved
@@ -41,7 +39,7 @@ class Studio:
 
     def __init__(self, folder: Path, sandbox: Sandbox) -> None:
         self.folder = folder
-        self.environment = {**os.environ, **environment_of(sandbox), "KLING_SANDBOX_SPEED": "20"}
+        self.environment = {**environment_of(sandbox), "KLING_SANDBOX_SPEED": "20"}
         self.start()
 
     def start(self) -> None:
@@ -54,13 +52,7 @@ class Studio:
             "-o",
             str(self.folder / "out"),
         ]
-        self.process = subprocess.Popen(
-            [sys.executable, *PROGRAM, "studio", *options],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self.process = launch("studio", *options, variables=self.environment, stderr=subprocess.DEVNULL)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url.startswith("http://127.0.0.1:")
@@ -432,7 +424,7 @@ def test_a_gallery_is_searched_and_two_are_compared(page: Page, stage: Sandbox, 
 def assert_readable(page: Page, view: str) -> None:
     """Axe finds nothing serious, and nothing is wider than the screen."""
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}]
     assert not serious, view
 

@@ -22,6 +22,7 @@ from kling_async._tracking.transitions import advance
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.providers._base.provider import Accepted, Provider
 from kling_async.providers.base import StatusReport
+from support.letters import LETTERS
 from support.samples import DISTINCT, KEY, SAMPLES, Sample, drive
 
 JSON = st.recursive(
@@ -29,9 +30,9 @@ JSON = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8)
+    | st.text(LETTERS, max_size=8)
     | st.sampled_from(["completed", "failed", "pending", KEY, "../../x", "http://169.254.169.254/", "-1", "NaN", ""]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(LETTERS, max_size=4), inner, max_size=3),
     max_leaves=6,
 )
 

@@ -15,6 +15,7 @@ from kling_async._tracking import packed_events
 from kling_async._tracking.packed_events import EMPTY, appended, event_at, events_of, length, pack, unpack
 from kling_async._tracking.packed_request import pack_request, unpack_request
 from kling_async.providers.base import Request
+from support.letters import LETTERS
 
 COSTS = st.none() | st.builds(Cost, st.decimals(0, 100, places=4), st.sampled_from(["USD", "credits"]))
 EVENTS = st.builds(
@@ -25,12 +26,12 @@ EVENTS = st.builds(
     st.floats(0, 1e6),
     st.sampled_from(["poll", "webhook"]),
     st.none() | st.floats(0, 1),
-    st.none() | st.text(max_size=5),
+    st.none() | st.text(LETTERS, max_size=5),
     cost=COSTS,
     step=st.integers(0, 3),
     balance=COSTS,
     queue_position=st.none() | st.integers(0, 9),
-    logs=st.lists(st.text(max_size=5), max_size=2).map(tuple),
+    logs=st.lists(st.text(LETTERS, max_size=5), max_size=2).map(tuple),
 )
 
 
