@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Dialog, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Dialog, Error, Page, Request, Route, expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -78,24 +78,27 @@ def studio(stage: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def tab() -> Iterator[Page]:
+    """The tab of all tests. Another one for each would be a process for each, and half a second of CPU."""
     with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield made
-        made.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        context = browser.new_context()
+        context.set_default_timeout(PATIENCE)
+        yield context.new_page()
+        browser.close()
 
 
 @pytest.fixture
-def page(browser: Browser, studio: Studio) -> Iterator[Page]:
-    yield from opened(browser, studio.url)
+def page(tab: Page, studio: Studio) -> Iterator[Page]:
+    yield from opened(tab, studio.url)
 
 
-def opened(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
-    """A page whose console must stay clean, and which loads nothing from another host."""
-    context = browser.new_context(**settings)
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
+def opened(page: Page, url: str) -> Iterator[Page]:
+    """The page, as if for the first time. Its console must stay clean, and it loads nothing from another host."""
     wrong: list[str] = []
+
+    def throws(error: Error) -> None:
+        wrong.append(str(error))
 
     def loads(asked: Request) -> None:
         if not asked.url.startswith(("http://127.0.0.1", "data:", "blob:")):
@@ -105,13 +108,18 @@ def opened(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
         wrong.append(f"a script ran: {dialog.message}")
         dialog.dismiss()
 
-    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("pageerror", throws)
     page.on("dialog", runs)
     page.on("request", loads)
+    page.context.clear_cookies()
     page.goto(url)
     page.get_by_role("textbox", name="Prompt").wait_for()
     yield page
-    context.close()
+    page.unroute_all()
+    page.evaluate("localStorage.clear(); sessionStorage.clear()")
+    page.remove_listener("pageerror", throws)
+    page.remove_listener("dialog", runs)
+    page.remove_listener("request", loads)
     assert not wrong
 
 
@@ -171,12 +179,13 @@ def test_a_reload_and_another_tab_show_the_same(page: Page, stage: Sandbox) -> N
     stage.state.clock.advance(LATER)
     for one in (page, other):
         status(one, "a boat in two tabs", "Done")
+    other.close()
 
 
-def test_a_killed_server_loses_nothing(browser: Browser, stage: Sandbox, tmp_path: Path) -> None:
+def test_a_killed_server_loses_nothing(tab: Page, stage: Sandbox, tmp_path: Path) -> None:
     studio = Studio(tmp_path, stage)
     try:
-        pages = opened(browser, studio.url)
+        pages = opened(tab, studio.url)
         page = next(pages)
         make(page, "a boat that sails on")
         studio.kill()
@@ -429,7 +438,7 @@ def assert_readable(page: Page, view: str) -> None:
     assert not serious, view
 
 
-def test_mounted_it_makes_and_shows(browser: Browser, stage: Sandbox, tmp_path: Path) -> None:
+def test_mounted_it_makes_and_shows(tab: Page, stage: Sandbox, tmp_path: Path) -> None:
     """In another application, below another path, without its lifespan: while a page is open it follows and saves."""
     url, ended = threading.Event(), threading.Event()
     found: list[str] = []
@@ -448,7 +457,7 @@ def test_mounted_it_makes_and_shows(browser: Browser, stage: Sandbox, tmp_path: 
     server.start()
     try:
         assert url.wait(PATIENCE / 1000)
-        pages = opened(browser, found[0])
+        pages = opened(tab, found[0])
         page = next(pages)
         make(page, "a boat in another house")
         visit(page, "Follow")
@@ -491,8 +500,10 @@ def test_with_the_keyboard_alone(page: Page) -> None:
 @pytest.mark.parametrize(
     ("scheme", "width"), [("light", 1440), ("dark", 360)], ids=["light and wide", "dark and on a phone"]
 )
-def test_every_view_can_be_read_by_all(browser: Browser, studio: Studio, scheme: Any, width: int) -> None:
-    pages = opened(browser, studio.url, color_scheme=scheme, viewport={"width": width, "height": 800})
+def test_every_view_can_be_read_by_all(tab: Page, studio: Studio, scheme: Any, width: int) -> None:
+    tab.emulate_media(color_scheme=scheme)
+    tab.set_viewport_size({"width": width, "height": 800})
+    pages = opened(tab, studio.url)
     page = next(pages)
     for view in ("Make", "Follow", "Gallery", "Money"):
         visit(page, view)
@@ -501,3 +512,5 @@ def test_every_view_can_be_read_by_all(browser: Browser, studio: Studio, scheme:
     light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 249)"
     assert light is (scheme == "light")
     assert next(pages, None) is None
+    tab.emulate_media(color_scheme="light")
+    tab.set_viewport_size({"width": 1280, "height": 720})
