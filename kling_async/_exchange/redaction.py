@@ -58,21 +58,25 @@ class _Stored:
     In its place, a function within `redact_json` that calls itself would be garbage for the collector after each call.
     """
 
-    __slots__ = ("_left", "_secret")
+    __slots__ = ("_left", "_secrets")
 
     def __init__(self, secret: str | Sequence[str] | None) -> None:
-        self._secret = secret
+        self._secrets = [each for each in ((secret,) if isinstance(secret, str) else secret or ()) if each]
         self._left = _MOST_VALUES
 
     def value_of(self, value: Any) -> Any:
         self._left -= 1
+        if isinstance(value, str):
+            return _stored_text(value, self._secrets)
+        if value is None or isinstance(value, int | float):
+            return value
         if isinstance(value, Mapping):
             kept = {}
             for name, item in value.items():
                 if self._left <= 0:
                     break
                 hidden = item and str(name)[:_MARGIN].lower() in _CALLBACKS
-                kept[_stored_text(str(name), self._secret)] = "[left out]" if hidden else self.value_of(item)
+                kept[_stored_text(str(name), self._secrets)] = "[left out]" if hidden else self.value_of(item)
             return kept
         if isinstance(value, list | tuple):
             several = []
@@ -81,15 +85,15 @@ class _Stored:
                     break
                 several.append(self.value_of(item))
             return several
-        return _stored_text(value, self._secret) if isinstance(value, str) else value
+        return value
 
 
-def _stored_text(text: str, secret: str | Sequence[str] | None) -> str:
+def _stored_text(text: str, secrets: Sequence[str]) -> str:
     """A text of an answer, without secrets and not too long."""
     length = len(text)
     kept = text if length <= _LONGEST_TEXT else text[: _LONGEST_TEXT + _MARGIN]
-    for each in (secret,) if isinstance(secret, str) else secret or ():
-        kept = kept.replace(each, "[the key]") if each else kept
+    for each in secrets:
+        kept = kept.replace(each, "[the key]")
     kept = redact_urls(kept)
     return kept if length <= _LONGEST_TEXT else f"{kept[:_LONGEST_TEXT]}... [{length} characters]"
 
