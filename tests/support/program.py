@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
@@ -22,27 +23,21 @@ from typing import IO, Any
 __all__ = ["CLOSED", "Program", "fork_server"]
 
 CLOSED = -9  # as a stream: the program has none, as after `>&-` in a shell
-_LOADED = (
-    "kling_async._cli.app",
-    "kling_async._cli.bulk.command",
-    "kling_async._cli.commands.demo",
-    "kling_async._cli.commands.generate",
-    "kling_async._cli.commands.jobs",
-    "kling_async._cli.commands.resume",
-    "kling_async._cli.commands.sandbox",
-    "kling_async.sandbox.server.sandbox",
-    "kling_async.sandbox.media.render",
-    "anyio._backends._asyncio",
-    "uvicorn.lifespan.on",
-    "uvicorn.loops.auto",
-    "uvicorn.protocols.http.h11_impl",
-)
+_TESTS = Path(__file__).parents[1]
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
-    """The server of this test process. It starts with the first program."""
+    """The server of this test process. It starts with the first program, and loads `support.preloaded`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_LOADED))
+    context.set_forkserver_preload(["support.preloaded"])
+    own = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_TESTS), *([own] if own else [])])  # where it finds that
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if own is not None:
+            os.environ["PYTHONPATH"] = own
     return context
 
 
