@@ -74,16 +74,16 @@ def thawed() -> Iterator[None]:
 
 
 async def test_every_row_has_its_outcome(client: Client, server: FakeRunBlob) -> None:
-    outcomes = await collect(client, count=120)
-    assert sorted(outcome.index for outcome in outcomes) == list(range(120))
+    outcomes = await collect(client, count=60)
+    assert sorted(outcome.index for outcome in outcomes) == list(range(60))
     assert all(outcome.key == f"row-{outcome.index}" for outcome in outcomes)
     assert all(outcome.result is not None and outcome.error is None for outcome in outcomes)
-    assert server.bought == 120
+    assert server.bought == 60
 
 
 async def test_no_more_than_in_flight_run_at_once(client: Client, server: FakeRunBlob) -> None:
     running, most = 0, 0
-    async with client.map(rows(100), in_flight=7) as outcomes:
+    async with client.map(rows(50), in_flight=7) as outcomes:
         async for _ in outcomes:
             running = outcomes.statistics().in_flight
             most = max(most, running + 1)
@@ -404,7 +404,7 @@ async def test_a_rate_limit_holds_in_a_run(server: FakeRunBlob) -> None:
     server.duration = 100
     async with Client(kling_async.RunBlob(KEY), http=server) as client:
         start = anyio.current_time()
-        outcomes = await collect(client, count=100, in_flight=50)
+        outcomes = await collect(client, count=60, in_flight=30)
         assert server.requests["poll"] <= anyio.current_time() - start + 1
     assert all(outcome.result for outcome in outcomes)
 

@@ -320,11 +320,11 @@ class CountingQueue(PollQueue[TrackedJob]):
 
 
 async def test_the_driver_does_not_spin(client: Client, server: FakeRunBlob) -> None:
-    """A hundred jobs take a few turns of the driver's loop for each poll, however long they wait."""
+    """Fifty jobs take a few turns of the driver's loop for each poll, however long they wait."""
     server.duration = 100
     queue = client._sessions["runblob"].poller._queue = CountingQueue()
     async with anyio.create_task_group() as group:
-        for _ in range(100):
+        for _ in range(50):
             group.start_soon(client.run, VIDEO)
     assert queue.turns <= 8 * server.requests["poll"]
 
@@ -332,7 +332,7 @@ async def test_the_driver_does_not_spin(client: Client, server: FakeRunBlob) -> 
 async def test_a_granted_poll_wakes_one_bulk_worker(
     client: Client, server: FakeRunBlob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hundred workers rest, and one poll is work for one: the others are not woken to find nothing to do."""
+    """Sixty workers rest, and one poll is work for one: the others are not woken to find nothing to do."""
     rests = 0
     rest = Poller._rest
 
@@ -343,10 +343,10 @@ async def test_a_granted_poll_wakes_one_bulk_worker(
 
     monkeypatch.setattr(Poller, "_rest", counted)
     server.duration = 100
-    requests = (runblob.O3Video(f"clip {number}") for number in range(120))
-    async with client.map(requests, in_flight=120) as outcomes:
-        assert len([outcome async for outcome in outcomes]) == 120
-    assert rests <= server.requests["poll"] + 2 * 100
+    requests = (runblob.O3Video(f"clip {number}") for number in range(60))
+    async with client.map(requests, in_flight=60) as outcomes:
+        assert len([outcome async for outcome in outcomes]) == 60
+    assert rests <= server.requests["poll"] + 2 * 50
 
 
 async def test_a_granted_poll_is_sent_though_the_worker_that_is_called_leaves(
