@@ -19,8 +19,9 @@ operation that makes them enough wakes the thread.
 that the event loop can run others in between.
 
 *Other processes.* Between its groups, the thread tends what the ledger shares with other processes (see `leases`).
-While somebody waits for a job, it looks twenty times a second whether others have written. Then it reads what they
-recorded, takes leases that have become free, and does the operations again that had no result yet (`NOT_YET`).
+While somebody waits for a job, it looks twenty times a second whether others have written, and five times a second
+while it knows of no others. Then it reads what they recorded, takes leases that have become free, and does the
+operations again that had no result yet (`NOT_YET`).
 
 *Kept operations.* What became of a paid call, or of a job, cannot be had a second time. If that cannot be written, its
 task is told, and the thread keeps the operation, too. It tries again by itself, also when nobody uses the ledger, until

@@ -42,6 +42,7 @@ _RENEWALS = 3  # in the time of a lease, so that two may come late
 _IDLE = 2.0  # s for which a lease that nobody wants is kept: whoever reads event after event comes back at once
 LOOK = 0.05
 """Seconds between two looks at what other processes have written, while somebody waits for that."""
+_FIRST_LOOK = 0.2  # s, while no other process is known. Each look costs a quarter of a millisecond
 _RETRY = 1.0  # s between two tries to take leases that others have: theirs may expire without a write
 
 
@@ -248,7 +249,7 @@ class Leases:
     def patience(self) -> float | None:
         """Seconds that the thread may wait for the next operation. None if there is nothing else to do."""
         if self._wanted:
-            return LOOK
+            return LOOK if self.others else _FIRST_LOOK
         waits = []
         if self._held or self.sending:
             waits.append(self.renewed + self.seconds / _RENEWALS - now_with_sleep())

@@ -348,6 +348,8 @@ class Request(BaseModel, metaclass=_RequestType):
 
 def _plain(value: Any) -> Any:
     """A field that holds no image, as a JSON value."""
+    if value is None or isinstance(value, str | int | float):  # nearly all
+        return value
     if isinstance(value, BaseModel):
         return {name: _plain(item) for name, item in dict(value).items() if item is not None}
     if isinstance(value, tuple | list):

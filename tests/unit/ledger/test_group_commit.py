@@ -87,3 +87,54 @@ async def test_a_thread_whose_database_fails_waits_between_its_tries(
     assert all(wait >= 1.0 for wait in waits.failed[1:])
     seen = [each for each in caplog.records if "are not seen until it works again" in each.getMessage()]
     assert len([each for each in seen if each.levelname == "WARNING"]) == watched
+
+
+def operation(name: str) -> Operation:
+    return Operation(lambda _, arguments: arguments, name)
+
+
+async def test_the_thread_wakes_when_enough_operations_have_come_and_when_it_is_called() -> None:
+    inbox = _Inbox()
+    woken = threading.Event()
+
+    def wait(enough: int) -> None:
+        inbox.wait(enough, PATIENCE)
+        woken.set()
+
+    for enough in (1, 2):
+        threading.Thread(target=wait, args=(enough,), daemon=True).start()
+        inbox.put(operation(f"number {enough}"))
+        assert woken.wait(PATIENCE / 2)
+        woken.clear()
+    threading.Thread(target=wait, args=(9,), daemon=True).start()
+    inbox.call()
+    assert woken.wait(PATIENCE / 2)
+    inbox.wait(2, None)  # they are here already
+    assert [each.argument for each in inbox.take(1)] == ["number 1"]
+    assert [each.argument for each in inbox.take(9)] == ["number 2"]
+    assert not inbox
+
+
+async def test_a_task_that_is_cancelled_does_not_keep_others_from_being_answered() -> None:
+    """What it asked for is done all the same, in one group with what others ask for."""
+    begun, go = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def kind(_: object, arguments: Sequence[str]) -> Sequence[str]:
+        begun.set()
+        go.wait(PATIENCE)
+        done.extend(arguments)
+        return arguments
+
+    thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), Leases())
+    async with anyio.create_task_group() as group:
+        group.start_soon(thread.perform, kind, "first")
+        await anyio.to_thread.run_sync(begun.wait)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await thread.perform(kind, "cancelled")
+        assert scope.cancelled_caught
+        group.start_soon(thread.perform, kind, "last")
+        go.set()
+    await thread.aclose()
+    assert done == ["first", "cancelled", "last"]

@@ -53,3 +53,14 @@ def test_a_job_that_is_recorded_after_all_has_a_lease_that_can_expire() -> None:
     leases.renewed_as(2, at=0.0, others=False)
     assert leases.take_lost() == ["runblob/o3-video/1"]
     assert not leases.want("runblob/o3-video/1")
+
+
+def test_who_knows_of_others_looks_more_often_what_they_have_written() -> None:
+    leases = Leases()
+    leases.want("runblob/o3-video/1")
+    alone = leases.patience()
+    leases.renewed_as(1, at=0.0, others=True)
+    among_others = leases.patience()
+    assert alone is not None
+    assert among_others is not None
+    assert among_others <= alone / 4
