@@ -59,7 +59,7 @@ async def assistant_here(sandbox: Sandbox, folder: Path, *, budget: str) -> Asyn
 
     from kling_async.mcp import server  # noqa: PLC0415  # the same
 
-    (folder / "out").mkdir()
+    (folder / "out").mkdir(exist_ok=True)
     buyer = KlingClient(
         RunBlob(sandbox.api_key("runblob"), sandbox.base_url("runblob")),
         ledger=SqliteLedger(folder / "jobs.db"),
@@ -130,7 +130,7 @@ async def test_an_assistant_buys_from_whoever_makes_it(sandbox: Sandbox, tmp_pat
 async def test_the_ledger_is_the_memory_of_the_next_start_and_the_budget_goes_on(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    async with assistant(sandbox, tmp_path, budget="5") as client:
+    async with assistant_here(sandbox, tmp_path, budget="5") as client:
         first = await call(client, "generate", key="boat", endpoint="runblob/o3-photo", fields=PHOTO)
     async with assistant(sandbox, tmp_path, budget="5") as client:
         (job,) = (await call(client, "list_jobs"))["result"]

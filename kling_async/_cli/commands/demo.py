@@ -241,5 +241,5 @@ def _request(endpoint: Endpoint[Any], prompt: str) -> Request | None:
 
 def _small(endpoint: Endpoint[Any]) -> dict[str, str]:
     """The smallest resolution, where it can be chosen."""
-    known = endpoint.request.model_json_schema()["properties"].get("resolution", {})
-    return {"resolution": _SMALL} if _SMALL in str(known) else {}
+    field = endpoint.request.model_fields.get("resolution")
+    return {"resolution": _SMALL} if field is not None and _SMALL in str(field.annotation) else {}

@@ -15,7 +15,7 @@ import pytest
 
 from kling_async.providers import ALL_PROVIDERS
 from kling_async.sandbox import Sandbox
-from support.cli_process import PATIENCE, PHOTO, PROGRAM, QUICK, VIDEO, Answer, Run, finish, launch, on_terminal, spawn
+from support.cli_process import PATIENCE, PHOTO, QUICK, VIDEO, Answer, Run, finish, launch, on_terminal, spawn
 from support.program import CLOSED
 
 SMALL = ("--scale", "0.1")  # files are drawn in a moment
@@ -56,7 +56,7 @@ def test_a_signal_during_the_paid_call_waits_for_the_id(
 ) -> None:
     """The job is bought before its answer is sent. Leaving in between must not lose its address, nor must haste."""
     sandbox.faults.add("delay:submit:seconds=1")
-    process = spawn(*PROGRAM, "generate", VIDEO, "a boat", "--json", cwd=tmp_path)
+    process = launch("generate", VIDEO, "a boat", "--json", cwd=tmp_path)
     assert attempt_id.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)

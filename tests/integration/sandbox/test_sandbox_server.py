@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,8 @@ import httpx
 import pytest
 
 from kling_async.sandbox import Fault, Sandbox
+from support.cli_process import finish, spawn
+from support.program import Program
 
 ROOT = Path(__file__).parents[3]
 VIDEO = "/v1/kling/o3-video"
@@ -152,26 +153,17 @@ def test_importing_the_library_does_not_import_the_server() -> None:
     assert run.returncode == 0
 
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., Program]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Run `python -m kling_async.sandbox`."""
-    processes: list[subprocess.Popen[str]] = []
+    """Run `kling_async.sandbox` as a program."""
+    processes: list[Program] = []
 
-    def begin(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kling_async.sandbox", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        processes.append(process)
-        return process
+    def begin(*arguments: str) -> Program:
+        processes.append(Program("kling_async.sandbox", *arguments, stdin=subprocess.PIPE))
+        return processes[-1]
 
     yield begin
     for process in processes:
@@ -214,12 +206,15 @@ def test_a_process_of_its_own_is_scripted_and_judged_over_http(start: Start) -> 
     assert process.wait(PATIENCE) == 0
 
 
-def test_sigterm_ends_it_in_an_orderly_way(start: Start) -> None:
-    process = start()
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["url"].startswith("http://127.0.0.1:")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) == 0
+def test_sigterm_ends_it_in_an_orderly_way() -> None:
+    """Here as `python -m kling_async.sandbox`, which starts as users start it."""
+    process = spawn("-m", "kling_async.sandbox")
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["url"].startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGTERM)
+    finally:
+        assert finish(process).code == 0
 
 
 @pytest.mark.parametrize(
