@@ -66,7 +66,7 @@ class Studio:
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Sandbox]:
-    with Sandbox(speed=0, scale=0.2, rate_limit=None) as running:
+    with Sandbox(speed=0, scale=0.1, rate_limit=None) as running:
         yield running
 
 
