@@ -6,6 +6,7 @@ import importlib
 
 from PIL import Image
 
+import kling_async
 from kling_async.providers import load_providers
 from kling_async.sandbox import Sandbox
 
@@ -25,7 +26,11 @@ _MODULES = (
     "kling_async._cli.settings",
     "kling_async.sandbox.media.render",
     "rich.markdown",
+    "support.crash_process",
+    "support.failover_process",
     "support.program",
+    "support.seller_process",
+    "support.sharing_process",
     "tomllib",
     "typer.rich_utils",
     "uvicorn.lifespan.off",
@@ -36,6 +41,8 @@ _MODULES = (
 
 for _name in _MODULES:
     importlib.import_module(_name)
+for _name in kling_async.__all__:
+    getattr(kling_async, _name)
 Image.preinit()
 Sandbox()  # what it compiles is kept: the patterns of its routes, the packages' entry points
 for _provider in load_providers():

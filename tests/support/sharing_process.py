@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import random
 import time
@@ -29,6 +28,7 @@ from kling_async import (
     SubmissionUnknown,
 )
 from kling_async.providers.runblob import O3Photo
+from support.program import fork_server
 
 __all__ = ["LEASE", "Notes", "Poll", "Team", "Watched", "make_client", "postgres", "run", "sqlite"]
 
@@ -190,8 +190,7 @@ class Team:
     ) -> None:
         self._arguments = (seller, opened, place, notes, keys, limit)
         self._concurrency = concurrency
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["kling_async", "support.sharing_process"])
+        self._context = fork_server()
         self.running: list[Any] = []
         self.killed: dict[int, float] = {}  # when, by process
         self._started = 0
