@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -29,9 +29,10 @@ Emulate: TypeAlias = "Callable[[ProviderState], Emulation]"
 """The function that makes an emulation."""
 
 
-def _own() -> set[str]:
+@cache
+def _own() -> frozenset[str]:
     names = {module.name for module in pkgutil.iter_modules(__path__)} - _SHARED
-    return {name for name in names if not name.startswith("_")}
+    return frozenset(name for name in names if not name.startswith("_"))
 
 
 @lru_cache(maxsize=4)

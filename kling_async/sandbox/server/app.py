@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
-from starlette.routing import Route, Router, WebSocketRoute
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 
 from kling_async.sandbox.emulator.jobs import UnknownDirectiveError
 from kling_async.sandbox.faults.inject import Exchange, inject
@@ -42,20 +42,13 @@ class App:
         self.faults = state.faults
         self._emulations = {each.name: each for each in emulations}
         self.sender = WebhookSender(state, {each.name: each.webhook for each in emulations if each.webhook})
-        self._router = Router(
+        self._apis: dict[str, Router] = {}
+        self._router = _router(
             [
-                *(self._route(emulation, operation) for emulation in emulations for operation in emulation.operations),
-                *(
-                    WebSocketRoute(f"/{each.name}{each.base_path}", each.websocket)
-                    for each in emulations
-                    if each.websocket is not None
-                ),
                 Route("/cdn/{name}", self._download, methods=["GET"]),
                 *Admin(state).routes(),
                 Route("/", self._status, methods=["GET"]),
-            ],
-            redirect_slashes=False,
-            default=_nothing_here,
+            ]
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +68,7 @@ class App:
                 detail = "The sandbox cannot be controlled by web pages."
                 await reply({"detail": detail}, HTTPStatus.FORBIDDEN)(scope, receive, send)
                 return
-        await self._router(scope, receive, send)
+        await self._router_of(scope.get("path", ""))(scope, receive, send)
 
     def keep_alive(self) -> float:
         """Real seconds that an idle connection is kept now."""
@@ -88,6 +81,19 @@ class App:
 
     async def _status(self, _: Request) -> Response:
         return status_page(self.state, self._emulations)
+
+    def _router_of(self, path: str) -> Router:
+        """Each provider has its own, made when the first request comes: most sandboxes play one or two."""
+        name = path[1:].partition("/")[0]
+        emulation = self._emulations.get(name)
+        if emulation is None:
+            return self._router
+        if name not in self._apis:
+            routes: list[BaseRoute] = [self._route(emulation, operation) for operation in emulation.operations]
+            if emulation.websocket is not None:
+                routes.append(WebSocketRoute(f"/{name}{emulation.base_path}", emulation.websocket))
+            self._apis[name] = _router(routes)
+        return self._apis[name]
 
     def _route(self, emulation: Emulation, operation: Operation) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -140,6 +146,10 @@ class App:
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             counters.refused[provider, response.status_code] += 1
         return response
+
+
+def _router(routes: Sequence[BaseRoute]) -> Router:
+    return Router(routes, redirect_slashes=False, default=_nothing_here)
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
