@@ -14,7 +14,7 @@ from support.cli_process import Answer, Run
 @pytest.fixture
 def sandbox_defaults() -> dict[str, Any]:
     """A clock that stands still, and an environment that leads RunBlob to the sandbox."""
-    return {"speed": 0, "scale": 0.1, "environment": ["runblob"]}
+    return {"speed": 0, "scale": 0.03, "environment": ["runblob"]}
 
 
 @pytest.fixture
