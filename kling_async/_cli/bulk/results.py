@@ -16,9 +16,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from kling_async import (
-    Cost,
-)
+from kling_async import Cost
 from kling_async._cli.atomic_file import unwritten, written_anew
 from kling_async._cli.errors import CommandError
 from kling_async._rows.records import Record
