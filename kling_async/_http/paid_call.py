@@ -27,7 +27,7 @@ class PaidCallTrace:
         may_send: Called before a paid call begins, and before its first byte is written. It raises if it must not.
         may_repeat: Asked before a paid call whose answer was lost is repeated: whether the provider surely still
             recognises its id.
-        patient: Whether the call waits while the provider says "not now" or has no free slot. Otherwise it is refused.
+        may_wait: Whether the call waits while the provider says "not now" or has no free slot. Otherwise it is refused.
         patience: May be given up while nothing was sent. None if nobody gives up.
     """
 
@@ -36,7 +36,7 @@ class PaidCallTrace:
     on_commit: Callable[[bool], None] = lambda _: None
     may_send: Callable[[], None] = lambda: None
     may_repeat: Callable[[], bool] = lambda: True
-    patient: bool = True
+    may_wait: bool = True
     patience: Patience | None = None
     _steps: int = 0
     _written: bool = False

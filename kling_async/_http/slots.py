@@ -62,18 +62,18 @@ class SlotQueue:
         """Return whether somebody waits for a slot."""
         return any(line.waiting for line in self._lines.values())
 
-    async def run(self, slot: str, attempt: Callable[[], Awaitable[T]], *, patient: bool = True) -> T:
+    async def run(self, slot: str, attempt: Callable[[], Awaitable[T]], *, may_wait: bool = True) -> T:
         """Make the attempt, again and again while it raises `NoFreeSlot`.
 
         Args:
             slot: The kind of slot.
             attempt: The paid call.
-            patient: Whether it waits for a slot. Otherwise it is refused at once if there is none.
+            may_wait: Whether it waits for a slot. Otherwise it is refused at once if there is none.
 
         Raises:
             KlingError: The provider's refusal, where no slot became free in time.
         """
-        if not patient:
+        if not may_wait:
             try:
                 return await attempt()
             except NoFreeSlot as full:

@@ -182,7 +182,7 @@ class ProviderTransport:
         """Make one call, again where that is safe and may help. The reply may be a refusal that is final."""
         if call.slot:
             return await self._slots.run(
-                call.slot, lambda: self._ask_for_slot(call, trace, retry=retry), patient=trace.patient
+                call.slot, lambda: self._ask_for_slot(call, trace, retry=retry), may_wait=trace.may_wait
             )
         return await self._call(call, trace, retry=retry)
 
@@ -218,7 +218,7 @@ class ProviderTransport:
             if trace.lost and not trace.may_repeat():
                 return False
             if failure.throttled:
-                return trace.patient and self._waits_for_provider(call, failure.error, begin)
+                return trace.may_wait and self._waits_for_provider(call, failure.error, begin)
             failed += 1
             return failed < attempts and self._waits_to_retry(call, failed, failure)
 

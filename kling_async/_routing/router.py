@@ -231,15 +231,15 @@ class Router:
                 raise _all_refused(refused)
             chosen = await self._free(left, passed_over, give_up)
             choice = Choice(chosen.endpoint, self._why(chosen, ranked), tuple(passed_over.items()))
-            patient = len(left) == 1 or self._clock.now() >= give_up
+            may_wait = len(left) == 1 or self._clock.now() >= give_up
 
-            async def buy(one: _Ranked = chosen, choice: Choice = choice, patient: bool = patient) -> SubmittedJob:
+            async def buy(one: _Ranked = chosen, choice: Choice = choice, may_wait: bool = may_wait) -> SubmittedJob:
                 return await self._submitter.submit(
                     one.request,
                     key,
                     mark=mark,
                     choice=choice,
-                    patient=patient,
+                    may_wait=may_wait,
                     patience=patience,
                     max_cost=max_cost,
                     tags=tags,
@@ -253,7 +253,7 @@ class Router:
                 passed_over[chosen.endpoint] = f"{type(error).__name__}: {error.message}"
                 longest = self._transports[chosen.provider].limits.throttle_timeout
                 too_long = (getattr(error, "retry_after", None) or 0.0) > longest
-                if patient or too_long or not self._health_of(chosen.provider).busy:
+                if may_wait or too_long or not self._health_of(chosen.provider).busy:
                     refused[chosen.endpoint] = error
 
     async def _free(self, left: Sequence[_Ranked], passed_over: dict[str, str], give_up: float) -> _Ranked:

@@ -128,7 +128,7 @@ class AccountSlots:
         free: Callable[[Slot], Awaitable[None]],
         adopt: Adopt | None = None,
         *,
-        patient: bool,
+        may_wait: bool,
     ) -> T:
         """Make an attempt, again and again while it raises `NoSlot`.
 
@@ -138,7 +138,7 @@ class AccountSlots:
                 places, it could wait behind one of its own that is not asking.
             free: Waits until it may find one.
             adopt: Takes over jobs of the ledger that no process polls. None if there are none.
-            patient: Whether it waits for a slot. Otherwise it is refused at once if there is none.
+            may_wait: Whether it waits for a slot. Otherwise it is refused at once if there is none.
 
         Raises:
             RateLimited: No slot became free in time. Nothing was sent.
@@ -147,9 +147,9 @@ class AccountSlots:
             try:
                 return await attempt(self.slot(queued=False))
             except NoSlot as full:
-                if not patient:
+                if not may_wait:
                     raise self._refused(full) from None
-        elif not patient:
+        elif not may_wait:
             raise self._refused(NoSlot(self.limit, self._waiting))
         if not self._waiting:
             self._progress = self._clock.now()

@@ -189,7 +189,7 @@ class Submitter:
         force: bool = False,
         mark: str | None = None,
         choice: Choice | None = None,
-        patient: bool = True,
+        may_wait: bool = True,
         patience: Patience | None = None,
         max_cost: Cost | None = None,
         tags: Mapping[str, str] | None = None,
@@ -205,7 +205,7 @@ class Submitter:
             mark: The fingerprint of what the user asked for. Defaults to that of the request. A portable request keeps
                 its own, whichever endpoint it goes to.
             choice: Why the endpoint was chosen. It becomes a part of the job's first event.
-            patient: Whether it waits while the provider says "not now". Otherwise it is refused.
+            may_wait: Whether it waits while the provider says "not now". Otherwise it is refused.
             patience: May be given up while nothing was sent. If None, nobody gives up.
             max_cost: The most that it may cost. If None, only the budget limits it.
             tags: What the user stores with it.
@@ -232,7 +232,7 @@ class Submitter:
                     await self._reopen(transport, intent, force=force)
 
                 async def run(trace: PaidCallTrace) -> SubmittedJob:
-                    trace.patient, trace.patience = patient, patience
+                    trace.may_wait, trace.patience = may_wait, patience
                     async with self._slot(intent, trace):
                         accepted = await self._claim_and_pay(
                             transport, request, intent, trace, choice, resubmit=resubmit
@@ -497,7 +497,7 @@ class Submitter:
                 claim,
                 partial(shared.slot_free, intent),
                 partial(self._take_over, shared, self._accounts[intent.provider]),
-                patient=trace.patient,
+                may_wait=trace.may_wait,
             )
         except BaseException:
             shared.leave_queue(intent)
@@ -529,7 +529,7 @@ class Submitter:
         if slots is None or self._ledger.shared is not None or await self._key_in_use(intent):
             yield
             return
-        await slots.run(intent.key, lambda _: slots.take(intent), slots.freed, patient=trace.patient)
+        await slots.run(intent.key, lambda _: slots.take(intent), slots.freed, may_wait=trace.may_wait)
         try:
             yield
         finally:
