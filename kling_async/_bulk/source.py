@@ -23,7 +23,7 @@ InputRow: TypeAlias = Request | tuple[str, Request] | tuple[str | None, Request,
 Rows: TypeAlias = Iterable[InputRow] | AsyncIterable[InputRow]
 """What `Client.map` takes."""
 
-_AT_ONCE = 4  # rows that are begun in one turn of the event loop. A hundred would hold it up for 50 ms
+_AT_ONCE = 2  # rows that are begun in one turn of the event loop. A hundred would hold it up for 50 ms
 _PAIR = 2
 _TRIPLE = 3
 _END: Any = object()

@@ -8,7 +8,7 @@ import threading
 __all__ = ["SparedHeap"]
 
 _MANY_JOBS = 1_000  # from which on the collector's pauses matter
-_MORE_JOBS = 10_000  # that the collector visits at most, while they only become more
+_MORE_JOBS = 2_000  # that the collector visits at most, while they only become more
 
 
 class SparedHeap:
@@ -17,7 +17,7 @@ class SparedHeap:
     A full collection visits every object that may refer to others, and nothing else runs meanwhile: 30 ms for the
     modules of a small program, and 50 ms for each hundred thousand jobs (``python -m benchmarks.scale``). While a bulk
     run of that size goes on, the collector is to leave out what is alive (``gc.freeze``): at its beginning, and again
-    whenever the jobs in flight have doubled or are 10 000 more. What nobody refers to any more is freed as
+    whenever the jobs in flight have doubled or are 2 000 more. What nobody refers to any more is freed as
     always. Only garbage that refers to itself, and that was alive then, waits for the end of the last such run, when
     everything counts again (``gc.unfreeze``). A program that has frozen objects itself, or has switched the collector
     off, has decided otherwise, and nothing is done.

@@ -51,7 +51,7 @@ _EARLY = 0.5  # part of the longest wait by which a job's poll may come early wh
 _GATHER = 0.02  # s for which a poll that is due waits for others, where one call asks about several jobs
 _MANY_WAIT = 500  # tasks. A full collection of garbage visits all that belongs to them in 5 to 20 ms
 _UNSERVED = 8  # granted polls that may wait for a worker. More would hold up the loop in bursts
-_GRANTS = 8  # in a row, before other tasks have their turn
+_GRANTS = 4  # in a row, before other tasks have their turn
 
 
 class DeadlinePassed(Exception):
