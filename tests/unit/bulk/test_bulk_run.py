@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 
@@ -104,11 +105,23 @@ async def test_a_job_in_flight_is_few_objects(client: Client, server: FakeRunBlo
     before = ours()
     requests = (runblob.O3Video(f"clip {number}") for number in range(200))
     async with client.map(requests, in_flight=200):
-        await anyio.sleep(server.duration - 10)
+        await anyio.sleep(server.duration - 13)  # no poll is under way
         kept = {name: count for name, count in (ours() - before).items() if count > 100}
     assert server.bought == 200
     assert set(kept) == {"TrackedJob"}
     assert sum(kept.values()) <= 200
+
+
+async def test_a_recorded_job_keeps_no_lock_between_its_events(server: FakeRunBlob, polling: Polling) -> None:
+    """One takes 800 bytes."""
+    gc.collect()
+    before = sum(isinstance(thing, anyio.Lock) for thing in gc.get_objects())
+    made = Client(kling_async.RunBlob(KEY), http=server, ledger=MemoryLedger(), polling=polling)
+    async with made as client, client.map(rows(60), in_flight=60):
+        await anyio.sleep(server.duration - 13)  # no poll is under way
+        assert [len(job.events) for job in client.jobs] == [2] * 60
+        gc.collect()
+        assert sum(isinstance(thing, anyio.Lock) for thing in gc.get_objects()) < before + 30
 
 
 async def test_a_job_that_has_ended_is_gone_without_the_garbage_collector(client: Client) -> None:
@@ -468,6 +481,25 @@ async def test_leaving_unsubscribes_jobs_that_are_polled_in_one_batch() -> None:
                     await anyio.sleep(left)
             assert len(poller._queue) == 0
             assert not any(job._tracked.subscribers for job in client.jobs)
+
+
+async def test_leaving_a_run_with_many_jobs_in_flight_does_not_hold_up_other_tasks(
+    client: Client, server: FakeRunBlob
+) -> None:
+    queue = client._sessions["runblob"].poller._queue
+    lengths: set[int] = set()
+
+    async def watch() -> None:
+        while len(queue):
+            lengths.add(len(queue))
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group, client.map(rows(250), in_flight=250):
+        await anyio.sleep(server.duration - 10)
+        group.start_soon(watch)
+        await anyio.lowlevel.checkpoint()
+    assert server.bought == 250
+    assert any(0 < length < 240 for length in lengths)
 
 
 async def test_a_run_that_was_not_begun_says_how(client: Client, server: FakeRunBlob) -> None:
