@@ -90,7 +90,10 @@ def test_the_ledger_says_the_same(dead_end: DeadEnd, kling: Run, tmp_path: Path)
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_bulk_run_says_that_it_bought_nothing(dead_end: DeadEnd, tmp_path: Path, kept: bool) -> None:
-    """Once, its submissions are given up as they fail. A second time, at once."""
+    """Once, its submissions are given up as they fail. A second time, at once.
+
+    Without a ledger, what is given up at once is not known. It was given up before if the second signal came late.
+    """
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x", "endpoint": VIDEO}))
     arguments = ["bulk", "rows.jsonl", "-o", "out", *([] if kept else ["--no-ledger"])]
     process = launch(*arguments, cwd=tmp_path, variables=dead_end.variables)
@@ -107,7 +110,7 @@ def test_a_bulk_run_says_that_it_bought_nothing(dead_end: DeadEnd, tmp_path: Pat
     said = answer.err.splitlines()[-1]
     if kept:
         assert said == f"{NOTHING}. The same command goes on, and buys nothing twice"
-    else:
+    elif said != f"{NOTHING}. The same command goes on":
         assert said.startswith("interrupted; of 1 submission the outcome is not known. No ledger has them")
 
 
