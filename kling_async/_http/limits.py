@@ -30,7 +30,7 @@ class Limits:
         slot_timeout: Seconds without one free slot after which a submission that waits for one gives up, whether the
             provider has none or `concurrency` allows none.
         retry_budget: Retries of READ calls to one provider beyond one retry for every ten successes.
-        cancel_grace: Seconds for which a paid call that was sent is waited for when its task is cancelled. 0: not.
+        cancel_grace: Seconds to wait for the answer to a sent paid call whose task is cancelled. If 0, it ends at once.
         poll_failure_timeout: Seconds without one successful poll after which waiting for a job raises the last error.
     """
 
