@@ -19,6 +19,7 @@ sys.dont_write_bytecode = False
 
 # ruff: noqa: E402  # what is loaded before would not be kept
 import certifi
+from _pytest.runner import runtestprotocol  # as plugins that run a test again use it
 from hypothesis import HealthCheck, settings
 
 from kling_async import Client, Polling, RunBlob
@@ -60,6 +61,20 @@ def pytest_xdist_auto_num_workers() -> int:
     Each more would cost what it takes to collect all tests once more.
     """
     return 2 + (os.cpu_count() or 1)
+
+
+@pytest.hookimpl
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """A process reports of a test what counts: how its call ended, and what went wrong before and after it.
+
+    Six messages a test, which the process that collects them decodes, take more than two milliseconds of CPU.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return None
+    for report in runtestprotocol(item, log=False, nextitem=nextitem):
+        if report.when == "call" or not report.passed:
+            item.ihook.pytest_runtest_logreport(report=report)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)
@@ -112,10 +127,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = ordered
 
 
-def pytest_collection_finish() -> None:
-    """What was imported and collected stays to the end. The garbage collector need not visit it in every test."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays to the end. The garbage collector need not visit it, now or in any test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
