@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
+from kling_async._records import record
+
 __all__ = [
     "Artifact",
     "Choice",
@@ -45,13 +47,11 @@ class Status(enum.StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    @property
-    def terminal(self) -> bool:
-        """Whether the job has ended."""
-        return self not in _RUNNING
+    terminal: bool
+    """Whether the job has ended."""
 
-
-_RUNNING = frozenset({Status.PENDING, Status.PROCESSING})
+    def __init__(self, value: str) -> None:
+        self.terminal = value not in {"pending", "processing"}  # asked thirty times a job
 
 
 class JobRef(str):
@@ -438,7 +438,7 @@ class Result:
         return [await artifact._save(directory, name=name, progress=progress) for artifact in self.artifacts]  # noqa: SLF001  # the same module
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StatusReport:
     """What a provider reported about a job once. It may repeat, be late, or contradict what is known.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
 import anyio
 
 from kling_async._errors import ConfigurationError
 from kling_async._event_loop.turns import TurnLimit
+from kling_async._records import record
 from kling_async._submission.submitter import require_tags
 from kling_async._validation import given
 from kling_async.providers._base.request import Request
@@ -29,7 +30,7 @@ _TRIPLE = 3
 _END: Any = object()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """One row of the input."""
 

@@ -12,6 +12,7 @@ import pydantic_core
 from kling_async._errors import UnreadableReply
 from kling_async._exchange.json_body import read_json
 from kling_async._media.local_file import FileText, LocalFile
+from kling_async._records import record
 
 __all__ = ["Call", "Effect", "FileBody", "Flow", "Reply"]
 
@@ -66,7 +67,7 @@ class FileBody:
         return cls((*parts, text))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     """One HTTP request to make.
 
@@ -129,7 +130,7 @@ class Call:
         return cls(method, url, Effect.WRITE, content, headers, **more)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """One HTTP response, read to its end.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
 import idna
+
+from kling_async._records import record
 
 __all__ = ["Url", "is_secure", "is_url"]
 
@@ -21,7 +22,7 @@ _PLAIN_PATH = "!$%&'()*+,/:;=?@[]~"  # characters of a target that are left as t
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Url:
     """An http or https address in the one form in which it is judged and opened.
 

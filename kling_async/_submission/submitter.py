@@ -62,6 +62,7 @@ from kling_async._ledger.protocol import (
 from kling_async._ledger.serialization import fingerprint, request_to_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Choice, Cost, Event, JobRef, Status, StatusReport
+from kling_async._records import record
 from kling_async._scheduling.schedules import Learned
 from kling_async._submission.budget import BudgetAccount, as_charge
 from kling_async._submission.cancellation import finish_within_grace
@@ -97,7 +98,7 @@ _LEAST_LEASE = 0.5  # s that must be left of our lease when a paid call begins: 
 _UNFIT = re.compile(r"[\x00\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubmittedJob:
     """The job of a submission.
 

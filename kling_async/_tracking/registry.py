@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
@@ -16,6 +16,7 @@ import anyio
 
 from kling_async._event_loop.clock import Clock
 from kling_async._models import Event, JobRef, StatusReport
+from kling_async._records import record
 from kling_async._scheduling.durations import DurationPrior
 from kling_async._scheduling.schedules import Learned, PollTimer, Schedule
 from kling_async._tracking.tracked_job import NO_TAGS, EventStore, TrackedJob
@@ -27,7 +28,7 @@ __all__ = ["AcceptedSubmission", "JobRegistry", "TimerSource"]
 log = logging.getLogger("kling_async")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AcceptedSubmission:
     """A submission that the provider accepted.
 

@@ -23,6 +23,7 @@ FLOORS: dict[str, int] = {
     "_html": 1,
     "_media": 1,
     "_validation": 1,
+    "_records": 1,
     "_event_loop": 1,
     "_exchange": 2,
     "providers": 3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -22,12 +22,13 @@ from kling_async._errors import (
 from kling_async._exchange.calls import Reply
 from kling_async._exchange.redaction import redact_json, redact_tokens
 from kling_async._models import Failure, JobRef, StatusReport
+from kling_async._records import record
 from kling_async.providers._base.credentials import ProviderConfig
 
 __all__ = ["Accepted", "ErrorMapper", "job_id"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Accepted:
     """A submission that the provider accepted.
 
