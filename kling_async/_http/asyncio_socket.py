@@ -223,7 +223,13 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
             anyio.BrokenResourceError: The connection broke.
             anyio.ClosedResourceError: It was closed here.
         """
-        self._write(item)
+        self._require_writable()
+        if self._tls is not None:
+            try:
+                item = self._tls.encrypt(item)
+            except ssl.SSLError as error:
+                raise anyio.BrokenResourceError from error
+        self._transport.write(item)
 
     async def send(self, item: bytes) -> None:
         """Send, and return when the system has taken all of it.
@@ -232,7 +238,7 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
             anyio.BrokenResourceError: The connection broke.
             anyio.ClosedResourceError: It was closed here.
         """
-        self._write(item)
+        self.send_now(item)
         while self._full:
             self._writer = self._loop.create_future()
             try:
@@ -240,15 +246,6 @@ class AsyncioSocket(ByteStream, asyncio.Protocol):
             finally:
                 self._writer = None
             self._require_writable()
-
-    def _write(self, item: bytes) -> None:
-        self._require_writable()
-        if self._tls is not None:
-            try:
-                item = self._tls.encrypt(item)
-            except ssl.SSLError as error:
-                raise anyio.BrokenResourceError from error
-        self._transport.write(item)
 
     def _require_writable(self) -> None:
         if self._closed:

@@ -31,7 +31,7 @@ from kling_async._http.codecs import H11Codec, HttptoolsCodec, write_fields, wri
 from kling_async._http.connection_pool import ConnectionPool, PoolStatistics, ResponseStream
 from kling_async._http.limits import Limits
 from kling_async._http.proxies import Proxy, environment_proxy
-from kling_async._http.response import Response, join_headers, read_whole_body, text_headers, too_long
+from kling_async._http.response import Response, read_headers, read_whole_body, text_headers, too_long
 from kling_async._http.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class HttpBackend:
         if answer is None:
             return None
         status, pairs, content = answer
-        reply = Reply(status, join_headers(text_headers(pairs)), content)
+        reply = Reply(status, read_headers(pairs), content)
         if len(content) > longest:
             raise too_long(longest, status)
         if "content-encoding" not in reply.headers:
@@ -317,7 +317,7 @@ class _Route:
     def write(self, method: str, url: Url, headers: Mapping[str, str], body: bytes) -> bytes:
         """The bytes of a small request. Headers that are those of the method's last call are not written again."""
         last, written = self._last.get(method, (None, b""))
-        if headers != last:
+        if headers is not last and headers != last:
             fields = {"host": self._host, **headers}
             written = write_fields((name.encode("ascii"), fields[name].encode("ascii")) for name in fields)
             self._last[method] = headers, written
@@ -476,17 +476,20 @@ class PerLoopBackend:
         self._backend: HttpBackend | None = None
         self._open: list[HttpBackend] = []  # what `_end` is to close: one of ours, or none
 
+    @property
+    def ready(self) -> HttpBackend | None:
+        """The backend of the running event loop, if it is made already."""
+        return self._backend if self._backend is not None and current_loop() == self._loop else None
+
     async def current(self) -> HttpBackend:
         """The backend of the running event loop."""
-        if self._backend is not None and current_loop() == self._loop:
-            return self._backend
+        if (ready := self.ready) is not None:
+            return ready
         making = self._making
         if making is None or making[0] != current_loop():  # a lock belongs to a loop. Threads may have one each
             making = self._making = (current_loop(), anyio.Lock())
         async with making[1]:
-            if self._backend is not None and current_loop() == self._loop:
-                return self._backend
-            return await self._make()
+            return self.ready or await self._make()
 
     async def _make(self) -> HttpBackend:
         ours = self._http is None or isinstance(self._http, str)

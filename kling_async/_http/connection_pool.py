@@ -371,9 +371,10 @@ class ConnectionPool:
         longest = self._keepalive if max_idle is None else min(max_idle, self._keepalive)
         if connection is None or loop_time() - connection.last_used >= longest:
             return None
-        if not (isinstance(connection.http, Http1Connection) and connection.http.quick and connection.usable):
+        http = connection.http
+        if not (isinstance(http, Http1Connection) and http.quick) or connection.stream.broken:
             return None
-        if max_idle is not None and connection.http.has_expired():
+        if max_idle is not None and http.has_expired():
             return None
         self._idle.pop_newest(origin)
         connection.requests += 1
@@ -433,7 +434,8 @@ class ConnectionPool:
             self._unshare(connection)
             (self._idle.push if served else self._idle.put_back)(connection)
         self._doom_expired(now)
-        self._serve_waiting()
+        if self._waiting:
+            self._serve_waiting()
 
     def _answered(self, connection: Connection) -> None:
         """Open an HTTP/2 connection to more requests while it carries this one: it has proved to work."""
@@ -450,7 +452,7 @@ class ConnectionPool:
             self._unshare(connection)
 
     def _unshare(self, connection: Connection) -> None:
-        shared = self._shared.get(connection.origin)
+        shared = self._shared.get(connection.origin) if self._shared else None
         if shared is not None:
             shared.pop(connection, None)
             if not shared:

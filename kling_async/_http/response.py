@@ -9,7 +9,8 @@ import anyio
 
 from kling_async._errors import UnreadableReply
 
-__all__ = ["Response", "header_values", "join_headers", "read_body", "read_whole_body", "text_headers", "too_long"]
+__all__ = ["Response", "header_values", "join_headers", "read_body", "read_headers", "read_whole_body", "text_headers"]
+__all__ += ["too_long"]
 
 _PIECE = 256 * 1024  # bytes that are unpacked at once
 _CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -20,6 +21,15 @@ def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     joined: dict[str, str] = {}
     for given, value in pairs:
         name = given.lower()
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined
+
+
+def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The same of headers as they came."""
+    joined: dict[str, str] = {}
+    for given, raw in pairs:
+        name, value = given.decode("latin-1").lower(), raw.decode("latin-1")
         joined[name] = f"{joined[name]}, {value}" if name in joined else value
     return joined
 

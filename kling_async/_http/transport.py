@@ -30,7 +30,7 @@ import logging
 import math
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -135,6 +135,8 @@ class ProviderTransport:
         self._clock = clock
         self._quota = float(limits.retry_budget)
         self._counts = {"calls": 0, "polls": 0, "retried": 0, "throttled": 0, "lost": 0}
+        self._last_credentials: Mapping[str, str] = {}
+        self._last_headers: dict[str, tuple[Mapping[str, str], Mapping[str, str], Mapping[str, str]]] = {}  # by method
 
     async def run(self, flow: Flow[T], trace: PaidCallTrace | None = None, *, retry: bool = True) -> T:
         """Run a flow to its end.
@@ -178,13 +180,13 @@ class ProviderTransport:
         finally:
             flow.close()
 
-    async def call(self, call: Call, trace: PaidCallTrace, *, retry: bool = True) -> Reply:
+    def call(self, call: Call, trace: PaidCallTrace, *, retry: bool = True) -> Coroutine[Any, Any, Reply]:
         """Make one call, again where that is safe and may help. The reply may be a refusal that is final."""
         if call.slot:
-            return await self._slots.run(
+            return self._slots.run(
                 call.slot, lambda: self._ask_for_slot(call, trace, retry=retry), may_wait=trace.may_wait
             )
-        return await self._call(call, trace, retry=retry)
+        return self._call(call, trace, retry=retry)
 
     async def _ask_for_slot(self, call: Call, trace: PaidCallTrace, *, retry: bool) -> Reply:
         try:
@@ -265,8 +267,9 @@ class ProviderTransport:
             KlingError: It failed for good.
         """
         trace.begin(Effect.READ)
-        await self._throttle.wait()
-        backend = await self._backends.current()
+        if self._throttle.spacing:
+            await self._throttle.wait()
+        backend = self._backends.ready or await self._backends.current()
         self._require_open()
         url = self._url(call)
         backend.proxy_for(url)  # a proxy that cannot be used is found before anything counts as sent
@@ -275,18 +278,28 @@ class ProviderTransport:
         try:
             # Waiting for a connection is not the provider's slowness: it comes before the deadline starts, and before
             # anything can have been sent.
-            waits = not backend.concurrency.value
-            async with backend.concurrency:  # asks whether the call was cancelled
-                if waits:
-                    await checkpoint_if_cancelled()  # the one that held the slot may have gone by the same cancellation
-                self._require_open()
-                trace.begin(call.effect)
-                self._counts["calls"] += 1
+            slots = backend.concurrency
+            if waits := not slots.value:
+                await slots.acquire()
                 begin = loop_time()
+            else:
+                slots.acquire_nowait()
+            try:
+                if waits or call.effect is not Effect.READ:
+                    # The one that held the slot may have gone by the same cancellation. A call that only asks need not
+                    # know before it is sent: it is cancelled as it waits for its answer.
+                    await checkpoint_if_cancelled()
+                self._require_open()
+                if call.effect is not Effect.READ:
+                    trace.begin(call.effect)
+                self._counts["calls"] += 1
+                deadline = begin + seconds
                 if call.effect is Effect.PAID:
-                    reply = await self._exchange_paid(backend, call, url, seconds, trace)
+                    reply = await self._exchange_paid(backend, call, url, deadline, trace)
                 else:
-                    reply = await self._exchange_harmless(backend, call, url, begin + seconds, retry_stale=retry_stale)
+                    reply = await self._exchange_harmless(backend, call, url, deadline, retry_stale=retry_stale)
+            finally:
+                slots.release()
         except (ConfigurationError, LedgerFailed):
             raise
         except FileChanged as error:
@@ -295,24 +308,30 @@ class ProviderTransport:
             raise ConfigurationError(
                 f"{error}; the call was not completed{again}", provider=self.provider.name
             ) from None
-        except KlingError as error:
-            raise self._classify_failure(call, error, sent=True) from error
         except Exception as error:
-            # Errors of any backend: of httpx, httpx2, aiohttp behind httpx, and plain ones of the operating system.
-            forget_frames(error)
-            sent = was_sent(error)
-            log.debug("%s: %s after %.0f ms", _shown(call), type(error).__name__, _milliseconds(begin))
-            raise self._classify_failure(
-                call,
-                self._transport_failed(backend, url, error, sent),
-                sent=sent is not Sent.NO and trace.may_have_been_sent,
-            ) from error
+            raise self._classify_error(backend, call, url, error, trace, begin) from error
         if log.isEnabledFor(logging.DEBUG):
             request_id = self.provider.errors.redact(reply.headers.get("x-request-id", "-"), _LONGEST_ID)
             log.debug(
                 "%s: HTTP %d in %.0f ms, request id %s", _shown(call), reply.status, _milliseconds(begin), request_id
             )
         return self._classify_reply(call, reply)
+
+    def _classify_error(
+        self, backend: HttpBackend, call: Call, url: Url, error: Exception, trace: PaidCallTrace, begin: float
+    ) -> KlingError | RetryableFailure:
+        """What to raise for a call that was begun at `begin` and raised that."""
+        if isinstance(error, KlingError):
+            return self._classify_failure(call, error, sent=True)
+        # Errors of any backend: of httpx, httpx2, aiohttp behind httpx, and plain ones of the operating system.
+        forget_frames(error)
+        sent = was_sent(error)
+        log.debug("%s: %s after %.0f ms", _shown(call), type(error).__name__, _milliseconds(begin))
+        return self._classify_failure(
+            call,
+            self._transport_failed(backend, url, error, sent),
+            sent=sent is not Sent.NO and trace.may_have_been_sent,
+        )
 
     def _url(self, call: Call) -> Url:
         """Where a call goes.
@@ -322,7 +341,13 @@ class ProviderTransport:
         """
         own = call.url.startswith("/")
         try:
-            return _base(self.provider.base_url).below(_escaped(call.url)) if own else Url.parse(call.url)
+            if not own:
+                return Url.parse(call.url)
+            base = _base(self.provider.base_url)
+            try:
+                return base.below(call.url)
+            except ValueError:
+                return base.below(_escaped(call.url))
         except ValueError as error:
             what = f"the address of {self.provider.display_name}" if own else "the address that a call goes to"
             raise ConfigurationError(
@@ -330,7 +355,7 @@ class ProviderTransport:
             ) from None
 
     async def _exchange_paid(
-        self, backend: HttpBackend, call: Call, url: Url, seconds: float, trace: PaidCallTrace
+        self, backend: HttpBackend, call: Call, url: Url, deadline: float, trace: PaidCallTrace
     ) -> Reply:
         """Make a paid exchange: in one step over a connection that was used just now, or else as any other.
 
@@ -343,7 +368,7 @@ class ProviderTransport:
                 url,
                 headers,
                 call.body,
-                deadline=loop_time() + seconds,
+                deadline=deadline,
                 longest=call.max_bytes,
                 retry_stale=False,
                 max_idle=max_idle,
@@ -353,10 +378,10 @@ class ProviderTransport:
                 return whole
         extensions = {"max_idle": max_idle, "trace": trace}
         if not on_asyncio():
-            return await self._exchange_watched(backend, call, url, headers, seconds, extensions)
+            return await self._exchange_watched(backend, call, url, headers, deadline - loop_time(), extensions)
         replies: list[Reply] = []
         with anyio.CancelScope() as scope:
-            timer = end_after(scope, seconds)
+            timer = end_after(scope, deadline - loop_time())
             try:
                 replies.append(await self._exchange(backend, call, url, headers, math.inf, extensions))
             finally:
@@ -441,15 +466,24 @@ class ProviderTransport:
             await response.aclose()
         return Reply(response.status_code, response.headers, content)
 
-    def _headers(self, call: Call) -> dict[str, str]:
+    def _headers(self, call: Call) -> Mapping[str, str]:
+        """All headers of a call. Those of a method's last call are returned again, if they are the same."""
+        credentials = self._credentials() if self.provider.is_own(call.url) else _NO_CREDENTIALS
+        last = self._last_headers.get(call.method)
+        if last is not None and last[0] == call.headers and last[1] is credentials:
+            return last[2]
         headers = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": USER_AGENT}
         headers.update(call.headers)
-        if self.provider.is_own(call.url):
-            headers.update(self._credentials())
+        headers.update(credentials)
+        self._last_headers[call.method] = call.headers, credentials, headers
         return headers
 
-    def _credentials(self) -> dict[str, str]:
-        return {name: HiddenText(value) for name, value in self.provider.credentials().items()}
+    def _credentials(self) -> Mapping[str, str]:
+        """The headers with the secrets, one object as long as they are the same."""
+        given = self.provider.credentials()
+        if given != self._last_credentials:
+            self._last_credentials = {name: HiddenText(value) for name, value in given.items()}
+        return self._last_credentials
 
     def _transport_failed(self, backend: HttpBackend, url: Url, error: Exception, sent: Sent) -> TransportFailed:
         where = f"{self.provider.display_name} at {url.netloc}"
@@ -477,16 +511,7 @@ class ProviderTransport:
             RetryableFailure: The call may be made again.
             KlingError: It failed for good.
         """
-        if call.any_status and not reply.ok:
-            self._throttle.on_success()
-            return reply
-        refusal = None if reply.ok else self.provider.errors.parse_error(reply)
-        unsure = self.provider.errors.uncertain_codes
-        # A code that may follow a purchase counts as no refusal of a paid call that must not be sent twice.
-        once = call.effect is Effect.PAID and not call.repeatable
-        stated = refusal is not None and not (once and refusal.code in unsure)
-        meaning = meaning_of(reply.status, stated=stated)
-        if meaning is Meaning.SERVED:
+        if reply.ok:
             self._throttle.on_success()
             self._quota = min(self._quota + 0.1, self.limits.retry_budget)
             if call.json and reply.status != HTTPStatus.NO_CONTENT:
@@ -496,6 +521,15 @@ class ProviderTransport:
                     self._warn(call, reply, "cannot be read")
                     raise self._classify_failure(call, error, sent=True, reply=reply) from error
             return reply
+        if call.any_status:
+            self._throttle.on_success()
+            return reply
+        refusal = self.provider.errors.parse_error(reply)
+        unsure = self.provider.errors.uncertain_codes
+        # A code that may follow a purchase counts as no refusal of a paid call that must not be sent twice.
+        once = call.effect is Effect.PAID and not call.repeatable
+        stated = refusal is not None and not (once and refusal.code in unsure)
+        meaning = meaning_of(reply.status, stated=stated)
         if call.slot and refusal is not None and refusal.code in self.provider.errors.no_slot_codes:
             self._counts["throttled"] += 1
             raise NoFreeSlot(refusal)
@@ -696,4 +730,5 @@ def _escaped(path: str) -> str:
 
 
 _base = lru_cache(maxsize=64)(Url.parse)  # the addresses of the providers
+_NO_CREDENTIALS: Mapping[str, str] = {}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")

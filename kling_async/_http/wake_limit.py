@@ -19,13 +19,14 @@ class WakeLimit:
     A process that did not run for a while, because others used the machine or the garbage collector worked, finds an
     answer in each of its sockets. Thirty paid answers in one turn, and what follows each, held up the loop for 25 ms on
     a busy machine (``python -m benchmarks.jobs``). Here they come one after the other, and what else is due comes
-    between. A turn in which nobody is woken costs nothing, and any other one call of the loop.
+    between. The count goes on from turn to turn until the ninth comes, who waits for the next one: to begin each turn
+    anew took two calls of the loop for an answer.
     """
 
     def __init__(self) -> None:
         # Nothing here leads to the loop: what a loop's variables lead to is kept as long as they are.
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._woken = 0  # in this turn
+        self._woken = 0  # in this turn, or since one before it
         self._called = False  # whether the loop will say that the next turn has begun
 
     @classmethod
@@ -45,9 +46,9 @@ class WakeLimit:
             waiting.set_result(None)
         else:
             self._waiting.append(waiting)
-        if not self._called:
-            self._called = True
-            asyncio.get_running_loop().call_soon(self._begin_turn)
+            if not self._called:
+                self._called = True
+                asyncio.get_running_loop().call_soon(self._begin_turn)
 
     def wake_all(self) -> None:
         """Wake all who wait for their turn. Somebody's time is over, whose answer may be among those that have come."""
@@ -63,7 +64,7 @@ class WakeLimit:
             if not waiting.done():
                 self._woken += 1
                 waiting.set_result(None)
-        self._called = self._woken > 0
+        self._called = bool(self._waiting)
         if self._called:
             asyncio.get_running_loop().call_soon(self._begin_turn)
 

@@ -77,6 +77,12 @@ class ProviderConfig:
     base_url: str = ""
     url_given: bool = False
     speed: float = 1.0
+    complete: bool = field(init=False, compare=False)
+    """Whether all secrets of one set are known."""
+
+    def __post_init__(self) -> None:
+        complete = any(all(secret.parameter in self.values for secret in group) for group in self.identity.secrets)
+        object.__setattr__(self, "complete", complete)  # asked at each call
 
     @classmethod
     def create(cls, identity: Identity, values: Mapping[str, object], base_url: object) -> ProviderConfig:
@@ -96,11 +102,6 @@ class ProviderConfig:
             if value is not None
         }
         return cls(identity, passed, _address(identity, base_url), base_url is not None)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all secrets of one set are known."""
-        return any(all(secret.parameter in self.values for secret in group) for group in self.identity.secrets)
 
     @property
     def secret_texts(self) -> tuple[str, ...]:
