@@ -77,3 +77,7 @@ class Clock:
             self._offset = max(time.time(), self._latest) - ticks
         self._latest = ticks + self._offset
         return self._latest
+
+    def on_loop(self, time: float) -> float:
+        """A time near `now`, which was asked before, on the clock of the event loop that runs here."""
+        return time - self._offset

@@ -259,7 +259,7 @@ class Job:
     def _saver(self) -> Downloader:
         session = self._session
         local = session.provider.base_url.startswith("http:")
-        ended = self.events[-1].at if self.status.terminal else None
+        ended = self._tracked.event(-1).at if self.status.terminal else None
         saver = Downloader(session.downloads, self.ref, local, self._renew, ended=ended, key=self.key)
         if session.ledger is None or not self._tracked.recorded:
             return saver

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -34,6 +34,8 @@ from anyio.lowlevel import checkpoint
 
 from kling_async._errors import KlingError
 from kling_async._event_loop.clock import Clock
+from kling_async._event_loop.moving_limit import MovingLimit
+from kling_async._event_loop.notifier import Notifier
 from kling_async._event_loop.spared_heap import SparedHeap
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
@@ -82,9 +84,9 @@ class _JobWorker:
         """Let the task that waits check the job again."""
         self.tracked.wake_worker()
 
-    async def change(self) -> None:
+    def change(self) -> Awaitable[None]:
         """Wait for an event of the job, the grant of a poll, or the call to drive."""
-        await self.tracked.change_or_grant()
+        return self.tracked.change_or_grant()
 
 
 class _BulkWorker:
@@ -95,19 +97,15 @@ class _BulkWorker:
     def __init__(self) -> None:
         self.busy = False
         """Whether it was called for a poll, and has not begun it."""
-        self._changed: anyio.Event | None = None
+        self._changed = Notifier()
 
     def wake(self) -> None:
         """End the wait."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        self._changed.notify()
 
-    async def change(self) -> None:
+    def change(self) -> Awaitable[None]:
         """Wait for the grant of a poll, or the call to drive."""
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
+        return self._changed.wait()
 
 
 _Worker = _JobWorker | _BulkWorker
@@ -353,24 +351,32 @@ class Poller:
         worker = _BulkWorker()
         while True:
             with anyio.CancelScope() as scope:
-                while not scope.cancel_called:
-                    await self._serve_next(worker, scope)
+                limit = MovingLimit(scope)
+                try:
+                    while not scope.cancel_called:
+                        await self._serve_next(worker, limit)
+                finally:
+                    limit.close()
 
-    async def _serve_next(self, worker: _BulkWorker, scope: anyio.CancelScope) -> None:
-        """Wait for the grant of a poll, and send it within a scope that has no deadline otherwise."""
+    async def _serve_next(self, worker: _BulkWorker, limit: MovingLimit) -> None:
+        """Wait for the grant of a poll, and send it within its time."""
         while not self._granted:
-            await self._drive_or_rest(worker, lambda: not self._granted or bool(self._resting))
+            await self._drive_or_rest(worker, self._others_may_serve)
         worker.busy = False
         tracked = self._granted.popleft()
         if len(self._granted) == _UNSERVED - 1:
             self._election.wake_driver()
         if tracked.poll_granted and _is_subscribed(tracked):
-            scope.deadline = self._status_caller.latest(tracked)
+            limit.begin(self._status_caller.latest(tracked))
             try:
                 await self._send_granted(tracked)
             finally:
-                scope.deadline = math.inf
+                limit.end()
                 self._continue(tracked)  # also for a job of another run, when this one ends
+
+    def _others_may_serve(self) -> bool:
+        """Whether a bulk worker may drive: no poll was granted, or another one rests, who will send it."""
+        return not self._granted or bool(self._resting)
 
     async def _drive_or_rest(self, worker: _Worker, idle: Callable[[], bool]) -> None:
         """Drive for as long as the worker has nothing else to do (`idle`). Rest if another one drives."""
@@ -406,7 +412,9 @@ class Poller:
         grants = 0
         while idle():
             now = self._clock.now()
-            wait = max(self._queue.next_due(), self._rate_limiter.next_allowed) - now
+            wait = self._queue.next_due() - now
+            if self._rate_limiter.limited:
+                wait = max(wait, self._rate_limiter.next_allowed - now)
             if wait > 0:
                 gathered = self._features.batch == 1
                 with anyio.move_on_after(wait if wait < math.inf else None):
@@ -438,7 +446,8 @@ class Poller:
                     tracked.poll_now = True  # its priority does not jump, but its wait must come to an end
                     self._enqueue_urgent(tracked)
                 self._queue.enter(tracked)
-        return self._take_urgent(now) or self._queue.pop_most_urgent(now)
+        urgent = self._take_urgent(now) if self._urgent else None
+        return urgent or self._queue.pop_most_urgent(now)
 
     def _take_urgent(self, now: float) -> TrackedJob | None:
         """The job that is polled next because it is urgent. It leaves the queue."""
@@ -471,8 +480,9 @@ class Poller:
         """Let the worker that serves the job poll it."""
         self._rate_limiter.consume(now)
         tracked.poll_granted = True
-        # The batch is taken at once: of many jobs that are due together, each would otherwise be granted a poll.
-        self._batches[tracked] = self._take_batch(tracked, now)
+        if self._features.batch > 1:
+            # The batch is taken at once: of many jobs that are due together, each would otherwise be granted a poll.
+            self._batches[tracked] = self._take_batch(tracked, now)
         worker = self._workers.get(tracked)
         if worker is not None:
             worker.wake()
@@ -492,7 +502,8 @@ class Poller:
     async def _send_granted(self, tracked: TrackedJob) -> None:
         """Send the poll that was granted."""
         tracked.poll_granted = False
-        await self._await_turn()
+        if self._rate_limiter.limited:
+            await self._await_turn()
         await self._send(tracked)
 
     async def _await_turn(self) -> None:
@@ -506,6 +517,9 @@ class Poller:
 
     async def _send(self, tracked: TrackedJob) -> None:
         """Send one status call about the job and its batch, and take in the answer."""
+        if self._features.batch == 1:
+            await self._status_caller.poll((tracked,))
+            return
         batch = self._batches.pop(tracked, None)
         if batch is None:
             batch = self._take_batch(tracked, self._clock.now())
@@ -516,8 +530,6 @@ class Poller:
 
     def _take_batch(self, tracked: TrackedJob, now: float) -> list[TrackedJob]:
         """Take out of the queue the jobs that can travel with a poll of this one: those that are due soon."""
-        if self._features.batch == 1:
-            return []
         soon = now + _EARLY * (tracked.started + tracked.timer.next_poll(now - tracked.started) - now)
         return self._queue.pop_batch(soon, self._features.batch - 1)
 
@@ -567,14 +579,14 @@ class Poller:
         """Let the job compete for the next poll."""
         if tracked.ended or not tracked.leased:
             return
-        before = self._queue.next_due()
-        self._queue.enter(tracked)
-        if self._rate_limiter.limited and tracked not in self._limited:
-            number = self._limited[tracked] = next(self._order)
-            heappush(self._deadlines, (tracked.deadline, number, tracked))
-        if self._rate_limiter.limited and tracked.poll_now and tracked.confirmed:
-            self._enqueue_urgent(tracked)
-        if self._queue.next_due() < before:
+        first = self._queue.enter(tracked)
+        if self._rate_limiter.limited:
+            if tracked not in self._limited:
+                number = self._limited[tracked] = next(self._order)
+                heappush(self._deadlines, (tracked.deadline, number, tracked))
+            if tracked.poll_now and tracked.confirmed:
+                self._enqueue_urgent(tracked)
+        if first:
             self._election.wake_driver()
 
     def _dequeue(self, tracked: TrackedJob) -> None:

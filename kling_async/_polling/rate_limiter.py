@@ -26,10 +26,14 @@ class RateLimiter:
     Args:
         calls_per_minute: The limit. If None, there is none.
         clock: The client's clock.
+
+    Attributes:
+        limited: Whether a job may have to wait behind others.
     """
 
     def __init__(self, calls_per_minute: float | None, clock: Clock) -> None:
         self._interval = 60.0 / calls_per_minute if calls_per_minute else 0.0
+        self.limited = self._interval > 0
         self._clock = clock
         self._next = -math.inf
         self._bucket_full = -math.inf  # when the share of urgent polls will be whole again
@@ -43,11 +47,6 @@ class RateLimiter:
     def hold(self, until: float) -> None:
         """Allow no call before that time: other processes have taken the turns before it."""
         self._next = max(self._next, until)
-
-    @property
-    def limited(self) -> bool:
-        """Whether a job may have to wait behind others."""
-        return self._interval > 0
 
     @property
     def next_allowed(self) -> float:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import anyio
 
 from kling_async._errors import ConfigurationError, JobNotFound, KlingError, Remedy, Unauthorized
-from kling_async._event_loop.clock import Clock, loop_time
+from kling_async._event_loop.clock import Clock
 from kling_async._http.transport import ProviderTransport
 from kling_async._models import JobRef, StatusReport
 from kling_async._tracking.tracked_job import TrackedJob
@@ -52,7 +52,7 @@ class StatusCaller:
 
     def latest(self, tracked: TrackedJob) -> float:
         """When a poll that begins now is over at the latest, on the clock of the event loop."""
-        return loop_time() + max(tracked.deadline - self._clock.now(), 0.0) + self._transport.limits.call
+        return self._clock.on_loop(max(self._clock.now(), tracked.deadline)) + self._transport.limits.call
 
     async def ask(self, ref: JobRef) -> StatusReport | None:
         """Make one status call about a job, and return what is reported.
@@ -66,22 +66,22 @@ class StatusCaller:
             raise answer
         return answer
 
-    async def poll(self, tracked_jobs: Iterable[TrackedJob]) -> None:
+    async def poll(self, tracked_jobs: Sequence[TrackedJob]) -> None:
         """Make one status call about these jobs, and apply what is reported of each.
 
         If polling a job again would not help, the error becomes its `poll_error`.
         """
         now = self._clock.now()
-        asked = {tracked.ref: tracked for tracked in tracked_jobs}
-        for each in asked.values():
+        refs = [tracked.ref for tracked in tracked_jobs]
+        for each in tracked_jobs:
             each.begin_poll(now)
         answers: Mapping[JobRef, StatusReport | KlingError]
         self._transport.count_poll()
         try:
-            answers = await self._transport.run(self._transport.provider.poll(list(asked)), retry=self._retry)
+            answers = await self._transport.run(self._transport.provider.poll(refs), retry=self._retry)
         except KlingError as error:
-            answers = {ref: copy_error(error) for ref in asked}
-        for ref, tracked in asked.items():
+            answers = {ref: copy_error(error) for ref in refs}
+        for ref, tracked in zip(refs, tracked_jobs, strict=True):
             answer = answers.get(ref)
             if isinstance(answer, KlingError):
                 self._record_failure(tracked, answer, now)

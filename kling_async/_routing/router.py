@@ -327,7 +327,10 @@ class Router:
             health.abandoned(probe=probe)
 
     def _health_of(self, provider: str) -> Health:
-        return self._health.setdefault(provider, Health())
+        health = self._health.get(provider)
+        if health is None:
+            health = self._health[provider] = Health()
+        return health
 
     async def _ranked(
         self, wanted: PortableRequest, prefer: Prefer, max_cost: Cost | None

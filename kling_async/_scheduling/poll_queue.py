@@ -64,13 +64,14 @@ class PollQueue(Generic[JobT]):
     def __contains__(self, job: JobT) -> bool:
         return job.queue_number is not None
 
-    def enter(self, job: JobT) -> None:
-        """Let a job compete for polls.
+    def enter(self, job: JobT) -> bool:
+        """Let a job compete for polls. Return whether it is due before all others.
 
         Enter it again when it was polled, and when its priority jumps, for example at its deadline. A priority is
         computed again only when it may have become the highest by growing.
         """
-        self.leave(job)
+        if job.queue_number is not None:
+            self.leave(job)
         due = job.due()
         if self._free:
             number = self._free.pop()
@@ -81,6 +82,7 @@ class PollQueue(Generic[JobT]):
         job.queue_number = number
         self._standing += 1
         heappush(self._waiting, (due, number))
+        return self._waiting[0][1] == number and not self._due
 
     def leave(self, job: JobT) -> None:
         """Take a job out: it has ended, or nobody waits for it. Unknown jobs are ignored."""
@@ -102,10 +104,16 @@ class PollQueue(Generic[JobT]):
         """Return the due job with the highest priority, or None. It leaves the queue until it is entered again."""
         while self._waiting and self._waiting[0][0] <= now:
             _, number = heappop(self._waiting)
-            if (job := self._jobs[number]) is not None:
-                heappush(self._due, (now - job.priority(now), number))
-            else:
+            if (job := self._jobs[number]) is None:
                 self._release(number)
+                continue
+            priority = job.priority(now)
+            if not self._due and not (self._waiting and self._waiting[0][0] <= now):
+                # The only one that is due, as nearly always where polls are not limited.
+                self.price = priority
+                self._release(number)
+                return job
+            heappush(self._due, (now - priority, number))
         while self._due:
             _, number = heappop(self._due)
             if (job := self._jobs[number]) is None:

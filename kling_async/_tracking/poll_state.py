@@ -104,7 +104,8 @@ class PollState:
         due = self.started + self.timer.next_poll(self.last_polled - self.started)
         if self.poll_now:
             due = min(due, self.next_urgent)
-        return min(due, self.deadline) if self.last_polled < self.deadline else due
+        deadline = self.started + self.longest_wait
+        return deadline if self.last_polled < deadline < due else due
 
     def priority(self, now: float) -> float:
         """What a poll is worth: the lag expected since the last one. Infinite at its deadline.
@@ -113,7 +114,7 @@ class PollState:
         """
         if not self.confirmed:
             return now - self.last_polled - _UNCONFIRMED
-        if now >= self.deadline:
+        if now >= self.started + self.longest_wait:
             return math.inf
         return self.timer.expected_lag(self.last_polled - self.started, now - self.started)
 

@@ -193,11 +193,11 @@ class TrackedJob(PollState):
     @property
     def ended(self) -> bool:
         """Whether the job has ended."""
-        return self.status.terminal
+        return self._status.terminal
 
     def has_changed(self, seen: int) -> bool:
         """Whether a wait is over: the job has more than `seen` events, or has ended."""
-        return self.count > seen or self.ended
+        return self._status.terminal or self.count > seen
 
     def replay(self, events: Iterable[Event]) -> None:
         """Take over the events that a ledger has, before anything else."""

@@ -45,11 +45,14 @@ def advance(latest: Event | None, report: StatusReport, *, source: Source, at: f
         started: When the job was submitted, in POSIX seconds.
     """
     when = datetime.fromtimestamp(at, UTC)
-    base = latest or Event(-1, Status.PENDING, when, 0.0, source, step=-1)
+    base = latest or _NOTHING_KNOWN
     changes = _changes(base, report, when)
     if changes is None:
         return None
     return Event(seq=base.seq + 1, at=when, elapsed=max(0.0, at - started), source=source, **changes)
+
+
+_NOTHING_KNOWN = Event(-1, Status.PENDING, datetime.fromtimestamp(0, UTC), 0.0, "submit", step=-1)
 
 
 def repeats(report: StatusReport, status: Status) -> bool:

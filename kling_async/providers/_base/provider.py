@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -314,6 +315,9 @@ class Provider(abc.ABC):
         raise UnreadableReply(f"{self.display_name} sends no webhooks", provider=self.name)
 
 
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._~-]*")  # has nothing to quote, as nearly all
+
+
 def webhook_job_id(value: Any) -> str | None:
     """The job id in a webhook body as text. None if it is none."""
     try:
@@ -324,4 +328,5 @@ def webhook_job_id(value: Any) -> str | None:
 
 def path_id(ref: JobRef) -> str:
     """The job's id, quoted as one segment of a path."""
-    return quote(ref.id, safe="")
+    own = ref.id
+    return own if _PLAIN_ID.fullmatch(own) else quote(own, safe="")

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 from kling_async._errors import (
@@ -199,7 +200,7 @@ class RunBlob(Provider):
             payload["callback_url"] = callback
         reply = yield Call.post(f"{_path(request.endpoint)}/generate", payload, Effect.PAID)
         accepted = self.errors.parse_accepted(reply, request.endpoint, "generation_id", self._report)
-        return replace(accepted, report=replace(accepted.report, cost=_price(reply.json())))
+        return Accepted(accepted.id, replace(accepted.report, cost=_price(reply.json())))
 
     def poll(self, refs: Sequence[JobRef]) -> Flow[Mapping[JobRef, StatusReport | KlingError]]:
         """One GET for the one job: RunBlob has no batch."""
@@ -239,6 +240,7 @@ class RunBlob(Provider):
 _SHARED = frozenset({"runblob/video", "runblob/motion-control"})
 
 
+@lru_cache(maxsize=64)
 def _path(endpoint: str) -> str:
     """Where an endpoint's calls go. The older models share one address."""
     return "/v1/kling" if endpoint in _SHARED else f"/v1/kling/{endpoint.partition('/')[2]}"
