@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from kling_async._ledger.protocol import (
     SpendingGroup,
     Submission,
     UncountedAttempts,
+    whole,
 )
 from kling_async._ledger.serialization import storable_text
 from kling_async._models import Event, JobRef
@@ -69,12 +70,13 @@ class DatabaseLedger(ABC):
     def _explained(self, error: Exception) -> Exception:
         """The error for one task that waits."""
 
+    @whole
     async def claim(self, submission: Submission, charge: Charge | None = None, slot: Slot | None = None) -> Submission:
         """See `SharedLedger.claim`."""
         self._leases.sending.add(submission.attempt_id)
         try:
             claim = Claim(submission, charge, slot)
-            found: Submission | Balance | NoSlot = await self._perform(self._statements.claim, claim)
+            found: Submission | Balance | NoSlot = await self._perform(self._statements.claim, claim, whole=True)
         except BaseException:
             self._leases.sending.discard(submission.attempt_id)
             raise
@@ -97,10 +99,13 @@ class DatabaseLedger(ABC):
         self._leases.sending.discard(attempt_id)
         self._thread.post(self._statements.leave_queue, attempt_id, f"queue {attempt_id}")
 
+    @whole
     async def record_outcome(self, submission: Submission) -> bool | None:
         """See `Ledger.record_outcome`."""
         try:
-            recorded: Recorded = await self._perform(self._statements.record_outcome, submission, submission.attempt_id)
+            recorded: Recorded = await self._perform(
+                self._statements.record_outcome, submission, submission.attempt_id, whole=True
+            )
         except LedgerFailed:
             if submission.ref is not None:
                 self._leases.own_unrecorded(str(submission.ref))
@@ -111,9 +116,12 @@ class DatabaseLedger(ABC):
         """See `Ledger.release`."""
         await self._perform(self._statements.release, (key, attempt_id, reason))
 
+    @whole
     async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """See `Ledger.append_events`."""
-        conflicting: Sequence[Event] = await self._perform(self._statements.append_events, (ref, events), str(ref))
+        conflicting: Sequence[Event] = await self._perform(
+            self._statements.append_events, (ref, events), str(ref), whole=True
+        )
         return conflicting
 
     async def record_file(self, ref: JobRef, index: int, place: Path | str) -> None:
@@ -239,6 +247,8 @@ class DatabaseLedger(ABC):
         """Let the thread read anything."""
         return cast("T", await self._perform(self._statements.each, work))
 
-    async def _perform(self, kind: Kind, argument: Any, keep: str | None = None) -> Any:
+    def _perform(
+        self, kind: Kind, argument: Any, keep: str | None = None, *, whole: bool = False
+    ) -> Coroutine[Any, Any, Any]:
         """Let the thread do something, and wait until it is durable. See `LedgerThread.perform`."""
-        return await self._thread.perform(kind, argument, keep)
+        return self._thread.perform(kind, argument, keep, whole=whole)

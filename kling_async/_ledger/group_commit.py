@@ -92,6 +92,8 @@ class Operation:
     """The event loop of the task that waits, if one does."""
     done: asyncio.Future[None] | anyio.Event | None = None
     """What that task waits for."""
+    answered: bool = False
+    """Whether that task was woken. Used by its event loop alone."""
     value: Any = None
     error: Exception | None = None
     abandoned: bool = False
@@ -229,7 +231,7 @@ class LedgerThread:
         """The client's side, which is notified."""
         self.closed = False
 
-    async def perform(self, kind: Kind, argument: Any, keep: str | None = None) -> Any:
+    async def perform(self, kind: Kind, argument: Any, keep: str | None = None, *, whole: bool = False) -> Any:
         """Let the thread do something, and wait until it is durable.
 
         Args:
@@ -237,6 +239,7 @@ class LedgerThread:
             argument: With what.
             keep: If it fails, the thread tries again by itself, until it succeeds or the next operation of this name
                 begins. If None, it does not.
+            whole: Wait for its end also if a scope around the task is cancelled, same as within a shielded scope.
 
         Raises:
             ConfigurationError: The ledger is closed, or was opened before this process was forked.
@@ -245,15 +248,25 @@ class LedgerThread:
         operation = Operation(kind, argument, keep)
         try:
             if on_asyncio():  # a future costs a fifth of an event of anyio, and a job writes four times
-                operation.loop = asyncio.get_running_loop()
-                operation.done = future = operation.loop.create_future()
+                loop = operation.loop = asyncio.get_running_loop()
+                operation.done = future = loop.create_future()
                 self._inbox.put(operation)
-                await future
+                try:
+                    await future
+                except asyncio.CancelledError:
+                    if not whole or anyio.current_effective_deadline() > -math.inf:  # asyncio's pierces shields, too
+                        raise
+                    # A scope costs more than all else here, so it is made for the few that are cancelled.
+                    with anyio.CancelScope(shield=True):
+                        if not operation.answered:
+                            operation.done = future = loop.create_future()
+                            await future
             else:
                 operation.loop = current_token().native_token
                 operation.done = event = anyio.Event()
                 self._inbox.put(operation)
-                await event.wait()
+                with anyio.CancelScope(shield=whole):
+                    await event.wait()
         finally:
             operation.abandoned = True  # of no use if it is unsettled
         if operation.error is not None:
@@ -499,22 +512,26 @@ def by_kind(operations: Sequence[Operation]) -> dict[Kind, list[Operation]]:
 
 def _answer(operations: Iterable[Operation]) -> None:
     """Wake the tasks that wait, with one call into each event loop."""
-    by_loop: dict[Any, list[asyncio.Future[None] | anyio.Event]] = {}
+    by_loop: dict[Any, list[Operation]] = {}
     for operation in operations:
         if operation.done is not None:
-            by_loop.setdefault(operation.loop, []).append(operation.done)
+            by_loop.setdefault(operation.loop, []).append(operation)
     for loop, waiting in by_loop.items():
         _schedule(loop, partial(_wake, loop, waiting))
 
 
-def _wake(loop: Any, waiting: Sequence[asyncio.Future[None] | anyio.Event]) -> None:
-    for each in waiting[:_AT_ONCE]:
-        if isinstance(each, anyio.Event):
-            each.set()
-        elif not each.done():  # its task was cancelled
-            each.set_result(None)
+def _wake(loop: Any, waiting: Sequence[Operation]) -> None:
+    """In the event loop: wake the tasks that wait, a few in each turn."""
+    for operation in waiting[:_AT_ONCE]:
+        operation.answered = True
+        if isinstance(operation.done, anyio.Event):
+            operation.done.set()
+        elif operation.done is not None and not operation.done.done():  # its task was cancelled
+            operation.done.set_result(None)
     if len(waiting) > _AT_ONCE:
-        _schedule(loop, partial(_wake, loop, waiting[_AT_ONCE:]))
+        # From within asyncio's loop, there is no other thread to interrupt, which takes three system calls.
+        schedule = getattr(loop, "call_soon", None) or loop.run_sync_soon
+        schedule(_wake, loop, waiting[_AT_ONCE:])
 
 
 def _schedule(loop: Any, call: Callable[[], object]) -> None:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from kling_async._errors import ReceivedAnswer, Remedy
 from kling_async._models import Cost, Event, JobRef, Status
@@ -53,8 +53,12 @@ __all__ = [
     "Submission",
     "SubmissionState",
     "UncountedAttempts",
+    "is_whole",
+    "whole",
 ]
 
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 NOT_STORABLE = "not_storable"
 """The code of a `LedgerFailed` that is the fault of the values that were to be stored. Others can be."""
@@ -546,3 +550,17 @@ class SharedLedger(Ledger, Protocol):
 
 LEDGER_METHODS = tuple(name for name in vars(Ledger) if not name.startswith("_"))
 """The methods that every ledger has."""
+
+
+def whole(method: MethodT) -> MethodT:
+    """Mark a method of a ledger that waits for its end also if a scope around its caller is cancelled.
+
+    Its caller needs no shielded scope, which costs more than the rest of the call.
+    """
+    method.whole = True  # type: ignore[attr-defined]
+    return method
+
+
+def is_whole(ledger: object, name: str) -> bool:
+    """Whether that method of a ledger is marked so. One that a class of the user's has in its place is not."""
+    return getattr(getattr(type(ledger), name, None), "whole", False) is True

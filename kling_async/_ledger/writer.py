@@ -17,13 +17,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from kling_async._errors import ConfigurationError, KlingError, LedgerFailed
 from kling_async._exchange.redaction import redact_json
-from kling_async._ledger.protocol import LEDGER_METHODS, NOT_STORABLE, Charge, Ledger, SharedLedger, Slot, Submission
+from kling_async._ledger.protocol import (
+    LEDGER_METHODS,
+    NOT_STORABLE,
+    Charge,
+    Ledger,
+    SharedLedger,
+    Slot,
+    Submission,
+    is_whole,
+)
 from kling_async._models import Event, JobRef
 from kling_async._scheduling.schedules import Learned, merged
 from kling_async._validation import given
@@ -32,12 +44,15 @@ __all__ = ["LedgerWriter"]
 
 log = logging.getLogger("kling_async")
 
+_NO_SCOPE = nullcontext()
 _LEARNED = "durations"
 _LONGEST_BODY = 300  # characters of an answer that are stored
 
 
 class LedgerWriter:
     """Stores what happens to the submissions of one client.
+
+    A write that has begun is waited for also if a scope around its caller is cancelled: what came of it must be known.
 
     Args:
         ledger: Where. If None, nothing is stored.
@@ -54,6 +69,7 @@ class LedgerWriter:
                 f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {given(ledger)}{lacking}'
             )
         self._ledger = ledger
+        self._whole = all(is_whole(ledger, name) for name in ("claim", "record_outcome", "append_events"))
         self._secrets = secrets
         self._pending: dict[str, Submission] = {}  # by attempt_id
         self._pending_events: dict[JobRef, list[Event]] = {}
@@ -98,10 +114,12 @@ class LedgerWriter:
             NoRoom: It does not fit into the limit of the charge.
             NoSlot: The account has no free slot.
         """
-        await self.flush()
-        if self.shared is None:
-            return await self.ledger.claim(submission)
-        return await self.shared.claim(submission, charge, slot)
+        with self._shielded():
+            await self.flush()
+            if self.shared is None:
+                return await self.ledger.claim(submission)
+            return await self.shared.claim(submission, charge, slot)
+        raise AssertionError  # nobody cancels the scope
 
     async def record_outcome(self, submission: Submission) -> bool:
         """Store the outcome of a submission. If that fails, it is pending. See `Ledger.record_outcome`."""
@@ -117,7 +135,8 @@ class LedgerWriter:
         if submission.latest is not None and (shown := _redacted(submission.latest, secret)) is not submission.latest:
             submission = replace(submission, latest=shown)
         try:
-            return await self._store_outcome(submission)
+            with self._shielded():
+                return await self._store_outcome(submission)
         except (LedgerFailed, ConfigurationError) as error:  # it was closed, or taken by another process, meanwhile
             self._add_pending(error, submission.attempt_id)
             self._pending[submission.attempt_id] = replace(submission, latest=None)  # it becomes pending by itself
@@ -132,13 +151,18 @@ class LedgerWriter:
         event = _redacted(event, self._secrets.get(ref.provider))
         events = [*self._pending_events.get(ref, ()), event]
         try:
-            theirs = await self._store_events(ref, events)
+            with self._shielded():
+                theirs = await self._store_events(ref, events)
         except (LedgerFailed, ConfigurationError) as error:  # the same
             self._add_pending(error, str(ref))
             self._pending_events[ref] = events
             return ()
         self._pending_events.pop(ref, None)
         return theirs or ()  # a ledger of the user's may return nothing
+
+    def _shielded(self) -> AbstractContextManager[object]:
+        """A shielded scope for writes, where the ledger does not see to that itself."""
+        return _NO_SCOPE if self._whole and not self._interrupted else anyio.CancelScope(shield=True)
 
     async def _store_outcome(self, submission: Submission) -> bool:
         """Store an outcome, or less of it if all of it cannot be stored. See `Ledger.record_outcome`."""

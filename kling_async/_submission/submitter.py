@@ -517,8 +517,7 @@ class Submitter:
                 wanted = self._price_info(request)
                 charge = budget.charge(wanted) if budget is not None else as_charge(wanted)
             try:
-                with anyio.CancelScope(shield=True):
-                    return await self._ledger.claim(intent, charge, slot)
+                return await self._ledger.claim(intent, charge, slot)
             except NoRoom as refused:
                 if budget is not None and wanted is not None:
                     await budget.wait_for_room(wanted, refused.balance)
@@ -732,11 +731,7 @@ class Submitter:
         """
         self._early.found(submission)
         accepted = replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None, latest=first)
-        if not self._ledger.enabled:
-            return await self._record(accepted)  # which waits for nothing
-        with anyio.CancelScope(shield=True):
-            return await self._record(accepted)
-        return False  # never: nobody cancels the scope
+        return await self._record(accepted)
 
     async def adopt(self, submission: Submission, ref: JobRef, *, kept: bool = True) -> TrackedJob:
         """Track the job of a submission that was accepted earlier. See `JobRegistry.adopt`."""

@@ -38,7 +38,11 @@ class EventStore(Protocol):
         """Whether there is a ledger."""
 
     async def append_events(self, ref: JobRef, event: Event) -> Sequence[Event]:
-        """Store an event before it is published. Return what another process stored under its number before."""
+        """Store an event before it is published, also if a scope around the caller is cancelled meanwhile.
+
+        Returns:
+            What another process stored under its number before.
+        """
         ...
 
     async def events(self, ref: JobRef) -> Sequence[Event]:
@@ -88,9 +92,9 @@ class TrackedJob(PollState):
         "_changed",
         "_clock",
         "_later",
-        "_lock",
         "_log",
         "_owner",
+        "_recording",
         "_request",
         "_seq_shift",
         "_status",
@@ -134,7 +138,7 @@ class TrackedJob(PollState):
         self._seq_shift = 0  # from our event numbers to the ledger's
         self._changed: Crowd | None = None
         self._worker_called: anyio.Event | None = None
-        self._lock: anyio.Lock | None = None
+        self._recording: anyio.Event | bool = False  # an event if somebody waits for the end of it
         self._later: Sequence[Event] = ()  # recorded by others while we record
 
     def __repr__(self) -> str:
@@ -219,7 +223,7 @@ class TrackedJob(PollState):
 
     def extend(self, events: Iterable[Event]) -> None:
         """Append what another process has recorded in the ledger. What is known already is passed over."""
-        if self._lock is not None and self._lock.locked():  # their numbers may be ours, too: see `apply`
+        if self._recording:  # their numbers may be ours, too: see `apply`
             self._later = (*self._later, *events)
             return
         for event in events:
@@ -234,7 +238,7 @@ class TrackedJob(PollState):
             self.wake()
 
     def _take_later(self) -> None:
-        """Append what others recorded while we did. To be called without the lock."""
+        """Append what others recorded while we did. To be called when we have done so."""
         later, self._later = self._later, ()
         if later:
             self.extend(later)
@@ -261,16 +265,17 @@ class TrackedJob(PollState):
         # Readers have seen our numbers, and the ledger continues with its own.
         self._seq_shift = (last.seq + 1 if last else 0) - latest.seq - (not newer)
         self._store = store
-        self._lock = anyio.Lock(fast_acquire=True)
-        async with self._lock:
-            if newer:
-                with anyio.CancelScope(shield=True):
-                    await self._record(store, latest)
+        if newer:
+            self._recording = True
+            try:
+                await self._record(store, latest)
+            finally:
+                self._end_recording()
         self._take_later()
 
     def begin(self, event: Event) -> bool:
         """Publish the job's first event, which is stored already. Return whether it is the first one."""
-        if self._log or self._store is None or (self._lock is not None and self._lock.locked()):
+        if self._log or self._store is None or self._recording:
             return False
         self._publish(event, event.at.timestamp(), exact=False)
         return True
@@ -304,22 +309,32 @@ class TrackedJob(PollState):
         if store is None:
             return self._publish(self._advance(report, source, now), now, exact=exact)
         while True:
-            lock = self._lock = self._lock or anyio.Lock(fast_acquire=True)
-            async with lock:
+            await self._begin_recording()
+            try:
                 event = self._advance(report, source, now)
-                theirs: Sequence[Event] = ()
-                if event is not None:
-                    with anyio.CancelScope(shield=True):
-                        theirs = await self._record(store, event)
+                theirs: Sequence[Event] = () if event is None else await self._record(store, event)
                 if not theirs:
                     self._publish(event, now, exact=exact)
-            if not lock.locked():
-                self._lock = None  # else each job has it to its end: three objects and 800 bytes
+            finally:
+                self._end_recording()
             before = self.count
             self.extend(theirs)  # another process has recorded an event first: ours comes after it
             self._take_later()
             if not theirs or self.count == before:
                 return event if not theirs else None
+
+    async def _begin_recording(self) -> None:
+        """Wait until no other task records an event. A lock of its own for each job would take 800 bytes."""
+        while self._recording:
+            if not isinstance(self._recording, anyio.Event):
+                self._recording = anyio.Event()
+            await self._recording.wait()
+        self._recording = True
+
+    def _end_recording(self) -> None:
+        recording, self._recording = self._recording, False
+        if isinstance(recording, anyio.Event):
+            recording.set()
 
     async def _record(self, store: EventStore, event: Event) -> Sequence[Event]:
         if self._seq_shift:

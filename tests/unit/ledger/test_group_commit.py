@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
 import pytest
 
 from kling_async import LedgerFailed
+from kling_async._ledger import group_commit
 from kling_async._ledger.group_commit import LedgerThread, News, Operation, _Inbox
 from kling_async._ledger.leases import Leases
 
@@ -138,3 +140,88 @@ async def test_a_task_that_is_cancelled_does_not_keep_others_from_being_answered
         go.set()
     await thread.aclose()
     assert done == ["first", "cancelled", "last"]
+
+
+class Held:
+    """A kind of operation that waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def kind(self, _: object, arguments: Sequence[str]) -> Sequence[str]:
+        self.begun.set()
+        self.go.wait(PATIENCE)
+        return arguments
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_whole_write_is_waited_for_though_its_scope_is_cancelled(whole: bool, early: bool) -> None:
+    held, ended, scope = Held(), anyio.Event(), anyio.CancelScope()
+    answers: list[str] = []
+
+    async def write() -> None:
+        with scope:
+            if early:
+                scope.cancel()
+            answers.append(await thread.perform(held.kind, "write", whole=whole))
+            await anyio.lowlevel.checkpoint()
+            answers.append("after the cancellation")
+        ended.set()
+
+    thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), Leases())
+    async with anyio.create_task_group() as group:
+        group.start_soon(write)
+        await anyio.to_thread.run_sync(held.begun.wait)
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert ended.is_set() is not whole
+        held.go.set()
+        with anyio.fail_after(PATIENCE):
+            await ended.wait()
+    await thread.aclose()
+    assert answers == (["write"] if whole else [])
+    assert scope.cancelled_caught
+
+
+async def test_a_whole_write_may_be_answered_in_the_turn_in_which_its_scope_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, scope, scheduled = Held(), anyio.CancelScope(), threading.Event()
+    answers: list[str] = []
+
+    def schedule(loop: object, call: Callable[[], object]) -> None:
+        original(loop, call)
+        scheduled.set()
+
+    async def write() -> None:
+        with scope:
+            answers.append(await thread.perform(held.kind, "write", whole=True))
+
+    original = group_commit._schedule
+    monkeypatch.setattr(group_commit, "_schedule", schedule)
+    thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), Leases())
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            await anyio.to_thread.run_sync(held.begun.wait)
+            held.go.set()
+            assert scheduled.wait(PATIENCE)  # it holds up the loop, so that the answer comes after the cancellation
+            scope.cancel()
+    await thread.aclose()
+    assert answers == ["write"]
+
+
+async def test_a_task_that_is_cancelled_by_asyncio_does_not_wait_for_its_whole_write(anyio_backend_name: str) -> None:
+    """Same as a shielded scope of anyio: the end of a loop cancels all tasks, and waits for them."""
+    if anyio_backend_name == "trio":
+        pytest.skip("a task cannot be cancelled but by its scope")
+    held = Held()
+    thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), Leases())
+    task = asyncio.create_task(thread.perform(held.kind, "write", whole=True))
+    await anyio.to_thread.run_sync(held.begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    held.go.set()
+    await thread.aclose()
