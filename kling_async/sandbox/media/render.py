@@ -42,7 +42,8 @@ _TEXT_HEIGHT = 0.42  # of the picture's height that the caption may take
 _LEADING = 1.28  # height of a line in font sizes
 _PIN = 0.2  # of the shorter side, for a reference image
 _SMALL = 256  # px of the longer side up to which a video is encoded sooner than threads for it have begun
-_STEP = 2  # frames of such a video that show the same: drawing them costs more than encoding them
+_TINY = 192  # px of the longer side of a video that is no more than a sign that there is one
+_STEPS = (2, 6)  # frames that show the same, of a small and of a tiny video: drawing them costs more than encoding them
 _LEGIBLE = 9  # px. Smaller text is not worth drawing
 _FONT_FOLDERS = [
     "/usr/share/fonts",
@@ -194,7 +195,8 @@ def _frames(clip: Clip, size: tuple[int, int]) -> Iterator[Image.Image]:
     pins = _pins(clip.references, size)
     bar = max(2, height // 120)
     count = round(clip.seconds * _FPS)
-    step = _STEP if max(size) <= _SMALL else 1
+    small, tiny = _STEPS
+    step = tiny if max(size) <= _TINY else small if max(size) <= _SMALL else 1
     for index in range(0, count, step):
         image = scene.frame(index / count, index / _FPS)
         image.paste(caption, corner, caption)

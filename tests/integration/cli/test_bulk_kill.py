@@ -53,7 +53,7 @@ def summaries(records: list[dict[str, Any]]) -> dict[str, tuple[str, list[tuple[
 def test_killed_twenty_times_it_buys_each_row_once(tmp_path: Path) -> None:
     """Row 16 of the fault matrix: bought == rows, less those unknown. The same files as of an undisturbed run."""
     dice = random.Random(7)
-    count = 150
+    count = 100
     rows = write_rows(tmp_path / "rows.jsonl", count)
     out = tmp_path / "killed"
     killed = 0
