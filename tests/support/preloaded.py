@@ -43,6 +43,7 @@ for _name in _MODULES:
     importlib.import_module(_name)
 for _name in kling_async.__all__:
     getattr(kling_async, _name)
+importlib.import_module("kling_async._http.tls").ssl_context()  # a twentieth of a second for each program
 Image.preinit()
 Sandbox()  # what it compiles is kept: the patterns of its routes, the packages' entry points
 for _provider in load_providers():
