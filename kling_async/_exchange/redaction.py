@@ -70,13 +70,14 @@ class _Stored:
             return _stored_text(value, self._secrets)
         if value is None or isinstance(value, int | float):
             return value
-        if isinstance(value, Mapping):
+        if isinstance(value, dict | Mapping):
             kept = {}
-            for name, item in value.items():
+            for given, item in value.items():
                 if self._left <= 0:
                     break
-                hidden = item and str(name)[:_MARGIN].lower() in _CALLBACKS
-                kept[_stored_text(str(name), self._secrets)] = "[left out]" if hidden else self.value_of(item)
+                name = str(given)
+                hidden = item and name[:_MARGIN].lower() in _CALLBACKS
+                kept[_stored_text(name, self._secrets)] = "[left out]" if hidden else self.value_of(item)
             return kept
         if isinstance(value, list | tuple):
             several = []
@@ -91,6 +92,10 @@ class _Stored:
 def _stored_text(text: str, secrets: Sequence[str]) -> str:
     """A text of an answer, without secrets and not too long."""
     length = len(text)
+    if length < _TOKEN_LENGTH and "://" not in text:  # most of them, and all names
+        for each in secrets:
+            text = text.replace(each, "[the key]")
+        return text
     kept = text if length <= _LONGEST_TEXT else text[: _LONGEST_TEXT + _MARGIN]
     for each in secrets:
         kept = kept.replace(each, "[the key]")

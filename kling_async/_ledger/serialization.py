@@ -26,12 +26,14 @@ __all__ = [
     "comparable_fields",
     "comparable_request",
     "event_from_json",
+    "event_record",
     "event_to_json",
     "fingerprint",
     "place_of",
     "request_from_json",
     "request_to_json",
     "storable_text",
+    "stored_json",
 ]
 
 RequestT = TypeVar("RequestT", bound="Request")
@@ -42,15 +44,25 @@ IMAGE_PREFIXES = ("https://", "http://", "data:", "sha256:")
 
 def event_to_json(event: Event) -> str:
     """The event as JSON. Files that came inline as base64, amounts and times as text."""
+    return stored_json(event_record(event))
+
+
+def event_record(event: Event) -> dict[str, Any]:
+    """What of an event is stored, for `stored_json`."""
     values = zip(_EVENT_FIELDS, _EVENT_VALUES(event), strict=True)
     record = {name: value for name, value in values if value is not None and value != ()}
     record["artifacts"] = [
         dict(zip(_ARTIFACT_FIELDS, _ARTIFACT_VALUES(artifact), strict=True)) for artifact in event.artifacts
     ]
+    return record
+
+
+def stored_json(value: Any) -> str:
+    """A value as it is stored: a record of an event, or rows with such records in them."""
     try:
-        return _to_json(record)
+        return _to_json(value)
     except ValueError:  # half a character, in what the provider sent
-        return _to_json(_storable(record))
+        return _to_json(_storable(value))
 
 
 def _to_json(value: Any) -> str:
@@ -136,10 +148,14 @@ def fingerprint(request: Request, described: Mapping[str, Any] | None = None) ->
         request: The request.
         described: What `request_to_json` made of it without its images, if that is known.
     """
-    asked = dict(request_to_json(request, keep_images=False) if described is None else described)
-    for name, info in type(request).model_fields.items():
-        if name == "callback_url" or getattr(request, name) == info.default:
-            asked.pop(name, None)
+    if described is None:
+        described = request_to_json(request, keep_images=False)
+    known = type(request).model_fields
+    asked = {
+        name: value
+        for name, value in described.items()
+        if name != "callback_url" and not (name in known and getattr(request, name) == known[name].default)
+    }
     text = json.dumps([request.endpoint, asked], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

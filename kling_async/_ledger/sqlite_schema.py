@@ -27,7 +27,7 @@ from kling_async._ledger.rows import (
     spending_group_from_row,
     submission_from_row,
 )
-from kling_async._ledger.serialization import IMAGE_PREFIXES, event_to_json, storable_text
+from kling_async._ledger.serialization import IMAGE_PREFIXES, event_record, event_to_json, storable_text, stored_json
 from kling_async._models import Event, JobRef, Status
 
 __all__ = [
@@ -364,8 +364,8 @@ def _insert_events(
     connection: sqlite3.Connection, entries: Sequence[tuple[JobRef, Sequence[Event]]]
 ) -> Sequence[Sequence[Event]]:
     """Insert events. Return what logs have in place of them."""
-    rows = [(ref, e.seq, e.status.terminal, event_to_json(e)) for ref, log in entries for e in log]
-    inserted = connection.execute(_INSERT_EVENTS, (json.dumps(rows),))
+    rows = [(str(ref), e.seq, e.status.terminal, event_record(e)) for ref, log in entries for e in log]
+    inserted = connection.execute(_INSERT_EVENTS, (stored_json(rows),))  # events as they are, and not as texts in JSON
     if inserted.rowcount == len(rows):
         return [()] * len(entries)
     return [_conflicting(connection, ref, log) for ref, log in entries]

@@ -149,7 +149,7 @@ class LedgerWriter:
             What another process stored under its number before.
         """
         event = _redacted(event, self._secrets.get(ref.provider))
-        events = [*self._pending_events.get(ref, ()), event]
+        events = [*self._pending_events.get(ref, ()), event] if self._pending_events else [event]
         try:
             with self._shielded():
                 theirs = await self._store_events(ref, events)
@@ -157,7 +157,8 @@ class LedgerWriter:
             self._add_pending(error, str(ref))
             self._pending_events[ref] = events
             return ()
-        self._pending_events.pop(ref, None)
+        if self._pending_events:
+            self._pending_events.pop(ref, None)
         return theirs or ()  # a ledger of the user's may return nothing
 
     def _shielded(self) -> AbstractContextManager[object]:

@@ -15,7 +15,16 @@ from kling_async.providers._base.endpoint import Price
 from kling_async.providers._base.provider import Provider
 from kling_async.providers._base.request import Request
 
-__all__ = ["NO_PRICE_FACTORS", "Amount", "PriceInfo", "Unit", "as_cost", "earlier_price", "price_info"]
+__all__ = [
+    "NO_PRICE_FACTORS",
+    "Amount",
+    "PriceInfo",
+    "Unit",
+    "as_cost",
+    "documented_price",
+    "earlier_price",
+    "price_info",
+]
 
 
 Unit: TypeAlias = Literal["USD", "credits"]
@@ -84,6 +93,11 @@ def price_info(provider: Provider, request: Request) -> PriceInfo:
     """
     price = provider.endpoint(request.endpoint).price(request)
     return _info(request.endpoint, _settings(dict(request)), provider, price)
+
+
+def documented_price(provider: Provider, request: Request) -> PriceInfo:
+    """Return the same without the settings, for a client that learns no prices. They are most of the work."""
+    return _info(request.endpoint, frozenset(), provider, provider.endpoint(request.endpoint).price(request))
 
 
 def _info(
