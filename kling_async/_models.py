@@ -6,7 +6,7 @@ import enum
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -75,7 +75,8 @@ class JobRef(str):
         # The id goes into URLs and file names, so anything that could change their meaning is refused here.
         # An id that is no text (a provider's null, say) would spell one.
         text = f"{provider}/{endpoint}/{id}"
-        texts = all(isinstance(part, str) for part in (provider, endpoint, id))
+        given: tuple[Any, ...] = provider, endpoint, id
+        texts = isinstance(given[0], str) and isinstance(given[1], str) and isinstance(given[2], str)
         if not (texts and _REF.fullmatch(text)):
             raise ValueError(_NO_REF.format(text))
         return super().__new__(cls, text)
@@ -284,7 +285,7 @@ class Artifact(_Savable):
 
     def saved_by(self, saver: Saver) -> Self:
         """The same artifact, ready to save."""
-        ready = replace(self)
+        ready = type(self)(*self._facts())
         object.__setattr__(ready, "_saver", saver)  # frozen for users
         return ready
 
@@ -293,8 +294,10 @@ class Artifact(_Savable):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What saves it belongs to its process.
-        facts = (self.kind, self.url, self.data, self.id, self.seed, self.expires, self.flagged, self.index)
-        return Artifact, facts
+        return Artifact, self._facts()
+
+    def _facts(self) -> tuple[Any, ...]:
+        return self.kind, self.url, self.data, self.id, self.seed, self.expires, self.flagged, self.index
 
     @property
     def identity(self) -> object:

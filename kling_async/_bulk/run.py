@@ -146,7 +146,7 @@ class BulkRun:
         self._waiting_to_be_sent: set[Patience] = set()  # one for each row that is being submitted
         self._ledger_away = False
         self._entered = self._left = False
-        self._arrived = anyio.Event()
+        self._arrived: anyio.Event | None = None  # while the reader waits
         self._group = anyio.create_task_group()
 
     async def __aenter__(self) -> Self:
@@ -225,6 +225,7 @@ class BulkRun:
                 raise StopAsyncIteration
             if not self._submitting and not self._progress.in_flight and not self._progress.saving:
                 raise self._final_error()
+            self._arrived = self._arrived or anyio.Event()
             await self._arrived.wait()
 
     def stop(self) -> None:
@@ -274,6 +275,7 @@ class BulkRun:
                     self._wake_submitter()  # the next one finds the same
                     break
                 await self._submit(row)
+                del row  # it is not to be kept while this task waits for a place
         except Exception as error:  # noqa: BLE001  # of the input: it ends the run, after the jobs in flight
             self._error = self._error or error
         finally:
@@ -490,8 +492,9 @@ class BulkRun:
 
     def _announce(self) -> None:
         """Wake the reader."""
-        self._arrived.set()
-        self._arrived = anyio.Event()
+        if self._arrived is not None:
+            self._arrived.set()
+            self._arrived = None
 
     def _wake_submitter(self) -> None:
         """Wake one task that submits rows, for one place that has become free."""

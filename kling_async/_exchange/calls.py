@@ -187,6 +187,8 @@ def _files_in(payload: Any) -> Iterator[FileText]:
     """The files in a payload, in the order in which JSON has them."""
     if isinstance(payload, FileText):
         yield payload
+    elif isinstance(payload, str | int | float | None):
+        pass  # nearly all
     elif isinstance(payload, Mapping):
         for value in payload.values():
             yield from _files_in(value)

@@ -41,7 +41,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self
 
 import anyio
 import httpcore
@@ -214,9 +214,9 @@ class ConnectionPool:
         connection = self._take_quick(origin, max_idle)
         if connection is None:
             return None
-        http = cast("Http1Connection", connection.http)
+        http: Any = connection.http  # an `Http1Connection`
         try:
-            answer = await http.exchange(request, method, deadline, longest, before)
+            answer: WholeAnswer = await http.exchange(request, method, deadline, longest, before)
         except BaseException as exc:
             await self._give_back(connection, served=False)
             if retry_stale and isinstance(exc, _LOST) and not http.answered:

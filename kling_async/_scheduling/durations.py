@@ -91,7 +91,7 @@ class DurationPrior:
 
     def faster(self, factor: float) -> DurationPrior:
         """Return the same for a provider that is `factor` times as fast."""
-        return DurationPrior(self.median / factor, self.sigma)
+        return self if factor == 1 else DurationPrior(self.median / factor, self.sigma)
 
     @classmethod
     def from_range(cls, shortest: float, longest: float) -> DurationPrior:

@@ -42,13 +42,14 @@ async def finish_within_grace(operation: Callable[[], Awaitable[T]], trace: Paid
     if on_asyncio():
         await _run_in_paying_task(submission, grace)
     else:
+        ended = submission.ended = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(submission.run)
             try:
-                await submission.ended.wait()
+                await ended.wait()
             except anyio.get_cancelled_exc_class():
                 if submission.give_up(grace):
-                    group.start_soon(submission.end_after, grace)
+                    group.start_soon(submission.end_after, grace, ended)
                 raise
     if submission.failure is not None:
         raise submission.failure
@@ -62,7 +63,7 @@ class _Submission(Generic[T]):
         self._operation = operation
         self.scope = anyio.CancelScope()
         self._given_up = False
-        self.ended = anyio.Event()
+        self.ended: anyio.Event | None = None  # on trio
         self.outcome: list[T] = []
         self.failure: Exception | None = None
         trace.on_commit = self._commit
@@ -85,11 +86,11 @@ class _Submission(Generic[T]):
             self.scope.cancel()
         return goes_on
 
-    async def end_after(self, seconds: float) -> None:
+    async def end_after(self, seconds: float, ended: anyio.Event) -> None:
         """On trio: end after so many seconds and the last read."""
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(seconds):
-                await self.ended.wait()
+                await ended.wait()
                 return
             await last_read()
         self.scope.cancel()
@@ -103,7 +104,8 @@ class _Submission(Generic[T]):
                 except Exception as error:  # noqa: BLE001  # raised by the caller, so not in an exception group
                     self.failure = error
         finally:
-            self.ended.set()
+            if self.ended is not None:
+                self.ended.set()
 
 
 class _PayingTask(asyncio.Task[None]):

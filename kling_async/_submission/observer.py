@@ -105,13 +105,16 @@ class Observer:
         """A job that was submitted or resumed by this client has ended."""
 
 
-@contextmanager
-def observed(observer: Observer | None, submission: Submission, request: Request) -> Iterator[Attempt]:
+def observed(
+    observer: Observer | None, submission: Submission, request: Request
+) -> AbstractContextManager[Attempt, bool | None]:
     """Surround a submission with what an observer makes of it. Only the errors of the submission are raised."""
     attempt = Attempt()
-    if observer is None:
-        yield attempt
-        return
+    return nullcontext(attempt) if observer is None else _observed(observer, submission, request, attempt)
+
+
+@contextmanager
+def _observed(observer: Observer, submission: Submission, request: Request, attempt: Attempt) -> Iterator[Attempt]:
     manager: AbstractContextManager[object] = nullcontext()
     with suppressed():
         entering = observer.submission(submission, request, attempt)

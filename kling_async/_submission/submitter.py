@@ -26,7 +26,7 @@ import math
 import re
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -92,6 +92,7 @@ __all__ = [
 EarlierT = TypeVar("EarlierT", Submission, SpendingGroup)
 log = logging.getLogger("kling_async")
 
+_AT_ONCE: AbstractAsyncContextManager[None] = nullcontext()  # where there is nothing to wait for, nor to take
 _EVER = datetime.fromtimestamp(0, UTC)
 _LEAST_LEASE = 0.5  # s that must be left of our lease when a paid call begins: until its first byte is written
 # SQLite ends a text in JSON at a null, so two keys would be one. Half a surrogate pair cannot be stored at all.
@@ -175,7 +176,7 @@ class Submitter:
         self._accounts = {name: transport.provider.config.account for name, transport in transports.items()}
         self._in_flight: dict[str, InFlight] = {}  # by key
         self._traces: list[PaidCallTrace] = []  # of the submissions under way
-        self._ended = anyio.Event()
+        self._ended: anyio.Event | None = None  # while somebody waits for the end of one of them
         self._history_loaded = False
         self._loading = anyio.Lock()
         self.submitted = 0
@@ -284,8 +285,9 @@ class Submitter:
         finally:
             trace.end()
             self._traces = [other for other in self._traces if other is not trace]
-            ended, self._ended = self._ended, anyio.Event()
-            ended.set()
+            if self._ended is not None:
+                self._ended.set()
+                self._ended = None
 
     @property
     def _grace(self) -> float:
@@ -297,6 +299,7 @@ class Submitter:
             slots.close()
         with anyio.move_on_after(self._grace):
             while any(trace.paid or trace.lost for trace in self._traces):
+                self._ended = self._ended or anyio.Event()
                 await self._ended.wait()
 
     async def load_history(self) -> None:
@@ -362,13 +365,19 @@ class Submitter:
             await shared.count(charges)
         await budget.share(shared)
 
+    def _reserved(
+        self, request: Request, intent: Submission, *, resubmit: bool, max_cost: Cost | None
+    ) -> AbstractAsyncContextManager[None]:
+        """Set a part of the budget aside for a submission, unless its key has a job already."""
+        if self._budget is None and max_cost is None:
+            return _AT_ONCE
+        return self._reserving(request, intent, resubmit=resubmit, max_cost=max_cost)
+
     @asynccontextmanager
-    async def _reserved(
+    async def _reserving(
         self, request: Request, intent: Submission, *, resubmit: bool, max_cost: Cost | None
     ) -> AsyncIterator[None]:
-        """Set a part of the budget aside for a submission, unless its key has a job already."""
-        unlimited = self._budget is None and max_cost is None
-        if unlimited or (not resubmit and await self._key_in_use(intent)):
+        if not resubmit and await self._key_in_use(intent):
             yield
             return
         (await self._prices()).require_within(self._price_info(request), max_cost, "max_cost")
@@ -429,16 +438,16 @@ class Submitter:
         started = datetime.fromtimestamp(self._clock.now(), UTC)
         return Submission(key or attempt_id, request.endpoint, description, mark, attempt_id, started)
 
-    @asynccontextmanager
-    async def exclusive(self, submission: Submission) -> AsyncIterator[None]:
+    def exclusive(self, submission: Submission) -> AbstractAsyncContextManager[None]:
         """Wait until no other submission of that key is under way, and make others wait meanwhile.
 
         Raises:
             KeyConflict: The one under way is of another request.
         """
-        if not self._ledger.enabled:
-            yield
-            return
+        return self._exclusive(submission) if self._ledger.enabled else _AT_ONCE
+
+    @asynccontextmanager
+    async def _exclusive(self, submission: Submission) -> AsyncIterator[None]:
         while (other := self._in_flight.get(submission.key)) is not None:
             require_same_request(submission, other.submission)
             other.done = other.done or anyio.Event()
@@ -527,11 +536,14 @@ class Submitter:
                 if budget is not None and wanted is not None:
                     await budget.wait_for_room(wanted, refused.balance)
 
-    @asynccontextmanager
-    async def _slot(self, intent: Submission, trace: PaidCallTrace) -> AsyncIterator[None]:
+    def _slot(self, intent: Submission, trace: PaidCallTrace) -> AbstractAsyncContextManager[None]:
         """Take a slot of the account for a submission, where they are counted here. A key with a job needs none."""
         slots = self._slots.get(intent.provider)
-        if slots is None or self._ledger.shared is not None or await self._key_in_use(intent):
+        return _AT_ONCE if slots is None or self._ledger.shared is not None else self._taken(slots, intent, trace)
+
+    @asynccontextmanager
+    async def _taken(self, slots: AccountSlots, intent: Submission, trace: PaidCallTrace) -> AsyncIterator[None]:
+        if await self._key_in_use(intent):
             yield
             return
         await slots.run(intent.key, lambda _: slots.take(intent), slots.freed, may_wait=trace.may_wait)
@@ -645,7 +657,7 @@ class Submitter:
                 accepted = await self._lost(
                     transport, LostSubmission(intent, own_id, self._clock.now()), error, trace, deliveries
                 )
-            return replace(await self._accepted(intent, accepted, choice), deliveries=deliveries)
+            return await self._accepted(intent, accepted, choice, deliveries)
 
     def _require_lease(self, intent: Submission, trace: PaidCallTrace) -> None:
         """Make sure, before a paid call is sent, that other processes still take it for being sent.
@@ -707,20 +719,26 @@ class Submitter:
             return None
         return found.ref if found is not None else None
 
-    async def _accepted(self, intent: Submission, accepted: Accepted, choice: Choice | None) -> AcceptedSubmission:
+    async def _accepted(
+        self,
+        intent: Submission,
+        accepted: Accepted,
+        choice: Choice | None,
+        deliveries: Sequence[WebhookItem] = (),
+    ) -> AcceptedSubmission:
         """Record that a submission has a job, and the event that follows from its answer."""
         ref, started, report = _ref(intent, accepted), intent.started.timestamp(), accepted.report
         if choice is not None:
             report = replace(report, choice=choice)
         first = None
         try:
-            if not report.unrecognized:
+            if self._ledger.enabled and not report.unrecognized:
                 first = advance(None, report, source="submit", at=self._clock.now(), started=started)
         except Exception:  # the job was paid for: its reference is stored all the same
             log.exception("job %s was submitted, but its first status could not be processed", ref)
         stored = await self.accept(intent, ref, first)
         return AcceptedSubmission(
-            ref, started, report, intent.attempt_id, intent.key, tags=intent.tags, first=first if stored else None
+            ref, started, report, intent.attempt_id, intent.key, deliveries, intent.tags, first if stored else None
         )
 
     async def accept(self, submission: Submission, ref: JobRef, first: Event | None = None) -> bool:

@@ -45,11 +45,15 @@ def length(log: Log) -> int:
 def event_at(log: Log, place: int) -> Event:
     """Return the event at this index of a log, as of a list."""
     if isinstance(log, bytes):
-        start = range(0, len(log), _ENTRY.size)[place]
-        number, *times = _ENTRY.unpack_from(log, start)
-        shared = _shared[number]
-        return unpack((*shared[:_TIMES], *times, *shared[_TIMES:]))
+        return unpack(_packed_at(log, place))
     return unpack(log[place])
+
+
+def _packed_at(log: bytes, place: int) -> tuple[Any, ...]:
+    start = range(0, len(log), _ENTRY.size)[place]
+    number, at, elapsed = _ENTRY.unpack_from(log, start)
+    shared = _shared[number]
+    return (*shared[:_TIMES], at, elapsed, *shared[_TIMES:])
 
 
 def events_of(log: Log) -> Iterator[Event]:
@@ -64,7 +68,7 @@ def appended(log: Log, event: Event) -> Log:
         entry = _entry(packed)
         if entry is not None:
             return log + entry
-        log = tuple(map(pack, events_of(log)))
+        log = tuple(_packed_at(log, place) for place in range(length(log)))
     return (*log, packed)
 
 

@@ -146,15 +146,16 @@ class Request(BaseModel, metaclass=_RequestType):
 
     def __init__(self, /, *values: Any, **fields: Any) -> None:
         # Positional arguments, in the order of the fields: a request reads as what it is, O3Video("a boat").
-        names = self._own()
-        if len(values) > len(names):
-            raise TypeError(
-                f"{type(self).__name__} takes at most {len(names)} positional arguments, {len(values)} were given"
-            )
-        for name, value in zip(names, values, strict=False):
-            if name in fields:
-                raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
-            fields[name] = value
+        if values:  # none while it is validated again
+            names = self._own()
+            if len(values) > len(names):
+                raise TypeError(
+                    f"{type(self).__name__} takes at most {len(names)} positional arguments, {len(values)} were given"
+                )
+            for name, value in zip(names, values, strict=False):
+                if name in fields:
+                    raise TypeError(f"{type(self).__name__} got {name!r} twice, by position and by name")
+                fields[name] = value
         super().__init__(**fields)
 
     @classmethod
