@@ -514,7 +514,7 @@ class ProviderTransport:
         if reply.ok:
             self._throttle.on_success()
             self._quota = min(self._quota + 0.1, self.limits.retry_budget)
-            if call.json and reply.status != HTTPStatus.NO_CONTENT:
+            if call.json and reply.status != _NO_CONTENT:
                 try:
                     reply.json()
                 except UnreadableReply as error:
@@ -730,5 +730,6 @@ def _escaped(path: str) -> str:
 
 
 _base = lru_cache(maxsize=64)(Url.parse)  # the addresses of the providers
+_NO_CONTENT = HTTPStatus.NO_CONTENT.value
 _NO_CREDENTIALS: Mapping[str, str] = {}
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")

@@ -28,28 +28,26 @@ class DriverElection(Generic[VoterT]):
 
     Everybody follows the same rule: drive if nobody does (`driver` is None), else rest (`begin_rest`). When the driver
     stops, one of those who rest is woken. If that one leaves before it drives, it wakes another on its way out.
+
+    Attributes:
+        driver: Who drives now. None if nobody does. It is changed here alone.
     """
 
     def __init__(self) -> None:
-        self._driver: VoterT | None = None
+        self.driver: VoterT | None = None
         self._resting: dict[VoterT, None] = {}
 
-    @property
-    def driver(self) -> VoterT | None:
-        """Who drives now. None if nobody does."""
-        return self._driver
-
     def __bool__(self) -> bool:
-        return self._driver is not None or bool(self._resting)
+        return self.driver is not None or bool(self._resting)
 
     @contextmanager
     def driving(self, voter: VoterT) -> Iterator[None]:
         """Drive within this block, which only somebody enters who saw that nobody drives."""
-        self._driver = voter
+        self.driver = voter
         try:
             yield
         finally:
-            self._driver = None
+            self.driver = None
             self.call()
 
     def begin_rest(self, voter: VoterT) -> None:
@@ -62,15 +60,15 @@ class DriverElection(Generic[VoterT]):
 
     def wake_driver(self) -> None:
         """Let the driver check again what there is to do. Nothing happens if nobody drives."""
-        if self._driver is not None:
-            self._driver.wake()
+        if self.driver is not None:
+            self.driver.wake()
 
     def call(self) -> None:
         """Wake one of those who rest, if nobody drives.
 
         Everybody who stops waiting calls this, because it may have been the one that was woken.
         """
-        if self._driver is None:
+        if self.driver is None:
             for voter in self._resting:
                 if not voter.busy:
                     voter.wake()

@@ -322,7 +322,7 @@ class Poller:
             while tracked.leased and not tracked.has_changed(seen):
                 if tracked.poll_granted:
                     with self._status_caller.in_time(tracked):
-                        await self._send_granted(tracked)
+                        await self._send_granted(tracked, self._clock.now())
                     tracked.raise_poll_error()
                     if not tracked.has_changed(seen) and self._clock.now() >= tracked.deadline:
                         raise DeadlinePassed
@@ -366,10 +366,11 @@ class Poller:
         tracked = self._granted.popleft()
         if len(self._granted) == _UNSERVED - 1:
             self._election.wake_driver()
-        if tracked.poll_granted and _is_subscribed(tracked):
-            limit.begin(self._status_caller.latest(tracked))
+        if tracked.poll_granted and tracked.subscribers is not None:
+            now = self._clock.now()
+            limit.begin(self._status_caller.latest(tracked, now))
             try:
-                await self._send_granted(tracked)
+                await self._send_granted(tracked, now)
             finally:
                 limit.end()
                 self._continue(tracked)  # also for a job of another run, when this one ends
@@ -378,13 +379,9 @@ class Poller:
         """Whether a bulk worker may drive: no poll was granted, or another one rests, who will send it."""
         return not self._granted or bool(self._resting)
 
-    async def _drive_or_rest(self, worker: _Worker, idle: Callable[[], bool]) -> None:
+    def _drive_or_rest(self, worker: _Worker, idle: Callable[[], bool]) -> Awaitable[None]:
         """Drive for as long as the worker has nothing else to do (`idle`). Rest if another one drives."""
-        if self._election.driver is None:
-            with self._election.driving(worker):
-                await self._drive(worker, idle)
-        else:
-            await self._rest(worker)
+        return self._drive(worker, idle) if self._election.driver is None else self._rest(worker)
 
     async def _rest(self, worker: _Worker) -> None:
         """Wait until there is something to do, ready to be called to drive or to poll."""
@@ -408,6 +405,10 @@ class Poller:
 
     async def _drive(self, worker: _Worker, idle: Callable[[], bool]) -> None:
         """Grant polls when they are due and allowed."""
+        with self._election.driving(worker):
+            await self._grant_polls(worker, idle)
+
+    async def _grant_polls(self, worker: _Worker, idle: Callable[[], bool]) -> None:
         gathered = self._features.batch == 1
         grants = 0
         while idle():
@@ -478,7 +479,8 @@ class Poller:
 
     def _grant(self, tracked: TrackedJob, now: float) -> None:
         """Let the worker that serves the job poll it."""
-        self._rate_limiter.consume(now)
+        if self._rate_limiter.limited:
+            self._rate_limiter.consume(now)
         tracked.poll_granted = True
         if self._features.batch > 1:
             # The batch is taken at once: of many jobs that are due together, each would otherwise be granted a poll.
@@ -499,11 +501,15 @@ class Poller:
 
     # Sending, and what follows.
 
-    async def _send_granted(self, tracked: TrackedJob) -> None:
+    def _send_granted(self, tracked: TrackedJob, now: float) -> Awaitable[None]:
         """Send the poll that was granted."""
         tracked.poll_granted = False
-        if self._rate_limiter.limited:
-            await self._await_turn()
+        if self._rate_limiter.limited or self._features.batch > 1:
+            return self._send_in_turn(tracked)
+        return self._status_caller.poll((tracked,), now)
+
+    async def _send_in_turn(self, tracked: TrackedJob) -> None:
+        await self._await_turn()
         await self._send(tracked)
 
     async def _await_turn(self) -> None:
@@ -517,14 +523,15 @@ class Poller:
 
     async def _send(self, tracked: TrackedJob) -> None:
         """Send one status call about the job and its batch, and take in the answer."""
+        now = self._clock.now()
         if self._features.batch == 1:
-            await self._status_caller.poll((tracked,))
+            await self._status_caller.poll((tracked,), now)
             return
         batch = self._batches.pop(tracked, None)
         if batch is None:
-            batch = self._take_batch(tracked, self._clock.now())
+            batch = self._take_batch(tracked, now)
         try:
-            await self._status_caller.poll((tracked, *batch))
+            await self._status_caller.poll((tracked, *batch), now)
         finally:
             self._release_batch(batch)
 
@@ -545,7 +552,7 @@ class Poller:
 
     def _continue(self, tracked: TrackedJob) -> None:
         """Decide what happens to a subscribed job after a poll."""
-        if tracked.ended or not _is_subscribed(tracked):
+        if tracked.ended or tracked.subscribers is None:
             return
         if tracked.poll_error is not None:
             error, tracked.poll_error = tracked.poll_error, None

@@ -48,11 +48,11 @@ class StatusCaller:
 
     def in_time(self, tracked: TrackedJob) -> anyio.CancelScope:
         """Bound a poll, so that the job's deadline is noticed while the provider makes calls wait."""
-        return anyio.CancelScope(deadline=self.latest(tracked))
+        return anyio.CancelScope(deadline=self.latest(tracked, self._clock.now()))
 
-    def latest(self, tracked: TrackedJob) -> float:
+    def latest(self, tracked: TrackedJob, now: float) -> float:
         """When a poll that begins now is over at the latest, on the clock of the event loop."""
-        return self._clock.on_loop(max(self._clock.now(), tracked.deadline)) + self._transport.limits.call
+        return self._clock.on_loop(max(now, tracked.deadline)) + self._transport.limits.call
 
     async def ask(self, ref: JobRef) -> StatusReport | None:
         """Make one status call about a job, and return what is reported.
@@ -66,12 +66,15 @@ class StatusCaller:
             raise answer
         return answer
 
-    async def poll(self, tracked_jobs: Sequence[TrackedJob]) -> None:
+    async def poll(self, tracked_jobs: Sequence[TrackedJob], now: float) -> None:
         """Make one status call about these jobs, and apply what is reported of each.
 
         If polling a job again would not help, the error becomes its `poll_error`.
+
+        Args:
+            tracked_jobs: The jobs.
+            now: The time on the client's clock.
         """
-        now = self._clock.now()
         refs = [tracked.ref for tracked in tracked_jobs]
         for each in tracked_jobs:
             each.begin_poll(now)

@@ -117,7 +117,7 @@ class StreamFollower:
                 quiet = min(2 * quiet, _SILENCE)
                 await self._rate_limiter.acquire()
                 with self._status_caller.in_time(tracked):
-                    await self._status_caller.poll([tracked])
+                    await self._status_caller.poll([tracked], self._clock.now())
 
     async def _receive(self, tracked: TrackedJob, opened: _OpenStream) -> None:
         """Apply what a stream reports, until it closes."""
