@@ -143,6 +143,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def no_keys() -> Iterator[None]:
     """No test sees a key, an address, a setting or a proxy of the machine it runs on."""
     own = {"KLING_CONFIG", "KLING_LEDGER", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+    own |= {"SSL_CERT_FILE", "SSL_CERT_DIR"}  # with these, each client would read the certificates again
     for identity in (kind.identity() for kind in load_providers()):
         own |= {identity.url_variable, *(secret.variable for group in identity.secrets for secret in group)}
     with pytest.MonkeyPatch.context() as patch:

@@ -51,6 +51,7 @@ from kling_async._http.codecs import H11Codec, MakeCodec
 from kling_async._http.connection import Connection, IdleConnections, Origin, TrackedStream, origin_of
 from kling_async._http.http1 import Body, Http1Connection, WholeAnswer
 from kling_async._http.network import Network
+from kling_async._http.tls import ssl_context
 
 # A value of `max_idle`, in seconds: every kept connection has idled for at least that, so a new one is made.
 _NONE_KEPT = 0.0
@@ -116,7 +117,7 @@ class ConnectionPool:
     Args:
         limit: Most connections at any moment, over all origins.
         keepalive: Seconds after which an idle connection is not used any more.
-        ssl_context: Shared by all connections. None makes httpcore's default, once, when first needed.
+        ssl_context: Shared by all connections. If None, that of all pools, when first needed.
         http1: Speak HTTP/1.1.
         http2: Offer HTTP/2 in the TLS handshake (needs the `h2` package).
         network_backend: What dials. None dials sockets (`network`).
@@ -403,7 +404,7 @@ class ConnectionPool:
     def _make_connection(self, origin: Origin) -> Connection:
         scheme, host, port = origin
         if self._ssl_context is None and scheme == b"https":
-            self._ssl_context = httpcore.default_ssl_context()
+            self._ssl_context = ssl_context()
         wire = TrackedStream(self._backend, multiplexed=not self._http1)
         target = httpcore.Origin(scheme, host, port)
         http: Http1Connection | httpcore.AsyncHTTPConnection

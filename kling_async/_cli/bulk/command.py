@@ -10,7 +10,8 @@ import gc
 import math
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -305,15 +306,27 @@ def bulk(options: _Options) -> None:
             listener=webhooks,
             name=name,
         )
-        gc.freeze()  # the rows stay until the end: going through them again and again would hold up the run
         try:
             if plan:
-                run(_buying(work, options, polling, limits, limit), report, stop=work.stop)
+                with _spared():
+                    run(_buying(work, options, polling, limits, limit), report, stop=work.stop)
         finally:
-            gc.unfreeze()
             if work.begun or not plan:
                 work.conclude()
         raise typer.Exit(work.code())
+
+
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Have the garbage collector leave out the rows: going through them again and again would hold up the run."""
+    if gc.get_freeze_count():  # a program of which the command is a part wants to keep what it has frozen
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _buying(
