@@ -12,6 +12,7 @@ import itertools
 import math
 import tempfile
 import unicodedata
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -23,6 +24,7 @@ from kling_async.sandbox.media.scene import Scene
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.packet import Packet
@@ -134,18 +136,35 @@ def _sound_stream(output: OutputContainer, container: str) -> AudioStream:
     return cast("AudioStream", output.add_stream(codec, rate=_SOUND_RATE, layout="mono", bit_rate=_SOUND_BITS))
 
 
-def _sound(clip: Clip, stream: AudioStream) -> Iterator[list[Packet[Any]]]:
+def _sound(clip: Clip, stream: AudioStream) -> Iterator[Packet[Any]]:
     """A quiet chord of three notes that the prompt decides."""
+    for content, start, length in _encoded_sound(sum(clip.prompt.encode()) % 12, clip.seconds, stream.codec.name):
+        packet: Packet[Any] = av.Packet(content)
+        packet.stream = stream
+        packet.time_base = Fraction(1, _SOUND_RATE)
+        packet.pts = packet.dts = start
+        packet.duration = length
+        yield packet
+
+
+@functools.lru_cache(maxsize=64)
+def _encoded_sound(note: int, seconds: float, codec: str) -> tuple[tuple[bytes, int, int], ...]:
+    """The packets of a chord, each with its start and duration in samples. Encoding takes as long as a tiny video."""
+    encoder = cast("AudioCodecContext", av.CodecContext.create(codec, "w"))
+    encoder.sample_rate, encoder.layout, encoder.bit_rate = _SOUND_RATE, "mono", _SOUND_BITS
+    encoder.format = (encoder.codec.audio_formats or [av.AudioFormat("fltp")])[0]
     chunk = _SOUND_RATE // 5
-    samples = _second_of_sound(sum(clip.prompt.encode()) % 12)
-    for index in range(math.ceil(clip.seconds * _SOUND_RATE / chunk)):
+    samples = _second_of_sound(note)
+    packets: list[Packet[Any]] = []
+    for index in range(math.ceil(seconds * _SOUND_RATE / chunk)):
         frame = av.AudioFrame(format="s16", layout="mono", samples=chunk)
         start = 2 * chunk * (index % 5)
         frame.planes[0].update(samples[start : start + 2 * chunk])
         frame.sample_rate = _SOUND_RATE
         frame.pts = index * chunk
-        yield stream.encode(frame)
-    yield stream.encode(None)
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    return tuple((bytes(packet), packet.pts or 0, packet.duration or 0) for packet in packets)
 
 
 @functools.cache
