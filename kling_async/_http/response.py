@@ -9,8 +9,16 @@ import anyio
 
 from kling_async._errors import UnreadableReply
 
-__all__ = ["Response", "header_values", "join_headers", "read_body", "read_headers", "read_whole_body", "text_headers"]
-__all__ += ["too_long"]
+__all__ = [
+    "Response",
+    "header_values",
+    "join_headers",
+    "read_body",
+    "read_headers",
+    "read_whole_body",
+    "text_headers",
+    "too_long",
+]
 
 _PIECE = 256 * 1024  # bytes that are unpacked at once
 _CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

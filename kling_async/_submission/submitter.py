@@ -753,7 +753,8 @@ class Submitter:
             Whether that event is stored.
         """
         self._early.found(submission)
-        return await self._record(_with_job(submission, ref, first))
+        accepted = replace(submission, state=SubmissionState.ACCEPTED, ref=ref, reason=None, latest=first)
+        return await self._record(accepted)
 
     async def adopt(self, submission: Submission, ref: JobRef, *, kept: bool = True) -> TrackedJob:
         """Track the job of a submission that was accepted earlier. See `JobRegistry.adopt`."""
@@ -829,26 +830,6 @@ class _Outdated(Exception):
 
 class _PaidOperation(Protocol):
     async def __call__(self, trace: PaidCallTrace) -> SubmittedJob: ...
-
-
-def _with_job(submission: Submission, ref: JobRef, first: Event | None) -> Submission:
-    """Return the submission as accepted. `replace` would take twice as long."""
-    return Submission(
-        key=submission.key,
-        endpoint=submission.endpoint,
-        request=submission.request,
-        fingerprint=submission.fingerprint,
-        attempt_id=submission.attempt_id,
-        started=submission.started,
-        state=SubmissionState.ACCEPTED,
-        ref=ref,
-        answer=submission.answer,
-        released=submission.released,
-        latest=first,
-        files=submission.files,
-        tags=submission.tags,
-        remedies=submission.remedies,
-    )
 
 
 def accepted_earlier(submission: Submission, ref: JobRef) -> AcceptedSubmission:
