@@ -253,7 +253,7 @@ class _Savable:
     _saver: Saver
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Artifact(_Savable):
     """One file that a job made.
 
@@ -376,7 +376,7 @@ def _summary(artifacts: tuple[Artifact, ...], failures: tuple[Failure, ...], cos
     return ", ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """Outcome of a completed job. It can be hashed and pickled. Same as an `Artifact`, a pickled one cannot `save`.
 
@@ -506,7 +506,7 @@ class EventLog(tuple["Event", ...]):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Event:
     """A change of a job, and the whole of what is known of the job after it.
 

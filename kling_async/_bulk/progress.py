@@ -74,7 +74,7 @@ def counted_rows(ended: int, total: int | None) -> str:
     return f"{ended} {noun}" if total is None else f"{ended} of {total} {noun}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Progress:
     """Counts the rows of a run."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias, TypeVar
 
 import pydantic_core
@@ -31,7 +31,7 @@ class Effect(enum.Enum):
     """Buy twice."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FileBody:
     """A body with local files in it, which are read while it is sent. Its length is known before.
 

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -37,6 +37,7 @@ from kling_async._http.response import Response, read_body
 from kling_async._http.throttle import retry_after
 from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._models import Artifact, JobRef, Progress
+from kling_async._records import record
 
 __all__ = ["Downloader", "Saved"]
 
@@ -90,7 +91,7 @@ Saved = Callable[[JobRef, int, Path | str], Awaitable[None]]
 """Records that the file of a job with that index was saved there: its path, or the address of its object."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Downloader:
     """Saves and reads the artifacts of one job.
 

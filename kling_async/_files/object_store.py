@@ -14,7 +14,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from kling_async._errors import ConfigurationError
 from kling_async._files.partial_file import Version
 from kling_async._media.media_types import HEAD_BYTES, media_type
+from kling_async._records import record
 from kling_async._validation import given
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class StoreFailed(OSError):
         super().__init__(0, reason)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ObjectUrl:
     """The address of an object, or of a folder of objects.
 

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
@@ -19,6 +19,7 @@ from anyio import to_thread
 
 from kling_async._files.atomic import publish, sync_folder, written_atomically
 from kling_async._media.media_types import HEAD_BYTES
+from kling_async._records import record
 
 try:
     import fcntl
@@ -47,7 +48,7 @@ class TransferBroken(Exception):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Version:
     """Which version of a file the server sends.
 

@@ -16,7 +16,7 @@ class SentTwiceError(Exception):
     """A backend tried to send a paid call a second time by itself. The second time was prevented."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class PaidCallTrace:
     """How far the paid call of a flow got. Our pool and httpcore report its steps to it. Other backends report none.
 

@@ -8,18 +8,18 @@ import os
 import re
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from kling_async._errors import ConfigurationError, Remedy
 from kling_async._exchange.urls import Url
+from kling_async._records import record
 
 __all__ = ["Proxy", "bypasses_proxy", "environment_proxy"]
 
 _SCHEMES = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Proxy:
     """A proxy's address.
 

@@ -29,7 +29,7 @@ class NoFreeSlot(Exception):
         self.error = error
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Line:
     """Those who wait for slots of one kind: the first of them asks, the others wait for their turn."""
 

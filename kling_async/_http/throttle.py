@@ -15,7 +15,7 @@ from kling_async._exchange.calls import Reply
 __all__ = ["Throttle", "retry_after"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Throttle:
     """The pause of all calls to a provider after "too many calls", and the slow way back.
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from kling_async._event_loop.guard import LoopGuard
 from kling_async._http.backend import PerLoopBackend
 from kling_async._http.transport import ProviderTransport
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._polling.poller import Poller
+from kling_async._records import record
 from kling_async._submission.submitter import Submitter
 from kling_async.providers._base.provider import Provider
 
 __all__ = ["ProviderSession"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProviderSession:
     """One provider, and what a client has for its jobs.
 

@@ -7,11 +7,12 @@ import hashlib
 import stat
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Self
 
 from kling_async._media.media_types import HEAD_BYTES, media_type
+from kling_async._records import record
 
 __all__ = ["PIECE", "FileChanged", "FileText", "LocalFile"]
 
@@ -23,7 +24,7 @@ class FileChanged(Exception):
     """A file is not what it was when it was checked, or cannot be read any more. The message names it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LocalFile:
     """A file as it was when it was checked.
 

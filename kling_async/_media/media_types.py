@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
+
+from kling_async._records import record
 
 __all__ = ["HEAD_BYTES", "MediaType", "media_type"]
 
@@ -12,7 +13,7 @@ HEAD_BYTES = 512
 """How many bytes at a file's beginning determine its format."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MediaType:
     """A file format.
 

@@ -36,7 +36,7 @@ class LeaseUser(Protocol):
         """A webhook of the job has reached another process."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class JobLeases:
     """The leases of the jobs that are waited for in this process.
 

@@ -36,7 +36,7 @@ _START = 2.0  # s until the first poll beside a stream that has reported nothing
 _FAILURES = 5  # in a row, without an event between them, before a job is polled instead
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _OpenStream:
     """An open stream: whether it has reported the job's status yet, and whether it has closed."""
 

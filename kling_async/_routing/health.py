@@ -22,7 +22,7 @@ from typing import ClassVar
 __all__ = ["Health"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Health:
     """What the submissions to one provider have shown.
 

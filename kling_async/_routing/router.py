@@ -25,7 +25,6 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, TypeAlias
 
@@ -57,6 +56,7 @@ from kling_async._ledger.protocol import Submission
 from kling_async._ledger.serialization import fingerprint, request_from_json
 from kling_async._ledger.writer import LedgerWriter
 from kling_async._models import Choice, Cost, JobRef
+from kling_async._records import record
 from kling_async._routing.health import Health
 from kling_async._routing.quotes import PriceKind, ProviderHealth, Quote
 from kling_async._scheduling.schedules import Learned
@@ -86,7 +86,7 @@ _SERVING = (ContentRejected, InvalidRequest)
 """Refusals that show that the provider serves."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Forecast:
     """What is expected of one request."""
 
@@ -100,7 +100,7 @@ class Forecast:
     learned: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Ranked:
     """An option with what is expected of it."""
 

@@ -31,6 +31,8 @@ from functools import lru_cache
 from math import erf, exp, inf, isfinite, log, sqrt
 from typing import TYPE_CHECKING
 
+from kling_async._records import record
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -99,7 +101,7 @@ class DurationPrior:
         return cls(sqrt(shortest * longest), log(longest / shortest) / (2 * 1.2815515655446004))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observation:
     """What is known of one job's end: it lies in ``(after, by]`` seconds after submission.
 

@@ -54,7 +54,7 @@ class BudgetStatistics:
     left: tuple[Cost, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Reservation:
     """A part of the budget that is set aside for one submission."""
 

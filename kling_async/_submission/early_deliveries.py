@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from kling_async._ledger.protocol import Submission
 from kling_async._models import JobRef
+from kling_async._records import record
 from kling_async.providers._base.provider import Provider, WebhookItem
 from kling_async.webhooks import Webhooks
 
@@ -23,7 +23,7 @@ _LOST = 1000  # lost submissions that are remembered without a ledger
 _REMEMBERED = 3600.0  # s. No provider is known to repeat a webhook for longer.
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LostSubmission:
     """A submission whose answer was lost.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, TypeAlias
 
 from kling_async._errors import ConfigurationError
 from kling_async._ledger.serialization import request_from_json
 from kling_async._models import Cost, Status
+from kling_async._records import record
 from kling_async.providers import load_providers
 from kling_async.providers._base.endpoint import Price
 from kling_async.providers._base.provider import Provider
@@ -36,7 +36,7 @@ _ZERO = Decimal(0)
 _MARGIN = 2  # estimates are last known prices, and prices change
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PriceInfo:
     """What is known of a request's price before it is submitted.
 

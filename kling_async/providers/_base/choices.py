@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import AfterValidator, ValidationError
 from pydantic.fields import FieldInfo
 
+from kling_async._records import record
 from kling_async._scheduling.schedules import DurationPrior
 from kling_async.providers._base.images import ImageRule
 from kling_async.providers._base.price import Price
@@ -94,7 +95,7 @@ class Choice:
         return {name: part for name, part in found.items() if part is not None}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageInput:
     """What a field of images takes.
 

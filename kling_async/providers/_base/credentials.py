@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from pydantic import SecretStr
 
 from kling_async._errors import ConfigurationError, Remedy
 from kling_async._exchange.urls import is_secure
+from kling_async._records import record
 
 __all__ = ["SPEED_VARIABLE", "Identity", "ProviderConfig", "Secret"]
 
 SPEED_VARIABLE = "KLING_SANDBOX_SPEED"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Secret:
     """One secret that a provider takes.
 
@@ -30,7 +31,7 @@ class Secret:
     variable: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identity:
     """What is the same for every object of one provider class.
 
@@ -60,7 +61,7 @@ class Identity:
         return ", or ".join(" and ".join(secret.variable for secret in group) for group in self.secrets)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProviderConfig:
     """The secrets and the address of one provider object.
 

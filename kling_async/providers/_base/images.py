@@ -8,7 +8,6 @@ import math
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
@@ -19,6 +18,7 @@ from kling_async._exchange.urls import _scheme_and_host, is_url
 from kling_async._media.local_file import FileText, LocalFile
 from kling_async._media.media_types import HEAD_BYTES, media_type
 from kling_async._media.prepared_image import prepare_image
+from kling_async._records import record
 
 __all__ = [
     "NO_IMAGES",
@@ -209,7 +209,7 @@ def data_uri(content: bytes | LocalFile) -> str:
     return f"data:image/{sniff(content[:_HEAD])};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageRule:
     """What an endpoint accepts as reference images, and a validator for a field of references.
 
@@ -301,7 +301,7 @@ class ImageRule:
             raise ValueError(f"{label} is {shown} by its content; allowed are {allowed}{remedy}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OneImage:
     """A validator of a field of one image.
 

@@ -8,16 +8,16 @@ does not pass is not offered, and the reasons are data (`Unmet`).
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._errors import ConfigurationError, NotOffered, Remedy
+from kling_async._records import record
 from kling_async.providers import find_provider, load_providers
 from kling_async.providers._base.field_errors import describe_problem
 from kling_async.providers._base.provider import Provider
@@ -48,7 +48,7 @@ _MENTION = re.compile(r"@image_([1-9])")
 _CHANGES = 3  # fields that a proposed change may have
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unmet:
     """Why an offer cannot serve a request: one field of it.
 
@@ -65,7 +65,7 @@ class Unmet:
     changeable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VideoOffer:
     """One model at one endpoint, for `Video`.
 
@@ -118,7 +118,7 @@ class VideoOffer:
         return [*found, *_inputs(self, wanted)]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ImageOffer:
     """One model at one endpoint, for `Image`.
 
@@ -160,7 +160,7 @@ class ImageOffer:
 Offer: TypeAlias = VideoOffer | ImageOffer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Option:
     """One endpoint, and what it makes of a portable request.
 
@@ -345,6 +345,8 @@ def _shown(change: Mapping[str, Any]) -> str:
 
 def _meant(wanted: Any) -> str | None:
     """The name of a known model that is close to the one that was asked for."""
+    import difflib  # noqa: PLC0415  # errors alone need it
+
     known = {offer.model for kind in load_providers() for offer in kind.portable}
     near = difflib.get_close_matches(wanted.model or "", known - {wanted.model}, n=1)
     return near[0] if near else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import textwrap
@@ -245,6 +244,8 @@ class Request(BaseModel, metaclass=_RequestType):
     def _explained(cls, line: ErrorDetails) -> InitErrorDetails:
         kind, message = line["type"], line["msg"]
         if kind == "extra_forbidden":
+            import difflib  # noqa: PLC0415  # errors alone need it
+
             near = difflib.get_close_matches(str(line["loc"][-1]), cls.model_fields, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else "."
             message = f"There is no such field{meant} {cls.__name__} has {', '.join([*cls._own(), 'callback_url'])}"
