@@ -86,10 +86,12 @@ def account_of(claim: Claim) -> str:
 
 def slots_of(claims: Sequence[Claim]) -> dict[str, tuple[int, int]]:
     """The accounts with a limit: how many slots the claims would take of each, and the lowest limit."""
-    taken = Counter(map(account_of, claims))
     limits: dict[str, int] = {}
     for claim in claims:
         if claim.slot is not None and claim.slot.limit is not None:
             account = claim.slot.account
             limits[account] = min(limits.get(account, claim.slot.limit), claim.slot.limit)
+    if not limits:  # nearly always
+        return {}
+    taken = Counter(map(account_of, claims))
     return {account: (taken[account], limits[account]) for account in sorted(limits)}

@@ -310,7 +310,7 @@ def _insert(connection: sqlite3.Connection, claims: Sequence[Claim]) -> dict[str
         for one in claims
         for s, charge, _ in (one,)
     ]
-    inserted = connection.execute(_INSERT, (json.dumps(rows),))
+    inserted = connection.execute(_INSERT, (stored_json(rows),))
     if inserted.rowcount == len(rows):
         return {}
     others = select(
@@ -339,9 +339,9 @@ def record_outcome(connection: sqlite3.Connection, submissions: Sequence[Submiss
         )
         for s in submissions
     }
-    rows = connection.execute(_RECORD, (json.dumps(list(last.values())),))
+    rows = connection.execute(_RECORD, (stored_json(list(last.values())),))
     leased = {ref for ref, ours in rows.fetchall() if ours}
-    return [Recorded(str(s.ref) if str(s.ref) in leased else None, begun=s.ref in own) for s in submissions]
+    return [Recorded(str(s.ref) if s.ref in leased else None, begun=s.ref in own) for s in submissions]
 
 
 def release(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, str]]) -> Sequence[None]:
@@ -356,7 +356,7 @@ def append_events(
     """Append to the logs of jobs. See `Ledger.append_events`."""
     theirs = _insert_events(connection, entries)
     if counting := _counting(entries):
-        connection.execute(_COUNT, (json.dumps(counting),))
+        connection.execute(_COUNT, (stored_json(counting),))
     return theirs
 
 

@@ -324,7 +324,7 @@ def _redacted(event: Event, key: str | Sequence[str] | None) -> Event:
         replace(failure, code=redact_json(failure.code, key), message=redact_json(failure.message, key))
         for failure in event.failures
     )
-    raw, message = redact_json(event.raw, key), redact_json(event.message, key)
+    raw, message = redact_json(event.raw, key), event.message and redact_json(event.message, key)
     if raw == event.raw and message == event.message and failures == event.failures:
         return event
     return replace(event, raw=raw, message=message, failures=failures)
