@@ -7,7 +7,7 @@ import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from itertools import count, islice
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     parts = _parts()
     slow = [item for item in items if item.get_closest_marker("slow")]
     others = iter([item for item in items if not item.get_closest_marker("slow")])
+    # Those of one file stay together: what they share, such as a browser, is started once.
+    shares: list[list[pytest.Item]] = [[] for _ in range(parts)]
+    for tests in sorted((list(tests) for _, tests in groupby(slow, key=lambda item: item.path)), key=len, reverse=True):
+        min(shares, key=len).extend(tests)
     size = -(-len(items) // parts)
     ordered: list[pytest.Item] = []
-    for part in range(parts):
-        share = slow[part::parts]
-        ordered += [*share, *islice(others, size - len(share))]
+    for share in shares:
+        ordered += [*share, *islice(others, max(0, size - len(share)))]
     items[:] = ordered
 
 

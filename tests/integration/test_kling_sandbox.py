@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -159,21 +162,20 @@ async def test_the_sandbox_is_as_strict_as_the_strict_server_of_the_tests(sandbo
     """Both accept what the client sends, and refuse the same changes of it with the same code."""
     strict = StrictKling()
     compared: list[int] = []
-    headers = {"authorization": f"Bearer {sandbox.api_key('kling')}"}
-    async with (
-        httpx.AsyncClient(base_url=sandbox.base_url("kling"), headers=headers, timeout=60) as api,
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(strict),
-            base_url=strict.base,
-            headers={"authorization": f"Bearer {strict.key}"},
-        ) as other,
-    ):
-        for path, body in bodies():
-            strict.tasks.clear()
-            sandbox.state.jobs.clear()
-            ours, theirs = await api.post(path, json=body), await other.post(path, json=body)
-            assert ours.json()["code"] == theirs.json()["code"], (path, body, ours.text, theirs.text)
-            compared.append(ours.json()["code"])
+    headers = {"authorization": f"Bearer {sandbox.api_key('kling')}", "content-type": "application/json"}
+    place = urlsplit(sandbox.base_url("kling"))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(strict), base_url=strict.base, headers={"authorization": f"Bearer {strict.key}"}
+    ) as other:
+        # More than a thousand calls, one after the other: the plainest client is the cheapest.
+        with closing(HTTPConnection(place.netloc, timeout=60)) as api:
+            for path, body in bodies():
+                strict.tasks.clear()
+                sandbox.state.jobs.clear()
+                api.request("POST", place.path + path, json.dumps(body), headers)
+                ours, theirs = json.load(api.getresponse()), (await other.post(path, json=body)).json()
+                assert ours["code"] == theirs["code"], (path, body, ours, theirs)
+                compared.append(ours["code"])
     assert compared.count(0) > 100
     assert compared.count(1201) > 400
 
