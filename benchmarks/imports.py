@@ -29,12 +29,16 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 NOTHING, IMPORTED, USED = "nothing", "the four dependencies, imported", "the four dependencies, used"
 IMPORT_ALL = "import anyio, httpx, pydantic, stamina"
+USE_ALL = (
+    f"{IMPORT_ALL}; anyio.Lock; httpx.AsyncHTTPTransport(verify=False); "
+    "pydantic.create_model('Model', prompt=(str, ...)); stamina.AsyncRetryingCaller()"
+)
 PROGRAM = "import typer; from kling_async._cli import main; main(['{}'])"
 ROWS: Mapping[str, str] = {
     NOTHING: "pass",
     IMPORTED: IMPORT_ALL,
-    USED: f"{IMPORT_ALL}; anyio.Lock; httpx.AsyncHTTPTransport(verify=False); "
-    "pydantic.create_model('Model', prompt=(str, ...)); stamina.AsyncRetryingCaller()",
+    USED: USE_ALL,
+    "the four dependencies, used, and asyncio, which any event loop loads": f"{USE_ALL}; import asyncio",
     "`import kling_async`": "import kling_async",
     "`from kling_async import KlingError, Result`": "from kling_async import KlingError, Result",
     "`from kling_async import runblob`": "from kling_async import runblob",
