@@ -63,7 +63,7 @@ log = logging.getLogger("kling_async")
 
 _GROUP = 500  # operations in one transaction at most
 _PATIENCE = 0.005  # s for which an operation waits for each of those that are expected with it
-_LONGEST_WAIT = 0.16  # s for all of them. A thousand jobs in flight took 70 transactions, and 100 to 130 at half of it
+_LONGEST_WAIT = 0.16  # s for all of them. A thousand jobs took 70 to 115 transactions, and 100 to 130 at half of it
 _MORE = 0.5  # of that time once more, for those that come a moment later: else groups would only become smaller
 _LONGEST_MORE = 0.008  # s
 _PAUSE = 1.0  # s after a failure before the thread tries again what nobody asks for
