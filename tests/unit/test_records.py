@@ -43,7 +43,7 @@ class Other:
 
 
 def test_it_is_shown_compared_and_copied_as_a_dataclass() -> None:
-    given: list[tuple[Any, ...]] = [(1.0,), (1.0, ("a",)), (2.0, (), "key"), (1.0, (), "", "n"), (float("nan"),)]
+    given: list[tuple[Any, ...]] = [(1.0,), (1.0, ("a",)), (2.0, (), "key"), (1.0, (), "", "n")]
     for values in given:
         point = Point(*values)
         assert repr(point) == repr(Reference(*values)).replace("Reference", "Point")
