@@ -7,7 +7,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,6 +18,7 @@ from kling_async import (
     Client,
     JobRef,
     Ledger,
+    LedgerFailed,
     Limits,
     Polling,
     PostgresLedger,
@@ -149,10 +149,17 @@ def run(  # the facts of one process, each by its name
     async def work(client: Client) -> None:
         while mine:
             key = mine.pop()
-            with suppress(SubmissionUnknown):  # its sender was killed. The test counts these
+            try:
                 job = await client.submit(O3Photo(f"a boat for {key}", resolution="1k"), key=key)
-                notes.write("wait", job.ref)
-                await job
+            except SubmissionUnknown:  # its sender was killed. The test counts these
+                continue
+            except LedgerFailed as error:
+                if not error.temporary:
+                    raise
+                mine.append(key)  # the machine did not let this process run for as long as its lease lasts
+                continue
+            notes.write("wait", job.ref)
+            await job
 
     async def main() -> None:
         provider = Watched(seller["api_key"], seller["base_url"], notes)
