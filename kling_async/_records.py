@@ -18,7 +18,7 @@ def record(cls: type[T]) -> type[T]:
 
     ``dataclass(frozen=True)`` checks that at run time, too, and then takes four times as long for each object: 0.9 us
     in place of 0.2 with five fields, 4.5 in place of 1.1 with fourteen. A job makes thirty of them. What users hold,
-    such as events and results, is frozen.
+    such as events, results, endpoints and prices, is frozen.
 
     Nor does each class get methods of its own to compare and show its objects. To write and compile them is half of
     what a class takes when it is imported (``python -m benchmarks.imports``).

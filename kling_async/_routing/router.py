@@ -25,6 +25,7 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, TypeAlias
 
@@ -86,7 +87,7 @@ _SERVING = (ContentRejected, InvalidRequest)
 """Refusals that show that the provider serves."""
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """What is expected of one request."""
 

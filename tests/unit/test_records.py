@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import dataclass, field, replace
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from typing import Any
+
+import pytest
 
 from kling_async._exchange.calls import Call, Effect
 from kling_async._records import record
+from kling_async.providers._base.choices import ImageInput
+from kling_async.providers._base.endpoint import Endpoint, Features
+from kling_async.providers._base.offers import ImageOffer, Option, Unmet, VideoOffer
+from kling_async.providers._base.price import Price
 
 
 @record
@@ -78,3 +84,10 @@ def test_it_can_be_copied_and_sent_to_another_process() -> None:
     for same in (copy.copy(call), copy.deepcopy(call), pickle.loads(pickle.dumps(call))):  # noqa: S301  # our own
         assert same == call
     assert call != Call("GET", "/v1/status", Effect.PAID)
+
+
+@pytest.mark.parametrize("kind", [Endpoint, Features, ImageInput, ImageOffer, Option, Price, Unmet, VideoOffer])
+def test_what_users_hold_refuses_assignment_at_run_time_too(kind: Any) -> None:
+    held = object.__new__(kind)
+    with pytest.raises(FrozenInstanceError):
+        setattr(held, fields(kind)[0].name, None)

@@ -10,7 +10,6 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import AfterValidator, ValidationError
 from pydantic.fields import FieldInfo
 
-from kling_async._records import record
 from kling_async._scheduling.schedules import DurationPrior
 from kling_async.providers._base.images import ImageRule
 from kling_async.providers._base.price import Price
@@ -95,7 +94,7 @@ class Choice:
         return {name: part for name, part in found.items() if part is not None}
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ImageInput:
     """What a field of images takes.
 

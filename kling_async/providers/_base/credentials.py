@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import SecretStr
 
@@ -18,7 +18,7 @@ __all__ = ["SPEED_VARIABLE", "Identity", "ProviderConfig", "Secret"]
 SPEED_VARIABLE = "KLING_SANDBOX_SPEED"
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Secret:
     """One secret that a provider takes.
 
@@ -31,7 +31,7 @@ class Secret:
     variable: str
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Identity:
     """What is the same for every object of one provider class.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, Literal, TypeVar
 
@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from kling_async._errors import ConfigurationError
 from kling_async._models import Status
-from kling_async._records import record
 from kling_async._scheduling.schedules import DurationPrior, Progressive
 from kling_async.providers._base.choices import Choice, ImageInput, choices_of, image_inputs, probe_of, values_of
 from kling_async.providers._base.price import Price
@@ -24,7 +23,7 @@ __all__ = ["Choice", "Endpoint", "Features", "ImageInput", "Price", "RequestT"]
 RequestT = TypeVar("RequestT", bound=Request)
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Endpoint(Generic[RequestT]):
     """One thing that a provider sells.
 
@@ -132,7 +131,7 @@ def _schema(kind: type[Request]) -> dict[str, Any]:
     return kind.model_json_schema()
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Features:
     """What a provider offers. The README's table is made from these.
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from kling_async._errors import ConfigurationError, NotOffered, Remedy
-from kling_async._records import record
 from kling_async.providers import find_provider, load_providers
 from kling_async.providers._base.field_errors import describe_problem
 from kling_async.providers._base.provider import Provider
@@ -48,7 +47,7 @@ _MENTION = re.compile(r"@image_([1-9])")
 _CHANGES = 3  # fields that a proposed change may have
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Unmet:
     """Why an offer cannot serve a request: one field of it.
 
@@ -65,7 +64,7 @@ class Unmet:
     changeable: bool = False
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class VideoOffer:
     """One model at one endpoint, for `Video`.
 
@@ -118,7 +117,7 @@ class VideoOffer:
         return [*found, *_inputs(self, wanted)]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class ImageOffer:
     """One model at one endpoint, for `Image`.
 
@@ -160,7 +159,7 @@ class ImageOffer:
 Offer: TypeAlias = VideoOffer | ImageOffer
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Option:
     """One endpoint, and what it makes of a portable request.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
 from kling_async._models import Cost
-from kling_async._records import record
 
 __all__ = ["Price"]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class Price:
     """What a request is expected to cost.
 

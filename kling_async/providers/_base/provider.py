@@ -10,7 +10,7 @@ import abc
 import copy
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import quote
@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from kling_async._errors import ConfigurationError, KlingError, UnreadableReply
 from kling_async._exchange.calls import Call, Flow
 from kling_async._models import JobRef, StatusReport
-from kling_async._records import record
 from kling_async.providers._base.credentials import Identity, ProviderConfig, Secret
 from kling_async.providers._base.endpoint import Endpoint, Features
 from kling_async.providers._base.error_mapping import Accepted, ErrorMapper, job_id
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Accepted", "Provider", "Stream", "WebhookItem", "path_id", "webhook_job_id"]
 
 
-@record
+@dataclass(frozen=True, slots=True)
 class WebhookItem:
     """What a webhook body reports about one job.
 
