@@ -82,8 +82,8 @@ class _OneCommitEach(SqliteLedger):
 
     threaded = True
 
-    async def _perform(self, kind: Kind, argument: Any, keep: str | None = None, *, whole: bool = False) -> Any:
-        del whole
+    async def _perform(self, kind: Kind, argument: Any, keep: str | None = None, *, shielded: bool = False) -> Any:
+        del shielded
         if not hasattr(self, "_file"):
             await super()._perform(kind, argument, keep)  # makes the tables
             await super().aclose()

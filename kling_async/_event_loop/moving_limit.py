@@ -39,7 +39,7 @@ class MovingLimit:
         self._limit = limit
         if self._timer is None or self._timer.when() > limit:
             self.close()
-            self._timer = self._loop.call_at(limit, self._look_at_clock, self._loop)
+            self._timer = self._loop.call_at(limit, self._check_clock, self._loop)
 
     def end(self) -> None:
         """The step is over."""
@@ -53,9 +53,9 @@ class MovingLimit:
             self._timer.cancel()
             self._timer = None
 
-    def _look_at_clock(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check_clock(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if self._limit <= loop.time():
             self._scope.cancel()
         elif self._limit < math.inf:
-            self._timer = loop.call_at(self._limit, self._look_at_clock, loop)
+            self._timer = loop.call_at(self._limit, self._check_clock, loop)

@@ -24,7 +24,7 @@ from kling_async._ledger.protocol import (
     SpendingGroup,
     Submission,
     UncountedAttempts,
-    whole,
+    shielded,
 )
 from kling_async._ledger.serialization import storable_text
 from kling_async._models import Event, JobRef
@@ -70,13 +70,13 @@ class DatabaseLedger(ABC):
     def _explained(self, error: Exception) -> Exception:
         """The error for one task that waits."""
 
-    @whole
+    @shielded
     async def claim(self, submission: Submission, charge: Charge | None = None, slot: Slot | None = None) -> Submission:
         """See `SharedLedger.claim`."""
         self._leases.sending.add(submission.attempt_id)
         try:
             claim = Claim(submission, charge, slot)
-            found: Submission | Balance | NoSlot = await self._perform(self._statements.claim, claim, whole=True)
+            found: Submission | Balance | NoSlot = await self._perform(self._statements.claim, claim, shielded=True)
         except BaseException:
             self._leases.sending.discard(submission.attempt_id)
             raise
@@ -99,12 +99,12 @@ class DatabaseLedger(ABC):
         self._leases.sending.discard(attempt_id)
         self._thread.post(self._statements.leave_queue, attempt_id, f"queue {attempt_id}")
 
-    @whole
+    @shielded
     async def record_outcome(self, submission: Submission) -> bool | None:
         """See `Ledger.record_outcome`."""
         try:
             recorded: Recorded = await self._perform(
-                self._statements.record_outcome, submission, submission.attempt_id, whole=True
+                self._statements.record_outcome, submission, submission.attempt_id, shielded=True
             )
         except LedgerFailed:
             if submission.ref is not None:
@@ -116,11 +116,11 @@ class DatabaseLedger(ABC):
         """See `Ledger.release`."""
         await self._perform(self._statements.release, (key, attempt_id, reason))
 
-    @whole
+    @shielded
     async def append_events(self, ref: JobRef, events: Sequence[Event]) -> Sequence[Event]:
         """See `Ledger.append_events`."""
         conflicting: Sequence[Event] = await self._perform(
-            self._statements.append_events, (ref, events), str(ref), whole=True
+            self._statements.append_events, (ref, events), str(ref), shielded=True
         )
         return conflicting
 
@@ -248,7 +248,7 @@ class DatabaseLedger(ABC):
         return cast("T", await self._perform(self._statements.each, work))
 
     def _perform(
-        self, kind: Kind, argument: Any, keep: str | None = None, *, whole: bool = False
+        self, kind: Kind, argument: Any, keep: str | None = None, *, shielded: bool = False
     ) -> Coroutine[Any, Any, Any]:
         """Let the thread do something, and wait until it is durable. See `LedgerThread.perform`."""
-        return self._thread.perform(kind, argument, keep, whole=whole)
+        return self._thread.perform(kind, argument, keep, shielded=shielded)

@@ -231,7 +231,7 @@ class LedgerThread:
         """The client's side, which is notified."""
         self.closed = False
 
-    async def perform(self, kind: Kind, argument: Any, keep: str | None = None, *, whole: bool = False) -> Any:
+    async def perform(self, kind: Kind, argument: Any, keep: str | None = None, *, shielded: bool = False) -> Any:
         """Let the thread do something, and wait until it is durable.
 
         Args:
@@ -239,7 +239,7 @@ class LedgerThread:
             argument: With what.
             keep: If it fails, the thread tries again by itself, until it succeeds or the next operation of this name
                 begins. If None, it does not.
-            whole: Wait for its end also if a scope around the task is cancelled, same as within a shielded scope.
+            shielded: Wait for its end also if a scope around the task is cancelled, same as within a shielded scope.
 
         Raises:
             ConfigurationError: The ledger is closed, or was opened before this process was forked.
@@ -254,7 +254,7 @@ class LedgerThread:
                 try:
                     await future
                 except asyncio.CancelledError:
-                    if not whole or anyio.current_effective_deadline() > -math.inf:  # asyncio's pierces shields, too
+                    if not shielded or anyio.current_effective_deadline() > -math.inf:  # asyncio's pierces shields, too
                         raise
                     # A scope costs more than all else here, so it is made for the few that are cancelled.
                     with anyio.CancelScope(shield=True):
@@ -265,7 +265,7 @@ class LedgerThread:
                 operation.loop = current_token().native_token
                 operation.done = event = anyio.Event()
                 self._inbox.put(operation)
-                with anyio.CancelScope(shield=whole):
+                with anyio.CancelScope(shield=shielded):
                     await event.wait()
         finally:
             operation.abandoned = True  # of no use if it is unsettled

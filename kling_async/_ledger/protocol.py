@@ -53,8 +53,8 @@ __all__ = [
     "Submission",
     "SubmissionState",
     "UncountedAttempts",
-    "is_whole",
-    "whole",
+    "is_shielded",
+    "shielded",
 ]
 
 
@@ -552,15 +552,15 @@ LEDGER_METHODS = tuple(name for name in vars(Ledger) if not name.startswith("_")
 """The methods that every ledger has."""
 
 
-def whole(method: MethodT) -> MethodT:
+def shielded(method: MethodT) -> MethodT:
     """Mark a method of a ledger that waits for its end also if a scope around its caller is cancelled.
 
     Its caller needs no shielded scope, which costs more than the rest of the call.
     """
-    method.whole = True  # type: ignore[attr-defined]
+    method.shielded = True  # type: ignore[attr-defined]
     return method
 
 
-def is_whole(ledger: object, name: str) -> bool:
+def is_shielded(ledger: object, name: str) -> bool:
     """Whether that method of a ledger is marked so. One that a class of the user's has in its place is not."""
-    return getattr(getattr(type(ledger), name, None), "whole", False) is True
+    return getattr(getattr(type(ledger), name, None), "shielded", False) is True

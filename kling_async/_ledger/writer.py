@@ -34,7 +34,7 @@ from kling_async._ledger.protocol import (
     SharedLedger,
     Slot,
     Submission,
-    is_whole,
+    is_shielded,
 )
 from kling_async._models import Event, JobRef
 from kling_async._scheduling.schedules import Learned, merged
@@ -69,7 +69,7 @@ class LedgerWriter:
                 f'Client(ledger=...) takes a ledger, such as SqliteLedger("jobs.db"), not {given(ledger)}{lacking}'
             )
         self._ledger = ledger
-        self._whole = all(is_whole(ledger, name) for name in ("claim", "record_outcome", "append_events"))
+        self._ledger_shields = all(is_shielded(ledger, name) for name in ("claim", "record_outcome", "append_events"))
         self._secrets = secrets
         self._pending: dict[str, Submission] = {}  # by attempt_id
         self._pending_events: dict[JobRef, list[Event]] = {}
@@ -163,7 +163,7 @@ class LedgerWriter:
 
     def _shielded(self) -> AbstractContextManager[object]:
         """A shielded scope for writes, where the ledger does not see to that itself."""
-        return _NO_SCOPE if self._whole and not self._interrupted else anyio.CancelScope(shield=True)
+        return _NO_SCOPE if self._ledger_shields and not self._interrupted else anyio.CancelScope(shield=True)
 
     async def _store_outcome(self, submission: Submission) -> bool:
         """Store an outcome, or less of it if all of it cannot be stored. See `Ledger.record_outcome`."""

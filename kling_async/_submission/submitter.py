@@ -92,7 +92,7 @@ __all__ = [
 EarlierT = TypeVar("EarlierT", Submission, SpendingGroup)
 log = logging.getLogger("kling_async")
 
-_AT_ONCE: AbstractAsyncContextManager[None] = nullcontext()  # where there is nothing to wait for, nor to take
+_NO_WAIT: AbstractAsyncContextManager[None] = nullcontext()  # where there is nothing to wait for, nor to take
 _EVER = datetime.fromtimestamp(0, UTC)
 _LEAST_LEASE = 0.5  # s that must be left of our lease when a paid call begins: until its first byte is written
 # SQLite ends a text in JSON at a null, so two keys would be one. Half a surrogate pair cannot be stored at all.
@@ -370,7 +370,7 @@ class Submitter:
     ) -> AbstractAsyncContextManager[None]:
         """Set a part of the budget aside for a submission, unless its key has a job already."""
         if self._budget is None and max_cost is None:
-            return _AT_ONCE
+            return _NO_WAIT
         return self._reserving(request, intent, resubmit=resubmit, max_cost=max_cost)
 
     @asynccontextmanager
@@ -444,7 +444,7 @@ class Submitter:
         Raises:
             KeyConflict: The one under way is of another request.
         """
-        return self._exclusive(submission) if self._ledger.enabled else _AT_ONCE
+        return self._exclusive(submission) if self._ledger.enabled else _NO_WAIT
 
     @asynccontextmanager
     async def _exclusive(self, submission: Submission) -> AsyncIterator[None]:
@@ -539,7 +539,7 @@ class Submitter:
     def _slot(self, intent: Submission, trace: PaidCallTrace) -> AbstractAsyncContextManager[None]:
         """Take a slot of the account for a submission, where they are counted here. A key with a job needs none."""
         slots = self._slots.get(intent.provider)
-        return _AT_ONCE if slots is None or self._ledger.shared is not None else self._taken(slots, intent, trace)
+        return _NO_WAIT if slots is None or self._ledger.shared is not None else self._taken(slots, intent, trace)
 
     @asynccontextmanager
     async def _taken(self, slots: AccountSlots, intent: Submission, trace: PaidCallTrace) -> AsyncIterator[None]:

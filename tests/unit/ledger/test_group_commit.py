@@ -155,8 +155,8 @@ class Held:
 
 
 @pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("whole", [False, True])
-async def test_a_whole_write_is_waited_for_though_its_scope_is_cancelled(whole: bool, early: bool) -> None:
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_a_shielded_write_is_waited_for_though_its_scope_is_cancelled(shielded: bool, early: bool) -> None:
     held, ended, scope = Held(), anyio.Event(), anyio.CancelScope()
     answers: list[str] = []
 
@@ -164,7 +164,7 @@ async def test_a_whole_write_is_waited_for_though_its_scope_is_cancelled(whole: 
         with scope:
             if early:
                 scope.cancel()
-            answers.append(await thread.perform(held.kind, "write", whole=whole))
+            answers.append(await thread.perform(held.kind, "write", shielded=shielded))
             await anyio.lowlevel.checkpoint()
             answers.append("after the cancellation")
         ended.set()
@@ -175,12 +175,12 @@ async def test_a_whole_write_is_waited_for_though_its_scope_is_cancelled(whole: 
         await anyio.to_thread.run_sync(held.begun.wait)
         scope.cancel()
         await anyio.wait_all_tasks_blocked()
-        assert ended.is_set() is not whole
+        assert ended.is_set() is not shielded
         held.go.set()
         with anyio.fail_after(PATIENCE):
             await ended.wait()
     await thread.aclose()
-    assert answers == (["write"] if whole else [])
+    assert answers == (["write"] if shielded else [])
     assert scope.cancelled_caught
 
 
@@ -196,7 +196,7 @@ async def test_a_whole_write_may_be_answered_in_the_turn_in_which_its_scope_is_c
 
     async def write() -> None:
         with scope:
-            answers.append(await thread.perform(held.kind, "write", whole=True))
+            answers.append(await thread.perform(held.kind, "write", shielded=True))
 
     original = group_commit._schedule
     monkeypatch.setattr(group_commit, "_schedule", schedule)
@@ -218,7 +218,7 @@ async def test_a_task_that_is_cancelled_by_asyncio_does_not_wait_for_its_whole_w
         pytest.skip("a task cannot be cancelled but by its scope")
     held = Held()
     thread = LedgerThread("jobs.db", "ledger", Broken, lambda error: LedgerFailed(str(error)), Leases())
-    task = asyncio.create_task(thread.perform(held.kind, "write", whole=True))
+    task = asyncio.create_task(thread.perform(held.kind, "write", shielded=True))
     await anyio.to_thread.run_sync(held.begun.wait)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
